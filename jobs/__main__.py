@@ -1,0 +1,45 @@
+"""twist COMMAND ...: the same as python -m jobs.COMMAND ..."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from jobs.command import USERS_MISTAKE
+
+COMMANDS = {
+    "run": "all stages of a recipe in order, from audio to an evaluated model; finished ones are skipped",
+    "manifest": "list the recordings of the corpora",
+    "filter": "keep the recordings that are in a wanted language",
+    "segment": "cut recordings into segments of speech and plan the work",
+    "codebook": "fit the k-means codebook",
+    "tokenize": "turn segments into units, on a Ray cluster or this machine",
+    "pack": "pack units into WebDataset shards",
+    "train": "train a speech language model on shards",
+    "evaluate": "measure a checkpoint on shards",
+    "inspect": "show, and verify, a run or any part of one",
+    "synthesize": "make the demo's speech",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Hands the arguments to the command that the first one names."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if arguments else USERS_MISTAKE
+    if arguments[0] not in COMMANDS:
+        print(f"twist: there is no command {arguments[0]!r}; commands are {', '.join(COMMANDS)}", file=sys.stderr)
+        return USERS_MISTAKE
+    status: int = importlib.import_module(f"jobs.{arguments[0]}").main(arguments[1:])
+    return status
+
+
+def _usage() -> str:
+    lines = [f"  {name:<11} {what}" for name, what in COMMANDS.items()]
+    return "\n".join(["usage: twist COMMAND [--help] ...", "", *lines])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""What all commands share: exit statuses, errors in one sentence, progress, and the line that sums up a stage."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from pipeline import stage
+from pipeline.errors import TwistError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pipeline.progress import ReportProgress
+
+USERS_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
+LOG_LINE_EVERY_S = 30.0
+
+
+def guard(command: str, work: Callable[[], None]) -> int:
+    """Runs a command's work and gives its exit status; a mistake or a failing disk or bucket is told in one sentence."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        work()
+    except TwistError as mistake:
+        print(f"twist {command}: {mistake}", file=sys.stderr)
+        return USERS_MISTAKE
+    except (OSError, BotoCoreError, ClientError) as failure:
+        print(f"twist {command}: {failure}; run the command again to go on from here", file=sys.stderr)
+        return FAILURE
+    except KeyboardInterrupt:
+        print(f"twist {command}: interrupted; run the command again to go on from here", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+@contextlib.contextmanager
+def progress(name: str) -> Iterator[ReportProgress]:
+    """A bar on a terminal; elsewhere a line every half minute."""
+    if sys.stderr.isatty():
+        with tqdm(desc=f"{name:<10}", dynamic_ncols=True, leave=False) as bar:
+
+            def draw(done: int, total: int, noun: str, detail: str = "") -> None:
+                bar.total, bar.unit = total, f" {noun}"
+                bar.set_postfix_str(detail, refresh=False)
+                bar.update(done - bar.n)
+
+            yield draw
+        return
+    started_at = last_line_at = time.monotonic()
+
+    def log(done: int, total: int, noun: str, detail: str = "") -> None:
+        nonlocal last_line_at
+        now = time.monotonic()
+        if now - last_line_at >= LOG_LINE_EVERY_S:
+            last_line_at = now
+            left_s = (now - started_at) / max(done, 1) * (total - done)
+            remark = f", {detail}" if detail else ""
+            print(f"{name:<10} {done} of {total} {noun}, about {left_s:.0f} s left{remark}", file=sys.stderr, flush=True)
+
+    yield log
+
+
+def run_stage(run: str, name: str, work: Callable[[ReportProgress], None]) -> None:
+    """Does one stage's work under a progress bar and prints a line on what it kept and dropped."""
+    was_finished = stage.is_finished(run, name)
+    with progress(name) as report:
+        work(report)
+    print(f"{name:<10} {'already finished: ' if was_finished else ''}{summary(run, name)}", flush=True)
+
+
+def summary(run: str, name: str) -> str:
+    """One line on a finished stage: hours and items kept, and dropped by reason."""
+    facts = stage.read_facts(run, name)
+    counts = facts["counts"]
+    noun = {"manifest": "recordings", "language": "recordings", "segments": "recordings"}.get(name, "segments")
+    line = f"kept {_hours(counts['kept']['hours'])} in {counts['kept']['items']:,} {noun}"
+    if "segments" in facts:
+        line += f" ({facts['segments']:,} segments)"
+    dropped = [
+        f"{reason} {_hours(tally['hours'])}" + (f" ({tally['items']})" if tally["items"] else "")
+        for reason, tally in counts["dropped"].items()
+    ]
+    return f"{line}; dropped {', '.join(dropped) if dropped else 'nothing'}"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.2f} h" if hours >= 1 else f"{hours * 60:.1f} min"

@@ -1,0 +1,25 @@
+"""Packs units into WebDataset shards: duplicates out, split by speaker, shuffled."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from jobs.command import guard, run_stage
+from jobs.recipe import Recipe, read_recipe
+from pipeline.pack import STAGE, pack
+
+
+def work(recipe: Recipe) -> None:
+    """Does the stage of this recipe, or says that it is done."""
+    run_stage(recipe.run, STAGE, lambda report: pack(recipe.run, recipe.pack, report))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; gives its exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    return guard("pack", lambda: work(read_recipe("pack", __doc__, ("pack",), arguments)[0]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""A recipe: every setting of a run in one YAML file, a section per owner; and how a command reads its own sections.
+
+    twist segment --config recipes/demo.yaml --run runs/demo --segments.max_s 20
+
+A recipe is checked whole, whichever command reads it, so that a mistyped key never waits for the stage that it is for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from argparse import ArgumentError
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from model.encoder import EncoderConfig
+from model.trainer import TrainConfig
+from pipeline import storage
+from pipeline.codebook_fit import CodebookConfig
+from pipeline.corpora.source import CorpusConfig
+from pipeline.dataflow import ClusterConfig
+from pipeline.errors import TwistError
+from pipeline.language import LanguageConfig
+from pipeline.pack import PackConfig
+from pipeline.segment import SegmentConfig
+
+SECTIONS: dict[str, type] = {
+    "language": LanguageConfig,
+    "segments": SegmentConfig,
+    "encoder": EncoderConfig,
+    "codebook": CodebookConfig,
+    "pack": PackConfig,
+    "train": TrainConfig,
+    "cluster": ClusterConfig,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of a run."""
+
+    run: str
+    corpora: tuple[CorpusConfig, ...] = ()
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    segments: SegmentConfig = field(default_factory=SegmentConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    codebook: CodebookConfig = field(default_factory=CodebookConfig)
+    pack: PackConfig = field(default_factory=PackConfig)
+    train: TrainConfig | None = None
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+
+class UsageError(TwistError):
+    """A command line or a recipe that cannot be read."""
+
+
+def read_recipe(
+    command: str,
+    description: str,
+    sections: Sequence[str],
+    argv: Sequence[str],
+    add_arguments: Callable[[ArgumentParser], None] | None = None,
+) -> tuple[Recipe, Namespace]:
+    """Parses a command line: --config, --run, an option for each setting of `sections`, and the command's own.
+
+    Options given on the command line override the recipe's. `--help` prints all of them and exits.
+
+    Args:
+        command: The command's name, for --help.
+        description: What the command does, for --help.
+        sections: The sections of a recipe that this command has options for.
+        argv: The arguments after the command.
+        add_arguments: Adds what this command takes beside.
+
+    Raises:
+        UsageError: an unknown key or option, or a value that does not fit.
+    """
+    parser = _parser(sections, prog=f"twist {command}", description=description)
+    parser.add_argument("--config", type=str | None, help="The recipe, a YAML file; options given here override it.")
+    if add_arguments:
+        add_arguments(parser)
+    try:
+        given = _config_of(argv)
+        if given:
+            recipe = _read_file(given)
+            parser.set_defaults({name: recipe[name] for name in ("run", *sections) if recipe.get(name) is not None})
+        arguments = parser.parse_args(list(argv))
+        made = parser.instantiate(arguments)
+    except ArgumentError as error:
+        raise UsageError(_sentence(error)) from error
+    if not made.run:
+        raise UsageError("no run is named: give --run FOLDER, or `run:` in the recipe")
+    run = storage.absolute(made.run)
+    return Recipe(**{"run": run, **{name: made[name] for name in sections if made.get(name) is not None}}), made
+
+
+def _parser(sections: Sequence[str], **settings: str) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False, **settings)  # type: ignore[arg-type]
+    parser.add_argument("--run", type=str | None, help="The run's folder, local or s3://bucket/prefix.")
+    for name in sections:
+        if name == "corpora":
+            parser.add_argument("--corpora", type=tuple[CorpusConfig, ...], default=(), help="The corpora of the run.")
+        else:
+            parser.add_class_arguments(SECTIONS[name], name)
+    return parser
+
+
+def _config_of(argv: Sequence[str]) -> str | None:
+    for position, argument in enumerate(argv):
+        if argument.startswith("--config="):
+            return argument.partition("=")[2]
+        if argument == "--config" and position + 1 < len(argv):
+            return argv[position + 1]
+    return None
+
+
+def _read_file(path: str) -> Namespace:
+    if not Path(path).is_file():
+        raise UsageError(f"there is no recipe {path}")
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return _parser(("corpora", *SECTIONS)).parse_path(path)
+    except (ArgumentError, TypeError) as error:
+        raise UsageError(f"{path}: {_sentence(error)}") from error
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split())

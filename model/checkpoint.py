@@ -1,0 +1,131 @@
+"""Training checkpoints: one folder per step, each appearing under its name only once it is whole.
+
+    FOLDER/00001000/   config.json, model.safetensors   the speech LM, a plain transformers folder
+                       optimizer.pt                     AdamW's state
+                       trainer_state.json               all else that a resumed run needs
+
+Random states are not among it: the trainer seeds its generators anew at every step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pipeline.errors import TwistError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+UNFINISHED_PREFIX = ".saving-"
+
+
+def open_folder(uri: str) -> Path:
+    """The folder of a run's checkpoints, made where it is not there yet.
+
+    Raises:
+        TwistError: it is not a local folder, or cannot be written.
+    """
+    if uri.startswith("s3://"):
+        raise TwistError(f"checkpoints cannot be written to S3 yet ({uri}); give a local folder and copy it afterwards")
+    try:
+        Path(uri).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TwistError(f"cannot write checkpoints to {uri}: {error.strerror}") from error
+    return Path(uri)
+
+
+def step_folder(folder: Path, step: int) -> Path:
+    """Where the checkpoint of one step lies."""
+    return folder / f"{step:08d}"
+
+
+def steps(folder: Path) -> list[int]:
+    """The steps that have a checkpoint, in order."""
+    return sorted(int(path.name) for path in folder.iterdir() if path.is_dir() and re.fullmatch(r"\d{8,}", path.name))
+
+
+def save(
+    folder: Path, step: int, model: PreTrainedModel, optimizer: torch.optim.Optimizer, trainer_state: dict[str, Any]
+) -> Path:
+    """Writes the checkpoint of one step.
+
+    Args:
+        folder: The folder of the run's checkpoints.
+        step: Updates done so far.
+        model: The bare model.
+        optimizer: Its optimizer.
+        trainer_state: What else to keep, as JSON.
+    """
+    final = step_folder(folder, step)
+    unfinished = folder / f"{UNFINISHED_PREFIX}{final.name}"
+    unfinished.mkdir()
+    model.save_pretrained(unfinished)
+    torch.save(optimizer.state_dict(), unfinished / "optimizer.pt")
+    (unfinished / "trainer_state.json").write_text(json.dumps(trainer_state, indent=2) + "\n")
+    for path in (*unfinished.iterdir(), unfinished):
+        _sync(path)
+    unfinished.rename(final)
+    _sync(folder)
+    return final
+
+
+def load_trainer_state(folder: Path, step: int) -> dict[str, Any]:
+    """What `save` kept as JSON.
+
+    Raises:
+        TwistError: it is damaged.
+    """
+    path = step_folder(folder, step) / "trainer_state.json"
+    try:
+        state: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+    return state
+
+
+def load_optimizer(folder: Path, step: int, optimizer: torch.optim.Optimizer) -> None:
+    """Puts an optimizer back into its state after `step`.
+
+    Raises:
+        TwistError: the state is damaged.
+    """
+    path = step_folder(folder, step) / "optimizer.pt"
+    try:
+        optimizer.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise _damaged(path, error) from error
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a killed run left half-written."""
+    for path in folder.glob(f"{UNFINISHED_PREFIX}*"):
+        shutil.rmtree(path)
+
+
+def prune(folder: Path, keep_last: int, best_step: int | None) -> None:
+    """Removes all checkpoints but the newest `keep_last` and the best one."""
+    for step in steps(folder)[:-keep_last]:
+        if step != best_step:
+            # Renamed first, so that a run killed meanwhile leaves no half of it under its name.
+            doomed = step_folder(folder, step).rename(folder / f"{UNFINISHED_PREFIX}{step:08d}")
+            shutil.rmtree(doomed)
+
+
+def _damaged(path: Path, error: Exception) -> TwistError:
+    return TwistError(f"{path} is damaged ({error}); delete {path.parent} to go on from the checkpoint before it")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

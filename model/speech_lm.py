@@ -1,0 +1,156 @@
+"""The speech LM of TWIST: a text LM's body with a new table of unit embeddings in place of the text's.
+
+Models are transformers' own; what is saved is a plain transformers folder that AutoModelForCausalLM loads.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from model.vocab import Vocabulary
+from pipeline.errors import TwistError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+IGNORED_LABEL = -100
+
+
+def warm_start(folder: str, vocabulary: Vocabulary, seed: int) -> PreTrainedModel:
+    """A text LM turned into a speech LM, as in section 2.2 of the paper.
+
+    The text vocabulary goes: its embedding table and output head are replaced by newly initialized ones for units (one
+    table for both where the text LM ties them). All other tensors are the text LM's, bit for bit, held in float32;
+    OPT-350M's projections around the table and BLOOM's norm behind it are among them.
+
+    Args:
+        folder: A local transformers folder of a causal LM.
+        vocabulary: The units to speak.
+        seed: Of the new table.
+
+    Raises:
+        TwistError: there is no such folder, or it holds no complete causal LM.
+    """
+    text_model = _load(folder)
+    settings = text_model.config.to_dict()
+    settings["tie_word_embeddings"] = _is_tied(text_model)
+    model = _initialize(settings, vocabulary, seed)
+
+    tables = _table_names(text_model)
+    body = {name: tensor for name, tensor in text_model.state_dict().items() if name not in tables}
+    missing, unexpected = model.load_state_dict(body, strict=False)
+    assert set(missing) == tables and not unexpected, f"the new model's body differs: {missing}, {unexpected}"
+    return model
+
+
+def cold_start(architecture: dict[str, Any], vocabulary: Vocabulary, seed: int) -> PreTrainedModel:
+    """A randomly initialized speech LM, the paper's COLD-INIT.
+
+    Args:
+        architecture: `model_type` (a transformers causal LM family) and settings of its config class.
+        vocabulary: The units to speak.
+        seed: Of all weights.
+
+    Raises:
+        TwistError: the family or a setting is unknown.
+    """
+    model_type = architecture.get("model_type")
+    try:
+        known = AutoConfig.for_model(model_type)
+    except ValueError as error:
+        raise TwistError(f"architecture.model_type {model_type!r} is no model of transformers; try opt") from error
+    # transformers keeps whatever it is given; a misspelled setting would pass unseen.
+    unknown = [name for name in architecture if not hasattr(known, name)]
+    if unknown:
+        raise TwistError(f"architecture: {', '.join(unknown)} is no setting of {model_type}; see {type(known).__name__}")
+    return _initialize(architecture, vocabulary, seed)
+
+
+def load_speech_lm(folder: str) -> tuple[PreTrainedModel, Vocabulary]:
+    """A saved speech LM (a checkpoint's folder, or one that Meta published) in float32, and its vocabulary.
+
+    Raises:
+        TwistError: there is no such folder, it holds no complete causal LM, or the LM does not speak units.
+    """
+    model = _load(folder)
+    try:
+        return model, Vocabulary.from_config(model.config)
+    except TwistError as error:
+        raise TwistError(f"{folder}: {error}") from error
+
+
+def next_unit_nll(model: nn.Module, token_ids: Tensor, labels: Tensor) -> Tensor:
+    """Negative log-likelihood of each token given those before it, in nats and float32.
+
+    Args:
+        model: A causal LM, bare or wrapped for data parallelism.
+        token_ids: [B, T], padded on the right.
+        labels: [B, T], `token_ids` with IGNORED_LABEL at pads.
+
+    Returns:
+        [B, T - 1]; 0 at pads.
+    """
+    # No attention mask: pads stand to the right of all that is scored, where causal attention never looks, and without
+    # a mask the attention kernels are the fast ones.
+    logits = model(input_ids=token_ids, use_cache=False).logits[:, :-1].float()
+    targets = labels[:, 1:]
+    nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=IGNORED_LABEL)
+    return nll.view(targets.shape)
+
+
+def require_positions(config: PretrainedConfig, max_units: int) -> None:
+    """Refuses a model that has no positions for samples of `max_units`.
+
+    Raises:
+        TwistError: the model's longest sequence is shorter.
+    """
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and max_units > positions:
+        raise TwistError(f"max_units is {max_units}, but the model has only {positions} positions; lower max_units")
+
+
+def _load(folder: str) -> PreTrainedModel:
+    if not Path(folder, "config.json").is_file():
+        raise TwistError(f"{folder} is no local folder of a transformers model (there is no config.json in it)")
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        raise TwistError(f"{folder} cannot be loaded as a causal LM: {error}") from error
+    if report["missing_keys"] or report["mismatched_keys"]:  # transformers would have drawn them at random
+        lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+        raise TwistError(f"{folder} lacks {len(lacking)} of its model's tensors, {lacking[0]} among them")
+    return model.float()
+
+
+def _initialize(architecture: dict[str, Any], vocabulary: Vocabulary, seed: int) -> PreTrainedModel:
+    settings = {**architecture, **vocabulary.as_config()}
+    for name in ("dtype", "torch_dtype"):  # a text LM stored in half precision would be initialized and trained in it
+        settings.pop(name, None)
+    config = AutoConfig.for_model(**settings)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config)
+
+
+def _is_tied(model: PreTrainedModel) -> bool:
+    head = model.get_output_embeddings()
+    return head is not None and head.weight is model.get_input_embeddings().weight
+
+
+def _table_names(model: PreTrainedModel) -> set[str]:
+    """State names of the embedding table and of the output head."""
+    tables = (model.get_input_embeddings(), model.get_output_embeddings())
+    return {
+        f"{prefix}.{name}"
+        for prefix, module in model.named_modules()
+        if module in tables
+        for name, _ in module.named_parameters()
+    }

@@ -1,0 +1,114 @@
+"""The single map between units and the token ids of a speech LM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from pipeline.errors import TwistError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from transformers import PretrainedConfig
+
+    from pipeline.shards import Dataset
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Units of one codebook as token ids: specials lie below `offset`, unit `u` has id `u + offset`.
+
+    The layout is that of Meta's published TWIST models, whose config.json holds `offset` too. There is no BOS and no
+    EOS: as in the paper's models a sequence starts with its first unit, which is given and never scored.
+
+    Args:
+        num_units: Size of the codebook.
+        offset: Id of unit 0.
+        pad_id: Id that fills rows up to a common length; one of the specials.
+        codebook_fingerprint: Which codebook the units come from; None where a model does not say.
+    """
+
+    num_units: int
+    offset: int = 1
+    pad_id: int = 0
+    codebook_fingerprint: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_units <= 2**16:
+            raise TwistError(f"a vocabulary has 1 to 65536 units, not {self.num_units}")
+        if not 0 <= self.pad_id < self.offset:
+            raise TwistError(f"the pad id ({self.pad_id}) must be one of the ids below the offset ({self.offset})")
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the model's unit table: specials and units."""
+        return self.offset + self.num_units
+
+    @classmethod
+    def of_dataset(cls, dataset: Dataset) -> Self:
+        """The vocabulary of the units in some shards."""
+        return cls(int(dataset.info["num_units"]), codebook_fingerprint=dataset.info["codebook"]["fingerprint"])
+
+    @classmethod
+    def from_config(cls, config: PretrainedConfig) -> Self:
+        """Reads the vocabulary out of a model's config, ours or that of Meta's published folders.
+
+        Raises:
+            TwistError: the config has no `offset` or `pad_token_id`, so the model does not speak units.
+        """
+        offset = getattr(config, "offset", None)
+        pad_id = getattr(config, "pad_token_id", None)
+        if not isinstance(offset, int) or not isinstance(pad_id, int):
+            raise TwistError("its config.json has no `offset` and `pad_token_id`: this is not a speech LM over units")
+        return cls(config.vocab_size - offset, offset, pad_id, getattr(config, "codebook_fingerprint", None))
+
+    def as_config(self) -> dict[str, int | str | None]:
+        """The entries of a model's config that hold this vocabulary."""
+        return {
+            "vocab_size": self.vocab_size,
+            "offset": self.offset,
+            "pad_token_id": self.pad_id,
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "codebook_fingerprint": self.codebook_fingerprint,
+        }
+
+    def encode(self, units: NDArray[np.uint16]) -> NDArray[np.int64]:
+        """Units to ids, of any shape.
+
+        Raises:
+            TwistError: a unit is not in the codebook.
+        """
+        if units.size and int(units.max()) >= self.num_units:
+            raise TwistError(f"unit {int(units.max())} is not in a codebook of {self.num_units} units")
+        return units.astype(np.int64) + self.offset
+
+    def decode(self, ids: NDArray[np.int64]) -> NDArray[np.uint16]:
+        """Ids to units, of any shape.
+
+        Raises:
+            TwistError: an id is a special or out of range.
+        """
+        if ids.size and not (self.offset <= int(ids.min()) and int(ids.max()) < self.vocab_size):
+            raise TwistError(
+                f"ids {int(ids.min())} to {int(ids.max())} are not all units; those have {self.offset} to "
+                f"{self.vocab_size - 1}"
+            )
+        return (ids - self.offset).astype(np.uint16)
+
+    def require_codebook_of(self, dataset: Dataset) -> None:
+        """Refuses shards whose units mean something else than this model's.
+
+        Raises:
+            TwistError: the codebooks differ, in size or (where the model says which it has) in content.
+        """
+        theirs = Vocabulary.of_dataset(dataset)
+        if theirs.num_units != self.num_units:
+            raise TwistError(f"{dataset.uri} has {theirs.num_units} units, the model has {self.num_units}")
+        if self.codebook_fingerprint not in (None, theirs.codebook_fingerprint):
+            raise TwistError(
+                f"{dataset.uri} was made with another codebook ({theirs.codebook_fingerprint}) than the model's "
+                f"({self.codebook_fingerprint}): the same numbers mean other sounds; tokenize with the model's codebook"
+            )

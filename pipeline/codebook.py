@@ -1,0 +1,227 @@
+"""The codebook: k-means centroids over an encoder's features; a frame's unit is the index of its nearest centroid.
+
+    RUN/codebook/codebook.safetensors     centroids [K, D] float32
+    RUN/codebook/codebook.json            encoder, K, seed, frames, inertia: what a reader must know
+
+faiss runs the Lloyd steps, on all frames that were drawn and from a k-means++ start: its own defaults drop all but 256
+frames per centroid and start from random ones, which ends in a worse codebook.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors.numpy
+import torch
+from safetensors import SafetensorError
+
+from pipeline import storage
+from pipeline.errors import TwistError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+WEIGHTS = "codebook.safetensors"
+FACTS = "codebook.json"
+# k-means++ needs K passes over its frames; this many are plenty to place K starts.
+SEEDING_FRAMES_PER_UNIT = 256
+HELD_OUT_FRACTION = 0.05
+
+
+class CodebookError(TwistError):
+    """A codebook that cannot be fitted or loaded, or that belongs to another encoder."""
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """How well centroids fit frames.
+
+    Attributes:
+        num_frames: Frames that the centroids were fitted on.
+        inertia: Mean squared distance of these to their centroids.
+        held_out_frames: Frames kept aside.
+        held_out_inertia: The same over frames that took no part in the fit.
+        empty_units: Centroids that no fitted frame is nearest to.
+        unit_perplexity: exp of the entropy of the units of the fitted frames; K where all are equally frequent.
+    """
+
+    num_frames: int
+    inertia: float
+    held_out_frames: int
+    held_out_inertia: float
+    empty_units: int
+    unit_perplexity: float
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """Centroids [K, D] and the encoder whose features they lie among."""
+
+    centroids: NDArray[np.float32]
+    facts: dict[str, Any]
+
+    @property
+    def num_units(self) -> int:
+        """K."""
+        return len(self.centroids)
+
+    @property
+    def encoder_fingerprint(self) -> str:
+        """The encoder whose features it was fitted on."""
+        return str(self.facts["encoder"]["fingerprint"])
+
+    @property
+    def fingerprint(self) -> str:
+        """The codebook's identity: equal units mean equal things only under equal fingerprints."""
+        return str(self.facts["fingerprint"])
+
+
+class Assigner:
+    """Nearest centroids by one matrix product, on the device where the features are."""
+
+    def __init__(self, centroids: NDArray[np.float32], device: torch.device) -> None:
+        self._minus_twice = torch.from_numpy(-2 * centroids).to(device).T.contiguous()
+        self._squared = torch.from_numpy((centroids**2).sum(axis=1)).to(device)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """features [F, D] float32 -> units [F] int64; of equally near centroids the first."""
+        # |x - c|^2 without |x|^2, which is the same for every centroid
+        return torch.addmm(self._squared, features, self._minus_twice).argmin(dim=1)
+
+
+def fit(
+    frames: NDArray[np.float32], num_units: int, seed: int, num_iterations: int
+) -> tuple[NDArray[np.float32], FitReport]:
+    """Fits centroids [K, D] to frames [N, D]; the same frames, in the same order, give the same centroids.
+
+    Raises:
+        CodebookError: there are fewer frames than units, or they are not finite.
+    """
+    import faiss
+
+    held_out_count = int(len(frames) * HELD_OUT_FRACTION)
+    if len(frames) - held_out_count < num_units:
+        raise CodebookError(
+            f"{len(frames)} frames are too few to fit {num_units} units: give more audio (codebook.max_hours), draw "
+            f"more frames (codebook.max_frames) or ask for fewer units"
+        )
+    if not np.isfinite(frames).all():
+        raise CodebookError("the encoder's features hold NaN or infinite values; check its weights and dtype")
+    order = np.random.default_rng(seed).permutation(len(frames))
+    held_out, fitted = frames[np.sort(order[:held_out_count])], frames[np.sort(order[held_out_count:])]
+    start = _plus_plus(fitted, num_units, seed)
+    clustering = faiss.Kmeans(
+        frames.shape[1],
+        num_units,
+        niter=num_iterations,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(fitted),
+    )
+    clustering.train(fitted, init_centroids=start)
+    centroids: NDArray[np.float32] = clustering.centroids
+    return centroids, _report(centroids, fitted, held_out)
+
+
+def save(uri: str, centroids: NDArray[np.float32], facts: dict[str, Any]) -> Codebook:
+    """Writes a codebook into the folder `uri`, the facts last; adds the fingerprint to them."""
+    from pipeline.stage import digest
+
+    weights = safetensors.numpy.save({"centroids": np.ascontiguousarray(centroids, np.float32)})
+    fingerprint = digest(weights, facts["encoder"]["fingerprint"])
+    facts = {"num_units": len(centroids), "feature_dim": centroids.shape[1], "fingerprint": fingerprint, **facts}
+    storage.write_bytes(storage.join(uri, WEIGHTS), weights)
+    storage.write_bytes(storage.join(uri, FACTS), (json.dumps(facts, indent=2) + "\n").encode())
+    return Codebook(centroids, facts)
+
+
+def load(uri: str) -> Codebook:
+    """Loads a codebook from its folder.
+
+    Raises:
+        CodebookError: it is not there, damaged, or not a codebook.
+    """
+    from pipeline.stage import digest
+
+    try:
+        facts = json.loads(storage.read_bytes(storage.join(uri, FACTS)))
+        weights = storage.read_bytes(storage.join(uri, WEIGHTS))
+        centroids = safetensors.numpy.load(weights)["centroids"]
+        fingerprint = digest(weights, facts["encoder"]["fingerprint"])
+    except FileNotFoundError as error:
+        raise CodebookError(f"{uri} holds no codebook ({error}); fit one with `twist codebook`") from None
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CodebookError(f"the codebook in {uri} is damaged: {error}") from error
+    if fingerprint != facts.get("fingerprint"):
+        raise CodebookError(f"{storage.join(uri, WEIGHTS)} is not the file that {FACTS} beside it describes")
+    return Codebook(centroids, facts)
+
+
+def check_encoder(codebook: Codebook, encoder: dict[str, Any]) -> None:
+    """Refuses a codebook that was fitted on the features of another encoder.
+
+    Raises:
+        CodebookError: the fingerprints differ.
+    """
+    if codebook.encoder_fingerprint != encoder["fingerprint"]:
+        fitted = {key: value for key, value in codebook.facts["encoder"].items() if value != encoder.get(key)}
+        raise CodebookError(
+            f"the codebook was fitted on another encoder ({fitted}); its units mean nothing here. Use that encoder, or "
+            f"fit a codebook in a new run"
+        )
+
+
+def facts_of(encoder: dict[str, Any], seed: int, num_iterations: int, report: FitReport) -> dict[str, Any]:
+    """What codebook.json says beside the fingerprint and the size."""
+    return {"encoder": encoder, "seed": seed, "num_iterations": num_iterations, **asdict(report)}
+
+
+def _plus_plus(frames: NDArray[np.float32], num_units: int, seed: int) -> NDArray[np.float32]:
+    """k-means++ starts [K, D] from a sample of frames (Arthur and Vassilvitskii, 2007)."""
+    generator = np.random.default_rng(seed + 1)
+    count = min(len(frames), SEEDING_FRAMES_PER_UNIT * num_units)
+    sample = torch.from_numpy(frames[np.sort(generator.choice(len(frames), count, replace=False))])
+    squared = (sample**2).sum(dim=1)
+    chosen = [int(generator.integers(count))]
+    nearest = torch.full((count,), torch.inf)
+    for _ in range(num_units - 1):
+        centre = sample[chosen[-1]]
+        nearest = torch.minimum(nearest, (squared - 2 * (sample @ centre) + centre @ centre).clamp_(min=0.0))
+        weights = nearest.double().numpy()
+        weights[chosen] = 0.0  # rounding may leave a little; the same frame twice would leave a unit empty
+        total = weights.sum()
+        if total <= 0:
+            raise CodebookError(f"the features hold only {len(chosen)} different frames; ask for fewer units")
+        chosen.append(int(np.searchsorted(np.cumsum(weights), generator.random() * total, side="right")))
+    return sample[chosen].numpy()
+
+
+def _report(
+    centroids: NDArray[np.float32], fitted: NDArray[np.float32], held_out: NDArray[np.float32]
+) -> FitReport:
+    distances, units = _search(centroids, fitted)
+    counts = np.bincount(units, minlength=len(centroids))
+    shares = counts[counts > 0] / counts.sum()
+    return FitReport(
+        num_frames=len(fitted),
+        inertia=float(distances.mean()),
+        held_out_frames=len(held_out),
+        held_out_inertia=float(_search(centroids, held_out)[0].mean()) if len(held_out) else float("nan"),
+        empty_units=int((counts == 0).sum()),
+        unit_perplexity=float(np.exp(-(shares * np.log(shares)).sum())),
+    )
+
+
+def _search(
+    centroids: NDArray[np.float32], frames: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    import faiss
+
+    index = faiss.IndexFlatL2(centroids.shape[1])
+    index.add(centroids)
+    distances, units = index.search(frames, 1)
+    return distances[:, 0], units[:, 0]

@@ -1,0 +1,171 @@
+"""The codebook stage: draws frames evenly over the hours of a run's segments and fits the codebook to them.
+
+    RUN/segments/ -> RUN/codebook/frames/part-<work_unit>.parquet (drawn frames) -> RUN/codebook/codebook.{safetensors,json}
+
+Which segments are encoded and which of their frames are drawn depends on the seed and the segments' ids alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from model.encoder import EncoderConfig, load_encoder
+from pipeline import codebook, dataflow, parquet, storage
+from pipeline.audio import AudioError
+from pipeline.errors import TwistError
+from pipeline.records import SAMPLE_RATE_HZ, Dropped
+from pipeline.segment import STAGE as SEGMENTS
+from pipeline.segment import read_segments, work_units_of
+from pipeline.stage import Stage, StageCounts, Tally, digest, fingerprint_of
+from pipeline.units import encoder_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from pipeline.dataflow import ClusterConfig, WorkUnit
+    from pipeline.progress import ReportProgress
+
+STAGE = "codebook"
+FRAMES = "frames"
+
+
+@dataclass(frozen=True)
+class CodebookConfig:
+    """How the codebook is fitted.
+
+    Args:
+        num_units: Size of the codebook, K (TWIST: 500).
+        max_hours: Hours of audio, drawn from all segments, that are encoded for the fit.
+        max_frames: Frames, drawn evenly from these hours, that the centroids are fitted on.
+        num_iterations: Lloyd steps over all drawn frames.
+        seed: Seed of every draw.
+    """
+
+    num_units: int = 500
+    max_hours: float = 100.0
+    max_frames: int = 1_000_000
+    num_iterations: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.num_units <= 2**16:
+            raise TwistError(f"codebook.num_units must be 2 to 65536 (units are stored as uint16), not {self.num_units}")
+        if self.max_hours <= 0 or self.max_frames < 1 or self.num_iterations < 1:
+            raise TwistError("codebook.max_hours, max_frames and num_iterations must be positive")
+
+
+def fit_codebook(
+    run: str, config: CodebookConfig, encoder: EncoderConfig, cluster: ClusterConfig, report: ReportProgress
+) -> None:
+    """Draws frames, fits the codebook and writes it.
+
+    Raises:
+        CodebookError: too few frames for so many units.
+    """
+    settings = {**asdict(config), "encoder": encoder_settings(encoder)}
+    stage = Stage(run, STAGE, settings, {SEGMENTS: fingerprint_of(run, SEGMENTS)})
+    with stage.begin() as has_work:
+        if not has_work:
+            return
+        segments = _draw_segments(read_segments(run), config)
+        durations = pc.subtract(segments["end_s"], segments["start_s"]).to_numpy()
+        frame_rate_hz = SAMPLE_RATE_HZ / load_encoder(encoder).hop_samples
+        # Segments end in fractions of a frame, so this draws a little less than max_frames, never more than its share.
+        share = min(1.0, config.max_frames / (durations.sum() * frame_rate_hz))
+        parts = storage.join(stage.uri, FRAMES)
+        work_units = work_units_of(segments)
+        arguments = {"encoder": encoder, "share": share, "seed": config.seed}
+        dataflow.run_work_units(work_units, parts, DrawFrames, arguments, _none_drawn, cluster, report)
+        _fit_and_write(stage, segments, [unit.name for unit in work_units], config, encoder, durations)
+
+
+def _draw_segments(segments: pa.Table, config: CodebookConfig) -> pa.Table:
+    """At most `max_hours` of segments, the first by a hash of seed and id, in the order of their work units."""
+    ids = segments["segment_id"].to_pylist()
+    order = np.argsort([_hash(config.seed, id) for id in ids], kind="stable")
+    hours = pc.subtract(segments["end_s"], segments["start_s"]).to_numpy()[order].cumsum() / 3600
+    count = max(1, int(np.searchsorted(hours, config.max_hours, side="right")))
+    return segments.take(np.sort(order[:count]))
+
+
+def _hash(seed: int, id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{id}".encode(), digest_size=8).digest(), "little")
+
+
+class DrawFrames:
+    """Encodes the segments of a work unit and keeps a share of their frames."""
+
+    def __init__(self, encoder: EncoderConfig, share: float, seed: int) -> None:
+        torch.set_num_threads(1)
+        self._encoder = load_encoder(encoder)
+        self._share = share
+        self._seed = seed
+
+    def __call__(self, unit: WorkUnit, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
+        drawn: list[NDArray[np.float32] | AudioError] = []
+        for id, wav in zip(unit.ids, wavs, strict=True):
+            if isinstance(wav, AudioError):
+                drawn.append(wav)
+            elif len(wav) < self._encoder.min_samples:
+                drawn.append(AudioError("too_short", f"{len(wav)} samples give no frame"))
+            else:
+                features = self._encoder.encode([torch.from_numpy(wav)])[0].cpu().numpy()
+                generator = np.random.default_rng(_hash(self._seed, id))
+                drawn.append(features[generator.random(len(features)) < self._share])
+        return _frames_table(unit, drawn)
+
+
+def _none_drawn(unit: WorkUnit, error: AudioError) -> pa.Table:
+    return _frames_table(unit, [error] * len(unit.ids))
+
+
+def _frames_table(unit: WorkUnit, drawn: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
+    errors = [outcome if isinstance(outcome, AudioError) else None for outcome in drawn]
+    return pa.table(
+        {
+            "segment_id": pa.array(unit.ids, pa.string()),
+            "frames": pa.array([None if isinstance(o, AudioError) else o.tobytes() for o in drawn], pa.binary()),
+            "reason": pa.array([error and error.reason for error in errors], pa.string()),
+            "detail": pa.array([error and error.detail for error in errors], pa.string()),
+        }
+    )
+
+
+def _fit_and_write(
+    stage: Stage,
+    segments: pa.Table,
+    names: Sequence[str],
+    config: CodebookConfig,
+    encoder_config: EncoderConfig,
+    durations: NDArray[np.float64],
+) -> None:
+    parts = storage.join(stage.uri, FRAMES)
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        rows += parquet.read(dataflow.part_uri(parts, name)).to_pylist()
+    encoder = load_encoder(encoder_config)
+    content = b"".join(row["frames"] for row in rows if row["frames"] is not None)
+    frames = np.frombuffer(content, np.float32).reshape(-1, encoder.feature_dim)
+    centroids, report = codebook.fit(frames, config.num_units, config.seed, config.num_iterations)
+    facts = codebook.facts_of(encoder.describe(), config.seed, config.num_iterations, report)
+    fitted = codebook.save(stage.uri, centroids, facts)
+
+    corpora = [id.partition("/")[0] for id in segments["recording_id"].to_pylist()]
+    dropped = [
+        Dropped(row["segment_id"], corpus, row["reason"], row["detail"], float(duration_s))
+        for row, corpus, duration_s in zip(rows, corpora, durations, strict=True)
+        if row["reason"] is not None
+    ]
+    total = Tally(len(rows), float(durations.sum()) / 3600)
+    lost = Tally(len(dropped), sum(drop.duration_s for drop in dropped) / 3600)
+    kept = Tally(total.items - lost.items, total.hours - lost.hours)
+    stage.finish(StageCounts.of(total, kept, dropped), dropped, fitted.fingerprint, **asdict(report))

@@ -1,0 +1,68 @@
+"""LibriSpeech (openslr.org/12): read English, FLAC at 16 kHz.
+
+    ROOT/<split>/<speaker>/<chapter>/<speaker>-<chapter>-<NNNN>.flac
+    ROOT/<split>/<speaker>/<chapter>/<speaker>-<chapter>.trans.txt        "ID TEXT" a line
+
+ROOT may be the folder `LibriSpeech` itself or the one that holds it. dev-* is validation, test-* is test.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from pipeline import storage
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_UTTERANCE = re.compile(
+    r"(?P<folder>(?:.*/)?(?P<part>(?:train|dev|test)-[a-z]+(?:-\d+)?)/(?P<speaker>\d+)/(?P<chapter>\d+)/)"
+    r"(?P<id>(?P=speaker)-(?P=chapter)-\d+)\.flac"
+)
+_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
+
+
+def is_librispeech(root: str) -> bool:
+    """Whether a folder is laid out as LibriSpeech."""
+    return any(_UTTERANCE.fullmatch(name) for name in storage.list_files(root, ".flac"))
+
+
+def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
+    """The utterances in the order of their paths, each with speaker, split and transcript.
+
+    Raises:
+        CorpusError: nothing below the root is laid out as LibriSpeech.
+    """
+    names = storage.list_files(config.root)
+    transcripts = {name for name in names if name.endswith(".trans.txt")}
+    texts: dict[str, str] = {}
+    chapter_read = ""
+    found = 0
+    for name in names:
+        match = _UTTERANCE.fullmatch(name)
+        if match is None:
+            continue
+        found += 1
+        transcript = f"{match['folder']}{match['speaker']}-{match['chapter']}.trans.txt"
+        if transcript != chapter_read:
+            texts = _read_transcript(storage.join(config.root, transcript)) if transcript in transcripts else {}
+            chapter_read = transcript
+        yield AudioFile(
+            id=match["id"],
+            uri=storage.join(config.root, name),
+            language="en",
+            speaker=match["speaker"],
+            split=_SPLITS[match["part"].partition("-")[0]],
+            text=texts.get(match["id"]),
+        )
+    if not found:
+        raise CorpusError(
+            f"{config.root} holds no LibriSpeech tree; expected <split>/<speaker>/<chapter>/<utterance>.flac below it"
+        )
+
+
+def _read_transcript(uri: str) -> dict[str, str]:
+    lines = storage.read_bytes(uri).decode("utf-8", errors="replace").splitlines()
+    return {utterance: text for utterance, _, text in (line.partition(" ") for line in lines)}

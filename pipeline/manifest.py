@@ -1,0 +1,117 @@
+"""The first stage: every recording of every corpus, with what its corpus and its header say.
+
+    corpora -> RUN/manifest/<corpus>.parquet (Recording)
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from pipeline import parquet, storage
+from pipeline.audio import AudioError, probe
+from pipeline.corpora import folder, librispeech
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError
+from pipeline.records import RECORDING_SCHEMA, SPLITS, Dropped, Recording, from_table, to_table
+from pipeline.stage import Stage, StageCounts, Tally, digest, fingerprint_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.progress import ReportProgress
+
+STAGE = "manifest"
+# Reading a header waits for a disk or a bucket, not for a core.
+PROBE_THREADS = 16
+
+
+def make_manifest(run: str, corpora: Sequence[CorpusConfig], report: ReportProgress) -> None:
+    """Lists all corpora and reads every header; unreadable files are dropped with their reason.
+
+    Raises:
+        CorpusError: a root is missing, a corpus is not laid out as expected, two have one name, or nothing is readable.
+    """
+    if not corpora:
+        raise CorpusError("no corpus is named; give `corpora:` in the recipe, or a kind and a folder on the command line")
+    names = [corpus.label for corpus in corpora]
+    for name in {name for name in names if names.count(name) > 1}:
+        raise CorpusError(f"two corpora are called {name!r}; give each a `name` of its own")
+    stage = Stage(run, STAGE, {"corpora": [asdict(corpus) for corpus in corpora]}, {})
+    with stage.begin() as has_work:
+        if has_work:
+            _write(stage, corpora, report)
+
+
+def _write(stage: Stage, corpora: Sequence[CorpusConfig], report: ReportProgress) -> None:
+    dropped: list[Dropped] = []
+    kept = Tally()
+    digests = []
+    for corpus in corpora:
+        recordings, drops = _read_corpus(corpus, report)
+        dropped += drops
+        kept += Tally(len(recordings), sum(recording.duration_s for recording in recordings) / 3600)
+        content = parquet.to_bytes(to_table(recordings, RECORDING_SCHEMA))
+        storage.write_bytes(storage.join(stage.uri, f"{corpus.label}.parquet"), content)
+        digests.append(digest(content))
+    if not kept.items:
+        reasons = sorted({f"{drop.id}: {drop.detail}" for drop in dropped})
+        raise CorpusError(f"none of {len(dropped)} audio files could be read, e.g. {'; '.join(reasons[:3])}")
+    # The hours of an unreadable file are unknown and count as none, on both sides.
+    counts = StageCounts.of(kept + Tally(len(dropped), 0.0), kept, dropped)
+    stage.finish(counts, dropped, digest(*digests))
+
+
+def _read_corpus(corpus: CorpusConfig, report: ReportProgress) -> tuple[list[Recording], list[Dropped]]:
+    if not storage.list_files(corpus.root):
+        raise CorpusError(f"{corpus.root} does not exist or is empty; it is the root of corpus {corpus.label}")
+    is_librispeech = corpus.kind == "librispeech" or (corpus.kind == "auto" and librispeech.is_librispeech(corpus.root))
+    files = list((librispeech if is_librispeech else folder).find_recordings(corpus))
+    if not files:
+        raise CorpusError(f"{corpus.root} holds no audio files; it is the root of corpus {corpus.label}")
+    recordings: list[Recording] = []
+    dropped: list[Dropped] = []
+    with ThreadPoolExecutor(PROBE_THREADS) as threads:
+        for number, outcome in enumerate(threads.map(lambda file: _probe(corpus, file), files), start=1):
+            (recordings if isinstance(outcome, Recording) else dropped).append(outcome)  # type: ignore[arg-type]
+            report(number, len(files), "files")
+    return recordings, dropped
+
+
+def _probe(corpus: CorpusConfig, file: AudioFile) -> Recording | Dropped:
+    # A name that is not UTF-8 cannot stand in a table; its escaped form names the drop.
+    recording_id = f"{corpus.label}/{file.id}".encode("utf-8", "backslashreplace").decode()
+    try:
+        if "\\udc" in recording_id:
+            raise AudioError("bad_name", "the path is not valid UTF-8")
+        if file.split is not None and file.split not in SPLITS:
+            raise AudioError("unknown_split", f"split {file.split!r} is none of {', '.join(SPLITS)}")
+        info = probe(file.uri)
+    except AudioError as error:
+        return Dropped(recording_id, corpus.label, error.reason, error.detail, 0.0)
+    return Recording(
+        recording_id=recording_id,
+        corpus=corpus.label,
+        uri=storage.absolute(file.uri),
+        duration_s=info.duration_s,
+        sample_rate_hz=info.sample_rate_hz,
+        num_channels=info.num_channels,
+        channel=file.channel,
+        language=file.language or corpus.language,
+        speaker=f"{corpus.label}/{file.speaker}" if file.speaker else None,
+        split=file.split,
+        text=file.text,
+        voice_activity=file.voice_activity,
+    )
+
+
+def read_recordings(run: str) -> list[Recording]:
+    """Every recording of a finished manifest, corpus by corpus in the order of their names.
+
+    Raises:
+        StageError: the manifest is not finished.
+    """
+    fingerprint_of(run, STAGE)
+    uri = storage.join(run, STAGE)
+    tables = [name for name in storage.list_files(uri, ".parquet") if name != "dropped.parquet"]
+    return [record for name in tables for record in from_table(Recording, parquet.read(storage.join(uri, name)))]

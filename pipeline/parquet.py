@@ -1,0 +1,39 @@
+"""Parquet files at any URI."""
+
+from __future__ import annotations
+
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.errors import TwistError
+
+
+def to_bytes(table: pa.Table, row_group_size: int = 100_000) -> bytes:
+    """A table as the bytes of a Parquet file: the same table gives the same bytes."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", row_group_size=row_group_size)
+    return buffer.getvalue()
+
+
+def write(uri: str, table: pa.Table) -> None:
+    """Writes a table, whole or not at all."""
+    storage.write_bytes(uri, to_bytes(table))
+
+
+def read(uri: str, columns: list[str] | None = None) -> pa.Table:
+    """Reads a table.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        TwistError: it is not a whole Parquet file, or lacks one of `columns`.
+    """
+    try:
+        with storage.open_read(uri) as file, pq.ParquetFile(file) as parquet:
+            return parquet.read(columns)
+    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise TwistError(f"{uri} is not a whole Parquet file of this kind ({error}); delete it and run its stage again")

@@ -1,0 +1,366 @@
+"""Cuts the kept recordings into segments of speech and groups these into work units.
+
+    RUN/manifest/, RUN/language/ -> RUN/segments/segments.parquet (SEGMENT_SCHEMA)
+
+Where the corpus says where speech is, that is used; else speech is detected in the audio (`detect_speech`), on many
+workers, a part file per work unit of recordings below RUN/segments/speech/. Long recordings are cut at their pauses.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import dataflow, parquet, storage
+from pipeline.audio import AudioError, Span
+from pipeline.errors import TwistError
+from pipeline.language import STAGE as LANGUAGE
+from pipeline.language import read_decisions
+from pipeline.manifest import STAGE as MANIFEST
+from pipeline.manifest import read_recordings
+from pipeline.records import SEGMENT_SCHEMA, Dropped, Recording
+from pipeline.stage import Stage, StageCounts, Tally, digest, fingerprint_of
+from pipeline.voice_activity import SpeechDetector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from pipeline.dataflow import ClusterConfig, WorkUnit
+    from pipeline.progress import ReportProgress
+
+STAGE = "segments"
+SEGMENTS = "segments.parquet"
+SPEECH = "speech"
+# Durations are stored as uint16 frames of 40 ms.
+LONGEST_SEGMENT_S = 2_000.0
+
+Regions = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class SegmentConfig:
+    """How recordings are cut.
+
+    Args:
+        min_s: Shortest segment, in seconds; shorter speech is dropped.
+        max_s: Longest segment, in seconds (TWIST trains on samples of up to 25 s).
+        max_pause_s: A longer pause, in seconds, always ends a segment.
+        padding_s: Seconds of the surrounding pause that are kept at each end of detected speech.
+        detect_speech: Whose audio is searched for speech where the corpus does not say where it is: of all
+            recordings, of those longer than max_s, or of none (these are then cut into equal parts).
+        speech_threshold: Probability above which a window of audio counts as speech.
+        work_unit_minutes: Minutes of audio that one worker takes at a time.
+    """
+
+    min_s: float = 2.0
+    max_s: float = 25.0
+    max_pause_s: float = 1.0
+    padding_s: float = 0.1
+    detect_speech: Literal["all", "long", "none"] = "long"
+    speech_threshold: float = 0.5
+    work_unit_minutes: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_s < self.max_s <= LONGEST_SEGMENT_S:
+            raise TwistError(f"segments need 0 < min_s < max_s <= {LONGEST_SEGMENT_S:g}, not {self.min_s}, {self.max_s}")
+        if not (0 <= 2 * self.padding_s < self.max_s and self.max_pause_s > 0):
+            raise TwistError(f"segments need 0 <= padding_s < max_s / 2 and max_pause_s > 0, not {self}")
+        if not 0 < self.speech_threshold < 1:
+            raise TwistError(f"segments.speech_threshold is a probability, not {self.speech_threshold}")
+        if self.work_unit_minutes <= 0:
+            raise TwistError(f"segments.work_unit_minutes must be positive, not {self.work_unit_minutes}")
+
+
+def make_segments(run: str, config: SegmentConfig, cluster: ClusterConfig, report: ReportProgress) -> None:
+    """Finds speech where it is not known, cuts every kept recording and plans the work units.
+
+    Raises:
+        TwistError: no recording holds a segment.
+    """
+    inputs = {name: fingerprint_of(run, name) for name in (MANIFEST, LANGUAGE)}
+    stage = Stage(run, STAGE, asdict(config), inputs)
+    with stage.begin() as has_work:
+        if not has_work:
+            return
+        decisions = read_decisions(run)
+        recordings = [recording for recording in read_recordings(run) if decisions[recording.recording_id].keep]
+        speech, failures = _find_speech(stage, recordings, config, cluster, report)
+        _write(stage, recordings, speech, failures, config)
+
+
+def cut(regions: Regions, duration_s: float, config: SegmentConfig) -> Regions:
+    """Cuts one recording at its pauses.
+
+    Neighbouring speech is joined up to `max_s`; where more follows, the cut is at the longest pause of the second half.
+    Only speech that goes on for longer than `max_s` without any pause is cut inside.
+
+    Args:
+        regions: Speech as (on, off) seconds, in order and without overlap.
+        duration_s: The recording's length.
+
+    Returns:
+        Candidate segments as (start, end) seconds, in order, without overlap, within the recording and at most `max_s`
+        long. Some may be shorter than `min_s`.
+    """
+    longest_s = config.max_s - 2 * config.padding_s
+    pieces = [piece for region in regions for piece in _divide(region, longest_s)]
+    stretches: Regions = []
+    first = 0
+    while first < len(pieces):
+        last = _last_piece(pieces, first, longest_s, config)
+        stretches.append((pieces[first][0], pieces[last][1]))
+        first = last + 1
+    # Padding may take no more than its half of the pause to the neighbour.
+    middles_s = [(before[1] + after[0]) / 2 for before, after in itertools.pairwise(stretches)]
+    edges_s = itertools.pairwise([0.0, *middles_s, duration_s])
+    return [_pad(stretch, *edges, config.padding_s) for stretch, edges in zip(stretches, edges_s, strict=False)]
+
+
+def _last_piece(pieces: Regions, first: int, longest_s: float, config: SegmentConfig) -> int:
+    """The index of the piece that ends the segment which begins with piece `first`."""
+    start_s = pieces[first][0]
+    best, best_pause_s = first, -1.0
+    for last in range(first, len(pieces)):
+        if pieces[last][1] - start_s > longest_s:
+            return best
+        if last + 1 == len(pieces):
+            return last
+        pause_s = pieces[last + 1][0] - pieces[last][1]
+        if pause_s > config.max_pause_s:
+            return last
+        # A cut in the first half, or one that leaves a rest too short to stand alone, only where there is no other.
+        rest_s = pieces[-1][1] - pieces[last + 1][0]
+        is_good = pieces[last][1] - start_s >= longest_s / 2 and rest_s >= config.min_s
+        value = pause_s + (2 * config.max_pause_s if is_good else 0.0)
+        if value >= best_pause_s:
+            best, best_pause_s = last, value
+    raise AssertionError("unreachable: the last piece ends every search")
+
+
+def _divide(region: tuple[float, float], longest_s: float) -> Regions:
+    on_s, off_s = region
+    parts = max(1, math.ceil((off_s - on_s) / longest_s))
+    edges = [on_s + (off_s - on_s) * part / parts for part in range(parts)] + [off_s]
+    return list(itertools.pairwise(edges))
+
+
+def _pad(stretch: tuple[float, float], before_s: float, after_s: float, padding_s: float) -> tuple[float, float]:
+    start_s, end_s = max(stretch[0] - padding_s, before_s), min(stretch[1] + padding_s, after_s)
+    # Whole milliseconds, rounded inwards, except at the recording's own end.
+    return math.ceil(start_s * 1000) / 1000, end_s if end_s == after_s else math.floor(end_s * 1000) / 1000
+
+
+def _find_speech(
+    stage: Stage,
+    recordings: Sequence[Recording],
+    config: SegmentConfig,
+    cluster: ClusterConfig,
+    report: ReportProgress,
+) -> tuple[dict[str, Regions | None], dict[str, AudioError]]:
+    """Speech by recording id (None: taken whole), and the recordings whose audio cannot be used."""
+    speech: dict[str, Regions | None] = {}
+    to_search: list[Recording] = []
+    for recording in recordings:
+        if recording.voice_activity is not None:
+            speech[recording.recording_id] = [
+                (max(0.0, on_s), min(off_s, recording.duration_s))
+                for on_s, off_s in recording.voice_activity
+                if on_s < min(off_s, recording.duration_s)
+            ]
+        elif config.detect_speech == "all" or (config.detect_speech == "long" and recording.duration_s > config.max_s):
+            to_search.append(recording)
+        else:
+            speech[recording.recording_id] = None
+    if not to_search:
+        return speech, {}
+    work_units = _plan_search(to_search, config.work_unit_minutes * 60)
+    parts = storage.join(stage.uri, SPEECH)
+    threshold = config.speech_threshold
+    dataflow.run_work_units(work_units, parts, FindSpeech, {"threshold": threshold}, _all_failed, cluster, report)
+    found, failures = _read_search(parts, [unit.name for unit in work_units])
+    return speech | found, failures
+
+
+def _plan_search(recordings: Sequence[Recording], work_unit_s: float) -> list[WorkUnit]:
+    """Work units of whole recordings; one longer than a work unit is searched in slices."""
+    ids, spans = [], []
+    for recording in recordings:
+        for start_s, end_s in _divide((0.0, recording.duration_s), work_unit_s):
+            ids.append(recording.recording_id)
+            spans.append(Span(recording.uri, recording.channel, start_s, end_s))
+    names = name_work_units([span.end_s - span.start_s for span in spans], work_unit_s)
+    grouped = itertools.groupby(zip(names, ids, spans, strict=True), key=lambda row: row[0])
+    return [
+        dataflow.WorkUnit(name, tuple(row[1] for row in rows), tuple(row[2] for row in rows))
+        for name, rows in ((name, list(rows)) for name, rows in grouped)
+    ]
+
+
+class FindSpeech:
+    """Searches the recordings of a work unit for speech."""
+
+    def __init__(self, threshold: float) -> None:
+        self._detect = SpeechDetector(threshold)
+
+    def __call__(self, unit: WorkUnit, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
+        return _speech_table(
+            unit, [wav if isinstance(wav, AudioError) else self._detect(wav) for wav in wavs]
+        )
+
+
+def _all_failed(unit: WorkUnit, error: AudioError) -> pa.Table:
+    return _speech_table(unit, [error] * len(unit.ids))
+
+
+def _speech_table(unit: WorkUnit, outcomes: Sequence[Regions | AudioError]) -> pa.Table:
+    errors = [outcome if isinstance(outcome, AudioError) else None for outcome in outcomes]
+    return pa.table(
+        {
+            "recording_id": pa.array(unit.ids, pa.string()),
+            "start_s": pa.array([span.start_s for span in unit.spans], pa.float64()),
+            "regions": pa.array(
+                [None if isinstance(outcome, AudioError) else json.dumps(outcome) for outcome in outcomes], pa.string()
+            ),
+            "reason": pa.array([error and error.reason for error in errors], pa.string()),
+            "detail": pa.array([error and error.detail for error in errors], pa.string()),
+        }
+    )
+
+
+def _read_search(parts: str, names: Sequence[str]) -> tuple[dict[str, Regions], dict[str, AudioError]]:
+    failures: dict[str, AudioError] = {}
+    found: dict[str, Regions] = defaultdict(list)
+    for name in names:
+        for row in parquet.read(dataflow.part_uri(parts, name)).to_pylist():
+            # Silence within a long recording is nothing special, and a slice at its end may well hold nothing else.
+            if row["reason"] == "silent":
+                found[row["recording_id"]] += []
+            elif row["reason"] is not None:
+                failures.setdefault(row["recording_id"], AudioError(row["reason"], row["detail"]))
+            else:
+                found[row["recording_id"]] += [
+                    (row["start_s"] + on_s, row["start_s"] + off_s) for on_s, off_s in json.loads(row["regions"])
+                ]
+    return {id: _join_touching(regions) for id, regions in found.items() if id not in failures}, failures
+
+
+def _join_touching(regions: Regions) -> Regions:
+    """Joins what the edge between two slices has parted."""
+    joined: Regions = []
+    for on_s, off_s in regions:
+        if joined and on_s <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], off_s)
+        else:
+            joined.append((on_s, off_s))
+    return joined
+
+
+def name_work_units(durations_s: Iterable[float], work_unit_s: float) -> list[str]:
+    """The work unit of each of a row of spans, by running time: neighbours share a unit of about `work_unit_s`."""
+    durations = np.fromiter(durations_s, np.float64)
+    starts = np.cumsum(durations) - durations
+    # Rounded, so that the order of summation cannot move a span to another unit.
+    numbers = np.floor(np.round(starts / work_unit_s, 6)).astype(np.int64)
+    _, numbers = np.unique(numbers, return_inverse=True)
+    return [f"{number:06d}" for number in numbers]
+
+
+def _write(
+    stage: Stage,
+    recordings: Sequence[Recording],
+    speech: dict[str, Regions | None],
+    failures: dict[str, AudioError],
+    config: SegmentConfig,
+) -> None:
+    rows: list[tuple[Recording, float, float]] = []
+    dropped: list[Dropped] = []
+    kept_s = 0.0
+    for recording in recordings:
+        if recording.recording_id in failures:
+            error = failures[recording.recording_id]
+            dropped.append(_drop(recording, error.reason, error.detail, recording.duration_s, 1))
+            continue
+        regions = speech[recording.recording_id]
+        if regions is None:
+            candidates = _divide((0.0, recording.duration_s), config.max_s)
+        else:
+            candidates = cut(regions, recording.duration_s, config)
+        segments = [(start_s, end_s) for start_s, end_s in candidates if end_s - start_s >= config.min_s]
+        rows += [(recording, start_s, end_s) for start_s, end_s in segments]
+        lengths_s = sum(end_s - start_s for start_s, end_s in segments)
+        kept_s += lengths_s
+        dropped += _losses(recording, candidates, segments, recording.duration_s - lengths_s)
+    if not rows:
+        raise TwistError(
+            f"none of {len(recordings)} recordings holds a segment of {config.min_s:g} to {config.max_s:g} s: "
+            + "; ".join(f"{drop.id}: {drop.reason} ({drop.detail})" for drop in dropped[:3])
+        )
+    table = _segment_table(rows, config.work_unit_minutes * 60)
+    content = parquet.to_bytes(table)
+    storage.write_bytes(storage.join(stage.uri, SEGMENTS), content)
+    total = Tally(len(recordings), sum(recording.duration_s for recording in recordings) / 3600)
+    kept_recordings = len({recording.recording_id for recording, _, _ in rows})
+    counts = StageCounts.of(total, Tally(kept_recordings, kept_s / 3600), dropped)
+    stage.finish(counts, dropped, digest(content), segments=len(rows), work_units=len(set(table["work_unit"].to_pylist())))
+
+
+def _losses(recording: Recording, candidates: Regions, segments: Regions, lost_s: float) -> list[Dropped]:
+    """What cutting leaves out of one recording: speech too short for a segment, and what is no speech."""
+    too_short_s = sum(end_s - start_s for start_s, end_s in candidates) - sum(e - s for s, e in segments)
+    not_speech_s = lost_s - too_short_s
+    num_short = len(candidates) - len(segments)
+    goes = 0 if segments else 1
+    losses = []
+    if num_short:
+        losses.append(_drop(recording, "too_short", f"{num_short} stretches of speech", too_short_s, goes))
+        goes = 0
+    if not_speech_s > 0 or goes:
+        detail = "pauses" if segments or num_short else "no speech was found"
+        losses.append(_drop(recording, "no_speech", detail, max(0.0, not_speech_s), goes))
+    return losses
+
+
+def _drop(recording: Recording, reason: str, detail: str, duration_s: float, num_items: int) -> Dropped:
+    return Dropped(recording.recording_id, recording.corpus, reason, detail, duration_s, num_items)
+
+
+def _segment_table(rows: Sequence[tuple[Recording, float, float]], work_unit_s: float) -> pa.Table:
+    return pa.table(
+        {
+            "segment_id": [f"{r.recording_id}#{start_s * 1000:08.0f}-{end_s * 1000:08.0f}" for r, start_s, end_s in rows],
+            "recording_id": [recording.recording_id for recording, _, _ in rows],
+            "start_s": [start_s for _, start_s, _ in rows],
+            "end_s": [end_s for _, _, end_s in rows],
+            "work_unit": name_work_units((end_s - start_s for _, start_s, end_s in rows), work_unit_s),
+            "uri": [recording.uri for recording, _, _ in rows],
+            "channel": [recording.channel for recording, _, _ in rows],
+        },
+        schema=SEGMENT_SCHEMA,
+    )
+
+
+def read_segments(run: str) -> pa.Table:
+    """The segments of a finished stage, in the order of their work units."""
+    fingerprint_of(run, STAGE)
+    return parquet.read(storage.join(run, STAGE, SEGMENTS))
+
+
+def work_units_of(segments: pa.Table) -> list[WorkUnit]:
+    """Segments (sorted by work unit) as the work that they are."""
+    work_units = []
+    columns = ("work_unit", "segment_id", "uri", "channel", "start_s", "end_s")
+    rows = zip(*(segments.column(name).to_pylist() for name in columns), strict=True)
+    for name, group in itertools.groupby(rows, key=lambda row: row[0]):
+        unit = list(group)
+        spans = tuple(Span(uri, channel, start_s, end_s) for _, _, uri, channel, start_s, end_s in unit)
+        work_units.append(dataflow.WorkUnit(name, tuple(row[1] for row in unit), spans))
+    return work_units

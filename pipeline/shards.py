@@ -1,0 +1,198 @@
+"""Shards: WebDataset tars of units, an index of every sample's place in them, and a description of the whole.
+
+    SHARDS/<split>/<split>-000000.tar     per sample <key>.durations.npy, <key>.json, <key>.units.npy
+    SHARDS/manifest.parquet               SAMPLE_SCHEMA
+    SHARDS/dataset.json                   vocabulary, frame rate, fingerprints, checksums and counts; written last
+
+Any WebDataset reader can read the tars without this index; the loader here reads units by their byte offset.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import webdataset
+
+from pipeline import parquet, storage
+from pipeline.errors import TwistError
+from pipeline.records import SAMPLE_SCHEMA
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+MANIFEST = "manifest.parquet"
+DATASET = "dataset.json"
+TAR_BLOCK_BYTES = 512
+
+
+class DatasetError(TwistError):
+    """Shards that are missing, unfinished or damaged."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample of a shard."""
+
+    key: str
+    segment_id: str
+    corpus: str
+    speaker: str | None
+    language: str | None
+    split: str
+    start_s: float
+    end_s: float
+    units: NDArray[np.uint16]
+    durations: NDArray[np.uint16]
+
+    def __post_init__(self) -> None:
+        assert "." not in self.key, f"key {self.key!r} holds a dot, at which WebDataset would split it"
+        assert len(self.units) == len(self.durations) > 0, f"{self.key}: {len(self.units)} units"
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the encoder that the units stand for."""
+        return int(self.durations.sum(dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Finished shards: what dataset.json says, and a row per sample."""
+
+    uri: str
+    info: dict[str, Any]
+    manifest: pa.Table
+
+    @property
+    def num_units(self) -> int:
+        """Size of the codebook."""
+        return int(self.info["num_units"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal shards."""
+        return str(self.info["fingerprint"])
+
+
+def write_shard(shards: str, name: str, samples: Sequence[Sample]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Writes one tar, whole or not at all; the same samples give the same bytes.
+
+    Args:
+        shards: The folder of the shards.
+        name: The tar's path in it.
+        samples: Its samples in order.
+
+    Returns:
+        What dataset.json says of the shard, and the manifest rows of its samples.
+    """
+    buffer = io.BytesIO()
+    rows = []
+    # Neither clock nor user in the headers.
+    with webdataset.TarWriter(buffer, mtime=0, user="root", group="root", encoder=False) as tar:
+        for index, sample in enumerate(samples):
+            offset = buffer.tell()
+            units = _npy(sample.units)
+            tar.write(
+                {
+                    "__key__": sample.key,
+                    "durations.npy": _npy(sample.durations),
+                    "json": json.dumps(_description(sample), sort_keys=True).encode(),
+                    "units.npy": units,
+                }
+            )
+            # units.npy is the sample's last member: its data end at the last block before this position.
+            blocks = -(-len(units) // TAR_BLOCK_BYTES) * TAR_BLOCK_BYTES
+            units_offset = buffer.tell() - blocks + len(units) - 2 * len(sample.units)
+            rows.append(_manifest_row(sample, name, index, offset, units_offset))
+    content = buffer.getvalue()
+    storage.write_bytes(storage.join(shards, name), content)
+    return {
+        "path": name,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "num_bytes": len(content),
+        "num_samples": len(samples),
+        "num_units": sum(len(sample.units) for sample in samples),
+        "num_frames": sum(sample.num_frames for sample in samples),
+    }, rows
+
+
+def write_index(shards: str, info: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Dataset:
+    """Writes manifest.parquet and then dataset.json, to which it adds the fingerprint.
+
+    Args:
+        shards: The folder of the shards.
+        info: What dataset.json says: `num_units`, `frame_rate_hz`, `encoder`, `codebook`, `shards`, totals.
+        rows: The manifest rows of all shards.
+    """
+    table = pa.Table.from_pylist(list(rows), schema=SAMPLE_SCHEMA)
+    parquet.write(storage.join(shards, MANIFEST), table)
+    identity = [info["codebook"]["fingerprint"], *(shard["sha256"] for shard in info["shards"])]
+    info = {"format_version": 1, "fingerprint": hashlib.sha256("\n".join(identity).encode()).hexdigest(), **info}
+    storage.write_bytes(storage.join(shards, DATASET), (json.dumps(info, indent=2) + "\n").encode())
+    return Dataset(shards, info, table)
+
+
+def open_dataset(uri: str) -> Dataset:
+    """Opens finished shards.
+
+    Raises:
+        DatasetError: there are none, or their index is damaged.
+    """
+    try:
+        info = json.loads(storage.read_bytes(storage.join(uri, DATASET)))
+        manifest = parquet.read(storage.join(uri, MANIFEST))
+    except FileNotFoundError:
+        raise DatasetError(f"{uri} holds no finished shards ({DATASET} is missing); make them with `twist pack`") from None
+    except ValueError as error:
+        raise DatasetError(f"the index of {uri} is damaged: {error}") from error
+    if manifest.schema.names != SAMPLE_SCHEMA.names:
+        raise DatasetError(f"{storage.join(uri, MANIFEST)} has other columns than a manifest of shards")
+    return Dataset(uri, info, manifest)
+
+
+def make_key(segment_id: str) -> str:
+    """A key for a segment: readable, without dots or other characters that archives or shells trip over, and unique."""
+    readable = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in segment_id)[-60:].lstrip("-")
+    return f"{readable}-{hashlib.blake2b(segment_id.encode(), digest_size=8).hexdigest()}"
+
+
+def _npy(values: NDArray[np.uint16]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values.astype("<u2", copy=False))
+    return buffer.getvalue()
+
+
+def _description(sample: Sample) -> dict[str, Any]:
+    return {
+        "segment_id": sample.segment_id,
+        "corpus": sample.corpus,
+        "speaker": sample.speaker,
+        "language": sample.language,
+        "start_s": sample.start_s,
+        "end_s": sample.end_s,
+        "num_frames": sample.num_frames,
+    }
+
+
+def _manifest_row(sample: Sample, shard: str, index: int, offset: int, units_offset: int) -> dict[str, Any]:
+    return {
+        "key": sample.key,
+        "shard": shard,
+        "index": index,
+        "offset": offset,
+        "units_offset": units_offset,
+        "num_units": len(sample.units),
+        "num_frames": sample.num_frames,
+        "duration_s": sample.end_s - sample.start_s,
+        "corpus": sample.corpus,
+        "speaker": sample.speaker,
+        "split": sample.split,
+        "segment_id": sample.segment_id,
+    }

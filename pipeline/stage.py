@@ -1,0 +1,245 @@
+"""A stage's folder: which settings and inputs it was made from, what it kept and dropped, and whether it is finished.
+
+    RUN/<stage>/stage.json       settings, inputs, fingerprint; once finished also counts, versions and wall time
+    RUN/<stage>/dropped.parquet  what was left out, each with its reason
+    RUN/<stage>/DONE             written last; holds the fingerprint by which later stages know this one's output
+
+The fingerprint chains: it covers a stage's settings, its output, and the fingerprints of the stages it reads from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from pipeline import parquet, storage
+from pipeline.errors import TwistError
+from pipeline.records import DROPPED_SCHEMA, Dropped, to_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+FORMAT_VERSION = 1
+VERSIONED_PACKAGES = ("twist-pipeline", "torch", "ray", "faiss-cpu", "pyarrow", "soundfile", "soxr", "transformers")
+
+
+class StageError(TwistError):
+    """A stage that cannot start: its input is not finished, or it was made with other settings."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """A number of items and their hours."""
+
+    items: int = 0
+    hours: float = 0.0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.items + other.items, self.hours + other.hours)
+
+
+@dataclass(frozen=True)
+class StageCounts:
+    """What went in, what stayed, and what was dropped by reason; the last two always add up to the first."""
+
+    input: Tally
+    kept: Tally
+    dropped: dict[str, Tally] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, input: Tally, kept: Tally, dropped: Iterable[Dropped]) -> Self:
+        """Sums `dropped` by reason and checks that nothing was lost and nothing came twice."""
+        by_reason: dict[str, Tally] = {}
+        for drop in dropped:
+            by_reason[drop.reason] = by_reason.get(drop.reason, Tally()) + Tally(drop.num_items, drop.duration_s / 3600)
+        out = sum(by_reason.values(), kept)
+        assert out.items == input.items, f"{input.items} items went in, {out.items} came out: {kept}, {by_reason}"
+        assert abs(out.hours - input.hours) < 1e-6 * max(1.0, input.items), f"hours lost: {input} against {out}"
+        return cls(input, kept, dict(sorted(by_reason.items())))
+
+
+class Stage:
+    """One stage of a run, from `begin` to `finish`.
+
+    Args:
+        run: The run's folder, local or s3://.
+        name: The stage's folder in it.
+        config: Every setting that changes what the stage writes.
+        inputs: Fingerprints of what it reads, by name.
+    """
+
+    def __init__(self, run: str, name: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+        self.run = run
+        self.name = name
+        self.uri = storage.join(run, name)
+        self._settings = {"config": _plain(config), "inputs": dict(inputs), "format_version": FORMAT_VERSION}
+        self.fingerprint = _sha256({"stage": name, **self._settings})
+        self._started_at = time.time()
+
+    @contextlib.contextmanager
+    def begin(self) -> Iterator[bool]:
+        """Opens the stage; gives False where it is finished already and there is nothing to do.
+
+        A local folder is locked meanwhile, so that two commands do not work on one stage at once.
+
+        Raises:
+            StageError: the folder holds output of other settings or inputs, or another process is at work in it.
+        """
+        with self._locked():
+            self._refuse_other_settings()
+            if storage.exists(self._done_uri):
+                yield False
+                return
+            storage.remove_temporaries(self.uri)
+            self._write_json({})
+            yield True
+
+    def finish(self, counts: StageCounts, dropped: list[Dropped], output: str, **facts: Any) -> None:
+        """Writes counts, drops and then the done marker.
+
+        Args:
+            counts: What was kept and dropped.
+            dropped: A row per drop, in an order that does not depend on how the work was scheduled.
+            output: A digest of what the stage wrote.
+            facts: Further figures to keep in stage.json.
+        """
+        parquet.write(storage.join(self.uri, "dropped.parquet"), to_table(dropped, DROPPED_SCHEMA))
+        self._write_json(
+            {
+                "counts": asdict(counts),
+                "versions": _versions(),
+                "wall_time_s": round(time.time() - self._started_at, 1),
+                "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                **facts,
+            }
+        )
+        storage.write_bytes(self._done_uri, _sha256({"key": self.fingerprint, "output": output}).encode())
+
+    @property
+    def _done_uri(self) -> str:
+        return storage.join(self.uri, "DONE")
+
+    @property
+    def _json_uri(self) -> str:
+        return storage.join(self.uri, "stage.json")
+
+    def _write_json(self, facts: dict[str, Any]) -> None:
+        content = {"stage": self.name, "fingerprint": self.fingerprint, **self._settings, **facts}
+        storage.write_bytes(self._json_uri, (json.dumps(content, indent=2) + "\n").encode())
+
+    def _refuse_other_settings(self) -> None:
+        try:
+            before = json.loads(storage.read_bytes(self._json_uri))
+        except FileNotFoundError:
+            return
+        except ValueError as error:
+            raise StageError(f"{self._json_uri} is damaged ({error}); delete {self.uri} to make it again") from error
+        if before["fingerprint"] == self.fingerprint:
+            return
+        changes = _differences({k: before.get(k) for k in self._settings}, self._settings)
+        raise StageError(
+            f"{self.uri} was made with other settings: {'; '.join(changes)}. Choose another --run, set them back, or "
+            f"delete {self.uri} (and the stages after it) to make it again."
+        )
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        if storage.is_s3(self.uri):  # commits there are conditional and idempotent; there is no lock to take
+            yield
+            return
+        folder = Path(self.uri)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = (folder / ".lock").open("a+")
+        except OSError as error:
+            raise StageError(f"cannot write to {folder}: {error.strerror}; choose another --run") from error
+        with lock:
+            try:
+                # The kernel drops the lock with the process, however that ends.
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                raise StageError(f"{folder} is in use by process {lock.read().strip()}; wait for it or stop it") from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+
+def fingerprint_of(run: str, name: str) -> str:
+    """The fingerprint of a finished stage.
+
+    Raises:
+        StageError: the stage is not finished.
+    """
+    uri = storage.join(run, name)
+    try:
+        return storage.read_bytes(storage.join(uri, "DONE")).decode()
+    except FileNotFoundError:
+        raise StageError(f"{uri} is not finished; run {_command_of(name)} on this run first") from None
+
+
+def read_facts(run: str, name: str) -> dict[str, Any]:
+    """What a stage's stage.json holds.
+
+    Raises:
+        FileNotFoundError: the stage was never begun.
+    """
+    facts: dict[str, Any] = json.loads(storage.read_bytes(storage.join(run, name, "stage.json")))
+    return facts
+
+
+def is_finished(run: str, name: str) -> bool:
+    """Whether a stage's done marker is there."""
+    return storage.exists(storage.join(run, name, "DONE"))
+
+
+def digest(*parts: bytes | str) -> str:
+    """The sha256 of some byte strings, for a stage's output."""
+    total = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        total.update(len(data).to_bytes(8, "little") + data)
+    return total.hexdigest()
+
+
+def _command_of(stage: str) -> str:
+    commands = {"language": "filter", "segments": "segment", "units": "tokenize", "shards": "pack"}
+    return f"`twist {commands.get(stage, stage)}`"
+
+
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    # Through JSON and back, so that a tuple and the list it is stored as compare equal.
+    plain: dict[str, Any] = json.loads(json.dumps(config))
+    return plain
+
+
+def _differences(before: Any, now: Any, path: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted(before.keys() | now.keys())
+        return [line for k in keys for line in _differences(before.get(k), now.get(k), f"{path}.{k}" if path else k)]
+    if before == now:
+        return []
+    if path.startswith("inputs."):
+        return [f"its input {path.removeprefix('inputs.')} has changed since"]
+    return [f"{path.removeprefix('config.')} was {json.dumps(before)}, is {json.dumps(now)}"]
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in VERSIONED_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions

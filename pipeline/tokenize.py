@@ -1,0 +1,152 @@
+"""The main job: every segment's audio to units, a part file per work unit.
+
+    RUN/segments/, RUN/codebook/ -> RUN/units/part-<work_unit>.parquet (UNITS_SCHEMA)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from model.encoder import EncoderConfig, load_encoder
+from pipeline import codebook, dataflow, parquet, storage
+from pipeline.audio import AudioError
+from pipeline.codebook_fit import STAGE as CODEBOOK
+from pipeline.errors import TwistError
+from pipeline.records import UNITS_SCHEMA, Dropped
+from pipeline.segment import STAGE as SEGMENTS
+from pipeline.segment import read_segments, work_units_of
+from pipeline.stage import Stage, StageCounts, Tally, digest, fingerprint_of
+from pipeline.units import UnitEncoder, encoder_settings, run_lengths
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from pipeline.dataflow import ClusterConfig, WorkUnit
+    from pipeline.progress import ReportProgress
+
+STAGE = "units"
+
+
+def tokenize(run: str, encoder: EncoderConfig, cluster: ClusterConfig, report: ReportProgress) -> None:
+    """Tokenizes every segment that has not been, and accounts for all of them.
+
+    Raises:
+        TwistError: the codebook belongs to another encoder, parts cannot be written, or no segment gave units.
+    """
+    inputs = {name: fingerprint_of(run, name) for name in (SEGMENTS, CODEBOOK)}
+    stage = Stage(run, STAGE, {"encoder": encoder_settings(encoder)}, inputs)
+    with stage.begin() as has_work:
+        if not has_work:
+            return
+        book = codebook.load(storage.join(run, CODEBOOK))
+        codebook.check_encoder(book, load_encoder(encoder).describe())
+        segments = read_segments(run)
+        arguments = {"encoder": encoder, "codebook_uri": storage.absolute(storage.join(run, CODEBOOK))}
+        parts = storage.absolute(stage.uri)
+        dataflow.run_work_units(work_units_of(segments), parts, Tokenize, arguments, _all_dropped, cluster, report)
+        _account(stage, segments, book)
+
+
+class Tokenize:
+    """Encodes the segments of a work unit and assigns their frames to units."""
+
+    def __init__(self, encoder: EncoderConfig, codebook_uri: str) -> None:
+        torch.set_num_threads(1)
+        book = codebook.load(codebook_uri)
+        self._encode = UnitEncoder(encoder, book)
+        self._metadata = {"codebook": book.fingerprint, "encoder": book.encoder_fingerprint}
+
+    def __call__(self, unit: WorkUnit, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
+        outcomes = list(wavs)
+        for index, wav in enumerate(outcomes):
+            if not isinstance(wav, AudioError) and self._encode.num_frames(len(wav)) == 0:
+                outcomes[index] = AudioError("too_short", f"{len(wav)} samples give no frame")
+        usable = [index for index, outcome in enumerate(outcomes) if not isinstance(outcome, AudioError)]
+        units = self._encode([outcomes[index] for index in usable])  # type: ignore[misc]
+        by_index: dict[int, NDArray[np.uint16]] = dict(zip(usable, units, strict=True))
+        table = _units_table(unit, [by_index.get(i, outcome) for i, outcome in enumerate(outcomes)])  # type: ignore[misc]
+        return table.replace_schema_metadata(self._metadata)
+
+
+def _all_dropped(unit: WorkUnit, error: AudioError) -> pa.Table:
+    return _units_table(unit, [error] * len(unit.ids))
+
+
+def _units_table(unit: WorkUnit, outcomes: Sequence[NDArray[np.uint16] | AudioError]) -> pa.Table:
+    errors = [outcome if isinstance(outcome, AudioError) else None for outcome in outcomes]
+    runs = [None if isinstance(outcome, AudioError) else run_lengths(outcome) for outcome in outcomes]
+    return pa.table(
+        {
+            "segment_id": unit.ids,
+            "recording_id": [id.rpartition("#")[0] for id in unit.ids],
+            "start_s": [span.start_s for span in unit.spans],
+            "end_s": [span.end_s for span in unit.spans],
+            "num_frames": [0 if isinstance(outcome, AudioError) else len(outcome) for outcome in outcomes],
+            "units": [run and run[0] for run in runs],
+            "durations": [run and run[1] for run in runs],
+            "drop_reason": [error and error.reason for error in errors],
+            "drop_detail": [error and error.detail for error in errors],
+        },
+        schema=UNITS_SCHEMA,
+    )
+
+
+def read_parts(run: str) -> Iterator[pa.Table]:
+    """The units of a run, a table per work unit, in their order.
+
+    Raises:
+        TwistError: a part is damaged; the message names it.
+    """
+    uri = storage.join(run, STAGE)
+    for name in storage.list_files(uri, ".parquet"):
+        if name.startswith("part-"):
+            table = parquet.read(storage.join(uri, name))
+            if table.schema.names != UNITS_SCHEMA.names:
+                raise TwistError(f"{storage.join(uri, name)} holds other columns than units; delete it and tokenize again")
+            yield table
+
+
+def _account(stage: Stage, segments: pa.Table, book: codebook.Codebook) -> None:
+    dropped: list[Dropped] = []
+    kept, total = Tally(), Tally()
+    num_units = num_frames = 0
+    identities = []
+    for table in read_parts(stage.run):
+        durations = pc.subtract(table["end_s"], table["start_s"])
+        is_kept = pc.is_null(table["drop_reason"])
+        total += Tally(len(table), pc.sum(durations).as_py() / 3600)
+        kept_durations = durations.filter(is_kept)
+        kept += Tally(len(kept_durations), (pc.sum(kept_durations).as_py() or 0.0) / 3600)
+        num_frames += pc.sum(table["num_frames"]).as_py()
+        num_units += pc.sum(pc.list_value_length(table["units"])).as_py() or 0
+        identities.append(f"{len(table)} {kept.items} {num_frames} {num_units}")
+        for row in table.filter(pc.is_valid(table["drop_reason"])).drop_columns(["units", "durations"]).to_pylist():
+            corpus = row["recording_id"].partition("/")[0]
+            duration_s = row["end_s"] - row["start_s"]
+            dropped.append(Dropped(row["segment_id"], corpus, row["drop_reason"], row["drop_detail"], duration_s))
+    if total.items != len(segments):
+        raise TwistError(
+            f"{stage.uri} holds {total.items} segments where the plan has {len(segments)}; delete the folder and "
+            f"tokenize again"
+        )
+    if not kept.items:
+        examples = "; ".join(f"{drop.id}: {drop.reason} ({drop.detail})" for drop in dropped[:3])
+        raise TwistError(f"none of {total.items} segments could be tokenized: {examples}")
+    identity = digest(book.fingerprint, *identities)
+    stage.finish(StageCounts.of(total, kept, dropped), dropped, identity, **_rates(kept.hours, num_frames, num_units))
+
+
+def _rates(hours: float, num_frames: int, num_units: int) -> dict[str, Any]:
+    return {
+        "num_frames": num_frames,
+        "num_units": num_units,
+        "units_per_hour_before": round(num_frames / hours, 1),
+        "units_per_hour": round(num_units / hours, 1),
+    }
