@@ -5,20 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jsonargparse import ArgumentParser
-
-from jobs import codebook, filter, manifest, pack, segment, tokenize
+from jobs import codebook, evaluate, filter, manifest, pack, segment, tokenize, train
 from jobs.command import guard
-from jobs.recipe import SECTIONS, read_recipe
+from jobs.recipe import SECTIONS, Recipe, read_recipe
+from pipeline import report, stage, storage
 
-DATA_STAGES = {
-    "manifest": manifest.work,
-    "filter": filter.work,
-    "segment": segment.work,
-    "codebook": codebook.work,
-    "tokenize": tokenize.work,
-    "pack": pack.work,
-}
+STAGES = (manifest, filter, segment, codebook, tokenize, pack)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,16 +18,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
 
     def work() -> None:
-        recipe, given = read_recipe("run", __doc__, ("corpora", *SECTIONS), arguments, _add_arguments)
+        recipe, given = read_recipe("run", __doc__, ("corpora", *SECTIONS), arguments, manifest.add_audio)
         recipe = manifest.with_audio(recipe, given)
-        for stage_work in DATA_STAGES.values():
-            stage_work(recipe)
+        for job in STAGES:
+            job.work(recipe)
+        assert recipe.train is not None
+        result = train.work(recipe)
+        shards = storage.join(recipe.run, "shards")
+        evaluation = evaluate.evaluate_perplexity(result.checkpoint, shards, "validation", recipe.train.max_units)
+        print(f"\n{_table(recipe, result.initial.mean.perplexity, evaluation)}")
 
     return guard("run", work)
 
 
-def _add_arguments(parser: ArgumentParser) -> None:
-    manifest.add_audio(parser)
+def _table(recipe: Recipe, perplexity_before: float, evaluation: evaluate.Evaluation) -> str:
+    shards = storage.join(recipe.run, "shards")
+    description = report.describe_shards(shards)
+    input_hours = stage.read_facts(recipe.run, "manifest")["counts"]["kept"]["hours"]
+    rows = {
+        "hours of audio": f"{input_hours:.2f} read, {description['hours']:.2f} in shards",
+        "segments": f"{description['num_samples']:,}",
+        "units": f"{description['num_units']:,} of {description['codebook_size']} kinds",
+        "units per hour": f"{description['units_per_hour_before']:,.0f} before run-length de-duplication, "
+        f"{description['units_per_hour']:,.0f} after",
+        "validation perplexity": f"{perplexity_before:.2f} before training, {evaluation.model.mean.perplexity:.2f} "
+        f"after, {evaluation.unigram.mean.perplexity:.2f} by unit frequencies alone",
+        "shards": shards,
+        "best checkpoint": evaluation.checkpoint,
+        "look closer": f"twist inspect {recipe.run}",
+    }
+    width = max(map(len, rows))
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows.items())
 
 
 if __name__ == "__main__":

@@ -52,6 +52,20 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if path.is_dir() and re.fullmatch(r"\d{8,}", path.name))
 
 
+def best_folder(uri: str) -> Path:
+    """The checkpoint with the lowest validation perplexity of a run (its newest one before the first validation).
+
+    Raises:
+        TwistError: there is no checkpoint.
+    """
+    folder = Path(uri)
+    found = steps(folder) if folder.is_dir() else []
+    if not found:
+        raise TwistError(f"{uri} holds no checkpoint; train one with `twist train`, or name a checkpoint's folder")
+    best_step = load_trainer_state(folder, found[-1])["progress"]["best_step"]
+    return step_folder(folder, best_step or found[-1])
+
+
 def save(
     folder: Path, step: int, model: PreTrainedModel, optimizer: torch.optim.Optimizer, trainer_state: dict[str, Any]
 ) -> Path:
@@ -87,7 +101,7 @@ def load_trainer_state(folder: Path, step: int) -> dict[str, Any]:
     try:
         state: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise _damaged(path, error) from error
+        raise _damaged(path) from error
     return state
 
 
@@ -101,7 +115,7 @@ def load_optimizer(folder: Path, step: int, optimizer: torch.optim.Optimizer) ->
     try:
         optimizer.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        raise _damaged(path, error) from error
+        raise _damaged(path) from error
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -119,8 +133,8 @@ def prune(folder: Path, keep_last: int, best_step: int | None) -> None:
             shutil.rmtree(doomed)
 
 
-def _damaged(path: Path, error: Exception) -> TwistError:
-    return TwistError(f"{path} is damaged ({error}); delete {path.parent} to go on from the checkpoint before it")
+def _damaged(path: Path) -> TwistError:
+    return TwistError(f"{path} is missing or damaged; delete {path.parent} to go on from the checkpoint before it")
 
 
 def _sync(path: Path) -> None:

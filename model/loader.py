@@ -77,7 +77,9 @@ class UnitSamples:
         try:
             data = storage.read_range(shard, start_byte, num_bytes)
         except FileNotFoundError:
-            raise TwistError(f"{shard} is missing, though the shards' manifest lists it; restore it or pack again") from None
+            raise TwistError(
+                f"{shard} is missing, though the shards' manifest lists it; restore it or pack again"
+            ) from None
         if len(data) != num_bytes:
             raise TwistError(f"{shard} ends before byte {start_byte + num_bytes}; restore it or pack again")
         return np.frombuffer(data, dtype="<u2")
@@ -89,8 +91,10 @@ class UnitSamples:
     def corpora(self) -> NDArray[np.str_]:
         """The corpus of each sample, [num_samples]."""
         column = self.dataset.manifest["corpus"].combine_chunks().dictionary_encode()
-        names = np.array(column.dictionary.to_pylist(), dtype=np.str_)
-        return names[column.indices.to_numpy()[self._rows]]
+        names: NDArray[np.str_] = np.array(column.dictionary.to_pylist())
+        codes: NDArray[np.int32] = column.indices.to_numpy()
+        corpora: NDArray[np.str_] = names[codes[self._rows]]
+        return corpora
 
     def _manifest_value(self, column: str, index: int) -> str:
         return str(self.dataset.manifest[column][int(self._rows[index])].as_py())
@@ -181,7 +185,11 @@ class TrainingBatches(torch.utils.data.Dataset[Batch]):
 
     def state_dict(self, num_batches: int) -> dict[str, Any]:
         """Where the stream stands after `num_batches` batches, for a checkpoint."""
-        return {"seed": self._seed, "num_batches": num_batches, "dataset_fingerprint": self._samples.dataset.fingerprint}
+        return {
+            "seed": self._seed,
+            "num_batches": num_batches,
+            "dataset_fingerprint": self._samples.dataset.fingerprint,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> int:
         """The number of the batch with which a run goes on.

@@ -39,8 +39,9 @@ def learning_rate(
     """The learning rate of update `step` (the first is 1).
 
     It rises linearly to `peak` over `warmup_steps`, then:
-    - inverse_sqrt: falls as 1 / sqrt(step) until it reaches `final`, where it stays (appendix A.1 of the paper gives the
-      two rates and the warm-up; with 100 warm-up steps, 4e-4 falls to 8e-5 at step 2500); `num_steps` plays no part;
+    - inverse_sqrt: falls as 1 / sqrt(step) until it reaches `final`, where it stays, whatever `num_steps`. The paper
+      (appendix A.1) gives both rates and the warm-up, not how they are joined; read this way, 4e-4 after 100 steps of
+      warm-up is down to 8e-5 at step 2500;
     - cosine: falls along half a cosine and reaches `final` at `num_steps`.
     """
     if step <= warmup_steps:

@@ -68,7 +68,9 @@ def cold_start(architecture: dict[str, Any], vocabulary: Vocabulary, seed: int) 
     # transformers keeps whatever it is given; a misspelled setting would pass unseen.
     unknown = [name for name in architecture if not hasattr(known, name)]
     if unknown:
-        raise TwistError(f"architecture: {', '.join(unknown)} is no setting of {model_type}; see {type(known).__name__}")
+        raise TwistError(
+            f"architecture: {', '.join(unknown)} is no setting of {model_type}; see {type(known).__name__}"
+        )
     return _initialize(architecture, vocabulary, seed)
 
 
@@ -127,7 +129,11 @@ def _load(folder: str) -> PreTrainedModel:
     if report["missing_keys"] or report["mismatched_keys"]:  # transformers would have drawn them at random
         lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
         raise TwistError(f"{folder} lacks {len(lacking)} of its model's tensors, {lacking[0]} among them")
-    return model.float()
+    # safetensors maps the file; there tensors lie at odd addresses, at which CPU kernels may round differently than for
+    # the same values in memory of their own, and a resumed run would drift from one never interrupted.
+    for parameter in model.float().parameters():
+        parameter.data = parameter.data.clone()
+    return model
 
 
 def _initialize(architecture: dict[str, Any], vocabulary: Vocabulary, seed: int) -> PreTrainedModel:

@@ -20,137 +20,28 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from torch.nn.parallel import DistributedDataParallel
 
 from model import checkpoint
-from model.distributed import Device, Ranks, join_ranks
+from model.distributed import Ranks, join_ranks
 from model.loader import Batch, TrainingBatches, UnitSamples
 from model.metrics import MetricsFile
-from model.optim import Schedule, adamw, learning_rate, set_learning_rate
+from model.optim import adamw, set_learning_rate
 from model.perplexity import PerplexityReport, perplexity, unigram_perplexity, unit_counts
 from model.speech_lm import cold_start, load_speech_lm, next_unit_nll, require_positions, warm_start
+from model.train_config import TrainConfig
 from model.vocab import Vocabulary
 from pipeline.errors import TwistError
-from pipeline.shards import open_dataset
+from pipeline.shards import Dataset, open_dataset
 
 OnEvent = Callable[[dict[str, Any]], None]
-
-# A resumed run may differ from its beginning in these; num_steps too, where the schedule does not depend on it.
-CHANGEABLE = frozenset(
-    {"gradient_accumulation", "validate_every", "checkpoint_every", "keep_last", "log_every", "num_workers", "device"}
-)
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How a speech LM is trained. The defaults are the paper's for a warm start (appendix A.1) where it gives them.
-
-    Args:
-        init: Warm start: local transformers folder of a text LM whose body is taken. Exclusive with architecture.
-        architecture: Cold start: `model_type` (opt, llama, ...) and settings of its transformers config class.
-        batch_size: Samples per step, over all processes.
-        gradient_accumulation: Forward passes per step and process; more need less memory and change no result.
-        max_units: Units that a sample has at most; longer ones are cut into pieces.
-        num_steps: Updates to make.
-        peak_lr: Learning rate after warm-up (the paper's cold start: 8e-5).
-        final_lr: Learning rate below which it does not fall (the paper's cold start: 2.5e-5).
-        warmup_steps: Updates over which the learning rate rises from 0.
-        schedule: How the learning rate falls: inverse_sqrt, or cosine, which reaches final_lr at num_steps.
-        weight_decay: AdamW's, on matrices other than embedding tables.
-        betas: AdamW's decay rates of the gradient's first and second moment.
-        clip_norm: Longest gradient (its norm over all parameters); null does not clip.
-        precision: float32, or bfloat16 for the forward and backward pass (weights stay in float32).
-        seed: Of new weights, sample order and dropout.
-        validate_every: Updates between validations.
-        checkpoint_every: Updates between checkpoints.
-        keep_last: Newest checkpoints to keep; the best one is kept besides.
-        log_every: Updates between lines of metrics.
-        num_workers: Processes that read ahead, per training process; 0 reads in the training process.
-        device: auto takes cuda where there is one.
-    """
-
-    init: str | None = None
-    architecture: dict[str, Any] | None = None
-    batch_size: int = 64
-    gradient_accumulation: int = 1
-    max_units: int = 704
-    num_steps: int = 400_000
-    peak_lr: float = 4e-4
-    final_lr: float = 8e-5
-    warmup_steps: int = 100
-    schedule: Schedule = "inverse_sqrt"
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
-    clip_norm: float | None = 1.0
-    precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = 0
-    validate_every: int = 1000
-    checkpoint_every: int = 1000
-    keep_last: int = 2
-    log_every: int = 10
-    num_workers: int = 0
-    device: Device = "auto"
-
-    def __post_init__(self) -> None:
-        if (self.init is None) == (self.architecture is None):
-            raise TwistError("give either train.init (a text LM's folder) or train.architecture, and not both")
-        for name in ("batch_size", "gradient_accumulation", "num_steps"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("validate_every", "checkpoint_every", "keep_last", "log_every"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("warmup_steps", "num_workers", "seed", "weight_decay"):
-            self._require(name, getattr(self, name) >= 0, "at least 0")
-        self._require("max_units", self.max_units >= 2, "at least 2")
-        self._require("peak_lr", 0 < self.peak_lr < math.inf, "above 0")
-        self._require("final_lr", 0 <= self.final_lr <= self.peak_lr, "between 0 and peak_lr")
-        self._require("betas", all(0 <= beta < 1 for beta in self.betas), "two numbers from 0 to below 1")
-        self._require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "above 0, or null")
-        self._require("schedule", self.schedule in ("inverse_sqrt", "cosine"), "inverse_sqrt or cosine")
-        self._require("precision", self.precision in ("float32", "bfloat16"), "float32 or bfloat16")
-        self._require("device", self.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda")
-        if self.schedule == "cosine":
-            self._require("warmup_steps", self.warmup_steps < self.num_steps, "below num_steps")
-
-    def _require(self, name: str, holds: bool, rule: str) -> None:
-        if not holds:
-            raise TwistError(f"train.{name} is {getattr(self, name)!r}; it must be {rule}")
-
-    def learning_rate(self, step: int) -> float:
-        """The learning rate of update `step`, from 1."""
-        return learning_rate(
-            step,
-            self.schedule,
-            peak=self.peak_lr,
-            final=self.final_lr,
-            warmup_steps=self.warmup_steps,
-            num_steps=self.num_steps,
-        )
-
-    def refuse_changes(self, before: dict[str, Any], folder: Path) -> None:
-        """Refuses to go on with a run that was begun with settings that train another model.
-
-        Raises:
-            TwistError: names each setting that differs, with both values.
-        """
-        now = json.loads(json.dumps(asdict(self)))
-        changeable = CHANGEABLE | ({"num_steps"} if self.schedule == "inverse_sqrt" else set())
-        changes = [
-            f"{field.name} was {json.dumps(before.get(field.name))}, is {json.dumps(now[field.name])}"
-            for field in fields(self)
-            if field.name not in changeable and before.get(field.name) != now[field.name]
-        ]
-        if changes:
-            raise TwistError(
-                f"{folder} holds checkpoints of other settings: {'; '.join(changes)}. Set them back, or train into "
-                f"another folder"
-            )
 
 
 @dataclass
@@ -182,7 +73,7 @@ class TrainResult:
         num_units_seen: Units trained on, likewise.
         unigram: Validation perplexity of unit frequencies alone.
         initial: Validation perplexity before the first update.
-        best: The lowest validation perplexity after an update; None where a run was stopped before its first validation.
+        best: The lowest validation perplexity after an update; None where the run was stopped before it validated.
         checkpoint: Folder of the best checkpoint (of the newest where `best` is None).
         is_finished: False where SIGTERM stopped the run; start it again to go on.
     """
@@ -205,39 +96,226 @@ def train(config: TrainConfig, shards: str, checkpoints: str, on_event: OnEvent 
         config: How to train.
         shards: Folder of finished shards, local or s3://.
         checkpoints: Local folder for checkpoints and metrics.jsonl.
-        on_event: Called in the main process with `event` (start, step, validation, checkpoint, stopped) and its figures.
+        on_event: Called in the main process with a dict: `event` (start, step, validation, checkpoint, stopped), `step`
+            and the event's figures.
 
     Raises:
         TwistError: shards, settings, checkpoints and model do not fit together, or the loss is no longer finite.
     """
-    with join_ranks(config.device) as ranks, _sigterm() as sigterm:
-        report = on_event if ranks.is_main else lambda _: None
-        folder = checkpoint.open_folder(checkpoints)
-        dataset = open_dataset(shards)
-        vocabulary = Vocabulary.of_dataset(dataset)
-        validation_samples = UnitSamples(dataset, "validation", config.max_units)
-        batches = TrainingBatches(
-            UnitSamples(dataset, "train", config.max_units),
-            vocabulary,
+    with join_ranks(config.device) as ranks, _sigterm_flag() as sigterm:
+        training = _Training(config, open_dataset(shards), checkpoint.open_folder(checkpoints), ranks, on_event)
+        training.run(sigterm)
+        return training.result()
+
+
+class _Training:
+    """One process's part of a run."""
+
+    def __init__(self, config: TrainConfig, dataset: Dataset, folder: Path, ranks: Ranks, on_event: OnEvent) -> None:
+        self.config = config
+        self.folder = folder
+        self.ranks = ranks
+        self.on_event = on_event
+        self.vocabulary = Vocabulary.of_dataset(dataset)
+        self.train_samples = UnitSamples(dataset, "train", config.max_units)
+        self.validation_samples = UnitSamples(dataset, "validation", config.max_units)
+        self.batches = TrainingBatches(
+            self.train_samples,
+            self.vocabulary,
             batch_size=config.batch_size,
             num_micro_batches=config.gradient_accumulation,
             seed=config.seed,
             rank=ranks.rank,
             world_size=ranks.world_size,
         )
-
-        resumed_step = _newest_step(folder, ranks)
+        resumed_step = self._newest_step()
         if resumed_step:
             state = checkpoint.load_trainer_state(folder, resumed_step)
-            config.refuse_changes(state["config"], folder)
-            batches.load_state_dict(state["loader"])
-            bare_model, vocabulary = load_speech_lm(str(checkpoint.step_folder(folder, resumed_step)))
-        ...
+            self._refuse_other_settings(state, resumed_step)
+            self.model, _ = load_speech_lm(str(checkpoint.step_folder(folder, resumed_step)))
+        elif config.init is not None:
+            self.model = warm_start(config.init, self.vocabulary, config.seed)
+        else:
+            assert config.architecture is not None
+            self.model = cold_start(config.architecture, self.vocabulary, config.seed)
+        require_positions(self.model.config, config.max_units)
+        self.model.to(ranks.device).train()
+        self.data_parallel_model = ranks.data_parallel(self.model)
+        self.optimizer = adamw(self.model, config.betas, config.weight_decay)
+        if ranks.is_main:
+            self.metrics = MetricsFile(folder, resumed_step)
+        self._report(
+            "start",
+            resumed_step,
+            num_steps=config.num_steps,
+            num_parameters=sum(p.numel() for p in self.model.parameters()),
+            num_train_samples=len(self.train_samples),
+            num_train_units=int(self.train_samples.num_units.sum()),
+            world_size=ranks.world_size,
+            device=str(ranks.device),
+        )
+        if resumed_step:
+            checkpoint.load_optimizer(folder, resumed_step, self.optimizer)
+            self.progress = Progress.from_dict(state["progress"])
+        else:
+            self.progress = self._measure_start()
+
+    def run(self, sigterm: threading.Event) -> None:
+        """Steps until `num_steps` or, with a checkpoint, until any process has been told to stop."""
+        config, progress = self.config, self.progress
+        logged_at_s, logged_units = time.monotonic(), progress.num_units_seen
+        for batch in self.batches.iterate(progress.step, config.num_steps, config.num_workers):
+            step = batch.index + 1
+            rate = config.learning_rate(step)
+            loss, grad_norm, is_stopped = self._update(batch, rate, sigterm.is_set())
+            progress.step = step
+            progress.num_units_seen += batch.num_units
+
+            if step % config.log_every == 0 or step == config.num_steps:
+                tokens_per_s = (progress.num_units_seen - logged_units) / (time.monotonic() - logged_at_s)
+                figures = {"loss": loss, "lr": rate, "grad_norm": grad_norm, "tokens": progress.num_units_seen}
+                self._report("step", step, **figures, tokens_per_s=round(tokens_per_s, 1))
+                logged_at_s, logged_units = time.monotonic(), progress.num_units_seen
+
+            is_best = False
+            paused_at_s = time.monotonic()
+            if step % config.validate_every == 0 or step == config.num_steps:
+                validation = self._validate(step)
+                is_best = progress.best is None or validation.mean.perplexity < progress.best.mean.perplexity
+                if is_best:
+                    progress.best, progress.best_step = validation, step
+            if is_best or is_stopped or step % config.checkpoint_every == 0 or step == config.num_steps:
+                self._save()
+            logged_at_s += time.monotonic() - paused_at_s
+            if is_stopped:
+                self._report("stopped", step)
+                return
+
+    def result(self) -> TrainResult:
+        """What the run has come to."""
+        progress = self.progress
+        return TrainResult(
+            num_steps=progress.step,
+            num_units_seen=progress.num_units_seen,
+            unigram=progress.unigram,
+            initial=progress.initial,
+            best=progress.best,
+            checkpoint=str(checkpoint.step_folder(self.folder, progress.best_step or progress.step)),
+            is_finished=progress.step == self.config.num_steps,
+        )
+
+    def _update(self, batch: Batch, rate: float, is_stopped: bool) -> tuple[float, float, bool]:
+        """One update of the weights.
+
+        Returns:
+            The loss in nats per target, the norm of the gradient, and whether any process has been told to stop.
+        """
+        step = batch.index + 1
+        seed = np.random.SeedSequence([self.config.seed, step, self.ranks.rank]).generate_state(1, np.uint64)
+        torch.manual_seed(int(seed[0]))
+        nll = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
+        for number, (token_ids, labels) in enumerate(batch.micro_batches, start=1):
+            with self._gradient_sync(number == len(batch.micro_batches)):
+                with self._autocast():
+                    micro_nll = next_unit_nll(
+                        self.data_parallel_model, token_ids.to(self.ranks.device), labels.to(self.ranks.device)
+                    ).sum()
+                # Data parallelism takes the mean over processes; what is wanted is the sum over them, per target.
+                torch.autograd.backward(micro_nll * (self.ranks.world_size / batch.num_targets))
+            nll += micro_nll.detach()
+
+        max_norm = math.inf if self.config.clip_norm is None else self.config.clip_norm
+        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), max_norm).item()
+        flag = torch.tensor(float(is_stopped), dtype=torch.float64, device=self.ranks.device)
+        total_nll, num_stopped = self.ranks.sum(torch.stack([nll, flag])).tolist()
+        loss = total_nll / batch.num_targets
+        if not math.isfinite(loss) or not math.isfinite(grad_norm):
+            self._refuse_non_finite(batch.index, loss, grad_norm)
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss, grad_norm, num_stopped > 0
+
+    def _measure_start(self) -> Progress:
+        """What training has to improve on."""
+        counts = unit_counts(self.train_samples, self.vocabulary, self.ranks)
+        unigram = unigram_perplexity(counts, self.validation_samples)
+        return Progress(step=0, num_units_seen=0, unigram=unigram, initial=self._validate(step=0))
+
+    def _validate(self, step: int) -> PerplexityReport:
+        batch_size = max(1, self.config.batch_size // (self.ranks.world_size * self.config.gradient_accumulation))
+        with self._autocast():
+            report = perplexity(
+                self.model, self.vocabulary, self.validation_samples, batch_size=batch_size, ranks=self.ranks
+            )
+        self._report("validation", step, validation=asdict(report))
+        return report
+
+    def _save(self) -> None:
+        step = self.progress.step
+        if self.ranks.is_main:
+            state = {
+                "config": asdict(self.config),
+                "loader": self.batches.state_dict(step),
+                "progress": asdict(self.progress),
+            }
+            path = checkpoint.save(self.folder, step, self.model, self.optimizer, state)
+            checkpoint.prune(self.folder, self.config.keep_last, self.progress.best_step)
+            self._report("checkpoint", step, path=str(path))
+        self.ranks.from_main(step)  # nobody ends the run before the checkpoint is whole
+
+    def _newest_step(self) -> int:
+        """The step of the newest checkpoint, 0 where there is none."""
+        if not self.ranks.is_main:
+            return self.ranks.from_main(0)
+        checkpoint.remove_unfinished(self.folder)
+        return self.ranks.from_main(max(checkpoint.steps(self.folder), default=0))
+
+    def _refuse_other_settings(self, state: dict[str, Any], resumed_step: int) -> None:
+        self.config.refuse_changes(state["config"], self.folder)
+        self.batches.load_state_dict(state["loader"])
+        if resumed_step > self.config.num_steps:
+            raise TwistError(
+                f"{self.folder} has a checkpoint of step {resumed_step} already; set train.num_steps to that or more, "
+                f"or train into another folder"
+            )
+
+    def _refuse_non_finite(self, index: int, loss: float, grad_norm: float) -> None:
+        path = self.folder / f"non-finite-{index + 1:08d}.json"
+        if self.ranks.is_main:
+            keys = self.batches.keys(index)
+            path.write_text(json.dumps({"step": index + 1, "loss": loss, "grad_norm": grad_norm, "keys": keys}) + "\n")
+        raise TwistError(
+            f"step {index + 1}: the loss is {loss} and the gradient's norm {grad_norm}; the weights were left as they "
+            f"were. The step's samples are named in {path}; look at them, or lower train.peak_lr and train anew"
+        )
+
+    def _report(self, event: str, step: int, **figures: Any) -> None:
+        if not self.ranks.is_main:
+            return
+        if event in ("step", "validation"):
+            self.metrics.append(step, **figures)
+        self.on_event({"event": event, "step": step, **figures})
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bfloat16")
+
+    def _gradient_sync(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
+        """Lets processes exchange gradients in the last backward pass of a step only."""
+        if isinstance(self.data_parallel_model, DistributedDataParallel) and not is_last:
+            return self.data_parallel_model.no_sync()
+        return contextlib.nullcontext()
 
 
-def _newest_step(folder: Path, ranks: Ranks) -> int:
-    """The step of the newest checkpoint, 0 where there is none."""
-    if not ranks.is_main:
-        return ranks.from_main(0)
-    checkpoint.remove_unfinished(folder)
-    return ranks.from_main(max(checkpoint.steps(folder), default=0))
+@contextlib.contextmanager
+def _sigterm_flag() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets instead of ending the process."""
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # Python lets only the main thread handle signals
+        yield flag
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: flag.set())
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGTERM, before)

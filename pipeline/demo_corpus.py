@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import random
-import shutil
+import tempfile
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -105,8 +106,8 @@ class DemoCorpusConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.minutes >= 1:
-            raise TwistError(f"minutes is at least 1, not {self.minutes}")
+        if not 1 <= self.minutes < math.inf:
+            raise TwistError(f"minutes is at least 1 and finite, not {self.minutes}")
         if not 2 <= self.num_english_voices <= len(ENGLISH_VOICES):
             raise TwistError(f"num_english_voices is 2 to {len(ENGLISH_VOICES)}, not {self.num_english_voices}")
 
@@ -137,7 +138,7 @@ def write_demo_corpus(
 ) -> DemoCorpusSummary:
     """Makes the corpus in `folder`, or finds it there: one configuration always gives the same bytes.
 
-    It is made beside its place, in `<folder>.partial`, and renamed when complete.
+    It is made in a hidden folder beside its place, and renamed when complete.
 
     Raises:
         TwistError: the folder holds a corpus of another configuration, or something else.
@@ -145,11 +146,12 @@ def write_demo_corpus(
     folder = folder.resolve()
     if _has_content(folder):
         return _summary_of(folder, config)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    summary = _write(partial, config, report)
-    partial.rename(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
+        partial = Path(beside) / folder.name
+        partial.mkdir()
+        summary = _write(partial, config, report)
+        partial.rename(folder)
     return summary
 
 
@@ -257,7 +259,7 @@ def _record(folder: Path, script: _Script, texts: Iterator[list[str]], rng: rand
 
 def _resample(wav: NDArray[np.int16], rate_hz: int, new_rate_hz: int) -> NDArray[np.int16]:
     # In float32, because soxr dithers int16, and not always alike.
-    resampled = soxr.resample(wav.astype(np.float32), rate_hz, new_rate_hz)
+    resampled: NDArray[np.float32] = soxr.resample(wav.astype(np.float32), rate_hz, new_rate_hz)
     int16 = np.iinfo(np.int16)
     return np.rint(resampled).clip(int16.min, int16.max).astype(np.int16)
 

@@ -51,7 +51,7 @@ def synthesize(text: str, voice: str, *, words_per_minute: int = 165, pitch: int
         pitch: Height of the voice relative to the variant's own, 0 to 99; 50 leaves it as it is.
 
     Returns:
-        wav [S], full-scale int16 (S = 0 if the text holds nothing to say), and its sample rate in Hz.
+        wav [S], int16 (some milliseconds of silence if the text holds nothing to say), and its sample rate in Hz.
 
     Raises:
         TwistError: an unknown voice, a rate or pitch out of range, or a library that cannot be loaded.

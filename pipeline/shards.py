@@ -97,7 +97,7 @@ def write_shard(shards: str, name: str, samples: Sequence[Sample]) -> tuple[dict
     # Neither clock nor user in the headers.
     with webdataset.TarWriter(buffer, mtime=0, user="root", group="root", encoder=False) as tar:
         for index, sample in enumerate(samples):
-            offset = buffer.tell()
+            offset = tar.tarstream.offset  # what is written through it; the buffer itself lags behind
             units = _npy(sample.units)
             tar.write(
                 {
@@ -109,7 +109,7 @@ def write_shard(shards: str, name: str, samples: Sequence[Sample]) -> tuple[dict
             )
             # units.npy is the sample's last member: its data end at the last block before this position.
             blocks = -(-len(units) // TAR_BLOCK_BYTES) * TAR_BLOCK_BYTES
-            units_offset = buffer.tell() - blocks + len(units) - 2 * len(sample.units)
+            units_offset = tar.tarstream.offset - blocks + len(units) - 2 * len(sample.units)
             rows.append(_manifest_row(sample, name, index, offset, units_offset))
     content = buffer.getvalue()
     storage.write_bytes(storage.join(shards, name), content)

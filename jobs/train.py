@@ -1,0 +1,79 @@
+"""Trains a speech language model on shards, alone or under torchrun; goes on from the newest checkpoint."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from tqdm import tqdm
+
+from jobs.command import guard, progress
+from jobs.recipe import Recipe, read_recipe
+from model.trainer import TrainResult, train
+from pipeline import storage
+from pipeline.errors import TwistError
+
+
+def work(recipe: Recipe, shards: str | None = None, checkpoints: str | None = None) -> TrainResult:
+    """Trains until the recipe's last step; prints what came of it.
+
+    Raises:
+        TwistError: training was stopped by a signal before its last step.
+    """
+    assert recipe.train is not None
+    shards = shards or storage.join(recipe.run, "shards")
+    checkpoints = checkpoints or storage.join(recipe.run, "checkpoints")
+    is_main = os.environ.get("RANK", "0") == "0"
+    first_step = 0
+    with progress("train") as report:
+
+        def on_event(event: dict[str, Any]) -> None:
+            nonlocal first_step
+            if event["event"] == "start":
+                first_step = event["step"]
+                tqdm.write(
+                    f"train      {event['num_parameters'] / 1e6:.1f}M parameters, {event['num_train_units']:,} units in "
+                    f"{event['num_train_samples']:,} samples, {event['world_size']} process(es) on {event['device']}"
+                    + (f", from step {first_step}" if first_step else "")
+                )
+            elif event["event"] == "step":
+                detail = f"loss {event['loss']:.3f}, {event['tokens_per_s']:.0f} units/s"
+                report(event["step"], recipe.train.num_steps if recipe.train else 0, "steps", detail)
+
+        result = train(recipe.train, shards, checkpoints, on_event)
+    if not result.is_finished:
+        raise TwistError(f"stopped by SIGTERM at step {result.num_steps}; run the command again to go on from there")
+    if is_main:
+        was_finished = "already finished: " if first_step == result.num_steps else ""
+        assert result.best is not None
+        print(
+            f"train      {was_finished}{result.num_steps} steps over {result.num_units_seen:,} units; validation "
+            f"perplexity {result.initial.mean.perplexity:.2f} before, {result.best.mean.perplexity:.2f} at best, "
+            f"{result.unigram.mean.perplexity:.2f} unigram",
+            flush=True,
+        )
+    return result
+
+
+def add_places(parser: ArgumentParser) -> None:
+    """Adds the options for shards and checkpoints outside the run's folder."""
+    parser.add_argument("--shards", type=str | None, help="Folder of the shards, local or s3://; RUN/shards unless given.")
+    parser.add_argument("--checkpoints", type=str | None, help="Local folder of checkpoints; RUN/checkpoints unless given.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; gives its exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+
+    def do() -> None:
+        recipe, given = read_recipe("train", __doc__, ("train",), arguments, add_places)
+        work(recipe, given.shards, given.checkpoints)
+
+    return guard("train", do)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

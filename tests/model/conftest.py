@@ -1,0 +1,96 @@
+"""Small shards and models for the tests of the speech LM."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pytest
+
+from pipeline.shards import Dataset, Sample, write_index, write_shard
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+class MakeDataset(Protocol):
+    def __call__(
+        self,
+        splits: dict[str, Sequence[NDArray[np.uint16]]],
+        *,
+        num_units: int = ...,
+        corpora: Sequence[str] = ...,
+        codebook: str = ...,
+        name: str = ...,
+    ) -> Dataset: ...
+
+
+@pytest.fixture
+def make_dataset(tmp_path: Path) -> MakeDataset:
+    """Writes real shards, two per split where there are samples enough; corpora alternate over a split's samples."""
+
+    def make(
+        splits: dict[str, Sequence[NDArray[np.uint16]]],
+        *,
+        num_units: int = 20,
+        corpora: Sequence[str] = ("librispeech",),
+        codebook: str = "codebook-1",
+        name: str = "shards",
+    ) -> Dataset:
+        uri = str(tmp_path / name)
+        descriptions, rows = [], []
+        for split, units in splits.items():
+            samples = [_sample(split, i, values, corpora[i % len(corpora)]) for i, values in enumerate(units)]
+            for number, half in enumerate((samples[::2], samples[1::2])):
+                if half:
+                    description, shard_rows = write_shard(uri, f"{split}/{split}-{number:06d}.tar", half)
+                    descriptions.append(description)
+                    rows += shard_rows
+        info = {
+            "num_units": num_units,
+            "frame_rate_hz": 25,
+            "codebook": {"fingerprint": codebook},
+            "shards": descriptions,
+        }
+        return write_index(uri, info, rows)
+
+    return make
+
+
+def _sample(split: str, number: int, units: NDArray[np.uint16], corpus: str) -> Sample:
+    name = f"{split}-{number}"
+    durations = np.ones(len(units), dtype=np.uint16)
+    return Sample(name, name, corpus, None, "en", split, 0.0, len(units) / 25, units.astype(np.uint16), durations)
+
+
+@pytest.fixture
+def markov_units() -> list[NDArray[np.uint16]]:
+    """60 samples of a Markov chain over 20 units, each of which has three likely successors."""
+    rng = np.random.default_rng(0)
+    successors = np.array([rng.permutation(20)[:3] for _ in range(20)])
+    samples = []
+    for _ in range(60):
+        units = [int(rng.integers(20))]
+        for _ in range(int(rng.integers(8, 40))):
+            units.append(int(successors[units[-1], rng.choice(3, p=[0.8, 0.15, 0.05])]))
+        samples.append(np.array(units, dtype=np.uint16))
+    return samples
+
+
+@pytest.fixture
+def tiny_opt() -> dict[str, Any]:
+    """An OPT of two layers with dropout, in the shape of OPT-350M (projections around a narrower table)."""
+    return {
+        "model_type": "opt",
+        "hidden_size": 32,
+        "ffn_dim": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "word_embed_proj_dim": 16,
+        "max_position_embeddings": 64,
+        "do_layer_norm_before": False,
+        "dropout": 0.1,
+    }

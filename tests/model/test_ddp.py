@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from model.metrics import read_metrics
+from model.train_config import TrainConfig
+from model.trainer import train
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tests.model.conftest import MakeDataset
+
+SCRIPT = """
+import json, sys
+import torch
+from model.train_config import TrainConfig
+from model.trainer import train
+
+torch.set_num_threads(1)
+settings, shards, checkpoints = sys.argv[1:]
+train(TrainConfig(**json.loads(settings)), shards, checkpoints)
+"""
+
+
+def torchrun(script: Path, config: TrainConfig, shards: str, checkpoints: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    settings = json.dumps(dataclasses.asdict(config))
+    root = str(Path(__file__).parents[2])
+    return subprocess.run(
+        [*command, settings, shards, str(checkpoints)],
+        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_two_ranks_equal_one(
+    make_dataset: MakeDataset, markov_units: list[NDArray[np.uint16]], tiny_opt: dict[str, Any], tmp_path: Path
+) -> None:
+    splits = {"train": markov_units[:48], "validation": markov_units[48:]}
+    dataset = make_dataset(splits, corpora=("librispeech", "voxpopuli"))
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    config = TrainConfig(
+        architecture={**tiny_opt, "dropout": 0.0},
+        batch_size=8,
+        gradient_accumulation=2,
+        max_units=32,
+        num_steps=6,
+        peak_lr=1e-3,
+        final_lr=1e-4,
+        warmup_steps=2,
+        validate_every=3,
+        checkpoint_every=3,
+        log_every=1,
+        device="cpu",
+    )
+    half = dataclasses.replace(config, num_steps=4)
+    for stage in (half, config):  # the second run goes on where the first ended
+        done = torchrun(script, stage, dataset.uri, tmp_path / "two")
+        assert done.returncode == 0, done.stderr
+    # Twice the accumulation in one process: the same micro-batches, one after the other.
+    train(half, dataset.uri, str(tmp_path / "one"))
+    train(dataclasses.replace(config, gradient_accumulation=4), dataset.uri, str(tmp_path / "one"))
+
+    one, two = read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two")
+    assert [line["step"] for line in one] == [line["step"] for line in two], "only one process may write metrics"
+    for line, other in zip(one, two, strict=True):
+        if "loss" in line:
+            assert line["loss"] == pytest.approx(other["loss"], abs=1e-5), f"step {line['step']}"
+            assert line["grad_norm"] == pytest.approx(other["grad_norm"], abs=1e-5), f"step {line['step']}"
+            assert line["tokens"] == other["tokens"]
+        else:
+            mean, other_mean = line["validation"]["mean"], other["validation"]["mean"]
+            assert mean["num_targets"] == other_mean["num_targets"], "validation samples were left out or doubled"
+            assert mean["perplexity"] == pytest.approx(other_mean["perplexity"], rel=1e-5)
+    ours, theirs = (load_file(tmp_path / name / "00000006" / "model.safetensors") for name in ("one", "two"))
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-5, msg=f"{name} differs")
