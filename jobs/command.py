@@ -21,6 +21,14 @@ USERS_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 LOG_LINE_EVERY_S = 30.0
 
 
+def quiet_transformers() -> None:
+    """Keeps transformers from drawing bars of its own for every file that it reads or writes."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
 def guard(command: str, work: Callable[[], None]) -> int:
     """Runs a command's work and gives its exit status; a mistake or a failing disk or bucket is told in one sentence."""
     from botocore.exceptions import BotoCoreError, ClientError

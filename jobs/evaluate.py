@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
-from jobs.command import guard
+from jobs.command import guard, quiet_transformers
 from jobs.recipe import read_recipe
 from model import checkpoint
 from model.loader import UnitSamples
@@ -37,6 +37,7 @@ def evaluate_perplexity(checkpoint_folder: str, shards: str, split: str, max_uni
     Raises:
         TwistError: the checkpoint or the shards are not there, or their units come from different codebooks.
     """
+    quiet_transformers()
     dataset = open_dataset(shards)
     model, vocabulary = load_speech_lm(checkpoint_folder)
     samples = UnitSamples(dataset, split, max_units)

@@ -10,7 +10,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
-from jobs.command import guard, progress
+from jobs.command import guard, progress, quiet_transformers
 from jobs.recipe import Recipe, read_recipe
 from model.trainer import TrainResult, train
 from pipeline import storage
@@ -23,6 +23,7 @@ def work(recipe: Recipe, shards: str | None = None, checkpoints: str | None = No
     Raises:
         TwistError: training was stopped by a signal before its last step.
     """
+    quiet_transformers()
     assert recipe.train is not None
     shards = shards or storage.join(recipe.run, "shards")
     checkpoints = checkpoints or storage.join(recipe.run, "checkpoints")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -124,8 +125,9 @@ def _load(folder: str) -> PreTrainedModel:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, output_loading_info=True
         )
-    except (OSError, ValueError) as error:
-        raise TwistError(f"{folder} cannot be loaded as a causal LM: {error}") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise TwistError(f"{folder} cannot be loaded as a causal LM: {reason}") from error
     if report["missing_keys"] or report["mismatched_keys"]:  # transformers would have drawn them at random
         lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
         raise TwistError(f"{folder} lacks {len(lacking)} of its model's tensors, {lacking[0]} among them")

@@ -187,7 +187,7 @@ class _Training:
             if is_best or is_stopped or step % config.checkpoint_every == 0 or step == config.num_steps:
                 self._save()
             logged_at_s += time.monotonic() - paused_at_s
-            if is_stopped:
+            if is_stopped and step < config.num_steps:
                 self._report("stopped", step)
                 return
 

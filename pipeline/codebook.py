@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 
 from pipeline import storage
 from pipeline.errors import TwistError
+from pipeline.stage import digest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,6 +30,8 @@ WEIGHTS = "codebook.safetensors"
 FACTS = "codebook.json"
 # k-means++ needs K passes over its frames; this many are plenty to place K starts.
 SEEDING_FRAMES_PER_UNIT = 256
+# Frames nearer to each other than float32 can tell, relative to their squared norms, count as one.
+SAME_FRAME_TOLERANCE = 1e-5
 HELD_OUT_FRACTION = 0.05
 
 
@@ -44,7 +47,7 @@ class FitReport:
         num_frames: Frames that the centroids were fitted on.
         inertia: Mean squared distance of these to their centroids.
         held_out_frames: Frames kept aside.
-        held_out_inertia: The same over frames that took no part in the fit.
+        held_out_inertia: The same over frames that took no part in the fit; None where there are none.
         empty_units: Centroids that no fitted frame is nearest to.
         unit_perplexity: exp of the entropy of the units of the fitted frames; K where all are equally frequent.
     """
@@ -52,7 +55,7 @@ class FitReport:
     num_frames: int
     inertia: float
     held_out_frames: int
-    held_out_inertia: float
+    held_out_inertia: float | None
     empty_units: int
     unit_perplexity: float
 
@@ -99,7 +102,7 @@ def fit(
     """Fits centroids [K, D] to frames [N, D]; the same frames, in the same order, give the same centroids.
 
     Raises:
-        CodebookError: there are fewer frames than units, or they are not finite.
+        CodebookError: there are fewer (different) frames than units, or they are not finite.
     """
     import faiss
 
@@ -123,14 +126,12 @@ def fit(
         max_points_per_centroid=len(fitted),
     )
     clustering.train(fitted, init_centroids=start)
-    centroids: NDArray[np.float32] = clustering.centroids
+    centroids: NDArray[np.float32] = np.asarray(clustering.centroids)
     return centroids, _report(centroids, fitted, held_out)
 
 
 def save(uri: str, centroids: NDArray[np.float32], facts: dict[str, Any]) -> Codebook:
     """Writes a codebook into the folder `uri`, the facts last; adds the fingerprint to them."""
-    from pipeline.stage import digest
-
     weights = safetensors.numpy.save({"centroids": np.ascontiguousarray(centroids, np.float32)})
     fingerprint = digest(weights, facts["encoder"]["fingerprint"])
     facts = {"num_units": len(centroids), "feature_dim": centroids.shape[1], "fingerprint": fingerprint, **facts}
@@ -145,19 +146,22 @@ def load(uri: str) -> Codebook:
     Raises:
         CodebookError: it is not there, damaged, or not a codebook.
     """
-    from pipeline.stage import digest
-
+    weights_uri = storage.join(uri, WEIGHTS)
     try:
         facts = json.loads(storage.read_bytes(storage.join(uri, FACTS)))
-        weights = storage.read_bytes(storage.join(uri, WEIGHTS))
-        centroids = safetensors.numpy.load(weights)["centroids"]
+        weights = storage.read_bytes(weights_uri)
+        tensors = safetensors.numpy.load(weights)
         fingerprint = digest(weights, facts["encoder"]["fingerprint"])
     except FileNotFoundError as error:
         raise CodebookError(f"{uri} holds no codebook ({error}); fit one with `twist codebook`") from None
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise CodebookError(f"the codebook in {uri} is damaged: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise CodebookError(f"the codebook in {uri} is damaged: {type(error).__name__}: {error}") from error
     if fingerprint != facts.get("fingerprint"):
-        raise CodebookError(f"{storage.join(uri, WEIGHTS)} is not the file that {FACTS} beside it describes")
+        raise CodebookError(f"{weights_uri} is not the file that {FACTS} beside it describes")
+    centroids = tensors.get("centroids")
+    shape = (facts.get("num_units"), facts.get("feature_dim"))
+    if centroids is None or centroids.dtype != np.float32 or centroids.shape != shape:
+        raise CodebookError(f"{weights_uri} holds no float32 centroids [K, D] of the size that {FACTS} beside it gives")
     return Codebook(centroids, facts)
 
 
@@ -184,25 +188,25 @@ def _plus_plus(frames: NDArray[np.float32], num_units: int, seed: int) -> NDArra
     """k-means++ starts [K, D] from a sample of frames (Arthur and Vassilvitskii, 2007)."""
     generator = np.random.default_rng(seed + 1)
     count = min(len(frames), SEEDING_FRAMES_PER_UNIT * num_units)
-    sample = torch.from_numpy(frames[np.sort(generator.choice(len(frames), count, replace=False))])
-    squared = (sample**2).sum(dim=1)
+    sample = frames[np.sort(generator.choice(len(frames), count, replace=False))]
+    centred = torch.from_numpy(sample - sample.mean(axis=0))  # small squares, whose differences round little
+    squared = (centred**2).sum(dim=1)
     chosen = [int(generator.integers(count))]
     nearest = torch.full((count,), torch.inf)
     for _ in range(num_units - 1):
-        centre = sample[chosen[-1]]
-        nearest = torch.minimum(nearest, (squared - 2 * (sample @ centre) + centre @ centre).clamp_(min=0.0))
-        weights = nearest.double().numpy()
-        weights[chosen] = 0.0  # rounding may leave a little; the same frame twice would leave a unit empty
-        total = weights.sum()
-        if total <= 0:
+        start = chosen[-1]
+        distances = squared - 2 * (centred @ centred[start]) + squared[start]
+        # Rounding must not make a frame a second start: the unit would stay empty.
+        distances[distances < SAME_FRAME_TOLERANCE * (squared + squared[start])] = 0.0
+        nearest = torch.minimum(nearest, distances)
+        cumulated = np.cumsum(nearest.numpy(), dtype=np.float64)
+        if cumulated[-1] == 0:
             raise CodebookError(f"the features hold only {len(chosen)} different frames; ask for fewer units")
-        chosen.append(int(np.searchsorted(np.cumsum(weights), generator.random() * total, side="right")))
-    return sample[chosen].numpy()
+        chosen.append(int(np.searchsorted(cumulated, generator.random() * cumulated[-1], side="right")))
+    return sample[chosen]
 
 
-def _report(
-    centroids: NDArray[np.float32], fitted: NDArray[np.float32], held_out: NDArray[np.float32]
-) -> FitReport:
+def _report(centroids: NDArray[np.float32], fitted: NDArray[np.float32], held_out: NDArray[np.float32]) -> FitReport:
     distances, units = _search(centroids, fitted)
     counts = np.bincount(units, minlength=len(centroids))
     shares = counts[counts > 0] / counts.sum()
@@ -210,7 +214,7 @@ def _report(
         num_frames=len(fitted),
         inertia=float(distances.mean()),
         held_out_frames=len(held_out),
-        held_out_inertia=float(_search(centroids, held_out)[0].mean()) if len(held_out) else float("nan"),
+        held_out_inertia=float(_search(centroids, held_out)[0].mean()) if len(held_out) else None,
         empty_units=int((counts == 0).sum()),
         unit_perplexity=float(np.exp(-(shares * np.log(shares)).sum())),
     )

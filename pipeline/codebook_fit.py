@@ -1,6 +1,7 @@
 """The codebook stage: draws frames evenly over the hours of a run's segments and fits the codebook to them.
 
-    RUN/segments/ -> RUN/codebook/frames/part-<work_unit>.parquet (drawn frames) -> RUN/codebook/codebook.{safetensors,json}
+    RUN/segments/ -> RUN/codebook/frames/part-<work_unit>.parquet    the drawn frames
+                  -> RUN/codebook/codebook.{safetensors,json}        what is fitted to them
 
 Which segments are encoded and which of their frames are drawn depends on the seed and the segments' ids alone.
 """
@@ -23,7 +24,7 @@ from pipeline.errors import TwistError
 from pipeline.records import SAMPLE_RATE_HZ, Dropped
 from pipeline.segment import STAGE as SEGMENTS
 from pipeline.segment import read_segments, work_units_of
-from pipeline.stage import Stage, StageCounts, Tally, digest, fingerprint_of
+from pipeline.stage import Stage, StageCounts, Tally, fingerprint_of
 from pipeline.units import encoder_settings
 
 if TYPE_CHECKING:
@@ -58,7 +59,9 @@ class CodebookConfig:
 
     def __post_init__(self) -> None:
         if not 2 <= self.num_units <= 2**16:
-            raise TwistError(f"codebook.num_units must be 2 to 65536 (units are stored as uint16), not {self.num_units}")
+            raise TwistError(
+                f"codebook.num_units is {self.num_units}; it must be 2 to 65536 (units are stored as uint16)"
+            )
         if self.max_hours <= 0 or self.max_frames < 1 or self.num_iterations < 1:
             raise TwistError("codebook.max_hours, max_frames and num_iterations must be positive")
 
@@ -69,7 +72,7 @@ def fit_codebook(
     """Draws frames, fits the codebook and writes it.
 
     Raises:
-        CodebookError: too few frames for so many units.
+        TwistError: no segment could be read, or they hold too few frames for so many units.
     """
     settings = {**asdict(config), "encoder": encoder_settings(encoder)}
     stage = Stage(run, STAGE, settings, {SEGMENTS: fingerprint_of(run, SEGMENTS)})
@@ -79,7 +82,7 @@ def fit_codebook(
         segments = _draw_segments(read_segments(run), config)
         durations = pc.subtract(segments["end_s"], segments["start_s"]).to_numpy()
         frame_rate_hz = SAMPLE_RATE_HZ / load_encoder(encoder).hop_samples
-        # Segments end in fractions of a frame, so this draws a little less than max_frames, never more than its share.
+        # Each frame is drawn or not by itself, so that about max_frames come together, without counting them first.
         share = min(1.0, config.max_frames / (durations.sum() * frame_rate_hz))
         parts = storage.join(stage.uri, FRAMES)
         work_units = work_units_of(segments)
@@ -91,7 +94,7 @@ def fit_codebook(
 def _draw_segments(segments: pa.Table, config: CodebookConfig) -> pa.Table:
     """At most `max_hours` of segments, the first by a hash of seed and id, in the order of their work units."""
     ids = segments["segment_id"].to_pylist()
-    order = np.argsort([_hash(config.seed, id) for id in ids], kind="stable")
+    order = np.argsort(np.array([_hash(config.seed, id) for id in ids], np.uint64), kind="stable")
     hours = pc.subtract(segments["end_s"], segments["start_s"]).to_numpy()[order].cumsum() / 3600
     count = max(1, int(np.searchsorted(hours, config.max_hours, side="right")))
     return segments.take(np.sort(order[:count]))
@@ -152,19 +155,21 @@ def _fit_and_write(
     rows: list[dict[str, Any]] = []
     for name in names:
         rows += parquet.read(dataflow.part_uri(parts, name)).to_pylist()
-    encoder = load_encoder(encoder_config)
-    content = b"".join(row["frames"] for row in rows if row["frames"] is not None)
-    frames = np.frombuffer(content, np.float32).reshape(-1, encoder.feature_dim)
-    centroids, report = codebook.fit(frames, config.num_units, config.seed, config.num_iterations)
-    facts = codebook.facts_of(encoder.describe(), config.seed, config.num_iterations, report)
-    fitted = codebook.save(stage.uri, centroids, facts)
-
     corpora = [id.partition("/")[0] for id in segments["recording_id"].to_pylist()]
     dropped = [
         Dropped(row["segment_id"], corpus, row["reason"], row["detail"], float(duration_s))
         for row, corpus, duration_s in zip(rows, corpora, durations, strict=True)
         if row["reason"] is not None
     ]
+    if len(dropped) == len(rows):
+        examples = "; ".join(f"{drop.id}: {drop.reason} ({drop.detail})" for drop in dropped[:3])
+        raise TwistError(f"none of the {len(rows)} segments drawn for the codebook could be read: {examples}")
+    encoder = load_encoder(encoder_config)
+    content = b"".join(row["frames"] for row in rows if row["frames"] is not None)
+    frames = np.frombuffer(content, np.float32).reshape(-1, encoder.feature_dim)
+    centroids, report = codebook.fit(frames, config.num_units, config.seed, config.num_iterations)
+    facts = codebook.facts_of(encoder.describe(), config.seed, config.num_iterations, report)
+    fitted = codebook.save(stage.uri, centroids, facts)
     total = Tally(len(rows), float(durations.sum()) / 3600)
     lost = Tally(len(dropped), sum(drop.duration_s for drop in dropped) / 3600)
     kept = Tally(total.items - lost.items, total.hours - lost.hours)

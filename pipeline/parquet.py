@@ -14,7 +14,7 @@ from pipeline.errors import TwistError
 def to_bytes(table: pa.Table, row_group_size: int = 100_000) -> bytes:
     """A table as the bytes of a Parquet file: the same table gives the same bytes."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", row_group_size=row_group_size)
+    pq.write_table(table, buffer, compression="zstd", row_group_size=row_group_size, write_page_checksum=True)
     return buffer.getvalue()
 
 
@@ -31,7 +31,7 @@ def read(uri: str, columns: list[str] | None = None) -> pa.Table:
         TwistError: it is not a whole Parquet file, or lacks one of `columns`.
     """
     try:
-        with storage.open_read(uri) as file, pq.ParquetFile(file) as parquet:
+        with storage.open_read(uri) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
             return parquet.read(columns)
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
         if isinstance(error, FileNotFoundError):

@@ -121,7 +121,7 @@ class Stage:
                 **facts,
             }
         )
-        storage.write_bytes(self._done_uri, _sha256({"key": self.fingerprint, "output": output}).encode())
+        storage.write_bytes(self._done_uri, _done_marker(self.fingerprint, output).encode())
 
     @property
     def _done_uri(self) -> str:
@@ -202,6 +202,11 @@ def is_finished(run: str, name: str) -> bool:
     return storage.exists(storage.join(run, name, "DONE"))
 
 
+def is_output(run: str, name: str, output: str) -> bool:
+    """Whether a finished stage is the one that wrote what has the digest `output`."""
+    return fingerprint_of(run, name) == _done_marker(read_facts(run, name)["fingerprint"], output)
+
+
 def digest(*parts: bytes | str) -> str:
     """The sha256 of some byte strings, for a stage's output."""
     total = hashlib.sha256()
@@ -214,6 +219,10 @@ def digest(*parts: bytes | str) -> str:
 def _command_of(stage: str) -> str:
     commands = {"language": "filter", "segments": "segment", "units": "tokenize", "shards": "pack"}
     return f"`twist {commands.get(stage, stage)}`"
+
+
+def _done_marker(fingerprint: str, output: str) -> str:
+    return _sha256({"key": fingerprint, "output": output})
 
 
 def _sha256(content: Any) -> str:

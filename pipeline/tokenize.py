@@ -1,10 +1,13 @@
-"""The main job: every segment's audio to units, a part file per work unit.
+"""The main job: every segment's audio to units.
 
-    RUN/segments/, RUN/codebook/ -> RUN/units/part-<work_unit>.parquet (UNITS_SCHEMA)
+    RUN/segments/, RUN/codebook/ -> RUN/units/part-<work_unit>.parquet    UNITS_SCHEMA, a row per segment
+
+A part's metadata holds the fingerprints of the encoder and codebook that made it.
 """
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,15 +67,15 @@ class Tokenize:
         self._metadata = {"codebook": book.fingerprint, "encoder": book.encoder_fingerprint}
 
     def __call__(self, unit: WorkUnit, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
-        outcomes = list(wavs)
-        for index, wav in enumerate(outcomes):
-            if not isinstance(wav, AudioError) and self._encode.num_frames(len(wav)) == 0:
-                outcomes[index] = AudioError("too_short", f"{len(wav)} samples give no frame")
-        usable = [index for index, outcome in enumerate(outcomes) if not isinstance(outcome, AudioError)]
-        units = self._encode([outcomes[index] for index in usable])  # type: ignore[misc]
-        by_index: dict[int, NDArray[np.uint16]] = dict(zip(usable, units, strict=True))
-        table = _units_table(unit, [by_index.get(i, outcome) for i, outcome in enumerate(outcomes)])  # type: ignore[misc]
+        clips = [self._check_length(wav) for wav in wavs]
+        units = iter(self._encode([clip for clip in clips if not isinstance(clip, AudioError)]))
+        table = _units_table(unit, [clip if isinstance(clip, AudioError) else next(units) for clip in clips])
         return table.replace_schema_metadata(self._metadata)
+
+    def _check_length(self, wav: NDArray[np.float32] | AudioError) -> NDArray[np.float32] | AudioError:
+        if isinstance(wav, AudioError) or self._encode.num_frames(len(wav)) > 0:
+            return wav
+        return AudioError("too_short", f"{len(wav)} samples give no frame")
 
 
 def _all_dropped(unit: WorkUnit, error: AudioError) -> pa.Table:
@@ -104,21 +107,42 @@ def read_parts(run: str) -> Iterator[pa.Table]:
     Raises:
         TwistError: a part is damaged; the message names it.
     """
+    return map(read_part, part_uris(run))
+
+
+def part_uris(run: str) -> list[str]:
+    """The part files of a run's units, in the order of their work units."""
     uri = storage.join(run, STAGE)
-    for name in storage.list_files(uri, ".parquet"):
-        if name.startswith("part-"):
-            table = parquet.read(storage.join(uri, name))
-            if table.schema.names != UNITS_SCHEMA.names:
-                raise TwistError(f"{storage.join(uri, name)} holds other columns than units; delete it and tokenize again")
-            yield table
+    return [storage.join(uri, name) for name in storage.list_files(uri, ".parquet") if name.startswith("part-")]
+
+
+def read_part(uri: str) -> pa.Table:
+    """The units of one work unit (UNITS_SCHEMA).
+
+    Raises:
+        TwistError: the part is damaged.
+    """
+    table = parquet.read(uri)
+    if not table.schema.equals(UNITS_SCHEMA):
+        raise TwistError(f"{uri} holds other columns than units; delete it and tokenize again")
+    return table
+
+
+def digest_of_part(part: pa.Table) -> str:
+    """A digest of what became of each segment of a part, unit by unit; the stage's output is known by all of these."""
+    columns = {name: part[name].to_pylist() for name in ("segment_id", "drop_reason")}
+    columns["num_units"] = pc.list_value_length(part["units"]).to_pylist()
+    content = [pc.list_flatten(part[name]).to_numpy().tobytes() for name in ("units", "durations")]
+    return digest(json.dumps(columns), *content)
 
 
 def _account(stage: Stage, segments: pa.Table, book: codebook.Codebook) -> None:
     dropped: list[Dropped] = []
     kept, total = Tally(), Tally()
     num_units = num_frames = 0
-    identities = []
+    part_digests = []
     for table in read_parts(stage.run):
+        part_digests.append(digest_of_part(table))
         durations = pc.subtract(table["end_s"], table["start_s"])
         is_kept = pc.is_null(table["drop_reason"])
         total += Tally(len(table), pc.sum(durations).as_py() / 3600)
@@ -126,7 +150,6 @@ def _account(stage: Stage, segments: pa.Table, book: codebook.Codebook) -> None:
         kept += Tally(len(kept_durations), (pc.sum(kept_durations).as_py() or 0.0) / 3600)
         num_frames += pc.sum(table["num_frames"]).as_py()
         num_units += pc.sum(pc.list_value_length(table["units"])).as_py() or 0
-        identities.append(f"{len(table)} {kept.items} {num_frames} {num_units}")
         for row in table.filter(pc.is_valid(table["drop_reason"])).drop_columns(["units", "durations"]).to_pylist():
             corpus = row["recording_id"].partition("/")[0]
             duration_s = row["end_s"] - row["start_s"]
@@ -139,8 +162,8 @@ def _account(stage: Stage, segments: pa.Table, book: codebook.Codebook) -> None:
     if not kept.items:
         examples = "; ".join(f"{drop.id}: {drop.reason} ({drop.detail})" for drop in dropped[:3])
         raise TwistError(f"none of {total.items} segments could be tokenized: {examples}")
-    identity = digest(book.fingerprint, *identities)
-    stage.finish(StageCounts.of(total, kept, dropped), dropped, identity, **_rates(kept.hours, num_frames, num_units))
+    output = digest(book.fingerprint, *part_digests)
+    stage.finish(StageCounts.of(total, kept, dropped), dropped, output, **_rates(kept.hours, num_frames, num_units))
 
 
 def _rates(hours: float, num_frames: int, num_units: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Waveforms to units: frames of an encoder, their nearest centroids, and runs of equal ones written as one with a duration."""
+"""Waveforms to units: an encoder's frames, their nearest centroids, and runs of equal ones as one with a duration."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ def encoder_settings(encoder: EncoderConfig) -> dict[str, Any]:
 
 
 def run_lengths(units: NDArray[np.uint16]) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-    """Units per frame [F] -> (units without repeats [n], durations in frames [n]), as textlesslib's unique_consecutive."""
+    """Units per frame [F] -> units without repeats [n] and their durations in frames [n].
+
+    As textlesslib, whose de-duplication is torch.unique_consecutive with counts.
+    """
     if len(units) == 0:
         return units, units.copy()
     starts = np.flatnonzero(np.concatenate([[True], units[1:] != units[:-1]]))

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+import hypothesis
 import numpy as np
 import pytest
 
 from pipeline.shards import Dataset, Sample, write_index, write_shard
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 
+# A loaded machine is no reason to fail.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
+
+
 class MakeDataset(Protocol):
     def __call__(
         self,
-        splits: dict[str, Sequence[NDArray[np.uint16]]],
+        splits: Mapping[str, Sequence[NDArray[np.uint16]]],
         *,
         num_units: int = ...,
         corpora: Sequence[str] = ...,
@@ -33,7 +39,7 @@ def make_dataset(tmp_path: Path) -> MakeDataset:
     """Writes real shards, two per split where there are samples enough; corpora alternate over a split's samples."""
 
     def make(
-        splits: dict[str, Sequence[NDArray[np.uint16]]],
+        splits: Mapping[str, Sequence[NDArray[np.uint16]]],
         *,
         num_units: int = 20,
         corpora: Sequence[str] = ("librispeech",),

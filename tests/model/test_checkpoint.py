@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +70,7 @@ def test_half_written_checkpoint_is_no_checkpoint(
                 checkpoint.save(tmp_path, 4, model, optimizer, {})
         assert checkpoint.steps(tmp_path) == [2], "a checkpoint has its name before it is whole"
         checkpoint.remove_unfinished(tmp_path)
-        assert os.listdir(tmp_path) == ["00000002"], "what a killed run left half-written stays"
+        assert [path.name for path in tmp_path.iterdir()] == ["00000002"], "what a killed run left half-written stays"
     checkpoint.save(tmp_path, 4, model, optimizer, {})
     assert checkpoint.steps(tmp_path) == [2, 4]
 
@@ -113,3 +112,15 @@ def test_folders_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TwistError, match="cannot write checkpoints to"):
         checkpoint.open_folder(str(tmp_path / "file" / "checkpoints"))
+
+
+def test_best_folder_is_that_of_the_newest_state(
+    trained: tuple[PreTrainedModel, torch.optim.Optimizer], tmp_path: Path
+) -> None:
+    model, optimizer = trained
+    with pytest.raises(TwistError, match=str(tmp_path)):
+        checkpoint.best_folder(str(tmp_path))
+    checkpoint.save(tmp_path, 2, model, optimizer, {"progress": {"best_step": None}})
+    assert Path(checkpoint.best_folder(str(tmp_path))).name == "00000002", "without a validation the newest is the best"
+    checkpoint.save(tmp_path, 4, model, optimizer, {"progress": {"best_step": 2}})
+    assert Path(checkpoint.best_folder(str(tmp_path))).name == "00000002"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -59,7 +60,7 @@ def test_rate_rises_then_falls_to_the_final_rate(
     tolerance = 1e-9 * peak
     assert all(0 <= rate <= peak + tolerance for rate in rates), "no rate may exceed the peak"
     assert rising == sorted(rising), "the rate must not fall during warm-up"
-    assert all(b <= a + tolerance for a, b in zip(falling, falling[1:], strict=False)), "it must not rise afterwards"
+    assert all(b <= a + tolerance for a, b in itertools.pairwise(falling)), "it must not rise afterwards"
     assert all(rate >= final - tolerance for rate in falling), "it must not fall below the final rate"
 
 

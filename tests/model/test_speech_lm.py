@@ -162,6 +162,22 @@ def test_folder_without_weights_is_refused(tmp_path: Path) -> None:
         warm_start(str(tmp_path), VOCABULARY, seed=0)
 
 
+def test_cut_weights_are_refused(tmp_path: Path) -> None:
+    save_text_lm(ARCHITECTURES["opt"], tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(TwistError, match="cannot be loaded as a causal LM"):
+        warm_start(str(tmp_path), VOCABULARY, seed=0)
+
+
+def test_tables_of_another_size_than_the_config_are_refused(tmp_path: Path) -> None:
+    save_text_lm(ARCHITECTURES["opt"], tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "vocab_size": 77}))
+    with pytest.raises(TwistError, match=str(tmp_path)):
+        warm_start(str(tmp_path), VOCABULARY, seed=0)
+
+
 def test_folder_that_lacks_tensors_is_refused(tmp_path: Path) -> None:
     save_text_lm(ARCHITECTURES["opt"], tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

@@ -41,17 +41,17 @@ def test_layout_is_that_of_the_published_models() -> None:
 
 def test_config_keeps_the_vocabulary() -> None:
     vocabulary = Vocabulary(100, offset=4, pad_id=2, codebook_fingerprint="abc")
-    assert Vocabulary.from_config(SimpleNamespace(**vocabulary.as_config())) == vocabulary  # type: ignore[arg-type]
+    assert Vocabulary.from_config(SimpleNamespace(**vocabulary.as_config())) == vocabulary
 
 
 def test_published_config_has_no_fingerprint() -> None:
     config = SimpleNamespace(vocab_size=502, offset=2, pad_token_id=1)
-    assert Vocabulary.from_config(config) == Vocabulary(500, offset=2, pad_id=1)  # type: ignore[arg-type]
+    assert Vocabulary.from_config(config) == Vocabulary(500, offset=2, pad_id=1)
 
 
 def test_config_of_a_text_lm_is_refused() -> None:
     with pytest.raises(TwistError, match="not a speech LM"):
-        Vocabulary.from_config(SimpleNamespace(vocab_size=50272, pad_token_id=1))  # type: ignore[arg-type]
+        Vocabulary.from_config(SimpleNamespace(vocab_size=50272, pad_token_id=1))
 
 
 def test_units_out_of_range_are_refused() -> None:

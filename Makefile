@@ -1,0 +1,56 @@
+# make demo              the whole way on synthesized speech, in minutes: no GPU, no network but the package index
+# make demo AUDIO=DIR    the same on your own folder of audio, or a LibriSpeech tree
+# make test              all tests but the slow ones; `make test-slow` runs these
+# make check             lint, format, types
+# make setup             only the environment, in .venv
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+AUDIO  ?=
+# Half the cores each for two test workers that start Ray clusters of their own.
+JOBS   ?= 2
+
+.PHONY: demo setup setup-dev test test-slow check format clean
+
+demo: $(VENV)/.runtime
+ifeq ($(strip $(AUDIO)),)
+	$(BIN)/twist synthesize runs/demo-speech
+	$(BIN)/twist run --config recipes/demo.yaml --audio runs/demo-speech
+else
+	$(BIN)/twist run --config recipes/demo.yaml --audio "$(AUDIO)" --run "runs/demo-$$(basename "$(AUDIO)")"
+endif
+
+setup: $(VENV)/.runtime
+
+setup-dev: $(VENV)/.dev
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(JOBS) -m slow
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) runs
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed; name one with PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@

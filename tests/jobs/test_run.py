@@ -1,0 +1,78 @@
+"""`twist run`: the whole way, killed on the way, done twice, and under settings that changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def shard_files(run: Path) -> dict[str, bytes]:
+    """What a reader of the shards sees: tars and index, not the log of how they were made."""
+    files = [*run.glob("shards/*/*.tar"), run / "shards/manifest.parquet", run / "shards/dataset.json"]
+    return {str(path.relative_to(run)): path.read_bytes() for path in files}
+
+
+def test_a_run_ends_with_shards_a_checkpoint_and_no_violation(finished_run, twist):
+    description = json.loads(twist("inspect", finished_run, "--json", "--verify").stdout)
+    assert description["violations"] == []
+    assert set(description["stages"]) == {"manifest", "language", "segments", "codebook", "units", "shards"}
+    dropped = description["stages"]["language"]["counts"]["dropped"]
+    assert dropped["other_language"]["items"] >= 3, "the three other languages were not dropped"
+    assert description["stages"]["manifest"]["counts"]["dropped"]["unreadable"]["items"] == 1, "the broken file"
+    assert description["checkpoints"]["perplexity"]["best"] < description["checkpoints"]["perplexity"]["initial"]
+
+
+def test_running_it_again_does_nothing_twice(finished_run, twist, recipe, demo_speech):
+    before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*.parquet")}
+    output = twist("run", "--config", recipe, "--run", finished_run, "--audio", demo_speech).stdout
+    assert output.count("already finished") == 7, f"six stages and training should have been skipped:\n{output}"
+    after = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*.parquet")}
+    assert after == before, "files were written again"
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_shards(finished_run, recipe, demo_speech, tmp_path):
+    run = tmp_path / "killed"
+    seed = random.randrange(10**6)
+    generator = random.Random(seed)
+    command = [sys.executable, "-m", "jobs.run", "--config", recipe, "--run", run, "--audio", demo_speech]
+    began = time.monotonic()
+    for _ in range(5):
+        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(generator.uniform(2.0, 14.0))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    last = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert last.returncode == 0, f"seed {seed}: {last.stderr}"
+    assert shard_files(run) == shard_files(finished_run), f"seed {seed}, killed within {time.monotonic() - began:.0f} s"
+    assert not list(run.rglob("*.tmp")), f"seed {seed}: temporary files were left"
+
+
+def test_other_settings_are_refused_in_one_sentence(finished_run, twist, recipe, demo_speech):
+    done = twist(
+        "run", "--config", recipe, "--run", finished_run, "--audio", demo_speech, "--segments.max_s", 9, status=2
+    )
+    assert "segments.max_s" in done.stderr or "max_s was 8" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_two_processes_do_not_work_on_one_stage(twist, recipe, demo_speech, tmp_path):
+    command = [sys.executable, "-m", "jobs.run", "--config", recipe, "--run", tmp_path / "run", "--audio", demo_speech]
+    both = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    errors = [process.communicate(timeout=300)[1] for process in both]
+    statuses = [process.returncode for process in both]
+    # They may also meet between two stages, when one finds the other's work finished and goes on from there.
+    assert 0 in statuses and set(statuses) <= {0, 2}, f"{statuses}: {errors}"
+    assert all("Traceback" not in error for error in errors), errors
+    violations = json.loads(twist("inspect", tmp_path / "run", "--json", "--verify").stdout)["violations"]
+    assert violations == []
