@@ -98,7 +98,7 @@ def read_recipe(
 
 
 def _parser(sections: Sequence[str], **settings: str) -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False, **settings)  # type: ignore[arg-type]
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, **settings)  # type: ignore[arg-type]
     parser.add_argument("--run", type=str | None, help="The run's folder, local or s3://bucket/prefix.")
     for name in sections:
         if name == "corpora":

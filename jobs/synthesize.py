@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
 
     def work() -> None:
-        parser = ArgumentParser(prog="twist synthesize", description=__doc__, exit_on_error=False)
+        parser = ArgumentParser(prog="twist synthesize", description=__doc__, exit_on_error=False, allow_abbrev=False)
         parser.add_argument("folder", type=str, help="The folder to make.")
         parser.add_class_arguments(DemoCorpusConfig, "speech")
         try:

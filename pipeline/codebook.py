@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "codebook.safetensors"
 FACTS = "codebook.json"
-# k-means++ needs K passes over its frames; this many are plenty to place K starts.
+# k-means++ needs K passes over its frames; so many are plenty to place K starts.
 SEEDING_FRAMES_PER_UNIT = 256
 # Frames nearer to each other than float32 can tell, relative to their squared norms, count as one.
 SAME_FRAME_TOLERANCE = 1e-5
@@ -185,24 +185,35 @@ def facts_of(encoder: dict[str, Any], seed: int, num_iterations: int, report: Fi
 
 
 def _plus_plus(frames: NDArray[np.float32], num_units: int, seed: int) -> NDArray[np.float32]:
-    """k-means++ starts [K, D] from a sample of frames (Arthur and Vassilvitskii, 2007)."""
+    """k-means++ starts [K, D] from a sample of frames (Arthur and Vassilvitskii, 2007).
+
+    Greedy, as in scikit-learn, with which fairseq fits HuBERT's codebooks: each start is the best of a few draws.
+    """
     generator = np.random.default_rng(seed + 1)
     count = min(len(frames), SEEDING_FRAMES_PER_UNIT * num_units)
     sample = frames[np.sort(generator.choice(len(frames), count, replace=False))]
     centred = torch.from_numpy(sample - sample.mean(axis=0))  # small squares, whose differences round little
     squared = (centred**2).sum(dim=1)
-    chosen = [int(generator.integers(count))]
-    nearest = torch.full((count,), torch.inf)
-    for _ in range(num_units - 1):
-        start = chosen[-1]
-        distances = squared - 2 * (centred @ centred[start]) + squared[start]
+
+    def distances_to(starts: NDArray[np.int64]) -> Tensor:
+        """Squared distances [S, F] of all frames to some."""
+        sums = squared + squared[starts, None]
+        distances = sums - 2 * centred[starts] @ centred.T
         # Rounding must not make a frame a second start: the unit would stay empty.
-        distances[distances < SAME_FRAME_TOLERANCE * (squared + squared[start])] = 0.0
-        nearest = torch.minimum(nearest, distances)
+        return distances.masked_fill_(distances < SAME_FRAME_TOLERANCE * sums, 0.0)
+
+    chosen = [int(generator.integers(count))]
+    nearest = distances_to(np.array(chosen))[0]
+    num_draws = 2 + int(np.log(num_units))
+    while len(chosen) < num_units:
         cumulated = np.cumsum(nearest.numpy(), dtype=np.float64)
         if cumulated[-1] == 0:
             raise CodebookError(f"the features hold only {len(chosen)} different frames; ask for fewer units")
-        chosen.append(int(np.searchsorted(cumulated, generator.random() * cumulated[-1], side="right")))
+        draws = np.searchsorted(cumulated, generator.random(num_draws) * cumulated[-1], side="right")
+        nearest_by_draw = torch.minimum(nearest, distances_to(draws))
+        best = int(nearest_by_draw.sum(dim=1, dtype=torch.float64).argmin())
+        chosen.append(int(draws[best]))
+        nearest = nearest_by_draw[best]
     return sample[chosen]
 
 

@@ -1,29 +1,31 @@
 """Streams work units through the machines of a Ray cluster; the only module that imports Ray.
 
-    WorkUnit -> decode (CPU tasks) -> process and commit (actors, on GPUs where there are any) -> PARTS/part-<name>.parquet
+    WorkUnit -> decode (tasks, on CPUs) -> process and commit (actors, on GPUs where there are any) -> part-<name>.parquet
 
-A part file is named before the work is done and committed whole by the actor that made it, so that a unit run twice
-leaves one part, and a run that is started again sees from a listing what is left to do. What fails is run again in
-rounds; a unit that has failed three rounds is quarantined: its part then says of every item why it is not there.
+A part file is named before the work is done and committed whole by the actor that made it, so that a unit worked on
+twice leaves one part, and a run that is started again sees from a listing what is left to do.
 
-Ray Data's defaults do not fit rows of 100 MB and minutes of work each. One row is one block here; the two operators ask
-for different shares of a core, since equal ones would be fused into one; and retries are bounded, since by default a
-unit that kills its worker is retried without end.
+A unit that fails (an exception, or its worker died or hung) is taken up again later. After its second failure it is
+kept back until all others are done and then run alone, so that it cannot take a neighbour with it, nor be blamed for
+one; after its third it is quarantined: its part then says of every item why it is not there. A unit whose machine went
+away is not blamed.
+
+This is a loop over Ray's tasks and actors rather than Ray Data: there, a unit that kills its worker can stop the whole
+pipeline, and how often it is retried can no longer be bounded in coming versions.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import logging
+import faulthandler
+import functools
 import os
-import pickle
-import tempfile
-import threading
+import sys
 import traceback
-import warnings
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -38,9 +40,12 @@ if TYPE_CHECKING:
 
     from pipeline.progress import ReportProgress
 
-ROUNDS = 3
-RETRIES_IN_FIRST_ROUND = 2
+MAX_FAILURES = 3
+# Decoded units that wait for each actor: enough that it never waits, few enough for the object store.
+DECODED_PER_ACTOR = 2
 LOCAL_OBJECT_STORE_BYTES = 2 * 2**30
+# So many workers may die one after the other before a single unit is done; then it is the machines, not the data.
+MAX_DEATHS_BEFORE_FIRST_UNIT = 20
 
 
 @dataclass(frozen=True)
@@ -48,26 +53,25 @@ class ClusterConfig:
     """How work is spread over the machines. Nothing here changes what comes out.
 
     Args:
-        min_actors: Fewest actors that process decoded audio.
-        max_actors: Most such actors; unless given, one per GPU of the cluster, or one per core where it has none.
-        gpus_per_actor: GPUs (or a share of one) that an actor takes where the cluster has GPUs.
-        cpus_per_actor: Cores that an actor takes; must differ from the one core of a decode task.
-        unit_time_limit_s: Seconds after which work on one unit counts as hung and its worker is killed.
+        max_actors: Actors that process decoded audio, at most; unless given, as many as the GPUs of the cluster have
+            room for, or one per core where it has none. Give it where the cluster grows with the work.
+        gpus_per_actor: GPUs, or the share of one, that an actor takes; unless given, one where the cluster has GPUs.
+        cpus_per_actor: Cores that an actor takes beside the one core of each decode task.
+        unit_time_limit_s: Seconds after which work on one unit counts as hung and its worker is ended.
     """
 
-    min_actors: int = 1
     max_actors: int | None = None
-    gpus_per_actor: float = 1.0
+    gpus_per_actor: float | None = None
     cpus_per_actor: float = 0.5
     unit_time_limit_s: float = 3600.0
 
     def __post_init__(self) -> None:
-        if self.min_actors < 1 or (self.max_actors is not None and self.max_actors < self.min_actors):
-            raise TwistError(f"cluster: need 1 <= min_actors <= max_actors, not {self.min_actors}, {self.max_actors}")
-        if self.cpus_per_actor <= 0 or self.cpus_per_actor == 1:
-            raise TwistError("cluster.cpus_per_actor must be positive and other than 1, the share of a decode task")
-        if self.gpus_per_actor < 0 or self.unit_time_limit_s <= 0:
-            raise TwistError("cluster.gpus_per_actor must not be negative, and unit_time_limit_s must be positive")
+        if self.max_actors is not None and self.max_actors < 1:
+            raise TwistError(f"cluster.max_actors must be at least 1, not {self.max_actors}")
+        if self.cpus_per_actor < 0 or (self.gpus_per_actor or 0) < 0:
+            raise TwistError("cluster.cpus_per_actor and cluster.gpus_per_actor must not be negative")
+        if self.unit_time_limit_s <= 0:
+            raise TwistError(f"cluster.unit_time_limit_s must be positive, not {self.unit_time_limit_s}")
 
 
 @dataclass(frozen=True)
@@ -119,193 +123,283 @@ def run_work_units(
         report: Told of every unit that is done.
 
     Raises:
-        TwistError: parts cannot be written, or the first round failed on every unit.
+        TwistError: parts cannot be written, the processor cannot be made, or every unit failed.
     """
-    by_name = {unit.name: unit for unit in work_units}
-    assert len(by_name) == len(work_units), "two work units have one name"
-    pending = _without_part(by_name, parts)
+    assert len({unit.name for unit in work_units}) == len(work_units), "two work units have one name"
+    done = set(storage.list_files(parts, ".parquet"))
+    pending = [unit for unit in work_units if f"part-{unit.name}.parquet" not in done]
     if not pending:
         return
-    attempts = _Attempts(parts, processor, processor_args, cluster)
-    finished = len(by_name) - len(pending)
-    errors: dict[str, str] = {}
-    for round_number in range(ROUNDS):
-        for name, error in _run_round(pending, attempts, is_first=round_number == 0, cluster=cluster):
-            if error is None:
-                finished += 1
-                report(finished, len(by_name), "units", f"{by_name[name].duration_s / 3600:.2f} h in the last one")
-            else:
-                errors[name] = error
-        before, pending = pending, _without_part({unit.name: unit for unit in pending}, parts)
-        if not pending:
-            return
-        if len(pending) == len(before) == len(by_name) and len(by_name) > 1:
-            raise TwistError(
-                f"every one of {len(by_name)} work units failed: {errors.get(pending[0].name, 'their workers died')}"
-            )
-    for unit in pending:
-        detail = errors.get(unit.name, "its worker died or hung")
-        storage.put_if_absent(part_uri(parts, unit.name), parquet.to_bytes(quarantine(unit, _quarantined(detail))))
-        finished += 1
-        report(finished, len(by_name), "units", f"unit {unit.name} quarantined: {detail}")
-
-
-def _quarantined(detail: str) -> AudioError:
-    return AudioError("quarantined", f"failed {ROUNDS} times: {detail}")
-
-
-def _without_part(by_name: dict[str, WorkUnit], parts: str) -> list[WorkUnit]:
-    done = set(storage.list_files(parts, ".parquet"))
-    return [unit for name, unit in by_name.items() if f"part-{name}.parquet" not in done]
+    num_done = len(work_units) - len(pending)
+    failed: list[_Outcome] = []
+    with contextlib.closing(_Workers(parts, processor, processor_args, cluster, len(pending))) as workers:
+        for outcome in workers.run(pending):
+            if outcome.error is not None:
+                failed.append(outcome)
+                continue
+            num_done += 1
+            report(num_done, len(work_units), "units", f"{outcome.unit.duration_s / 3600:.2f} h in the last one")
+    if len(failed) == len(work_units) > 1:
+        raise TwistError(f"every one of {len(work_units)} work units failed, the last with: {failed[-1].error}")
+    for outcome in failed:
+        error = AudioError("quarantined", f"failed {MAX_FAILURES} times: {outcome.error}")
+        part = parquet.to_bytes(quarantine(outcome.unit, error))
+        storage.put_if_absent(part_uri(parts, outcome.unit.name), part)
+        num_done += 1
+        report(num_done, len(work_units), "units", f"unit {outcome.unit.name} quarantined: {outcome.error}")
 
 
 @dataclass(frozen=True)
-class _Attempts:
-    """What a worker needs to know to make and commit parts."""
+class _Outcome:
+    """A unit that is committed (error None), or that has failed for good."""
 
-    parts: str
-    processor: type[Processor]
-    processor_args: dict[str, Any]
-    cluster: ClusterConfig
+    unit: WorkUnit
+    error: str | None
 
 
-def _run_round(
-    units: Sequence[WorkUnit], attempts: _Attempts, *, is_first: bool, cluster: ClusterConfig
-) -> Iterator[tuple[str, str | None]]:
-    """Yields (name, error or None) for each unit that was not lost with its worker."""
-    import ray
-    from ray.data import ActorPoolStrategy
+class _Actor:
+    """An actor, where it is, and the unit in its hands; None while it is idle or still being made."""
 
-    _connect()
-    _quiet_ray_data()
-    num_gpus = ray.cluster_resources().get("GPU", 0.0)
-    actor_gpus = cluster.gpus_per_actor if num_gpus else 0.0
-    per_device = num_gpus / actor_gpus if actor_gpus else ray.cluster_resources().get("CPU", 1.0)
-    # After the first round only suspects are left: one at a time, so that none dies of its neighbour.
-    most = min(len(units), cluster.max_actors or max(1, int(per_device))) if is_first else 1
-    retries = RETRIES_IN_FIRST_ROUND if is_first else 0
-    rows = ray.data.from_items([{"unit": pickle.dumps(unit)} for unit in units], override_num_blocks=len(units))
-    with warnings.catch_warnings():
-        # Retries can be bounded only through arguments that Ray calls deprecated and names no successor of.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        decoded = rows.map(
-            _Decode(cluster.unit_time_limit_s), num_cpus=1, max_retries=retries, concurrency=None if is_first else 1
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+        self.node_id: str | None = None
+        self.unit: WorkUnit | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        return self.node_id is not None and self.unit is None
+
+
+class _Workers:
+    """The driver's view of where every unit is: queued, being decoded, decoded, or in an actor's hands."""
+
+    def __init__(
+        self,
+        parts: str,
+        processor: type[Processor],
+        processor_args: dict[str, Any],
+        cluster: ClusterConfig,
+        num_units: int,
+    ) -> None:
+        import ray
+
+        _connect()
+        resources = ray.cluster_resources()
+        num_cpus = max(1, int(resources.get("CPU", 1)))
+        gpus = cluster.gpus_per_actor if cluster.gpus_per_actor is not None else float(resources.get("GPU", 0) > 0)
+        room = int(resources.get("GPU", 0) / gpus) if gpus else num_cpus
+        self._max_actors = min(num_units, cluster.max_actors or max(1, room))
+        self._max_ahead = num_cpus + DECODED_PER_ACTOR * self._max_actors
+        self._time_limit_s = cluster.unit_time_limit_s
+        # What fails is taken up again here, where it is counted; never by Ray itself.
+        self._decode = ray.remote(_decode).options(num_cpus=1, num_returns=2, max_retries=0)
+        self._make_actor = (
+            ray.remote(_ProcessAndCommit)
+            .options(num_cpus=cluster.cpus_per_actor, num_gpus=gpus, max_restarts=0, max_task_retries=0)
+            .remote
         )
-        results = decoded.map_batches(
-            _ProcessAndCommit,
-            fn_constructor_args=(attempts,),
-            batch_size=1,
-            batch_format="numpy",
-            compute=ActorPoolStrategy(
-                min_size=min(cluster.min_actors, most),
-                max_size=most,
-                max_tasks_in_flight_per_actor=2 if is_first else 1,
-            ),
-            num_cpus=cluster.cpus_per_actor,
-            num_gpus=actor_gpus,
-            max_restarts=-1,
-            max_task_retries=retries,
-        )
-    for row in results.iter_rows():
-        if row["fatal"]:
-            raise TwistError(row["error"])
-        yield row["name"], row["error"]
+        self._actor_args = (parts, processor, processor_args, cluster.unit_time_limit_s)
+
+        self._actors: list[_Actor] = []
+        self._queue: deque[WorkUnit] = deque()
+        self._suspects: deque[WorkUnit] = deque()
+        self._decoded: deque[tuple[WorkUnit, Any]] = deque()
+        # References to what is under way, each with what it is about.
+        self._preparing: dict[Any, _Actor] = {}
+        self._decoding: dict[Any, tuple[WorkUnit, Any]] = {}
+        self._processing: dict[Any, _Actor] = {}
+        self._num_failures: Counter[str] = Counter()
+        self._deaths_in_a_row = 0
+
+    def close(self) -> None:
+        """Ends all actors."""
+        for actor in list(self._actors):
+            self._end(actor)
+
+    def run(self, units: Sequence[WorkUnit]) -> Iterator[_Outcome]:
+        """Does the work; yields each unit when it is committed or has failed for good, in whatever order."""
+        import ray
+
+        self._queue.extend(units)
+        while self._queue or self._suspects or self._decoding or self._decoded or self._processing:
+            self._start_what_can_start()
+            under_way = [*self._preparing, *self._decoding, *self._processing]
+            for reference in ray.wait(under_way, num_returns=1, fetch_local=False)[0]:
+                if reference in self._preparing:
+                    self._take_actor(reference, self._preparing.pop(reference))
+                elif reference in self._decoding:
+                    yield from self._take_decoded(reference, *self._decoding.pop(reference))
+                else:
+                    yield from self._take_result(reference, self._processing.pop(reference))
+
+    def _start_what_can_start(self) -> None:
+        in_hand = len(self._decoding) + len(self._decoded) + len(self._processing)
+        if self._suspects and not self._queue and not in_hand:
+            self._queue.append(self._suspects.popleft())
+        num_left = len(self._queue) + in_hand
+        for actor in [actor for actor in self._actors if actor.is_idle][: max(0, len(self._actors) - num_left)]:
+            self._end(actor)  # what it holds, a GPU perhaps, is of use to others
+        while len(self._actors) < min(self._max_actors, num_left):
+            actor = _Actor(self._make_actor(*self._actor_args))
+            self._actors.append(actor)
+            self._preparing[actor.handle.prepare.remote()] = actor
+        while self._queue and len(self._decoding) + len(self._decoded) < self._max_ahead:
+            unit = self._queue.popleft()
+            status, wavs = self._decode.remote(unit, self._time_limit_s)
+            self._decoding[status] = (unit, wavs)
+        for actor in self._actors:
+            if self._decoded and actor.is_idle:
+                actor.unit, wavs = self._decoded.popleft()
+                self._processing[actor.handle.process.remote(actor.unit, wavs)] = actor
+
+    def _take_actor(self, reference: Any, actor: _Actor) -> None:
+        import ray
+
+        try:
+            node_id, mistake = ray.get(reference)
+        except ray.exceptions.RayError as error:
+            self._end(actor)
+            self._deaths_in_a_row += 1
+            if self._deaths_in_a_row > MAX_DEATHS_BEFORE_FIRST_UNIT:
+                raise TwistError(f"no worker can be started: {_first_line(error)}") from None
+            return
+        if mistake is not None:
+            raise TwistError(mistake)
+        actor.node_id = node_id
+
+    def _take_decoded(self, reference: Any, unit: WorkUnit, wavs: Any) -> Iterator[_Outcome]:
+        import ray
+
+        try:
+            error = ray.get(reference)
+        except ray.exceptions.NodeDiedError:
+            self._queue.append(unit)
+        except ray.exceptions.RayError as death:
+            yield from self._fail(unit, f"decoding: {_first_line(death)}")
+        else:
+            if error is None:
+                self._decoded.append((unit, wavs))
+            else:
+                yield from self._fail(unit, f"decoding: {error}")
+
+    def _take_result(self, reference: Any, actor: _Actor) -> Iterator[_Outcome]:
+        import ray
+
+        unit = actor.unit
+        assert unit is not None
+        actor.unit = None
+        try:
+            result: _Result = ray.get(reference)
+        except ray.exceptions.RayError as death:
+            self._end(actor)
+            if actor.node_id in {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
+                yield from self._fail(unit, _first_line(death))
+            else:
+                self._queue.append(unit)
+            return
+        if result.mistake is not None:
+            raise TwistError(result.mistake)
+        if result.error is not None:
+            yield from self._fail(unit, result.error)
+        else:
+            self._deaths_in_a_row = 0
+            yield _Outcome(unit, None)
+
+    def _fail(self, unit: WorkUnit, error: str) -> Iterator[_Outcome]:
+        self._num_failures[unit.name] += 1
+        if self._num_failures[unit.name] == MAX_FAILURES:
+            yield _Outcome(unit, error)
+        elif self._num_failures[unit.name] == MAX_FAILURES - 1:
+            self._suspects.append(unit)
+        else:
+            self._queue.append(unit)
+
+    def _end(self, actor: _Actor) -> None:
+        import ray
+
+        ray.kill(actor.handle)
+        self._actors.remove(actor)
 
 
-class _Decode:
-    """Decodes one work unit to one flat array of samples; what cannot be decoded has a length of -1."""
+def _decode(unit: WorkUnit, time_limit_s: float) -> tuple[str | None, list[NDArray[np.float32] | AudioError] | None]:
+    """Gives an error and nothing else, or None and the wav [S] (or error) of each span."""
+    try:
+        with _time_limit(time_limit_s):
+            return None, list(read_spans(unit.spans))
+    except Exception as failure:
+        return _describe(failure), None
 
-    def __init__(self, time_limit_s: float) -> None:
-        self._time_limit_s = time_limit_s
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        unit: WorkUnit = pickle.loads(row["unit"])
-        with _TimeLimit(self._time_limit_s):
-            outcomes = list(read_spans(unit.spans))
-        wavs = [outcome for outcome in outcomes if not isinstance(outcome, AudioError)]
-        return {
-            "unit": row["unit"],
-            "samples": np.concatenate(wavs) if wavs else np.zeros(0, np.float32),
-            "lengths": np.array([-1 if isinstance(o, AudioError) else len(o) for o in outcomes], np.int64),
-            "errors": pickle.dumps([(o.reason, o.detail) for o in outcomes if isinstance(o, AudioError)]),
-        }
+@dataclass(frozen=True)
+class _Result:
+    """What came of one unit: `mistake` ends the run, `error` counts against the unit; neither: it is committed."""
+
+    mistake: str | None = None
+    error: str | None = None
 
 
 class _ProcessAndCommit:
-    """The actor: commits a part itself, since a third operator for that would cost a third of the throughput."""
+    """The actor. It commits what it makes itself, so that a part never travels."""
 
-    def __init__(self, attempts: _Attempts) -> None:
-        self._attempts = attempts
-        self._process: Processor = attempts.processor(**attempts.processor_args)
+    def __init__(
+        self, parts: str, processor: type[Processor], processor_args: dict[str, Any], time_limit_s: float
+    ) -> None:
+        self._parts = parts
+        self._make_processor = functools.partial(processor, **processor_args)
+        self._time_limit_s = time_limit_s
 
-    def __call__(self, batch: dict[str, NDArray[Any]]) -> pa.Table:
-        unit: WorkUnit = pickle.loads(batch["unit"][0])
-        wavs = _split(batch["samples"][0], batch["lengths"][0], pickle.loads(batch["errors"][0]))
-        error, fatal = None, False
+    def prepare(self) -> tuple[str, str | None]:
+        """Makes the processor; gives the machine that this is on, and what is wrong with the run if anything is."""
+        import ray
+
+        mistake = None
         try:
-            with _TimeLimit(self._attempts.cluster.unit_time_limit_s):
-                part = parquet.to_bytes(self._process(unit, wavs))
-            storage.put_if_absent(part_uri(self._attempts.parts, unit.name), part)
-        except TwistError as mistake:
-            error, fatal = str(mistake), True
-        except OSError as failure:
-            # The unit is not to blame for a full disk or a bucket that is gone, and the next one would meet the same.
-            error, fatal = f"cannot write {part_uri(self._attempts.parts, unit.name)}: {_describe(failure)}", True
+            self._process: Processor = self._make_processor()
         except Exception as failure:
-            error = "".join(traceback.format_exception_only(failure)).strip() + _last_line(failure)
-        return pa.table(
-            {
-                "name": pa.array([unit.name], pa.string()),
-                "error": pa.array([error], pa.string()),
-                "fatal": pa.array([fatal], pa.bool_()),
-            }
-        )
+            mistake = str(failure) if isinstance(failure, TwistError) else f"a worker cannot start: {_describe(failure)}"
+        return ray.get_runtime_context().get_node_id(), mistake
+
+    def process(self, unit: WorkUnit, wavs: list[NDArray[np.float32] | AudioError]) -> _Result:
+        """Makes and commits one part."""
+        uri = part_uri(self._parts, unit.name)
+        try:
+            with _time_limit(self._time_limit_s):
+                part = parquet.to_bytes(self._process(unit, wavs))
+        except TwistError as mistake:
+            return _Result(mistake=str(mistake))
+        except Exception as failure:
+            return _Result(error=_describe(failure))
+        try:
+            storage.put_if_absent(uri, part)
+        except Exception as failure:
+            # The unit is not to blame for a full disk or a bucket that is gone, and the next one would meet the same.
+            return _Result(mistake=f"cannot write {uri}: {failure}; run the command again to go on from here")
+        return _Result()
 
 
-def _split(
-    samples: NDArray[np.float32], lengths: NDArray[np.int64], errors: Sequence[tuple[str, str]]
-) -> list[NDArray[np.float32] | AudioError]:
-    """The inverse of what `_Decode` packs."""
-    remaining_errors = iter(errors)
-    outcomes: list[NDArray[np.float32] | AudioError] = []
-    start = 0
-    for length in lengths.tolist():
-        if length < 0:
-            outcomes.append(AudioError(*next(remaining_errors)))
-        else:
-            outcomes.append(samples[start : start + length])
-            start += length
-    return outcomes
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Ends this worker process where a block takes too long; nothing gentler stops a C library that hangs."""
+    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
-def _describe(failure: OSError) -> str:
-    return f"{failure.strerror} ({errno.errorcode.get(failure.errno, '')})" if failure.errno else str(failure)
-
-
-def _last_line(failure: Exception) -> str:
+def _describe(failure: Exception) -> str:
     frames = traceback.extract_tb(failure.__traceback__)
-    return f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(failure).__name__}: {_first_line(failure)}{place}"
 
 
-class _TimeLimit:
-    """Ends this worker process where a block of code takes too long; nothing gentler stops a hung C library."""
-
-    def __init__(self, seconds: float) -> None:
-        self._timer = threading.Timer(seconds, os._exit, args=(1,))
-        self._timer.daemon = True
-
-    def __enter__(self) -> None:
-        self._timer.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
+def _first_line(error: Exception) -> str:
+    error = getattr(error, "cause", None) or error  # what Ray wraps says more than the wrapping
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _connect() -> None:
     """Joins the cluster that a job runs on (RAY_ADDRESS), or starts one on this machine for the time of the command."""
-    if not os.environ.get("RAY_ADDRESS"):
-        # The core worker calls it an error that Ray Data passes its operators through the object store.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     if ray.is_initialized():
@@ -313,41 +407,12 @@ def _connect() -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level="warning")
         return
-    with _stderr_only_on_failure():
-        ray.init(
-            address="local",
-            # An actor and a decode task need a core and a half between them, also where there is one core.
-            num_cpus=max(2, os.cpu_count() or 1),
-            include_dashboard=False,
-            object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level="error",
-        )
-
-
-@contextlib.contextmanager
-def _stderr_only_on_failure() -> Iterator[None]:
-    """Holds back what Ray's C++ core writes while it starts, unless it fails to."""
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(stderr, held.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-
-
-def _quiet_ray_data() -> None:
-    from ray.data import DataContext
-
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    # A unit whose worker dies for good must not take the run with it: it is seen by its missing part.
-    context.max_errored_blocks = -1
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.init(
+        address="local",
+        # An actor and a decode task need a core and a half between them, also where there is one core.
+        num_cpus=max(2, os.cpu_count() or 1),
+        include_dashboard=False,
+        object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level="error",
+    )

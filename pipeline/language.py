@@ -2,7 +2,7 @@
 
     RUN/manifest/ -> RUN/language/decisions.parquet (LanguageDecision)
 
-1. metadata: what the corpus says of the recording (TWIST, section 3.1, filters by this alone).
+1. metadata: what the corpus says of the recording (TWIST, section 3.1, filters by this alone), unless that is `und`.
 2. text: py3langid over the transcript, where it is long enough to tell.
 Without either the recording has no evidence; the setting `unknown` says whether it stays.
 """
@@ -18,7 +18,7 @@ from pipeline import parquet, storage
 from pipeline.errors import TwistError
 from pipeline.manifest import STAGE as MANIFEST
 from pipeline.manifest import read_recordings
-from pipeline.records import LANGUAGE_SCHEMA, Dropped, LanguageDecision, Recording, to_table
+from pipeline.records import LANGUAGE_SCHEMA, Dropped, LanguageDecision, Recording, from_table, to_table
 from pipeline.stage import Stage, StageCounts, Tally, digest, fingerprint_of
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 STAGE = "language"
 DECISIONS = "decisions.parquet"
+# ISO 639-2 has a code for "undetermined".
+UNDETERMINED = ("", "und")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class LanguageConfig:
         if not 0 <= self.min_score <= 1:
             raise TwistError(f"language.min_score is a probability, not {self.min_score}")
         if unknown := set(self.languages) - _text_languages():
-            raise TwistError(f"language.languages: {sorted(unknown)} are no ISO 639-1 codes known to the text identifier")
+            raise TwistError(f"language.languages: {sorted(unknown)} are no ISO 639-1 codes of languages known here")
 
 
 def filter_languages(run: str, config: LanguageConfig, report: ReportProgress) -> None:
@@ -74,8 +76,9 @@ def filter_languages(run: str, config: LanguageConfig, report: ReportProgress) -
 def decide(recording: Recording, config: LanguageConfig) -> LanguageDecision:
     """Follows the chain of evidence for one recording."""
     wanted = functools.partial(_decision, recording.recording_id, config)
-    if recording.language:
-        return wanted(normalize_code(recording.language), None, "metadata")
+    code = normalize_code(recording.language or "")
+    if code not in UNDETERMINED:
+        return wanted(code, None, "metadata")
     text = (recording.text or "").strip()
     if len(text) >= config.min_text_chars:
         language, score = _text_identifier().classify(text)
@@ -108,11 +111,11 @@ def _write(stage: Stage, recordings: list[Recording], decisions: list[LanguageDe
     ]
     kept_s = [r.duration_s for r, d in zip(recordings, decisions, strict=True) if d.keep]
     if not kept_s:
-        reasons = Counter(drop.reason for drop in dropped).most_common()
-        advice = ", ".join(f"{number} {reason}" for reason, number in reasons)
+        found = Counter((decision.reason, decision.language or "") for decision in decisions).most_common(5)
+        reasons = ", ".join(f"{number} {reason} {language}".rstrip() for (reason, language), number in found)
         raise TwistError(
-            f"no recording is left ({advice}). If you know what is spoken, give the corpus a `language`, or set "
-            f"language.unknown to keep; audio itself is not examined"
+            f"no recording is left ({reasons}). If you know what is spoken, give the corpus a `language`, name it in "
+            f"language.languages, or set language.unknown to keep; audio itself is not examined"
         )
     content = parquet.to_bytes(to_table(decisions, LANGUAGE_SCHEMA))
     storage.write_bytes(storage.join(stage.uri, DECISIONS), content)
@@ -144,5 +147,5 @@ def _text_languages() -> frozenset[str]:
 def read_decisions(run: str) -> dict[str, LanguageDecision]:
     """The decisions of a finished stage by recording id."""
     fingerprint_of(run, STAGE)
-    table = parquet.read(storage.join(run, STAGE, DECISIONS))
-    return {row["recording_id"]: LanguageDecision(**row) for row in table.to_pylist()}
+    table = parquet.read(storage.join(run, STAGE, DECISIONS), LANGUAGE_SCHEMA.names)
+    return {decision.recording_id: decision for decision in from_table(LanguageDecision, table)}

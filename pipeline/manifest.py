@@ -1,6 +1,6 @@
 """The first stage: every recording of every corpus, with what its corpus and its header say.
 
-    corpora -> RUN/manifest/<corpus>.parquet (Recording)
+corpora -> RUN/manifest/<corpus>.parquet (Recording)
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pipeline.audio import AudioError, probe
 from pipeline.corpora import folder, librispeech
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError
 from pipeline.records import RECORDING_SCHEMA, SPLITS, Dropped, Recording, from_table, to_table
-from pipeline.stage import Stage, StageCounts, Tally, digest, fingerprint_of
+from pipeline.stage import DROPPED, Stage, StageCounts, Tally, digest, fingerprint_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,7 @@ def make_manifest(run: str, corpora: Sequence[CorpusConfig], report: ReportProgr
         CorpusError: a root is missing, a corpus is not laid out as expected, two have one name, or nothing is readable.
     """
     if not corpora:
-        raise CorpusError("no corpus is named; give `corpora:` in the recipe, or a kind and a folder on the command line")
+        raise CorpusError("no corpus is named; give `corpora:` in the recipe, or a folder on the command line")
     names = [corpus.label for corpus in corpora]
     for name in {name for name in names if names.count(name) > 1}:
         raise CorpusError(f"two corpora are called {name!r}; give each a `name` of its own")
@@ -46,53 +46,79 @@ def make_manifest(run: str, corpora: Sequence[CorpusConfig], report: ReportProgr
 def _write(stage: Stage, corpora: Sequence[CorpusConfig], report: ReportProgress) -> None:
     dropped: list[Dropped] = []
     kept = Tally()
-    digests = []
+    tables: dict[str, bytes] = {}
     for corpus in corpora:
         recordings, drops = _read_corpus(corpus, report)
         dropped += drops
         kept += Tally(len(recordings), sum(recording.duration_s for recording in recordings) / 3600)
-        content = parquet.to_bytes(to_table(recordings, RECORDING_SCHEMA))
-        storage.write_bytes(storage.join(stage.uri, f"{corpus.label}.parquet"), content)
-        digests.append(digest(content))
+        tables[corpus.label] = parquet.to_bytes(to_table(recordings, RECORDING_SCHEMA))
     if not kept.items:
-        reasons = sorted({f"{drop.id}: {drop.detail}" for drop in dropped})
-        raise CorpusError(f"none of {len(dropped)} audio files could be read, e.g. {'; '.join(reasons[:3])}")
+        examples = "; ".join(f"{drop.id}: {drop.reason} ({drop.detail})" for drop in dropped[:3])
+        raise CorpusError(f"none of {len(dropped)} audio files can be used, e.g. {examples}")
+    for name, content in tables.items():
+        storage.write_bytes(storage.join(stage.uri, f"{name}.parquet"), content)
     # The hours of an unreadable file are unknown and count as none, on both sides.
-    counts = StageCounts.of(kept + Tally(len(dropped), 0.0), kept, dropped)
-    stage.finish(counts, dropped, digest(*digests))
+    total = kept + Tally(len(dropped), sum(drop.duration_s for drop in dropped) / 3600)
+    counts = StageCounts.of(total, kept, dropped)
+    stage.finish(counts, dropped, digest(*tables.values()))
 
 
 def _read_corpus(corpus: CorpusConfig, report: ReportProgress) -> tuple[list[Recording], list[Dropped]]:
-    if not storage.list_files(corpus.root):
-        raise CorpusError(f"{corpus.root} does not exist or is empty; it is the root of corpus {corpus.label}")
-    is_librispeech = corpus.kind == "librispeech" or (corpus.kind == "auto" and librispeech.is_librispeech(corpus.root))
-    files = list((librispeech if is_librispeech else folder).find_recordings(corpus))
+    _check_root(corpus)
+    files = list((librispeech if _is_librispeech(corpus) else folder).find_recordings(corpus))
     if not files:
         raise CorpusError(f"{corpus.root} holds no audio files; it is the root of corpus {corpus.label}")
     recordings: list[Recording] = []
     dropped: list[Dropped] = []
+    uri_of: dict[str, str] = {}
     with ThreadPoolExecutor(PROBE_THREADS) as threads:
-        for number, outcome in enumerate(threads.map(lambda file: _probe(corpus, file), files), start=1):
-            (recordings if isinstance(outcome, Recording) else dropped).append(outcome)  # type: ignore[arg-type]
+        outcomes = threads.map(lambda file: _probe(corpus, file), files)
+        for number, (file, outcome) in enumerate(zip(files, outcomes, strict=True), start=1):
+            if isinstance(outcome, Dropped):
+                dropped.append(outcome)
+            elif outcome.recording_id in uri_of:
+                detail = f"{file.uri} has the id of {uri_of[outcome.recording_id]}"
+                dropped.append(Dropped(outcome.recording_id, corpus.label, "duplicate_id", detail, outcome.duration_s))
+            else:
+                uri_of[outcome.recording_id] = file.uri
+                recordings.append(outcome)
             report(number, len(files), "files")
     return recordings, dropped
 
 
+def _check_root(corpus: CorpusConfig) -> None:
+    if storage.exists(corpus.root):
+        raise CorpusError(f"{corpus.root} is a file; name the folder that it lies in as the root of {corpus.label}")
+    try:
+        names = storage.list_files(corpus.root)
+    except PermissionError as error:
+        raise CorpusError(f"the root of corpus {corpus.label} cannot be listed: {error}") from error
+    if not names:
+        raise CorpusError(f"{corpus.root} does not exist or is empty; it is the root of corpus {corpus.label}")
+
+
+def _is_librispeech(corpus: CorpusConfig) -> bool:
+    if corpus.kind == "auto":
+        return corpus.metadata is None and librispeech.is_librispeech(corpus.root)
+    return corpus.kind == "librispeech"
+
+
 def _probe(corpus: CorpusConfig, file: AudioFile) -> Recording | Dropped:
+    uri = storage.absolute(file.uri)
     # A name that is not UTF-8 cannot stand in a table; its escaped form names the drop.
     recording_id = f"{corpus.label}/{file.id}".encode("utf-8", "backslashreplace").decode()
     try:
-        if "\\udc" in recording_id:
+        if uri.encode("utf-8", "backslashreplace").decode() != uri or "\0" in uri:
             raise AudioError("bad_name", "the path is not valid UTF-8")
         if file.split is not None and file.split not in SPLITS:
             raise AudioError("unknown_split", f"split {file.split!r} is none of {', '.join(SPLITS)}")
-        info = probe(file.uri)
+        info = probe(uri)
     except AudioError as error:
         return Dropped(recording_id, corpus.label, error.reason, error.detail, 0.0)
     return Recording(
         recording_id=recording_id,
         corpus=corpus.label,
-        uri=storage.absolute(file.uri),
+        uri=uri,
         duration_s=info.duration_s,
         sample_rate_hz=info.sample_rate_hz,
         num_channels=info.num_channels,
@@ -113,5 +139,9 @@ def read_recordings(run: str) -> list[Recording]:
     """
     fingerprint_of(run, STAGE)
     uri = storage.join(run, STAGE)
-    tables = [name for name in storage.list_files(uri, ".parquet") if name != "dropped.parquet"]
-    return [record for name in tables for record in from_table(Recording, parquet.read(storage.join(uri, name)))]
+    tables = [name for name in storage.list_files(uri, ".parquet") if name != DROPPED]
+    return [
+        recording
+        for name in tables
+        for recording in from_table(Recording, parquet.read(storage.join(uri, name), RECORDING_SCHEMA.names))
+    ]

@@ -8,8 +8,9 @@ A sample's place depends on the seed and the ids of the samples alone.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,7 @@ def pack(run: str, config: PackConfig, report: ReportProgress) -> None:
     """Writes the shards of a run.
 
     Raises:
-        TwistError: the training split is empty.
+        TwistError: the training split is empty, or a part of the units is damaged.
     """
     inputs = {name: fingerprint_of(run, name) for name in (MANIFEST, UNITS)}
     stage = Stage(run, STAGE, asdict(config), inputs)
@@ -79,8 +80,8 @@ def pack(run: str, config: PackConfig, report: ReportProgress) -> None:
         if not by_split["train"]:
             counts = ", ".join(f"{len(by_split[split])} {split}" for split in SPLITS)
             raise TwistError(
-                f"no sample is left to train on ({counts}). If the corpus' own splits are the reason, set "
-                f"pack.split.corpus_splits to ignore"
+                f"no sample is left to train on ({counts}): the corpora put every speaker into another split. Set "
+                f"pack.split.corpus_splits to ignore, or add a corpus to train on"
             )
         _write(stage, by_split, dropped, total, config, report)
 
@@ -89,6 +90,7 @@ def _read_samples(stage: Stage, config: PackConfig) -> tuple[list[Sample], list[
     recordings = {recording.recording_id: recording for recording in read_recordings(stage.run)}
     languages = {id: decision.language for id, decision in read_decisions(stage.run).items()}
     rows = [row for table in read_parts(stage.run) for row in _kept_rows(table)]
+    rows.sort(key=lambda row: str(row["segment_id"]))  # which twin stays must not depend on the plan of work units
     total = Tally(len(rows), sum(row["end_s"] - row["start_s"] for row in rows) / 3600)
     twins = {}
     if config.drop_duplicates:
@@ -168,16 +170,17 @@ def _write(
         rows += shard_rows
         report(number, len(plan), "shards")
     book = codebook.load(storage.join(stage.run, CODEBOOK))
+    kept = [sample for samples in by_split.values() for sample in samples]
     info = {
         "num_units": book.num_units,
         "frame_rate_hz": book.facts["encoder"]["frame_rate_hz"],
         "encoder": book.facts["encoder"],
         "codebook": {key: value for key, value in book.facts.items() if key != "encoder"},
-        "totals": _totals(by_split),
+        "totals": _totals(kept),
+        "languages": _languages(kept),
         "shards": descriptions,
     }
     dataset = shards.write_index(stage.uri, info, rows)
-    kept = [sample for samples in by_split.values() for sample in samples]
     kept_tally = Tally(len(kept), sum(sample.end_s - sample.start_s for sample in kept) / 3600)
     stage.finish(StageCounts.of(total, kept_tally, dropped), dropped, dataset.fingerprint)
 
@@ -190,29 +193,37 @@ def _shuffled(samples: Sequence[Sample], seed: int) -> list[Sample]:
 
 
 def _even_groups(samples: Sequence[Sample], units_per_shard: int, minimum: int) -> list[list[Sample]]:
-    """Neighbours in groups of nearly equal numbers of units."""
+    """Neighbours in groups of nearly equal numbers of units, none of them empty."""
     sizes = np.array([len(sample.units) for sample in samples])
     count = min(len(samples), max(minimum, math.ceil(sizes.sum() / units_per_shard)))
+    numbers = np.arange(count)
     middles = np.cumsum(sizes) - sizes / 2
-    numbers = np.minimum((middles * count / sizes.sum()).astype(np.int64), count - 1)
-    groups: list[list[Sample]] = [[] for _ in range(count)]
-    for sample, number in zip(samples, numbers.tolist(), strict=True):
-        groups[number].append(sample)
-    return [group for group in groups if group]
+    starts = np.searchsorted(middles, numbers * sizes.sum() / count)
+    # Where a sample is larger than a group, its neighbours still get one of their own.
+    starts = np.maximum.accumulate(starts - numbers) + numbers
+    starts = np.minimum(starts, len(samples) - count + numbers)
+    edges = [*starts.tolist(), len(samples)]
+    return [list(samples[start:end]) for start, end in itertools.pairwise(edges)]
 
 
-def _totals(by_split: dict[str, list[Sample]]) -> list[dict[str, Any]]:
-    """Samples, hours, units and frames by corpus and split."""
-    totals: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    for split in SPLITS:
-        for sample in by_split[split]:
-            counter = totals[sample.corpus, split]
-            counter["num_samples"] += 1
-            counter["num_units"] += len(sample.units)
-            counter["num_frames"] += sample.num_frames
-            counter["duration_ms"] += round((sample.end_s - sample.start_s) * 1000)
-    return [
-        {"corpus": corpus, "split": split, **{k: v for k, v in counter.items() if k != "duration_ms"}}
-        | {"hours": round(counter["duration_ms"] / 3.6e6, 6)}
-        for (corpus, split), counter in sorted(totals.items())
-    ]
+def _totals(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    groups: dict[tuple[str, str], list[Sample]] = defaultdict(list)
+    for sample in samples:
+        groups[sample.corpus, sample.split].append(sample)
+    return [{"corpus": corpus, "split": split, **_figures(groups[corpus, split])} for corpus, split in sorted(groups)]
+
+
+def _languages(samples: Sequence[Sample]) -> dict[str, Any]:
+    groups: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        groups[sample.language or "unknown"].append(sample)
+    return {language: _figures(groups[language]) for language in sorted(groups)}
+
+
+def _figures(samples: Sequence[Sample]) -> dict[str, Any]:
+    return {
+        "num_samples": len(samples),
+        "hours": round(math.fsum(sample.end_s - sample.start_s for sample in samples) / 3600, 6),
+        "num_units": sum(len(sample.units) for sample in samples),
+        "num_frames": sum(sample.num_frames for sample in samples),
+    }

@@ -32,8 +32,14 @@ def read(uri: str, columns: list[str] | None = None) -> pa.Table:
     """
     try:
         with storage.open_read(uri) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+            # Of a column that is not there, pyarrow says nothing.
+            if missing := set(columns or ()) - set(parquet.schema_arrow.names):
+                raise pa.ArrowKeyError(f"it has no column {', '.join(sorted(missing))}")
             return parquet.read(columns)
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
-        if isinstance(error, FileNotFoundError):
+    except (pa.ArrowException, OSError) as error:
+        # pyarrow tells of damage through plain OSErrors too; a disk's or bucket's have a number or own type.
+        if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise
-        raise TwistError(f"{uri} is not a whole Parquet file of this kind ({error}); delete it and run its stage again")
+        raise TwistError(
+            f"{uri} is not a whole Parquet file of this kind ({error}); delete it and run its stage again"
+        ) from error

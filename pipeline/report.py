@@ -18,42 +18,47 @@ from pipeline.pack import STAGE as SHARDS
 from pipeline.records import SPLITS
 from pipeline.segment import STAGE as SEGMENTS
 from pipeline.segment import read_segments
-from pipeline.shards import DATASET, Dataset, open_dataset
+from pipeline.shards import DATASET, Dataset, DatasetError, open_dataset
 from pipeline.tokenize import STAGE as UNITS
-from pipeline.tokenize import read_parts
+from pipeline.tokenize import part_uris, read_part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
+    import pyarrow as pa
     from numpy.typing import NDArray
 
 STAGES = (MANIFEST, LANGUAGE, SEGMENTS, CODEBOOK, UNITS, SHARDS)
 NUM_EXAMPLES = 3
-# Where the tokens per hour of 25 Hz, 500-unit HuBERT units lie for speech (TWIST, Table 1, and later work).
+NUM_EXAMPLE_UNITS = 12
+# Where 25 Hz HuBERT units of a codebook of 500 lie for speech (TWIST, Table 1, and later work).
 SANE_UNITS_PER_HOUR = (55_000, 72_000)
 
 
 def kind_of(uri: str) -> str:
-    """What lies at `uri`: run, shards, the name of another stage, or checkpoint.
+    """What lies at `uri` (absolute, without a slash at its end): run, the name of a stage, checkpoints, or checkpoint.
 
     Raises:
-        TwistError: nothing of ours.
+        TwistError: nothing of ours, or a stage in a folder of another name.
     """
-    name = uri.rstrip("/").rpartition("/")[2]
     if storage.exists(storage.join(uri, DATASET)):
         return SHARDS
     if storage.exists(storage.join(uri, codebook.FACTS)):
         return CODEBOOK
-    if storage.exists(storage.join(uri, "stage.json")):
-        return name
-    if any(storage.exists(storage.join(uri, stage_name, "stage.json")) for stage_name in STAGES):
+    if storage.exists(storage.join(uri, stage.STAGE_JSON)):
+        kind = str(stage.read_facts(uri, "").get("stage"))
+        if kind in STAGES and uri.rpartition("/")[2] != kind:
+            raise TwistError(f"{uri} holds the output of stage {kind}; give the folder that name, in its run")
+        if kind in STAGES:
+            return kind
+    if any(_was_begun(uri, name) for name in STAGES):
         return "run"
-    if storage.exists(storage.join(uri, "config.json")) or storage.exists(storage.join(uri, "model", "config.json")):
+    if storage.exists(storage.join(uri, "config.json")):
         return "checkpoint"
-    if name == "checkpoints":
+    if storage.exists(storage.join(uri, "metrics.jsonl")):
         return "checkpoints"
     raise TwistError(
-        f"{uri} is no run, and no stage, shards, codebook or checkpoint of one; name a folder that a twist command wrote"
+        f"{uri} is no run, and no stage, shards, codebook or checkpoint of one; name a folder that a twist command made"
     )
 
 
@@ -62,16 +67,22 @@ def describe_run(run: str) -> dict[str, Any]:
     return {"run": run, "stages": {name: describe_stage(run, name) for name in STAGES if _was_begun(run, name)}}
 
 
+def describe_folder(uri: str, kind: str) -> dict[str, Any]:
+    """One stage's folder; shards and codebooks also where they lie outside of a run."""
+    run, _, name = uri.rpartition("/")
+    if name == kind and _was_begun(run, name):
+        return describe_stage(run, name)
+    return describe_shards(uri) if kind == SHARDS else {"codebook": codebook.load(uri).facts}
+
+
 def describe_stage(run: str, name: str) -> dict[str, Any]:
-    """A stage's counts and settings, and what is particular to it."""
+    """A stage's counts and settings, and what is particular to it; for an unfinished one the files it has so far."""
+    uri = storage.join(run, name)
     facts = stage.read_facts(run, name)
-    finished = stage.is_finished(run, name)
-    description: dict[str, Any] = {"finished": finished}
-    if not finished:
-        if name == UNITS:
-            description["parts"] = len(storage.list_files(storage.join(run, name), ".parquet"))
-        return description
-    particulars = {
+    if not stage.is_finished(run, name):
+        made = [file for file in storage.list_files(uri) if file.endswith((".parquet", ".tar"))]
+        return {"finished": False, "files_so_far": len(made), "config": facts["config"]}
+    particulars: dict[str, Callable[[str], dict[str, Any]]] = {
         MANIFEST: _describe_manifest,
         LANGUAGE: _describe_language,
         SEGMENTS: _describe_segments,
@@ -80,26 +91,26 @@ def describe_stage(run: str, name: str) -> dict[str, Any]:
         SHARDS: lambda run: describe_shards(storage.join(run, SHARDS)),
     }
     keys = ("counts", "config", "versions", "wall_time_s", "finished_at")
-    description |= {key: facts[key] for key in keys} | particulars[name](run)
-    description["dropped_examples"] = _dropped_examples(run, name)
-    return description
+    description = {"finished": True, **{key: facts[key] for key in keys}, **particulars[name](run)}
+    return {**description, "dropped_examples": _dropped_examples(uri)}
 
 
 def describe_shards(uri: str) -> dict[str, Any]:
     """Shards by themselves: totals, lengths, and the statistics of their units.
 
     Raises:
-        DatasetError: there are no finished shards.
+        DatasetError: there are no finished shards, or a tar is missing or damaged.
     """
     dataset = open_dataset(uri)
     manifest = dataset.manifest
     hours = pc.sum(manifest["duration_s"]).as_py() / 3600
     num_units, num_frames = (pc.sum(manifest[name]).as_py() for name in ("num_units", "num_frames"))
-    counts = count_units(dataset, SPLITS)
+    encoder = dataset.info["encoder"]
     return {
         "fingerprint": dataset.fingerprint,
         "codebook": dataset.info["codebook"]["fingerprint"],
-        "encoder": dataset.info["encoder"]["name"],
+        "encoder": encoder["name"],
+        "frame_rate_hz": dataset.info["frame_rate_hz"],
         "codebook_size": dataset.num_units,
         "num_shards": len(dataset.info["shards"]),
         "num_samples": len(manifest),
@@ -109,34 +120,83 @@ def describe_shards(uri: str) -> dict[str, Any]:
         "num_frames": num_frames,
         "units_per_hour_before": num_frames / hours,
         "units_per_hour": num_units / hours,
+        "remarks": _remarks(encoder, dataset.num_units, num_units / hours),
         "totals": dataset.info["totals"],
+        "languages": dataset.info["languages"],
         "samples_s": _quantiles(manifest["duration_s"].to_numpy()),
         "samples_units": _quantiles(manifest["num_units"].to_numpy()),
-        **_unit_statistics(counts),
-        "examples": manifest.slice(0, NUM_EXAMPLES).select(["key", "corpus", "duration_s", "num_units"]).to_pylist(),
+        **_unit_statistics(count_units(dataset, SPLITS)),
+        "examples": _example_samples(dataset),
     }
 
 
 def count_units(dataset: Dataset, splits: Iterable[str]) -> NDArray[np.int64]:
-    """How often each unit occurs in some splits [K]."""
+    """How often each unit occurs in some splits [K].
+
+    Raises:
+        DatasetError: a tar is missing, or does not hold what the manifest says.
+    """
     counts = np.zeros(dataset.num_units, np.int64)
-    wanted = dataset.manifest.filter(pc.is_in(dataset.manifest["split"], pc.cast(list(splits), "string")))
+    splits_of_samples = np.array(dataset.manifest["split"].to_pylist(), dtype=object)
+    wanted = dataset.manifest.filter(np.isin(splits_of_samples, list(splits)))
     for shard in pc.unique(wanted["shard"]).to_pylist():
-        content = storage.read_bytes(storage.join(dataset.uri, shard))
         rows = wanted.filter(pc.equal(wanted["shard"], shard))
-        for offset, length in zip(rows["units_offset"].to_pylist(), rows["num_units"].to_pylist(), strict=True):
-            counts += np.bincount(np.frombuffer(content, "<u2", length, offset), minlength=dataset.num_units)
+        for units in _units_of(dataset, shard, rows):
+            counts += _count(units, dataset.num_units, storage.join(dataset.uri, shard))
     return counts
 
 
+def _units_of(dataset: Dataset, shard: str, rows: pa.Table) -> list[NDArray[np.uint16]]:
+    uri = storage.join(dataset.uri, shard)
+    places = zip(rows["num_units"].to_pylist(), rows["units_offset"].to_pylist(), strict=True)
+    try:
+        content = storage.read_bytes(uri)
+        return [np.frombuffer(content, "<u2", num_units, offset) for num_units, offset in places]
+    except FileNotFoundError:
+        raise DatasetError(f"{uri} is missing; `twist inspect --verify` says what else is wrong") from None
+    except ValueError as error:
+        raise DatasetError(f"{uri} ends too soon; `twist inspect --verify` says what else is wrong") from error
+
+
+def _count(units: NDArray[np.uint16], num_units: int, where: str) -> NDArray[np.int64]:
+    counts = np.bincount(units, minlength=num_units)
+    if len(counts) > num_units:
+        raise TwistError(
+            f"{where} holds unit {len(counts) - 1}, the codebook only {num_units} units; `twist inspect --verify` says "
+            f"what else is wrong"
+        )
+    return counts
+
+
+def _example_samples(dataset: Dataset) -> list[dict[str, Any]]:
+    rows = dataset.manifest.slice(0, NUM_EXAMPLES)
+    units = [_units_of(dataset, rows["shard"][i].as_py(), rows.slice(i, 1))[0] for i in range(len(rows))]
+    columns = ["key", "split", "corpus", "speaker", "duration_s", "num_units"]
+    return [
+        {**row, "first_units": first[:NUM_EXAMPLE_UNITS].tolist()}
+        for row, first in zip(rows.select(columns).to_pylist(), units, strict=True)
+    ]
+
+
+def _remarks(encoder: dict[str, Any], codebook_size: int, units_per_hour: float) -> list[str]:
+    low, high = SANE_UNITS_PER_HOUR
+    is_known = encoder["name"] == "hubert" and encoder["frame_rate_hz"] == 25 and codebook_size == 500
+    if not is_known or low <= units_per_hour <= high:
+        return []
+    return [
+        f"{units_per_hour:,.0f} units an hour are unusual, speech gives {low:,} to {high:,}: do the segments hold "
+        f"speech, and are the encoder's layer and normalization those of its checkpoint?"
+    ]
+
+
 def _was_begun(run: str, name: str) -> bool:
-    return storage.exists(storage.join(run, name, "stage.json"))
+    return storage.exists(storage.join(run, name, stage.STAGE_JSON))
 
 
-def _dropped_examples(run: str, name: str) -> list[dict[str, Any]]:
-    dropped = parquet.read(storage.join(run, name, "dropped.parquet"))
+def _dropped_examples(uri: str) -> list[dict[str, Any]]:
+    """The first few drops of each reason."""
     examples: dict[str, list[dict[str, Any]]] = {}
-    for row in dropped.to_pylist():
+    for row in parquet.read(storage.join(uri, stage.DROPPED)).to_pylist():
         if len(examples.setdefault(row["reason"], [])) < NUM_EXAMPLES:
             examples[row["reason"]].append(row)
     return [row for rows in examples.values() for row in rows]
@@ -153,8 +213,14 @@ def _describe_manifest(run: str) -> dict[str, Any]:
         "corpora": corpora,
         "recordings_s": _quantiles(np.array([recording.duration_s for recording in recordings])),
         "sample_rates_hz": _histogram([recording.sample_rate_hz for recording in recordings]),
+        "num_speakers": len({recording.speaker for recording in recordings} - {None}),
         "with_speaker": sum(recording.speaker is not None for recording in recordings),
+        "with_language": sum(recording.language is not None for recording in recordings),
         "with_text": sum(recording.text is not None for recording in recordings),
+        "examples": [
+            {name: getattr(recording, name) for name in ("recording_id", "duration_s", "speaker", "language", "text")}
+            for recording in recordings[:NUM_EXAMPLES]
+        ],
     }
 
 
@@ -173,6 +239,7 @@ def _describe_segments(run: str) -> dict[str, Any]:
         "num_segments": len(table),
         "num_work_units": pc.count_distinct(table["work_unit"]).as_py(),
         "segments_s": _quantiles(durations),
+        "examples": table.slice(0, NUM_EXAMPLES).select(["segment_id", "start_s", "end_s"]).to_pylist(),
     }
 
 
@@ -181,13 +248,35 @@ def _describe_codebook(run: str) -> dict[str, Any]:
 
 
 def _describe_units(run: str) -> dict[str, Any]:
-    size = codebook.load(storage.join(run, CODEBOOK)).num_units
-    counts = np.zeros(size, np.int64)
-    for table in read_parts(run):
-        counts += np.bincount(pc.list_flatten(table["units"]).to_numpy(), minlength=size)
+    book = codebook.load(storage.join(run, CODEBOOK))
+    counts = np.zeros(book.num_units, np.int64)
+    examples: list[dict[str, Any]] = []
+    for uri in part_uris(run):
+        part = read_part(uri)
+        counts += _count(pc.list_flatten(part["units"]).to_numpy(), book.num_units, uri)
+        if len(examples) < NUM_EXAMPLES:
+            kept = part.filter(pc.is_valid(part["units"])).slice(0, NUM_EXAMPLES - len(examples))
+            examples += [_example_segment(row) for row in kept.to_pylist()]
     facts = stage.read_facts(run, UNITS)
     rates = ("num_frames", "num_units", "units_per_hour_before", "units_per_hour")
-    return {key: facts[key] for key in rates} | _unit_statistics(counts)
+    return {
+        "encoder": book.facts["encoder"]["name"],
+        "frame_rate_hz": book.facts["encoder"]["frame_rate_hz"],
+        "codebook_size": book.num_units,
+        **{key: facts[key] for key in rates},
+        "remarks": _remarks(book.facts["encoder"], book.num_units, facts["units_per_hour"]),
+        **_unit_statistics(counts),
+        "examples": examples,
+    }
+
+
+def _example_segment(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "segment_id": row["segment_id"],
+        "duration_s": row["end_s"] - row["start_s"],
+        "num_units": len(row["units"]),
+        "first_units": row["units"][:NUM_EXAMPLE_UNITS],
+    }
 
 
 def _unit_statistics(counts: NDArray[np.int64]) -> dict[str, Any]:
@@ -203,7 +292,7 @@ def _unit_statistics(counts: NDArray[np.int64]) -> dict[str, Any]:
     }
 
 
-def _quantiles(values: NDArray[np.float64]) -> dict[str, float]:
+def _quantiles(values: NDArray[Any]) -> dict[str, float]:
     names = ("min", "p10", "median", "p90", "max")
     return dict(zip(names, np.quantile(values, (0, 0.1, 0.5, 0.9, 1)).tolist(), strict=True)) if len(values) else {}
 

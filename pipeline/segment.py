@@ -2,8 +2,9 @@
 
     RUN/manifest/, RUN/language/ -> RUN/segments/segments.parquet (SEGMENT_SCHEMA)
 
-Where the corpus says where speech is, that is used; else speech is detected in the audio (`detect_speech`), on many
-workers, a part file per work unit of recordings below RUN/segments/speech/. Long recordings are cut at their pauses.
+Where the corpus says where speech is, that is used, put in order first: corpora give it unsorted, overlapping, beyond
+the recording's end. Else speech is detected in the audio (`detect_speech`), on many workers, a part file per work unit
+of recordings below RUN/segments/speech/. Long recordings are cut at their pauses.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ SEGMENTS = "segments.parquet"
 SPEECH = "speech"
 # Durations are stored as uint16 frames of 40 ms.
 LONGEST_SEGMENT_S = 2_000.0
+# Less is what sums of floats lose.
+NEGLIGIBLE_S = 1e-6
 
 Regions = list[tuple[float, float]]
 
@@ -71,12 +74,16 @@ class SegmentConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.min_s < self.max_s <= LONGEST_SEGMENT_S:
-            raise TwistError(f"segments need 0 < min_s < max_s <= {LONGEST_SEGMENT_S:g}, not {self.min_s}, {self.max_s}")
+            bounds = f"0 < min_s < max_s <= {LONGEST_SEGMENT_S:g}"
+            raise TwistError(f"segments need {bounds}, not min_s {self.min_s} and max_s {self.max_s}")
         if not (0 <= 2 * self.padding_s < self.max_s and self.max_pause_s > 0):
-            raise TwistError(f"segments need 0 <= padding_s < max_s / 2 and max_pause_s > 0, not {self}")
+            raise TwistError(
+                f"segments need 0 <= padding_s < max_s / 2 and max_pause_s > 0, not padding_s {self.padding_s} and "
+                f"max_pause_s {self.max_pause_s}"
+            )
         if not 0 < self.speech_threshold < 1:
             raise TwistError(f"segments.speech_threshold is a probability, not {self.speech_threshold}")
-        if self.work_unit_minutes <= 0:
+        if not self.work_unit_minutes > 0:
             raise TwistError(f"segments.work_unit_minutes must be positive, not {self.work_unit_minutes}")
 
 
@@ -97,6 +104,25 @@ def make_segments(run: str, config: SegmentConfig, cluster: ClusterConfig, repor
         _write(stage, recordings, speech, failures, config)
 
 
+def tidy(regions: Iterable[Sequence[float]], duration_s: float) -> Regions:
+    """Puts speech of any source in order: sorted, within the recording, overlapping and touching regions joined.
+
+    Args:
+        regions: (on, off) seconds. One that is empty, backwards or holds NaN is left out.
+        duration_s: The recording's length.
+    """
+    clipped = ((max(0.0, on_s), min(off_s, duration_s)) for on_s, off_s in regions if on_s < off_s)
+    tidied: Regions = []
+    for on_s, off_s in sorted(clipped):
+        if on_s >= off_s:  # beyond the recording
+            continue
+        if tidied and on_s <= tidied[-1][1]:
+            tidied[-1] = (tidied[-1][0], max(tidied[-1][1], off_s))
+        else:
+            tidied.append((on_s, off_s))
+    return tidied
+
+
 def cut(regions: Regions, duration_s: float, config: SegmentConfig) -> Regions:
     """Cuts one recording at its pauses.
 
@@ -114,36 +140,45 @@ def cut(regions: Regions, duration_s: float, config: SegmentConfig) -> Regions:
     longest_s = config.max_s - 2 * config.padding_s
     pieces = [piece for region in regions for piece in _divide(region, longest_s)]
     stretches: Regions = []
-    first = 0
-    while first < len(pieces):
-        last = _last_piece(pieces, first, longest_s, config)
-        stretches.append((pieces[first][0], pieces[last][1]))
-        first = last + 1
+    for group in _split_at_pauses(pieces, config.max_pause_s):
+        first = 0
+        while first < len(group):
+            last = _last_piece(group, first, longest_s, config)
+            stretches.append((group[first][0], group[last][1]))
+            first = last + 1
     # Padding may take no more than its half of the pause to the neighbour.
     middles_s = [(before[1] + after[0]) / 2 for before, after in itertools.pairwise(stretches)]
     edges_s = itertools.pairwise([0.0, *middles_s, duration_s])
-    return [_pad(stretch, *edges, config.padding_s) for stretch, edges in zip(stretches, edges_s, strict=False)]
+    return [_pad(stretch, *edges, duration_s, config) for stretch, edges in zip(stretches, edges_s, strict=False)]
+
+
+def _split_at_pauses(pieces: Regions, max_pause_s: float) -> list[Regions]:
+    groups: list[Regions] = []
+    for piece in pieces:
+        if groups and piece[0] - groups[-1][-1][1] <= max_pause_s:
+            groups[-1].append(piece)
+        else:
+            groups.append([piece])
+    return groups
 
 
 def _last_piece(pieces: Regions, first: int, longest_s: float, config: SegmentConfig) -> int:
     """The index of the piece that ends the segment which begins with piece `first`."""
     start_s = pieces[first][0]
-    best, best_pause_s = first, -1.0
-    for last in range(first, len(pieces)):
+    if pieces[-1][1] - start_s <= longest_s:
+        return len(pieces) - 1
+    best, best_value = first, -1.0
+    for last in range(first, len(pieces) - 1):
         if pieces[last][1] - start_s > longest_s:
-            return best
-        if last + 1 == len(pieces):
-            return last
+            break
         pause_s = pieces[last + 1][0] - pieces[last][1]
-        if pause_s > config.max_pause_s:
-            return last
         # A cut in the first half, or one that leaves a rest too short to stand alone, only where there is no other.
         rest_s = pieces[-1][1] - pieces[last + 1][0]
         is_good = pieces[last][1] - start_s >= longest_s / 2 and rest_s >= config.min_s
         value = pause_s + (2 * config.max_pause_s if is_good else 0.0)
-        if value >= best_pause_s:
-            best, best_pause_s = last, value
-    raise AssertionError("unreachable: the last piece ends every search")
+        if value >= best_value:
+            best, best_value = last, value
+    return best
 
 
 def _divide(region: tuple[float, float], longest_s: float) -> Regions:
@@ -153,10 +188,14 @@ def _divide(region: tuple[float, float], longest_s: float) -> Regions:
     return list(itertools.pairwise(edges))
 
 
-def _pad(stretch: tuple[float, float], before_s: float, after_s: float, padding_s: float) -> tuple[float, float]:
-    start_s, end_s = max(stretch[0] - padding_s, before_s), min(stretch[1] + padding_s, after_s)
+def _pad(
+    stretch: tuple[float, float], before_s: float, after_s: float, duration_s: float, config: SegmentConfig
+) -> tuple[float, float]:
+    start_s = max(stretch[0] - config.padding_s, before_s)
+    end_s = min(stretch[1] + config.padding_s, after_s)
     # Whole milliseconds, rounded inwards, except at the recording's own end.
-    return math.ceil(start_s * 1000) / 1000, end_s if end_s == after_s else math.floor(end_s * 1000) / 1000
+    end_s = end_s if end_s == duration_s else math.floor(end_s * 1000) / 1000
+    return min(math.ceil(start_s * 1000) / 1000, end_s), end_s
 
 
 def _find_speech(
@@ -171,11 +210,7 @@ def _find_speech(
     to_search: list[Recording] = []
     for recording in recordings:
         if recording.voice_activity is not None:
-            speech[recording.recording_id] = [
-                (max(0.0, on_s), min(off_s, recording.duration_s))
-                for on_s, off_s in recording.voice_activity
-                if on_s < min(off_s, recording.duration_s)
-            ]
+            speech[recording.recording_id] = tidy(recording.voice_activity, recording.duration_s)
         elif config.detect_speech == "all" or (config.detect_speech == "long" and recording.duration_s > config.max_s):
             to_search.append(recording)
         else:
@@ -187,7 +222,11 @@ def _find_speech(
     threshold = config.speech_threshold
     dataflow.run_work_units(work_units, parts, FindSpeech, {"threshold": threshold}, _all_failed, cluster, report)
     found, failures = _read_search(parts, [unit.name for unit in work_units])
-    return speech | found, failures
+    for recording in to_search:
+        if recording.recording_id in found:
+            # Joins what the edge between two slices has parted.
+            speech[recording.recording_id] = tidy(found[recording.recording_id], recording.duration_s)
+    return speech, failures
 
 
 def _plan_search(recordings: Sequence[Recording], work_unit_s: float) -> list[WorkUnit]:
@@ -212,9 +251,7 @@ class FindSpeech:
         self._detect = SpeechDetector(threshold)
 
     def __call__(self, unit: WorkUnit, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
-        return _speech_table(
-            unit, [wav if isinstance(wav, AudioError) else self._detect(wav) for wav in wavs]
-        )
+        return _speech_table(unit, [wav if isinstance(wav, AudioError) else self._detect(wav) for wav in wavs])
 
 
 def _all_failed(unit: WorkUnit, error: AudioError) -> pa.Table:
@@ -250,18 +287,7 @@ def _read_search(parts: str, names: Sequence[str]) -> tuple[dict[str, Regions], 
                 found[row["recording_id"]] += [
                     (row["start_s"] + on_s, row["start_s"] + off_s) for on_s, off_s in json.loads(row["regions"])
                 ]
-    return {id: _join_touching(regions) for id, regions in found.items() if id not in failures}, failures
-
-
-def _join_touching(regions: Regions) -> Regions:
-    """Joins what the edge between two slices has parted."""
-    joined: Regions = []
-    for on_s, off_s in regions:
-        if joined and on_s <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], off_s)
-        else:
-            joined.append((on_s, off_s))
-    return joined
+    return found, failures
 
 
 def name_work_units(durations_s: Iterable[float], work_unit_s: float) -> list[str]:
@@ -298,7 +324,7 @@ def _write(
         rows += [(recording, start_s, end_s) for start_s, end_s in segments]
         lengths_s = sum(end_s - start_s for start_s, end_s in segments)
         kept_s += lengths_s
-        dropped += _losses(recording, candidates, segments, recording.duration_s - lengths_s)
+        dropped += _losses(recording, candidates, segments, config)
     if not rows:
         raise TwistError(
             f"none of {len(recordings)} recordings holds a segment of {config.min_s:g} to {config.max_s:g} s: "
@@ -310,20 +336,23 @@ def _write(
     total = Tally(len(recordings), sum(recording.duration_s for recording in recordings) / 3600)
     kept_recordings = len({recording.recording_id for recording, _, _ in rows})
     counts = StageCounts.of(total, Tally(kept_recordings, kept_s / 3600), dropped)
-    stage.finish(counts, dropped, digest(content), segments=len(rows), work_units=len(set(table["work_unit"].to_pylist())))
+    num_work_units = len(set(table["work_unit"].to_pylist()))
+    stage.finish(counts, dropped, digest(content), segments=len(rows), work_units=num_work_units)
 
 
-def _losses(recording: Recording, candidates: Regions, segments: Regions, lost_s: float) -> list[Dropped]:
+def _losses(recording: Recording, candidates: Regions, segments: Regions, config: SegmentConfig) -> list[Dropped]:
     """What cutting leaves out of one recording: speech too short for a segment, and what is no speech."""
-    too_short_s = sum(end_s - start_s for start_s, end_s in candidates) - sum(e - s for s, e in segments)
-    not_speech_s = lost_s - too_short_s
+    candidates_s, segments_s = (sum(end_s - start_s for start_s, end_s in spans) for spans in (candidates, segments))
+    too_short_s = candidates_s - segments_s
+    not_speech_s = recording.duration_s - candidates_s
     num_short = len(candidates) - len(segments)
     goes = 0 if segments else 1
     losses = []
     if num_short:
-        losses.append(_drop(recording, "too_short", f"{num_short} stretches of speech", too_short_s, goes))
+        detail = f"{num_short} of {len(candidates)} stretches are shorter than {config.min_s:g} s"
+        losses.append(_drop(recording, "too_short", detail, too_short_s, goes))
         goes = 0
-    if not_speech_s > 0 or goes:
+    if not_speech_s > NEGLIGIBLE_S or goes:
         detail = "pauses" if segments or num_short else "no speech was found"
         losses.append(_drop(recording, "no_speech", detail, max(0.0, not_speech_s), goes))
     return losses
@@ -336,7 +365,9 @@ def _drop(recording: Recording, reason: str, detail: str, duration_s: float, num
 def _segment_table(rows: Sequence[tuple[Recording, float, float]], work_unit_s: float) -> pa.Table:
     return pa.table(
         {
-            "segment_id": [f"{r.recording_id}#{start_s * 1000:08.0f}-{end_s * 1000:08.0f}" for r, start_s, end_s in rows],
+            "segment_id": [
+                f"{r.recording_id}#{start_s * 1000:08.0f}-{end_s * 1000:08.0f}" for r, start_s, end_s in rows
+            ],
             "recording_id": [recording.recording_id for recording, _, _ in rows],
             "start_s": [start_s for _, start_s, _ in rows],
             "end_s": [end_s for _, _, end_s in rows],
@@ -351,7 +382,7 @@ def _segment_table(rows: Sequence[tuple[Recording, float, float]], work_unit_s: 
 def read_segments(run: str) -> pa.Table:
     """The segments of a finished stage, in the order of their work units."""
     fingerprint_of(run, STAGE)
-    return parquet.read(storage.join(run, STAGE, SEGMENTS))
+    return parquet.read(storage.join(run, STAGE, SEGMENTS), SEGMENT_SCHEMA.names)
 
 
 def work_units_of(segments: pa.Table) -> list[WorkUnit]:

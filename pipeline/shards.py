@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.parquet"
 DATASET = "dataset.json"
+FORMAT_VERSION = 1
 TAR_BLOCK_BYTES = 512
 
 
@@ -133,34 +134,49 @@ def write_index(shards: str, info: dict[str, Any], rows: Sequence[dict[str, Any]
     """
     table = pa.Table.from_pylist(list(rows), schema=SAMPLE_SCHEMA)
     parquet.write(storage.join(shards, MANIFEST), table)
-    identity = [info["codebook"]["fingerprint"], *(shard["sha256"] for shard in info["shards"])]
-    info = {"format_version": 1, "fingerprint": hashlib.sha256("\n".join(identity).encode()).hexdigest(), **info}
+    info = {"format_version": FORMAT_VERSION, "fingerprint": dataset_fingerprint(info), **info}
     storage.write_bytes(storage.join(shards, DATASET), (json.dumps(info, indent=2) + "\n").encode())
     return Dataset(shards, info, table)
+
+
+def dataset_fingerprint(info: dict[str, Any]) -> str:
+    """The identity of shards: that of their codebook, and the checksum of every tar."""
+    identity = [info["codebook"]["fingerprint"], *(shard["sha256"] for shard in info["shards"])]
+    return hashlib.sha256("\n".join(identity).encode()).hexdigest()
 
 
 def open_dataset(uri: str) -> Dataset:
     """Opens finished shards.
 
     Raises:
-        DatasetError: there are none, or their index is damaged.
+        DatasetError: there are none, or they are not of this format.
+        TwistError: the manifest is damaged.
     """
     try:
         info = json.loads(storage.read_bytes(storage.join(uri, DATASET)))
+    except FileNotFoundError:
+        raise DatasetError(
+            f"{uri} holds no finished shards ({DATASET} is missing); make them with `twist pack`"
+        ) from None
+    except ValueError as error:
+        raise DatasetError(f"{storage.join(uri, DATASET)} is damaged: {error}") from error
+    if not isinstance(info, dict) or info.get("format_version") != FORMAT_VERSION:
+        raise DatasetError(f"{storage.join(uri, DATASET)} does not describe shards of format {FORMAT_VERSION}")
+    try:
         manifest = parquet.read(storage.join(uri, MANIFEST))
     except FileNotFoundError:
-        raise DatasetError(f"{uri} holds no finished shards ({DATASET} is missing); make them with `twist pack`") from None
-    except ValueError as error:
-        raise DatasetError(f"the index of {uri} is damaged: {error}") from error
-    if manifest.schema.names != SAMPLE_SCHEMA.names:
+        raise DatasetError(
+            f"{storage.join(uri, MANIFEST)} is missing; make the shards again with `twist pack`"
+        ) from None
+    if not manifest.schema.equals(SAMPLE_SCHEMA):
         raise DatasetError(f"{storage.join(uri, MANIFEST)} has other columns than a manifest of shards")
     return Dataset(uri, info, manifest)
 
 
 def make_key(segment_id: str) -> str:
     """A key for a segment: readable, without dots or other characters that archives or shells trip over, and unique."""
-    readable = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in segment_id)[-60:].lstrip("-")
-    return f"{readable}-{hashlib.blake2b(segment_id.encode(), digest_size=8).hexdigest()}"
+    readable = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in segment_id)[-60:]
+    return f"{readable}-{hashlib.blake2b(segment_id.encode(), digest_size=8).hexdigest()}".lstrip("-")
 
 
 def _npy(values: NDArray[np.uint16]) -> bytes:

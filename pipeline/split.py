@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +27,7 @@ class SplitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.validation, self.test) < 0 or self.validation + self.test >= 1:
+        if not (self.validation >= 0 and self.test >= 0 and self.validation + self.test < 1):
             raise TwistError(
                 f"split.validation and split.test are shares that leave some for training, not {self.validation} and "
                 f"{self.test}"
@@ -38,7 +39,7 @@ def assign_splits(groups: dict[str, str | None], config: SplitConfig) -> dict[st
 
     A group (a speaker; a recording whose speaker is unknown) without a split of its own goes where the hash of its name
     says, so that it stays there when the corpora grow. Where this leaves a wanted split empty, as it may with few
-    speakers, the group with the nearest hash fills it, so long as some remain for training.
+    speakers, the group with the nearest hash fills it, if it leaves no other split empty; training comes first.
 
     Args:
         groups: The corpus' own split of each group, or None.
@@ -46,21 +47,30 @@ def assign_splits(groups: dict[str, str | None], config: SplitConfig) -> dict[st
     """
     keep = config.corpus_splits == "keep"
     splits = {group: split for group, split in groups.items() if keep and split is not None}
-    shares = {group: _share(config.seed, group) for group in groups if group not in splits}
-    for group, share in shares.items():
-        if share < config.validation:
-            splits[group] = "validation"
-        elif share < config.validation + config.test:
-            splits[group] = "test"
-        else:
-            splits[group] = "train"
-    for split, wanted in (("validation", config.validation), ("test", config.test)):
-        movable = sorted((group for group in shares if splits[group] == "train"), key=lambda group: shares[group])
-        if wanted > 0 and split not in splits.values() and len(movable) > 1:
-            splits[movable[0]] = split
+    places = {group: _place(config.seed, group) for group in groups if group not in splits}
+    stretches = {
+        "train": (config.validation + config.test, 1.0),
+        "validation": (0.0, config.validation),
+        "test": (config.validation, config.validation + config.test),
+    }
+    for group, place in places.items():
+        splits[group] = next(split for split, (start, end) in stretches.items() if start <= place < end)
+    for split, (start, end) in stretches.items():
+        sizes = Counter(splits.values())
+        if start == end or sizes[split]:
+            continue
+        # How far each group that can be spared lies from this split's stretch.
+        distances = {
+            group: max(start - place, place - end)
+            for group, place in places.items()
+            if split == "train" or sizes[splits[group]] > 1
+        }
+        if distances:
+            splits[min(distances, key=lambda group: (distances[group], group))] = split
     return splits
 
 
-def _share(seed: int, group: str) -> float:
+def _place(seed: int, group: str) -> float:
+    """Where a group lies between 0 and 1, as evenly as a hash spreads them."""
     hashed = hashlib.blake2b(f"{seed}:split:{group}".encode(), digest_size=8).digest()
-    return int.from_bytes(hashed, "little") / 2**64
+    return (int.from_bytes(hashed, "little") >> 11) / 2**53  # as many bits as a float holds: never rounded up to 1

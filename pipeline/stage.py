@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 FORMAT_VERSION = 1
+STAGE_JSON, DROPPED, DONE, LOCK = "stage.json", "dropped.parquet", "DONE", ".lock"
 VERSIONED_PACKAGES = ("twist-pipeline", "torch", "ray", "faiss-cpu", "pyarrow", "soundfile", "soxr", "transformers")
 
 
@@ -98,8 +99,11 @@ class Stage:
             if storage.exists(self._done_uri):
                 yield False
                 return
-            storage.remove_temporaries(self.uri)
-            self._write_json({})
+            try:
+                storage.remove_temporaries(self.uri)
+                self._write_json({})
+            except OSError as error:
+                raise self._not_writable(error) from error
             yield True
 
     def finish(self, counts: StageCounts, dropped: list[Dropped], output: str, **facts: Any) -> None:
@@ -111,7 +115,7 @@ class Stage:
             output: A digest of what the stage wrote.
             facts: Further figures to keep in stage.json.
         """
-        parquet.write(storage.join(self.uri, "dropped.parquet"), to_table(dropped, DROPPED_SCHEMA))
+        parquet.write(storage.join(self.uri, DROPPED), to_table(dropped, DROPPED_SCHEMA))
         self._write_json(
             {
                 "counts": asdict(counts),
@@ -125,11 +129,11 @@ class Stage:
 
     @property
     def _done_uri(self) -> str:
-        return storage.join(self.uri, "DONE")
+        return storage.join(self.uri, DONE)
 
     @property
     def _json_uri(self) -> str:
-        return storage.join(self.uri, "stage.json")
+        return storage.join(self.uri, STAGE_JSON)
 
     def _write_json(self, facts: dict[str, Any]) -> None:
         content = {"stage": self.name, "fingerprint": self.fingerprint, **self._settings, **facts}
@@ -137,18 +141,24 @@ class Stage:
 
     def _refuse_other_settings(self) -> None:
         try:
-            before = json.loads(storage.read_bytes(self._json_uri))
+            before = read_facts(self.run, self.name)
         except FileNotFoundError:
             return
-        except ValueError as error:
-            raise StageError(f"{self._json_uri} is damaged ({error}); delete {self.uri} to make it again") from error
-        if before["fingerprint"] == self.fingerprint:
+        if before["fingerprint"] == self.fingerprint or not self._has_output():
             return
         changes = _differences({k: before.get(k) for k in self._settings}, self._settings)
+        changes = changes or ["its fingerprint does not belong to the settings beside it"]
         raise StageError(
             f"{self.uri} was made with other settings: {'; '.join(changes)}. Choose another --run, set them back, or "
             f"delete {self.uri} (and the stages after it) to make it again."
         )
+
+    def _has_output(self) -> bool:
+        """Whether there is anything that depends on settings; there is none where a first try failed early."""
+        return any(name not in (STAGE_JSON, LOCK) for name in storage.list_files(self.uri))
+
+    def _not_writable(self, error: OSError) -> StageError:
+        return StageError(f"cannot write to {self.uri}: {error.strerror or error}; mend that or choose another --run")
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -158,16 +168,17 @@ class Stage:
         folder = Path(self.uri)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = (folder / ".lock").open("a+")
+            lock = (folder / LOCK).open("a+")
         except OSError as error:
-            raise StageError(f"cannot write to {folder}: {error.strerror}; choose another --run") from error
+            raise self._not_writable(error) from error
         with lock:
             try:
                 # The kernel drops the lock with the process, however that ends.
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 lock.seek(0)
-                raise StageError(f"{folder} is in use by process {lock.read().strip()}; wait for it or stop it") from None
+                holder = lock.read().strip()
+                raise StageError(f"{folder} is in use by process {holder}; wait for it or stop it") from None
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
@@ -182,7 +193,7 @@ def fingerprint_of(run: str, name: str) -> str:
     """
     uri = storage.join(run, name)
     try:
-        return storage.read_bytes(storage.join(uri, "DONE")).decode()
+        return storage.read_bytes(storage.join(uri, DONE)).decode(errors="replace")
     except FileNotFoundError:
         raise StageError(f"{uri} is not finished; run {_command_of(name)} on this run first") from None
 
@@ -192,14 +203,22 @@ def read_facts(run: str, name: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the stage was never begun.
+        StageError: the file is damaged.
     """
-    facts: dict[str, Any] = json.loads(storage.read_bytes(storage.join(run, name, "stage.json")))
+    folder = storage.join(run, name)
+    uri = storage.join(folder, STAGE_JSON)
+    try:
+        facts = json.loads(storage.read_bytes(uri))
+    except ValueError as error:
+        raise StageError(f"{uri} is damaged ({error}); delete {folder} to make it again") from error
+    if not isinstance(facts, dict) or not isinstance(facts.get("fingerprint"), str):
+        raise StageError(f"{uri} is damaged (it holds no fingerprint); delete {folder} to make it again")
     return facts
 
 
 def is_finished(run: str, name: str) -> bool:
     """Whether a stage's done marker is there."""
-    return storage.exists(storage.join(run, name, "DONE"))
+    return storage.exists(storage.join(run, name, DONE))
 
 
 def is_output(run: str, name: str, output: str) -> bool:

@@ -1,7 +1,8 @@
 """Files on disk and objects on S3 behind a few functions, so that no other module asks which of the two it has.
 
 A URI is a local path or `s3://bucket/key`. What is written appears under its final name whole or not at all: locally
-through a temporary file, fsync and rename; on S3 through one PUT. A missing file is FileNotFoundError on both.
+through a temporary file, fsync and rename; on S3 through one PUT. On both, whatever fails is an OSError: a missing file
+FileNotFoundError, a forbidden one PermissionError, and a store that cannot be reached ConnectionError.
 """
 
 from __future__ import annotations
@@ -10,24 +11,37 @@ import contextlib
 import functools
 import io
 import os
+import re
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from types_boto3_s3.client import S3Client
+    from mypy_boto3_s3.client import S3Client
 
 TEMPORARY_SUFFIX = ".tmp"
 S3_READ_AHEAD_BYTES = 4 * 2**20
+# Threads of one process that talk to S3 at once, without waiting for each other's connection.
+S3_CONNECTIONS = 32
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def is_s3(uri: str) -> bool:
-    """Whether `uri` names an object or prefix on S3 rather than a local path."""
-    return uri.startswith("s3://")
+    """Whether `uri` names an object or prefix on S3 rather than a local path.
+
+    Raises:
+        TwistError: it names something on another kind of store.
+    """
+    if uri.startswith("s3://"):
+        return True
+    if _SCHEME.match(uri):
+        raise TwistError(f"{uri!r} is neither a local path nor s3://BUCKET/KEY; no other kind of place is known")
+    return False
 
 
 def join(uri: str, *parts: str) -> str:
@@ -42,34 +56,35 @@ def absolute(uri: str) -> str:
     return uri if is_s3(uri) else str(Path(uri).absolute())
 
 
-def open_read(uri: str) -> BinaryIO:
+def open_read(uri: str) -> io.BufferedReader:
     """A seekable binary reader; an S3 object is read in ranges as they are asked for.
 
     Raises:
         FileNotFoundError: there is no such file.
     """
     if is_s3(uri):
-        return cast("BinaryIO", io.BufferedReader(_S3Reader(uri), S3_READ_AHEAD_BYTES))
-    return Path(uri).open("rb")
+        return io.BufferedReader(_S3Reader(uri), S3_READ_AHEAD_BYTES)
+    try:
+        return Path(uri).open("rb")
+    except NotADirectoryError:
+        raise FileNotFoundError(f"{uri} does not exist") from None
 
 
 def read_bytes(uri: str) -> bytes:
     """The whole content of one file."""
     if is_s3(uri):
         bucket, key = _split(uri)
-        with _missing_as_file_not_found(uri):
+        with _as_os_errors(uri):
             return _client().get_object(Bucket=bucket, Key=key)["Body"].read()
-    return Path(uri).read_bytes()
+    with open_read(uri) as file:
+        return file.read()
 
 
 def read_range(uri: str, start: int, length: int) -> bytes:
     """`length` bytes from byte `start` (fewer where the file ends before)."""
     if is_s3(uri):
-        bucket, key = _split(uri)
-        with _missing_as_file_not_found(uri):
-            span = f"bytes={start}-{start + length - 1}"
-            return _client().get_object(Bucket=bucket, Key=key, Range=span)["Body"].read()
-    with Path(uri).open("rb") as file:
+        return _s3_read_range(uri, start, length) if length else b""
+    with open_read(uri) as file:
         file.seek(start)
         return file.read(length)
 
@@ -78,7 +93,8 @@ def write_bytes(uri: str, data: bytes) -> None:
     """Puts `data` under `uri`, replacing what is there, in one step."""
     if is_s3(uri):
         bucket, key = _split(uri)
-        _client().put_object(Bucket=bucket, Key=key, Body=data)
+        with _as_os_errors(uri):
+            _client().put_object(Bucket=bucket, Key=key, Body=data)
         return
     path = Path(uri)
     temporary = _write_temporary(path, data)
@@ -97,7 +113,8 @@ def put_if_absent(uri: str, data: bytes) -> bool:
     the bytes are a function of the name, as every caller's are.
     """
     if is_s3(uri):
-        return _s3_put_if_absent(uri, data)
+        with _as_os_errors(uri):
+            return _s3_put_if_absent(uri, data)
     path = Path(uri)
     if path.exists():
         return False
@@ -116,28 +133,34 @@ def put_if_absent(uri: str, data: bytes) -> bool:
 
 def exists(uri: str) -> bool:
     """Whether there is a file (not a folder) of this name."""
+    if not is_s3(uri):
+        return Path(uri).is_file()
     try:
         size(uri)
     except FileNotFoundError:
         return False
-    return is_s3(uri) or Path(uri).is_file()
+    return True
 
 
 def size(uri: str) -> int:
     """Bytes in one file."""
     if is_s3(uri):
         bucket, key = _split(uri)
-        with _missing_as_file_not_found(uri):
+        with _as_os_errors(uri):
             return _client().head_object(Bucket=bucket, Key=key)["ContentLength"]
-    return Path(uri).stat().st_size
+    try:
+        return Path(uri).stat().st_size
+    except NotADirectoryError:
+        raise FileNotFoundError(f"{uri} does not exist") from None
 
 
 def list_files(uri: str, suffix: str = "") -> list[str]:
     """The files below a folder, as sorted paths relative to it; empty where there is no such folder.
 
-    Temporary files of writers still at work (or killed) are left out.
+    Links are followed, also to folders. Left out are temporary files of writers still at work (or killed), and what is
+    no file: pipes, sockets, devices.
     """
-    names = _list_s3(uri) if is_s3(uri) else _list_local(Path(uri))
+    names = _list_s3(uri) if is_s3(uri) else _list_local(uri)
     return sorted(name for name in names if name.endswith(suffix) and not name.endswith(TEMPORARY_SUFFIX))
 
 
@@ -145,7 +168,8 @@ def delete(uri: str) -> None:
     """Removes one file; nothing happens where it is not there."""
     if is_s3(uri):
         bucket, key = _split(uri)
-        _client().delete_object(Bucket=bucket, Key=key)
+        with _as_os_errors(uri):
+            _client().delete_object(Bucket=bucket, Key=key)
     else:
         Path(uri).unlink(missing_ok=True)
 
@@ -165,7 +189,7 @@ def _write_temporary(path: Path, data: bytes) -> Path:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:  # a full disk must not keep the half that fitted
+    except BaseException:  # a full disk must not keep the half that fitted
         temporary.unlink(missing_ok=True)
         raise
     return temporary
@@ -179,18 +203,51 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _list_local(folder: Path) -> Iterator[str]:
-    for parent, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            yield str(Path(parent, name).relative_to(folder))
+def _list_local(folder: str, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
+    """`above` identifies the folders that `folder` lies in: a link back to one of them would never end."""
+    try:
+        status = Path(folder).stat()
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    within = above | {(status.st_dev, status.st_ino)}
+    if within == above:
+        return
+    for entry in entries:
+        if entry.is_symlink():
+            target = Path(entry.path)
+            # A link to nothing is listed, so that whoever opens it can tell that the file is missing.
+            is_folder, is_file = target.is_dir(), target.is_file() or not target.exists()
+        else:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        if is_folder:
+            yield from _list_local(entry.path, f"{prefix}{entry.name}/", within)
+        elif is_file:
+            yield prefix + entry.name
 
 
 def _list_s3(uri: str) -> Iterator[str]:
     bucket, key = _split(uri)
     prefix = key.rstrip("/") + "/" if key else ""
-    for page in _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        for item in page.get("Contents", []):
-            yield item["Key"][len(prefix) :]
+    with contextlib.suppress(FileNotFoundError), _as_os_errors(uri):  # suppressed: there is no such bucket
+        for page in _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for item in page.get("Contents", []):
+                if not item["Key"].endswith("/"):  # consoles put an empty object there to show a folder
+                    yield item["Key"][len(prefix) :]
+
+
+def _s3_read_range(uri: str, start: int, length: int) -> bytes:
+    from botocore.exceptions import ClientError
+
+    bucket, key = _split(uri)
+    with _as_os_errors(uri):
+        try:
+            span = f"bytes={start}-{start + length - 1}"
+            return _client().get_object(Bucket=bucket, Key=key, Range=span)["Body"].read()
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 416:  # it starts beyond the object's end
+                return b""
+            raise
 
 
 def _s3_put_if_absent(uri: str, data: bytes) -> bool:
@@ -224,20 +281,31 @@ def _client_of_process(pid: int) -> S3Client:  # noqa: ARG001 - the key of the c
     import boto3
     from botocore.config import Config
 
-    config = Config(retries={"mode": "standard", "max_attempts": 10}, connect_timeout=10, read_timeout=60)
+    config = Config(
+        retries={"mode": "standard", "max_attempts": 10},
+        connect_timeout=10,
+        read_timeout=60,
+        max_pool_connections=S3_CONNECTIONS,
+    )
     return boto3.session.Session().client("s3", config=config)
 
 
 @contextlib.contextmanager
-def _missing_as_file_not_found(uri: str) -> Iterator[None]:
-    from botocore.exceptions import ClientError
+def _as_os_errors(uri: str) -> Iterator[None]:
+    from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         yield
     except ClientError as error:
-        if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
-            raise FileNotFoundError(f"{uri} does not exist") from error
-        raise
+        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        if status == 404:
+            is_bucket = error.response["Error"]["Code"] == "NoSuchBucket"
+            raise FileNotFoundError(f"{'the bucket of ' if is_bucket else ''}{uri} does not exist") from error
+        if status in (401, 403):
+            raise PermissionError(f"access to {uri} is denied: {error}") from error
+        raise ConnectionError(f"{uri}: {error}") from error
+    except BotoCoreError as error:
+        raise ConnectionError(f"{uri}: {error}") from error
 
 
 class _S3Reader(io.RawIOBase):
@@ -266,7 +334,7 @@ class _S3Reader(io.RawIOBase):
         length = min(len(buffer), self._size - self._position)
         if length <= 0:
             return 0
-        data = read_range(self._uri, self._position, length)
+        data = _s3_read_range(self._uri, self._position, length)
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)

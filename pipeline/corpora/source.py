@@ -8,6 +8,9 @@ from typing import Literal
 
 from pipeline.errors import TwistError
 
+# Beside the corpora's tables lies the stage's dropped.parquet.
+RESERVED_NAME = "dropped"
+
 
 class CorpusError(TwistError):
     """A corpus that is not where it should be, or not laid out as its reader expects."""
@@ -22,7 +25,8 @@ class CorpusConfig:
         kind: How the corpus is laid out; auto: librispeech where the folder looks like it, else folder.
         name: What it is called in tables and ids, the folder's name unless given; two corpora of a run need two names.
         language: ISO 639-1 code of every recording, where the corpus does not say but you know.
-        metadata: CSV or JSONL file of a plain folder; ROOT/metadata.csv or ROOT/metadata.jsonl unless given.
+        metadata: CSV or JSONL file of a plain folder; ROOT/metadata.csv or ROOT/metadata.jsonl unless given. Its name
+            ends in .csv or .jsonl.
     """
 
     root: str
@@ -34,8 +38,12 @@ class CorpusConfig:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.label):
             raise CorpusError(f"corpus name {self.label!r} must be letters, digits, '-' and '_' only")
+        if self.label == RESERVED_NAME:
+            raise CorpusError(f"a corpus cannot be called {self.label!r}; give the one at {self.root} another `name`")
         if self.metadata and self.kind == "librispeech":
             raise CorpusError(f"`metadata` goes with a plain folder; corpus {self.label} is of kind {self.kind}")
+        if self.metadata and not self.metadata.endswith((".csv", ".jsonl")):
+            raise CorpusError(f"metadata {self.metadata!r} of corpus {self.label} must be a .csv or .jsonl file")
 
     @property
     def label(self) -> str:

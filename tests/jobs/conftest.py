@@ -78,3 +78,14 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, twist: Twist, recipe:
     run = tmp_path_factory.mktemp("finished") / "run"
     twist("run", "--config", recipe, "--run", run, "--audio", demo_speech)
     return run
+
+
+@pytest.fixture(scope="session")
+def shard_files() -> Callable[[Path], dict[str, bytes]]:
+    """What a reader of a run's shards sees: tars and index, not the log of how they were made."""
+
+    def read(run: Path) -> dict[str, bytes]:
+        files = [*run.glob("shards/*/*.tar"), run / "shards/manifest.parquet", run / "shards/dataset.json"]
+        return {str(path.relative_to(run)): path.read_bytes() for path in files}
+
+    return read

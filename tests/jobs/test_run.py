@@ -14,12 +14,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def shard_files(run: Path) -> dict[str, bytes]:
-    """What a reader of the shards sees: tars and index, not the log of how they were made."""
-    files = [*run.glob("shards/*/*.tar"), run / "shards/manifest.parquet", run / "shards/dataset.json"]
-    return {str(path.relative_to(run)): path.read_bytes() for path in files}
-
-
 def test_a_run_ends_with_shards_a_checkpoint_and_no_violation(finished_run, twist):
     description = json.loads(twist("inspect", finished_run, "--json", "--verify").stdout)
     assert description["violations"] == []
@@ -38,7 +32,9 @@ def test_running_it_again_does_nothing_twice(finished_run, twist, recipe, demo_s
     assert after == before, "files were written again"
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_shards(finished_run, recipe, demo_speech, tmp_path):
+def test_killed_at_random_moments_it_ends_with_the_same_shards(
+    finished_run, shard_files, recipe, demo_speech, tmp_path
+):
     run = tmp_path / "killed"
     seed = random.randrange(10**6)
     generator = random.Random(seed)

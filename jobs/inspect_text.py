@@ -1,0 +1,276 @@
+"""What `twist inspect` prints for a person to read, within 120 columns."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+WIDTH = 120
+LABEL_WIDTH = 18
+BAR_WIDTH = 60
+
+
+def as_text(description: Mapping[str, Any]) -> str:
+    """A description, as jobs.inspect gives it, for a person to read."""
+    kind = description["kind"]
+    lines = [f"{description['path']} ({kind})", ""]
+    if "violations" in description:
+        lines += [*_violations(description["violations"]), ""]
+    if "stages" in description:
+        lines += _stages(description["stages"])
+        for name, stage in description["stages"].items():
+            if stage["finished"]:
+                lines += ["", name, *_folder(name, stage)]
+        if "checkpoints" in description:
+            lines += ["", "checkpoints", *_folder("checkpoints", description["checkpoints"])]
+    elif "finished" in description:
+        lines += _stages({kind: description})
+        if description["finished"]:
+            lines += ["", *_folder(kind, description)]
+    elif not description.get("violations"):
+        lines += _folder(kind, description)
+    return "\n".join(_clip(line.rstrip()) for line in lines)
+
+
+def _violations(violations: Sequence[str]) -> list[str]:
+    if not violations:
+        return ["verified: every checksum and invariant holds"]
+    # Whole, however long: what is wrong, and where, is what was asked for.
+    return [f"wrong: {violation}" for violation in violations]
+
+
+def _stages(stages: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """A line per stage."""
+    rows = [["stage", "finished", "items in", "kept", "audio in", "kept", "dropped"]]
+    for name, stage in stages.items():
+        if not stage["finished"]:
+            rows.append([name, f"not yet, {stage['files_so_far']} files", "", "", "", "", ""])
+            continue
+        counts = stage["counts"]
+        items = [f"{counts[what]['items']:,}" for what in ("input", "kept")]
+        lengths = [_hours(counts[what]["hours"]) for what in ("input", "kept")]
+        when = str(stage["finished_at"]).replace("T", " ").replace("Z", "")
+        rows.append([name, when, *items, *lengths, _dropped(counts["dropped"])])
+    return _table(rows, left_aligned=(0, 1, 6))
+
+
+def _folder(kind: str, description: Mapping[str, Any]) -> Iterator[str]:
+    """Everything particular to one place."""
+    particulars = {
+        "manifest": _manifest,
+        "language": _language,
+        "segments": _segments,
+        "codebook": _codebook,
+        "units": _units,
+        "shards": _shards,
+        "checkpoints": _checkpoints,
+        "checkpoint": _checkpoint,
+    }
+    yield from particulars[kind](description)
+    if "counts" in description:
+        yield from _row("dropped", _dropped(description["counts"]["dropped"]))
+        for drop in description["dropped_examples"]:
+            yield from _row("", f"{drop['reason']}: {drop['id']} ({_seconds(drop['duration_s'])}): {drop['detail']}")
+
+
+def _manifest(description: Mapping[str, Any]) -> Iterator[str]:
+    for name, corpus in description["corpora"].items():
+        yield from _row(f"corpus {name}", f"{_count(corpus['recordings'], 'recordings')}, {_hours(corpus['hours'])}")
+    yield from _row("recordings", _spread(description["recordings_s"], _seconds))
+    yield from _row("sample rates", _histogram({f"{rate} Hz": n for rate, n in description["sample_rates_hz"].items()}))
+    yield from _row("speakers", f"{description['num_speakers']:,}")
+    told = ("speaker", "language", "text")
+    known = [f"{what} of {description[f'with_{what}']:,}" for what in told]
+    yield from _row("the corpora say", f"{', '.join(known)} recordings")
+    yield from _examples(
+        "  ".join([example["recording_id"], _seconds(example["duration_s"]), *filter(None, map(example.get, told))])
+        for example in description["examples"]
+    )
+
+
+def _language(description: Mapping[str, Any]) -> Iterator[str]:
+    yield from _row("languages found", _histogram(description["languages"]))
+    yield from _row("evidence", _histogram(description["evidence"]))
+
+
+def _segments(description: Mapping[str, Any]) -> Iterator[str]:
+    yield from _row("segments", f"{description['num_segments']:,} in {description['num_work_units']:,} work units")
+    yield from _row("durations", _spread(description["segments_s"], _seconds))
+    yield from _examples(
+        f"{example['segment_id']}  {_seconds(example['end_s'] - example['start_s'])}"
+        for example in description["examples"]
+    )
+
+
+def _codebook(description: Mapping[str, Any]) -> Iterator[str]:
+    facts = description["codebook"]
+    encoder = facts["encoder"]
+    yield from _row("codebook", f"{facts['num_units']:,} units of {facts['feature_dim']} dimensions")
+    yield from _row(
+        "encoder", f"{_encoder(encoder)}, layer {encoder['layer']}" if encoder["layer"] else _encoder(encoder)
+    )
+    if encoder["path"]:
+        yield from _row("", str(encoder["path"]))
+    yield from _row(
+        "fitted on", f"{facts['num_frames']:,} frames in {facts['num_iterations']} iterations, seed {facts['seed']}"
+    )
+    held_out = facts["held_out_inertia"]
+    told = "" if held_out is None else f", {held_out:.4g} over {facts['held_out_frames']:,} frames kept aside"
+    yield from _row("inertia", f"{facts['inertia']:.4g} a frame{told}")
+    yield from _row("use", f"{facts['empty_units']} units are empty; perplexity {facts['unit_perplexity']:.1f}")
+    yield from _row("fingerprint", facts["fingerprint"])
+
+
+def _units(description: Mapping[str, Any]) -> Iterator[str]:
+    yield from _row("encoder", _encoder(description))
+    yield from _unit_rows(description)
+    for example in description["examples"]:
+        yield from _row("e.g.", f"{example['segment_id']}  {_seconds(example['duration_s'])}")
+        yield from _row("", _first_units(example))
+
+
+def _shards(description: Mapping[str, Any]) -> Iterator[str]:
+    samples = f"{description['num_samples']:,} samples of {_count(description['num_speakers'], 'speakers')}"
+    yield from _row(
+        "shards", f"{_count(description['num_shards'], 'shards')}: {samples}, {_hours(description['hours'])}"
+    )
+    yield from _row("encoder", _encoder(description))
+    yield from _row("codebook", description["codebook"])
+    yield from _row("fingerprint", description["fingerprint"])
+    rows = [["corpus", "split", "samples", "audio", "units", "frames"]]
+    for total in description["totals"]:
+        figures = [f"{total[name]:,}" for name in ("num_samples", "num_units", "num_frames")]
+        rows.append([total["corpus"], total["split"], figures[0], _hours(total["hours"]), *figures[1:]])
+    yield from ("", *(f"  {line}" for line in _table(rows, left_aligned=(0, 1))), "")
+    languages = description["languages"].items()
+    yield from _row(
+        "languages", ", ".join(f"{name} {f['num_samples']:,} ({_hours(f['hours'])})" for name, f in languages)
+    )
+    yield from _row("durations", _spread(description["samples_s"], _seconds))
+    yield from _row("units a sample", _spread(description["samples_units"], lambda number: f"{number:,.0f}"))
+    yield from _unit_rows(description)
+    for example in description["examples"]:
+        yield from _row("e.g.", f"{example['key']}  {_seconds(example['duration_s'])}  {example['split']}")
+        yield from _row("", _first_units(example))
+
+
+def _unit_rows(description: Mapping[str, Any]) -> Iterator[str]:
+    size = description["codebook_size"]
+    yield from _row("frames", f"{description['num_frames']:,} ({description['units_per_hour_before']:,.0f} an hour)")
+    yield from _row(
+        "units", f"{description['num_units']:,} without repeats ({description['units_per_hour']:,.0f} an hour)"
+    )
+    for remark in description["remarks"]:
+        yield from _row("note", remark)
+    entropy, perplexity = description["unit_entropy_bits"], description["unit_perplexity"]
+    unused = description["unused_units"]
+    yield from _row(
+        "entropy", f"{entropy:.2f} bits: perplexity {perplexity:.1f} of {size:,}; {unused:,} units never occur"
+    )
+    frequent = [f"{row['unit']} {row['share']:.1%}" for row in description["most_frequent_units"]]
+    yield from _row("most frequent", ", ".join(frequent))
+    yield from _row("frequencies", f"{_bars(description['unit_histogram'])}  most to least frequent")
+
+
+def _checkpoints(description: Mapping[str, Any]) -> Iterator[str]:
+    if not description["steps"]:
+        yield from _row("checkpoints", "none yet")
+        return
+    yield from _row("steps", ", ".join(f"{step:,}" for step in description["steps"]))
+    yield from _row("seen", f"{description['num_units_seen']:,} units")
+    perplexity = description["perplexity"]
+    yield from _row(
+        "perplexity", ", ".join(f"{name} {value:,.2f}" for name, value in perplexity.items() if value is not None)
+    )
+    yield from _row("best step", f"{description['best_step']}")
+    curve = [f"{point['step']:,}: {point['perplexity']:,.2f}" for point in description["validation_curve"]]
+    yield from _row("validation", "   ".join(curve))
+
+
+def _checkpoint(description: Mapping[str, Any]) -> Iterator[str]:
+    yield from _row("model", f"{description['architecture']}, {description['num_parameters']:,} parameters")
+    yield from _row("vocabulary", ", ".join(f"{name} {value}" for name, value in description["vocabulary"].items()))
+    if description["progress"]:
+        progress = description["progress"]
+        yield from _row("trained for", f"{progress['step']:,} steps over {progress['num_units_seen']:,} units")
+
+
+def _row(label: str, value: str) -> Iterator[str]:
+    """A label and its value, which goes on below itself where it is long."""
+    lines = textwrap.wrap(value, WIDTH - LABEL_WIDTH - 2, break_on_hyphens=False) or ["none"]
+    for number, line in enumerate(lines):
+        yield f"  {'' if number else label:<{LABEL_WIDTH}}{line}"
+
+
+def _examples(lines: Iterable[str]) -> Iterator[str]:
+    """A line each, cut off where it is long."""
+    for line in lines:
+        yield f"  {'e.g.':<{LABEL_WIDTH}}{line}"
+
+
+def _table(rows: Sequence[Sequence[str]], left_aligned: Iterable[int]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    left = set(left_aligned)
+    for row in rows:
+        cells = zip(range(len(row)), row, widths, strict=True)
+        yield "  ".join(cell.ljust(width) if column in left else cell.rjust(width) for column, cell, width in cells)
+
+
+def _clip(line: str) -> str:
+    return line if len(line) <= WIDTH or line.startswith("wrong:") else f"{line[: WIDTH - 1]}…"
+
+
+def _encoder(description: Mapping[str, Any]) -> str:
+    return f"{description.get('encoder') or description['name']} at {description['frame_rate_hz']:g} Hz"
+
+
+def _first_units(example: Mapping[str, Any]) -> str:
+    return f"{example['num_units']:,} units: {' '.join(map(str, example['first_units']))} …"
+
+
+def _dropped(dropped: Mapping[str, Mapping[str, Any]]) -> str:
+    reasons = []
+    for reason, tally in dropped.items():
+        # Of an unreadable file the hours are unknown; pauses are dropped without their recording.
+        items = f" {tally['items']:,}" if tally["items"] else ""
+        hours = f" ({_hours(tally['hours'])})" if tally["hours"] else ""
+        reasons.append(reason + items + hours)
+    return ", ".join(reasons) or "nothing"
+
+
+def _spread(quantiles: Mapping[str, float], form: Any) -> str:
+    if not quantiles:
+        return "none"
+    least, low, median, high, most = map(form, quantiles.values())
+    return f"{least} to {most}, median {median}; four in five from {low} to {high}"
+
+
+def _histogram(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun.removesuffix('s') if number == 1 else noun}"
+
+
+def _hours(hours: float) -> str:
+    if hours >= 1:
+        return f"{hours:,.1f} h"
+    return f"{hours * 60:.1f} min" if hours * 60 >= 1 else _seconds(hours * 3600)
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:,.1f} s"
+
+
+def _bars(counts: Sequence[int]) -> str:
+    """Units from the most to the least frequent, as bars of as many units each."""
+    ordered = sorted(counts, reverse=True)
+    num_bars = min(BAR_WIDTH, len(ordered))
+    edges = [bar * len(ordered) // num_bars for bar in range(num_bars + 1)]
+    heights = [sum(ordered[start:end]) / (end - start) for start, end in itertools.pairwise(edges)]
+    top = max(heights) or 1.0
+    return "".join(" ▁▂▃▄▅▆▇█"[math.ceil(8 * height / top)] for height in heights)

@@ -1,0 +1,152 @@
+"""What tests of every part share: real recorded speech, and small runs that need neither speech nor Ray."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pytest
+import soundfile
+
+from model.encoder import EncoderConfig
+from pipeline import dataflow, parquet, storage
+from pipeline.audio import read_spans
+from pipeline.codebook_fit import CodebookConfig, fit_codebook
+from pipeline.corpora.source import CorpusConfig
+from pipeline.dataflow import ClusterConfig
+from pipeline.language import LanguageConfig, filter_languages
+from pipeline.manifest import make_manifest
+from pipeline.pack import PackConfig, pack
+from pipeline.segment import SegmentConfig, make_segments
+from pipeline.split import SplitConfig
+from pipeline.tokenize import tokenize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from pipeline.dataflow import Processor, WorkUnit
+
+SOUND_RATE_HZ = 8000
+SPEECH = Path(__file__).resolve().parents[1].parent / "shared" / "speech"
+
+
+@pytest.fixture(scope="session")
+def speech() -> Path:
+    """A folder of real recorded speech beside the project."""
+    if not SPEECH.is_dir():
+        pytest.skip(f"no recorded speech at {SPEECH}")
+    return SPEECH
+
+
+class Clip(NamedTuple):
+    """A recording of a small run: tones of changing pitch. Equal `sound` and duration give equal samples."""
+
+    name: str
+    speaker: str | None
+    duration_s: float
+    sound: int
+    language: str = "en"
+    split: str | None = None
+
+
+# Six speakers and a recording of nobody known; one in another language; two that say the very same.
+CLIPS = (
+    *(
+        Clip(f"{speaker}/{take}.wav", speaker, 9.0 + take, 10 * i + take)
+        for i, speaker in enumerate("abcdef")
+        for take in (1, 2)
+    ),
+    Clip("nobody's.wav", None, 7.0, 100),
+    Clip("g/autre é.wav", "g", 8.0, 101, language="fr"),
+    Clip("twin 1.wav", "a", 5.0, 102),
+    Clip("twin 2.wav", "a", 5.0, 102),
+)
+PACK = PackConfig(split=SplitConfig(validation=0.2, test=0.2), units_per_shard=600, min_shards=2)
+
+
+@pytest.fixture(scope="session")
+def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes runs by the real stages over synthetic audio; only that work units are done one by one instead of by Ray.
+
+    One file of each run cannot be read, and one vanishes before it is encoded. Clips are given as tuples (see Clip).
+    """
+
+    def make(
+        clips: Sequence[tuple[Any, ...]] = CLIPS, *, work_unit_minutes: float = 0.25, packed: PackConfig | None = PACK
+    ) -> Path:
+        folder = tmp_path_factory.mktemp("small")
+        audio, run = folder / "sounds", str(folder / "run")
+        _write_audio([*(Clip(*clip) for clip in clips), Clip("vanishes.wav", "f", 6.0, 103)], audio)
+        (audio / "broken.wav").write_bytes(b"RIFF, but no more of it")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(dataflow, "run_work_units", _run_here)
+            make_manifest(run, [CorpusConfig(str(audio))], _ignore)
+            filter_languages(run, LanguageConfig(), _ignore)
+            plan = SegmentConfig(min_s=2.0, max_s=5.0, detect_speech="none", work_unit_minutes=work_unit_minutes)
+            make_segments(run, plan, ClusterConfig(), _ignore)
+            (audio / "vanishes.wav").unlink()
+            fit_codebook(run, CodebookConfig(num_units=20, num_iterations=5), EncoderConfig(), ClusterConfig(), _ignore)
+            tokenize(run, EncoderConfig(), ClusterConfig(), _ignore)
+        if packed:
+            pack(run, packed, _ignore)
+        return Path(run)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_run(make_run: Callable[..., Path]) -> Path:
+    """A finished run, shards and all; tests only read it."""
+    return make_run()
+
+
+@pytest.fixture
+def run_copy(small_run: Path, tmp_path: Path) -> Path:
+    """A finished run to change or break."""
+    return Path(shutil.copytree(small_run, tmp_path / "run"))
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets stages do their work units one by one in the test's process."""
+    monkeypatch.setattr(dataflow, "run_work_units", _run_here)
+
+
+def _write_audio(clips: Sequence[Clip], folder: Path) -> None:
+    rows = []
+    for clip in clips:
+        path = folder / clip.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, _tones(clip), SOUND_RATE_HZ)
+        rows.append({"path": clip.name, "language": clip.language, "speaker": clip.speaker, "split": clip.split})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _tones(clip: Clip) -> NDArray[np.float64]:
+    """A tone of 100 to 300 ms after the other, with a little noise: frames repeat, and there are many kinds of them."""
+    generator = np.random.default_rng(clip.sound)
+    num_samples = round(clip.duration_s * SOUND_RATE_HZ)
+    num_tones = num_samples // (SOUND_RATE_HZ // 10) + 1
+    lengths = generator.integers(SOUND_RATE_HZ // 10, 3 * SOUND_RATE_HZ // 10, num_tones)
+    pitches_hz = np.repeat(generator.uniform(100, 3000, num_tones), lengths)[:num_samples]
+    phase = 2 * np.pi * np.cumsum(pitches_hz) / SOUND_RATE_HZ
+    return 0.3 * np.sin(phase) + 0.003 * generator.standard_normal(num_samples)
+
+
+def _run_here(
+    work_units: Sequence[WorkUnit], parts: str, processor: type[Processor], processor_args: dict[str, Any], *_: object
+) -> None:
+    """What dataflow.run_work_units does, in this process."""
+    process = processor(**processor_args)
+    for unit in work_units:
+        part = process(unit, list(read_spans(unit.spans)))
+        storage.put_if_absent(dataflow.part_uri(parts, unit.name), parquet.to_bytes(part))
+
+
+def _ignore(done: int, total: int, noun: str, detail: str = "") -> None:
+    pass

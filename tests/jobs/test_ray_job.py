@@ -1,0 +1,92 @@
+"""The main job as a data engineer starts it: `ray job submit` to a cluster that is already there."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+STARTING_TAKES_AT_MOST_S = 90.0
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports above those that Ray gives to its workers and below those that the kernel hands out."""
+    found: list[int] = []
+    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError("no free ports")
+
+
+@pytest.fixture
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
+    """A one-machine Ray cluster with its dashboard: the address for jobs, and the environment to reach it with."""
+    port, dashboard_port = free_ports(2)
+    home = tmp_path_factory.mktemp("ray")
+    environment = {
+        **os.environ,
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        # Ray refuses strangers by a token, which it keeps below the home folder.
+        "HOME": str(home),
+        "RAY_AUTH_MODE": "token",
+    }
+    subprocess.run([BIN / "ray", "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
+    # A socket's path may have no more than 107 characters, so Ray's own folder is a short one.
+    command = [BIN / "ray", "start", "--head", "--block", "--port", port, "--dashboard-port", dashboard_port]
+    command += ["--num-cpus", 3, "--object-store-memory", 500_000_000, "--disable-usage-stats"]
+    log = (home / "ray.log").open("w+")
+    head = subprocess.Popen([*map(str, command)], env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + STARTING_TAKES_AT_MOST_S
+        while head.poll() is None and time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", dashboard_port)) == 0:
+                    break
+            time.sleep(0.5)
+        else:
+            log.seek(0)
+            pytest.fail(f"the Ray cluster did not start:\n{log.read()}")
+        yield f"http://127.0.0.1:{dashboard_port}", environment
+    finally:
+        head.terminate()
+        head.wait(timeout=60)
+        log.close()
+
+
+def test_a_submitted_job_tokenizes_like_a_command(cluster, finished_run, shard_files, twist, recipe, demo_speech, tmp_path):
+    address, environment = cluster
+    run = tmp_path / "run"
+    twist("manifest", "--config", recipe, "--run", run, "--audio", demo_speech)
+    for command in ("filter", "segment", "codebook"):
+        twist(command, "--config", recipe, "--run", run)
+    submit = [BIN / "ray", "job", "submit", "--address", address, "--working-dir", ROOT, "--"]
+    tokenize = ["python", "-m", "jobs.tokenize", "--config", recipe, "--run", run]
+    done = subprocess.run(
+        [*map(str, [*submit, *tokenize])], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert "units " in done.stdout, "the driver's summary line did not reach the one who submitted"
+    twist("pack", "--config", recipe, "--run", run)
+    assert shard_files(run) == shard_files(finished_run)
+
+    refused = subprocess.run(
+        [*map(str, [*submit, *tokenize, "--encoder.max_chunk_s", 5])],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert refused.returncode != 0, "a job that fails must fail the one who submitted it"
+    assert "max_chunk_s was 100.0, is 5.0" in refused.stdout + refused.stderr

@@ -1,0 +1,78 @@
+"""Places to write to and audio to read, for tests of the data steps."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Protocol
+
+import boto3
+import numpy as np
+import pytest
+import soundfile
+from moto.server import ThreadedMotoServer
+
+from pipeline import storage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def _s3_endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_folder(_s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An empty bucket of a local S3 server."""
+    environment = {
+        "AWS_ENDPOINT_URL_S3": _s3_endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    storage._client_of_process.cache_clear()
+    bucket = f"test-{secrets.token_hex(8)}"
+    boto3.client("s3").create_bucket(Bucket=bucket)
+    yield f"s3://{bucket}"
+    storage._client_of_process.cache_clear()
+
+
+@pytest.fixture(params=["local", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty folder, on disk and on S3: a test that asks for it runs on both."""
+    if request.param == "local":
+        return str(tmp_path / "folder")
+    s3_folder: str = request.getfixturevalue("s3_folder")
+    return f"{s3_folder}/folder"
+
+
+class WriteTone(Protocol):
+    def __call__(
+        self, path: Path, duration_s: float = ..., *, rate_hz: int = ..., channels: int = ..., subtype: str = ...
+    ) -> Path: ...
+
+
+@pytest.fixture
+def write_tone() -> WriteTone:
+    """Writes an audio file of a tone per channel (200, 400, ... Hz) of half amplitude; the suffix says which format."""
+
+    def write(
+        path: Path, duration_s: float = 3.0, *, rate_hz: int = 16_000, channels: int = 1, subtype: str = "PCM_16"
+    ) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        times_s = np.arange(round(duration_s * rate_hz)) / rate_hz
+        tones = [0.5 * np.sin(2 * np.pi * 200 * (channel + 1) * times_s) for channel in range(channels)]
+        soundfile.write(path, np.stack(tones, axis=1), rate_hz, subtype=subtype)
+        return path
+
+    return write

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipeline import storage
+from pipeline.corpora import librispeech
+from pipeline.corpora.source import CorpusConfig, CorpusError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+
+def write_tree(root: Path, utterances: Iterable[str], texts: dict[str, str] | None = None) -> None:
+    """`utterances` are "<split>/<speaker>-<chapter>-<NNNN>"; `texts` are by "<split>/<speaker>-<chapter>"."""
+    for utterance in utterances:
+        split, _, id = utterance.partition("/")
+        speaker, chapter, _ = id.split("-")
+        path = root / split / speaker / chapter / f"{id}.flac"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for name, text in (texts or {}).items():
+        split, _, id = name.partition("/")
+        speaker, chapter = id.split("-")
+        (root / split / speaker / chapter / f"{id}.trans.txt").write_text(text, encoding="utf-8")
+
+
+def test_the_real_tree(speech: Path) -> None:
+    files = list(librispeech.find_recordings(CorpusConfig(str(speech / "LibriSpeech"))))
+    assert len(files) == 33
+    assert [file.uri for file in files] == sorted(file.uri for file in files), "not in the order of their paths"
+    assert len({file.id for file in files}) == 33, "an id occurs twice"
+    by_split = {split: [file for file in files if file.split == split] for split in ("train", "validation", "test")}
+    assert {split: len(files) for split, files in by_split.items()} == {"train": 3, "validation": 0, "test": 30}
+    assert {file.speaker for file in by_split["test"]} == {"1688", "1998", "2033"}
+    assert {file.speaker for file in by_split["train"]} == {"103", "1034", "1040"}
+    assert all(file.language == "en" for file in files)
+    by_id = {file.id: file for file in files}
+    assert by_id["1688-142285-0000"].text.startswith("THERE'S IRON THEY SAY IN ALL OUR BLOOD")
+    assert all(file.text and file.text.isupper() for file in by_split["test"]), "a transcript is missing"
+    assert all(file.text is None for file in by_split["train"]), "there are no transcripts of these"
+    assert all(storage.exists(file.uri) for file in files)
+
+
+def test_the_root_may_be_the_folder_above(speech: Path, tmp_path: Path) -> None:
+    (tmp_path / "LibriSpeech").symlink_to(speech / "LibriSpeech")
+    inner = librispeech.find_recordings(CorpusConfig(str(tmp_path / "LibriSpeech")))
+    outer = librispeech.find_recordings(CorpusConfig(str(tmp_path), name="LibriSpeech"))
+    assert list(outer) == list(inner), "what is found depends on which of the two folders is named"
+
+
+def test_parts_are_splits(tmp_path: Path) -> None:
+    parts = [
+        "train-clean-100",
+        "train-clean-360",
+        "train-other-500",
+        "dev-clean",
+        "dev-other",
+        "test-clean",
+        "test-other",
+    ]
+    write_tree(tmp_path, [f"{part}/{number}-7-0001" for number, part in enumerate(parts)])
+    files = librispeech.find_recordings(CorpusConfig(str(tmp_path)))
+    splits = {int(file.speaker): file.split for file in files if file.speaker}
+    assert splits == {0: "train", 1: "train", 2: "train", 3: "validation", 4: "validation", 5: "test", 6: "test"}
+
+
+def test_transcripts_belong_to_their_chapter(tmp_path: Path) -> None:
+    write_tree(
+        tmp_path,
+        ["dev-clean/1-2-0000", "dev-clean/1-2-0001", "dev-clean/1-3-0000", "test-clean/1-2-0002"],
+        {"dev-clean/1-2": "1-2-0000 HELLO WORLD\r\n1-2-0002 ELSEWHERE\n", "dev-clean/1-3": "1-3-0000 DÉJÀ VU"},
+    )
+    files = librispeech.find_recordings(CorpusConfig(str(tmp_path)))
+    assert {file.id: file.text for file in files} == {
+        "1-2-0000": "HELLO WORLD",
+        "1-2-0001": None,
+        "1-3-0000": "DÉJÀ VU",
+        "1-2-0002": None,
+    }
+
+
+def test_a_transcript_that_is_no_utf_8_is_read(tmp_path: Path) -> None:
+    write_tree(tmp_path, ["dev-clean/1-2-0000"], {"dev-clean/1-2": ""})
+    (tmp_path / "dev-clean/1/2/1-2.trans.txt").write_bytes(b"1-2-0000 CAF\xc9 NOIR\n")
+    (file,) = librispeech.find_recordings(CorpusConfig(str(tmp_path)))
+    assert file.text is not None
+    assert file.text.endswith("NOIR")
+
+
+def test_what_is_not_laid_out_so_is_left_out(tmp_path: Path) -> None:
+    write_tree(tmp_path, ["dev-clean/1-2-0000"])
+    for name in ("dev-clean/1/3/1-2-0001.flac", "dev-clean/1/2/1-2-0003.wav", "other/1/2/1-2-0004.flac", "a.flac"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [file.id for file in librispeech.find_recordings(CorpusConfig(str(tmp_path)))] == ["1-2-0000"]
+
+
+def test_no_tree_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "a.flac").touch()
+    with pytest.raises(CorpusError, match="holds no LibriSpeech tree; expected"):
+        list(librispeech.find_recordings(CorpusConfig(str(tmp_path))))
+
+
+def test_is_librispeech(speech: Path, tmp_path: Path) -> None:
+    assert librispeech.is_librispeech(str(speech / "LibriSpeech"))
+    assert not librispeech.is_librispeech(str(speech / "LJSpeech"))
+    assert not librispeech.is_librispeech(str(tmp_path)), "an empty folder"
+    assert not librispeech.is_librispeech(str(tmp_path / "missing"))
+    assert not librispeech.is_librispeech(str(speech)), "its reader would overlook the rest of this folder"
+
+
+def test_system_files_do_not_hide_the_tree(tmp_path: Path) -> None:
+    write_tree(tmp_path, ["dev-clean/1-2-0000"])
+    (tmp_path / "dev-clean/1/2/._1-2-0000.flac").touch()
+    (tmp_path / "SPEAKERS.TXT").touch()
+    assert librispeech.is_librispeech(str(tmp_path))
+
+
+def test_on_s3(s3_folder: str, tmp_path: Path) -> None:
+    write_tree(tmp_path, ["dev-clean/1-2-0000"], {"dev-clean/1-2": "1-2-0000 HELLO"})
+    for name in storage.list_files(str(tmp_path)):
+        storage.write_bytes(f"{s3_folder}/LibriSpeech/{name}", (tmp_path / name).read_bytes())
+    shutil.rmtree(tmp_path / "dev-clean")
+    assert librispeech.is_librispeech(f"{s3_folder}/LibriSpeech")
+    (file,) = librispeech.find_recordings(CorpusConfig(f"{s3_folder}/LibriSpeech"))
+    assert (file.id, file.text, file.split) == ("1-2-0000", "HELLO", "validation")
+    assert file.uri == f"{s3_folder}/LibriSpeech/dev-clean/1/2/1-2-0000.flac"

@@ -1,0 +1,152 @@
+"""Work units on a Ray cluster of this machine: all done, done once, and never stopped by one that is bad."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import soundfile
+
+from pipeline import dataflow, parquet
+from pipeline.audio import AudioError, Span
+from pipeline.dataflow import ClusterConfig, WorkUnit
+from pipeline.errors import TwistError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_workers_get_this_module() -> Iterator[None]:
+    import ray
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    ray.shutdown()
+
+
+class Measure:
+    """Writes down each clip's length; `faults` says what goes wrong in which unit."""
+
+    def __init__(self, faults: dict[str, str], marks: str) -> None:
+        self._faults = faults
+        self._marks = Path(marks)
+
+    def __call__(self, unit: WorkUnit, wavs: Sequence[np.ndarray | AudioError]) -> pa.Table:
+        mark = self._marks / f"{unit.name}-{len(list(self._marks.glob(f'{unit.name}-*')))}"
+        mark.touch()
+        fault = self._faults.get(unit.name)
+        if fault == "dies" or (fault == "dies once" and mark.name.endswith("-0")):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "hangs":
+            time.sleep(3600)
+        if fault == "raises":
+            raise RuntimeError("a fault on purpose")
+        return table(unit, [wav.reason if isinstance(wav, AudioError) else str(len(wav)) for wav in wavs])
+
+
+def table(unit: WorkUnit, outcomes: Sequence[str]) -> pa.Table:
+    return pa.table({"id": pa.array(unit.ids), "outcome": pa.array(outcomes)})
+
+
+def quarantined(unit: WorkUnit, error: AudioError) -> pa.Table:
+    return table(unit, [f"{error.reason}: {error.detail}"] * len(unit.ids))
+
+
+@pytest.fixture
+def work_units(tmp_path: Path) -> list[WorkUnit]:
+    """Six units of two spans each, the second unit's second span in a file that does not exist."""
+    units = []
+    for number in range(6):
+        path = str(tmp_path / f"{number}.wav")
+        soundfile.write(path, np.random.default_rng(number).uniform(-0.5, 0.5, 32_000), 16_000)
+        other = path if number != 1 else str(tmp_path / "vanished.wav")
+        spans = (Span(path, None, 0.0, 0.5 + number / 10), Span(other, None, 1.0, 2.0))
+        units.append(WorkUnit(f"{number:06d}", (f"a{number}", f"b{number}"), spans))
+    return units
+
+
+def run(units: Sequence[WorkUnit], folder: Path, faults: dict[str, str], **settings: float) -> dict[str, list[str]]:
+    (folder / "marks").mkdir(exist_ok=True)
+    parts = str(folder / "parts")
+    arguments = {"faults": faults, "marks": str(folder / "marks")}
+    dataflow.run_work_units(units, parts, Measure, arguments, quarantined, ClusterConfig(**settings), ignore_progress)
+    return {unit.name: parquet.read(dataflow.part_uri(parts, unit.name))["outcome"].to_pylist() for unit in units}
+
+
+def ignore_progress(done: int, total: int, noun: str, detail: str = "") -> None:
+    assert done <= total, f"{done} of {total} {noun}"
+
+
+def expected(units: Sequence[WorkUnit]) -> dict[str, list[str]]:
+    outcomes = {unit.name: [str(8000 + 1600 * number), "16000"] for number, unit in enumerate(units)}
+    outcomes["000001"][1] = "missing"
+    return outcomes
+
+
+def test_every_unit_gets_its_part_and_only_once(work_units, tmp_path):
+    assert run(work_units, tmp_path, {}) == expected(work_units)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").iterdir()}
+    assert run(work_units, tmp_path, {}) == expected(work_units)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").iterdir()} == before
+    assert len(list((tmp_path / "marks").iterdir())) == len(work_units), "finished units were worked on again"
+
+
+def test_a_lost_part_is_made_again_and_the_same(work_units, tmp_path):
+    run(work_units, tmp_path, {})
+    part = tmp_path / "parts" / "part-000003.parquet"
+    content = part.read_bytes()
+    part.unlink()
+    run(work_units, tmp_path, {})
+    assert part.read_bytes() == content
+
+
+def test_units_that_fail_for_good_are_quarantined_and_the_rest_is_done(work_units, tmp_path):
+    faults = {"000000": "dies", "000002": "raises", "000004": "dies once"}
+    outcomes = run(work_units, tmp_path, faults)
+    wanted = expected(work_units)
+    for name in ("000000", "000002"):
+        assert all(outcome.startswith("quarantined: failed 3 times") for outcome in outcomes[name]), outcomes[name]
+        del outcomes[name], wanted[name]
+    assert outcomes == wanted
+    reason = parquet.read(dataflow.part_uri(str(tmp_path / "parts"), "000002"))["outcome"][0].as_py()
+    assert "a fault on purpose" in reason
+
+
+def test_a_hung_unit_is_cut_off(work_units, tmp_path):
+    outcomes = run(work_units[:3], tmp_path, {"000001": "hangs"}, unit_time_limit_s=3.0)
+    assert outcomes["000001"][0].startswith("quarantined"), outcomes
+    assert outcomes["000000"] == expected(work_units)["000000"]
+
+
+def test_a_run_in_which_every_unit_fails_is_an_error(work_units, tmp_path):
+    with pytest.raises(TwistError, match="every one of 6 work units failed, the last with: RuntimeError: a fault on purpose"):
+        run(work_units, tmp_path, {unit.name: "raises" for unit in work_units})
+    assert not list((tmp_path / "parts").glob("part-*")), "nothing was done, so nothing may look done"
+
+
+def test_a_disk_that_fills_up_while_parts_are_committed(work_units, tmp_path):
+    disk = tmp_path / "parts"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12k", "tmpfs", disk], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        with pytest.raises(TwistError, match="No space left on device"):
+            run(work_units, tmp_path, {})
+        assert not list(disk.glob(".*.tmp")), "a half-written part was left"
+        subprocess.run(["mount", "-o", "remount,size=1m", disk], check=True)
+        assert run(work_units, tmp_path, {}) == expected(work_units)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_settings_that_cannot_work_are_refused():
+    for settings in ({"max_actors": 0}, {"gpus_per_actor": -1}, {"cpus_per_actor": -1}, {"unit_time_limit_s": 0}):
+        with pytest.raises(TwistError, match="cluster"):
+            ClusterConfig(**settings)

@@ -1,0 +1,42 @@
+"""Imports run one way: jobs -> pipeline, model; pipeline -> the encoder; model -> what describes and reads shards."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# What each package may import of the others, as prefixes of module names.
+ALLOWED = {
+    "pipeline": ("pipeline", "model.encoder"),
+    "model": ("model", "pipeline.records", "pipeline.shards", "pipeline.storage", "pipeline.errors"),
+    "jobs": ("jobs", "pipeline", "model"),
+}
+MODULES = [path for package in ALLOWED for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of ours, and Ray, that a file names in an import anywhere."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in names if name.partition(".")[0] in (*ALLOWED, "ray")}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    package = path.relative_to(ROOT).parts[0]
+    ours = {name for name in imported(path) if not name.startswith("ray")}
+    strays = {name for name in ours if not name.startswith(ALLOWED[package])}
+    assert not strays, f"{package} may import only {', '.join(ALLOWED[package])}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_dataflow_imports_ray(path):
+    uses_ray = any(name.partition(".")[0] == "ray" for name in imported(path))
+    assert not uses_ray or path.name == "dataflow.py"
