@@ -12,13 +12,19 @@ from pipeline.codebook_fit import STAGE, fit_codebook
 
 def work(recipe: Recipe) -> None:
     """Does the stage of this recipe, or says that it is done."""
-    run_stage(recipe.run, STAGE, lambda report: fit_codebook(recipe.run, recipe.codebook, recipe.encoder, recipe.cluster, report))
+    run_stage(
+        recipe.run,
+        STAGE,
+        lambda report: fit_codebook(recipe.run, recipe.codebook, recipe.encoder, recipe.cluster, report),
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; gives its exit status."""
     arguments = sys.argv[1:] if argv is None else argv
-    return guard("codebook", lambda: work(read_recipe("codebook", __doc__, ("codebook", "encoder", "cluster"), arguments)[0]))
+    return guard(
+        "codebook", lambda: work(read_recipe("codebook", __doc__, ("codebook", "encoder", "cluster"), arguments)[0])
+    )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def quiet_transformers() -> None:
 
 
 def guard(command: str, work: Callable[[], None]) -> int:
-    """Runs a command's work and gives its exit status; a mistake or a failing disk or bucket is told in one sentence."""
+    """Runs a command's work and gives its exit status; a mistake, or a disk that fails, is told in one sentence."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
@@ -69,7 +69,9 @@ def progress(name: str) -> Iterator[ReportProgress]:
             last_line_at = now
             left_s = (now - started_at) / max(done, 1) * (total - done)
             remark = f", {detail}" if detail else ""
-            print(f"{name:<10} {done} of {total} {noun}, about {left_s:.0f} s left{remark}", file=sys.stderr, flush=True)
+            print(
+                f"{name:<10} {done} of {total} {noun}, about {left_s:.0f} s left{remark}", file=sys.stderr, flush=True
+            )
 
     yield log
 

@@ -56,7 +56,9 @@ def table(evaluation: Evaluation) -> str:
     rows.append(("mean", f"{mean.perplexity:.2f}", f"{unigram.perplexity:.2f}", f"{mean.num_targets:,}"))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
         for row in rows
     )
 
@@ -85,12 +87,18 @@ def _as_json(evaluation: Evaluation) -> dict[str, Any]:
 
 def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("metric", type=Literal["perplexity"], help="What to measure.")
-    parser.add_argument("--checkpoint", type=str | None, help="Checkpoint folder; the best of RUN/checkpoints unless given.")
-    parser.add_argument("--shards", type=str | None, help="Folder of the shards, local or s3://; RUN/shards unless given.")
+    parser.add_argument(
+        "--checkpoint", type=str | None, help="Checkpoint folder; the best of RUN/checkpoints unless given."
+    )
+    parser.add_argument(
+        "--shards", type=str | None, help="Folder of the shards, local or s3://; RUN/shards unless given."
+    )
     parser.add_argument(
         "--split", type=Literal["train", "validation", "test"], default="validation", help="The split to measure on."
     )
-    parser.add_argument("--max_units", type=int, default=704, help="Units that a sample has at most; longer ones are cut.")
+    parser.add_argument(
+        "--max_units", type=int, default=704, help="Units that a sample has at most; longer ones are cut."
+    )
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
 
 

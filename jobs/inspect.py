@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         kind = report.kind_of(path)
         description: dict[str, Any] = {"path": path, "kind": kind}
         if given.verify:
-            description["violations"] = list(violations(path, kind))
+            description["violations"] = list(dict.fromkeys(violations(path, kind)))
         if not description.get("violations"):  # the figures of damaged files would say nothing
             description |= describe(path, kind)
         print(json.dumps(description, indent=2) if given.json else as_text(description))
@@ -101,19 +101,26 @@ def _describe_checkpoints(path: str) -> dict[str, Any]:
 
 def _describe_checkpoint(path: str) -> dict[str, Any]:
     model, vocabulary = load_speech_lm(path)
-    state = Path(path, "trainer_state.json")
+    state = _trainer_state(Path(path))
     return {
         "architecture": model.config.model_type,
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "vocabulary": vocabulary.as_config(),
-        "progress": json.loads(state.read_text())["progress"] if state.is_file() else None,
+        "progress": state and state["progress"],
     }
+
+
+def _trainer_state(path: Path) -> dict[str, Any] | None:
+    """What the trainer keeps beside a model; None for a folder that is not the trainer's."""
+    is_ours = path.name.isdigit() and (path / "trainer_state.json").is_file()
+    return checkpoint.load_trainer_state(path.parent, int(path.name)) if is_ours else None
 
 
 def _verify_checkpoints(paths: Sequence[str]) -> Iterator[str]:
     for path in paths:
         try:
             model, _ = load_speech_lm(path)
+            _trainer_state(Path(path))
         except TwistError as error:
             yield str(error)
             continue

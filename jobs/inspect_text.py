@@ -11,12 +11,14 @@ from typing import Any
 WIDTH = 120
 LABEL_WIDTH = 18
 BAR_WIDTH = 60
+MOST_CURVE_POINTS = 24
 
 
 def as_text(description: Mapping[str, Any]) -> str:
     """A description, as jobs.inspect gives it, for a person to read."""
     kind = description["kind"]
-    lines = [f"{description['path']} ({kind})", ""]
+    title = f"{description['path']} ({kind})"
+    lines = [""]
     if "violations" in description:
         lines += [*_violations(description["violations"]), ""]
     if "stages" in description:
@@ -32,7 +34,7 @@ def as_text(description: Mapping[str, Any]) -> str:
             lines += ["", *_folder(kind, description)]
     elif not description.get("violations"):
         lines += _folder(kind, description)
-    return "\n".join(_clip(line.rstrip()) for line in lines)
+    return "\n".join([title, *(_clip(line.rstrip()) for line in lines)])
 
 
 def _violations(violations: Sequence[str]) -> list[str]:
@@ -44,7 +46,7 @@ def _violations(violations: Sequence[str]) -> list[str]:
 
 def _stages(stages: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """A line per stage."""
-    rows = [["stage", "finished", "items in", "kept", "audio in", "kept", "dropped"]]
+    rows = [["stage", "finished (UTC)", "items in", "kept", "audio in", "kept", "dropped"]]
     for name, stage in stages.items():
         if not stage["finished"]:
             rows.append([name, f"not yet, {stage['files_so_far']} files", "", "", "", "", ""])
@@ -185,14 +187,20 @@ def _checkpoints(description: Mapping[str, Any]) -> Iterator[str]:
     yield from _row(
         "perplexity", ", ".join(f"{name} {value:,.2f}" for name, value in perplexity.items() if value is not None)
     )
-    yield from _row("best step", f"{description['best_step']}")
-    curve = [f"{point['step']:,}: {point['perplexity']:,.2f}" for point in description["validation_curve"]]
-    yield from _row("validation", "   ".join(curve))
+    if description["best_step"] is not None:
+        yield from _row("best step", f"{description['best_step']:,}")
+    curve = description["validation_curve"]
+    stride = math.ceil(len(curve) / MOST_CURVE_POINTS) or 1
+    points = curve[::-stride][::-1]  # the newest is among them
+    yield from _row("validation", "   ".join(f"{point['step']:,}: {point['perplexity']:,.2f}" for point in points))
 
 
 def _checkpoint(description: Mapping[str, Any]) -> Iterator[str]:
+    vocabulary = description["vocabulary"]
     yield from _row("model", f"{description['architecture']}, {description['num_parameters']:,} parameters")
-    yield from _row("vocabulary", ", ".join(f"{name} {value}" for name, value in description["vocabulary"].items()))
+    yield from _row(
+        "vocabulary", ", ".join(f"{name} {value}" for name, value in vocabulary.items() if value is not None)
+    )
     if description["progress"]:
         progress = description["progress"]
         yield from _row("trained for", f"{progress['step']:,} steps over {progress['num_units_seen']:,} units")

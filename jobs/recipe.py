@@ -17,7 +17,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from model.encoder import EncoderConfig
-from model.trainer import TrainConfig
+from model.train_config import TrainConfig
 from pipeline import storage
 from pipeline.codebook_fit import CodebookConfig
 from pipeline.corpora.source import CorpusConfig
@@ -122,7 +122,8 @@ def _read_file(path: str) -> Namespace:
         raise UsageError(f"there is no recipe {path}")
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            return _parser(("corpora", *SECTIONS)).parse_path(path)
+            recipe: Namespace = _parser(("corpora", *SECTIONS)).parse_path(path)
+            return recipe
     except (ArgumentError, TypeError) as error:
         raise UsageError(f"{path}: {_sentence(error)}") from error
 

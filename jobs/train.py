@@ -35,10 +35,11 @@ def work(recipe: Recipe, shards: str | None = None, checkpoints: str | None = No
             nonlocal first_step
             if event["event"] == "start":
                 first_step = event["step"]
+                resumed = f", from step {first_step}" if first_step else ""
                 tqdm.write(
-                    f"train      {event['num_parameters'] / 1e6:.1f}M parameters, {event['num_train_units']:,} units in "
-                    f"{event['num_train_samples']:,} samples, {event['world_size']} process(es) on {event['device']}"
-                    + (f", from step {first_step}" if first_step else "")
+                    f"train      {event['num_parameters'] / 1e6:.1f}M parameters, {event['num_train_units']:,} units "
+                    f"in {event['num_train_samples']:,} samples, {event['world_size']} process(es) on "
+                    f"{event['device']}{resumed}"
                 )
             elif event["event"] == "step":
                 detail = f"loss {event['loss']:.3f}, {event['tokens_per_s']:.0f} units/s"
@@ -61,8 +62,12 @@ def work(recipe: Recipe, shards: str | None = None, checkpoints: str | None = No
 
 def add_places(parser: ArgumentParser) -> None:
     """Adds the options for shards and checkpoints outside the run's folder."""
-    parser.add_argument("--shards", type=str | None, help="Folder of the shards, local or s3://; RUN/shards unless given.")
-    parser.add_argument("--checkpoints", type=str | None, help="Local folder of checkpoints; RUN/checkpoints unless given.")
+    parser.add_argument(
+        "--shards", type=str | None, help="Folder of the shards, local or s3://; RUN/shards unless given."
+    )
+    parser.add_argument(
+        "--checkpoints", type=str | None, help="Local folder of checkpoints; RUN/checkpoints unless given."
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """Streams work units through the machines of a Ray cluster; the only module that imports Ray.
 
-    WorkUnit -> decode (tasks, on CPUs) -> process and commit (actors, on GPUs where there are any) -> part-<name>.parquet
+    WorkUnit -> decode (tasks, on CPUs) -> process and commit (actors, on GPUs where there are any) -> its part
 
 A part file is named before the work is done and committed whole by the actor that made it, so that a unit worked on
 twice leaves one part, and a run that is started again sees from a listing what is left to do.
@@ -20,7 +20,6 @@ import contextlib
 import faulthandler
 import functools
 import os
-import sys
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -356,7 +355,9 @@ class _ProcessAndCommit:
         try:
             self._process: Processor = self._make_processor()
         except Exception as failure:
-            mistake = str(failure) if isinstance(failure, TwistError) else f"a worker cannot start: {_describe(failure)}"
+            mistake = (
+                str(failure) if isinstance(failure, TwistError) else f"a worker cannot start: {_describe(failure)}"
+            )
         return ray.get_runtime_context().get_node_id(), mistake
 
     def process(self, unit: WorkUnit, wavs: list[NDArray[np.float32] | AudioError]) -> _Result:
@@ -380,7 +381,7 @@ class _ProcessAndCommit:
 @contextlib.contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
     """Ends this worker process where a block takes too long; nothing gentler stops a C library that hangs."""
-    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(seconds, exit=True, file=2)
     try:
         yield
     finally:

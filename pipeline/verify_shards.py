@@ -140,6 +140,9 @@ def _verify_shard(dataset: Dataset, shard: dict[str, Any], rows: list[dict[str, 
             yield f"{where} has members {sorted(members)}, not {sorted(MEMBERS)}"
             continue
         units, durations = (np.load(io.BytesIO(members[name].data)) for name in ("units.npy", "durations.npy"))
+        if not units.dtype == durations.dtype == np.uint16:
+            yield f"{where}: units are {units.dtype} and durations {durations.dtype}, not uint16"
+            continue
         yield from verify_runs(where, units, durations, row["num_frames"], dataset.num_units)
         found = _manifest_row(shard["path"], index, row["key"], members, len(units))
         if wrong := [name for name in SAMPLE_SCHEMA.names if found[name] != row[name]]:

@@ -11,6 +11,10 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+# One process makes the finished run for all tests that look at it.
+pytestmark = pytest.mark.xdist_group("finished_run")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -41,7 +45,9 @@ def test_killed_at_random_moments_it_ends_with_the_same_shards(
     command = [sys.executable, "-m", "jobs.run", "--config", recipe, "--run", run, "--audio", demo_speech]
     began = time.monotonic()
     for _ in range(5):
-        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         time.sleep(generator.uniform(2.0, 14.0))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

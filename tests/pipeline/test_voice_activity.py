@@ -99,9 +99,7 @@ def regions_in_windows(probabilities: list[float], threshold: float = 0.5) -> li
 
 def test_hysteresis() -> None:
     assert regions_in_windows([0.1] * 5 + [0.6] * 10 + [0.1] * 5) == [(5, 15)]
-    assert regions_in_windows([0.4] * 5 + [0.6] + [0.4] * 10 + [0.1] * 5) == [(5, 16)], (
-        "0.4 goes on, begins nothing"
-    )
+    assert regions_in_windows([0.4] * 5 + [0.6] + [0.4] * 10 + [0.1] * 5) == [(5, 16)], "0.4 goes on, begins nothing"
     assert regions_in_windows([0.4] * 30) == [], "0.4 begins nothing"
     assert regions_in_windows([0.6] + [0.34] * 30) == [], "0.34 goes on with nothing"
 
