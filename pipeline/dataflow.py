@@ -270,16 +270,19 @@ class _Workers:
         import ray
 
         try:
-            error = ray.get(reference)
+            result: _Result = ray.get(reference)
         except ray.exceptions.NodeDiedError:
             self._queue.append(unit)
+            return
         except ray.exceptions.RayError as death:
             yield from self._fail(unit, f"decoding: {_first_line(death)}")
+            return
+        if result.mistake is not None:
+            raise TwistError(result.mistake)
+        if result.error is not None:
+            yield from self._fail(unit, f"decoding: {result.error}")
         else:
-            if error is None:
-                self._decoded.append((unit, wavs))
-            else:
-                yield from self._fail(unit, f"decoding: {error}")
+            self._decoded.append((unit, wavs))
 
     def _take_result(self, reference: Any, actor: _Actor) -> Iterator[_Outcome]:
         import ray
@@ -320,21 +323,24 @@ class _Workers:
         self._actors.remove(actor)
 
 
-def _decode(unit: WorkUnit, time_limit_s: float) -> tuple[str | None, list[NDArray[np.float32] | AudioError] | None]:
-    """Gives an error and nothing else, or None and the wav [S] (or error) of each span."""
-    try:
-        with _time_limit(time_limit_s):
-            return None, list(read_spans(unit.spans))
-    except Exception as failure:
-        return _describe(failure), None
-
-
 @dataclass(frozen=True)
 class _Result:
-    """What came of one unit: `mistake` ends the run, `error` counts against the unit; neither: it is committed."""
+    """What came of one unit: `mistake` ends the run, `error` counts against the unit; neither: all is well."""
 
     mistake: str | None = None
     error: str | None = None
+
+
+def _decode(unit: WorkUnit, time_limit_s: float) -> tuple[_Result, list[NDArray[np.float32] | AudioError]]:
+    """Decodes a unit: the wav [S], or the error, of each span."""
+    try:
+        with _time_limit(time_limit_s):
+            return _Result(), list(read_spans(unit.spans))
+    except ConnectionError as failure:
+        # The unit is not to blame for a bucket that is gone, and the next one would meet the same.
+        return _Result(mistake=f"cannot read {unit.spans[0].uri}: {failure}; run the command again to go on"), []
+    except Exception as failure:
+        return _Result(error=_describe(failure)), []
 
 
 class _ProcessAndCommit:
@@ -373,7 +379,7 @@ class _ProcessAndCommit:
         try:
             storage.put_if_absent(uri, part)
         except Exception as failure:
-            # The unit is not to blame for a full disk or a bucket that is gone, and the next one would meet the same.
+            # Nor is it to blame for a full disk.
             return _Result(mistake=f"cannot write {uri}: {failure}; run the command again to go on from here")
         return _Result()
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import settings
 
 from model.encoder import EncoderConfig
 from pipeline import dataflow, parquet, storage
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.dataflow import Processor, WorkUnit
+
+# A busy machine makes no test wrong.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 SOUND_RATE_HZ = 8000
 SPEECH = Path(__file__).resolve().parents[1].parent / "shared" / "speech"

@@ -157,7 +157,7 @@ def test_frames_far_from_zero_are_fitted_as_well() -> None:
     assert far.inertia == pytest.approx(near.inertia, rel=0.05), "an offset of all frames should change next to nothing"
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     seed=st.integers(0, 2**32 - 1), num_frames=st.integers(1, 40), num_units=st.integers(1, 70), dim=st.integers(1, 24)
 )

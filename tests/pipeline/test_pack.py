@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import parquet
@@ -232,7 +232,6 @@ def samples_of(sizes: list[int]) -> list[Sample]:
     return [Sample(f"k{i}", f"s{i}", "c", None, None, "train", 0.0, 1.0, units, units) for i, units in enumerate(ones)]
 
 
-@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 60), min_size=1, max_size=60),
     units_per_shard=st.integers(1, 400),

@@ -124,7 +124,7 @@ def test_offsets_address_exactly_the_sample_and_its_units(tmp_path: Path) -> Non
         assert (row["num_units"], row["num_frames"]) == (len(one.units), int(one.durations.sum()))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(sizes=st.lists(st.integers(1, 12_000), min_size=1, max_size=12))
 def test_offsets_hold_for_any_sizes(sizes: list[int], tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("shards")

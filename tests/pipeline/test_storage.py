@@ -8,6 +8,7 @@ import os
 import random
 import threading
 from pathlib import Path
+from typing import Any
 
 import boto3
 import botocore.config
@@ -237,7 +238,7 @@ def test_a_long_listing_comes_in_pages(s3_folder: str, monkeypatch: pytest.Monke
     get_paginator = client.get_paginator
 
     class SmallPages:
-        def paginate(self, **arguments: str) -> object:
+        def paginate(self, **arguments: Any) -> object:
             return get_paginator("list_objects_v2").paginate(**arguments, PaginationConfig={"PageSize": 10})
 
     monkeypatch.setattr(client, "get_paginator", lambda _: SmallPages())

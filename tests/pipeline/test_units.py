@@ -81,7 +81,7 @@ def encode(book: Codebook) -> UnitEncoder:
     return UnitEncoder(EncoderConfig(), book)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(lengths=st.lists(st.integers(880, 40_000), min_size=1, max_size=6), order=st.randoms(use_true_random=False))
 def test_a_clip_alone_gives_what_it_gives_in_any_batch(encode: UnitEncoder, lengths: list[int], order: object) -> None:
     wavs = [tones(length, seed=length) for length in lengths]
