@@ -21,11 +21,11 @@ from model.encoder import EncoderConfig, load_encoder
 from pipeline import codebook, dataflow, parquet, storage
 from pipeline.audio import AudioError
 from pipeline.errors import TwistError
-from pipeline.records import SAMPLE_RATE_HZ, Dropped
+from pipeline.records import Dropped
 from pipeline.segment import STAGE as SEGMENTS
 from pipeline.segment import read_segments, work_units_of
 from pipeline.stage import Stage, StageCounts, Tally, fingerprint_of
-from pipeline.units import encoder_settings
+from pipeline.units import describe_encoder, encoder_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +81,7 @@ def fit_codebook(
             return
         segments = _draw_segments(read_segments(run), config)
         durations = pc.subtract(segments["end_s"], segments["start_s"]).to_numpy()
-        frame_rate_hz = SAMPLE_RATE_HZ / load_encoder(encoder).hop_samples
+        frame_rate_hz = float(describe_encoder(encoder)["frame_rate_hz"])
         # Each frame is drawn or not by itself, so that about max_frames come together, without counting them first.
         share = min(1.0, config.max_frames / (durations.sum() * frame_rate_hz))
         parts = storage.join(stage.uri, FRAMES)
@@ -164,11 +164,11 @@ def _fit_and_write(
     if len(dropped) == len(rows):
         examples = "; ".join(f"{drop.id}: {drop.reason} ({drop.detail})" for drop in dropped[:3])
         raise TwistError(f"none of the {len(rows)} segments drawn for the codebook could be read: {examples}")
-    encoder = load_encoder(encoder_config)
+    encoder = describe_encoder(encoder_config)
     content = b"".join(row["frames"] for row in rows if row["frames"] is not None)
-    frames = np.frombuffer(content, np.float32).reshape(-1, encoder.feature_dim)
+    frames = np.frombuffer(content, np.float32).reshape(-1, encoder["feature_dim"])
     centroids, report = codebook.fit(frames, config.num_units, config.seed, config.num_iterations)
-    facts = codebook.facts_of(encoder.describe(), config.seed, config.num_iterations, report)
+    facts = codebook.facts_of(encoder, config.seed, config.num_iterations, report)
     fitted = codebook.save(stage.uri, centroids, facts)
     total = Tally(len(rows), float(durations.sum()) / 3600)
     lost = Tally(len(dropped), sum(drop.duration_s for drop in dropped) / 3600)

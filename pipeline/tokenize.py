@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from model.encoder import EncoderConfig, load_encoder
+from model.encoder import EncoderConfig
 from pipeline import codebook, dataflow, parquet, storage
 from pipeline.audio import AudioError
 from pipeline.codebook_fit import STAGE as CODEBOOK
@@ -24,7 +24,7 @@ from pipeline.records import UNITS_SCHEMA, Dropped
 from pipeline.segment import STAGE as SEGMENTS
 from pipeline.segment import read_segments, work_units_of
 from pipeline.stage import Stage, StageCounts, Tally, digest, fingerprint_of
-from pipeline.units import UnitEncoder, encoder_settings, run_lengths
+from pipeline.units import UnitEncoder, describe_encoder, encoder_settings, run_lengths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,7 +49,7 @@ def tokenize(run: str, encoder: EncoderConfig, cluster: ClusterConfig, report: R
         if not has_work:
             return
         book = codebook.load(storage.join(run, CODEBOOK))
-        codebook.check_encoder(book, load_encoder(encoder).describe())
+        codebook.check_encoder(book, describe_encoder(encoder))
         segments = read_segments(run)
         arguments = {"encoder": encoder, "codebook_uri": storage.absolute(storage.join(run, CODEBOOK))}
         parts = storage.absolute(stage.uri)

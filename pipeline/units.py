@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +38,11 @@ class UnitEncoder:
         """Clips [S] at 16 kHz -> the unit of each frame [F]; what a clip gives does not depend on its neighbours."""
         features = self._encoder.encode([torch.from_numpy(wav) for wav in wavs])
         return [self._assign(frames).to(torch.int32).cpu().numpy().astype(np.uint16) for frames in features]
+
+
+def describe_encoder(encoder: EncoderConfig) -> dict[str, Any]:
+    """What a reader of the units must know of the encoder, as found on a machine that may have no GPU: the driver's."""
+    return load_encoder(replace(encoder, device="cpu")).describe()
 
 
 def encoder_settings(encoder: EncoderConfig) -> dict[str, Any]:
