@@ -1,4 +1,4 @@
-"""Makes the demo's speech: a folder of synthesized recordings with metadata, the same on every machine."""
+"""Makes the demo's speech: a folder of synthesized recordings with metadata, always the same with the same packages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UsageError(" ".join(str(error).split())) from error
         with progress("synthesize") as report:
             summary = write_demo_corpus(Path(given.folder), given.speech, report)
-        print(f"synthesize {summary}")
+        languages = ", ".join(f"{name} {s / 60:.1f} min" for name, s in summary.duration_s_by_language.items())
+        print(
+            f"synthesize {summary.duration_s / 60:.1f} min in {summary.num_recordings} recordings by "
+            f"{summary.num_speakers} speakers ({languages}) in {given.folder}"
+        )
 
     return guard("synthesize", work)
 
