@@ -1,6 +1,6 @@
 # make demo              the whole way on synthesized speech, in minutes: no GPU, no network but the package index
 # make demo AUDIO=DIR    the same on your own folder of audio, or a LibriSpeech tree
-# make test              all tests but the slow ones; `make test-slow` runs these
+# make test              all tests
 # make check             lint, format, types
 # make setup             only the environment, in .venv
 
@@ -8,10 +8,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 AUDIO  ?=
-# Half the cores each for two test workers that start Ray clusters of their own.
 JOBS   ?= 2
 
-.PHONY: demo setup setup-dev test test-slow check format clean
+.PHONY: demo setup setup-dev test check format clean
 
 demo: $(VENV)/.runtime
 ifeq ($(strip $(AUDIO)),)
@@ -26,10 +25,7 @@ setup: $(VENV)/.runtime
 setup-dev: $(VENV)/.dev
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not slow"
-
-test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m slow
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
