@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from pipeline import stage
-from pipeline.errors import TwistError
+from pipeline.errors import RunError, TwistError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ def guard(command: str, work: Callable[[], None]) -> int:
     except TwistError as mistake:
         print(f"twist {command}: {mistake}", file=sys.stderr)
         return USERS_MISTAKE
-    except (OSError, BotoCoreError, ClientError) as failure:
+    except (RunError, OSError, BotoCoreError, ClientError) as failure:
         print(f"twist {command}: {failure}; run the command again to go on from here", file=sys.stderr)
         return FAILURE
     except KeyboardInterrupt:
@@ -87,6 +87,8 @@ def run_stage(run: str, name: str, work: Callable[[ReportProgress], None]) -> No
 def summary(run: str, name: str) -> str:
     """One line on a finished stage: hours and items kept, and dropped by reason."""
     facts = stage.read_facts(run, name)
+    if "imported_from" in facts:
+        return f"taken from {facts['imported_from']}"
     counts = facts["counts"]
     noun = {"manifest": "recordings", "language": "recordings", "segments": "recordings"}.get(name, "segments")
     line = f"kept {_hours(counts['kept']['hours'])} in {counts['kept']['items']:,} {noun}"

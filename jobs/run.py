@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from jsonargparse import ArgumentParser
+
 from jobs import codebook, evaluate, filter, manifest, pack, segment, tokenize, train
 from jobs.command import guard
-from jobs.recipe import SECTIONS, Recipe, read_recipe
+from jobs.recipe import SECTIONS, Recipe, UsageError, read_recipe
 from pipeline import report, stage, storage
 
 STAGES = (manifest, filter, segment, codebook, tokenize, pack)
@@ -18,17 +20,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
 
     def work() -> None:
-        recipe, given = read_recipe("run", __doc__, ("corpora", *SECTIONS), arguments, manifest.add_audio)
+        recipe, given = read_recipe("run", __doc__, ("corpora", *SECTIONS), arguments, _add_arguments)
         recipe = manifest.with_audio(recipe, given)
+        checkpoints = given.checkpoints or storage.join(recipe.run, "checkpoints")
+        if storage.is_s3(checkpoints):  # said now, not after the days that tokenization takes
+            raise UsageError("checkpoints cannot be written to S3; give --checkpoints a local folder")
         for job in STAGES:
             job.work(recipe)
         assert recipe.train is not None
-        result = train.work(recipe)
+        result = train.work(recipe, checkpoints=checkpoints)
         shards = storage.join(recipe.run, "shards")
         evaluation = evaluate.evaluate_perplexity(result.checkpoint, shards, "validation", recipe.train.max_units)
         print(f"\n{_table(recipe, result.initial.mean.perplexity, evaluation)}")
 
     return guard("run", work)
+
+
+def _add_arguments(parser: ArgumentParser) -> None:
+    manifest.add_audio(parser)
+    train.add_checkpoints(parser)
 
 
 def _table(recipe: Recipe, perplexity_before: float, evaluation: evaluate.Evaluation) -> str:

@@ -14,14 +14,14 @@ from jobs.command import guard, progress, quiet_transformers
 from jobs.recipe import Recipe, read_recipe
 from model.trainer import TrainResult, train
 from pipeline import storage
-from pipeline.errors import TwistError
+from pipeline.errors import RunError
 
 
 def work(recipe: Recipe, shards: str | None = None, checkpoints: str | None = None) -> TrainResult:
     """Trains until the recipe's last step; prints what came of it.
 
     Raises:
-        TwistError: training was stopped by a signal before its last step.
+        RunError: training was stopped by a signal before its last step.
     """
     quiet_transformers()
     assert recipe.train is not None
@@ -47,7 +47,7 @@ def work(recipe: Recipe, shards: str | None = None, checkpoints: str | None = No
 
         result = train(recipe.train, shards, checkpoints, on_event)
     if not result.is_finished:
-        raise TwistError(f"stopped by SIGTERM at step {result.num_steps}; run the command again to go on from there")
+        raise RunError(f"stopped by SIGTERM at step {result.num_steps}")
     if is_main:
         was_finished = "already finished: " if first_step == result.num_steps else ""
         assert result.best is not None
@@ -60,14 +60,18 @@ def work(recipe: Recipe, shards: str | None = None, checkpoints: str | None = No
     return result
 
 
-def add_places(parser: ArgumentParser) -> None:
-    """Adds the options for shards and checkpoints outside the run's folder."""
-    parser.add_argument(
-        "--shards", type=str | None, help="Folder of the shards, local or s3://; RUN/shards unless given."
-    )
+def add_checkpoints(parser: ArgumentParser) -> None:
+    """Adds the option for checkpoints outside the run's folder."""
     parser.add_argument(
         "--checkpoints", type=str | None, help="Local folder of checkpoints; RUN/checkpoints unless given."
     )
+
+
+def _add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--shards", type=str | None, help="Folder of the shards, local or s3://; RUN/shards unless given."
+    )
+    add_checkpoints(parser)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
 
     def do() -> None:
-        recipe, given = read_recipe("train", __doc__, ("train",), arguments, add_places)
+        recipe, given = read_recipe("train", __doc__, ("train",), arguments, _add_arguments)
         work(recipe, given.shards, given.checkpoints)
 
     return guard("train", do)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import itertools
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ MIN_SAMPLE_RATE_HZ, MAX_SAMPLE_RATE_HZ = 4_000, 384_000
 MAX_DURATION_S = 7 * 24 * 3600.0
 # Headers round durations, and lossy decoders pad: this much missing at the end of a span is not a damaged file.
 END_TOLERANCE_S = 0.1
+# What a machine runs out of, or a mount that was replaced: the file is as good as ever.
+MACHINE_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.EINTR})
 # About -100 dBFS: below the noise of any microphone, so a file that never exceeds it holds no recording.
 SILENCE_PEAK = 1e-5
 # Samples of these codings do not depend on what the decoder read before.
@@ -179,6 +182,8 @@ def _open(uri: str) -> _Source:
     except ConnectionError:
         raise
     except OSError as error:
+        if error.errno in MACHINE_ERRNOS:
+            raise
         raise AudioError("unreadable", str(error)) from error
     suffix = PurePosixPath(uri).suffix.lower()
     try:

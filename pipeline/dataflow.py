@@ -5,10 +5,11 @@
 A part file is named before the work is done and committed whole by the actor that made it, so that a unit worked on
 twice leaves one part, and a run that is started again sees from a listing what is left to do.
 
-A unit that fails (an exception, or its worker died or hung) is taken up again later. After its second failure it is
-kept back until all others are done and then run alone, so that it cannot take a neighbour with it, nor be blamed for
-one; after its third it is quarantined: its part then says of every item why it is not there. A unit whose machine went
-away is not blamed.
+A unit that fails (an exception, or its worker died or hung) is taken up again later, by another actor: the one that it
+failed in may be what is broken, and is ended. After its second failure a unit is kept back until all others are done
+and then run alone, so that it cannot take a neighbour with it, nor be blamed for one; after its third it is
+quarantined: its part then says of every item why it is not there. A unit whose machine went away is not blamed, unless
+that happens again and again. Where nothing but failures comes back, the run stops: it is not the data.
 
 This is a loop over Ray's tasks and actors rather than Ray Data: there, a unit that kills its worker can stop the whole
 pipeline, and how often it is retried can no longer be bounded in coming versions.
@@ -19,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import functools
+import logging
 import os
 import traceback
 from collections import Counter, deque
@@ -32,19 +34,23 @@ import pyarrow as pa
 
 from pipeline import parquet, storage
 from pipeline.audio import AudioError, Span, read_spans
-from pipeline.errors import TwistError
+from pipeline.errors import RunError, TwistError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.progress import ReportProgress
 
+logger = logging.getLogger(__name__)
+
 MAX_FAILURES = 3
+MAX_MACHINES_LOST = 5
+# So many different units in a row that fail, or workers that cannot start, are the fault of none of them.
+MAX_FAILURES_IN_A_ROW = 20
 # Decoded units that wait for each actor: enough that it never waits, few enough for the object store.
 DECODED_PER_ACTOR = 2
-LOCAL_OBJECT_STORE_BYTES = 2 * 2**30
-# So many workers may die one after the other before a single unit is done; then it is the machines, not the data.
-MAX_DEATHS_BEFORE_FIRST_UNIT = 20
+# A cluster that grows takes minutes to bring up a machine; one that cannot grow never does.
+PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,8 @@ class ClusterConfig:
     Args:
         max_actors: Actors that process decoded audio, at most; unless given, as many as the GPUs of the cluster have
             room for, or one per core where it has none. Give it where the cluster grows with the work.
-        gpus_per_actor: GPUs, or the share of one, that an actor takes; unless given, one where the cluster has GPUs.
+        gpus_per_actor: GPUs, or the share of one, that an actor takes; unless given, one where the cluster has GPUs as
+            the command starts. Give it where machines with GPUs join later.
         cpus_per_actor: Cores that an actor takes beside the one core of each decode task.
         unit_time_limit_s: Seconds after which work on one unit counts as hung and its worker is ended.
     """
@@ -122,7 +129,8 @@ def run_work_units(
         report: Told of every unit that is done.
 
     Raises:
-        TwistError: parts cannot be written, the processor cannot be made, or every unit failed.
+        TwistError: the processor cannot be made.
+        RunError: parts cannot be written, no worker can be started, or nothing but failures comes back.
     """
     assert len({unit.name for unit in work_units}) == len(work_units), "two work units have one name"
     done = set(storage.list_files(parts, ".parquet"))
@@ -138,8 +146,8 @@ def run_work_units(
                 continue
             num_done += 1
             report(num_done, len(work_units), "units", f"{outcome.unit.duration_s / 3600:.2f} h in the last one")
-    if len(failed) == len(work_units) > 1:
-        raise TwistError(f"every one of {len(work_units)} work units failed, the last with: {failed[-1].error}")
+    if failed and num_done == 0:
+        raise RunError(f"every one of {len(work_units)} work units failed, the last with: {failed[-1].error}")
     for outcome in failed:
         error = AudioError("quarantined", f"failed {MAX_FAILURES} times: {outcome.error}")
         part = parquet.to_bytes(quarantine(outcome.unit, error))
@@ -183,18 +191,21 @@ class _Workers:
         import ray
 
         _connect()
-        resources = ray.cluster_resources()
-        num_cpus = max(1, int(resources.get("CPU", 1)))
-        gpus = cluster.gpus_per_actor if cluster.gpus_per_actor is not None else float(resources.get("GPU", 0) > 0)
-        room = int(resources.get("GPU", 0) / gpus) if gpus else num_cpus
-        self._max_actors = min(num_units, cluster.max_actors or max(1, room))
-        self._max_ahead = num_cpus + DECODED_PER_ACTOR * self._max_actors
+        self._cluster = cluster
+        num_gpus = ray.cluster_resources().get("GPU", 0.0)
+        self._gpus_per_actor = float(num_gpus > 0) if cluster.gpus_per_actor is None else cluster.gpus_per_actor
+        if self._gpus_per_actor > num_gpus and not os.environ.get("RAY_ADDRESS"):
+            raise TwistError(
+                f"cluster.gpus_per_actor is {self._gpus_per_actor:g}, but this machine has {num_gpus:g} GPUs; leave it "
+                f"out, or run on a cluster (RAY_ADDRESS)"
+            )
+        self._num_units = num_units
         self._time_limit_s = cluster.unit_time_limit_s
         # What fails is taken up again here, where it is counted; never by Ray itself.
         self._decode = ray.remote(_decode).options(num_cpus=1, num_returns=2, max_retries=0)
         self._make_actor = (
             ray.remote(_ProcessAndCommit)
-            .options(num_cpus=cluster.cpus_per_actor, num_gpus=gpus, max_restarts=0, max_task_retries=0)
+            .options(num_cpus=cluster.cpus_per_actor, num_gpus=self._gpus_per_actor, max_restarts=0, max_task_retries=0)
             .remote
         )
         self._actor_args = (parts, processor, processor_args, cluster.unit_time_limit_s)
@@ -208,7 +219,9 @@ class _Workers:
         self._decoding: dict[Any, tuple[WorkUnit, Any]] = {}
         self._processing: dict[Any, _Actor] = {}
         self._num_failures: Counter[str] = Counter()
-        self._deaths_in_a_row = 0
+        self._num_machines_lost: Counter[str] = Counter()
+        self._first_failures_in_a_row = 0
+        self._failed_starts_in_a_row = 0
 
     def close(self) -> None:
         """Ends all actors."""
@@ -223,7 +236,11 @@ class _Workers:
         while self._queue or self._suspects or self._decoding or self._decoded or self._processing:
             self._start_what_can_start()
             under_way = [*self._preparing, *self._decoding, *self._processing]
-            for reference in ray.wait(under_way, num_returns=1, fetch_local=False)[0]:
+            ready, _ = ray.wait(under_way, num_returns=1, timeout=PATIENCE_S, fetch_local=False)
+            if not ready and all(actor.node_id is None for actor in self._actors):
+                needs = f"{self._cluster.cpus_per_actor:g} cores and {self._gpus_per_actor:g} GPUs"
+                logger.warning("still waiting for a machine with room for an actor of %s", needs)
+            for reference in ready:
                 if reference in self._preparing:
                     self._take_actor(reference, self._preparing.pop(reference))
                 elif reference in self._decoding:
@@ -231,18 +248,37 @@ class _Workers:
                 else:
                     yield from self._take_result(reference, self._processing.pop(reference))
 
+    def _room(self) -> tuple[int, int]:
+        """How many actors there is room for, and how many units may be decoded before one takes them.
+
+        Asked anew each time, as machines come and go.
+        """
+        import ray
+
+        resources = ray.cluster_resources()
+        num_cpus = resources.get("CPU", 1.0)
+        actors = resources.get("GPU", 0.0) / self._gpus_per_actor if self._gpus_per_actor else num_cpus
+        if self._cluster.max_actors is not None:
+            actors = self._cluster.max_actors
+        elif self._cluster.cpus_per_actor:
+            # One whole core must remain, or nothing is ever decoded.
+            actors = min(actors, (num_cpus - 1) / self._cluster.cpus_per_actor)
+        num_actors = min(self._num_units, max(1, int(actors)))
+        return num_actors, int(num_cpus) + DECODED_PER_ACTOR * num_actors
+
     def _start_what_can_start(self) -> None:
+        max_actors, max_ahead = self._room()
         in_hand = len(self._decoding) + len(self._decoded) + len(self._processing)
         if self._suspects and not self._queue and not in_hand:
             self._queue.append(self._suspects.popleft())
         num_left = len(self._queue) + in_hand
         for actor in [actor for actor in self._actors if actor.is_idle][: max(0, len(self._actors) - num_left)]:
             self._end(actor)  # what it holds, a GPU perhaps, is of use to others
-        while len(self._actors) < min(self._max_actors, num_left):
+        while len(self._actors) < min(max_actors, num_left):
             actor = _Actor(self._make_actor(*self._actor_args))
             self._actors.append(actor)
             self._preparing[actor.handle.prepare.remote()] = actor
-        while self._queue and len(self._decoding) + len(self._decoded) < self._max_ahead:
+        while self._queue and len(self._decoding) + len(self._decoded) < max_ahead:
             unit = self._queue.popleft()
             status, wavs = self._decode.remote(unit, self._time_limit_s)
             self._decoding[status] = (unit, wavs)
@@ -256,14 +292,15 @@ class _Workers:
 
         try:
             node_id, mistake = ray.get(reference)
-        except ray.exceptions.RayError as error:
+        except ray.exceptions.RayError as death:
             self._end(actor)
-            self._deaths_in_a_row += 1
-            if self._deaths_in_a_row > MAX_DEATHS_BEFORE_FIRST_UNIT:
-                raise TwistError(f"no worker can be started: {_first_line(error)}") from None
+            self._failed_starts_in_a_row += 1
+            if self._failed_starts_in_a_row == MAX_FAILURES_IN_A_ROW:
+                raise RunError(f"no worker can be started: {_first_line(death)}") from None
             return
         if mistake is not None:
             raise TwistError(mistake)
+        self._failed_starts_in_a_row = 0
         actor.node_id = node_id
 
     def _take_decoded(self, reference: Any, unit: WorkUnit, wavs: Any) -> Iterator[_Outcome]:
@@ -271,14 +308,14 @@ class _Workers:
 
         try:
             result: _Result = ray.get(reference)
-        except ray.exceptions.NodeDiedError:
-            self._queue.append(unit)
+        except (ray.exceptions.NodeDiedError, ray.exceptions.ObjectLostError):
+            yield from self._lose(unit)
             return
         except ray.exceptions.RayError as death:
-            yield from self._fail(unit, f"decoding: {_first_line(death)}")
+            yield from self._fail(unit, _died(death))
             return
-        if result.mistake is not None:
-            raise TwistError(result.mistake)
+        if result.failure is not None:
+            raise RunError(result.failure)
         if result.error is not None:
             yield from self._fail(unit, f"decoding: {result.error}")
         else:
@@ -292,23 +329,41 @@ class _Workers:
         actor.unit = None
         try:
             result: _Result = ray.get(reference)
+        except ray.exceptions.ObjectLostError:  # the machine that had decoded it is gone, not this one
+            yield from self._lose(unit)
+            return
         except ray.exceptions.RayError as death:
             self._end(actor)
             if actor.node_id in {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
-                yield from self._fail(unit, _first_line(death))
+                yield from self._fail(unit, _died(death))
             else:
-                self._queue.append(unit)
+                yield from self._lose(unit)
             return
         if result.mistake is not None:
             raise TwistError(result.mistake)
+        if result.failure is not None:
+            raise RunError(result.failure)
         if result.error is not None:
+            self._end(actor)  # a GPU in a bad state fails every later unit too
             yield from self._fail(unit, result.error)
         else:
-            self._deaths_in_a_row = 0
+            self._first_failures_in_a_row = 0
             yield _Outcome(unit, None)
+
+    def _lose(self, unit: WorkUnit) -> Iterator[_Outcome]:
+        """Takes a unit up again whose machine went away; one that does this to every machine is a failure after all."""
+        self._num_machines_lost[unit.name] += 1
+        if self._num_machines_lost[unit.name] % MAX_MACHINES_LOST == 0:
+            yield from self._fail(unit, f"{MAX_MACHINES_LOST} machines went away with it")
+        else:
+            self._queue.append(unit)
 
     def _fail(self, unit: WorkUnit, error: str) -> Iterator[_Outcome]:
         self._num_failures[unit.name] += 1
+        if self._num_failures[unit.name] == 1:  # the suspects, at the end, do fail one after the other
+            self._first_failures_in_a_row += 1
+            if self._first_failures_in_a_row == MAX_FAILURES_IN_A_ROW:
+                raise RunError(f"{MAX_FAILURES_IN_A_ROW} work units failed in a row, the last with: {error}")
         if self._num_failures[unit.name] == MAX_FAILURES:
             yield _Outcome(unit, error)
         elif self._num_failures[unit.name] == MAX_FAILURES - 1:
@@ -325,10 +380,11 @@ class _Workers:
 
 @dataclass(frozen=True)
 class _Result:
-    """What came of one unit: `mistake` ends the run, `error` counts against the unit; neither: all is well."""
+    """What came of one unit: all is well unless one of these is said."""
 
-    mistake: str | None = None
-    error: str | None = None
+    mistake: str | None = None  # the user's: ends the run
+    failure: str | None = None  # of a disk or a store: ends the run
+    error: str | None = None  # counts against the unit
 
 
 def _decode(unit: WorkUnit, time_limit_s: float) -> tuple[_Result, list[NDArray[np.float32] | AudioError]]:
@@ -338,7 +394,7 @@ def _decode(unit: WorkUnit, time_limit_s: float) -> tuple[_Result, list[NDArray[
             return _Result(), list(read_spans(unit.spans))
     except ConnectionError as failure:
         # The unit is not to blame for a bucket that is gone, and the next one would meet the same.
-        return _Result(mistake=f"cannot read {unit.spans[0].uri}: {failure}; run the command again to go on"), []
+        return _Result(failure=f"cannot read {unit.spans[0].uri}: {failure}"), []
     except Exception as failure:
         return _Result(error=_describe(failure)), []
 
@@ -380,7 +436,7 @@ class _ProcessAndCommit:
             storage.put_if_absent(uri, part)
         except Exception as failure:
             # Nor is it to blame for a full disk.
-            return _Result(mistake=f"cannot write {uri}: {failure}; run the command again to go on from here")
+            return _Result(failure=f"cannot write {uri}: {failure}")
         return _Result()
 
 
@@ -392,6 +448,12 @@ def _time_limit(seconds: float) -> Iterator[None]:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def _died(death: Exception) -> str:
+    # What Ray says of it names processes and addresses: that goes to the log, not into a part that should not vary.
+    logger.info("a worker died: %s", _first_line(death))
+    return "its worker died (out of memory, perhaps) or hung"
 
 
 def _describe(failure: Exception) -> str:
@@ -419,7 +481,6 @@ def _connect() -> None:
         # An actor and a decode task need a core and a half between them, also where there is one core.
         num_cpus=max(2, os.cpu_count() or 1),
         include_dashboard=False,
-        object_store_memory=LOCAL_OBJECT_STORE_BYTES,
         log_to_driver=False,
         logging_level="error",
     )

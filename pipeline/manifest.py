@@ -110,6 +110,8 @@ def _probe(corpus: CorpusConfig, file: AudioFile) -> Recording | Dropped:
     try:
         if uri.encode("utf-8", "backslashreplace").decode() != uri or "\0" in uri:
             raise AudioError("bad_name", "the path is not valid UTF-8")
+        if file.misplaced:
+            raise AudioError("misplaced", "audio where the corpus' layout has none")
         if file.split is not None and file.split not in SPLITS:
             raise AudioError("unknown_split", f"split {file.split!r} is none of {', '.join(SPLITS)}")
         info = probe(uri)
@@ -124,7 +126,7 @@ def _probe(corpus: CorpusConfig, file: AudioFile) -> Recording | Dropped:
         num_channels=info.num_channels,
         channel=file.channel,
         language=file.language or corpus.language,
-        speaker=f"{corpus.label}/{file.speaker}" if file.speaker else None,
+        speaker=f"{file.speaker_namespace or corpus.label}/{file.speaker}" if file.speaker else None,
         split=file.split,
         text=file.text,
         voice_activity=file.voice_activity,

@@ -47,6 +47,8 @@ LONGEST_SEGMENT_S = 2_000.0
 NEGLIGIBLE_S = 1e-6
 
 Regions = list[tuple[float, float]]
+# By recording: what went wrong with a slice of it, and how long that slice is.
+Failures = dict[str, list[tuple[AudioError, float]]]
 
 
 @dataclass(frozen=True)
@@ -204,8 +206,8 @@ def _find_speech(
     config: SegmentConfig,
     cluster: ClusterConfig,
     report: ReportProgress,
-) -> tuple[dict[str, Regions | None], dict[str, AudioError]]:
-    """Speech by recording id (None: taken whole), and the recordings whose audio cannot be used."""
+) -> tuple[dict[str, Regions | None], Failures]:
+    """Speech by recording id (None: taken whole), and what could not be searched."""
     speech: dict[str, Regions | None] = {}
     to_search: list[Recording] = []
     for recording in recordings:
@@ -231,12 +233,13 @@ def _find_speech(
 
 def _plan_search(recordings: Sequence[Recording], work_unit_s: float) -> list[WorkUnit]:
     """Work units of whole recordings; one longer than a work unit is searched in slices."""
-    ids, spans = [], []
+    ids, corpora, spans = [], [], []
     for recording in recordings:
         for start_s, end_s in _divide((0.0, recording.duration_s), work_unit_s):
             ids.append(recording.recording_id)
+            corpora.append(recording.corpus)
             spans.append(Span(recording.uri, recording.channel, start_s, end_s))
-    names = name_work_units([span.end_s - span.start_s for span in spans], work_unit_s)
+    names = name_work_units(corpora, [span.end_s - span.start_s for span in spans], work_unit_s)
     grouped = itertools.groupby(zip(names, ids, spans, strict=True), key=lambda row: row[0])
     return [
         dataflow.WorkUnit(name, tuple(row[1] for row in rows), tuple(row[2] for row in rows))
@@ -264,6 +267,7 @@ def _speech_table(unit: WorkUnit, outcomes: Sequence[Regions | AudioError]) -> p
         {
             "recording_id": pa.array(unit.ids, pa.string()),
             "start_s": pa.array([span.start_s for span in unit.spans], pa.float64()),
+            "end_s": pa.array([span.end_s for span in unit.spans], pa.float64()),
             "regions": pa.array(
                 [None if isinstance(outcome, AudioError) else json.dumps(outcome) for outcome in outcomes], pa.string()
             ),
@@ -273,48 +277,49 @@ def _speech_table(unit: WorkUnit, outcomes: Sequence[Regions | AudioError]) -> p
     )
 
 
-def _read_search(parts: str, names: Sequence[str]) -> tuple[dict[str, Regions], dict[str, AudioError]]:
-    failures: dict[str, AudioError] = {}
+def _read_search(parts: str, names: Sequence[str]) -> tuple[dict[str, Regions], Failures]:
+    failures: Failures = defaultdict(list)
     found: dict[str, Regions] = defaultdict(list)
     for name in names:
         for row in parquet.read(dataflow.part_uri(parts, name)).to_pylist():
             # Silence within a long recording is nothing special, and a slice at its end may well hold nothing else.
-            if row["reason"] == "silent":
-                found[row["recording_id"]] += []
-            elif row["reason"] is not None:
-                failures.setdefault(row["recording_id"], AudioError(row["reason"], row["detail"]))
-            else:
-                found[row["recording_id"]] += [
-                    (row["start_s"] + on_s, row["start_s"] + off_s) for on_s, off_s in json.loads(row["regions"])
-                ]
+            if row["reason"] is not None and row["reason"] != "silent":
+                error = AudioError(row["reason"], row["detail"])
+                failures[row["recording_id"]].append((error, row["end_s"] - row["start_s"]))
+            found[row["recording_id"]] += [
+                (row["start_s"] + on_s, row["start_s"] + off_s) for on_s, off_s in json.loads(row["regions"] or "[]")
+            ]
     return found, failures
 
 
-def name_work_units(durations_s: Iterable[float], work_unit_s: float) -> list[str]:
-    """The work unit of each of a row of spans, by running time: neighbours share a unit of about `work_unit_s`."""
-    durations = np.fromiter(durations_s, np.float64)
-    starts = np.cumsum(durations) - durations
-    # Rounded, so that the order of summation cannot move a span to another unit.
-    numbers = np.floor(np.round(starts / work_unit_s, 6)).astype(np.int64)
-    _, numbers = np.unique(numbers, return_inverse=True)
-    return [f"{number:06d}" for number in numbers]
+def name_work_units(corpora: Sequence[str], durations_s: Iterable[float], work_unit_s: float) -> list[str]:
+    """The work unit of each of a row of spans, by running time: neighbours share a unit of about `work_unit_s`.
+
+    Units are numbered within each corpus, so that another corpus beside it changes nothing.
+    """
+    durations = np.fromiter(durations_s, np.float64, len(corpora))
+    names: list[str] = []
+    for corpus, rows in itertools.groupby(range(len(corpora)), key=corpora.__getitem__):
+        in_corpus = durations[list(rows)]
+        starts = np.cumsum(in_corpus) - in_corpus
+        # Rounded, so that the order of summation cannot move a span to another unit.
+        numbers = np.floor(np.round(starts / work_unit_s, 6)).astype(np.int64)
+        _, numbers = np.unique(numbers, return_inverse=True)
+        names += [f"{corpus}-{number:07d}" for number in numbers]
+    return names
 
 
 def _write(
     stage: Stage,
     recordings: Sequence[Recording],
     speech: dict[str, Regions | None],
-    failures: dict[str, AudioError],
+    failures: Failures,
     config: SegmentConfig,
 ) -> None:
     rows: list[tuple[Recording, float, float]] = []
     dropped: list[Dropped] = []
     kept_s = 0.0
     for recording in recordings:
-        if recording.recording_id in failures:
-            error = failures[recording.recording_id]
-            dropped.append(_drop(recording, error.reason, error.detail, recording.duration_s, 1))
-            continue
         regions = speech[recording.recording_id]
         if regions is None:
             candidates = _divide((0.0, recording.duration_s), config.max_s)
@@ -324,7 +329,8 @@ def _write(
         rows += [(recording, start_s, end_s) for start_s, end_s in segments]
         lengths_s = sum(end_s - start_s for start_s, end_s in segments)
         kept_s += lengths_s
-        dropped += _losses(recording, candidates, segments, config)
+        failed = failures.get(recording.recording_id, [])
+        dropped += _losses(recording, candidates, segments, failed, config)
     if not rows:
         raise TwistError(
             f"none of {len(recordings)} recordings holds a segment of {config.min_s:g} to {config.max_s:g} s: "
@@ -340,26 +346,33 @@ def _write(
     stage.finish(counts, dropped, digest(content), segments=len(rows), work_units=num_work_units)
 
 
-def _losses(recording: Recording, candidates: Regions, segments: Regions, config: SegmentConfig) -> list[Dropped]:
-    """What cutting leaves out of one recording: speech too short for a segment, and what is no speech."""
+def _losses(
+    recording: Recording,
+    candidates: Regions,
+    segments: Regions,
+    failed: Sequence[tuple[AudioError, float]],
+    config: SegmentConfig,
+) -> list[Dropped]:
+    """What cutting leaves out of one recording: what could not be searched, speech too short, and what is no speech."""
     candidates_s, segments_s = (sum(end_s - start_s for start_s, end_s in spans) for spans in (candidates, segments))
-    too_short_s = candidates_s - segments_s
-    not_speech_s = recording.duration_s - candidates_s
-    num_short = len(candidates) - len(segments)
-    goes = 0 if segments else 1
-    losses = []
-    if num_short:
-        detail = f"{num_short} of {len(candidates)} stretches are shorter than {config.min_s:g} s"
-        losses.append(_drop(recording, "too_short", detail, too_short_s, goes))
-        goes = 0
-    if not_speech_s > NEGLIGIBLE_S or goes:
-        detail = "pauses" if segments or num_short else "no speech was found"
-        losses.append(_drop(recording, "no_speech", detail, max(0.0, not_speech_s), goes))
+    rest_s = recording.duration_s - candidates_s
+    losses: list[Dropped] = []
+
+    def lose(reason: str, detail: str, duration_s: float) -> None:
+        # The first reason is the one for which a recording without segments goes.
+        num_items = 0 if segments or losses else 1
+        losses.append(Dropped(recording.recording_id, recording.corpus, reason, detail, duration_s, num_items))
+
+    for error, slice_s in failed:
+        failed_s = min(slice_s, rest_s)  # a neighbour's padding may reach into it
+        rest_s -= failed_s
+        lose(error.reason, error.detail, failed_s)
+    if len(candidates) > len(segments):
+        detail = f"{len(candidates) - len(segments)} of {len(candidates)} stretches are shorter than {config.min_s:g} s"
+        lose("too_short", detail, candidates_s - segments_s)
+    if rest_s > NEGLIGIBLE_S or not (segments or losses):
+        lose("no_speech", "pauses" if segments or losses else "no speech was found", max(0.0, rest_s))
     return losses
-
-
-def _drop(recording: Recording, reason: str, detail: str, duration_s: float, num_items: int) -> Dropped:
-    return Dropped(recording.recording_id, recording.corpus, reason, detail, duration_s, num_items)
 
 
 def _segment_table(rows: Sequence[tuple[Recording, float, float]], work_unit_s: float) -> pa.Table:
@@ -371,7 +384,11 @@ def _segment_table(rows: Sequence[tuple[Recording, float, float]], work_unit_s: 
             "recording_id": [recording.recording_id for recording, _, _ in rows],
             "start_s": [start_s for _, start_s, _ in rows],
             "end_s": [end_s for _, _, end_s in rows],
-            "work_unit": name_work_units((end_s - start_s for _, start_s, end_s in rows), work_unit_s),
+            "work_unit": name_work_units(
+                [recording.corpus for recording, _, _ in rows],
+                (end_s - start_s for _, start_s, end_s in rows),
+                work_unit_s,
+            ),
             "uri": [recording.uri for recording, _, _ in rows],
             "channel": [recording.channel for recording, _, _ in rows],
         },

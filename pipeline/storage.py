@@ -10,9 +10,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import itertools
 import os
+import random
 import re
 import secrets
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 TEMPORARY_SUFFIX = ".tmp"
+S3_BODY_ATTEMPTS = 5
 S3_READ_AHEAD_BYTES = 4 * 2**20
 # Threads of one process that talk to S3 at once, without waiting for each other's connection.
 S3_CONNECTIONS = 32
@@ -73,9 +77,7 @@ def open_read(uri: str) -> io.BufferedReader:
 def read_bytes(uri: str) -> bytes:
     """The whole content of one file."""
     if is_s3(uri):
-        bucket, key = _split(uri)
-        with _as_os_errors(uri):
-            return _client().get_object(Bucket=bucket, Key=key)["Body"].read()
+        return _s3_get(uri)
     with open_read(uri) as file:
         return file.read()
 
@@ -239,29 +241,49 @@ def _list_s3(uri: str) -> Iterator[str]:
 def _s3_read_range(uri: str, start: int, length: int) -> bytes:
     from botocore.exceptions import ClientError
 
+    try:
+        return _s3_get(uri, Range=f"bytes={start}-{start + length - 1}")
+    except ConnectionError as error:
+        cause = error.__cause__
+        if isinstance(cause, ClientError) and cause.response["ResponseMetadata"]["HTTPStatusCode"] == 416:
+            return b""  # it starts beyond the object's end
+        raise
+
+
+def _s3_get(uri: str, **options: str) -> bytes:
+    from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+
     bucket, key = _split(uri)
     with _as_os_errors(uri):
-        try:
-            span = f"bytes={start}-{start + length - 1}"
-            return _client().get_object(Bucket=bucket, Key=key, Range=span)["Body"].read()
-        except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 416:  # it starts beyond the object's end
-                return b""
-            raise
+        # boto3 retries a request, but not the reading of what it answers.
+        for attempt in range(1, S3_BODY_ATTEMPTS + 1):
+            try:
+                return _client().get_object(Bucket=bucket, Key=key, **options)["Body"].read()  # type: ignore[arg-type]
+            except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
+                if attempt == S3_BODY_ATTEMPTS:
+                    raise
+                time.sleep(random.uniform(0, 2**attempt / 4))
+    raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 def _s3_put_if_absent(uri: str, data: bytes) -> bool:
     from botocore.exceptions import ClientError
 
     bucket, key = _split(uri)
-    try:
-        _client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-    except ClientError as error:
-        # 412: it is there. 409: another writer is putting the same name right now.
-        if error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
-            return False
-        raise
-    return True
+    for attempt in itertools.count(1):
+        try:
+            _client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+        except ClientError as error:
+            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+            if status == 412:  # it is there
+                return False
+            if status != 409 or attempt == S3_BODY_ATTEMPTS:
+                raise
+            # Another writer is putting the same name right now, and may yet fail.
+            time.sleep(random.uniform(0, 2**attempt / 4))
+        else:
+            return True
+    raise AssertionError("unreachable: the loop ends by returning or raising")
 
 
 def _split(uri: str) -> tuple[str, str]:

@@ -142,6 +142,10 @@ def _account(stage: Stage, segments: pa.Table, book: codebook.Codebook) -> None:
     num_units = num_frames = 0
     part_digests = []
     for table in read_parts(stage.run):
+        made_with = (table.schema.metadata or {}).get(b"codebook", book.fingerprint.encode()).decode()
+        if made_with != book.fingerprint:
+            first = table["segment_id"][0]
+            raise TwistError(f"the part of {stage.uri} with {first} was made with another codebook; delete that part")
         part_digests.append(digest_of_part(table))
         durations = pc.subtract(table["end_s"], table["start_s"])
         is_kept = pc.is_null(table["drop_reason"])
@@ -156,8 +160,8 @@ def _account(stage: Stage, segments: pa.Table, book: codebook.Codebook) -> None:
             dropped.append(Dropped(row["segment_id"], corpus, row["drop_reason"], row["drop_detail"], duration_s))
     if total.items != len(segments):
         raise TwistError(
-            f"{stage.uri} holds {total.items} segments where the plan has {len(segments)}; delete the folder and "
-            f"tokenize again"
+            f"{stage.uri} holds {total.items} segments where the plan has {len(segments)}: a part is missing or does "
+            f"not belong here; run the command again, and `twist inspect --verify` if that does not help"
         )
     if not kept.items:
         examples = "; ".join(f"{drop.id}: {drop.reason} ({drop.detail})" for drop in dropped[:3])

@@ -28,10 +28,8 @@ _SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 def is_librispeech(root: str) -> bool:
     """Whether a folder is laid out as LibriSpeech, with no audio beside it that its reader would overlook."""
-    paths = [PurePosixPath(name) for name in storage.list_files(root)]
-    # A dot file is a system's own, e.g. what macOS leaves beside each file it copies.
-    audio = [path for path in paths if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")]
-    return bool(audio) and all(_UTTERANCE.fullmatch(str(path)) for path in audio)
+    audio = [name for name in storage.list_files(root) if _is_audio(name)]
+    return bool(audio) and all(_UTTERANCE.fullmatch(name) for name in audio)
 
 
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
@@ -48,6 +46,8 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
     for name in names:
         match = _UTTERANCE.fullmatch(name)
         if match is None:
+            if _is_audio(name):
+                yield AudioFile(id=name, uri=storage.join(config.root, name), misplaced=True)
             continue
         found += 1
         transcript = f"{match['folder']}{match['speaker']}-{match['chapter']}.trans.txt"
@@ -59,6 +59,7 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
             uri=storage.join(config.root, name),
             language="en",
             speaker=match["speaker"],
+            speaker_namespace="librivox",  # which Libri-Light and MLS share
             split=_SPLITS[match["part"].partition("-")[0]],
             text=texts.get(match["id"]),
         )
@@ -66,6 +67,12 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
         raise CorpusError(
             f"{config.root} holds no LibriSpeech tree; expected <split>/<speaker>/<chapter>/<utterance>.flac below it"
         )
+
+
+def _is_audio(name: str) -> bool:
+    path = PurePosixPath(name)
+    # A dot file is a system's own, e.g. what macOS leaves beside each file it copies.
+    return path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
 
 
 def _read_transcript(uri: str) -> dict[str, str]:

@@ -55,13 +55,19 @@ class CorpusConfig:
 
 @dataclass(frozen=True)
 class AudioFile:
-    """A file (or one channel of it) as the corpus names it; its header has not been read yet."""
+    """A file (or one channel of it) as the corpus names it; its header has not been read yet.
+
+    `speaker_namespace` says whose ids of speakers these are, where corpora share them; else the corpus' own.
+    `misplaced` is audio that lies where the corpus' layout has none.
+    """
 
     id: str
     uri: str
     channel: int | None = None
     language: str | None = None
     speaker: str | None = None
+    speaker_namespace: str | None = None
     split: str | None = None
     text: str | None = None
     voice_activity: list[list[float]] | None = None
+    misplaced: bool = False

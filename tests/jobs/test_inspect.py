@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from jobs import codebook
 from jobs.inspect import main
 from jobs.inspect_text import as_text
 from model.train_config import TrainConfig
@@ -159,7 +160,7 @@ def test_relative_paths_are_understood(
 
 def test_an_unfinished_run_is_shown(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(run_copy / "shards")
-    for name in ("DONE", "dropped.parquet", "part-000000.parquet"):
+    for name in ("DONE", "dropped.parquet", "part-sounds-0000000.parquet"):
         (run_copy / "units" / name).unlink()
     text = inspect(capsys, run_copy, "--verify")
     assert "not yet, 9 files" in text
@@ -173,6 +174,19 @@ def test_a_run_just_begun_is_shown(run_copy: Path, capsys: pytest.CaptureFixture
         shutil.rmtree(run_copy / name)
     (run_copy / "manifest/DONE").unlink()
     assert "not yet" in inspect(capsys, run_copy)
+
+
+def test_a_codebook_that_was_given_tells_where_it_came_from(
+    run_copy: Path, small_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("codebook", "units", "shards"):
+        shutil.rmtree(run_copy / name)
+    place = small_run / "codebook"
+    assert codebook.main(["--run", str(run_copy), "--codebook.path", str(place), "--codebook.num_units", "20"]) == 0
+    assert capsys.readouterr().out == f"codebook   taken from {place}\n"
+    text = inspect(capsys, run_copy / "codebook", "--verify")
+    assert "20 units of 39 dimensions" in text
+    assert str(place) in text
 
 
 def test_violations_end_with_status_2_and_are_listed_whole(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

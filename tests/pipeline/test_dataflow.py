@@ -18,7 +18,7 @@ import soundfile
 from pipeline import dataflow, parquet
 from pipeline.audio import AudioError, Span
 from pipeline.dataflow import ClusterConfig, WorkUnit
-from pipeline.errors import TwistError
+from pipeline.errors import RunError, TwistError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,6 +45,10 @@ class Measure:
             os.kill(os.getpid(), signal.SIGKILL)
         if fault == "hangs":
             time.sleep(3600)
+        if fault == "breaks the worker":
+            self.is_broken = True
+        if getattr(self, "is_broken", False):
+            raise RuntimeError("this worker is broken")
         if fault == "raises":
             raise RuntimeError("a fault on purpose")
         return table(unit, [wav.reason if isinstance(wav, AudioError) else str(len(wav)) for wav in wavs])
@@ -118,6 +122,29 @@ def test_units_that_fail_for_good_are_quarantined_and_the_rest_is_done(work_unit
     assert "a fault on purpose" in reason
 
 
+def test_a_worker_that_a_unit_breaks_does_not_fail_the_others(work_units, tmp_path):
+    outcomes = run(work_units, tmp_path, {"000001": "breaks the worker"}, max_actors=1)
+    wanted = expected(work_units)
+    assert outcomes.pop("000001")[0].startswith("quarantined")
+    del wanted["000001"]
+    assert outcomes == wanted
+
+
+def test_actors_leave_a_core_for_decoding(work_units, tmp_path):
+    assert run(work_units, tmp_path, {}, cpus_per_actor=0.9) == expected(work_units)
+
+
+def test_gpus_that_this_machine_does_not_have_are_refused(work_units, tmp_path):
+    with pytest.raises(TwistError, match=r"gpus_per_actor is 64, but this machine has"):
+        run(work_units, tmp_path, {}, gpus_per_actor=64.0)
+
+
+def test_many_failures_in_a_row_stop_the_run(work_units, tmp_path, monkeypatch):
+    monkeypatch.setattr(dataflow, "MAX_FAILURES_IN_A_ROW", 4)
+    with pytest.raises(RunError, match="4 work units failed in a row"):
+        run(work_units, tmp_path, {unit.name: "raises" for unit in work_units})
+
+
 def test_a_hung_unit_is_cut_off(work_units, tmp_path):
     outcomes = run(work_units[:3], tmp_path, {"000001": "hangs"}, unit_time_limit_s=3.0)
     assert outcomes["000001"][0].startswith("quarantined"), outcomes
@@ -125,7 +152,7 @@ def test_a_hung_unit_is_cut_off(work_units, tmp_path):
 
 
 def test_a_run_in_which_every_unit_fails_is_an_error(work_units, tmp_path):
-    with pytest.raises(TwistError, match="every one of 6 work units failed, the last with: RuntimeError: a fault"):
+    with pytest.raises(RunError, match="every one of 6 work units failed, the last with: RuntimeError: a fault"):
         run(work_units, tmp_path, {unit.name: "raises" for unit in work_units})
     assert not list((tmp_path / "parts").glob("part-*")), "nothing was done, so nothing may look done"
 
@@ -139,7 +166,7 @@ def test_a_disk_that_fills_up_while_parts_are_committed(work_units, tmp_path):
     if mounted.returncode:
         pytest.skip("mounting a small disk needs root")
     try:
-        with pytest.raises(TwistError, match="No space left on device"):
+        with pytest.raises(RunError, match="No space left on device"):
             run(work_units, tmp_path, {})
         assert not list(disk.glob(".*.tmp")), "a half-written part was left"
         subprocess.run(["mount", "-o", "remount,size=1m", disk], check=True)

@@ -75,7 +75,7 @@ def test_real_librispeech(speech: Path, tmp_path: Path) -> None:
     recordings = read_recordings(run)
     assert len(recordings) == 33
     assert {recording.speaker for recording in recordings} == {
-        f"LibriSpeech/{speaker}" for speaker in (103, 1034, 1040, 1688, 1998, 2033)
+        f"librivox/{speaker}" for speaker in (103, 1034, 1040, 1688, 1998, 2033)
     }
     assert all(recording.sample_rate_hz == 16_000 and recording.language == "en" for recording in recordings)
     assert not dropped(run)
@@ -86,7 +86,7 @@ def test_auto_takes_a_mixed_folder_as_a_folder(speech: Path, tmp_path: Path) -> 
     shutil.copytree(speech / "LibriSpeech" / "train-clean-100", root / "train-clean-100")
     run = str(tmp_path / "run")
     make_manifest(run, [CorpusConfig(str(root))], silently)
-    assert [recording.speaker for recording in read_recordings(run)] == [f"mixed/{id}" for id in (103, 1034, 1040)]
+    assert [recording.speaker for recording in read_recordings(run)] == [f"librivox/{id}" for id in (103, 1034, 1040)]
     shutil.copy(speech / "formats" / "stereo.wav", root / "stereo.wav")
     run = str(tmp_path / "run2")
     make_manifest(run, [CorpusConfig(str(root))], silently)
@@ -94,6 +94,8 @@ def test_auto_takes_a_mixed_folder_as_a_folder(speech: Path, tmp_path: Path) -> 
     run = str(tmp_path / "run3")
     make_manifest(run, [CorpusConfig(str(root), kind="librispeech")], silently)
     assert len(read_recordings(run)) == 3
+    [dropped] = parquet.read(f"{run}/manifest/dropped.parquet").to_pylist()
+    assert (dropped["id"], dropped["reason"]) == ("mixed/stereo.wav", "misplaced")
 
 
 def test_metadata_makes_it_a_folder(speech: Path, tmp_path: Path) -> None:

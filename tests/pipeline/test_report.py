@@ -162,7 +162,7 @@ def test_first_units_of_examples_are_those_of_the_samples(small_run: Path) -> No
 def test_unfinished_stages_say_how_far_they_are(run_copy: Path) -> None:
     (run_copy / "units/DONE").unlink()
     (run_copy / "units/dropped.parquet").unlink()
-    (run_copy / "units/part-000000.parquet").unlink()
+    (run_copy / "units/part-sounds-0000000.parquet").unlink()
     shutil.rmtree(run_copy / "shards")
     stages = report.describe_run(str(run_copy))["stages"]
     assert "shards" not in stages
@@ -217,9 +217,9 @@ def test_damaged_shards_are_an_error_that_names_the_file(run_copy: Path) -> None
 
 
 def test_a_part_with_units_out_of_range_is_an_error_that_names_it(run_copy: Path) -> None:
-    uri = str(run_copy / "units/part-000001.parquet")
+    uri = str(run_copy / "units/part-sounds-0000001.parquet")
     rows = parquet.read(uri).to_pylist()
     rows[0]["units"][0] = 300
     parquet.write(uri, pa.Table.from_pylist(rows, schema=parquet.read(uri).schema))
-    with pytest.raises(TwistError, match=r"part-000001\.parquet holds unit 300"):
+    with pytest.raises(TwistError, match=r"part-sounds-0000001\.parquet holds unit 300"):
         report.describe_stage(str(run_copy), "units")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Break = Callable[[Path], Any]
 
-PART = "units/part-000002.parquet"
+PART = "units/part-sounds-0000002.parquet"
 
 
 def violations(run: Path) -> list[str]:

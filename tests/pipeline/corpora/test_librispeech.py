@@ -91,12 +91,15 @@ def test_a_transcript_that_is_no_utf_8_is_read(tmp_path: Path) -> None:
     assert file.text.endswith("NOIR")
 
 
-def test_what_is_not_laid_out_so_is_left_out(tmp_path: Path) -> None:
+def test_audio_that_is_not_laid_out_so_is_called_misplaced(tmp_path: Path) -> None:
     write_tree(tmp_path, ["dev-clean/1-2-0000"])
-    for name in ("dev-clean/1/3/1-2-0001.flac", "dev-clean/1/2/1-2-0003.wav", "other/1/2/1-2-0004.flac", "a.flac"):
+    strays = ["a.flac", "dev-clean/1/2/1-2-0003.wav", "dev-clean/1/3/1-2-0001.flac", "other/1/2/1-2-0004.flac"]
+    for name in [*strays, "dev-clean/1/2/._1-2-0000.flac"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert [file.id for file in librispeech.find_recordings(CorpusConfig(str(tmp_path)))] == ["1-2-0000"]
+    files = list(librispeech.find_recordings(CorpusConfig(str(tmp_path))))
+    assert [file.id for file in files if not file.misplaced] == ["1-2-0000"]
+    assert [file.id for file in files if file.misplaced] == strays
 
 
 def test_no_tree_is_a_clear_error(tmp_path: Path) -> None:
