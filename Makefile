@@ -1,12 +1,14 @@
 # make demo              the whole way on synthesized speech, in minutes: no GPU, no network but the package index
 # make demo AUDIO=DIR    the same on your own folder of audio, or a LibriSpeech tree
 # make test              all tests
+# make parity            compare with fairseq's own HuBERT, which takes minutes to install into .venv-parity
 # make check             lint, format, types
 # make setup             only the environment, in .venv
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+PARITY := .venv-parity
 AUDIO  ?=
 JOBS   ?= 2
 
@@ -27,6 +29,11 @@ setup-dev: $(VENV)/.dev
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
+parity: $(VENV)/.dev $(PARITY)/.ready
+	rm -rf build/parity
+	$(PARITY)/bin/python tests/parity/make_references.py build/parity
+	TWIST_PARITY_REFERENCES=build/parity $(BIN)/python -m pytest tests/parity
+
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,7 +44,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(PARITY) build/parity runs
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed; name one with PYTHON=")'
@@ -49,4 +56,9 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.dev: $(VENV)/.runtime
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(PARITY)/.ready: tests/parity/requirements.txt | $(VENV)/bin/python
+	$(PYTHON) -m venv $(PARITY)
+	$(PARITY)/bin/pip install --quiet --disable-pip-version-check -r $<
 	touch $@

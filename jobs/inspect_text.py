@@ -116,13 +116,17 @@ def _codebook(description: Mapping[str, Any]) -> Iterator[str]:
     )
     if encoder["path"]:
         yield from _row("", str(encoder["path"]))
-    yield from _row(
-        "fitted on", f"{facts['num_frames']:,} frames in {facts['num_iterations']} iterations, seed {facts['seed']}"
-    )
-    held_out = facts["held_out_inertia"]
-    told = "" if held_out is None else f", {held_out:.4g} over {facts['held_out_frames']:,} frames kept aside"
-    yield from _row("inertia", f"{facts['inertia']:.4g} a frame{told}")
-    yield from _row("use", f"{facts['empty_units']} units are empty; perplexity {facts['unit_perplexity']:.1f}")
+    if "imported_from" in facts:
+        yield from _row("taken from", facts["imported_from"])
+        yield from _row("", f"sha256 {facts['imported_sha256']}")
+    else:
+        yield from _row(
+            "fitted on", f"{facts['num_frames']:,} frames in {facts['num_iterations']} iterations, seed {facts['seed']}"
+        )
+        held_out = facts["held_out_inertia"]
+        told = "" if held_out is None else f", {held_out:.4g} over {facts['held_out_frames']:,} frames kept aside"
+        yield from _row("inertia", f"{facts['inertia']:.4g} a frame{told}")
+        yield from _row("use", f"{facts['empty_units']} units are empty; perplexity {facts['unit_perplexity']:.1f}")
     yield from _row("fingerprint", facts["fingerprint"])
 
 

@@ -5,7 +5,8 @@
 3. A clip longer than `max_chunk_s` is cut into chunks of that length, each encoded as a clip of its own. This is
    what textlesslib, GSLM and fairseq do at 1,600,000 samples, and no frame crosses a cut: 100 s give 2499 frames at
    25 Hz, not 2500. A last chunk too short for a frame gives none.
-4. Each chunk runs by itself, unpadded, so that a clip's features do not depend on its neighbours.
+4. Chunks run through the network: each by itself, unpadded, on the CPU; on a GPU HuBERT takes many at once. A clip's
+   features do not depend on its neighbours either way.
 """
 
 import hashlib
@@ -13,21 +14,19 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from model.hubert_checkpoint import load_huggingface_folder
+from model.artefacts import resolve
+from model.hubert_batches import FRAMES_PER_BATCH_ON_GPU, HubertBatches
+from model.hubert_checkpoint import load_hubert
 from model.mfcc import Mfcc
 from pipeline.errors import TwistError
 
 SAMPLE_RATE_HZ = 16_000
-# Under the root of the variance, as in transformers' Wav2Vec2FeatureExtractor, the reference for Hugging Face folders
-# (fairseq's layer_norm over the clip has 1e-5 instead; the difference scales quiet clips a little).
-WAVEFORM_NORM_EPS = 1e-7
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,8 @@ class EncoderConfig:
 
     Args:
         name: mfcc (39 values at 25 Hz, no weights) or hubert.
-        path: hubert: a Hugging Face folder with a HubertModel (config.json, model.safetensors); mfcc: none.
+        path: hubert: a Hugging Face folder with a HubertModel (config.json, model.safetensors), a .pt file of fairseq,
+            or the name of an official model, which is fetched once (mhubert-base-25hz); mfcc: none.
         layer: hubert: the Transformer layer, counted from 1, whose output are the features (TWIST: 11).
         dtype: hubert: float32, or bfloat16: faster where the hardware has it, with slightly other features.
         device: auto takes cuda where there is one.
@@ -64,7 +64,9 @@ class EncoderConfig:
         if self.layer < 1:
             raise TwistError(f"encoder layer is {self.layer}; layers count from 1")
         if self.name == "hubert" and not self.path:
-            raise TwistError("encoder hubert needs a path: the folder of a Hugging Face HubertModel")
+            raise TwistError(
+                "encoder hubert needs a path: a folder of Hugging Face's, a file of fairseq's, or an official name"
+            )
         if self.name == "mfcc":
             for setting, default in (("path", None), ("layer", 11), ("dtype", "float32"), ("normalize", None)):
                 if getattr(self, setting) != default:
@@ -121,29 +123,30 @@ def load_encoder(config: EncoderConfig) -> Encoder:
         return ClipEncoder(
             config,
             device=device,
-            features=mfcc,
+            features=lambda wavs: [mfcc(wav[None].to(device))[0] for wav in wavs],
             num_frames=mfcc.num_frames,
-            normalize=False,
+            normalize_eps=None,
             hop_samples=mfcc.hop_samples,
             min_samples=mfcc.min_samples,
             feature_dim=mfcc.feature_dim,
             frontend=mfcc.settings(),
         )
     assert config.path is not None
-    model, do_normalize = load_huggingface_folder(Path(config.path))
+    model, do_normalize, normalize_eps = load_hubert(Path(resolve(config.path)))
+    normalize = do_normalize if config.normalize is None else config.normalize
     shape = model.config
     if config.layer > shape.num_hidden_layers:
         raise TwistError(
             f"encoder layer is {config.layer}, but the model at {config.path} has {shape.num_hidden_layers} layers"
         )
     frontend = {**asdict(shape), "weights_sha256": _sha256(model.state_dict())}  # before inference rounds the weights
-    model.for_inference(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32).to(device)
+    model.for_inference(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32, device)
     return ClipEncoder(
         config,
         device=device,
-        features=partial(model, layer=config.layer),
+        features=HubertBatches(model, config.layer, device, FRAMES_PER_BATCH_ON_GPU if device.type == "cuda" else None),
         num_frames=shape.num_frames,
-        normalize=do_normalize if config.normalize is None else config.normalize,
+        normalize_eps=normalize_eps if normalize else None,
         hop_samples=shape.hop_samples,
         min_samples=shape.receptive_field_samples,
         feature_dim=shape.hidden_size,
@@ -152,14 +155,14 @@ def load_encoder(config: EncoderConfig) -> Encoder:
 
 
 class ClipEncoder:
-    """The Encoder around a network that encodes equal-length wavs; see the head of this file for its steps.
+    """The Encoder around a network; see the head of this file for its steps.
 
     Args:
         config: what was asked for.
         device: where the network is.
-        features: wavs [B, S] on `device` -> features [B, F, D].
+        features: wavs [S] on the CPU -> features [F, D] float32 of each, on `device`.
         num_frames: S -> F of one chunk.
-        normalize: whether each clip is scaled to zero mean and unit variance.
+        normalize_eps: added to the variance where each clip is scaled to zero mean and unit variance; None: it is not.
         hop_samples: samples per frame.
         min_samples: the shortest S with a frame.
         feature_dim: D.
@@ -173,9 +176,9 @@ class ClipEncoder:
         config: EncoderConfig,
         *,
         device: torch.device,
-        features: Callable[[Tensor], Tensor],
+        features: Callable[[Sequence[Tensor]], list[Tensor]],
         num_frames: Callable[[int], int],
-        normalize: bool,
+        normalize_eps: float | None,
         hop_samples: int,
         min_samples: int,
         feature_dim: int,
@@ -188,7 +191,7 @@ class ClipEncoder:
         self._device = device
         self._features = features
         self._num_chunk_frames = num_frames
-        self._normalize = normalize
+        self._normalize_eps = normalize_eps
         self._max_chunk_samples = round(config.max_chunk_s * SAMPLE_RATE_HZ)
         if self._max_chunk_samples < min_samples:
             raise TwistError(
@@ -199,7 +202,7 @@ class ClipEncoder:
             "name": config.name,
             "layer": config.layer if config.name == "hubert" else None,
             "dtype": config.dtype,
-            "normalize_eps": WAVEFORM_NORM_EPS if normalize else None,
+            "normalize_eps": normalize_eps,
             "max_chunk_samples": self._max_chunk_samples,
             "frontend": frontend,
         }
@@ -215,10 +218,13 @@ class ClipEncoder:
             num_last_samples
         )
 
+    @torch.inference_mode()
     def encode(self, wavs: Sequence[Tensor]) -> list[Tensor]:
         for index, wav in enumerate(wavs):
             self._check(wav, f"clip {index} of {len(wavs)}")
-        return [self._encode_clip(wav) for wav in wavs]
+        chunks_by_clip = [self._chunks(wav) for wav in wavs]
+        features = iter(self._features([chunk for chunks in chunks_by_clip for chunk in chunks]))
+        return [torch.cat([next(features) for _ in chunks]) for chunks in chunks_by_clip]
 
     def describe(self) -> dict[str, object]:
         return {
@@ -226,7 +232,7 @@ class ClipEncoder:
             "path": self.config.path,
             "layer": self.config.layer if self.config.name == "hubert" else None,
             "dtype": self.config.dtype,
-            "normalize": self._normalize,
+            "normalize": self._normalize_eps is not None,
             "max_chunk_s": self.config.max_chunk_s,
             "sample_rate_hz": self.sample_rate_hz,
             "hop_samples": self.hop_samples,
@@ -246,13 +252,11 @@ class ClipEncoder:
             first = int((~wav.isfinite()).nonzero()[0])
             raise TwistError(f"{which} has a NaN or infinite sample, the first at {first / SAMPLE_RATE_HZ:.3f} s")
 
-    @torch.inference_mode()
-    def _encode_clip(self, wav: Tensor) -> Tensor:
-        wav = wav.to(self._device)
-        if self._normalize:
-            wav = (wav - wav.mean()) / (wav.var(correction=0) + WAVEFORM_NORM_EPS).sqrt()
-        chunks = [chunk for chunk in torch.split(wav, self._max_chunk_samples) if len(chunk) >= self.min_samples]
-        return torch.cat([self._features(chunk[None])[0].float() for chunk in chunks])
+    def _chunks(self, wav: Tensor) -> list[Tensor]:
+        """wav [S] -> what of it the network gets at once, normalized."""
+        if self._normalize_eps is not None:
+            wav = (wav - wav.mean()) / (wav.var(correction=0) + self._normalize_eps).sqrt()
+        return [chunk for chunk in torch.split(wav, self._max_chunk_samples) if len(chunk) >= self.min_samples]
 
 
 def _pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:

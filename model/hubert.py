@@ -4,10 +4,12 @@ Hsu et al. 2021, "HuBERT"; the 25 Hz model of Hassid et al. 2023, "Textually Pre
 appendix A.1, has an eighth convolution (stride 2; 3 or 4 for 16.6 and 12.5 Hz) and batch norm before the positional
 convolution. Modules and parameters carry the names of Hugging Face's HubertModel, so its weights fit as they are.
 
-    wav [B, S] -> feature_extractor [B, C, F] -> feature_projection [B, F, D] -> encoder.embed (adds positions)
+    wav [B, S] -> feature_extractor [B, F, C] -> feature_projection [B, F, D] -> encoder.embed (adds positions)
         -> encoder.layers[0] (layer 1) -> ... -> encoder.layers[-1]
 
-Nothing here pads or masks: every wav of a batch has the same length S.
+Wavs of several lengths may share a batch, shorter ones followed by zeros. What looks along time sees a wav's own
+samples and frames only: the first group norm, attention, and the positional convolution. This finds zeros beyond a
+wav's frames, as at the end of a wav alone; batch norm comes before, since it would turn them into something else.
 """
 
 from copy import deepcopy
@@ -20,6 +22,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
+from model.hubert_frontend import FeatureExtractor, FirstConvLayer
+from model.packed_linear import can_pack, pack_linear_layers
 from pipeline.errors import TwistError
 
 # Far above any HuBERT; keeps a damaged or hostile config from asking for sizes that overflow.
@@ -150,96 +154,68 @@ class HubertModel(nn.Module):
         self.feature_projection = FeatureProjection(config)
         self.encoder = TransformerEncoder(config)
 
-    def forward(self, wav: Tensor, layer: int) -> Tensor:
+    def forward(self, wav: Tensor, layer: int, num_samples: Tensor | None = None) -> Tensor:
         """Features of one layer; the layers above it are not run.
 
         Args:
-            wav: [B, S] float32 samples at 16 kHz, S at least `config.receptive_field_samples`.
+            wav: [B, S] float32 samples at 16 kHz.
             layer: 0 to `config.num_hidden_layers`; 0 is the first layer's input.
+            num_samples: [B] how many samples of each wav are its own, at least `config.receptive_field_samples`;
+                None: all S.
 
         Returns:
-            features [B, F, D] in the weights' dtype, F = `config.num_frames(S)`.
+            features [B, F, D] in the weights' dtype, F = `config.num_frames(S)`; of a wav with fewer samples the first
+            `config.num_frames(num_samples)` are features, and the others mean nothing.
         """
         assert 0 <= layer <= len(self.encoder.layers), f"layer {layer} of {len(self.encoder.layers)}"
-        hidden = self._embed(wav)
+        hidden, is_own = self._embed(wav, num_samples)
         for transformer_layer in self.encoder.layers[:layer]:
-            hidden = transformer_layer(hidden)
+            hidden = transformer_layer(hidden, is_own)
         return hidden
 
     def all_layers(self, wav: Tensor) -> list[Tensor]:
         """Features [B, F, D] of layers 0 (the first layer's input) to `config.num_hidden_layers`, of wav [B, S]."""
-        hidden = [self._embed(wav)]
+        hidden = [self._embed(wav, None)[0]]
         for transformer_layer in self.encoder.layers:
-            hidden.append(transformer_layer(hidden[-1]))
+            hidden.append(transformer_layer(hidden[-1], None))
         return hidden
 
-    def for_inference(self, dtype: torch.dtype) -> "HubertModel":
-        """This model made ready to encode with weights in `dtype`: eval mode, no gradients, weight norm folded in.
+    def for_inference(self, dtype: torch.dtype, device: torch.device) -> "HubertModel":
+        """This model made ready to encode on `device` with weights in `dtype`, for good: in eval mode, without
+        gradients, weight norm folded in, weights laid out for the CPU's products.
 
-        The first convolution and its norm stay in float32. They see the waveform itself, whose quiet parts eight bits
-        of mantissa would blur, and cost under 1% of the arithmetic.
+        The first convolution and its norm keep float32 weights. They see the waveform itself, whose quiet parts eight
+        bits of mantissa would blur, and cost under 1% of the arithmetic.
         """
         positional_conv = self.encoder.pos_conv_embed.conv
         if is_parametrized(positional_conv):
             remove_parametrizations(positional_conv, "weight", leave_parametrized=True)
         self.eval().requires_grad_(False)
-        first_conv_layer = deepcopy(self.feature_extractor.conv_layers[0])
+        first_layer = deepcopy(self.feature_extractor.conv_layers[0])
+        assert isinstance(first_layer, FirstConvLayer)
+        first_layer.output_dtype = dtype
         self.to(dtype)
-        self.feature_extractor.conv_layers[0] = first_conv_layer
-        return self
+        self.feature_extractor.conv_layers[0] = first_layer
+        if can_pack(dtype, device):
+            self.feature_extractor.pack()
+            pack_linear_layers(self)
+        return self.to(device)
 
-    def _embed(self, wav: Tensor) -> Tensor:
-        """wav [B, S] -> the first Transformer layer's input [B, F, D]."""
-        return self.encoder.embed(self.feature_projection(self.feature_extractor(wav)))
+    def _embed(self, wav: Tensor, num_samples: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """wav [B, S] -> the first Transformer layer's input [B, F, D] and which frames are a wav's own [B, F].
 
-
-class FeatureExtractor(nn.Module):
-    """The convolutions over the waveform: wav [B, S] -> channels [B, C, F]."""
-
-    def __init__(self, config: HubertConfig) -> None:
-        super().__init__()
-        in_channels = (1, *config.conv_dim[:-1])
-        norms = ["layer" if config.feat_extract_norm == "layer" else "none"] * len(config.conv_dim)
-        if config.feat_extract_norm == "group":
-            norms[0] = "group"
-        self.conv_layers = nn.ModuleList(
-            ConvLayer(C_in, C_out, kernel, stride, config.conv_bias, norm)
-            for C_in, C_out, kernel, stride, norm in zip(
-                in_channels, config.conv_dim, config.conv_kernel, config.conv_stride, norms, strict=True
-            )
-        )
-
-    def forward(self, wav: Tensor) -> Tensor:
-        channels = wav[:, None, :]
-        for conv_layer in self.conv_layers:
-            channels = conv_layer(channels)
-        return channels
-
-
-class ConvLayer(nn.Module):
-    """Convolution, norm ("group" over time, "layer" over channels, or "none"), GELU: [B, C, T] -> [B, C', T']."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, bias: bool, norm: str) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(in_channels, out_channels, kernel, stride, bias=bias)
-        self.norm = norm
-        if norm == "group":
-            self.layer_norm: nn.Module = nn.GroupNorm(out_channels, out_channels)
-        elif norm == "layer":
-            self.layer_norm = nn.LayerNorm(out_channels)
-
-    def forward(self, channels: Tensor) -> Tensor:
-        # The first layer may hold float32 weights above bfloat16 ones: each layer reads its input in its own dtype.
-        channels = self.conv(channels.to(self.conv.weight.dtype))
-        if self.norm == "group":
-            channels = self.layer_norm(channels)
-        elif self.norm == "layer":
-            channels = self.layer_norm(channels.transpose(1, 2)).transpose(1, 2)
-        return F.gelu(channels)
+        None stands for all of them.
+        """
+        frames = self.feature_projection(self.feature_extractor(wav, num_samples))
+        if num_samples is None:
+            return self.encoder.embed(frames, None), None
+        num_frames = (num_samples - self.config.receptive_field_samples) // self.config.hop_samples + 1
+        is_own = torch.arange(frames.shape[1], device=frames.device) < num_frames[:, None]
+        return self.encoder.embed(frames, is_own), is_own
 
 
 class FeatureProjection(nn.Module):
-    """Layer norm (where the config has it) and projection: channels [B, C, F] -> hidden [B, F, D]."""
+    """Layer norm (where the config has it) and projection: frames [B, F, C] -> hidden [B, F, D]."""
 
     def __init__(self, config: HubertConfig) -> None:
         super().__init__()
@@ -248,8 +224,7 @@ class FeatureProjection(nn.Module):
             self.layer_norm = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps)
         self.projection = nn.Linear(config.conv_dim[-1], config.hidden_size)
 
-    def forward(self, channels: Tensor) -> Tensor:
-        frames = channels.transpose(1, 2).to(self.projection.weight.dtype)
+    def forward(self, frames: Tensor) -> Tensor:
         if self.has_layer_norm:
             frames = self.layer_norm(frames)
         return self.projection(frames)  # type: ignore[no-any-return]
@@ -267,9 +242,9 @@ class TransformerEncoder(nn.Module):
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_hidden_layers))
 
-    def embed(self, frames: Tensor) -> Tensor:
-        """frames [B, F, D] -> the first layer's input [B, F, D]."""
-        frames = frames + self.pos_conv_embed(frames)
+    def embed(self, frames: Tensor, is_own: Tensor | None) -> Tensor:
+        """frames [B, F, D], of which `is_own` [B, F] belong to their wav (None: all) -> the first layer's input."""
+        frames = frames + self.pos_conv_embed(frames, is_own)
         return frames if self.do_stable_layer_norm else self.layer_norm(frames)
 
 
@@ -289,13 +264,22 @@ class PositionalConv(nn.Module):
         self.batch_norm = nn.BatchNorm1d(config.hidden_size) if config.conv_pos_batch_norm else None
         self.conv = conv if config.conv_pos_batch_norm else weight_norm(conv, dim=2)
 
-    def forward(self, frames: Tensor) -> Tensor:
-        channels = frames.transpose(1, 2)
+    def forward(self, frames: Tensor, is_own: Tensor | None) -> Tensor:
+        num_frames = frames.shape[1]
         if self.batch_norm is not None:
-            channels = self.batch_norm(channels)
+            frames = self.batch_norm(frames.flatten(0, 1)).view_as(frames)
+        if is_own is not None:
+            frames = frames * is_own[..., None]
+        # As an image one pixel high: two-dimensional convolutions take channels last, as frames lie in memory.
+        channels = F.conv2d(
+            frames.transpose(1, 2)[:, :, None],
+            self.conv.weight[:, :, None],
+            self.conv.bias,
+            padding=(0, self.conv.kernel_size[0] // 2),
+            groups=self.conv.groups,
+        )
         # An even kernel gives one frame too many, at the end.
-        positions = self.conv(channels)[..., : frames.shape[1]]
-        return F.gelu(positions).transpose(1, 2)
+        return F.gelu(channels[:, :, 0, :num_frames].transpose(1, 2))
 
 
 class TransformerLayer(nn.Module):
@@ -309,16 +293,16 @@ class TransformerLayer(nn.Module):
         self.feed_forward = FeedForward(config.hidden_size, config.intermediate_size)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, is_own: Tensor | None) -> Tensor:
         if self.norm_first:
-            hidden = hidden + self.attention(self.layer_norm(hidden))
+            hidden = hidden + self.attention(self.layer_norm(hidden), is_own)
             return hidden + self.feed_forward(self.final_layer_norm(hidden))  # type: ignore[no-any-return]
-        hidden = self.layer_norm(hidden + self.attention(hidden))
+        hidden = self.layer_norm(hidden + self.attention(hidden, is_own))
         return self.final_layer_norm(hidden + self.feed_forward(hidden))  # type: ignore[no-any-return]
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over all frames: [B, F, D] -> [B, F, D]."""
+    """Multi-head self-attention over a wav's own frames (`is_own` [B, F]; None: all): [B, F, D] -> [B, F, D]."""
 
     def __init__(self, hidden_size: int, num_heads: int) -> None:
         super().__init__()
@@ -328,12 +312,13 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(hidden_size, hidden_size)
         self.out_proj = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, is_own: Tensor | None) -> Tensor:
         query, key, value = (
             projection(hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        attended = F.scaled_dot_product_attention(query, key, value)  # [B, heads, F, D / heads]
+        mask = None if is_own is None else is_own[:, None, None]
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)  # [B, heads, F, D / heads]
         return self.out_proj(attended.transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]
 
 

@@ -4,6 +4,9 @@
                   -> RUN/codebook/codebook.{safetensors,json}        what is fitted to them
 
 Which segments are encoded and which of their frames are drawn depends on the seed and the segments' ids alone.
+
+Where `codebook.path` names a codebook that is there already, nothing is drawn: it becomes the run's, with the encoder
+that the run has. Only a folder of ours says which encoder it was fitted on, and is held to it.
 """
 
 from __future__ import annotations
@@ -17,8 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from model.artefacts import resolve
 from model.encoder import EncoderConfig, load_encoder
-from pipeline import codebook, dataflow, parquet, storage
+from pipeline import codebook, codebook_import, dataflow, parquet, storage
 from pipeline.audio import AudioError
 from pipeline.errors import TwistError
 from pipeline.records import Dropped
@@ -41,10 +45,12 @@ FRAMES = "frames"
 
 @dataclass(frozen=True)
 class CodebookConfig:
-    """How the codebook is fitted.
+    """How the codebook is fitted, or which one is taken.
 
     Args:
         num_units: Size of the codebook, K (TWIST: 500).
+        path: A codebook to take instead of fitting one: the folder of another run's, a .npy file of centroids [K, D], a
+            k-means of fairseq's (.bin), or the name of an official one, which is fetched (mhubert-base-25hz-km500).
         max_hours: Hours of audio, drawn from all segments, that are encoded for the fit.
         max_frames: Frames, drawn evenly from these hours, that the centroids are fitted on.
         num_iterations: Lloyd steps over all drawn frames.
@@ -52,6 +58,7 @@ class CodebookConfig:
     """
 
     num_units: int = 500
+    path: str | None = None
     max_hours: float = 100.0
     max_frames: int = 1_000_000
     num_iterations: int = 20
@@ -64,16 +71,26 @@ class CodebookConfig:
             )
         if self.max_hours <= 0 or self.max_frames < 1 or self.num_iterations < 1:
             raise TwistError("codebook.max_hours, max_frames and num_iterations must be positive")
+        if self.path is not None:
+            for name in ("max_hours", "max_frames", "num_iterations", "seed"):
+                if getattr(self, name) != getattr(CodebookConfig, name):
+                    raise TwistError(
+                        f"codebook.{name} is of no use with codebook.path, which takes a codebook as it is"
+                    )
 
 
 def fit_codebook(
     run: str, config: CodebookConfig, encoder: EncoderConfig, cluster: ClusterConfig, report: ReportProgress
 ) -> None:
-    """Draws frames, fits the codebook and writes it.
+    """Draws frames, fits the codebook and writes it; or writes the one that `config.path` names.
 
     Raises:
-        TwistError: no segment could be read, or they hold too few frames for so many units.
+        TwistError: no segment could be read, or they hold too few frames for so many units; the codebook at
+            `config.path` cannot be read, or does not fit the encoder or `config.num_units`.
     """
+    if config.path is not None:
+        _import_codebook(run, config, encoder)
+        return
     settings = {**asdict(config), "encoder": encoder_settings(encoder)}
     stage = Stage(run, STAGE, settings, {SEGMENTS: fingerprint_of(run, SEGMENTS)})
     with stage.begin() as has_work:
@@ -89,6 +106,27 @@ def fit_codebook(
         arguments = {"encoder": encoder, "share": share, "seed": config.seed}
         dataflow.run_work_units(work_units, parts, DrawFrames, arguments, _none_drawn, cluster, report)
         _fit_and_write(stage, segments, [unit.name for unit in work_units], config, encoder, durations)
+
+
+def _import_codebook(run: str, config: CodebookConfig, encoder_config: EncoderConfig) -> None:
+    assert config.path is not None
+    imported = codebook_import.read(resolve(config.path), config.path)
+    settings = {
+        "num_units": config.num_units,
+        "path": config.path,
+        "sha256": imported.sha256,
+        "encoder": encoder_settings(encoder_config),
+    }
+    stage = Stage(run, STAGE, settings, {})
+    with stage.begin() as has_work:
+        if not has_work:
+            return
+        encoder = load_encoder(encoder_config)
+        codebook_import.check(imported, config.num_units, encoder.describe())
+        facts = codebook_import.facts_of(imported, encoder.describe())
+        taken = codebook.save(stage.uri, imported.centroids, facts)
+        nothing_read = StageCounts.of(Tally(), Tally(), [])
+        stage.finish(nothing_read, [], taken.fingerprint, imported_from=imported.source)
 
 
 def _draw_segments(segments: pa.Table, config: CodebookConfig) -> pa.Table:

@@ -36,8 +36,12 @@ class UnitEncoder:
     @torch.inference_mode()
     def __call__(self, wavs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.uint16]]:
         """Clips [S] at 16 kHz -> the unit of each frame [F]; what a clip gives does not depend on its neighbours."""
-        features = self._encoder.encode([torch.from_numpy(wav) for wav in wavs])
-        return [self._assign(frames).to(torch.int32).cpu().numpy().astype(np.uint16) for frames in features]
+        if not wavs:
+            return []
+        units = [self._assign(frames) for frames in self._encoder.encode([torch.from_numpy(wav) for wav in wavs])]
+        # One copy from a GPU for all of them.
+        joined = torch.cat(units).to(torch.int32).cpu().numpy().astype(np.uint16)
+        return np.split(joined, np.cumsum([len(clip_units) for clip_units in units[:-1]]))
 
 
 def describe_encoder(encoder: EncoderConfig) -> dict[str, Any]:

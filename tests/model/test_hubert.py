@@ -12,6 +12,7 @@ from transformers import HubertModel as HuggingFaceModel
 
 from model.hubert import HubertConfig, HubertModel
 from model.hubert_checkpoint import load_huggingface_folder
+from model.hubert_frontend import FRAMES_PER_TILE
 from pipeline.errors import TwistError
 
 KERNELS_25_HZ = (10, 3, 3, 3, 3, 2, 2, 2)
@@ -98,6 +99,35 @@ def test_every_layer_agrees_with_transformers(config: HubertConfig, tmp_path: Pa
     reference, model = reference_and_ours(config, tmp_path)
     assert_same_features(reference, model, noise(9_000, batch=2))
     assert_same_features(reference, model, noise(config.receptive_field_samples))
+    more_than_a_tile = FRAMES_PER_TILE * config.hop_samples + 9_000
+    assert_same_features(reference, model, noise(more_than_a_tile))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("offset", [0.0, 0.5], ids=["centred", "with an offset"])
+@pytest.mark.parametrize("amplitude", [1e-4, 0.3])
+def test_group_norm_of_low_sounds_agrees_with_transformers_in_float64(
+    amplitude: float, offset: float, tmp_path: Path
+) -> None:
+    # Neighbouring samples are nearly equal: most filters cancel nearly all of the signal, and rounding shows.
+    reference, model = reference_and_ours(SMALL_25_HZ, tmp_path)
+    time_s = torch.arange(20_000, dtype=torch.float64) / 16_000
+    wav = (offset + amplitude * (torch.sin(2 * torch.pi * 90 * time_s) + torch.sin(2 * torch.pi * 210 * time_s)))[None]
+    expected = reference.double().feature_extractor(wav.float().double()).transpose(1, 2)
+    frames = model.feature_extractor(wav.float(), None)
+    torch.testing.assert_close(frames.double(), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("config", [SMALL_25_HZ, SMALL_VARIANTS["50 Hz, Large's norms"]], ids=["Base", "Large"])
+def test_gradients_agree_with_transformers(config: HubertConfig, tmp_path: Path) -> None:
+    reference, model = reference_and_ours(config, tmp_path)
+    wav = noise(9_000)
+    reference(wav, output_hidden_states=True).hidden_states[-1].square().mean().backward()
+    model(wav, layer=config.num_hidden_layers).square().mean().backward()
+    expected = {name: parameter.grad for name, parameter in reference.named_parameters()}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:  # the closing norm of Large has none
+            torch.testing.assert_close(parameter.grad, expected[name], atol=1e-4, rtol=1e-3)
 
 
 def test_base_at_25_hz_agrees_with_transformers(tmp_path: Path) -> None:
@@ -135,9 +165,9 @@ def test_equal_length_batch_equals_alone(config: HubertConfig, tmp_path: Path) -
 @pytest.mark.parametrize("config", [SMALL_50_HZ, SMALL_25_HZ], ids=["weight norm", "batch norm"])
 def test_inference_in_float32_changes_nothing(config: HubertConfig, tmp_path: Path) -> None:
     _, model = reference_and_ours(config, tmp_path)
-    wav = noise(5_000)
+    wav = noise(FRAMES_PER_TILE * config.hop_samples + 5_000)
     before = model(wav, layer=3)
-    ready = model.for_inference(torch.float32)
+    ready = model.for_inference(torch.float32, torch.device("cpu"))
     assert not is_parametrized(ready.encoder.pos_conv_embed.conv), "weight norm must be folded into the weight"
     torch.testing.assert_close(ready(wav, layer=3), before)
     assert not any(parameter.requires_grad for parameter in ready.parameters())
@@ -150,7 +180,7 @@ def test_bfloat16_stays_near_float32(config: HubertConfig, tmp_path: Path) -> No
     wav = noise(9_000)
     expected = model(wav, layer=3)
     first_conv_weight = model.feature_extractor.conv_layers[0].conv.weight.clone()
-    rounded = model.for_inference(torch.bfloat16)(wav, layer=3)
+    rounded = model.for_inference(torch.bfloat16, torch.device("cpu"))(wav, layer=3)
     assert rounded.dtype == torch.bfloat16
     assert torch.equal(model.feature_extractor.conv_layers[0].conv.weight, first_conv_weight), "it stays in float32"
     relative_error = (rounded.float() - expected).norm() / expected.norm()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from pipeline.codebook import CodebookError
 from pipeline.codebook_fit import CodebookConfig, DrawFrames, fit_codebook
 from pipeline.dataflow import ClusterConfig, WorkUnit
 from pipeline.errors import TwistError
+from pipeline.tokenize import tokenize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -174,6 +176,76 @@ def test_segments_that_cannot_be_read_fail_loudly(run_copy: Path, monkeypatch: p
     monkeypatch.setattr(dataflow, "run_work_units", nothing_works)
     with pytest.raises(TwistError, match=r"none of the 36 segments .* could be read: .*quarantined \(failed 3 times\)"):
         fit(run_copy)
+
+
+@pytest.fixture
+def centroids_file(tmp_path: Path) -> Path:
+    """A codebook of 20 units from elsewhere, of which only the centroids are known."""
+    np.save(tmp_path / "km20.npy", np.random.default_rng(3).standard_normal((20, 39)))
+    return tmp_path / "km20.npy"
+
+
+def take(run: Path, path: Path, **settings: Any) -> codebook.Codebook:
+    """Makes a given codebook that of a copy of a run."""
+    for name in ("codebook", "units", "shards"):
+        shutil.rmtree(run / name, ignore_errors=True)
+    config = CodebookConfig(**{"num_units": 20, "path": str(path), **settings})
+    fit_codebook(str(run), config, EncoderConfig(), ClusterConfig(), no_progress)
+    return codebook.load(str(run / "codebook"))
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_given_codebook_is_taken_as_it_is(run_copy: Path, centroids_file: Path) -> None:
+    taken = take(run_copy, centroids_file)
+    assert np.array_equal(taken.centroids, np.load(centroids_file).astype(np.float32))
+    assert taken.facts["encoder"] == load_encoder(EncoderConfig()).describe()
+    assert taken.facts["imported_from"] == str(centroids_file)
+    assert taken.facts["imported_sha256"] == hashlib.sha256(centroids_file.read_bytes()).hexdigest()
+    assert not (run_copy / "codebook/frames").exists(), "frames were drawn that nothing was fitted to"
+    tokenize(str(run_copy), EncoderConfig(), ClusterConfig(), no_progress)
+    assert json.loads((run_copy / "units/stage.json").read_text())["num_frames"] > 0
+
+
+def test_the_codebook_of_another_run_is_the_same_codebook(run_copy: Path, small_run: Path) -> None:
+    before = codebook.load(str(small_run / "codebook"))
+    taken = take(run_copy, small_run / "codebook")
+    assert taken.fingerprint == before.fingerprint, "its units would count as others"
+    assert taken.centroids.tobytes() == before.centroids.tobytes()
+
+
+def test_a_given_codebook_that_changed_since_is_noticed(run_copy: Path, centroids_file: Path) -> None:
+    before = take(run_copy, centroids_file)
+    config = CodebookConfig(num_units=20, path=str(centroids_file))
+    fit_codebook(str(run_copy), config, EncoderConfig(), ClusterConfig(), no_progress)
+    assert codebook.load(str(run_copy / "codebook")).fingerprint == before.fingerprint, "it was finished"
+    np.save(centroids_file, np.zeros((20, 39)))
+    with pytest.raises(TwistError, match="made with other settings: sha256 was "):
+        fit_codebook(str(run_copy), config, EncoderConfig(), ClusterConfig(), no_progress)
+
+
+def test_a_given_codebook_that_does_not_fit_is_refused(run_copy: Path, tmp_path: Path, small_run: Path) -> None:
+    np.save(tmp_path / "hubert.npy", np.zeros((20, 768), np.float32))
+    with pytest.raises(
+        CodebookError, match="centroids of 768 dimensions, but the features of the encoder mfcc have 39"
+    ):
+        take(run_copy, tmp_path / "hubert.npy")
+    with pytest.raises(CodebookError, match=r"has 20 units; set codebook\.num_units, now 500"):
+        take(run_copy, small_run / "codebook", num_units=500)
+    facts = {"encoder": {**load_encoder(EncoderConfig()).describe(), "fingerprint": "another"}}
+    codebook.save(str(tmp_path / "other"), np.ones((20, 39), np.float32), facts)
+    with pytest.raises(CodebookError, match="fitted on another encoder"):
+        take(run_copy, tmp_path / "other")
+    with pytest.raises(CodebookError, match="nowhere is neither a file of centroids nor the folder of a codebook"):
+        take(run_copy, tmp_path / "nowhere")
+    assert not (run_copy / "codebook/DONE").exists()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"max_hours": 1.0}, {"max_frames": 9}, {"num_iterations": 3}, {"seed": 1}], ids=str
+)
+def test_settings_of_a_fit_are_refused_beside_a_given_codebook(settings: dict[str, Any]) -> None:
+    with pytest.raises(TwistError, match=r"is of no use with codebook\.path"):
+        CodebookConfig(path="km.bin", **settings)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,187 @@
+"""The official files of TWIST by name: fetched once, checked by their sha256, and kept in a cache folder.
+
+    TWIST_CACHE, else ~/.cache/twist
+        mhubert_base_25hz_cp_mls_cv_sp_fisher.pt      under the file's own name, and only once it is whole and checked
+
+Sources: textlesslib's textless/checkpoint_manager and examples/twist.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import http.client
+import os
+import tempfile
+import urllib.error
+import urllib.request
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from tqdm import tqdm
+
+from pipeline.errors import TwistError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CACHE_VARIABLE = "TWIST_CACHE"
+TIMEOUT_S = 60
+BLOCK_BYTES = 2**20
+_TWIST = "https://dl.fbaipublicfiles.com/textless_nlp/twist"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """An official file.
+
+    Attributes:
+        what: One line for people.
+        url: Where it is published; the last part is its name in the cache.
+        sha256: Its published checksum (hex); None where none is published, so that it cannot be checked.
+    """
+
+    what: str
+    url: str
+    sha256: str | None
+
+    @property
+    def file_name(self) -> str:
+        """Its name in the cache."""
+        return self.url.rpartition("/")[2]
+
+
+# No size is published for any of them.
+ARTEFACTS = {
+    "mhubert-base-25hz": Artefact(
+        "TWIST's HuBERT at 25 Hz (fairseq); features of layer 11",
+        f"{_TWIST}/speech_tokenizer/mhubert_base_25hz_cp_mls_cv_sp_fisher.pt",
+        "edf0f5be2581a568a236aeb2781a5607c5af25806e12f40f7f2391e861fe3cf0",
+    ),
+    "mhubert-base-25hz-km500": Artefact(
+        "its codebook of 500 units (joblib k-means)",
+        f"{_TWIST}/speech_tokenizer/mhubert_base_25hz_cp_mls_cv_sp_fisher_L11_km500.bin",
+        "03cc04a9c24fec4285e73e709c485756d8f116aa8e724eac555de6a7cf8d28ad",
+    ),
+    "mhubert-base-25hz-hifigan": Artefact(
+        "vocoder of these units (unit HiFi-GAN, LJSpeech)",
+        f"{_TWIST}/speech_tokenizer/hifigan_lj_mhubert_base_25hz.pt",
+        "d88224e95c501e2cd59a6e4014753169cfe060fb7ade3cc0da03c809fef73b79",
+    ),
+    "mhubert-base-25hz-hifigan-config": Artefact(
+        "the vocoder's config",
+        f"{_TWIST}/speech_tokenizer/hifigan_lj_mhubert_base_25hz_config.json",
+        "116dc39be4970cd393e562acd0a0ec70a86aaba7e9ca469b8b836cb3fe46afc7",
+    ),
+    "twist-350m": Artefact("TWIST-350M (zip of a transformers folder)", f"{_TWIST}/lms/TWIST-350M.zip", None),
+    "twist-1.3b": Artefact("TWIST-1.3B (zip of a transformers folder)", f"{_TWIST}/lms/TWIST-1.3B.zip", None),
+    "twist-7b": Artefact("TWIST-7B (zip of a transformers folder)", f"{_TWIST}/lms/TWIST-7B.zip", None),
+}
+
+
+def resolve(path_or_name: str) -> str:
+    """The path of an official file, fetched where the cache does not have it; anything else is given back as it is.
+
+    A local file of the same name as an artefact is meant by `./NAME`.
+
+    Raises:
+        TwistError: the file cannot be fetched, or is not the one that was published.
+    """
+    artefact = ARTEFACTS.get(path_or_name)
+    return str(fetch(artefact)) if artefact else path_or_name
+
+
+def fetch(artefact: Artefact) -> Path:
+    """Where the file lies in the cache; it is downloaded first where it is not there, and checked each time.
+
+    Of several processes on a machine one downloads, and the others wait for it.
+
+    Raises:
+        TwistError: the cache cannot be written, the download fails or breaks off, or the checksum is another one.
+    """
+    folder = cache_folder()
+    path = folder / artefact.file_name
+    if not path.is_file():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with _locked(folder / f".{path.name}.lock"):
+                if not path.is_file():
+                    _download(artefact, path)
+        except OSError as error:
+            raise TwistError(f"cannot write to {folder}: {error.strerror or error}; set {CACHE_VARIABLE}") from error
+    if artefact.sha256 is not None:
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        if sha256 != artefact.sha256:
+            raise TwistError(
+                f"{path} is not the file that was published: it has sha256 {sha256}, not {artefact.sha256}; delete it "
+                f"and fetch it again"
+            )
+    return path
+
+
+def cache_folder() -> Path:
+    """Where fetched files are kept."""
+    given = os.environ.get(CACHE_VARIABLE)
+    return Path(given) if given else Path.home() / ".cache" / "twist"
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _download(artefact: Artefact, path: Path) -> None:
+    digest = hashlib.sha256()
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            for block in _blocks(artefact, path):
+                file.write(block)
+                digest.update(block)
+            if artefact.sha256 is None:
+                warnings.warn(
+                    f"{artefact.url}: no checksum is published for it, so it could not be checked; its sha256 is "
+                    f"{digest.hexdigest()}",
+                    stacklevel=2,
+                )
+            elif digest.hexdigest() != artefact.sha256:
+                _fail(artefact, path, f"what came has sha256 {digest.hexdigest()}, not {artefact.sha256}")
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.chmod(0o644)  # a temporary file is its owner's alone; a cache may be shared
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _blocks(artefact: Artefact, path: Path) -> Iterator[bytes]:
+    """The content, block by block, under a progress bar."""
+    try:
+        with urllib.request.urlopen(artefact.url, timeout=TIMEOUT_S) as response:
+            length = int(response.headers["Content-Length"]) if "Content-Length" in response.headers else None
+            with tqdm(desc=path.name, total=length, unit="B", unit_scale=True, leave=False) as bar:
+                while block := response.read(BLOCK_BYTES):
+                    yield block
+                    bar.update(len(block))
+                if length is not None and bar.n < length:
+                    _fail(artefact, path, f"the connection broke off after {bar.n:,} of {length:,} bytes")
+    except urllib.error.HTTPError as error:
+        _fail(artefact, path, f"the server says {error.code} {error.reason}")
+    except urllib.error.URLError as error:
+        _fail(artefact, path, str(error.reason))
+    except (OSError, http.client.HTTPException) as error:
+        _fail(artefact, path, f"the connection broke off ({error or type(error).__name__})")
+
+
+def _fail(artefact: Artefact, path: Path, reason: str) -> NoReturn:
+    raise TwistError(
+        f"cannot fetch {artefact.url}: {reason}. Try again; or fetch it on a machine with a network and put it at "
+        f"{path} (or in another folder that {CACHE_VARIABLE} names)"
+    )

@@ -1,0 +1,120 @@
+"""Reads a pickle from outside as data: nothing that it names is imported, and nothing that it asks for is called.
+
+Where a pickle would build an object of some class, or call a function, a `Recorded` is put that notes the name, the
+arguments and the state. The reader of a format then takes from this record what it knows. Names outside the allow-list
+are refused all the same, so that a tampered file is an error and not a checkpoint with something missing.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pipeline.errors import TwistError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+    from typing import Protocol
+
+    class Readable(Protocol):
+        def read(self, n: int, /) -> bytes: ...
+        def readline(self) -> bytes: ...
+
+
+class UnsafePickleError(TwistError):
+    """A pickle that names something outside the allow-list."""
+
+
+class Recorded:
+    """What a pickle asked for in place of an object.
+
+    Attributes:
+        name: Full name of the class or function, such as `collections.OrderedDict`.
+        args: What it was to be called with.
+        state: What was to become the object's state; None without.
+        items: Key and value of every item that was to be set, in order.
+        entries: What was to be appended or added, in order.
+    """
+
+    name: ClassVar[str]
+    args: tuple[Any, ...]
+    state: Any
+    items: list[tuple[Any, Any]]
+    entries: list[Any]
+    _on_state: ClassVar[Callable[[Recorded], None] | None] = None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        recorded = super().__new__(cls)
+        recorded.args = (*args, *kwargs.items())
+        recorded.state = None
+        recorded.items, recorded.entries = [], []
+        return recorded
+
+    # What unpickling calls to fill an object.
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+        if self._on_state is not None:
+            type(self)._on_state(self)  # type: ignore[misc]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.items.append((key, value))
+
+    def append(self, entry: Any) -> None:
+        self.entries.append(entry)
+
+    def extend(self, entries: Iterable[Any]) -> None:
+        self.entries.extend(entries)
+
+    add = append
+
+
+def load(
+    file: Readable,
+    allowed: Collection[str],
+    persistent_load: Callable[[Any], Any] | None = None,
+    on_state: Callable[[Recorded], None] | None = None,
+) -> Any:
+    """Reads one pickle of any protocol: plain values, and a Recorded for everything else.
+
+    Args:
+        file: What to read from; left behind the pickle's last byte.
+        allowed: Full names of the classes and functions that may occur; that of a module stands for all in it.
+        persistent_load: What to make of a persistent id; without it, one is an error.
+        on_state: Called with each Recorded that gets a state. It may read on from `file` (where that has no `peek`):
+            some formats put raw bytes there.
+
+    Raises:
+        UnsafePickleError: the pickle names something that is not allowed.
+        Exception: any other kind, where the pickle is damaged.
+    """
+    return _Unpickler(file, allowed, persistent_load, on_state).load()
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(
+        self,
+        file: Readable,
+        allowed: Collection[str],
+        persistent_load: Callable[[Any], Any] | None,
+        on_state: Callable[[Recorded], None] | None,
+    ) -> None:
+        super().__init__(file)
+        self._allowed = allowed
+        self._persistent_load = persistent_load
+        self._on_state = staticmethod(on_state) if on_state else None
+        self._classes: dict[str, type[Recorded]] = {}
+
+    def find_class(self, module_name: str, global_name: str, /) -> type[Recorded]:
+        name = f"{module_name}.{global_name}"
+        if not any(name == entry or name.startswith(f"{entry}.") for entry in self._allowed):
+            raise UnsafePickleError(f"it names {name}, which has no place in such a file")
+        if name not in self._classes:
+            # A class of its own per name and pickle: whatever a pickle does to it ends with this pickle.
+            self._classes[name] = type("Recorded", (Recorded,), {"name": name, "_on_state": self._on_state})
+        return self._classes[name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        if self._persistent_load is None:
+            raise pickle.UnpicklingError("it refers to something outside itself")
+        return self._persistent_load(pid)

@@ -1,0 +1,179 @@
+"""Fetching official files from a local server: whole, wrong, cut short, unreachable, there already."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+import pytest
+
+from model import artefacts
+from model.artefacts import ARTEFACTS, Artefact
+from model.encoder import EncoderConfig, load_encoder
+from pipeline.errors import TwistError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+CONTENT = os.urandom(3_000_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.server.paths.append(self.path)  # type: ignore[attr-defined]
+        if self.path == "/gone.bin":
+            self.send_error(404)
+            return
+        self.send_response(200)
+        if self.path != "/no-length.bin":
+            self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        self.wfile.write(CONTENT[:1_500_000] if self.path == "/cut.bin" else CONTENT)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    paths: list[str]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with Server(("127.0.0.1", 0), Handler) as server:
+        server.paths = []
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TWIST_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def artefact_at(url: str, content: bytes | None = CONTENT) -> Artefact:
+    return Artefact("a file", url, None if content is None else hashlib.sha256(content).hexdigest())
+
+
+def files_in(cache: Path) -> list[str]:
+    return sorted(path.name for path in cache.iterdir() if not path.name.endswith(".lock"))
+
+
+@pytest.mark.parametrize("name", ["whole.bin", "no-length.bin"])
+def test_a_file_is_fetched_once(server: Server, cache: Path, name: str) -> None:
+    artefact = artefact_at(f"{server.url}/{name}")
+    path = artefacts.fetch(artefact)
+    assert path == cache / name
+    assert path.read_bytes() == CONTENT
+    assert artefacts.fetch(artefact) == path
+    assert server.paths == [f"/{name}"], "it was there already"
+    assert files_in(cache) == [name]
+    assert path.stat().st_mode & 0o444 == 0o444, "others who share the cache cannot read it"
+
+
+def test_a_file_with_another_checksum_is_not_kept(server: Server, cache: Path) -> None:
+    message = re.escape(
+        f"what came has sha256 {hashlib.sha256(CONTENT).hexdigest()}, not {hashlib.sha256().hexdigest()}"
+    )
+    with pytest.raises(TwistError, match=message):
+        artefacts.fetch(artefact_at(f"{server.url}/whole.bin", b""))
+    assert files_in(cache) == []
+
+
+def test_a_connection_that_breaks_off_leaves_nothing(server: Server, cache: Path) -> None:
+    for checked in (CONTENT, None):
+        with pytest.raises(TwistError, match=r"cut\.bin: the connection broke off after 1,500,000 of 3,000,000 bytes"):
+            artefacts.fetch(artefact_at(f"{server.url}/cut.bin", checked))
+    assert files_in(cache) == []
+
+
+def test_a_file_that_is_gone_says_so(server: Server, cache: Path) -> None:
+    with pytest.raises(TwistError, match=r"gone\.bin: the server says 404"):
+        artefacts.fetch(artefact_at(f"{server.url}/gone.bin"))
+    assert files_in(cache) == []
+
+
+@pytest.mark.usefixtures("server")
+def test_without_a_network_it_says_where_to_put_the_file(cache: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/hubert.pt"
+    place = re.escape(f"put it at {cache / 'hubert.pt'} (or in another folder that TWIST_CACHE names)")
+    with pytest.raises(TwistError, match=f"cannot fetch {url}: .*refused.*{place}"):
+        artefacts.fetch(artefact_at(url))
+    (cache / "hubert.pt").write_bytes(CONTENT)
+    assert artefacts.fetch(artefact_at(url)) == cache / "hubert.pt", "it was put there by hand"
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_file_in_the_cache_is_checked_each_time(server: Server) -> None:
+    artefact = artefact_at(f"{server.url}/whole.bin")
+    path = artefacts.fetch(artefact)
+    path.write_bytes(CONTENT[:-1])
+    with pytest.raises(TwistError, match=r"whole\.bin is not the file that was published: .*; delete it"):
+        artefacts.fetch(artefact)
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_file_without_a_published_checksum_says_so(server: Server) -> None:
+    with pytest.warns(UserWarning, match=f"no checksum is published .* its sha256 is {SHA256}"):
+        path = artefacts.fetch(artefact_at(f"{server.url}/whole.bin", None))
+    assert path.read_bytes() == CONTENT
+
+
+def test_several_who_want_the_same_file_fetch_it_once(server: Server, cache: Path) -> None:
+    artefact = artefact_at(f"{server.url}/whole.bin")
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(artefacts.fetch, [artefact] * 4))
+    assert paths == [cache / "whole.bin"] * 4
+    assert server.paths == ["/whole.bin"]
+
+
+def test_a_cache_that_cannot_be_written_is_an_error(server: Server, cache: Path) -> None:
+    cache.write_text("a file, and no folder")
+    with pytest.raises(TwistError, match=r"cannot write to .*cache.*; set TWIST_CACHE"):
+        artefacts.fetch(artefact_at(f"{server.url}/whole.bin"))
+
+
+def test_the_cache_is_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TWIST_CACHE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert artefacts.cache_folder() == tmp_path / ".cache/twist"
+
+
+def test_names_stand_for_files_and_anything_else_for_itself(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.mkdir()
+    (cache / "file.bin").write_bytes(CONTENT)
+    monkeypatch.setitem(ARTEFACTS, "mhubert-base-25hz", artefact_at("http://127.0.0.1:1/file.bin"))
+    assert artefacts.resolve("mhubert-base-25hz") == str(cache / "file.bin")
+    for path in ("./mhubert-base-25hz", "models/hubert", "/a/b.pt", "s3://bucket/km.bin"):
+        assert artefacts.resolve(path) == path
+    with pytest.raises(TwistError, match=r"file\.bin cannot be read as tensors"):
+        load_encoder(EncoderConfig("hubert", "mhubert-base-25hz"))
+
+
+def test_the_official_files_are_well_described() -> None:
+    names = [artefact.file_name for artefact in ARTEFACTS.values()]
+    assert len(set(names)) == len(names), "two files would share a place in the cache"
+    for name, artefact in ARTEFACTS.items():
+        assert artefact.url.startswith("https://dl.fbaipublicfiles.com/textless_nlp/twist/"), name
+        assert artefact.sha256 is None or re.fullmatch("[0-9a-f]{64}", artefact.sha256), name
+        assert (artefact.sha256 is None) == artefact.file_name.endswith(".zip"), name
