@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -38,6 +39,9 @@ def guard(command: str, work: Callable[[], None]) -> int:
     except TwistError as mistake:
         print(f"twist {command}: {mistake}", file=sys.stderr)
         return USERS_MISTAKE
+    except BrokenPipeError:  # whoever read the output has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - for what Python still flushes as it ends
+        return 0
     except (RunError, OSError, BotoCoreError, ClientError) as failure:
         print(f"twist {command}: {failure}; run the command again to go on from here", file=sys.stderr)
         return FAILURE
@@ -95,7 +99,7 @@ def summary(run: str, name: str) -> str:
     if "segments" in facts:
         line += f" ({facts['segments']:,} segments)"
     dropped = [
-        f"{reason} {_hours(tally['hours'])}" + (f" ({tally['items']})" if tally["items"] else "")
+        (f"{tally['items']:,} " if tally["items"] else "") + f"{reason} ({_hours(tally['hours'])})"
         for reason, tally in counts["dropped"].items()
     ]
     return f"{line}; dropped {', '.join(dropped) if dropped else 'nothing'}"

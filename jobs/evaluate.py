@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from jobs.command import guard, quiet_transformers
 from jobs.recipe import read_recipe
@@ -63,12 +63,16 @@ def table(evaluation: Evaluation) -> str:
     )
 
 
+def _needs_run(given: Namespace) -> bool:
+    return not (given.shards and given.checkpoint)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; gives its exit status."""
     arguments = sys.argv[1:] if argv is None else argv
 
     def do() -> None:
-        recipe, given = read_recipe("evaluate", __doc__, (), arguments, _add_arguments)
+        recipe, given = read_recipe("evaluate", __doc__, (), arguments, _add_arguments, _needs_run)
         checkpoints = storage.join(recipe.run, "checkpoints")
         evaluation = evaluate_perplexity(
             given.checkpoint or str(checkpoint.best_folder(checkpoints)),

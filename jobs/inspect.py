@@ -121,6 +121,8 @@ def _verify_checkpoints(paths: Sequence[str]) -> Iterator[str]:
         try:
             model, _ = load_speech_lm(path)
             _trainer_state(Path(path))
+            for name in checkpoint.damaged_files(Path(path)):
+                yield f"{storage.join(path, name)} is not what was saved"
         except TwistError as error:
             yield str(error)
             continue

@@ -80,7 +80,8 @@ def _folder(kind: str, description: Mapping[str, Any]) -> Iterator[str]:
 
 def _manifest(description: Mapping[str, Any]) -> Iterator[str]:
     for name, corpus in description["corpora"].items():
-        yield from _row(f"corpus {name}", f"{_count(corpus['recordings'], 'recordings')}, {_hours(corpus['hours'])}")
+        corpus_told = f"{name}: {_count(corpus['recordings'], 'recordings')}, {_hours(corpus['hours'])}"
+        yield from _row("corpus", corpus_told)
     yield from _row("recordings", _spread(description["recordings_s"], _seconds))
     yield from _row("sample rates", _histogram({f"{rate} Hz": n for rate, n in description["sample_rates_hz"].items()}))
     yield from _row("speakers", f"{description['num_speakers']:,}")

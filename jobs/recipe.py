@@ -63,6 +63,7 @@ def read_recipe(
     sections: Sequence[str],
     argv: Sequence[str],
     add_arguments: Callable[[ArgumentParser], None] | None = None,
+    needs_run: Callable[[Namespace], bool] = lambda _: True,
 ) -> tuple[Recipe, Namespace]:
     """Parses a command line: --config, --run, an option for each setting of `sections`, and the command's own.
 
@@ -74,6 +75,7 @@ def read_recipe(
         sections: The sections of a recipe that this command has options for.
         argv: The arguments after the command.
         add_arguments: Adds what this command takes beside.
+        needs_run: Whether these arguments leave something to be looked for in the run's folder.
 
     Raises:
         UsageError: an unknown key or option, or a value that does not fit.
@@ -91,9 +93,9 @@ def read_recipe(
         made = parser.instantiate(arguments)
     except ArgumentError as error:
         raise UsageError(_sentence(error)) from error
-    if not made.run:
+    if not made.run and needs_run(made):
         raise UsageError("no run is named: give --run FOLDER, or `run:` in the recipe")
-    run = storage.absolute(made.run)
+    run = storage.absolute(made.run) if made.run else ""
     return Recipe(**{"run": run, **{name: made[name] for name in sections if made.get(name) is not None}}), made
 
 

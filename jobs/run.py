@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -10,7 +11,9 @@ from jsonargparse import ArgumentParser
 from jobs import codebook, evaluate, filter, manifest, pack, segment, tokenize, train
 from jobs.command import guard
 from jobs.recipe import SECTIONS, Recipe, UsageError, read_recipe
+from model.speech_lm import require_model
 from pipeline import report, stage, storage
+from pipeline.units import describe_encoder
 
 STAGES = (manifest, filter, segment, codebook, tokenize, pack)
 
@@ -23,11 +26,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         recipe, given = read_recipe("run", __doc__, ("corpora", *SECTIONS), arguments, _add_arguments)
         recipe = manifest.with_audio(recipe, given)
         checkpoints = given.checkpoints or storage.join(recipe.run, "checkpoints")
-        if storage.is_s3(checkpoints):  # said now, not after the days that tokenization takes
+        if storage.is_s3(checkpoints):
             raise UsageError("checkpoints cannot be written to S3; give --checkpoints a local folder")
+        assert recipe.train is not None
+        # Said now, not after days of tokenization.
+        describe_encoder(recipe.encoder)
+        require_model(recipe.train.init, recipe.train.architecture, recipe.train.max_units)
         for job in STAGES:
             job.work(recipe)
-        assert recipe.train is not None
         result = train.work(recipe, checkpoints=checkpoints)
         shards = storage.join(recipe.run, "shards")
         evaluation = evaluate.evaluate_perplexity(result.checkpoint, shards, "validation", recipe.train.max_units)
@@ -55,7 +61,7 @@ def _table(recipe: Recipe, perplexity_before: float, evaluation: evaluate.Evalua
         f"after, {evaluation.unigram.mean.perplexity:.2f} by unit frequencies alone",
         "shards": shards,
         "best checkpoint": evaluation.checkpoint,
-        "look closer": f"twist inspect {recipe.run}",
+        "look closer": f"twist inspect {shlex.quote(recipe.run)}",
     }
     width = max(map(len, rows))
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows.items())

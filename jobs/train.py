@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from tqdm import tqdm
 
 from jobs.command import guard, progress, quiet_transformers
@@ -74,12 +74,16 @@ def _add_arguments(parser: ArgumentParser) -> None:
     add_checkpoints(parser)
 
 
+def _needs_run(given: Namespace) -> bool:
+    return not (given.shards and given.checkpoints)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; gives its exit status."""
     arguments = sys.argv[1:] if argv is None else argv
 
     def do() -> None:
-        recipe, given = read_recipe("train", __doc__, ("train",), arguments, _add_arguments)
+        recipe, given = read_recipe("train", __doc__, ("train",), arguments, _add_arguments, _needs_run)
         work(recipe, given.shards, given.checkpoints)
 
     return guard("train", do)

@@ -3,12 +3,14 @@
     FOLDER/00001000/   config.json, model.safetensors   the speech LM, a plain transformers folder
                        optimizer.pt                     AdamW's state
                        trainer_state.json               all else that a resumed run needs
+                       checksums.json                   of all these
 
 Random states are not among it: the trainer seeds its generators anew at every step.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 UNFINISHED_PREFIX = ".saving-"
+CHECKSUMS = "checksums.json"
 
 
 def open_folder(uri: str) -> Path:
@@ -84,6 +87,8 @@ def save(
     model.save_pretrained(unfinished)
     torch.save(optimizer.state_dict(), unfinished / "optimizer.pt")
     (unfinished / "trainer_state.json").write_text(json.dumps(trainer_state, indent=2) + "\n")
+    checksums = {path.name: _sha256(path) for path in sorted(unfinished.iterdir())}
+    (unfinished / CHECKSUMS).write_text(json.dumps(checksums, indent=2) + "\n")
     for path in (*unfinished.iterdir(), unfinished):
         _sync(path)
     unfinished.rename(final)
@@ -131,6 +136,24 @@ def prune(folder: Path, keep_last: int, best_step: int | None) -> None:
             # Renamed first, so that a run killed meanwhile leaves no half of it under its name.
             doomed = step_folder(folder, step).rename(folder / f"{UNFINISHED_PREFIX}{step:08d}")
             shutil.rmtree(doomed)
+
+
+def damaged_files(path: Path) -> list[str]:
+    """The files of one checkpoint's folder that are not what was saved.
+
+    Raises:
+        TwistError: the list of checksums is missing or damaged.
+    """
+    try:
+        checksums: dict[str, str] = json.loads((path / CHECKSUMS).read_text())
+    except (OSError, ValueError) as error:
+        raise TwistError(f"{path / CHECKSUMS} is missing or damaged: {error}") from error
+    return [name for name, sha256 in checksums.items() if not (path / name).is_file() or _sha256(path / name) != sha256]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _damaged(path: Path) -> TwistError:

@@ -61,6 +61,11 @@ def cold_start(architecture: dict[str, Any], vocabulary: Vocabulary, seed: int) 
     Raises:
         TwistError: the family or a setting is unknown.
     """
+    _refuse_unknown_settings(architecture)
+    return _initialize(architecture, vocabulary, seed)
+
+
+def _refuse_unknown_settings(architecture: dict[str, Any]) -> None:
     model_type = architecture.get("model_type")
     try:
         known = AutoConfig.for_model(model_type)
@@ -72,7 +77,6 @@ def cold_start(architecture: dict[str, Any], vocabulary: Vocabulary, seed: int) 
         raise TwistError(
             f"architecture: {', '.join(unknown)} is no setting of {model_type}; see {type(known).__name__}"
         )
-    return _initialize(architecture, vocabulary, seed)
 
 
 def load_speech_lm(folder: str) -> tuple[PreTrainedModel, Vocabulary]:
@@ -105,6 +109,23 @@ def next_unit_nll(model: nn.Module, token_ids: Tensor, labels: Tensor) -> Tensor
     targets = labels[:, 1:]
     nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=IGNORED_LABEL)
     return nll.view(targets.shape)
+
+
+def require_model(init: str | None, architecture: dict[str, Any] | None, max_units: int) -> None:
+    """Refuses, before anything is trained or even packed, a model that could not be made.
+
+    Raises:
+        TwistError: there is no such folder, family or setting, or it has no positions for samples of `max_units`.
+    """
+    if init is not None:
+        if not Path(init, "config.json").is_file():
+            raise TwistError(f"{init} is no local folder of a transformers model (there is no config.json in it)")
+        config = AutoConfig.from_pretrained(init, local_files_only=True, trust_remote_code=False)
+    else:
+        assert architecture is not None
+        _refuse_unknown_settings(architecture)
+        config = AutoConfig.for_model(**architecture)
+    require_positions(config, max_units)
 
 
 def require_positions(config: PretrainedConfig, max_units: int) -> None:

@@ -264,7 +264,7 @@ class _PyAVSource(_Source):
         try:
             import av
         except ImportError:
-            advice = "libsndfile does not read this format: pip install 'twist-pipeline[av]'"
+            advice = "libsndfile does not read this format; install this project's extra `av`"
             raise AudioError("needs_av", advice) from None
         try:
             with av.open(file, metadata_errors="replace") as container:

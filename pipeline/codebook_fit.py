@@ -159,7 +159,7 @@ class DrawFrames:
             elif len(wav) < self._encoder.min_samples:
                 drawn.append(AudioError("too_short", f"{len(wav)} samples give no frame"))
             else:
-                features = self._encoder.encode([torch.from_numpy(wav)])[0].cpu().numpy()
+                features = self._encoder.encode([torch.tensor(wav)])[0].cpu().numpy()
                 generator = np.random.default_rng(_hash(self._seed, id))
                 drawn.append(features[generator.random(len(features)) < self._share])
         return _frames_table(unit, drawn)

@@ -6,7 +6,7 @@ corpora -> RUN/manifest/<corpus>.parquet (Recording)
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from pipeline import parquet, storage
@@ -32,6 +32,8 @@ def make_manifest(run: str, corpora: Sequence[CorpusConfig], report: ReportProgr
     Raises:
         CorpusError: a root is missing, a corpus is not laid out as expected, two have one name, or nothing is readable.
     """
+    # Whatever folder the command is run from, and with or without a slash at its end, a root is one place.
+    corpora = [replace(corpus, root=storage.absolute(corpus.root)) for corpus in corpora]
     if not corpora:
         raise CorpusError("no corpus is named; give `corpora:` in the recipe, or a folder on the command line")
     names = [corpus.label for corpus in corpora]

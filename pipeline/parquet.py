@@ -31,11 +31,11 @@ def read(uri: str, columns: list[str] | None = None) -> pa.Table:
         TwistError: it is not a whole Parquet file, or lacks one of `columns`.
     """
     try:
-        with storage.open_read(uri) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+        with _open(uri) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
             # Of a column that is not there, pyarrow says nothing.
             if missing := set(columns or ()) - set(parquet.schema_arrow.names):
                 raise pa.ArrowKeyError(f"it has no column {', '.join(sorted(missing))}")
-            return parquet.read(columns)
+            return parquet.read(columns, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         # pyarrow tells of damage through plain OSErrors too; a disk's or bucket's have a number or own type.
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
@@ -43,3 +43,12 @@ def read(uri: str, columns: list[str] | None = None) -> pa.Table:
         raise TwistError(
             f"{uri} is not a whole Parquet file of this kind ({error}); delete it and run its stage again"
         ) from error
+
+
+def _open(uri: str) -> pa.NativeFile:
+    # Not a Python file where that can be helped, nor threads: one of Arrow's that lets go of a Python object while the
+    # interpreter ends aborts the process.
+    if storage.is_s3(uri):
+        return pa.BufferReader(storage.read_bytes(uri))
+    storage.size(uri)  # for the errors that storage raises
+    return pa.OSFile(uri)

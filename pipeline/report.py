@@ -51,7 +51,7 @@ def kind_of(uri: str) -> str:
             raise TwistError(f"{uri} holds the output of stage {kind}; give the folder that name, in its run")
         if kind in STAGES:
             return kind
-    if any(_was_begun(uri, name) for name in STAGES):
+    if any(_was_begun(uri, name) for name in STAGES) or storage.exists(storage.join(uri, "checkpoints/metrics.jsonl")):
         return "run"
     if storage.exists(storage.join(uri, "config.json")):
         return "checkpoint"

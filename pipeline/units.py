@@ -38,7 +38,7 @@ class UnitEncoder:
         """Clips [S] at 16 kHz -> the unit of each frame [F]; what a clip gives does not depend on its neighbours."""
         if not wavs:
             return []
-        units = [self._assign(frames) for frames in self._encoder.encode([torch.from_numpy(wav) for wav in wavs])]
+        units = [self._assign(frames) for frames in self._encoder.encode([torch.tensor(wav) for wav in wavs])]
         # One copy from a GPU for all of them.
         joined = torch.cat(units).to(torch.int32).cpu().numpy().astype(np.uint16)
         return np.split(joined, np.cumsum([len(clip_units) for clip_units in units[:-1]]))

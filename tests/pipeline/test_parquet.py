@@ -79,12 +79,13 @@ def test_damage_is_one_clear_error_or_does_no_harm(tmp_path: Path) -> None:
             assert table.equals(TABLE), "damaged values came through unnoticed"
 
 
-def test_a_failing_disk_is_not_called_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Failing(io.BytesIO):
-        def read(self, *_: object) -> bytes:  # type: ignore[override]
-            raise failure
+def test_a_failing_store_is_not_called_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(uri: str) -> bytes:
+        raise failure
 
-    monkeypatch.setattr(storage, "open_read", lambda _: Failing(parquet.to_bytes(TABLE)))
+    monkeypatch.setattr(storage, "size", fail)
+    monkeypatch.setattr(storage, "read_bytes", fail)
     for failure in (OSError(errno.EIO, "Input/output error"), ConnectionError("s3://bucket: time out")):
-        with pytest.raises(type(failure), match=str(failure.args[-1])):
-            parquet.read(str(tmp_path / "table.parquet"))
+        for uri in (str(tmp_path / "table.parquet"), "s3://bucket/table.parquet"):
+            with pytest.raises(type(failure), match=str(failure.args[-1])):
+                parquet.read(uri)
