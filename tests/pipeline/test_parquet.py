@@ -80,7 +80,7 @@ def test_damage_is_one_clear_error_or_does_no_harm(tmp_path: Path) -> None:
 
 
 def test_a_failing_store_is_not_called_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(uri: str) -> bytes:
+    def fail(_: str) -> bytes:
         raise failure
 
     monkeypatch.setattr(storage, "size", fail)
