@@ -32,8 +32,6 @@ def quiet_transformers() -> None:
 
 def guard(command: str, work: Callable[[], None]) -> int:
     """Runs a command's work and gives its exit status; a mistake, or a disk that fails, is told in one sentence."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
     try:
         work()
     except TwistError as mistake:
@@ -42,7 +40,7 @@ def guard(command: str, work: Callable[[], None]) -> int:
     except BrokenPipeError:  # whoever read the output has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - for what Python still flushes as it ends
         return 0
-    except (RunError, OSError, BotoCoreError, ClientError) as failure:
+    except (RunError, OSError) as failure:
         print(f"twist {command}: {failure}; run the command again to go on from here", file=sys.stderr)
         return FAILURE
     except KeyboardInterrupt:

@@ -13,6 +13,7 @@ from jobs.command import guard
 from jobs.recipe import SECTIONS, Recipe, UsageError, read_recipe
 from model.speech_lm import require_model
 from pipeline import report, stage, storage
+from pipeline.tokenize import STAGE as UNITS
 from pipeline.units import describe_encoder
 
 STAGES = (manifest, filter, segment, codebook, tokenize, pack)
@@ -30,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UsageError("checkpoints cannot be written to S3; give --checkpoints a local folder")
         assert recipe.train is not None
         # Said now, not after days of tokenization.
-        describe_encoder(recipe.encoder)
+        if not stage.is_finished(recipe.run, UNITS):
+            describe_encoder(recipe.encoder)
         require_model(recipe.train.init, recipe.train.architecture, recipe.train.max_units)
         for job in STAGES:
             job.work(recipe)

@@ -121,9 +121,9 @@ def _import_codebook(run: str, config: CodebookConfig, encoder_config: EncoderCo
     with stage.begin() as has_work:
         if not has_work:
             return
-        encoder = load_encoder(encoder_config)
-        codebook_import.check(imported, config.num_units, encoder.describe())
-        facts = codebook_import.facts_of(imported, encoder.describe())
+        encoder = describe_encoder(encoder_config)
+        codebook_import.check(imported, config.num_units, encoder)
+        facts = codebook_import.facts_of(imported, encoder)
         taken = codebook.save(stage.uri, imported.centroids, facts)
         nothing_read = StageCounts.of(Tally(), Tally(), [])
         stage.finish(nothing_read, [], taken.fingerprint, imported_from=imported.source)

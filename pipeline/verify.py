@@ -22,6 +22,7 @@ from pipeline.language import STAGE as LANGUAGE
 from pipeline.manifest import STAGE as MANIFEST
 from pipeline.manifest import read_recordings
 from pipeline.pack import STAGE as SHARDS
+from pipeline.report import STAGES
 from pipeline.segment import SEGMENTS as SEGMENTS_FILE
 from pipeline.segment import STAGE as SEGMENTS
 from pipeline.segment import read_segments
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from pipeline.codebook import Codebook
 
 TIME_TOLERANCE_S = 1e-6
-STAGES = (MANIFEST, LANGUAGE, SEGMENTS, CODEBOOK, UNITS, SHARDS)
 # Whose kept hours go into which stage. (The codebook takes a sample, and nothing is made from what it keeps.)
 SOURCES = {LANGUAGE: MANIFEST, SEGMENTS: LANGUAGE, UNITS: SEGMENTS, SHARDS: UNITS}
 
