@@ -20,6 +20,8 @@ COMMANDS = {
     "evaluate": "measure a checkpoint on shards",
     "inspect": "show, and verify, a run or any part of one",
     "synthesize": "make the demo's speech",
+    "synthesize-voices": "make speech of many voices with its phonemes, to pretrain a tokenizer on",
+    "pretrain-tokenizer": "pretrain a HuBERT on the audio and units of a run",
 }
 
 
@@ -32,12 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] not in COMMANDS:
         print(f"twist: there is no command {arguments[0]!r}; commands are {', '.join(COMMANDS)}", file=sys.stderr)
         return USERS_MISTAKE
-    status: int = importlib.import_module(f"jobs.{arguments[0]}").main(arguments[1:])
+    status: int = importlib.import_module(f"jobs.{arguments[0].replace('-', '_')}").main(arguments[1:])
     return status
 
 
 def _usage() -> str:
-    lines = [f"  {name:<11} {what}" for name, what in COMMANDS.items()]
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}} {what}" for name, what in COMMANDS.items()]
     return "\n".join(["usage: twist COMMAND [--help] ...", "", *lines])
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from model.encoder import EncoderConfig
+from model.pretrain_config import PretrainConfig
 from model.train_config import TrainConfig
 from pipeline import storage
 from pipeline.codebook_fit import CodebookConfig
@@ -34,6 +35,7 @@ SECTIONS: dict[str, type] = {
     "codebook": CodebookConfig,
     "pack": PackConfig,
     "train": TrainConfig,
+    "pretrain": PretrainConfig,
     "cluster": ClusterConfig,
 }
 
@@ -50,6 +52,7 @@ class Recipe:
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     pack: PackConfig = field(default_factory=PackConfig)
     train: TrainConfig | None = None
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 

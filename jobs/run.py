@@ -1,10 +1,13 @@
-"""Runs a recipe from audio to an evaluated model, stage by stage; what is finished is skipped."""
+"""Runs a recipe from audio to an evaluated model, stage by stage; what is finished is skipped.
+
+With --until it ends earlier, and the settings of what would come after are not looked at.
+"""
 
 from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from jsonargparse import ArgumentParser
 
@@ -16,7 +19,17 @@ from pipeline import report, stage, storage
 from pipeline.tokenize import STAGE as UNITS
 from pipeline.units import describe_encoder
 
-STAGES = (manifest, filter, segment, codebook, tokenize, pack)
+STAGES: dict[str, Callable[[Recipe], None]] = {
+    "manifest": manifest.work,
+    "filter": filter.work,
+    "segment": segment.work,
+    "codebook": codebook.work,
+    "tokenize": tokenize.work,
+    "pack": pack.work,
+}
+# Of no use without an encoder that can be loaded, which is therefore seen to before them all.
+WITH_ENCODER = ("codebook", "tokenize", "pack")
+DATA_SECTIONS = tuple(name for name in SECTIONS if name not in ("train", "pretrain"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,18 +37,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
 
     def work() -> None:
-        recipe, given = read_recipe("run", __doc__, ("corpora", *SECTIONS), arguments, _add_arguments)
+        ends_early = any(argument.partition("=")[0] == "--until" for argument in arguments)
+        sections = ("corpora", *DATA_SECTIONS, *(() if ends_early else ("train",)))
+        recipe, given = read_recipe("run", __doc__, sections, arguments, _add_arguments)
         recipe = manifest.with_audio(recipe, given)
+        # Said now, not after days of tokenization.
+        if given.until in (None, *WITH_ENCODER) and not stage.is_finished(recipe.run, UNITS):
+            describe_encoder(recipe.encoder)
+        if given.until is not None:
+            _run_until(recipe, given.until)
+            return
         checkpoints = given.checkpoints or storage.join(recipe.run, "checkpoints")
         if storage.is_s3(checkpoints):
             raise UsageError("checkpoints cannot be written to S3; give --checkpoints a local folder")
         assert recipe.train is not None
-        # Said now, not after days of tokenization.
-        if not stage.is_finished(recipe.run, UNITS):
-            describe_encoder(recipe.encoder)
         require_model(recipe.train.init, recipe.train.architecture, recipe.train.max_units)
-        for job in STAGES:
-            job.work(recipe)
+        _run_until(recipe, "pack")
         result = train.work(recipe, checkpoints=checkpoints)
         shards = storage.join(recipe.run, "shards")
         evaluation = evaluate.evaluate_perplexity(result.checkpoint, shards, "validation", recipe.train.max_units)
@@ -44,9 +61,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guard("run", work)
 
 
+def _run_until(recipe: Recipe, last: str) -> None:
+    for name, work in STAGES.items():
+        work(recipe)
+        if name == last:
+            return
+
+
 def _add_arguments(parser: ArgumentParser) -> None:
     manifest.add_audio(parser)
     train.add_checkpoints(parser)
+    parser.add_argument(
+        "--until", choices=tuple(STAGES), help="The last stage to do; training comes after, unless given."
+    )
 
 
 def _table(recipe: Recipe, perplexity_before: float, evaluation: evaluate.Evaluation) -> str:

@@ -1,6 +1,6 @@
 """Training checkpoints: one folder per step, each appearing under its name only once it is whole.
 
-    FOLDER/00001000/   config.json, model.safetensors   the speech LM, a plain transformers folder
+    FOLDER/00001000/   config.json, model.safetensors   the model, a plain transformers folder
                        optimizer.pt                     AdamW's state
                        trainer_state.json               all else that a resumed run needs
                        checksums.json                   of all these
@@ -16,6 +16,7 @@ import os
 import pickle
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ import torch
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from collections.abc import Callable, Collection
 
 UNFINISHED_PREFIX = ".saving-"
 CHECKSUMS = "checksums.json"
@@ -70,21 +71,25 @@ def best_folder(uri: str) -> Path:
 
 
 def save(
-    folder: Path, step: int, model: PreTrainedModel, optimizer: torch.optim.Optimizer, trainer_state: dict[str, Any]
+    folder: Path,
+    step: int,
+    save_model: Callable[[Path], None],
+    optimizer: torch.optim.Optimizer,
+    trainer_state: dict[str, Any],
 ) -> Path:
     """Writes the checkpoint of one step.
 
     Args:
         folder: The folder of the run's checkpoints.
         step: Updates done so far.
-        model: The bare model.
-        optimizer: Its optimizer.
+        save_model: Writes the model's own files into a folder.
+        optimizer: The model's optimizer.
         trainer_state: What else to keep, as JSON.
     """
     final = step_folder(folder, step)
     unfinished = folder / f"{UNFINISHED_PREFIX}{final.name}"
     unfinished.mkdir()
-    model.save_pretrained(unfinished)
+    save_model(unfinished)
     torch.save(optimizer.state_dict(), unfinished / "optimizer.pt")
     (unfinished / "trainer_state.json").write_text(json.dumps(trainer_state, indent=2) + "\n")
     checksums = {path.name: _sha256(path) for path in sorted(unfinished.iterdir())}
@@ -108,6 +113,31 @@ def load_trainer_state(folder: Path, step: int) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise _damaged(path) from error
     return state
+
+
+def refuse_other_settings(before: dict[str, Any], config: Any, changeable: Collection[str], folder: Path) -> None:
+    """Refuses to go on with a run that was begun with settings that train another model.
+
+    Args:
+        before: The settings of the run so far, as `dataclasses.asdict` gives them and JSON keeps them.
+        config: The settings now, a dataclass.
+        changeable: Names of the settings that may differ.
+        folder: The folder of the run's checkpoints.
+
+    Raises:
+        TwistError: names each setting that differs, with both values.
+    """
+    now = json.loads(json.dumps(asdict(config)))
+    changes = [
+        f"{name} was {json.dumps(before.get(name))}, is {json.dumps(value)}"
+        for name, value in now.items()
+        if name not in changeable and before.get(name) != value
+    ]
+    if changes:
+        raise TwistError(
+            f"{folder} holds checkpoints of other settings: {'; '.join(changes)}. Set them back, or train into another "
+            f"folder"
+        )
 
 
 def load_optimizer(folder: Path, step: int, optimizer: torch.optim.Optimizer) -> None:

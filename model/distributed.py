@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -15,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -43,14 +45,26 @@ class Ranks:
         """The main process's value, in every process; none goes on before the main process has got here."""
         return int(self.sum(torch.tensor(value if self.is_main else 0, device=self.device)).item())
 
-    def data_parallel(self, model: nn.Module) -> nn.Module:
-        """The model, wrapped where there are other processes to average gradients with."""
+    def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrites tensors in every process with the main process's."""
+        if self.world_size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+    def data_parallel(self, model: nn.Module, *, may_skip_parameters: bool = False) -> nn.Module:
+        """The model, wrapped where there are other processes to average gradients with.
+
+        Args:
+            model: On this process's device.
+            may_skip_parameters: Whether a forward pass may leave some of the parameters out.
+        """
         if self.world_size == 1:
             return model
         return DistributedDataParallel(
             model,
             device_ids=[self.device] if self.device.type == "cuda" else None,
             gradient_as_bucket_view=True,
+            find_unused_parameters=may_skip_parameters,
         )
 
 
@@ -75,3 +89,24 @@ def join_ranks(device: Device) -> Iterator[Ranks]:
         yield Ranks(dist.get_rank(), dist.get_world_size(), place)
     finally:
         dist.destroy_process_group()
+
+
+def gradient_sync(model: nn.Module, *, is_last: bool) -> contextlib.AbstractContextManager[None]:
+    """Lets processes exchange gradients in the last backward pass of a step only."""
+    if isinstance(model, DistributedDataParallel) and not is_last:
+        return model.no_sync()
+    return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def sigterm_flag() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets instead of ending the process."""
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # Python lets only the main thread handle signals
+        yield flag
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: flag.set())
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGTERM, before)

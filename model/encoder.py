@@ -236,6 +236,7 @@ class ClipEncoder:
             "max_chunk_s": self.config.max_chunk_s,
             "sample_rate_hz": self.sample_rate_hz,
             "hop_samples": self.hop_samples,
+            "min_samples": self.min_samples,
             "frame_rate_hz": self.sample_rate_hz / self.hop_samples,
             "feature_dim": self.feature_dim,
             "fingerprint": self.fingerprint,

@@ -145,14 +145,19 @@ class HubertModel(nn.Module):
     Layers count from 1: `layer=11` is the output of the eleventh Transformer layer, which is `hidden_states[11]` of
     Hugging Face's model and `output_layer=11` of fairseq's. The last layer's features are its own output: with
     `do_stable_layer_norm` the model's closing layer norm is not part of them (as in fairseq, and in transformers 5).
+
+    Args:
+        config: its shape.
+        dropout: share of values that training zeroes: of the Transformer's input, of attention and of what each half
+            of a layer adds. Features do not depend on it.
     """
 
-    def __init__(self, config: HubertConfig) -> None:
+    def __init__(self, config: HubertConfig, dropout: float = 0.0) -> None:
         super().__init__()
         self.config = config
         self.feature_extractor = FeatureExtractor(config)
-        self.feature_projection = FeatureProjection(config)
-        self.encoder = TransformerEncoder(config)
+        self.feature_projection = FeatureProjection(config, dropout)
+        self.encoder = TransformerEncoder(config, dropout)
 
     def forward(self, wav: Tensor, layer: int, num_samples: Tensor | None = None) -> Tensor:
         """Features of one layer; the layers above it are not run.
@@ -217,35 +222,37 @@ class HubertModel(nn.Module):
 class FeatureProjection(nn.Module):
     """Layer norm (where the config has it) and projection: frames [B, F, C] -> hidden [B, F, D]."""
 
-    def __init__(self, config: HubertConfig) -> None:
+    def __init__(self, config: HubertConfig, dropout: float) -> None:
         super().__init__()
         self.has_layer_norm = config.feat_proj_layer_norm
         if self.has_layer_norm:
             self.layer_norm = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps)
         self.projection = nn.Linear(config.conv_dim[-1], config.hidden_size)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, frames: Tensor) -> Tensor:
         if self.has_layer_norm:
             frames = self.layer_norm(frames)
-        return self.projection(frames)  # type: ignore[no-any-return]
+        return self.dropout(self.projection(frames))  # type: ignore[no-any-return]
 
 
 class TransformerEncoder(nn.Module):
     """Holds the positional convolution and the Transformer layers; HubertModel decides how many of them run."""
 
-    def __init__(self, config: HubertConfig) -> None:
+    def __init__(self, config: HubertConfig, dropout: float) -> None:
         super().__init__()
         self.do_stable_layer_norm = config.do_stable_layer_norm
         self.pos_conv_embed = PositionalConv(config)
         # With do_stable_layer_norm this norm closes the whole model, after the last layer, and no layer's features
         # pass through it; without, it opens the first layer.
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_hidden_layers))
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(TransformerLayer(config, dropout) for _ in range(config.num_hidden_layers))
 
     def embed(self, frames: Tensor, is_own: Tensor | None) -> Tensor:
         """frames [B, F, D], of which `is_own` [B, F] belong to their wav (None: all) -> the first layer's input."""
         frames = frames + self.pos_conv_embed(frames, is_own)
-        return frames if self.do_stable_layer_norm else self.layer_norm(frames)
+        return self.dropout(frames if self.do_stable_layer_norm else self.layer_norm(frames))  # type: ignore[no-any-return]
 
 
 class PositionalConv(nn.Module):
@@ -285,28 +292,30 @@ class PositionalConv(nn.Module):
 class TransformerLayer(nn.Module):
     """Self-attention and feed-forward with residuals, layer norm before ("stable") or after each: [B, F, D]."""
 
-    def __init__(self, config: HubertConfig) -> None:
+    def __init__(self, config: HubertConfig, dropout: float) -> None:
         super().__init__()
         self.norm_first = config.do_stable_layer_norm
-        self.attention = Attention(config.hidden_size, config.num_attention_heads)
+        self.attention = Attention(config.hidden_size, config.num_attention_heads, dropout)
+        self.dropout = nn.Dropout(dropout)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward = FeedForward(config.hidden_size, config.intermediate_size)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, hidden: Tensor, is_own: Tensor | None) -> Tensor:
         if self.norm_first:
-            hidden = hidden + self.attention(self.layer_norm(hidden), is_own)
-            return hidden + self.feed_forward(self.final_layer_norm(hidden))  # type: ignore[no-any-return]
-        hidden = self.layer_norm(hidden + self.attention(hidden, is_own))
-        return self.final_layer_norm(hidden + self.feed_forward(hidden))  # type: ignore[no-any-return]
+            hidden = hidden + self.dropout(self.attention(self.layer_norm(hidden), is_own))
+            return hidden + self.dropout(self.feed_forward(self.final_layer_norm(hidden)))  # type: ignore[no-any-return]
+        hidden = self.layer_norm(hidden + self.dropout(self.attention(hidden, is_own)))
+        return self.final_layer_norm(hidden + self.dropout(self.feed_forward(hidden)))  # type: ignore[no-any-return]
 
 
 class Attention(nn.Module):
     """Multi-head self-attention over a wav's own frames (`is_own` [B, F]; None: all): [B, F, D] -> [B, F, D]."""
 
-    def __init__(self, hidden_size: int, num_heads: int) -> None:
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.dropout = dropout
         self.q_proj = nn.Linear(hidden_size, hidden_size)
         self.k_proj = nn.Linear(hidden_size, hidden_size)
         self.v_proj = nn.Linear(hidden_size, hidden_size)
@@ -318,7 +327,9 @@ class Attention(nn.Module):
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         mask = None if is_own is None else is_own[:, None, None]
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)  # [B, heads, F, D / heads]
+        attended = F.scaled_dot_product_attention(  # [B, heads, F, D / heads]
+            query, key, value, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
+        )
         return self.out_proj(attended.transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]
 
 

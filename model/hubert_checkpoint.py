@@ -7,7 +7,7 @@ comes from outside, so nothing in it is run: weights are read as tensors, and co
 import ast
 import json
 import re
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -138,6 +138,30 @@ def load_huggingface_folder(folder: Path) -> tuple[HubertModel, bool]:
         OLD_WEIGHT_NORM_NAMES.get(name, name): tensor for name, tensor in weights.items() if name not in TRAINING_ONLY
     }
     return _build(config, weights, weights_path), _huggingface_do_normalize(folder / "preprocessor_config.json")
+
+
+def save_huggingface_folder(model: HubertModel, folder: Path, mask_embedding: Tensor) -> None:
+    """Write a model that takes waveforms as they are as a folder that transformers' HubertModel loads, and ours.
+
+    Args:
+        model: with weight norm not folded in.
+        folder: where to; must exist.
+        mask_embedding: [D] what pretraining puts in place of masked frames.
+    """
+    config = {"model_type": "hubert", "architectures": ["HubertModel"], **asdict(model.config)}
+    preprocessor = {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "feature_size": 1,
+        "sampling_rate": SAMPLE_RATE_HZ,
+        "padding_value": 0.0,
+        "do_normalize": False,
+        "return_attention_mask": False,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    weights["masked_spec_embed"] = mask_embedding.detach().cpu().contiguous()
+    safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
 def load_fairseq_file(path: Path) -> tuple[HubertModel, bool]:

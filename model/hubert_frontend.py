@@ -108,13 +108,15 @@ class FirstConvLayer(nn.Module):
     def forward(self, wav: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """wav [B, S], weight and bias as `folded` gives them -> channels [B, T, C]."""
         weight, bias = weight.expand(len(wav), -1, -1), bias.expand(len(wav), -1, -1)
-        if isinstance(self.layer_norm, nn.LayerNorm):
-            channels = self.layer_norm(torch.baddbmm(bias, self._windows(wav), weight))
-        elif self.output_dtype == torch.bfloat16:
-            channels = self._product_of_halves(wav, weight, bias)
-        else:
-            channels = torch.baddbmm(bias, self._windows(wav), weight)
-        return F.gelu(channels).to(self.output_dtype)
+        # Mixed precision, with which the layers above are trained, would blur the waveform.
+        with torch.autocast(wav.device.type, enabled=False):
+            if isinstance(self.layer_norm, nn.LayerNorm):
+                channels = self.layer_norm(torch.baddbmm(bias, self._windows(wav), weight))
+            elif self.output_dtype == torch.bfloat16:
+                channels = self._product_of_halves(wav, weight, bias)
+            else:
+                channels = torch.baddbmm(bias, self._windows(wav), weight)
+            return F.gelu(channels).to(self.output_dtype)
 
     def _product_of_halves(self, wav: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """What float32 would give, rounded to bfloat16, at bfloat16's speed and without float32's memory traffic.
@@ -147,16 +149,38 @@ class ConvLayer(nn.Module):
         self._packed = PackedLinear(self._matrix(), self.conv.bias, gelu=self.layer_norm is None)
 
     def forward(self, channels: Tensor) -> Tensor:
-        windows = channels.unfold(1, self.conv.kernel_size[0], self.conv.stride[0]).transpose(2, 3).flatten(2)
-        if self._packed is None:
-            channels = F.linear(windows, self._matrix(), self.conv.bias)
+        if self.training:
+            channels = self._sum_of_products(channels)
+        elif self._packed is None:
+            channels = F.linear(self._windows(channels), self._matrix(), self.conv.bias)
         else:
-            channels = self._packed(windows)
+            channels = self._packed(self._windows(channels))
             if self.layer_norm is None:
                 return channels
         if self.layer_norm is not None:
             channels = self.layer_norm(channels)
         return F.gelu(channels)
+
+    def _windows(self, channels: Tensor) -> Tensor:
+        return channels.unfold(1, self.conv.kernel_size[0], self.conv.stride[0]).transpose(2, 3).flatten(2)
+
+    def _sum_of_products(self, channels: Tensor) -> Tensor:
+        """The convolution without overlapping windows, whose gradient would have to be gathered number by number.
+
+        Time is cut into steps of one stride. A window is so many whole ones, and perhaps the beginning of another.
+        """
+        (kernel,), (stride,) = self.conv.kernel_size, self.conv.stride
+        num_windows = (channels.shape[1] - kernel) // stride + 1
+        num_steps = num_windows - 1 + -(-kernel // stride)
+        missing = max(0, num_steps * stride - channels.shape[1])
+        whole_steps = F.pad(channels, (0, 0, 0, missing))[:, : num_steps * stride]
+        steps = whole_steps.reshape(len(channels), num_steps, -1)
+        products = self.conv.bias
+        for i, part in enumerate(torch.split(self._matrix(), steps.shape[2], dim=1)):
+            product = F.linear(steps[:, i : i + num_windows, : part.shape[1]], part)
+            products = product if products is None else products + product
+        assert products is not None
+        return products
 
     def _matrix(self) -> Tensor:
         return self.conv.weight.transpose(1, 2).flatten(1)  # [C', kernel * C]

@@ -1,4 +1,4 @@
-"""AdamW over a speech LM, and its learning rate as a function of the step alone."""
+"""AdamW over a model, and its learning rate as a function of the step alone."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import nn
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Schedule = Literal["inverse_sqrt", "cosine"]
+Schedule = Literal["inverse_sqrt", "cosine", "linear"]
 
 
-def adamw(model: nn.Module, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
+def adamw(model: nn.Module, betas: tuple[float, float], weight_decay: float, eps: float = 1e-8) -> torch.optim.AdamW:
     """AdamW that decays matrices only: not biases, norms and embedding tables (nor a head tied to one).
 
     The learning rate is 0 until it is set for a step.
@@ -30,7 +30,7 @@ def adamw(model: nn.Module, betas: tuple[float, float], weight_decay: float) -> 
         {"params": list(group(True)), "weight_decay": weight_decay},
         {"params": list(group(False)), "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=betas)
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=betas, eps=eps)
 
 
 def learning_rate(
@@ -42,13 +42,17 @@ def learning_rate(
     - inverse_sqrt: falls as 1 / sqrt(step) until it reaches `final`, where it stays, whatever `num_steps`. The paper
       (appendix A.1) gives both rates and the warm-up, not how they are joined; read this way, 4e-4 after 100 steps of
       warm-up is down to 8e-5 at step 2500;
-    - cosine: falls along half a cosine and reaches `final` at `num_steps`.
+    - cosine: falls along half a cosine and reaches `final` at `num_steps`;
+    - linear: falls on a straight line and reaches `final` at `num_steps` (fairseq's polynomial_decay, with which HuBERT
+      is pretrained).
     """
     if step <= warmup_steps:
         return peak * step / warmup_steps
     if schedule == "inverse_sqrt":
         return max(final, peak * math.sqrt(max(warmup_steps, 1) / step))
     progress = min(1.0, (step - warmup_steps) / (num_steps - warmup_steps))
+    if schedule == "linear":
+        return peak + (final - peak) * progress
     return final + (peak - final) * (1 + math.cos(math.pi * progress)) / 2
 
 

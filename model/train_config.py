@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 from model.distributed import Device
 from model.optim import Schedule, learning_rate
@@ -32,7 +30,7 @@ class TrainConfig:
         peak_lr: Learning rate after warm-up (the paper's cold start: 8e-5).
         final_lr: Learning rate below which it does not fall (the paper's cold start: 2.5e-5).
         warmup_steps: Updates over which the learning rate rises from 0.
-        schedule: How the learning rate falls: inverse_sqrt, or cosine, which reaches final_lr at num_steps.
+        schedule: How the learning rate falls: inverse_sqrt, or cosine or linear, which reach final_lr at num_steps.
         weight_decay: AdamW's, on matrices other than embedding tables.
         betas: AdamW's decay rates of the gradient's first and second moment.
         clip_norm: Longest gradient (its norm over all parameters); null does not clip.
@@ -82,10 +80,10 @@ class TrainConfig:
         self._require("final_lr", 0 <= self.final_lr <= self.peak_lr, "between 0 and peak_lr")
         self._require("betas", all(0 <= beta < 1 for beta in self.betas), "two numbers from 0 to below 1")
         self._require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "above 0, or null")
-        self._require("schedule", self.schedule in ("inverse_sqrt", "cosine"), "inverse_sqrt or cosine")
+        self._require("schedule", self.schedule in get_args(Schedule), " or ".join(get_args(Schedule)))
         self._require("precision", self.precision in ("float32", "bfloat16"), "float32 or bfloat16")
         self._require("device", self.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda")
-        if self.schedule == "cosine":
+        if self.schedule != "inverse_sqrt":
             self._require("warmup_steps", self.warmup_steps < self.num_steps, "below num_steps")
 
     def _require(self, name: str, holds: bool, rule: str) -> None:
@@ -103,21 +101,7 @@ class TrainConfig:
             num_steps=self.num_steps,
         )
 
-    def refuse_changes(self, before: dict[str, Any], folder: Path) -> None:
-        """Refuses to go on with a run that was begun with settings that train another model.
-
-        Raises:
-            TwistError: names each setting that differs, with both values.
-        """
-        now = json.loads(json.dumps(asdict(self)))
-        changeable = CHANGEABLE | ({"num_steps"} if self.schedule == "inverse_sqrt" else set())
-        changes = [
-            f"{field.name} was {json.dumps(before.get(field.name))}, is {json.dumps(now[field.name])}"
-            for field in fields(self)
-            if field.name not in changeable and before.get(field.name) != now[field.name]
-        ]
-        if changes:
-            raise TwistError(
-                f"{folder} holds checkpoints of other settings: {'; '.join(changes)}. Set them back, or train into "
-                f"another folder"
-            )
+    @property
+    def changeable(self) -> frozenset[str]:
+        """The settings in which a resumed run may differ from its beginning."""
+        return CHANGEABLE | ({"num_steps"} if self.schedule == "inverse_sqrt" else set())

@@ -13,13 +13,11 @@ step's number: dropout is seeded anew at each step. A resumed run therefore equa
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +25,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from model import checkpoint
-from model.distributed import Ranks, join_ranks
+from model.distributed import Ranks, gradient_sync, join_ranks, sigterm_flag
 from model.loader import Batch, TrainingBatches, UnitSamples
 from model.metrics import MetricsFile
 from model.optim import adamw, set_learning_rate
@@ -102,7 +99,7 @@ def train(config: TrainConfig, shards: str, checkpoints: str, on_event: OnEvent 
     Raises:
         TwistError: shards, settings, checkpoints and model do not fit together, or the loss is no longer finite.
     """
-    with join_ranks(config.device) as ranks, _sigterm_flag() as sigterm:
+    with join_ranks(config.device) as ranks, sigterm_flag() as sigterm:
         training = _Training(config, open_dataset(shards), checkpoint.open_folder(checkpoints), ranks, on_event)
         training.run(sigterm)
         return training.result()
@@ -215,7 +212,7 @@ class _Training:
         torch.manual_seed(int(seed[0]))
         nll = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         for number, (token_ids, labels) in enumerate(batch.micro_batches, start=1):
-            with self._gradient_sync(number == len(batch.micro_batches)):
+            with gradient_sync(self.data_parallel_model, is_last=number == len(batch.micro_batches)):
                 with self._autocast():
                     micro_nll = next_unit_nll(
                         self.data_parallel_model, token_ids.to(self.ranks.device), labels.to(self.ranks.device)
@@ -259,7 +256,7 @@ class _Training:
                 "loader": self.batches.state_dict(step),
                 "progress": asdict(self.progress),
             }
-            path = checkpoint.save(self.folder, step, self.model, self.optimizer, state)
+            path = checkpoint.save(self.folder, step, self.model.save_pretrained, self.optimizer, state)
             checkpoint.prune(self.folder, self.config.keep_last, self.progress.best_step)
             self._report("checkpoint", step, path=str(path))
         self.ranks.from_main(step)  # nobody ends the run before the checkpoint is whole
@@ -272,7 +269,7 @@ class _Training:
         return self.ranks.from_main(max(checkpoint.steps(self.folder), default=0))
 
     def _refuse_other_settings(self, state: dict[str, Any], resumed_step: int) -> None:
-        self.config.refuse_changes(state["config"], self.folder)
+        checkpoint.refuse_other_settings(state["config"], self.config, self.config.changeable, self.folder)
         self.batches.load_state_dict(state["loader"])
         if resumed_step > self.config.num_steps:
             raise TwistError(
@@ -299,23 +296,3 @@ class _Training:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bfloat16")
-
-    def _gradient_sync(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
-        """Lets processes exchange gradients in the last backward pass of a step only."""
-        if isinstance(self.data_parallel_model, DistributedDataParallel) and not is_last:
-            return self.data_parallel_model.no_sync()
-        return contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def _sigterm_flag() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets instead of ending the process."""
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # Python lets only the main thread handle signals
-        yield flag
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: flag.set())
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ import torch
 
 from model.artefacts import resolve
 from model.encoder import EncoderConfig, load_encoder
-from pipeline import codebook, codebook_import, dataflow, parquet, storage
+from pipeline import codebook, codebook_import, dataflow, kmeans, parquet, storage
 from pipeline.audio import AudioError
 from pipeline.errors import TwistError
 from pipeline.records import Dropped
@@ -53,7 +53,7 @@ class CodebookConfig:
             k-means of fairseq's (.bin), or the name of an official one, which is fetched (mhubert-base-25hz-km500).
         max_hours: Hours of audio, drawn from all segments, that are encoded for the fit.
         max_frames: Frames, drawn evenly from these hours, that the centroids are fitted on.
-        num_iterations: Lloyd steps over all drawn frames.
+        num_iterations: Lloyd's steps over all drawn frames, after those on samples of them.
         seed: Seed of every draw.
     """
 
@@ -61,7 +61,7 @@ class CodebookConfig:
     path: str | None = None
     max_hours: float = 100.0
     max_frames: int = 1_000_000
-    num_iterations: int = 20
+    num_iterations: int = 10
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -171,9 +171,11 @@ def _none_drawn(unit: WorkUnit, error: AudioError) -> pa.Table:
 
 def _frames_table(unit: WorkUnit, drawn: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
     errors = [outcome if isinstance(outcome, AudioError) else None for outcome in drawn]
+    num_frames = [0 if isinstance(outcome, AudioError) else len(outcome) for outcome in drawn]
     return pa.table(
         {
             "segment_id": pa.array(unit.ids, pa.string()),
+            "num_frames": pa.array(num_frames, pa.int32()),
             "frames": pa.array([None if isinstance(o, AudioError) else o.tobytes() for o in drawn], pa.binary()),
             "reason": pa.array([error and error.reason for error in errors], pa.string()),
             "detail": pa.array([error and error.detail for error in errors], pa.string()),
@@ -190,9 +192,10 @@ def _fit_and_write(
     durations: NDArray[np.float64],
 ) -> None:
     parts = storage.join(stage.uri, FRAMES)
-    rows: list[dict[str, Any]] = []
-    for name in names:
-        rows += parquet.read(dataflow.part_uri(parts, name)).to_pylist()
+    outcomes = pa.concat_tables(
+        parquet.read(dataflow.part_uri(parts, name), ["segment_id", "num_frames", "reason", "detail"]) for name in names
+    )
+    rows = outcomes.to_pylist()
     corpora = [id.partition("/")[0] for id in segments["recording_id"].to_pylist()]
     dropped = [
         Dropped(row["segment_id"], corpus, row["reason"], row["detail"], float(duration_s))
@@ -203,12 +206,27 @@ def _fit_and_write(
         examples = "; ".join(f"{drop.id}: {drop.reason} ({drop.detail})" for drop in dropped[:3])
         raise TwistError(f"none of the {len(rows)} segments drawn for the codebook could be read: {examples}")
     encoder = describe_encoder(encoder_config)
-    content = b"".join(row["frames"] for row in rows if row["frames"] is not None)
-    frames = np.frombuffer(content, np.float32).reshape(-1, encoder["feature_dim"])
-    centroids, report = codebook.fit(frames, config.num_units, config.seed, config.num_iterations)
+    num_frames = int(outcomes["num_frames"].to_numpy().sum())
+    frames = _read_frames(parts, names, num_frames, encoder["feature_dim"], config.seed)
+    centroids, report = kmeans.fit(frames, config.num_units, config.seed, config.num_iterations)
     facts = codebook.facts_of(encoder, config.seed, config.num_iterations, report)
     fitted = codebook.save(stage.uri, centroids, facts)
     total = Tally(len(rows), float(durations.sum()) / 3600)
     lost = Tally(len(dropped), sum(drop.duration_s for drop in dropped) / 3600)
     kept = Tally(total.items - lost.items, total.hours - lost.hours)
     stage.finish(StageCounts.of(total, kept, dropped), dropped, fitted.fingerprint, **asdict(report))
+
+
+def _read_frames(parts: str, names: Sequence[str], num_frames: int, feature_dim: int, seed: int) -> NDArray[np.float32]:
+    """The drawn frames [N, D] in random order; held once in memory, and one part beside."""
+    places = np.random.default_rng(seed).permutation(num_frames)
+    frames = np.empty((num_frames, feature_dim), np.float32)
+    first = 0
+    for name in names:
+        for content in parquet.read(dataflow.part_uri(parts, name), ["frames"])["frames"]:
+            if content.is_valid:
+                of_segment = np.frombuffer(content.as_buffer(), np.float32).reshape(-1, feature_dim)
+                frames[places[first : first + len(of_segment)]] = of_segment
+                first += len(of_segment)
+    assert first == num_frames, f"{first} frames of {num_frames}"
+    return frames

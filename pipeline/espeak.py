@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import _ctypes
 import ctypes
+import itertools
 import re
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +29,9 @@ MIN_WORDS_PER_MINUTE, MAX_WORDS_PER_MINUTE = 80, 450
 MAX_PITCH = 99
 
 _AUDIO_OUTPUT_SYNCHRONOUS = 2
+_INITIALIZE_PHONEME_EVENTS = 0x0001
 _INITIALIZE_DONT_EXIT = 0x8000  # without it, missing data files end the process
+_EVENT_LIST_TERMINATED, _EVENT_WORD, _EVENT_PHONEME = 0, 1, 7
 _CHARS_UTF8 = 1
 _PARAMETER_RATE, _PARAMETER_PITCH = 1, 3
 _EE_OK = 0
@@ -35,13 +39,62 @@ _LANGUAGE = re.compile(r"[A-Za-z0-9-]+")
 # Breath and jitter are drawn from a generator that initialization seeds from the clock.
 _NOISE_SEED = 1
 
-# int callback(short *samples, int num_samples, espeak_EVENT *events); returns 0 to go on.
-_SynthCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_int16), ctypes.c_int, ctypes.c_void_p)
+# Marks of stress, tone and length within a phoneme's name; what is left is its kind.
+_NOT_THE_KIND = re.compile(r"[',%=_|;:!]+")
 
 _lock = threading.Lock()  # the library keeps all of its state in global variables
 
 
+class _Event(ctypes.Structure):
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position_ms", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("name", ctypes.c_char * 8),
+    )
+
+
+# int callback(short *samples, int num_samples, espeak_EVENT *events); returns 0 to go on.
+_SynthCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_int16), ctypes.c_int, ctypes.POINTER(_Event))
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A phoneme or a word, and when it is heard: until the next one begins."""
+
+    name: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What was spoken.
+
+    Attributes:
+        wav: [S] int16; some milliseconds of silence if the text holds nothing to say.
+        sample_rate_hz: Of `wav`.
+        phonemes: By espeak-ng's names, without stress and length; "" for a pause.
+        words: Each by its place in the text, counted in characters from 1; a pause belongs to the word before it.
+    """
+
+    wav: NDArray[np.int16]
+    sample_rate_hz: int
+    phonemes: list[Heard]
+    words: list[Heard]
+
+
 def synthesize(text: str, voice: str, *, words_per_minute: int = 165, pitch: int = 50) -> tuple[NDArray[np.int16], int]:
+    """Speaks `text` as `speak` does: wav [S], int16, and its sample rate in Hz."""
+    speech = speak(text, voice, words_per_minute=words_per_minute, pitch=pitch)
+    return speech.wav, speech.sample_rate_hz
+
+
+def speak(text: str, voice: str, *, words_per_minute: int = 165, pitch: int = 50) -> Speech:
     """Speaks `text`; the samples depend on the arguments alone, not on what was spoken before.
 
     Args:
@@ -49,9 +102,6 @@ def synthesize(text: str, voice: str, *, words_per_minute: int = 165, pitch: int
         voice: A language and, after a plus, a variant of the speaker: "de", "en-us+f3", "en-gb-scotland+m2".
         words_per_minute: Speaking rate, 80 to 450.
         pitch: Height of the voice relative to the variant's own, 0 to 99; 50 leaves it as it is.
-
-    Returns:
-        wav [S], int16 (some milliseconds of silence if the text holds nothing to say), and its sample rate in Hz.
 
     Raises:
         TwistError: an unknown voice, a rate or pitch out of range, or a library that cannot be loaded.
@@ -78,12 +128,10 @@ def _load() -> ctypes.CDLL:
         raise TwistError(f"cannot load espeak-ng: {error}; reinstall the package espeakng-loader") from error
 
 
-def _speak(
-    library: ctypes.CDLL, text: str, voice: str, words_per_minute: int, pitch: int
-) -> tuple[NDArray[np.int16], int]:
+def _speak(library: ctypes.CDLL, text: str, voice: str, words_per_minute: int, pitch: int) -> Speech:
     data_path = espeakng_loader.get_data_path()
     sample_rate_hz: int = library.espeak_Initialize(
-        _AUDIO_OUTPUT_SYNCHRONOUS, 0, data_path.encode(), _INITIALIZE_DONT_EXIT
+        _AUDIO_OUTPUT_SYNCHRONOUS, 0, data_path.encode(), _INITIALIZE_DONT_EXIT | _INITIALIZE_PHONEME_EVENTS
     )
     if sample_rate_hz <= 0:
         # Its buffer for paths is 160 bytes long.
@@ -97,7 +145,10 @@ def _speak(
         _set_voice(library, voice, Path(data_path))
         library.espeak_SetParameter(_PARAMETER_RATE, words_per_minute, 0)
         library.espeak_SetParameter(_PARAMETER_PITCH, pitch, 0)
-        return _collect(library, text.encode()), sample_rate_hz
+        wav, starts_ms = _collect(library, text.encode())
+        total_ms = 1000 * len(wav) / sample_rate_hz
+        phonemes, words = (_heard(starts_ms[kind], total_ms) for kind in (_EVENT_PHONEME, _EVENT_WORD))
+        return Speech(wav, sample_rate_hz, phonemes, words)
     finally:
         library.espeak_Terminate()
 
@@ -112,12 +163,30 @@ def _set_voice(library: ctypes.CDLL, voice: str, data_path: Path) -> None:
         raise TwistError(f"espeak-ng has no voice {voice!r}; voices are named like en-us, en-gb-scotland+m2, de or fr")
 
 
-def _collect(library: ctypes.CDLL, text: bytes) -> NDArray[np.int16]:
-    chunks: list[bytes] = []
+def _heard(starts_ms: list[tuple[str, int]], total_ms: float) -> list[Heard]:
+    return [
+        Heard(name, start_ms / 1000, end_ms / 1000)
+        for (name, start_ms), (_, end_ms) in itertools.pairwise([*starts_ms, ("", total_ms)])
+        if end_ms > start_ms
+    ]
 
-    def keep(samples: ctypes._Pointer[ctypes.c_int16], num_samples: int, _events: int | None) -> int:
+
+def _collect(library: ctypes.CDLL, text: bytes) -> tuple[NDArray[np.int16], dict[int, list[tuple[str, int]]]]:
+    """The samples, and the names of phonemes and words with the milliseconds at which they begin, by kind of event."""
+    chunks: list[bytes] = []
+    starts_ms: dict[int, list[tuple[str, int]]] = {_EVENT_PHONEME: [], _EVENT_WORD: []}
+
+    def keep(samples: ctypes._Pointer[ctypes.c_int16], num_samples: int, events: ctypes._Pointer[_Event]) -> int:
         if samples and num_samples > 0:
             chunks.append(ctypes.string_at(samples, num_samples * ctypes.sizeof(ctypes.c_int16)))
+        place = 0
+        while events and (event := events[place]).type != _EVENT_LIST_TERMINATED:
+            if event.type == _EVENT_PHONEME:
+                name = _NOT_THE_KIND.sub("", event.name.decode(errors="replace"))
+                starts_ms[_EVENT_PHONEME].append((name, event.audio_position_ms))
+            elif event.type == _EVENT_WORD:
+                starts_ms[_EVENT_WORD].append((str(event.text_position), event.audio_position_ms))
+            place += 1
         return 0
 
     callback = _SynthCallback(keep)
@@ -125,4 +194,4 @@ def _collect(library: ctypes.CDLL, text: bytes) -> NDArray[np.int16]:
     status = library.espeak_Synth(text, ctypes.c_size_t(len(text) + 1), 0, 0, 0, _CHARS_UTF8, None, None)
     assert status == _EE_OK, f"espeak_Synth returned {status}"
     library.espeak_Synchronize()
-    return np.frombuffer(b"".join(chunks), np.int16)
+    return np.frombuffer(b"".join(chunks), np.int16), starts_ms

@@ -150,6 +150,14 @@ DROPPED_SCHEMA = pa.schema(
 )
 
 
+@dataclass(frozen=True)
+class LabelClock:
+    """When an encoder's frames are: how far apart, and how many samples one of them comes from."""
+
+    hop_samples: int
+    receptive_field_samples: int
+
+
 def to_table(records: Iterable[Any], schema: pa.Schema) -> pa.Table:
     """Records of one kind as a table with exactly the columns of `schema`."""
     columns: dict[str, list[Any]] = {name: [] for name in schema.names}

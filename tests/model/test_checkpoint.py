@@ -40,7 +40,7 @@ def update(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
 def test_loaded_equals_saved(trained: tuple[PreTrainedModel, torch.optim.Optimizer], tmp_path: Path) -> None:
     model, optimizer = trained
     state = {"progress": {"step": 2, "perplexity": 1.5}}
-    checkpoint.save(tmp_path, 2, model, optimizer, state)
+    checkpoint.save(tmp_path, 2, model.save_pretrained, optimizer, state)
 
     loaded, vocabulary = load_speech_lm(str(checkpoint.step_folder(tmp_path, 2)))
     loaded_optimizer = adamw(loaded, (0.9, 0.98), 0.01)
@@ -58,7 +58,7 @@ def test_half_written_checkpoint_is_no_checkpoint(
     trained: tuple[PreTrainedModel, torch.optim.Optimizer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, optimizer = trained
-    checkpoint.save(tmp_path, 2, model, optimizer, {})
+    checkpoint.save(tmp_path, 2, model.save_pretrained, optimizer, {})
 
     def die(*_: object) -> None:
         raise KeyboardInterrupt
@@ -67,11 +67,11 @@ def test_half_written_checkpoint_is_no_checkpoint(
         with monkeypatch.context() as patch:
             patch.setattr(torch if name == "save" else Path, name, die)
             with pytest.raises(KeyboardInterrupt):
-                checkpoint.save(tmp_path, 4, model, optimizer, {})
+                checkpoint.save(tmp_path, 4, model.save_pretrained, optimizer, {})
         assert checkpoint.steps(tmp_path) == [2], "a checkpoint has its name before it is whole"
         checkpoint.remove_unfinished(tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["00000002"], "what a killed run left half-written stays"
-    checkpoint.save(tmp_path, 4, model, optimizer, {})
+    checkpoint.save(tmp_path, 4, model.save_pretrained, optimizer, {})
     assert checkpoint.steps(tmp_path) == [2, 4]
 
 
@@ -88,7 +88,7 @@ def test_newest_and_best_are_kept(tmp_path: Path) -> None:
 
 def test_damaged_state_is_named(trained: tuple[PreTrainedModel, torch.optim.Optimizer], tmp_path: Path) -> None:
     model, optimizer = trained
-    folder = checkpoint.save(tmp_path, 2, model, optimizer, {})
+    folder = checkpoint.save(tmp_path, 2, model.save_pretrained, optimizer, {})
     for name in ("optimizer.pt", "trainer_state.json"):
         (folder / name).write_bytes((folder / name).read_bytes()[:1])
     with pytest.raises(TwistError, match=r"optimizer\.pt is missing or damaged; delete .*00000002"):
@@ -99,7 +99,7 @@ def test_damaged_state_is_named(trained: tuple[PreTrainedModel, torch.optim.Opti
 
 def test_optimizer_state_runs_no_code(trained: tuple[PreTrainedModel, torch.optim.Optimizer], tmp_path: Path) -> None:
     model, optimizer = trained
-    folder = checkpoint.save(tmp_path, 2, model, optimizer, {})
+    folder = checkpoint.save(tmp_path, 2, model.save_pretrained, optimizer, {})
     torch.save({"state": {}, "param_groups": Path}, folder / "optimizer.pt")
     with pytest.raises(TwistError, match="damaged"):
         checkpoint.load_optimizer(tmp_path, 2, optimizer)
@@ -120,7 +120,7 @@ def test_best_folder_is_that_of_the_newest_state(
     model, optimizer = trained
     with pytest.raises(TwistError, match=str(tmp_path)):
         checkpoint.best_folder(str(tmp_path))
-    checkpoint.save(tmp_path, 2, model, optimizer, {"progress": {"best_step": None}})
+    checkpoint.save(tmp_path, 2, model.save_pretrained, optimizer, {"progress": {"best_step": None}})
     assert Path(checkpoint.best_folder(str(tmp_path))).name == "00000002", "without a validation the newest is the best"
-    checkpoint.save(tmp_path, 4, model, optimizer, {"progress": {"best_step": 2}})
+    checkpoint.save(tmp_path, 4, model.save_pretrained, optimizer, {"progress": {"best_step": 2}})
     assert Path(checkpoint.best_folder(str(tmp_path))).name == "00000002"

@@ -338,7 +338,7 @@ def test_missing_splits_and_positions_are_refused(
         ({"final_lr": 1.0}, "train.final_lr is 1.0; it must be between 0 and peak_lr"),
         ({"betas": (0.9, 1.0)}, "train.betas"),
         ({"clip_norm": 0.0}, "train.clip_norm"),
-        ({"schedule": "linear"}, "train.schedule is 'linear'"),
+        ({"schedule": "step"}, "train.schedule is 'step'"),
         ({"precision": "float16"}, "train.precision"),
         ({"device": "tpu"}, "train.device"),
         ({"schedule": "cosine", "warmup_steps": 12}, "train.warmup_steps is 12; it must be below num_steps"),

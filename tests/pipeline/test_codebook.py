@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline import codebook
 from pipeline.codebook import Assigner, CodebookError
+from pipeline.kmeans import FitReport
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,19 +23,8 @@ if TYPE_CHECKING:
     Frames = NDArray[np.float32]
 
 ENCODER = {"name": "mfcc", "layer": None, "frame_rate_hz": 25.0, "fingerprint": "encoder-1"}
-K = 30
-
-
-def clustered(num_frames: int, seed: int = 0, num_clusters: int = K, dim: int = 12) -> Frames:
-    """Frames around well-spread centres, some of them far more frequent than others."""
-    generator = np.random.default_rng(seed)
-    centres = 6 * generator.standard_normal((num_clusters, dim))
-    owners = generator.choice(num_clusters, num_frames, p=generator.dirichlet(np.full(num_clusters, 0.7)))
-    return (centres[owners] + generator.standard_normal((num_frames, dim))).astype(np.float32)
-
-
-def inertia(centroids: NDArray[Any], frames: Frames) -> float:
-    return float(squared_distances(centroids, frames).min(axis=1).mean())
+CENTROIDS = np.random.default_rng(0).standard_normal((10, 12)).astype(np.float32)
+REPORT = FitReport(475, 1.5, 25, 1.75, 0, 9.25)
 
 
 def squared_distances(centroids: NDArray[Any], frames: Frames) -> NDArray[np.float64]:
@@ -43,118 +33,13 @@ def squared_distances(centroids: NDArray[Any], frames: Frames) -> NDArray[np.flo
     return distances
 
 
-def plain_kmeans(frames: Frames, num_units: int, num_iterations: int, seed: int) -> NDArray[np.float64]:
-    """Lloyd's algorithm from k-means++ starts, written out in numpy."""
-    generator = np.random.default_rng(seed)
-    centroids = frames[[generator.integers(len(frames))]].astype(np.float64)
-    while len(centroids) < num_units:
-        nearest = squared_distances(centroids, frames).min(axis=1)
-        centroids = np.vstack([centroids, frames[generator.choice(len(frames), p=nearest / nearest.sum())]])
-    for _ in range(num_iterations):
-        units = squared_distances(centroids, frames).argmin(axis=1)
-        for unit in np.unique(units):
-            centroids[unit] = frames[units == unit].mean(axis=0)
-    return centroids
-
-
 @pytest.fixture(scope="module")
-def fitted() -> tuple[Frames, Frames, codebook.FitReport]:
-    """Frames, and the codebook that was fitted to them."""
-    frames = clustered(4000)
-    return frames, *codebook.fit(frames, K, seed=0, num_iterations=20)
-
-
-def test_the_same_frames_and_seed_give_the_same_bytes(fitted: tuple[Frames, Frames, codebook.FitReport]) -> None:
-    frames, centroids, report = fitted
-    again, report_again = codebook.fit(frames, K, seed=0, num_iterations=20)
-    assert again.tobytes() == centroids.tobytes(), "the same fit came out differently"
-    assert report_again == report
-    other, _ = codebook.fit(frames, K, seed=1, num_iterations=20)
-    assert other.tobytes() != centroids.tobytes(), "the seed changes nothing"
-
-
-def test_the_number_of_threads_changes_nothing(fitted: tuple[Frames, Frames, codebook.FitReport]) -> None:
-    frames, centroids, _ = fitted
-    num_threads = faiss.omp_get_max_threads()
-    try:
-        for num in (1, 3):
-            faiss.omp_set_num_threads(num)
-            again, _ = codebook.fit(frames, K, seed=0, num_iterations=20)
-            assert again.tobytes() == centroids.tobytes(), f"{num} threads give another codebook"
-    finally:
-        faiss.omp_set_num_threads(num_threads)
-
-
-def test_as_good_as_a_plain_kmeans_on_frames_of_neither(fitted: tuple[Frames, Frames, codebook.FitReport]) -> None:
-    frames, _, _ = fitted
-    unseen = clustered(6000)[4000:]  # around the same centres, which are drawn first
-    plain = [inertia(plain_kmeans(frames, K, 20, seed), unseen) for seed in range(4)]
-    ours = [inertia(codebook.fit(frames, K, seed, num_iterations=20)[0], unseen) for seed in range(4)]
-    assert np.mean(ours) <= np.mean(plain), f"plain Lloyd from k-means++ starts does better: {plain}, not {ours}"
-
-
-def test_not_worse_than_faiss_with_its_defaults(fitted: tuple[Frames, Frames, codebook.FitReport]) -> None:
-    frames, centroids, _ = fitted
-    defaults = faiss.Kmeans(frames.shape[1], K, niter=20)
-    defaults.train(frames)
-    assert inertia(centroids, frames) <= inertia(defaults.centroids, frames), "random starts do better"
-
-
-def test_well_spread_frames_leave_no_unit_empty() -> None:
-    for seed in range(5):
-        centroids, report = codebook.fit(clustered(3000, seed), K, seed, num_iterations=10)
-        assert report.empty_units == 0
-        assert len(np.unique(centroids, axis=0)) == K, "two units have one centroid"
-
-
-def test_the_report_says_what_is_so(fitted: tuple[Frames, Frames, codebook.FitReport]) -> None:
-    frames, centroids, report = fitted
-    assert (report.num_frames, report.held_out_frames) == (3800, 200)
-    every = inertia(centroids, frames)
-    told = (report.inertia * 3800 + (report.held_out_inertia or 0.0) * 200) / 4000
-    assert told == pytest.approx(every, rel=1e-4), "fitted and kept-aside frames are not all frames"
-    assert (report.held_out_inertia or 0.0) > report.inertia, "frames that took no part should lie farther off"
-    assert 1 < report.unit_perplexity <= K
-
-
-def test_too_few_frames_to_keep_any_aside_are_reported_so() -> None:
-    _, report = codebook.fit(clustered(19), 4, seed=0, num_iterations=5)
-    assert report.held_out_frames == 0
-    assert report.held_out_inertia is None, "NaN is no JSON"
-
-
-@pytest.mark.parametrize(
-    ("frames", "message"),
-    [
-        (clustered(20), "20 frames are too few to fit 30 units"),
-        (np.zeros((0, 12), np.float32), "0 frames are too few"),
-        (np.full((200, 12), np.nan, np.float32), "NaN"),
-        (np.full((200, 12), np.inf, np.float32), "NaN or infinite"),
-        (np.full((200, 39), 3.3, np.float32), "only 1 different frames"),
-        (np.full((200, 39), 0.0, np.float32), "only 1 different frames"),
-        (np.repeat(50 * clustered(7), 100, axis=0), "only 7 different frames"),
-        (np.repeat(clustered(7, dim=768) + 1000, 100, axis=0), "only 7 different frames"),
-    ],
-    ids=["fewer than units", "none", "NaN", "infinite", "all equal", "all zero", "7 kinds", "7 kinds far from zero"],
-)
-def test_frames_that_cannot_be_fitted_are_refused(frames: Frames, message: str) -> None:
-    with pytest.raises(CodebookError, match=message):
-        codebook.fit(frames, K, seed=0, num_iterations=5)
-
-
-def test_one_nan_among_many_frames_is_found() -> None:
-    frames = clustered(500)
-    frames[123, 4] = np.nan
-    with pytest.raises(CodebookError, match="check its weights and dtype"):
-        codebook.fit(frames, K, seed=0, num_iterations=5)
-
-
-def test_frames_far_from_zero_are_fitted_as_well() -> None:
-    frames = clustered(2000)
-    _, near = codebook.fit(frames, K, seed=0, num_iterations=10)
-    _, far = codebook.fit(frames + 100, K, seed=0, num_iterations=10)
-    assert far.empty_units == 0
-    assert far.inertia == pytest.approx(near.inertia, rel=0.05), "an offset of all frames should change next to nothing"
+def clusters() -> tuple[Frames, Frames]:
+    """Frames [4000, 12] around centroids [30, 12]."""
+    generator = np.random.default_rng(0)
+    centroids = 6 * generator.standard_normal((30, 12))
+    frames = centroids[generator.integers(30, size=4000)] + generator.standard_normal((4000, 12))
+    return frames.astype(np.float32), centroids.astype(np.float32)
 
 
 @settings(max_examples=50)
@@ -175,8 +60,8 @@ def test_assigner_finds_the_nearest_centroid(seed: int, num_frames: int, num_uni
     )
 
 
-def test_assigner_agrees_with_float64_and_faiss_on_clusters(fitted: tuple[Frames, Frames, codebook.FitReport]) -> None:
-    frames, centroids, _ = fitted
+def test_assigner_agrees_with_float64_and_faiss_on_clusters(clusters: tuple[Frames, Frames]) -> None:
+    frames, centroids = clusters
     units = Assigner(centroids, torch.device("cpu"))(torch.from_numpy(frames)).numpy()
     assert np.array_equal(units, squared_distances(centroids, frames).argmin(axis=1))
     index = faiss.IndexFlatL2(centroids.shape[1])
@@ -184,8 +69,8 @@ def test_assigner_agrees_with_float64_and_faiss_on_clusters(fitted: tuple[Frames
     assert np.array_equal(units, index.search(frames, 1)[1][:, 0])
 
 
-def test_assignment_does_not_depend_on_the_batch(fitted: tuple[Frames, Frames, codebook.FitReport]) -> None:
-    frames, centroids, _ = fitted
+def test_assignment_does_not_depend_on_the_batch(clusters: tuple[Frames, Frames]) -> None:
+    frames, centroids = clusters
     assign = Assigner(centroids, torch.device("cpu"))
     features = torch.from_numpy(frames[:300])
     together = assign(features)
@@ -203,13 +88,13 @@ def test_of_equally_near_centroids_the_first_is_taken() -> None:
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     """A codebook's folder."""
-    centroids, report = codebook.fit(clustered(500), 10, seed=0, num_iterations=3)
+    centroids, report = CENTROIDS, REPORT
     codebook.save(str(tmp_path / "codebook"), centroids, codebook.facts_of(ENCODER, 0, 3, report))
     return tmp_path / "codebook"
 
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
-    centroids, report = codebook.fit(clustered(500), 10, seed=0, num_iterations=3)
+    centroids, report = CENTROIDS, REPORT
     saved = codebook.save(str(tmp_path), centroids, codebook.facts_of(ENCODER, 0, 3, report))
     loaded = codebook.load(str(tmp_path))
     assert loaded.centroids.tobytes() == centroids.tobytes()
@@ -230,7 +115,7 @@ def test_saving_again_writes_the_same_bytes(saved: Path, tmp_path: Path) -> None
 
 
 def test_fingerprint_is_of_centroids_and_encoder(tmp_path: Path) -> None:
-    centroids, report = codebook.fit(clustered(500), 10, seed=0, num_iterations=3)
+    centroids, report = CENTROIDS, REPORT
     facts = codebook.facts_of(ENCODER, 0, 3, report)
     book = codebook.save(str(tmp_path / "a"), centroids, facts)
     other_encoder = codebook.save(str(tmp_path / "b"), centroids, {**facts, "encoder": {**ENCODER, "fingerprint": "2"}})

@@ -1,0 +1,160 @@
+"""How much units tell of what is said: an encoder beside MFCC, at equal codebook sizes, on voices that none has heard.
+
+    python benchmarks/unit_quality.py [--hubert PATH:LAYER ...] [--units K ...] [--speech FOLDER] [--quick] [--json]
+
+Speech and its phonemes are espeak-ng's (`twist synthesize-voices`): each codebook is fitted on the voices of train, and
+all is measured on the voices and sentences of test. See pipeline/unit_quality.py for what is measured:
+
+    phone_purity, cluster_purity, pnmi     over frames; a pause is a phone too
+    same_sentence, same_word               how often the same text by two speakers is closer than another text
+    sentence_ratio, word_ratio             distance of the same text to distance of another: the lower the better
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import platform
+import sys
+import tempfile
+from collections import defaultdict
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import soundfile
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from model.encoder import EncoderConfig, load_encoder
+from pipeline import codebook, kmeans
+from pipeline.unit_quality import labels_at, phone_agreement, same_words
+from pipeline.units import run_lengths
+from pipeline.voices_corpus import PHONEMES, VoicesConfig, write_voices_corpus
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from model.encoder import Encoder
+
+# Shorter words hardly have units enough to be told apart.
+MIN_WORD_S = 0.3
+HIGHER_IS_BETTER = ("phone_purity", "cluster_purity", "pnmi", "same_sentence", "same_word")
+LOWER_IS_BETTER = ("sentence_ratio", "word_ratio")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hubert", nargs="*", default=["hubert-tiny-25hz:3"], help="encoders: a path and a layer each")
+    parser.add_argument("--units", nargs="*", type=int, default=[100, 200], help="codebook sizes")
+    parser.add_argument(
+        "--speech", type=Path, help="a folder that `twist synthesize-voices` made; made anew unless given"
+    )
+    parser.add_argument("--fit-minutes", type=float, default=40.0, help="speech that codebooks are fitted on")
+    parser.add_argument("--quick", action="store_true", help="less speech: a minute at most")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.quick:
+        arguments.fit_minutes, arguments.units = 8.0, arguments.units[:1]
+    with tempfile.TemporaryDirectory() as scratch:
+        speech = arguments.speech
+        if speech is None:
+            speech = Path(scratch) / "voices"
+            hours = 1.2 * arguments.fit_minutes / 60
+            write_voices_corpus(speech, VoicesConfig(hours=hours, test_sentences=12 if arguments.quick else 40))
+        result = measure(arguments.hubert, arguments.units, speech, arguments.fit_minutes)
+    print(json.dumps(result) if arguments.json else as_table(result))
+
+
+def measure(huberts: list[str], sizes: list[int], speech: Path, fit_minutes: float) -> dict[str, Any]:
+    """All measures of every encoder at every size, and their ratios to MFCC's."""
+    configs = {"mfcc": EncoderConfig()}
+    for name in huberts:
+        path, _, layer = name.rpartition(":")
+        configs[name] = EncoderConfig(name="hubert", path=path, layer=int(layer))
+    figures = {}
+    for name, config in configs.items():
+        encoder = load_encoder(config)
+        fitted_on, tested = (
+            fit_features(encoder, speech / "train", fit_minutes),
+            test_features(encoder, speech / "test"),
+        )
+        for size in sizes:
+            centroids, _ = kmeans.fit(fitted_on, size, seed=0, num_steps=10)
+            figures[f"{name} {size}"] = quality(encoder, codebook.Assigner(centroids, encoder.device), tested)
+    ratios = {
+        f"{measure}_vs_mfcc {name} {size}": figures[f"{name} {size}"][measure] / figures[f"mfcc {size}"][measure]
+        for name, size in itertools.product(huberts, sizes)
+        for measure in (*HIGHER_IS_BETTER, *LOWER_IS_BETTER)
+    }
+    machine = {"device": platform.machine(), "torch": torch.__version__, "date": date.today().isoformat()}
+    return {"ratios": ratios, "figures": figures, "machine": machine}
+
+
+def fit_features(encoder: Encoder, train: Path, minutes: float) -> NDArray[np.float32]:
+    paths = sorted(train.rglob("*.flac"))
+    np.random.default_rng(0).shuffle(paths)
+    features, heard_s = [], 0.0
+    for path in paths:
+        wav, rate_hz = soundfile.read(path, dtype="float32")
+        features.append(encoder.encode([torch.from_numpy(wav)])[0].numpy())
+        heard_s += len(wav) / rate_hz
+        if heard_s >= 60 * minutes:
+            break
+    return np.concatenate(features)
+
+
+def test_features(encoder: Encoder, test: Path) -> list[tuple[dict[str, Any], torch.Tensor]]:
+    """Rows of the table of phonemes, each with the features of its recording."""
+    rows = pq.read_table(test / PHONEMES).to_pylist()
+    wavs = [soundfile.read(test / row["path"], dtype="float32")[0] for row in rows]
+    return [(row, encoder.encode([torch.from_numpy(wav)])[0]) for row, wav in zip(rows, wavs, strict=True)]
+
+
+def quality(
+    encoder: Encoder, assign: codebook.Assigner, tested: list[tuple[dict[str, Any], torch.Tensor]]
+) -> dict[str, float]:
+    names = sorted({phoneme["name"] for row, _ in tested for phoneme in row["phonemes"]})
+    numbers = {name: number for number, name in enumerate(names)}
+    all_units, all_phones = [], []
+    sentences: dict[str, dict[str, NDArray[np.uint16]]] = defaultdict(dict)
+    words: dict[str, dict[str, NDArray[np.uint16]]] = defaultdict(dict)
+    for row, features in tested:
+        units = assign(features).numpy().astype(np.uint16)
+        middles = np.arange(len(units)) * encoder.hop_samples + encoder.min_samples / 2
+        times_s = middles / encoder.sample_rate_hz
+        starts_s = [phoneme["start_s"] for phoneme in row["phonemes"]]
+        all_units.append(units)
+        all_phones.append(labels_at(times_s, starts_s, [numbers[phoneme["name"]] for phoneme in row["phonemes"]]))
+        sentences[str(row["sentence"])][row["speaker"]] = run_lengths(units)[0]
+        for word in row["words"]:
+            of_word = units[(times_s >= word["start_s"]) & (times_s < word["end_s"])]
+            if word["end_s"] - word["start_s"] >= MIN_WORD_S and len(of_word):
+                words[f"{row['sentence']} {word['name']}"][row["speaker"]] = run_lengths(of_word)[0]
+    by_sentence, by_word = same_words(sentences), same_words(words)
+    return {
+        **asdict(phone_agreement(np.concatenate(all_units), np.concatenate(all_phones))),
+        "same_sentence": by_sentence.share_closer,
+        "same_word": by_word.share_closer,
+        "sentence_ratio": by_sentence.distance_ratio,
+        "word_ratio": by_word.distance_ratio,
+    }
+
+
+def as_table(result: dict[str, Any]) -> str:
+    measures = (*HIGHER_IS_BETTER, *LOWER_IS_BETTER)
+    width = max(map(len, result["figures"]))
+    lines = [" " * width + "".join(f"{measure:>16}" for measure in measures)]
+    for name, figures in result["figures"].items():
+        lines.append(name.ljust(width) + "".join(f"{figures[measure]:16.3f}" for measure in measures))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Pretrains a HuBERT on the audio and units of a run, alone or under torchrun; goes on from the newest checkpoint."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from tqdm import tqdm
+
+from jobs.command import guard, progress
+from jobs.recipe import Recipe, read_recipe
+from model.hubert_trainer import PretrainResult, pretrain
+from pipeline import storage
+from pipeline.errors import RunError
+from pipeline.labelled_clips import read_clips
+
+
+def work(recipe: Recipe, checkpoints: str | None = None) -> PretrainResult:
+    """Pretrains until the recipe's last step; prints what came of it.
+
+    Raises:
+        RunError: pretraining was stopped by a signal before its last step.
+    """
+    checkpoints = checkpoints or storage.join(recipe.run, "tokenizer")
+    train_clips, validation_clips = read_clips(recipe.run, recipe.pretrain.validation_share)
+    with progress("pretrain") as report:
+
+        def on_event(event: dict[str, Any]) -> None:
+            if event["event"] == "start":
+                resumed = f", from step {event['step']}" if event["step"] else ""
+                too_short = f" ({event['num_too_short']:,} are too short)" if event["num_too_short"] else ""
+                tqdm.write(
+                    f"pretrain   {event['num_parameters'] / 1e6:.2f}M parameters, {event['hours']:.2f} h in "
+                    f"{event['num_clips']:,} clips{too_short} with {event['num_units']} kinds of units, "
+                    f"{event['world_size']} process(es) on {event['device']}{resumed}"
+                )
+            elif event["event"] == "init":
+                tqdm.write(f"pretrain   {event['num_taken']} of {event['num_all']} tensors from {recipe.pretrain.init}")
+            elif event["event"] == "step":
+                detail = (
+                    f"loss {event['masked_loss']:.3f}, {event['masked_accuracy']:.1%} of masked frames, "
+                    f"{event['audio_s_per_s']:.0f} times real time"
+                )
+                report(event["step"], recipe.pretrain.num_steps, "steps", detail)
+            elif event["event"] == "validation":
+                told = event["validation"]
+                tqdm.write(
+                    f"pretrain   step {event['step']}: validation loss {told['masked_loss']:.3f}, "
+                    f"{told['masked_accuracy']:.1%} of masked and {told['unmasked_accuracy']:.1%} of other frames told"
+                )
+
+        result = pretrain(recipe.pretrain, train_clips, validation_clips, checkpoints, on_event)
+    if not result.is_finished:
+        raise RunError(f"stopped by SIGTERM at step {result.num_steps}")
+    if os.environ.get("RANK", "0") == "0":
+        assert result.best is not None
+        print(
+            f"pretrain   {result.num_steps} steps over {result.hours_seen:,.1f} h; "
+            f"{result.best.masked_accuracy:.1%} of masked frames told at best, in {result.checkpoint}",
+            flush=True,
+        )
+    return result
+
+
+def _add_checkpoints(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoints", type=str | None, help="Local folder of checkpoints; RUN/tokenizer unless given."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; gives its exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+
+    def do() -> None:
+        recipe, given = read_recipe("pretrain-tokenizer", __doc__, ("pretrain",), arguments, _add_checkpoints)
+        work(recipe, given.checkpoints)
+
+    return guard("pretrain-tokenizer", do)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
