@@ -16,12 +16,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +29,7 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.machine import machine
 from model.encoder import SAMPLE_RATE_HZ, EncoderConfig, load_encoder
 from pipeline.codebook import Codebook
 from pipeline.units import UnitEncoder
@@ -108,13 +107,7 @@ def measure(clips: list[NDArray[np.float32]], num_turns: int) -> dict[str, Any]:
         "clips": len(clips),
         "audio_s": audio_s,
         "turns": num_turns,
-        "machine": {
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else cpu_name(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "date": date.today().isoformat(),
-        },
+        "machine": machine(device, transformers=transformers.__version__),
     }
 
 
@@ -190,13 +183,6 @@ def flops(clips: list[NDArray[np.float32]]) -> float:
     return float(total)
 
 
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def as_json(result: dict[str, Any]) -> dict[str, Any]:
     """The result as every benchmark here prints it: `ratios`, `figures`, `machine`."""
     ratios = {name: value for name, value in result.items() if "vs_" in name}
@@ -205,8 +191,8 @@ def as_json(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def print_report(result: dict[str, Any]) -> None:
-    machine = result["machine"]
-    print(f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}, {machine['date']}")
+    on = result["machine"]
+    print(f"{on['device']}, {on['threads']} threads, torch {on['torch']}, {on['date']}")
     print(f"{result['clips']} clips, {result['audio_s']:.0f} s of audio, median of {result['turns']} turns")
     for name, speed in result["hours_per_hour"].items():
         print(f"  {name:22} {speed:8.1f} hours of audio per hour")

@@ -15,12 +15,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import platform
 import sys
 import tempfile
 from collections import defaultdict
 from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +29,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.machine import machine
 from model.encoder import EncoderConfig, load_encoder
 from pipeline import codebook, kmeans
 from pipeline.unit_quality import labels_at, phone_agreement, same_words
@@ -93,8 +92,7 @@ def measure(huberts: list[str], sizes: list[int], speech: Path, fit_minutes: flo
         for name, size in itertools.product(huberts, sizes)
         for measure in (*HIGHER_IS_BETTER, *LOWER_IS_BETTER)
     }
-    machine = {"device": platform.machine(), "torch": torch.__version__, "date": date.today().isoformat()}
-    return {"ratios": ratios, "figures": figures, "machine": machine}
+    return {"ratios": ratios, "figures": figures, "machine": machine()}
 
 
 def fit_features(encoder: Encoder, train: Path, minutes: float) -> NDArray[np.float32]:

@@ -1,7 +1,9 @@
-"""The official files of TWIST by name: fetched once, checked by their sha256, and kept in a cache folder.
+"""Tokenizers and models by name: our own small ones, which lie here, and TWIST's official files, which are fetched.
 
+    model/embedded/hubert-tiny-25hz/                  a HuBERT of 4M parameters; see docs/hubert-tiny-25hz.md
     TWIST_CACHE, else ~/.cache/twist
         mhubert_base_25hz_cp_mls_cv_sp_fisher.pt      under the file's own name, and only once it is whole and checked
+                                                      by its sha256
 
 Sources: textlesslib's textless/checkpoint_manager and examples/twist.
 """
@@ -54,6 +56,9 @@ class Artefact:
         return self.url.rpartition("/")[2]
 
 
+EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
+EMBEDDED = ("hubert-tiny-25hz", "hubert-tiny-25hz-km100")
+
 # No size is published for any of them.
 ARTEFACTS = {
     "mhubert-base-25hz": Artefact(
@@ -83,13 +88,15 @@ ARTEFACTS = {
 
 
 def resolve(path_or_name: str) -> str:
-    """The path of an official file, fetched where the cache does not have it; anything else is given back as it is.
+    """The path of what has this name, official files fetched where the cache lacks them; else what was given, as it is.
 
-    A local file of the same name as an artefact is meant by `./NAME`.
+    A local file of the same name is meant by `./NAME`.
 
     Raises:
         TwistError: the file cannot be fetched, or is not the one that was published.
     """
+    if path_or_name in EMBEDDED:
+        return str(EMBEDDED_FOLDER / path_or_name)
     artefact = ARTEFACTS.get(path_or_name)
     return str(fetch(artefact)) if artefact else path_or_name
 

@@ -261,9 +261,8 @@ class _Pretraining:
     @torch.no_grad()
     def _validate(self, step: int) -> UnitPrediction:
         self.model.eval()
-        self.ranks.copy_from_main(
-            self.model.buffers()
-        )  # batch norm's statistics, which the checkpoint has of one process
+        # Batch norm's statistics differ between processes; the checkpoint will hold the main process's.
+        self.ranks.copy_from_main(self.model.buffers())
         sums = torch.zeros(len(PretrainLoss._fields) + 2, dtype=torch.float64, device=self.ranks.device)
         for wav, units, is_masked in self.validation:
             with self._autocast():

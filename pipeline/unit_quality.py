@@ -97,7 +97,9 @@ def same_words(spoken: Mapping[str, Mapping[str, NDArray[np.uint16]]]) -> SameWo
                 other.append(unit_distance(units, decoy))
                 closer.append(0.5 if same[-1] == other[-1] else float(same[-1] < other[-1]))
     assert closer, "no text was said by two speakers"
-    return SameWords(float(np.mean(closer)), float(np.mean(same) / np.mean(other)), len(closer))
+    other_mean = float(np.mean(other))
+    ratio = float(np.mean(same)) / other_mean if other_mean else 1.0  # all texts in the same units
+    return SameWords(float(np.mean(closer)), ratio, len(closer))
 
 
 def unit_distance(first: NDArray[np.uint16], second: NDArray[np.uint16]) -> float:

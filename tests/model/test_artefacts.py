@@ -16,6 +16,7 @@ import pytest
 from model import artefacts
 from model.artefacts import ARTEFACTS, Artefact
 from model.encoder import EncoderConfig, load_encoder
+from pipeline import codebook
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
@@ -168,6 +169,15 @@ def test_names_stand_for_files_and_anything_else_for_itself(cache: Path, monkeyp
         assert artefacts.resolve(path) == path
     with pytest.raises(TwistError, match=r"file\.bin cannot be read as tensors"):
         load_encoder(EncoderConfig("hubert", "mhubert-base-25hz"))
+
+
+def test_the_embedded_tokenizer_fits_together() -> None:
+    encoder = load_encoder(EncoderConfig("hubert", "hubert-tiny-25hz", layer=3, device="cpu"))
+    book = codebook.load(artefacts.resolve("hubert-tiny-25hz-km100"))
+    assert book.facts["encoder"]["fingerprint"] == encoder.fingerprint, "the codebook was fitted on other features"
+    assert (book.num_units, encoder.feature_dim, encoder.hop_samples) == (100, 256, 640)
+    num_bytes = sum(path.stat().st_size for path in artefacts.EMBEDDED_FOLDER.rglob("*"))
+    assert num_bytes < 10e6, "too much for every checkout"
 
 
 def test_the_official_files_are_well_described() -> None:

@@ -6,6 +6,7 @@ Run by `make parity` in an environment of its own, which has fairseq and scikit-
     DIR/<model>.<kind>.pt     the same in the other ways that fairseq has saved checkpoints
     DIR/<model>.npz           wav_<i> [S] and, by fairseq, features_<i> [L, F, D] of every layer
     DIR/chunks.npz            the same for a layer of long clips, read in chunks as textlesslib does
+    DIR/pretraining.npz       a batch, and by fairseq its losses and their gradients, for the model PRETRAINED
     DIR/kmeans.<kind>.bin     k-means as fairseq's learn_kmeans.py saves it; DIR/kmeans.npy: its centroids
 """
 
@@ -26,6 +27,7 @@ import joblib
 import numpy as np
 import torch
 from fairseq import checkpoint_utils
+from fairseq.criterions.hubert_criterion import HubertCriterion
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models.hubert import HubertConfig, HubertModel
 from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig, HubertPretrainingTask
@@ -74,6 +76,13 @@ MODELS: dict[str, tuple[dict[str, Any], bool]] = {
 MAX_CHUNK_SAMPLES = 1_600_000
 # One and two whole chunks; with a tail that textlesslib leaves out; that gives many frames; that just gives one.
 LONG_WAV_SAMPLES = (1_600_000, 3_200_000, 1_600_009, 1_640_000, 1_600_720)
+PRETRAINED = "base-50hz"
+UNMASKED_WEIGHT, FEATURE_PENALTY, FEATURE_GRADIENT_SCALE = 0.5, 10.0, 0.1
+GRADIENTS = (
+    "feature_extractor.conv_layers.0.0.weight", "feature_extractor.conv_layers.6.0.weight", "post_extract_proj.weight",
+    "encoder.layers.0.fc1.weight", "encoder.layers.2.self_attn.q_proj.weight", "encoder.layer_norm.weight",
+    "mask_emb", "final_proj.weight", "final_proj.bias", "label_embs_concat",
+)  # fmt: skip
 # textlesslib leaves out tails of under 10 samples, and hands the model longer ones that it has no frame for.
 TOO_SHORT_TAIL_SAMPLES = 10
 
@@ -89,6 +98,7 @@ def main() -> None:
         write_checkpoints(folder, name, SMALL | settings, normalize)
         write_features(folder, name)
     write_chunks(folder)
+    write_pretraining(folder)
     write_kmeans(folder)
 
 
@@ -192,6 +202,45 @@ def write_chunks(folder: Path) -> None:
             read_features(model, normalize, torch.zeros(MAX_CHUNK_SAMPLES + num_samples), 1)
             sys.exit(f"fairseq has features for a tail of {num_samples} samples; the test of tails is out of date")
     np.savez(folder / "chunks.npz", **arrays)
+
+
+def write_pretraining(folder: Path) -> None:
+    """Losses as sums over frames, as HubertCriterion takes them, and the gradients of their weighted sum."""
+    torch.manual_seed(0)
+    models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(folder / f"{PRETRAINED}.pt")])
+    model = models[0].eval()  # without dropout
+    model.feature_grad_mult = FEATURE_GRADIENT_SCALE
+    wav = 0.3 * torch.randn(3, 33_333)
+    num_frames = model.extract_features(source=wav)[0].shape[1]
+    units = torch.randint(20, (3, num_frames))
+    is_masked = torch.rand(3, num_frames) < 0.5
+
+    def apply_mask(hidden: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.where(is_masked[..., None], model.mask_emb, hidden), is_masked
+
+    model.apply_mask = apply_mask
+    criterion = HubertCriterion(task, 1.0, UNMASKED_WEIGHT, [FEATURE_PENALTY])
+    nothing_padded = torch.zeros(wav.shape, dtype=torch.bool)
+    net_input = {"source": wav, "padding_mask": nothing_padded[:, : num_frames * (wav.shape[1] // num_frames)]}
+    sample = {"id": torch.arange(3), "target_list": [units], "net_input": net_input}
+    loss, sample_size, told = criterion(model, sample)
+    loss.backward()
+    weights = dict(model.named_parameters())
+    np.savez(
+        folder / "pretraining.npz",
+        wav=wav.numpy(),
+        units=units.numpy(),
+        is_masked=is_masked.numpy(),
+        loss=loss.item(),
+        sample_size=sample_size,
+        masked_nll=told["loss_m_0"],
+        masked_correct=told["correct_m_0"],
+        unmasked_nll=told["loss_u_0"],
+        unmasked_correct=told["correct_u_0"],
+        feature_penalty=told["loss_features_pen"] / FEATURE_PENALTY / sample_size,
+        **{name: weights[name].detach().numpy() for name in GRADIENTS},
+        **{f"gradient of {name}": weights[name].grad.numpy() for name in GRADIENTS},
+    )
 
 
 def write_kmeans(folder: Path) -> None:

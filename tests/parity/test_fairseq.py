@@ -14,6 +14,8 @@ import torch
 
 from model.encoder import EncoderConfig, load_encoder
 from model.hubert_checkpoint import load_fairseq_file
+from model.hubert_pretrain import HubertPretraining
+from model.pretrain_config import PretrainConfig
 from pipeline.codebook import Assigner
 from pipeline.codebook_import import read_centroids
 
@@ -81,3 +83,55 @@ def test_kmeans_by_joblib(path: Path) -> None:
     references = np.load(FOLDER / "kmeans_units.npz")
     units = Assigner(centroids, torch.device("cpu"))(torch.from_numpy(references["frames"]))
     assert np.array_equal(units.numpy(), references["units"]), "scikit-learn's k-means gives other units"
+
+
+def test_pretraining_has_the_losses_and_gradients_of_fairseq() -> None:
+    references = np.load(FOLDER / "pretraining.npz")
+    told = {name: torch.from_numpy(np.asarray(references[name])) for name in references.files}
+    body, _ = load_fairseq_file(FOLDER / "base-50hz.pt")
+    embedding_dim, num_units = told["final_proj.weight"].shape[0], told["label_embs_concat"].shape[0]
+    config = PretrainConfig(
+        model=body.config,
+        embedding_dim=embedding_dim,
+        unmasked_weight=0.5,
+        feature_gradient_scale=0.1,
+        dropout=0.0,
+        layer_drop=0.0,
+    )
+    task = HubertPretraining(config, num_units)
+    task.body.load_state_dict(body.state_dict())
+    with torch.no_grad():
+        task.mask_embedding.copy_(told["mask_emb"])
+        task.final_projection.weight.copy_(told["final_proj.weight"])
+        task.final_projection.bias.copy_(told["final_proj.bias"])
+        task.unit_embeddings.copy_(told["label_embs_concat"])
+
+    loss = task(told["wav"], told["units"], told["is_masked"])
+    for name, value in loss._asdict().items():
+        assert value.item() == pytest.approx(told[name].item(), rel=1e-4), name
+    # fairseq's sum over frames; the trainer here takes means of the masked, of the other, and of all frames.
+    total = (
+        loss.masked_nll + config.unmasked_weight * loss.unmasked_nll + 10.0 * told["sample_size"] * loss.feature_penalty
+    )
+    assert total.item() == pytest.approx(told["loss"].item(), rel=1e-4)
+    total.backward()
+    weights = task.body
+    ours = {
+        "feature_extractor.conv_layers.0.0.weight": weights.feature_extractor.conv_layers[0].conv.weight,
+        "feature_extractor.conv_layers.6.0.weight": weights.feature_extractor.conv_layers[6].conv.weight,
+        "post_extract_proj.weight": weights.feature_projection.projection.weight,
+        "encoder.layers.0.fc1.weight": weights.encoder.layers[0].feed_forward.intermediate_dense.weight,
+        "encoder.layers.2.self_attn.q_proj.weight": weights.encoder.layers[2].attention.q_proj.weight,
+        "encoder.layer_norm.weight": weights.encoder.layer_norm.weight,
+        "mask_emb": task.mask_embedding,
+        "final_proj.weight": task.final_projection.weight,
+        "final_proj.bias": task.final_projection.bias,
+        "label_embs_concat": task.unit_embeddings,
+    }
+    assert set(ours) == {name.removeprefix("gradient of ") for name in told if name.startswith("gradient of ")}
+    for name, weight in ours.items():
+        expected = told[f"gradient of {name}"]
+        scale = float(expected.abs().max())
+        assert weight.grad is not None
+        difference = float((weight.grad - expected).abs().max()) / scale
+        assert difference <= 1e-3, f"gradient of {name}: {difference:.2g} of its largest value apart"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import TwistError
-from pipeline.espeak import synthesize
+from pipeline.espeak import speak, synthesize
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,3 +128,25 @@ def test_missing_voice_data_is_an_error_and_not_the_end_of_the_process(
         _speak("en-us")
     monkeypatch.undo()
     assert len(_speak("en-us")) > 0, "one failure should not spoil the calls after it"
+
+
+@pytest.mark.parametrize("voice", VOICES)
+def test_what_is_heard_fills_the_samples_in_order(voice: str) -> None:
+    speech = speak(TEXT, voice)
+    assert np.array_equal(speech.wav, synthesize(TEXT, voice)[0])
+    for heard in (speech.phonemes, speech.words):
+        assert all(first.end_s == second.start_s for first, second in itertools.pairwise(heard))
+        assert heard[-1].end_s == pytest.approx(len(speech.wav) / speech.sample_rate_hz)
+    assert [word.name for word in speech.words] == ["1", "5", "11", "19", "26", "30", "34", "40"], "places in the text"
+
+
+def test_phonemes_are_those_of_the_words() -> None:
+    names = [phoneme.name for phoneme in speak("She sees fish.", "en-us").phonemes if phoneme.name]
+    assert names == ["S", "i", "s", "i", "z", "f", "I", "S"]
+    slow, fast = (speak("She sees fish.", "en-us", words_per_minute=rate) for rate in (100, 200))
+    assert [one.name for one in slow.phonemes if one.name] == [one.name for one in fast.phonemes if one.name]
+    assert slow.phonemes[3].start_s > fast.phonemes[3].start_s
+
+
+def test_nothing_to_say_has_no_phonemes() -> None:
+    assert all(not phoneme.name for phoneme in speak("", "en-us").phonemes)

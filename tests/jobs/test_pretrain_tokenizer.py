@@ -1,0 +1,65 @@
+"""A tokenizer of one's own through the commands: MFCC units, pretraining, its checkpoint as the next run's encoder."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+PRETRAIN = """
+pretrain:
+  model: {conv_dim: [16, 16, 16, 16], conv_kernel: [10, 8, 4, 4], conv_stride: [5, 8, 4, 4], hidden_size: 32,
+          num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 64, num_conv_pos_embeddings: 8,
+          num_conv_pos_embedding_groups: 2, conv_pos_batch_norm: true}
+  batch_size: 4
+  crop_s: 2
+  num_steps: 4
+  warmup_steps: 1
+  mask_span_frames: 3
+  validation_share: 0.3
+  validate_every: 2
+  checkpoint_every: 2
+  log_every: 1
+"""
+
+
+@pytest.mark.slow
+def test_a_tokenizer_is_pretrained_and_used(twist, demo_speech, recipe, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.read_text().split("train:")[0] + PRETRAIN)
+    made = twist("run", "--config", path, "--run", first, "--audio", demo_speech, "--until", "tokenize")
+    assert "units      kept" in made.stdout
+    assert not (first / "shards").exists(), "--until tokenize packs nothing"
+
+    said = twist("pretrain-tokenizer", "--config", path, "--run", first).stdout
+    assert "4 steps over" in said
+    metrics = [json.loads(line) for line in (first / "tokenizer/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics if "masked_loss" in line] == [1, 2, 3, 4]
+    assert [line["step"] for line in metrics if "validation" in line] == [2, 4]
+    again = twist("pretrain-tokenizer", "--config", path, "--run", first).stdout
+    assert "from step 4" in again
+
+    encoder = ("--encoder.name", "hubert", "--encoder.path", first / "tokenizer/00000004", "--encoder.layer", 2)
+    twist("run", "--config", path, "--run", second, "--audio", demo_speech, "--until", "tokenize", *encoder)
+    book = json.loads((second / "codebook/codebook.json").read_text())
+    assert (book["encoder"]["layer"], book["feature_dim"], book["encoder"]["frame_rate_hz"]) == (2, 32, 25.0)
+    description = json.loads(twist("inspect", second, "--json", "--verify").stdout)
+    assert description["violations"] == []
+
+
+def test_a_run_that_is_not_tokenized_is_refused(twist, recipe, tmp_path):
+    done = twist("pretrain-tokenizer", "--config", recipe, "--run", tmp_path, status=2)
+    assert "units" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_unknown_stage_to_end_at_is_refused(twist, recipe, tmp_path):
+    done = twist("run", "--config", recipe, "--run", tmp_path, "--until", "units", status=2)
+    assert "until" in done.stderr and "tokenize" in done.stderr
+
+
+def test_voices_are_synthesized(twist, tmp_path):
+    said = twist("synthesize-voices", tmp_path / "voices", "--speech.hours", 0.005, "--speech.test_sentences", 2)
+    assert "12, in" in said.stdout, "two sentences by six voices"
+    refused = twist("synthesize-voices", tmp_path / "other", "--speech.hours", 0, status=2)
+    assert "hours is above 0" in refused.stderr
