@@ -27,17 +27,19 @@ from pipeline.audio import AudioError
 from pipeline.errors import TwistError
 from pipeline.records import Dropped
 from pipeline.segment import STAGE as SEGMENTS
-from pipeline.segment import read_segments, work_units_of
-from pipeline.stage import Stage, StageCounts, Tally, fingerprint_of
+from pipeline.segment import open_segments
+from pipeline.stage import Stage, StageCounts, Tally, fingerprint_of, read_facts
 from pipeline.units import describe_encoder, encoder_settings
+from pipeline.work_plan import WorkPlan, name_work_units
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from pipeline.dataflow import ClusterConfig, WorkUnit
+    from pipeline.dataflow import ClusterConfig
     from pipeline.progress import ReportProgress
+    from pipeline.work_plan import WorkUnit
 
 STAGE = "codebook"
 FRAMES = "frames"
@@ -96,16 +98,16 @@ def fit_codebook(
     with stage.begin() as has_work:
         if not has_work:
             return
-        segments = _draw_segments(read_segments(run), config)
+        segments = _draw_segments(run, config)
         durations = pc.subtract(segments["end_s"], segments["start_s"]).to_numpy()
         frame_rate_hz = float(describe_encoder(encoder)["frame_rate_hz"])
         # Each frame is drawn or not by itself, so that about max_frames come together, without counting them first.
         share = min(1.0, config.max_frames / (durations.sum() * frame_rate_hz))
         parts = storage.join(stage.uri, FRAMES)
-        work_units = work_units_of(segments)
+        plan = WorkPlan.of(segments, "segment_id")
         arguments = {"encoder": encoder, "share": share, "seed": config.seed}
-        dataflow.run_work_units(work_units, parts, DrawFrames, arguments, _none_drawn, cluster, report)
-        _fit_and_write(stage, segments, [unit.name for unit in work_units], config, encoder, durations)
+        dataflow.run_work_units(plan, parts, DrawFrames, arguments, _none_drawn, cluster, report)
+        _fit_and_write(stage, segments, plan.names, config, encoder, durations)
 
 
 def _import_codebook(run: str, config: CodebookConfig, encoder_config: EncoderConfig) -> None:
@@ -129,13 +131,23 @@ def _import_codebook(run: str, config: CodebookConfig, encoder_config: EncoderCo
         stage.finish(nothing_read, [], taken.fingerprint, imported_from=imported.source)
 
 
-def _draw_segments(segments: pa.Table, config: CodebookConfig) -> pa.Table:
-    """At most `max_hours` of segments, the first by a hash of seed and id, in the order of their work units."""
-    ids = segments["segment_id"].to_pylist()
-    order = np.argsort(np.array([_hash(config.seed, id) for id in ids], np.uint64), kind="stable")
-    hours = pc.subtract(segments["end_s"], segments["start_s"]).to_numpy()[order].cumsum() / 3600
-    count = max(1, int(np.searchsorted(hours, config.max_hours, side="right")))
-    return segments.take(np.sort(order[:count]))
+def _draw_segments(run: str, config: CodebookConfig) -> pa.Table:
+    """At most `max_hours` of segments, the first by a hash of seed and id, in work units of their own."""
+    with open_segments(run) as tables:
+        hashes = [[_hash(config.seed, id) for id in table["segment_id"].to_pylist()] for table in tables]
+        durations = [pc.subtract(table["end_s"], table["start_s"]).to_numpy() for table in tables]
+        order = np.argsort(np.concatenate([np.array(of_table, np.uint64) for of_table in hashes]), kind="stable")
+        hours = np.concatenate(durations)[order].cumsum() / 3600
+        count = max(1, int(np.searchsorted(hours, config.max_hours, side="right")))
+        is_drawn = np.zeros(len(order), np.bool_)
+        is_drawn[order[:count]] = True
+        by_table = np.split(is_drawn, np.cumsum([len(of_table) for of_table in hashes])[:-1])
+        drawn = pa.concat_tables(table.filter(chosen) for table, chosen in zip(tables, by_table, strict=True))
+    corpora = [id.partition("/")[0] for id in drawn["recording_id"].to_pylist()]
+    seconds = pc.subtract(drawn["end_s"], drawn["start_s"]).to_pylist()
+    # Of a large run few segments of a planned unit are drawn, perhaps one.
+    names = name_work_units(corpora, seconds, 60 * read_facts(run, SEGMENTS)["config"]["work_unit_minutes"])
+    return drawn.set_column(drawn.schema.get_field_index("work_unit"), "work_unit", [names]).combine_chunks()
 
 
 def _hash(seed: int, id: str) -> int:

@@ -33,13 +33,14 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import parquet, storage
-from pipeline.audio import AudioError, Span, read_spans
+from pipeline.audio import AudioError, read_spans
 from pipeline.errors import RunError, TwistError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.progress import ReportProgress
+    from pipeline.work_plan import WorkPlan, WorkUnit
 
 logger = logging.getLogger(__name__)
 
@@ -80,23 +81,6 @@ class ClusterConfig:
             raise TwistError(f"cluster.unit_time_limit_s must be positive, not {self.unit_time_limit_s}")
 
 
-@dataclass(frozen=True)
-class WorkUnit:
-    """Spans of audio that one worker takes together, each with the id of what it belongs to."""
-
-    name: str
-    ids: tuple[str, ...]
-    spans: tuple[Span, ...]
-
-    def __post_init__(self) -> None:
-        assert len(self.ids) == len(self.spans) > 0, f"work unit {self.name} has {len(self.ids)} ids"
-
-    @property
-    def duration_s(self) -> float:
-        """Seconds of audio."""
-        return sum(span.end_s - span.start_s for span in self.spans)
-
-
 class Processor(Protocol):
     """Made once per actor; turns a unit's decoded spans, wav [S] or the error of each, into its part."""
 
@@ -109,7 +93,7 @@ def part_uri(parts: str, name: str) -> str:
 
 
 def run_work_units(
-    work_units: Sequence[WorkUnit],
+    plan: WorkPlan,
     parts: str,
     processor: type[Processor],
     processor_args: dict[str, Any],
@@ -120,7 +104,7 @@ def run_work_units(
     """Makes the part of every work unit that has none yet.
 
     Args:
-        work_units: All units of the stage, with different names.
+        plan: All units of the stage, with different names.
         parts: The folder of the part files.
         processor: A class importable on every worker; made there with `processor_args`.
         processor_args: Keyword arguments, small enough to send to every actor.
@@ -132,28 +116,28 @@ def run_work_units(
         TwistError: the processor cannot be made.
         RunError: parts cannot be written, no worker can be started, or nothing but failures comes back.
     """
-    assert len({unit.name for unit in work_units}) == len(work_units), "two work units have one name"
+    assert len(set(plan.names)) == len(plan), "two work units have one name"
     done = set(storage.list_files(parts, ".parquet"))
-    pending = [unit for unit in work_units if f"part-{unit.name}.parquet" not in done]
+    pending = [number for number, name in enumerate(plan.names) if f"part-{name}.parquet" not in done]
     if not pending:
         return
-    num_done = len(work_units) - len(pending)
+    num_done = len(plan) - len(pending)
     failed: list[_Outcome] = []
     with contextlib.closing(_Workers(parts, processor, processor_args, cluster, len(pending))) as workers:
-        for outcome in workers.run(pending):
+        for outcome in workers.run(plan[number] for number in pending):
             if outcome.error is not None:
                 failed.append(outcome)
                 continue
             num_done += 1
-            report(num_done, len(work_units), "units", f"{outcome.unit.duration_s / 3600:.2f} h in the last one")
+            report(num_done, len(plan), "units", f"{outcome.unit.duration_s / 3600:.2f} h in the last one")
     if failed and num_done == 0:
-        raise RunError(f"every one of {len(work_units)} work units failed, the last with: {failed[-1].error}")
+        raise RunError(f"every one of {len(plan)} work units failed, the last with: {failed[-1].error}")
     for outcome in failed:
         error = AudioError("quarantined", f"failed {MAX_FAILURES} times: {outcome.error}")
         part = parquet.to_bytes(quarantine(outcome.unit, error))
         storage.put_if_absent(part_uri(parts, outcome.unit.name), part)
         num_done += 1
-        report(num_done, len(work_units), "units", f"unit {outcome.unit.name} quarantined: {outcome.error}")
+        report(num_done, len(plan), "units", f"unit {outcome.unit.name} quarantined: {outcome.error}")
 
 
 @dataclass(frozen=True)
@@ -200,6 +184,8 @@ class _Workers:
                 f"out, or run on a cluster (RAY_ADDRESS)"
             )
         self._num_units = num_units
+        self._num_new = num_units
+        self._new: Iterator[WorkUnit] = iter(())
         self._time_limit_s = cluster.unit_time_limit_s
         # What fails is taken up again here, where it is counted; never by Ray itself.
         self._decode = ray.remote(_decode).options(num_cpus=1, num_returns=2, max_retries=0)
@@ -211,7 +197,7 @@ class _Workers:
         self._actor_args = (parts, processor, processor_args, cluster.unit_time_limit_s)
 
         self._actors: list[_Actor] = []
-        self._queue: deque[WorkUnit] = deque()
+        self._again: deque[WorkUnit] = deque()
         self._suspects: deque[WorkUnit] = deque()
         self._decoded: deque[tuple[WorkUnit, Any]] = deque()
         # References to what is under way, each with what it is about.
@@ -228,12 +214,12 @@ class _Workers:
         for actor in list(self._actors):
             self._end(actor)
 
-    def run(self, units: Sequence[WorkUnit]) -> Iterator[_Outcome]:
+    def run(self, units: Iterator[WorkUnit]) -> Iterator[_Outcome]:
         """Does the work; yields each unit when it is committed or has failed for good, in whatever order."""
         import ray
 
-        self._queue.extend(units)
-        while self._queue or self._suspects or self._decoding or self._decoded or self._processing:
+        self._new = units
+        while self._num_queued or self._suspects or self._decoding or self._decoded or self._processing:
             self._start_what_can_start()
             under_way = [*self._preparing, *self._decoding, *self._processing]
             ready, _ = ray.wait(under_way, num_returns=1, timeout=PATIENCE_S, fetch_local=False)
@@ -247,6 +233,17 @@ class _Workers:
                     yield from self._take_decoded(reference, *self._decoding.pop(reference))
                 else:
                     yield from self._take_result(reference, self._processing.pop(reference))
+
+    @property
+    def _num_queued(self) -> int:
+        return self._num_new + len(self._again)
+
+    def _next_unit(self) -> WorkUnit:
+        """New ones first: what failed is not to fail for the same passing reason."""
+        if not self._num_new:
+            return self._again.popleft()
+        self._num_new -= 1
+        return next(self._new)
 
     def _room(self) -> tuple[int, int]:
         """How many actors there is room for, and how many units may be decoded before one takes them.
@@ -269,17 +266,17 @@ class _Workers:
     def _start_what_can_start(self) -> None:
         max_actors, max_ahead = self._room()
         in_hand = len(self._decoding) + len(self._decoded) + len(self._processing)
-        if self._suspects and not self._queue and not in_hand:
-            self._queue.append(self._suspects.popleft())
-        num_left = len(self._queue) + in_hand
+        if self._suspects and not self._num_queued and not in_hand:
+            self._again.append(self._suspects.popleft())
+        num_left = self._num_queued + in_hand
         for actor in [actor for actor in self._actors if actor.is_idle][: max(0, len(self._actors) - num_left)]:
             self._end(actor)  # what it holds, a GPU perhaps, is of use to others
         while len(self._actors) < min(max_actors, num_left):
             actor = _Actor(self._make_actor(*self._actor_args))
             self._actors.append(actor)
             self._preparing[actor.handle.prepare.remote()] = actor
-        while self._queue and len(self._decoding) + len(self._decoded) < max_ahead:
-            unit = self._queue.popleft()
+        while self._num_queued and len(self._decoding) + len(self._decoded) < max_ahead:
+            unit = self._next_unit()
             status, wavs = self._decode.remote(unit, self._time_limit_s)
             self._decoding[status] = (unit, wavs)
         for actor in self._actors:
@@ -356,7 +353,7 @@ class _Workers:
         if self._num_machines_lost[unit.name] % MAX_MACHINES_LOST == 0:
             yield from self._fail(unit, f"{MAX_MACHINES_LOST} machines went away with it")
         else:
-            self._queue.append(unit)
+            self._again.append(unit)
 
     def _fail(self, unit: WorkUnit, error: str) -> Iterator[_Outcome]:
         self._num_failures[unit.name] += 1
@@ -369,7 +366,7 @@ class _Workers:
         elif self._num_failures[unit.name] == MAX_FAILURES - 1:
             self._suspects.append(unit)
         else:
-            self._queue.append(unit)
+            self._again.append(unit)
 
     def _end(self, actor: _Actor) -> None:
         import ray

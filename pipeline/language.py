@@ -10,6 +10,7 @@ Without either the recording has no evidence; the setting `unknown` says whether
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,11 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline import parquet, storage
 from pipeline.errors import TwistError
 from pipeline.manifest import STAGE as MANIFEST
-from pipeline.manifest import read_recordings
+from pipeline.manifest import iterate_recordings, read_recordings
 from pipeline.records import LANGUAGE_SCHEMA, Dropped, LanguageDecision, Recording, from_table, to_table
 from pipeline.stage import Stage, StageCounts, Tally, digest, fingerprint_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pipeline.progress import ReportProgress
 
 STAGE = "language"
@@ -142,6 +145,25 @@ def _text_identifier() -> Any:
 @functools.cache
 def _text_languages() -> frozenset[str]:
     return frozenset(_text_identifier().labels)
+
+
+def kept_recordings(run: str) -> Iterator[Recording]:
+    """The recordings that a finished stage keeps, in the manifest's order; few are in memory at a time.
+
+    Raises:
+        StageError: the stage is not finished.
+        TwistError: its decisions are not those of this manifest.
+    """
+    fingerprint_of(run, STAGE)
+    uri = storage.join(run, STAGE, DECISIONS)
+    with parquet.RowGroups(uri, ["recording_id", "keep"]) as groups:
+        columns = ([table[name].to_pylist() for name in ("recording_id", "keep")] for table in groups)
+        decisions = itertools.chain.from_iterable(zip(*both, strict=True) for both in columns)
+        for recording, (id, keep) in itertools.zip_longest(iterate_recordings(run), decisions, fillvalue=(None, None)):
+            if not isinstance(recording, Recording) or recording.recording_id != id:
+                raise TwistError(f"{uri} does not decide on the recordings of this manifest; run `twist filter` again")
+            if keep:
+                yield recording
 
 
 def read_decisions(run: str) -> dict[str, LanguageDecision]:

@@ -17,13 +17,15 @@ from pipeline.records import RECORDING_SCHEMA, SPLITS, Dropped, Recording, from_
 from pipeline.stage import DROPPED, Stage, StageCounts, Tally, digest, fingerprint_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pipeline.progress import ReportProgress
 
 STAGE = "manifest"
 # Reading a header waits for a disk or a bucket, not for a core.
 PROBE_THREADS = 16
+# Of a table, as objects.
+RECORDINGS_AT_ONCE = 10_000
 
 
 def make_manifest(run: str, corpora: Sequence[CorpusConfig], report: ReportProgress) -> None:
@@ -141,11 +143,20 @@ def read_recordings(run: str) -> list[Recording]:
     Raises:
         StageError: the manifest is not finished.
     """
+    return list(iterate_recordings(run))
+
+
+def iterate_recordings(run: str) -> Iterator[Recording]:
+    """The same, of which few are in memory at a time.
+
+    Raises:
+        StageError: the manifest is not finished.
+    """
     fingerprint_of(run, STAGE)
     uri = storage.join(run, STAGE)
-    tables = [name for name in storage.list_files(uri, ".parquet") if name != DROPPED]
-    return [
-        recording
-        for name in tables
-        for recording in from_table(Recording, parquet.read(storage.join(uri, name), RECORDING_SCHEMA.names))
-    ]
+    for name in storage.list_files(uri, ".parquet"):
+        if name != DROPPED:
+            with parquet.RowGroups(storage.join(uri, name), RECORDING_SCHEMA.names) as groups:
+                for table in groups:
+                    for first in range(0, len(table), RECORDINGS_AT_ONCE):
+                        yield from from_table(Recording, table.slice(first, RECORDINGS_AT_ONCE))

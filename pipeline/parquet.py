@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,11 +14,26 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.errors import TwistError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from concurrent.futures import Future
 
-def to_bytes(table: pa.Table, row_group_size: int = 100_000) -> bytes:
+ROW_GROUP_ROWS = 100_000
+# Small files that are read ahead of the one that is asked for: a store takes its time for each.
+FILES_AHEAD = 32
+
+
+def to_bytes(table: pa.Table, row_group_size: int = ROW_GROUP_ROWS) -> bytes:
     """A table as the bytes of a Parquet file: the same table gives the same bytes."""
+    return groups_to_bytes([table], table.schema, row_group_size)
+
+
+def groups_to_bytes(tables: Iterable[pa.Table], schema: pa.Schema, row_group_size: int = ROW_GROUP_ROWS) -> bytes:
+    """Tables, which are not held together, as one Parquet file; each begins a row group."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", row_group_size=row_group_size, write_page_checksum=True)
+    with pq.ParquetWriter(buffer, schema, compression="zstd", write_page_checksum=True) as writer:
+        for table in tables:
+            writer.write_table(table, row_group_size)
     return buffer.getvalue()
 
 
@@ -30,12 +49,76 @@ def read(uri: str, columns: list[str] | None = None) -> pa.Table:
         FileNotFoundError: there is no such file.
         TwistError: it is not a whole Parquet file, or lacks one of `columns`.
     """
-    try:
-        with _open(uri) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+    with RowGroups(uri, columns) as groups:
+        return groups.read_all()
+
+
+def read_many(uris: Iterable[str], columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Reads one small file after the other, with more of them under way.
+
+    Raises:
+        FileNotFoundError, TwistError: as `read`, where the file's turn comes.
+    """
+    with ThreadPoolExecutor(FILES_AHEAD) as threads:
+        under_way: deque[Future[pa.Table]] = deque()
+        try:
+            for uri in uris:
+                under_way.append(threads.submit(read, uri, columns))
+                if len(under_way) == FILES_AHEAD:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            for future in under_way:
+                future.cancel()
+
+
+class RowGroups:
+    """A Parquet file that is read a row group at a time; closed by `with`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        TwistError: it is not a whole Parquet file, or lacks one of `columns`; also where reading finds it damaged.
+    """
+
+    def __init__(self, uri: str, columns: list[str] | None = None) -> None:
+        self._uri = uri
+        self._columns = columns
+        with _damage_named(uri), contextlib.ExitStack() as stack:
+            source = stack.enter_context(_open(uri))
+            self._file = stack.enter_context(pq.ParquetFile(source, page_checksum_verification=True))
             # Of a column that is not there, pyarrow says nothing.
-            if missing := set(columns or ()) - set(parquet.schema_arrow.names):
+            if missing := set(columns or ()) - set(self._file.schema_arrow.names):
                 raise pa.ArrowKeyError(f"it has no column {', '.join(sorted(missing))}")
-            return parquet.read(columns, use_threads=False)
+            self._close = stack.pop_all()
+
+    def __enter__(self) -> RowGroups:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close.close()
+
+    def __len__(self) -> int:
+        return int(self._file.num_row_groups)
+
+    def read(self, number: int) -> pa.Table:
+        """One row group."""
+        with _damage_named(self._uri):
+            return self._file.read_row_group(number, self._columns, use_threads=False)
+
+    def read_all(self) -> pa.Table:
+        """All of them."""
+        with _damage_named(self._uri):
+            return self._file.read(self._columns, use_threads=False)
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        return map(self.read, range(len(self)))
+
+
+@contextlib.contextmanager
+def _damage_named(uri: str) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         # pyarrow tells of damage through plain OSErrors too; a disk's or bucket's have a number or own type.
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):

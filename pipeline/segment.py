@@ -9,46 +9,55 @@ of recordings below RUN/segments/speech/. Long recordings are cut at their pause
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
-from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import pyarrow as pa
 
 from pipeline import dataflow, parquet, storage
-from pipeline.audio import AudioError, Span
+from pipeline.audio import AudioError
 from pipeline.errors import TwistError
 from pipeline.language import STAGE as LANGUAGE
-from pipeline.language import read_decisions
+from pipeline.language import kept_recordings
 from pipeline.manifest import STAGE as MANIFEST
-from pipeline.manifest import read_recordings
 from pipeline.records import SEGMENT_SCHEMA, Dropped, Recording
 from pipeline.stage import Stage, StageCounts, Tally, digest, fingerprint_of
 from pipeline.voice_activity import SpeechDetector
+from pipeline.work_plan import WorkPlan, WorkUnitNames
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
-    from pipeline.dataflow import ClusterConfig, WorkUnit
+    from pipeline.dataflow import ClusterConfig
     from pipeline.progress import ReportProgress
+    from pipeline.work_plan import WorkUnit
 
 STAGE = "segments"
 SEGMENTS = "segments.parquet"
 SPEECH = "speech"
+SEARCH_SCHEMA = pa.schema(
+    [
+        ("recording_id", pa.string()),
+        ("uri", pa.string()),
+        ("channel", pa.int32()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("work_unit", pa.string()),
+    ]
+)
 # Durations are stored as uint16 frames of 40 ms.
 LONGEST_SEGMENT_S = 2_000.0
 # Less is what sums of floats lose.
 NEGLIGIBLE_S = 1e-6
 
 Regions = list[tuple[float, float]]
-# By recording: what went wrong with a slice of it, and how long that slice is.
-Failures = dict[str, list[tuple[AudioError, float]]]
 
 
 @dataclass(frozen=True)
@@ -100,10 +109,8 @@ def make_segments(run: str, config: SegmentConfig, cluster: ClusterConfig, repor
     with stage.begin() as has_work:
         if not has_work:
             return
-        decisions = read_decisions(run)
-        recordings = [recording for recording in read_recordings(run) if decisions[recording.recording_id].keep]
-        speech, failures = _find_speech(stage, recordings, config, cluster, report)
-        _write(stage, recordings, speech, failures, config)
+        found = _search(stage, run, config, cluster, report)
+        _write(stage, _listened_to(run, found, config), config)
 
 
 def tidy(regions: Iterable[Sequence[float]], duration_s: float) -> Regions:
@@ -200,51 +207,52 @@ def _pad(
     return min(math.ceil(start_s * 1000) / 1000, end_s), end_s
 
 
-def _find_speech(
-    stage: Stage,
-    recordings: Sequence[Recording],
-    config: SegmentConfig,
-    cluster: ClusterConfig,
-    report: ReportProgress,
-) -> tuple[dict[str, Regions | None], Failures]:
-    """Speech by recording id (None: taken whole), and what could not be searched."""
-    speech: dict[str, Regions | None] = {}
-    to_search: list[Recording] = []
-    for recording in recordings:
-        if recording.voice_activity is not None:
-            speech[recording.recording_id] = tidy(recording.voice_activity, recording.duration_s)
-        elif config.detect_speech == "all" or (config.detect_speech == "long" and recording.duration_s > config.max_s):
-            to_search.append(recording)
-        else:
-            speech[recording.recording_id] = None
-    if not to_search:
-        return speech, {}
-    work_units = _plan_search(to_search, config.work_unit_minutes * 60)
+@dataclass(frozen=True)
+class _Heard:
+    """Where speech was found in a recording, or in the slices that could be searched.
+
+    Attributes:
+        regions: (on, off) in seconds.
+        failures: What went wrong with a slice, and how long that slice is.
+    """
+
+    regions: Regions = field(default_factory=list)
+    failures: list[tuple[AudioError, float]] = field(default_factory=list)
+
+
+def _is_to_be_searched(recording: Recording, config: SegmentConfig) -> bool:
+    if recording.voice_activity is not None:
+        return False
+    return config.detect_speech == "all" or (config.detect_speech == "long" and recording.duration_s > config.max_s)
+
+
+def _search(
+    stage: Stage, run: str, config: SegmentConfig, cluster: ClusterConfig, report: ReportProgress
+) -> Iterator[tuple[str, _Heard]]:
+    """Searches the recordings of which nothing is known; gives what was found, by recording id, in their order."""
+    to_search = (recording for recording in kept_recordings(run) if _is_to_be_searched(recording, config))
+    plan = _plan_search(to_search, config.work_unit_minutes * 60)
+    if not len(plan):
+        return iter(())
     parts = storage.join(stage.uri, SPEECH)
     threshold = config.speech_threshold
-    dataflow.run_work_units(work_units, parts, FindSpeech, {"threshold": threshold}, _all_failed, cluster, report)
-    found, failures = _read_search(parts, [unit.name for unit in work_units])
-    for recording in to_search:
-        if recording.recording_id in found:
-            # Joins what the edge between two slices has parted.
-            speech[recording.recording_id] = tidy(found[recording.recording_id], recording.duration_s)
-    return speech, failures
+    dataflow.run_work_units(plan, parts, FindSpeech, {"threshold": threshold}, _all_failed, cluster, report)
+    return _read_search([dataflow.part_uri(parts, name) for name in plan.names])
 
 
-def _plan_search(recordings: Sequence[Recording], work_unit_s: float) -> list[WorkUnit]:
+def _plan_search(recordings: Iterable[Recording], work_unit_s: float) -> WorkPlan:
     """Work units of whole recordings; one longer than a work unit is searched in slices."""
-    ids, corpora, spans = [], [], []
+    columns: dict[str, list[object]] = {
+        name: [] for name in ("recording_id", "uri", "channel", "start_s", "end_s", "work_unit")
+    }
+    names = WorkUnitNames(work_unit_s)
     for recording in recordings:
         for start_s, end_s in _divide((0.0, recording.duration_s), work_unit_s):
-            ids.append(recording.recording_id)
-            corpora.append(recording.corpus)
-            spans.append(Span(recording.uri, recording.channel, start_s, end_s))
-    names = name_work_units(corpora, [span.end_s - span.start_s for span in spans], work_unit_s)
-    grouped = itertools.groupby(zip(names, ids, spans, strict=True), key=lambda row: row[0])
-    return [
-        dataflow.WorkUnit(name, tuple(row[1] for row in rows), tuple(row[2] for row in rows))
-        for name, rows in ((name, list(rows)) for name, rows in grouped)
-    ]
+            name = names.next(recording.corpus, end_s - start_s)
+            row = (recording.recording_id, recording.uri, recording.channel, start_s, end_s, name)
+            for column, value in zip(columns.values(), row, strict=True):
+                column.append(value)
+    return WorkPlan.of(pa.table(columns, schema=SEARCH_SCHEMA), "recording_id")
 
 
 class FindSpeech:
@@ -277,73 +285,101 @@ def _speech_table(unit: WorkUnit, outcomes: Sequence[Regions | AudioError]) -> p
     )
 
 
-def _read_search(parts: str, names: Sequence[str]) -> tuple[dict[str, Regions], Failures]:
-    failures: Failures = defaultdict(list)
-    found: dict[str, Regions] = defaultdict(list)
-    for name in names:
-        for row in parquet.read(dataflow.part_uri(parts, name)).to_pylist():
+def _read_search(parts: Sequence[str]) -> Iterator[tuple[str, _Heard]]:
+    rows = (row for part in parquet.read_many(parts) for row in part.to_pylist())
+    for recording_id, slices in itertools.groupby(rows, key=lambda row: row["recording_id"]):
+        heard = _Heard()
+        for row in slices:
             # Silence within a long recording is nothing special, and a slice at its end may well hold nothing else.
             if row["reason"] is not None and row["reason"] != "silent":
-                error = AudioError(row["reason"], row["detail"])
-                failures[row["recording_id"]].append((error, row["end_s"] - row["start_s"]))
-            found[row["recording_id"]] += [
-                (row["start_s"] + on_s, row["start_s"] + off_s) for on_s, off_s in json.loads(row["regions"] or "[]")
-            ]
-    return found, failures
+                heard.failures.append((AudioError(row["reason"], row["detail"]), row["end_s"] - row["start_s"]))
+            regions = json.loads(row["regions"] or "[]")
+            heard.regions.extend((row["start_s"] + on_s, row["start_s"] + off_s) for on_s, off_s in regions)
+        yield recording_id, heard
 
 
-def name_work_units(corpora: Sequence[str], durations_s: Iterable[float], work_unit_s: float) -> list[str]:
-    """The work unit of each of a row of spans, by running time: neighbours share a unit of about `work_unit_s`.
-
-    Units are numbered within each corpus, so that another corpus beside it changes nothing.
-    """
-    durations = np.fromiter(durations_s, np.float64, len(corpora))
-    names: list[str] = []
-    for corpus, rows in itertools.groupby(range(len(corpora)), key=corpora.__getitem__):
-        in_corpus = durations[list(rows)]
-        starts = np.cumsum(in_corpus) - in_corpus
-        # Rounded, so that the order of summation cannot move a span to another unit.
-        numbers = np.floor(np.round(starts / work_unit_s, 6)).astype(np.int64)
-        _, numbers = np.unique(numbers, return_inverse=True)
-        names += [f"{corpus}-{number:07d}" for number in numbers]
-    return names
-
-
-def _write(
-    stage: Stage,
-    recordings: Sequence[Recording],
-    speech: dict[str, Regions | None],
-    failures: Failures,
-    config: SegmentConfig,
-) -> None:
-    rows: list[tuple[Recording, float, float]] = []
-    dropped: list[Dropped] = []
-    kept_s = 0.0
-    for recording in recordings:
-        regions = speech[recording.recording_id]
-        if regions is None:
-            candidates = _divide((0.0, recording.duration_s), config.max_s)
+def _listened_to(
+    run: str, found: Iterator[tuple[str, _Heard]], config: SegmentConfig
+) -> Iterator[tuple[Recording, _Heard | None]]:
+    """Every kept recording and where there is speech in it; None: it is taken whole."""
+    for recording in kept_recordings(run):
+        if recording.voice_activity is not None:
+            yield recording, _Heard(tidy(recording.voice_activity, recording.duration_s))
+        elif _is_to_be_searched(recording, config):
+            recording_id, heard = next(found)
+            assert recording_id == recording.recording_id, f"{recording_id} was searched, not {recording.recording_id}"
+            # Joins what the edge between two slices has parted.
+            yield recording, _Heard(tidy(heard.regions, recording.duration_s), heard.failures)
         else:
-            candidates = cut(regions, recording.duration_s, config)
-        segments = [(start_s, end_s) for start_s, end_s in candidates if end_s - start_s >= config.min_s]
-        rows += [(recording, start_s, end_s) for start_s, end_s in segments]
-        lengths_s = sum(end_s - start_s for start_s, end_s in segments)
-        kept_s += lengths_s
-        failed = failures.get(recording.recording_id, [])
-        dropped += _losses(recording, candidates, segments, failed, config)
-    if not rows:
+            yield recording, None
+
+
+def _write(stage: Stage, recordings: Iterable[tuple[Recording, _Heard | None]], config: SegmentConfig) -> None:
+    segments = _SegmentRows(config.work_unit_minutes * 60)
+    dropped: list[Dropped] = []
+    total, kept = Tally(), Tally()
+
+    def cut_all() -> Iterator[pa.Table]:
+        nonlocal total, kept
+        for recording, heard in recordings:
+            if heard is None:
+                candidates = _divide((0.0, recording.duration_s), config.max_s)
+            else:
+                candidates = cut(heard.regions, recording.duration_s, config)
+            long_enough = [(start_s, end_s) for start_s, end_s in candidates if end_s - start_s >= config.min_s]
+            total += Tally(1, recording.duration_s / 3600)
+            if long_enough:
+                kept += Tally(1, sum(end_s - start_s for start_s, end_s in long_enough) / 3600)
+            dropped.extend(_losses(recording, candidates, long_enough, heard.failures if heard else [], config))
+            yield from segments.add(recording, long_enough)
+        yield from segments.rest()
+
+    content = parquet.groups_to_bytes(cut_all(), SEGMENT_SCHEMA)
+    if not segments.num_rows:
         raise TwistError(
-            f"none of {len(recordings)} recordings holds a segment of {config.min_s:g} to {config.max_s:g} s: "
+            f"none of {total.items} recordings holds a segment of {config.min_s:g} to {config.max_s:g} s: "
             + "; ".join(f"{drop.id}: {drop.reason} ({drop.detail})" for drop in dropped[:3])
         )
-    table = _segment_table(rows, config.work_unit_minutes * 60)
-    content = parquet.to_bytes(table)
     storage.write_bytes(storage.join(stage.uri, SEGMENTS), content)
-    total = Tally(len(recordings), sum(recording.duration_s for recording in recordings) / 3600)
-    kept_recordings = len({recording.recording_id for recording, _, _ in rows})
-    counts = StageCounts.of(total, Tally(kept_recordings, kept_s / 3600), dropped)
-    num_work_units = len(set(table["work_unit"].to_pylist()))
-    stage.finish(counts, dropped, digest(content), segments=len(rows), work_units=num_work_units)
+    counts = StageCounts.of(total, kept, dropped)
+    stage.finish(counts, dropped, digest(content), segments=segments.num_rows, work_units=segments.num_work_units)
+
+
+class _SegmentRows:
+    """Segments as tables of SEGMENT_SCHEMA, each with whole work units."""
+
+    def __init__(self, work_unit_s: float) -> None:
+        self.num_rows = 0
+        self.num_work_units = 0
+        self._names = WorkUnitNames(work_unit_s)
+        self._last_name = ""
+        self._columns: dict[str, list[object]] = {name: [] for name in SEGMENT_SCHEMA.names}
+
+    def add(self, recording: Recording, segments: Regions) -> Iterator[pa.Table]:
+        """Takes the segments of the next recording; gives a table where one is full."""
+        columns = self._columns
+        for start_s, end_s in segments:
+            name = self._names.next(recording.corpus, end_s - start_s)
+            if name != self._last_name:
+                if len(columns["work_unit"]) >= parquet.ROW_GROUP_ROWS:
+                    yield from self.rest()
+                self._last_name = name
+                self.num_work_units += 1
+            columns["segment_id"].append(f"{recording.recording_id}#{start_s * 1000:08.0f}-{end_s * 1000:08.0f}")
+            columns["recording_id"].append(recording.recording_id)
+            columns["start_s"].append(start_s)
+            columns["end_s"].append(end_s)
+            columns["work_unit"].append(name)
+            columns["uri"].append(recording.uri)
+            columns["channel"].append(recording.channel)
+        self.num_rows += len(segments)
+
+    def rest(self) -> Iterator[pa.Table]:
+        """What is left."""
+        if self._columns["segment_id"]:
+            yield pa.table(self._columns, schema=SEGMENT_SCHEMA)
+        for column in self._columns.values():
+            column.clear()
 
 
 def _losses(
@@ -375,40 +411,20 @@ def _losses(
     return losses
 
 
-def _segment_table(rows: Sequence[tuple[Recording, float, float]], work_unit_s: float) -> pa.Table:
-    return pa.table(
-        {
-            "segment_id": [
-                f"{r.recording_id}#{start_s * 1000:08.0f}-{end_s * 1000:08.0f}" for r, start_s, end_s in rows
-            ],
-            "recording_id": [recording.recording_id for recording, _, _ in rows],
-            "start_s": [start_s for _, start_s, _ in rows],
-            "end_s": [end_s for _, _, end_s in rows],
-            "work_unit": name_work_units(
-                [recording.corpus for recording, _, _ in rows],
-                (end_s - start_s for _, start_s, end_s in rows),
-                work_unit_s,
-            ),
-            "uri": [recording.uri for recording, _, _ in rows],
-            "channel": [recording.channel for recording, _, _ in rows],
-        },
-        schema=SEGMENT_SCHEMA,
-    )
-
-
 def read_segments(run: str) -> pa.Table:
     """The segments of a finished stage, in the order of their work units."""
     fingerprint_of(run, STAGE)
     return parquet.read(storage.join(run, STAGE, SEGMENTS), SEGMENT_SCHEMA.names)
 
 
-def work_units_of(segments: pa.Table) -> list[WorkUnit]:
-    """Segments (sorted by work unit) as the work that they are."""
-    work_units = []
-    columns = ("work_unit", "segment_id", "uri", "channel", "start_s", "end_s")
-    rows = zip(*(segments.column(name).to_pylist() for name in columns), strict=True)
-    for name, group in itertools.groupby(rows, key=lambda row: row[0]):
-        unit = list(group)
-        spans = tuple(Span(uri, channel, start_s, end_s) for _, _, uri, channel, start_s, end_s in unit)
-        work_units.append(dataflow.WorkUnit(name, tuple(row[1] for row in unit), spans))
-    return work_units
+@contextlib.contextmanager
+def open_segments(run: str) -> Iterator[parquet.RowGroups]:
+    """The same as tables of whole work units, which are read as they are asked for."""
+    fingerprint_of(run, STAGE)
+    with parquet.RowGroups(storage.join(run, STAGE, SEGMENTS), SEGMENT_SCHEMA.names) as groups:
+        yield groups
+
+
+def plan_of(segments: parquet.RowGroups) -> WorkPlan:
+    """The work that segments are; of use until they are closed."""
+    return WorkPlan(segments, segments.read, "segment_id")

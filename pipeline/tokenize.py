@@ -22,7 +22,7 @@ from pipeline.codebook_fit import STAGE as CODEBOOK
 from pipeline.errors import TwistError
 from pipeline.records import UNITS_SCHEMA, Dropped
 from pipeline.segment import STAGE as SEGMENTS
-from pipeline.segment import read_segments, work_units_of
+from pipeline.segment import open_segments, plan_of
 from pipeline.stage import Stage, StageCounts, Tally, digest, fingerprint_of
 from pipeline.units import UnitEncoder, describe_encoder, encoder_settings, run_lengths
 
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.dataflow import ClusterConfig, WorkUnit
+    from pipeline.dataflow import ClusterConfig
     from pipeline.progress import ReportProgress
+    from pipeline.work_plan import WorkUnit
 
 STAGE = "units"
 
@@ -50,11 +51,12 @@ def tokenize(run: str, encoder: EncoderConfig, cluster: ClusterConfig, report: R
             return
         book = codebook.load(storage.join(run, CODEBOOK))
         codebook.check_encoder(book, describe_encoder(encoder))
-        segments = read_segments(run)
         arguments = {"encoder": encoder, "codebook_uri": storage.absolute(storage.join(run, CODEBOOK))}
         parts = storage.absolute(stage.uri)
-        dataflow.run_work_units(work_units_of(segments), parts, Tokenize, arguments, _all_dropped, cluster, report)
-        _account(stage, segments, book)
+        with open_segments(run) as segments:
+            plan = plan_of(segments)
+            dataflow.run_work_units(plan, parts, Tokenize, arguments, _all_dropped, cluster, report)
+        _account(stage, plan.num_items, book)
 
 
 class Tokenize:
@@ -107,7 +109,8 @@ def read_parts(run: str) -> Iterator[pa.Table]:
     Raises:
         TwistError: a part is damaged; the message names it.
     """
-    return map(read_part, part_uris(run))
+    uris = part_uris(run)
+    return map(_check_columns, uris, parquet.read_many(uris))
 
 
 def part_uris(run: str) -> list[str]:
@@ -122,7 +125,10 @@ def read_part(uri: str) -> pa.Table:
     Raises:
         TwistError: the part is damaged.
     """
-    table = parquet.read(uri)
+    return _check_columns(uri, parquet.read(uri))
+
+
+def _check_columns(uri: str, table: pa.Table) -> pa.Table:
     if not table.schema.equals(UNITS_SCHEMA):
         raise TwistError(f"{uri} holds other columns than units; delete it and tokenize again")
     return table
@@ -136,7 +142,7 @@ def digest_of_part(part: pa.Table) -> str:
     return digest(json.dumps(columns), *content)
 
 
-def _account(stage: Stage, segments: pa.Table, book: codebook.Codebook) -> None:
+def _account(stage: Stage, num_planned: int, book: codebook.Codebook) -> None:
     dropped: list[Dropped] = []
     kept, total = Tally(), Tally()
     num_units = num_frames = 0
@@ -158,9 +164,9 @@ def _account(stage: Stage, segments: pa.Table, book: codebook.Codebook) -> None:
             corpus = row["recording_id"].partition("/")[0]
             duration_s = row["end_s"] - row["start_s"]
             dropped.append(Dropped(row["segment_id"], corpus, row["drop_reason"], row["drop_detail"], duration_s))
-    if total.items != len(segments):
+    if total.items != num_planned:
         raise TwistError(
-            f"{stage.uri} holds {total.items} segments where the plan has {len(segments)}: a part is missing or does "
+            f"{stage.uri} holds {total.items} segments where the plan has {num_planned}: a part is missing or does "
             f"not belong here; run the command again, and `twist inspect --verify` if that does not help"
         )
     if not kept.items:

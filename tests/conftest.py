@@ -26,11 +26,12 @@ from pipeline.split import SplitConfig
 from pipeline.tokenize import tokenize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
-    from pipeline.dataflow import Processor, WorkUnit
+    from pipeline.dataflow import Processor
+    from pipeline.work_plan import WorkUnit
 
 # A busy machine makes no test wrong.
 settings.register_profile("no deadline", deadline=None)
@@ -144,7 +145,7 @@ def _tones(clip: Clip) -> NDArray[np.float64]:
 
 
 def _run_here(
-    work_units: Sequence[WorkUnit], parts: str, processor: type[Processor], processor_args: dict[str, Any], *_: object
+    work_units: Iterable[WorkUnit], parts: str, processor: type[Processor], processor_args: dict[str, Any], *_: object
 ) -> None:
     """What dataflow.run_work_units does, in this process."""
     process = processor(**processor_args)

@@ -109,8 +109,10 @@ def test_every_recipe_can_be_read():
     recipes = sorted((ROOT / "recipes").glob("*.yaml"))
     assert recipes
     for path in recipes:
-        recipe, _ = read_recipe("run", "", ("corpora", *SECTIONS), ["--config", str(path), "--run", "x"])
-        assert recipe.train is not None, path
+        trains_a_tokenizer = path.name.startswith("hubert_")
+        sections = [name for name in SECTIONS if name != ("train" if trains_a_tokenizer else "pretrain")]
+        recipe, _ = read_recipe("run", "", ("corpora", *sections), ["--config", str(path), "--run", "x"])
+        assert (recipe.train is None) == trains_a_tokenizer, path
 
 
 def test_webdataset_alone_reads_every_sample(finished_run, twist):

@@ -34,7 +34,8 @@ def free_ports(count: int) -> list[int]:
 @pytest.fixture
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
     """A one-machine Ray cluster with its dashboard: the address for jobs, and the environment to reach it with."""
-    port, dashboard_port = free_ports(2)
+    # All that has a fixed port otherwise, which a cluster of another test may hold.
+    port, dashboard_port, agent_port, agent_grpc_port, metrics_port = free_ports(5)
     home = tmp_path_factory.mktemp("ray")
     environment = {
         **os.environ,
@@ -45,6 +46,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dic
     }
     subprocess.run([BIN / "ray", "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
     command = [BIN / "ray", "start", "--head", "--block", "--port", port, "--dashboard-port", dashboard_port]
+    command += ["--dashboard-agent-listen-port", agent_port, "--dashboard-agent-grpc-port", agent_grpc_port]
+    command += ["--metrics-export-port", metrics_port]
     command += ["--num-cpus", 3, "--object-store-memory", 500_000_000, "--disable-usage-stats"]
     log = (home / "ray.log").open("w+")
     head = subprocess.Popen([*map(str, command)], env=environment, stdout=log, stderr=subprocess.STDOUT)

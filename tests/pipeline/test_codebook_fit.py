@@ -14,9 +14,10 @@ from pipeline import codebook, dataflow, parquet, storage
 from pipeline.audio import AudioError, Span
 from pipeline.codebook import CodebookError
 from pipeline.codebook_fit import CodebookConfig, DrawFrames, fit_codebook
-from pipeline.dataflow import ClusterConfig, WorkUnit
+from pipeline.dataflow import ClusterConfig
 from pipeline.errors import TwistError
 from pipeline.tokenize import tokenize
+from pipeline.work_plan import WorkUnit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -162,7 +163,7 @@ def test_max_frames_draws_evenly_about_as_many(run_copy: Path) -> None:
 
 @pytest.mark.usefixtures("without_ray")
 def test_too_few_frames_say_what_to_change(run_copy: Path) -> None:
-    with pytest.raises(CodebookError, match=r"too few to fit 20000 units: give more audio \(codebook.max_hours\)"):
+    with pytest.raises(TwistError, match=r"too few to fit 20000 units: give more audio \(codebook.max_hours\)"):
         fit(run_copy, num_units=20_000)
     assert not (run_copy / "codebook/DONE").exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -17,8 +18,9 @@ import soundfile
 
 from pipeline import dataflow, parquet
 from pipeline.audio import AudioError, Span
-from pipeline.dataflow import ClusterConfig, WorkUnit
+from pipeline.dataflow import ClusterConfig
 from pipeline.errors import RunError, TwistError
+from pipeline.work_plan import WorkPlan, WorkUnit
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,8 +81,19 @@ def run(units: Sequence[WorkUnit], folder: Path, faults: dict[str, str], **setti
     (folder / "marks").mkdir(exist_ok=True)
     parts = str(folder / "parts")
     arguments = {"faults": faults, "marks": str(folder / "marks")}
-    dataflow.run_work_units(units, parts, Measure, arguments, quarantined, ClusterConfig(**settings), ignore_progress)
+    dataflow.run_work_units(
+        plan_of(units), parts, Measure, arguments, quarantined, ClusterConfig(**settings), ignore_progress
+    )
     return {unit.name: parquet.read(dataflow.part_uri(parts, unit.name))["outcome"].to_pylist() for unit in units}
+
+
+def plan_of(units: Sequence[WorkUnit]) -> WorkPlan:
+    rows = [
+        {"work_unit": unit.name, "id": id, **dataclasses.asdict(span)}
+        for unit in units
+        for id, span in zip(unit.ids, unit.spans, strict=True)
+    ]
+    return WorkPlan.of(pa.Table.from_pylist(rows), "id")
 
 
 def ignore_progress(done: int, total: int, noun: str, detail: str = "") -> None:

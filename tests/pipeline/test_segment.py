@@ -21,18 +21,18 @@ from pipeline.segment import (
     SegmentConfig,
     cut,
     make_segments,
-    name_work_units,
     read_segments,
     tidy,
-    work_units_of,
 )
 from pipeline.stage import Stage, StageCounts, StageError, Tally, read_facts
+from pipeline.work_plan import WorkPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
     from pathlib import Path
 
-    from pipeline.dataflow import Processor, WorkUnit
+    from pipeline.dataflow import Processor
+    from pipeline.work_plan import WorkUnit
 
 MILLISECOND = 0.001
 ROUNDING = 1e-9
@@ -205,40 +205,6 @@ def test_settings_that_make_no_sense(wrong: dict[str, float]) -> None:
 # Work units
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(st.floats(0.1, 25.0), max_size=200), st.floats(1.0, 100.0))
-def test_work_units_are_contiguous_and_of_about_the_wanted_size(durations_s: list[float], work_unit_s: float) -> None:
-    names = name_work_units(["a"] * len(durations_s), durations_s, work_unit_s)
-    assert len(names) == len(durations_s)
-    assert names == sorted(names), "a unit's spans are not neighbours, or units are out of order"
-    assert sorted(set(names)) == [f"a-{number:07d}" for number in range(len(set(names)))], "numbers are left out"
-    sizes = dict.fromkeys(names, 0.0)
-    for name, duration_s in zip(names, durations_s, strict=True):
-        sizes[name] += duration_s
-    for name, size in sizes.items():
-        assert size <= work_unit_s + max(durations_s) + ROUNDING, f"unit {name} is too large"
-    for a, b in itertools.pairwise(sizes.values()):
-        assert a + b > work_unit_s - max(durations_s), "two neighbouring units could have been one"
-
-
-def test_work_units_examples() -> None:
-    def numbers(durations_s: list[float], work_unit_s: float) -> list[int]:
-        names = name_work_units(["a"] * len(durations_s), durations_s, work_unit_s)
-        return [int(name.removeprefix("a-")) for name in names]
-
-    assert numbers([], 10) == []
-    assert numbers([4, 4, 4, 4], 8) == [0, 0, 1, 1]
-    assert numbers([100, 1, 1], 8) == [0, 1, 1]
-    assert numbers([0.1] * 20, 1.0) == [0] * 10 + [1] * 10, "sums of 0.1 moved a span"
-
-
-def test_work_units_of_a_corpus_do_not_depend_on_the_corpora_beside_it() -> None:
-    alone = name_work_units(["b"] * 4, [4.0] * 4, 8.0)
-    beside = name_work_units(["a"] * 3 + ["b"] * 4, [3.0] * 3 + [4.0] * 4, 8.0)
-    assert alone == ["b-0000000"] * 2 + ["b-0000001"] * 2
-    assert beside == ["a-0000000"] * 3 + alone
-
-
 # The stage
 
 
@@ -334,7 +300,7 @@ def test_the_plan(tmp_path: Path) -> None:
     assert table.schema.equals(SEGMENT_SCHEMA)
     assert table["work_unit"].to_pylist() == ["c-0000000"] * 3 + ["c-0000001"] * 3
     assert table["segment_id"][0].as_py() == "c/0#00000000-00010000"
-    units = work_units_of(table)
+    units = list(WorkPlan.of(table, "segment_id"))
     assert [unit.name for unit in units] == ["c-0000000", "c-0000001"]
     assert [id for unit in units for id in unit.ids] == table["segment_id"].to_pylist()
     assert [(span.uri, span.channel, span.start_s, span.end_s) for span in units[1].spans] == [
@@ -396,7 +362,7 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
 
 
 def run_here(
-    work_units: Sequence[WorkUnit], parts: str, processor: type[Processor], processor_args: dict[str, Any], *_: object
+    work_units: Iterable[WorkUnit], parts: str, processor: type[Processor], processor_args: dict[str, Any], *_: object
 ) -> None:
     """What `run_work_units` does, in this process."""
     process = processor(**processor_args)

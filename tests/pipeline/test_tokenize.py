@@ -13,11 +13,11 @@ from model.encoder import EncoderConfig
 from pipeline import codebook, parquet, storage
 from pipeline.audio import AudioError, Span, read_spans
 from pipeline.codebook import CodebookError
-from pipeline.dataflow import WorkUnit
 from pipeline.errors import TwistError
 from pipeline.records import UNITS_SCHEMA
-from pipeline.segment import read_segments, work_units_of
+from pipeline.segment import read_segments
 from pipeline.tokenize import Tokenize, digest_of_part, part_uris, read_part, read_parts
+from pipeline.work_plan import WorkPlan, WorkUnit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +111,9 @@ def test_the_same_unit_gives_the_same_bytes_in_another_process_object(process: T
 
 
 def test_the_parts_of_a_run_are_what_its_segments_give(process: Tokenize, small_run: Path) -> None:
-    units = [unit for unit in work_units_of(read_segments(str(small_run))) if "vanishes" not in str(unit.ids)]
+    units = [
+        unit for unit in WorkPlan.of(read_segments(str(small_run)), "segment_id") if "vanishes" not in str(unit.ids)
+    ]
     assert len(units) > 5
     for unit in units[:3]:
         part = parquet.to_bytes(process(unit, list(read_spans(unit.spans))))
@@ -178,7 +180,7 @@ def test_a_table_of_something_else_is_no_part(tmp_path: Path) -> None:
 def test_other_files_of_the_stage_are_no_parts(small_run: Path) -> None:
     names = {Path(uri).name for uri in part_uris(str(small_run))}
     assert "dropped.parquet" not in names
-    assert len(names) == len(work_units_of(read_segments(str(small_run))))
+    assert len(names) == len(WorkPlan.of(read_segments(str(small_run)), "segment_id"))
 
 
 def test_another_encoders_codebook_is_refused(small_run: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from model.encoder import EncoderConfig, load_encoder
-from pipeline import codebook
+from pipeline import codebook, kmeans
 from pipeline.codebook import Codebook, CodebookError
 from pipeline.errors import TwistError
 from pipeline.units import UnitEncoder, encoder_settings, run_lengths
@@ -70,7 +70,7 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> Codebook:
     """A codebook of 30 units over MFCC frames."""
     encoder = load_encoder(EncoderConfig())
     features = encoder.encode([torch.from_numpy(tones(16_000 * 20, seed)) for seed in range(3)])
-    centroids, report = codebook.fit(torch.cat(features).numpy(), 30, seed=0, num_iterations=5)
+    centroids, report = kmeans.fit(torch.cat(features).numpy(), 30, seed=0, num_steps=5)
     facts = codebook.facts_of(encoder.describe(), 0, 5, report)
     return codebook.save(str(tmp_path_factory.mktemp("codebook")), centroids, facts)
 
