@@ -25,15 +25,17 @@ FILES_AHEAD = 32
 
 def to_bytes(table: pa.Table, row_group_size: int = ROW_GROUP_ROWS) -> bytes:
     """A table as the bytes of a Parquet file: the same table gives the same bytes."""
-    return groups_to_bytes([table], table.schema, row_group_size)
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", row_group_size=row_group_size, write_page_checksum=True)
+    return buffer.getvalue()
 
 
-def groups_to_bytes(tables: Iterable[pa.Table], schema: pa.Schema, row_group_size: int = ROW_GROUP_ROWS) -> bytes:
-    """Tables, which are not held together, as one Parquet file; each begins a row group."""
+def groups_to_bytes(tables: Iterable[pa.Table], schema: pa.Schema) -> bytes:
+    """Tables, of which one is in memory at a time, as the row groups of one Parquet file."""
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, schema, compression="zstd", write_page_checksum=True) as writer:
         for table in tables:
-            writer.write_table(table, row_group_size)
+            writer.write_table(table, len(table))
     return buffer.getvalue()
 
 

@@ -21,6 +21,8 @@ from pipeline.segment import (
     SegmentConfig,
     cut,
     make_segments,
+    open_segments,
+    plan_of,
     read_segments,
     tidy,
 )
@@ -310,6 +312,23 @@ def test_the_plan(tmp_path: Path) -> None:
     ]
     facts = read_facts(run, "segments")
     assert (facts["segments"], facts["work_units"]) == (6, 2)
+
+
+def test_the_plan_does_not_depend_on_how_many_rows_are_written_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recordings = [Recording(f"c/{n}", "c", f"/{n}.wav", 25.0 + 40 * n, 16_000, 1) for n in range(9)]
+    config = SegmentConfig(work_unit_minutes=1.0, max_s=5.0, detect_speech="none")
+    plans = []
+    for rows in (3, 10, 100_000):
+        monkeypatch.setattr(parquet, "ROW_GROUP_ROWS", rows)
+        run = finished_manifest(tmp_path / str(rows), recordings)
+        make_segments(run, config, ClusterConfig(), silently)
+        with open_segments(run) as segments:
+            assert (len(segments) > 1) == (rows < 100_000)
+            plans.append(list(plan_of(segments)))
+        assert plans[-1] == list(WorkPlan.of(read_segments(run), "segment_id"))
+    assert plans[0] == plans[1] == plans[2]
 
 
 def test_segment_ids_differ(tmp_path: Path) -> None:
