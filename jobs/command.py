@@ -80,10 +80,11 @@ def progress(name: str) -> Iterator[ReportProgress]:
 
 def run_stage(run: str, name: str, work: Callable[[ReportProgress], None]) -> None:
     """Does one stage's work under a progress bar and prints a line on what it kept and dropped."""
-    was_finished = stage.is_finished(run, name)
+    finished_before = stage.read_facts(run, name)["finished_at"] if stage.is_finished(run, name) else None
     with progress(name) as report:
         work(report)
-    print(f"{name:<10} {'already finished: ' if was_finished else ''}{summary(run, name)}", flush=True)
+    is_as_before = stage.read_facts(run, name)["finished_at"] == finished_before
+    print(f"{name:<10} {'already finished: ' if is_as_before else ''}{summary(run, name)}", flush=True)
 
 
 def summary(run: str, name: str) -> str:

@@ -5,20 +5,39 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from jsonargparse import ArgumentParser
+
 from jobs.command import guard, run_stage
 from jobs.recipe import Recipe, read_recipe
 from pipeline.tokenize import STAGE, tokenize
 
 
-def work(recipe: Recipe) -> None:
+def work(recipe: Recipe, *, retry_dropped: bool = False) -> None:
     """Does the stage of this recipe, or says that it is done."""
-    run_stage(recipe.run, STAGE, lambda report: tokenize(recipe.run, recipe.encoder, recipe.cluster, report))
+    run_stage(
+        recipe.run,
+        STAGE,
+        lambda report: tokenize(recipe.run, recipe.encoder, recipe.cluster, report, retry_dropped=retry_dropped),
+    )
+
+
+def _add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--retry-dropped",
+        action="store_true",
+        help="Take up again work units that were quarantined, and those with segments whose audio was missing.",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; gives its exit status."""
     arguments = sys.argv[1:] if argv is None else argv
-    return guard("tokenize", lambda: work(read_recipe("tokenize", __doc__, ("encoder", "cluster"), arguments)[0]))
+
+    def do() -> None:
+        recipe, given = read_recipe("tokenize", __doc__, ("encoder", "cluster"), arguments, _add_arguments)
+        work(recipe, retry_dropped=given.retry_dropped)
+
+    return guard("tokenize", do)
 
 
 if __name__ == "__main__":

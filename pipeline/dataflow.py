@@ -9,7 +9,8 @@ A unit that fails (an exception, or its worker died or hung) is taken up again l
 failed in may be what is broken, and is ended. After its second failure a unit is kept back until all others are done
 and then run alone, so that it cannot take a neighbour with it, nor be blamed for one; after its third it is
 quarantined: its part then says of every item why it is not there. A unit whose machine went away is not blamed, unless
-that happens again and again. Where nothing but failures comes back, the run stops: it is not the data.
+that happens again and again. Where nothing but failures comes back, a unit that was done before is tried; where that
+fails too, or there is none, the run stops: it is not the data.
 
 This is a loop over Ray's tasks and actors rather than Ray Data: there, a unit that kills its worker can stop the whole
 pipeline, and how often it is retried can no longer be bounded in coming versions.
@@ -20,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import functools
+import itertools
 import logging
 import os
 import traceback
@@ -48,6 +50,9 @@ MAX_FAILURES = 3
 MAX_MACHINES_LOST = 5
 # So many different units in a row that fail, or workers that cannot start, are the fault of none of them.
 MAX_FAILURES_IN_A_ROW = 20
+# In the metadata of a part whose unit failed for good.
+QUARANTINED = {b"quarantined": b"yes"}
+MAX_PARTS_LOOKED_AT = 100
 # Decoded units that wait for each actor: enough that it never waits, few enough for the object store.
 DECODED_PER_ACTOR = 2
 # A cluster that grows takes minutes to bring up a machine; one that cannot grow never does.
@@ -123,7 +128,8 @@ def run_work_units(
         return
     num_done = len(plan) - len(pending)
     failed: list[_Outcome] = []
-    with contextlib.closing(_Workers(parts, processor, processor_args, cluster, len(pending))) as workers:
+    workers = _Workers(parts, processor, processor_args, cluster, len(pending), _one_that_was_done(plan, parts, done))
+    with contextlib.closing(workers):
         for outcome in workers.run(plan[number] for number in pending):
             if outcome.error is not None:
                 failed.append(outcome)
@@ -134,10 +140,21 @@ def run_work_units(
         raise RunError(f"every one of {len(plan)} work units failed, the last with: {failed[-1].error}")
     for outcome in failed:
         error = AudioError("quarantined", f"failed {MAX_FAILURES} times: {outcome.error}")
-        part = parquet.to_bytes(quarantine(outcome.unit, error))
+        table = quarantine(outcome.unit, error)
+        part = parquet.to_bytes(table.replace_schema_metadata({**(table.schema.metadata or {}), **QUARANTINED}))
         storage.put_if_absent(part_uri(parts, outcome.unit.name), part)
         num_done += 1
         report(num_done, len(plan), "units", f"unit {outcome.unit.name} quarantined: {outcome.error}")
+
+
+def _one_that_was_done(plan: WorkPlan, parts: str, done: set[str]) -> WorkUnit | None:
+    """A unit of which an earlier run made the part, if there is one."""
+    finished = (number for number, name in enumerate(plan.names) if f"part-{name}.parquet" in done)
+    for number in itertools.islice(finished, MAX_PARTS_LOOKED_AT):
+        with contextlib.suppress(TwistError), parquet.RowGroups(part_uri(parts, plan.names[number])) as part:
+            if not QUARANTINED.items() <= part.metadata.items():
+                return plan[number]
+    return None
 
 
 @dataclass(frozen=True)
@@ -171,6 +188,7 @@ class _Workers:
         processor_args: dict[str, Any],
         cluster: ClusterConfig,
         num_units: int,
+        known_to_work: WorkUnit | None,
     ) -> None:
         import ray
 
@@ -184,6 +202,8 @@ class _Workers:
                 f"out, or run on a cluster (RAY_ADDRESS)"
             )
         self._num_units = num_units
+        self._known_to_work = known_to_work
+        self._is_trying_known = False
         self._num_new = num_units
         self._new: Iterator[WorkUnit] = iter(())
         self._time_limit_s = cluster.unit_time_limit_s
@@ -240,7 +260,7 @@ class _Workers:
 
     def _next_unit(self) -> WorkUnit:
         """New ones first: what failed is not to fail for the same passing reason."""
-        if not self._num_new:
+        if not self._num_new or (self._again and self._again[0] is self._known_to_work):
             return self._again.popleft()
         self._num_new -= 1
         return next(self._new)
@@ -345,6 +365,11 @@ class _Workers:
             yield from self._fail(unit, result.error)
         else:
             self._first_failures_in_a_row = 0
+            if unit is self._known_to_work:  # which is worked on again only to see whether anything works
+                self._is_trying_known = False
+                return
+            if not self._is_trying_known:
+                self._known_to_work = unit
             yield _Outcome(unit, None)
 
     def _lose(self, unit: WorkUnit) -> Iterator[_Outcome]:
@@ -359,8 +384,16 @@ class _Workers:
         self._num_failures[unit.name] += 1
         if self._num_failures[unit.name] == 1:  # the suspects, at the end, do fail one after the other
             self._first_failures_in_a_row += 1
-            if self._first_failures_in_a_row == MAX_FAILURES_IN_A_ROW:
+        if self._first_failures_in_a_row >= MAX_FAILURES_IN_A_ROW and not self._is_trying_known:
+            if self._known_to_work is None:
                 raise RunError(f"{MAX_FAILURES_IN_A_ROW} work units failed in a row, the last with: {error}")
+            self._is_trying_known = True
+            self._again.appendleft(self._known_to_work)
+        elif unit is self._known_to_work:
+            raise RunError(
+                f"{MAX_FAILURES_IN_A_ROW} work units failed in a row, and then {unit.name}, which had been done "
+                f"before, with: {error}"
+            )
         if self._num_failures[unit.name] == MAX_FAILURES:
             yield _Outcome(unit, error)
         elif self._num_failures[unit.name] == MAX_FAILURES - 1:

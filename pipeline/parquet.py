@@ -103,6 +103,11 @@ class RowGroups:
     def __len__(self) -> int:
         return int(self._file.num_row_groups)
 
+    @property
+    def metadata(self) -> dict[bytes, bytes]:
+        """What was written beside the columns."""
+        return dict(self._file.schema_arrow.metadata or {})
+
     def read(self, number: int) -> pa.Table:
         """One row group."""
         with _damage_named(self._uri):

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
+import torch
 
 from pipeline import dataflow, parquet, storage
 from pipeline.audio import AudioError
@@ -259,6 +260,7 @@ class FindSpeech:
     """Searches the recordings of a work unit for speech."""
 
     def __init__(self, threshold: float) -> None:
+        torch.set_num_threads(1)
         self._detect = SpeechDetector(threshold)
 
     def __call__(self, unit: WorkUnit, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:

@@ -25,7 +25,7 @@ from pipeline.errors import TwistError
 from pipeline.records import DROPPED_SCHEMA, Dropped, to_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 FORMAT_VERSION = 1
 STAGE_JSON, DROPPED, DONE, LOCK = "stage.json", "dropped.parquet", "DONE", ".lock"
@@ -86,16 +86,21 @@ class Stage:
         self._started_at = time.time()
 
     @contextlib.contextmanager
-    def begin(self) -> Iterator[bool]:
+    def begin(self, prepare: Callable[[], None] | None = None) -> Iterator[bool]:
         """Opens the stage; gives False where it is finished already and there is nothing to do.
 
         A local folder is locked meanwhile, so that two commands do not work on one stage at once.
+
+        Args:
+            prepare: Called once it is sure that this stage may be worked on; may `reopen` it.
 
         Raises:
             StageError: the folder holds output of other settings or inputs, or another process is at work in it.
         """
         with self._locked():
             self._refuse_other_settings()
+            if prepare is not None:
+                prepare()
             if storage.exists(self._done_uri):
                 yield False
                 return
@@ -126,6 +131,10 @@ class Stage:
             }
         )
         storage.write_bytes(self._done_uri, _done_marker(self.fingerprint, output).encode())
+
+    def reopen(self) -> None:
+        """Makes a finished stage an unfinished one, some of whose output is about to be made anew."""
+        storage.delete(self._done_uri)
 
     @property
     def _done_uri(self) -> str:

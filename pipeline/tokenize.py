@@ -7,6 +7,7 @@ A part's metadata holds the fingerprints of the encoder and codebook that made i
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -36,17 +37,28 @@ if TYPE_CHECKING:
     from pipeline.work_plan import WorkUnit
 
 STAGE = "units"
+# Whatever is wrong with an audio file itself stays wrong.
+RETRIED_REASONS = ("quarantined", "missing")
 
 
-def tokenize(run: str, encoder: EncoderConfig, cluster: ClusterConfig, report: ReportProgress) -> None:
+def tokenize(
+    run: str, encoder: EncoderConfig, cluster: ClusterConfig, report: ReportProgress, *, retry_dropped: bool = False
+) -> None:
     """Tokenizes every segment that has not been, and accounts for all of them.
+
+    Args:
+        run: The run's folder.
+        encoder: What the run's codebook was fitted on.
+        cluster: How much of the cluster to use.
+        report: Told of every unit that is done.
+        retry_dropped: Takes up again the work units that failed, and those with segments whose audio was not there.
 
     Raises:
         TwistError: the codebook belongs to another encoder, parts cannot be written, or no segment gave units.
     """
     inputs = {name: fingerprint_of(run, name) for name in (SEGMENTS, CODEBOOK)}
     stage = Stage(run, STAGE, {"encoder": encoder_settings(encoder)}, inputs)
-    with stage.begin() as has_work:
+    with stage.begin(functools.partial(_take_back_dropped, stage) if retry_dropped else None) as has_work:
         if not has_work:
             return
         book = codebook.load(storage.join(run, CODEBOOK))
@@ -57,6 +69,20 @@ def tokenize(run: str, encoder: EncoderConfig, cluster: ClusterConfig, report: R
             plan = plan_of(segments)
             dataflow.run_work_units(plan, parts, Tokenize, arguments, _all_dropped, cluster, report)
         _account(stage, plan.num_items, book)
+
+
+def _take_back_dropped(stage: Stage) -> None:
+    """Deletes the parts in which something is missing for a reason that may have passed; the run makes them anew."""
+    uris = part_uris(stage.run)
+    to_retry = [
+        uri
+        for uri, table in zip(uris, parquet.read_many(uris, ["drop_reason"]), strict=True)
+        if pc.any(pc.is_in(table["drop_reason"], pa.array(RETRIED_REASONS))).as_py()
+    ]
+    if to_retry:
+        stage.reopen()  # before the first part goes: a stage with a done marker has all parts
+    for uri in to_retry:
+        storage.delete(uri)
 
 
 class Tokenize:

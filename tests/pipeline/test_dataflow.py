@@ -158,6 +158,24 @@ def test_many_failures_in_a_row_stop_the_run(work_units, tmp_path, monkeypatch):
         run(work_units, tmp_path, {unit.name: "raises" for unit in work_units})
 
 
+def test_bad_units_that_are_all_that_is_left_are_quarantined(work_units, tmp_path, monkeypatch):
+    good, bad = work_units[:2], work_units[2:]
+    run(good, tmp_path, {})
+    monkeypatch.setattr(dataflow, "MAX_FAILURES_IN_A_ROW", 3)
+    outcomes = run(work_units, tmp_path, {unit.name: "raises" for unit in bad})
+    assert {unit.name: outcomes[unit.name] for unit in good} == {unit.name: expected(good)[unit.name] for unit in good}
+    assert all(outcomes[unit.name][0].startswith("quarantined") for unit in bad), outcomes
+
+
+def test_workers_that_fail_what_they_could_do_before_stop_the_run(work_units, tmp_path, monkeypatch):
+    good, others = work_units[:2], work_units[2:]
+    run(good, tmp_path, {})
+    monkeypatch.setattr(dataflow, "MAX_FAILURES_IN_A_ROW", 3)
+    with pytest.raises(RunError, match=r"3 work units failed in a row, and then 00000\d, which had been done before"):
+        run(work_units, tmp_path, {unit.name: "raises" for unit in work_units})
+    assert len(list((tmp_path / "parts").iterdir())) == len(good), f"of {len(others)} some were given up"
+
+
 def test_a_hung_unit_is_cut_off(work_units, tmp_path):
     outcomes = run(work_units[:3], tmp_path, {"000001": "hangs"}, unit_time_limit_s=3.0)
     assert outcomes["000001"][0].startswith("quarantined"), outcomes

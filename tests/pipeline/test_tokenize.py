@@ -13,14 +13,23 @@ from model.encoder import EncoderConfig
 from pipeline import codebook, parquet, storage
 from pipeline.audio import AudioError, Span, read_spans
 from pipeline.codebook import CodebookError
+from pipeline.dataflow import ClusterConfig
 from pipeline.errors import TwistError
 from pipeline.records import UNITS_SCHEMA
-from pipeline.segment import read_segments
-from pipeline.tokenize import Tokenize, digest_of_part, part_uris, read_part, read_parts
+from pipeline.segment import open_segments, plan_of, read_segments
+from pipeline.tokenize import (
+    Tokenize,
+    _all_dropped,
+    digest_of_part,
+    part_uris,
+    read_part,
+    read_parts,
+    tokenize,
+)
 from pipeline.work_plan import WorkPlan, WorkUnit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -181,6 +190,65 @@ def test_other_files_of_the_stage_are_no_parts(small_run: Path) -> None:
     names = {Path(uri).name for uri in part_uris(str(small_run))}
     assert "dropped.parquet" not in names
     assert len(names) == len(WorkPlan.of(read_segments(str(small_run)), "segment_id"))
+
+
+def quarantine(run: Path, name: str) -> None:
+    """As the run would stand if a unit had failed three times."""
+    with open_segments(str(run)) as segments:
+        plan = plan_of(segments)
+        table = _all_dropped(plan[plan.names.index(name)], AudioError("quarantined", "failed 3 times: it hung"))
+    (run / "units" / f"part-{name}.parquet").write_bytes(parquet.to_bytes(table))
+    (run / "units/DONE").unlink()
+    tokenize(str(run), EncoderConfig(), ClusterConfig(), lambda *_: None)
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_what_was_dropped_is_retried_where_that_is_asked_for(run_copy: Path) -> None:
+    stage = run_copy / "units"
+    before = {path.name: path.read_bytes() for path in stage.glob("part-*.parquet")}
+    done = (stage / "DONE").read_bytes()
+    name = sorted(before)[1].removeprefix("part-").removesuffix(".parquet")
+    quarantine(run_copy, name)
+    assert "quarantined" in parquet.read(str(stage / "dropped.parquet"))["reason"].to_pylist()
+    assert (stage / "DONE").read_bytes() != done, "what was packed of these units would not be known to be outdated"
+
+    untouched = {path: path.stat().st_mtime_ns for path in stage.glob("part-*") if path.name != f"part-{name}.parquet"}
+    tokenize(str(run_copy), EncoderConfig(), ClusterConfig(), lambda *_: None)
+    assert "quarantined" in parquet.read(str(stage / "dropped.parquet"))["reason"].to_pylist(), "nobody asked for it"
+    tokenize(str(run_copy), EncoderConfig(), ClusterConfig(), lambda *_: None, retry_dropped=True)
+    assert {path.name: path.read_bytes() for path in stage.glob("part-*.parquet")} == before
+    assert (stage / "DONE").read_bytes() == done
+    made_anew = [path for path, at in untouched.items() if path.stat().st_mtime_ns != at]
+    for path in made_anew:
+        reasons = parquet.read(str(path))["drop_reason"].to_pylist()
+        assert "missing" in reasons, f"{path.name} was made anew, and nothing in it was missing"
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_retry_that_is_killed_is_gone_on_with(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = run_copy / "units"
+    before = {path.name: path.read_bytes() for path in stage.glob("part-*.parquet")}
+    for name in sorted(before)[:2]:
+        quarantine(run_copy, name.removeprefix("part-").removesuffix(".parquet"))
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "delete", deleting_at_most(2))  # the done marker and one part
+        with pytest.raises(KeyboardInterrupt):
+            tokenize(str(run_copy), EncoderConfig(), ClusterConfig(), lambda *_: None, retry_dropped=True)
+    assert not (stage / "DONE").exists()
+    tokenize(str(run_copy), EncoderConfig(), ClusterConfig(), lambda *_: None, retry_dropped=True)
+    assert {path.name: path.read_bytes() for path in stage.glob("part-*.parquet")} == before
+
+
+def deleting_at_most(count: int) -> Callable[[str], None]:
+    left = [count]
+
+    def delete(uri: str) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        Path(uri).unlink()
+
+    return delete
 
 
 def test_another_encoders_codebook_is_refused(small_run: Path) -> None:
