@@ -179,7 +179,7 @@ class WriteReasons:
     """Stands for the encoder, which a part without audio does not need."""
 
     def __call__(self, unit: WorkUnit, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
-        return pa.table({"id": unit.ids, "reason": [getattr(wav, "reason", None) for wav in wavs]})
+        return pa.table({"id": unit.ids, "drop_reason": [getattr(wav, "reason", None) for wav in wavs]})
 
 
 def resume(run: str) -> None:

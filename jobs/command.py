@@ -63,13 +63,16 @@ def progress(name: str) -> Iterator[ReportProgress]:
             yield draw
         return
     started_at = last_line_at = time.monotonic()
+    done_before: int | None = None
 
     def log(done: int, total: int, noun: str, detail: str = "") -> None:
-        nonlocal last_line_at
+        nonlocal last_line_at, done_before
+        if done_before is None:
+            done_before = done - 1  # by commands before this one
         now = time.monotonic()
         if now - last_line_at >= LOG_LINE_EVERY_S:
             last_line_at = now
-            left_s = (now - started_at) / max(done, 1) * (total - done)
+            left_s = (now - started_at) / max(done - done_before, 1) * (total - done)
             remark = f", {detail}" if detail else ""
             print(
                 f"{name:<10} {done} of {total} {noun}, about {left_s:.0f} s left{remark}", file=sys.stderr, flush=True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -56,7 +57,20 @@ def _stages(stages: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         lengths = [_hours(counts[what]["hours"]) for what in ("input", "kept")]
         when = str(stage["finished_at"]).replace("T", " ").replace("Z", "")
         rows.append([name, when, *items, *lengths, _dropped(counts["dropped"])])
-    return _table(rows, left_aligned=(0, 1, 6))
+    yield from _table(rows, left_aligned=(0, 1, 6))
+    for name, stage in stages.items():
+        if told := stage.get("progress"):
+            yield ""
+            yield f"{name}: {told['summary']}"
+            yield _when_told(told)
+
+
+def _when_told(told: Mapping[str, Any]) -> str:
+    told_at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(told["told_at"]))
+    if told["is_stale"]:
+        return f"  as of {told_at} UTC; nothing was told since: the command has ended, or is stuck"
+    left = "" if told["seconds_left"] is None else f"; about {told['seconds_left'] / 3600:,.1f} h left"
+    return f"  as of {told_at} UTC{left}"
 
 
 def _folder(kind: str, description: Mapping[str, Any]) -> Iterator[str]:

@@ -189,8 +189,8 @@ def _frames_table(unit: WorkUnit, drawn: Sequence[NDArray[np.float32] | AudioErr
             "segment_id": pa.array(unit.ids, pa.string()),
             "num_frames": pa.array(num_frames, pa.int32()),
             "frames": pa.array([None if isinstance(o, AudioError) else o.tobytes() for o in drawn], pa.binary()),
-            "reason": pa.array([error and error.reason for error in errors], pa.string()),
-            "detail": pa.array([error and error.detail for error in errors], pa.string()),
+            "drop_reason": pa.array([error and error.reason for error in errors], pa.string()),
+            "drop_detail": pa.array([error and error.detail for error in errors], pa.string()),
         }
     )
 
@@ -204,15 +204,14 @@ def _fit_and_write(
     durations: NDArray[np.float64],
 ) -> None:
     parts = storage.join(stage.uri, FRAMES)
-    outcomes = pa.concat_tables(
-        parquet.read(dataflow.part_uri(parts, name), ["segment_id", "num_frames", "reason", "detail"]) for name in names
-    )
+    columns = ["segment_id", "num_frames", "drop_reason", "drop_detail"]
+    outcomes = pa.concat_tables(parquet.read_many([dataflow.part_uri(parts, name) for name in names], columns))
     rows = outcomes.to_pylist()
     corpora = [id.partition("/")[0] for id in segments["recording_id"].to_pylist()]
     dropped = [
-        Dropped(row["segment_id"], corpus, row["reason"], row["detail"], float(duration_s))
+        Dropped(row["segment_id"], corpus, row["drop_reason"], row["drop_detail"], float(duration_s))
         for row, corpus, duration_s in zip(rows, corpora, durations, strict=True)
-        if row["reason"] is not None
+        if row["drop_reason"] is not None
     ]
     if len(dropped) == len(rows):
         examples = "; ".join(f"{drop.id}: {drop.reason} ({drop.detail})" for drop in dropped[:3])

@@ -24,10 +24,11 @@ import functools
 import itertools
 import logging
 import os
+import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -37,6 +38,7 @@ import pyarrow as pa
 from pipeline import parquet, storage
 from pipeline.audio import AudioError, read_spans
 from pipeline.errors import RunError, TwistError
+from pipeline.work_progress import ProgressFile, WorkProgress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,7 +89,10 @@ class ClusterConfig:
 
 
 class Processor(Protocol):
-    """Made once per actor; turns a unit's decoded spans, wav [S] or the error of each, into its part."""
+    """Made once per actor; turns a unit's decoded spans, wav [S] or the error of each, into its part.
+
+    The part's column `drop_reason` is null for what was kept.
+    """
 
     def __call__(self, unit: WorkUnit, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table: ...
 
@@ -105,7 +110,7 @@ def run_work_units(
     quarantine: Callable[[WorkUnit, AudioError], pa.Table],
     cluster: ClusterConfig,
     report: ReportProgress,
-) -> None:
+) -> dict[str, Any]:
     """Makes the part of every work unit that has none yet.
 
     Args:
@@ -117,6 +122,9 @@ def run_work_units(
         cluster: How much of the cluster to use.
         report: Told of every unit that is done.
 
+    Returns:
+        How the work went, for stage.json (WorkProgress); nothing where nothing was left to do.
+
     Raises:
         TwistError: the processor cannot be made.
         RunError: parts cannot be written, no worker can be started, or nothing but failures comes back.
@@ -125,26 +133,68 @@ def run_work_units(
     done = set(storage.list_files(parts, ".parquet"))
     pending = [number for number, name in enumerate(plan.names) if f"part-{name}.parquet" not in done]
     if not pending:
-        return
-    num_done = len(plan) - len(pending)
+        return {}
+    hours = float(plan.durations_s.sum()) / 3600
+    hours_before = hours - float(plan.durations_s[pending].sum()) / 3600
+    progress = WorkProgress(len(plan), hours, len(plan) - len(pending), hours_before)
+    progress_file = ProgressFile(parts)
     failed: list[_Outcome] = []
-    workers = _Workers(parts, processor, processor_args, cluster, len(pending), _one_that_was_done(plan, parts, done))
+    known_to_work = _one_that_was_done(plan, parts, done)
+    workers = _Workers(parts, processor, processor_args, cluster, len(pending), known_to_work, progress)
     with contextlib.closing(workers):
+        metrics = _Metrics(processor.__name__, progress)
         for outcome in workers.run(plan[number] for number in pending):
             if outcome.error is not None:
                 failed.append(outcome)
-                continue
-            num_done += 1
-            report(num_done, len(plan), "units", f"{outcome.unit.duration_s / 3600:.2f} h in the last one")
-    if failed and num_done == 0:
-        raise RunError(f"every one of {len(plan)} work units failed, the last with: {failed[-1].error}")
-    for outcome in failed:
-        error = AudioError("quarantined", f"failed {MAX_FAILURES} times: {outcome.error}")
-        table = quarantine(outcome.unit, error)
-        part = parquet.to_bytes(table.replace_schema_metadata({**(table.schema.metadata or {}), **QUARANTINED}))
-        storage.put_if_absent(part_uri(parts, outcome.unit.name), part)
-        num_done += 1
-        report(num_done, len(plan), "units", f"unit {outcome.unit.name} quarantined: {outcome.error}")
+            else:
+                progress.add(outcome.unit.duration_s / 3600, outcome.worker_seconds, outcome.dropped)
+                metrics.add(outcome)
+                _tell(progress, progress_file, report)
+        if failed and progress.num_done == progress.num_done_before == 0:
+            raise RunError(f"every one of {len(plan)} work units failed, the last with: {failed[-1].error}")
+        for outcome in failed:
+            error = AudioError("quarantined", f"failed {MAX_FAILURES} times: {outcome.error}")
+            table = quarantine(outcome.unit, error)
+            part = parquet.to_bytes(table.replace_schema_metadata({**(table.schema.metadata or {}), **QUARANTINED}))
+            storage.put_if_absent(part_uri(parts, outcome.unit.name), part)
+            progress.add(outcome.unit.duration_s / 3600, {}, {"quarantined": len(outcome.unit.ids)})
+            _tell(progress, progress_file, report)
+    progress_file.remove()
+    return progress.as_dict(time.time())
+
+
+def _tell(progress: WorkProgress, file: ProgressFile, report: ReportProgress) -> None:
+    now = time.time()
+    file.write(progress, now)
+    report(progress.num_done_before + progress.num_done, progress.num_units, "units", progress.as_text(now))
+
+
+class _Metrics:
+    """The figures as Prometheus sees them, through Ray's own metrics: ray_twist_..., by processor."""
+
+    def __init__(self, processor: str, progress: WorkProgress) -> None:
+        from ray.util.metrics import Counter as Total
+        from ray.util.metrics import Gauge
+
+        tags = {"processor": processor}
+        self._units = Total("twist_units_done", "Work units that were done.", ("processor",))
+        self._hours = Total("twist_audio_hours_done", "Hours of audio in these.", ("processor",))
+        self._seconds = Total("twist_worker_seconds", "Seconds that workers spent.", ("processor", "step"))
+        self._dropped = Total("twist_items_dropped", "Items that were left out.", ("processor", "reason"))
+        for metric in (self._units, self._hours, self._seconds, self._dropped):
+            metric.set_default_tags(tags)
+        planned = Gauge("twist_units_planned", "Work units of the stage.", ("processor",))
+        planned.set(progress.num_units, tags)
+
+    def add(self, outcome: _Outcome) -> None:
+        """Counts a unit that is done."""
+        self._units.inc(1)
+        self._hours.inc(outcome.unit.duration_s / 3600)
+        for step, seconds in outcome.worker_seconds.items():
+            if seconds > 0:
+                self._seconds.inc(seconds, {"step": step})
+        for reason, count in outcome.dropped.items():
+            self._dropped.inc(count, {"reason": reason})
 
 
 def _one_that_was_done(plan: WorkPlan, parts: str, done: set[str]) -> WorkUnit | None:
@@ -159,10 +209,19 @@ def _one_that_was_done(plan: WorkPlan, parts: str, done: set[str]) -> WorkUnit |
 
 @dataclass(frozen=True)
 class _Outcome:
-    """A unit that is committed (error None), or that has failed for good."""
+    """A unit that is committed (error None), or that has failed for good.
+
+    Attributes:
+        unit: Which.
+        error: What went wrong the last time.
+        worker_seconds: What each step took.
+        dropped: Items of it that were left out, by reason.
+    """
 
     unit: WorkUnit
     error: str | None
+    worker_seconds: dict[str, float] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
 
 
 class _Actor:
@@ -189,6 +248,7 @@ class _Workers:
         cluster: ClusterConfig,
         num_units: int,
         known_to_work: WorkUnit | None,
+        progress: WorkProgress,
     ) -> None:
         import ray
 
@@ -202,6 +262,7 @@ class _Workers:
                 f"out, or run on a cluster (RAY_ADDRESS)"
             )
         self._num_units = num_units
+        self._progress = progress
         self._known_to_work = known_to_work
         self._is_trying_known = False
         self._num_new = num_units
@@ -220,6 +281,7 @@ class _Workers:
         self._again: deque[WorkUnit] = deque()
         self._suspects: deque[WorkUnit] = deque()
         self._decoded: deque[tuple[WorkUnit, Any]] = deque()
+        self._decode_seconds: dict[str, float] = {}
         # References to what is under way, each with what it is about.
         self._preparing: dict[Any, _Actor] = {}
         self._decoding: dict[Any, tuple[WorkUnit, Any]] = {}
@@ -242,7 +304,9 @@ class _Workers:
         while self._num_queued or self._suspects or self._decoding or self._decoded or self._processing:
             self._start_what_can_start()
             under_way = [*self._preparing, *self._decoding, *self._processing]
+            began = time.monotonic()
             ready, _ = ray.wait(under_way, num_returns=1, timeout=PATIENCE_S, fetch_local=False)
+            self._account_for(time.monotonic() - began)
             if not ready and all(actor.node_id is None for actor in self._actors):
                 needs = f"{self._cluster.cpus_per_actor:g} cores and {self._gpus_per_actor:g} GPUs"
                 logger.warning("still waiting for a machine with room for an actor of %s", needs)
@@ -253,6 +317,13 @@ class _Workers:
                     yield from self._take_decoded(reference, *self._decoding.pop(reference))
                 else:
                     yield from self._take_result(reference, self._processing.pop(reference))
+
+    def _account_for(self, seconds: float) -> None:
+        """Who waited for whom, for so long."""
+        if any(actor.is_idle for actor in self._actors) and self._decoding:
+            self._progress.starved_s += seconds
+        elif self._decoded:
+            self._progress.backed_up_s += seconds
 
     @property
     def _num_queued(self) -> int:
@@ -336,6 +407,7 @@ class _Workers:
         if result.error is not None:
             yield from self._fail(unit, f"decoding: {result.error}")
         else:
+            self._decode_seconds[unit.name] = result.seconds["decode"]
             self._decoded.append((unit, wavs))
 
     def _take_result(self, reference: Any, actor: _Actor) -> Iterator[_Outcome]:
@@ -370,7 +442,8 @@ class _Workers:
                 return
             if not self._is_trying_known:
                 self._known_to_work = unit
-            yield _Outcome(unit, None)
+            seconds = {"decode": self._decode_seconds.pop(unit.name, 0.0), **result.seconds}
+            yield _Outcome(unit, None, seconds, result.dropped)
 
     def _lose(self, unit: WorkUnit) -> Iterator[_Outcome]:
         """Takes a unit up again whose machine went away; one that does this to every machine is a failure after all."""
@@ -415,13 +488,17 @@ class _Result:
     mistake: str | None = None  # the user's: ends the run
     failure: str | None = None  # of a disk or a store: ends the run
     error: str | None = None  # counts against the unit
+    seconds: dict[str, float] = field(default_factory=dict)  # by step
+    dropped: dict[str, int] = field(default_factory=dict)  # items by reason
 
 
 def _decode(unit: WorkUnit, time_limit_s: float) -> tuple[_Result, list[NDArray[np.float32] | AudioError]]:
     """Decodes a unit: the wav [S], or the error, of each span."""
+    began = time.perf_counter()
     try:
         with _time_limit(time_limit_s):
-            return _Result(), list(read_spans(unit.spans))
+            wavs = list(read_spans(unit.spans))
+            return _Result(seconds={"decode": time.perf_counter() - began}), wavs
     except ConnectionError as failure:
         # The unit is not to blame for a bucket that is gone, and the next one would meet the same.
         return _Result(failure=f"cannot read {unit.spans[0].uri}: {failure}"), []
@@ -455,19 +532,23 @@ class _ProcessAndCommit:
     def process(self, unit: WorkUnit, wavs: list[NDArray[np.float32] | AudioError]) -> _Result:
         """Makes and commits one part."""
         uri = part_uri(self._parts, unit.name)
+        began = time.perf_counter()
         try:
             with _time_limit(self._time_limit_s):
-                part = parquet.to_bytes(self._process(unit, wavs))
+                table = self._process(unit, wavs)
+                part = parquet.to_bytes(table)
         except TwistError as mistake:
             return _Result(mistake=str(mistake))
         except Exception as failure:
             return _Result(error=_describe(failure))
+        encoded = time.perf_counter()
         try:
             storage.put_if_absent(uri, part)
         except Exception as failure:
             # Nor is it to blame for a full disk.
             return _Result(failure=f"cannot write {uri}: {failure}")
-        return _Result()
+        seconds = {"encode": encoded - began, "commit": time.perf_counter() - encoded}
+        return _Result(seconds=seconds, dropped=Counter(table["drop_reason"].drop_null().to_pylist()))
 
 
 @contextlib.contextmanager

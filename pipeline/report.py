@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.compute as pc
 
 from pipeline import codebook, parquet, stage, storage
+from pipeline.codebook_fit import FRAMES
 from pipeline.codebook_fit import STAGE as CODEBOOK
 from pipeline.errors import TwistError
 from pipeline.language import STAGE as LANGUAGE
@@ -16,11 +18,12 @@ from pipeline.manifest import STAGE as MANIFEST
 from pipeline.manifest import read_recordings
 from pipeline.pack import STAGE as SHARDS
 from pipeline.records import SPLITS
+from pipeline.segment import SPEECH, read_segments
 from pipeline.segment import STAGE as SEGMENTS
-from pipeline.segment import read_segments
 from pipeline.shards import DATASET, Dataset, DatasetError, open_dataset
 from pipeline.tokenize import STAGE as UNITS
 from pipeline.tokenize import part_uris, read_part
+from pipeline.work_progress import read_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STAGES = (MANIFEST, LANGUAGE, SEGMENTS, CODEBOOK, UNITS, SHARDS)
+# Where a stage has parts, if not in its folder itself.
+PARTS_BELOW = {SEGMENTS: (SPEECH,), CODEBOOK: (FRAMES,)}
 NUM_EXAMPLES = 3
 NUM_EXAMPLE_UNITS = 12
 # Where 25 Hz HuBERT units of a codebook of 500 lie for speech (TWIST, Table 1, and later work).
@@ -81,7 +86,9 @@ def describe_stage(run: str, name: str) -> dict[str, Any]:
     facts = stage.read_facts(run, name)
     if not stage.is_finished(run, name):
         made = [file for file in storage.list_files(uri) if file.endswith((".parquet", ".tar"))]
-        return {"finished": False, "files_so_far": len(made), "config": facts["config"]}
+        description = {"finished": False, "files_so_far": len(made), "config": facts["config"]}
+        parts = storage.join(uri, *PARTS_BELOW.get(name, ()))
+        return {**description, "progress": read_progress(parts, time.time())}
     particulars: dict[str, Callable[[str], dict[str, Any]]] = {
         MANIFEST: _describe_manifest,
         LANGUAGE: _describe_language,

@@ -281,8 +281,8 @@ def _speech_table(unit: WorkUnit, outcomes: Sequence[Regions | AudioError]) -> p
             "regions": pa.array(
                 [None if isinstance(outcome, AudioError) else json.dumps(outcome) for outcome in outcomes], pa.string()
             ),
-            "reason": pa.array([error and error.reason for error in errors], pa.string()),
-            "detail": pa.array([error and error.detail for error in errors], pa.string()),
+            "drop_reason": pa.array([error and error.reason for error in errors], pa.string()),
+            "drop_detail": pa.array([error and error.detail for error in errors], pa.string()),
         }
     )
 
@@ -293,8 +293,9 @@ def _read_search(parts: Sequence[str]) -> Iterator[tuple[str, _Heard]]:
         heard = _Heard()
         for row in slices:
             # Silence within a long recording is nothing special, and a slice at its end may well hold nothing else.
-            if row["reason"] is not None and row["reason"] != "silent":
-                heard.failures.append((AudioError(row["reason"], row["detail"]), row["end_s"] - row["start_s"]))
+            if row["drop_reason"] not in (None, "silent"):
+                error = AudioError(row["drop_reason"], row["drop_detail"])
+                heard.failures.append((error, row["end_s"] - row["start_s"]))
             regions = json.loads(row["regions"] or "[]")
             heard.regions.extend((row["start_s"] + on_s, row["start_s"] + off_s) for on_s, off_s in regions)
         yield recording_id, heard

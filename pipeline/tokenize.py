@@ -67,8 +67,8 @@ def tokenize(
         parts = storage.absolute(stage.uri)
         with open_segments(run) as segments:
             plan = plan_of(segments)
-            dataflow.run_work_units(plan, parts, Tokenize, arguments, _all_dropped, cluster, report)
-        _account(stage, plan.num_items, book)
+            work = dataflow.run_work_units(plan, parts, Tokenize, arguments, _all_dropped, cluster, report)
+        _account(stage, plan.num_items, book, work)
 
 
 def _take_back_dropped(stage: Stage) -> None:
@@ -168,7 +168,7 @@ def digest_of_part(part: pa.Table) -> str:
     return digest(json.dumps(columns), *content)
 
 
-def _account(stage: Stage, num_planned: int, book: codebook.Codebook) -> None:
+def _account(stage: Stage, num_planned: int, book: codebook.Codebook, work: dict[str, Any]) -> None:
     dropped: list[Dropped] = []
     kept, total = Tally(), Tally()
     num_units = num_frames = 0
@@ -199,7 +199,8 @@ def _account(stage: Stage, num_planned: int, book: codebook.Codebook) -> None:
         examples = "; ".join(f"{drop.id}: {drop.reason} ({drop.detail})" for drop in dropped[:3])
         raise TwistError(f"none of {total.items} segments could be tokenized: {examples}")
     output = digest(book.fingerprint, *part_digests)
-    stage.finish(StageCounts.of(total, kept, dropped), dropped, output, **_rates(kept.hours, num_frames, num_units))
+    rates = _rates(kept.hours, num_frames, num_units)
+    stage.finish(StageCounts.of(total, kept, dropped), dropped, output, **rates, work=work)
 
 
 def _rates(hours: float, num_frames: int, num_units: int) -> dict[str, Any]:

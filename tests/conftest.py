@@ -146,12 +146,13 @@ def _tones(clip: Clip) -> NDArray[np.float64]:
 
 def _run_here(
     work_units: Iterable[WorkUnit], parts: str, processor: type[Processor], processor_args: dict[str, Any], *_: object
-) -> None:
+) -> dict[str, Any]:
     """What dataflow.run_work_units does, in this process."""
     process = processor(**processor_args)
     for unit in work_units:
         part = process(unit, list(read_spans(unit.spans)))
         storage.put_if_absent(dataflow.part_uri(parts, unit.name), parquet.to_bytes(part))
+    return {}
 
 
 def _ignore(done: int, total: int, noun: str, detail: str = "") -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from jobs.inspect_text import as_text
 from model.train_config import TrainConfig
 from model.trainer import train
 from pipeline.shards import open_dataset
+from pipeline.work_progress import ProgressFile, WorkProgress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -167,6 +169,23 @@ def test_an_unfinished_run_is_shown(run_copy: Path, capsys: pytest.CaptureFixtur
     assert "every checksum and invariant holds" in text
     assert "not yet, 9 files" in inspect(capsys, run_copy / "units")
     assert "is not finished; run `twist tokenize`" in inspect(capsys, run_copy / "units", "--verify", status=2)
+
+
+def test_work_that_goes_on_is_shown(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run_copy / "units" / "DONE").unlink()
+    now = time.time()
+    work = WorkProgress(9, 5.0, num_done_before=3, hours_done_before=2.0, begun_at=now - 3600)
+    work.add(1.5, {"decode": 30.0, "encode": 60.0, "commit": 10.0}, {"missing": 7})
+    ProgressFile(str(run_copy / "units")).write(work, now)
+    text = inspect(capsys, run_copy)
+    assert "units: 3.50 of 5.00 h at 2 h/h, decode 30% encode 60% commit 10%, encode limits, dropped 7 missing" in text
+    assert "about 1.0 h left" in text
+    told = inspect_json(capsys, run_copy / "units")["progress"]
+    assert (told["num_done"], told["num_units"], told["is_stale"]) == (1, 9, False)
+
+    path = run_copy / "units" / "progress.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "told_at": now - 3600}))
+    assert "the command has ended, or is stuck" in inspect(capsys, run_copy / "units")
 
 
 def test_a_run_just_begun_is_shown(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

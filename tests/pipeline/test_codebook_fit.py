@@ -87,8 +87,8 @@ def test_about_the_wanted_share_is_drawn_and_the_seed_says_which() -> None:
 def test_what_cannot_be_used_becomes_a_row_with_its_reason() -> None:
     outcomes = [WAVS[0], AudioError("missing", "gone"), wav_of(100), np.zeros(0, np.float32), WAVS[4]]
     part = DrawFrames(EncoderConfig(), share=1.0, seed=0)(unit_of(IDS), outcomes)
-    assert part["reason"].to_pylist() == [None, "missing", "too_short", "too_short", None]
-    assert part["detail"].to_pylist()[1:3] == ["gone", "100 samples give no frame"]
+    assert part["drop_reason"].to_pylist() == [None, "missing", "too_short", "too_short", None]
+    assert part["drop_detail"].to_pylist()[1:3] == ["gone", "100 samples give no frame"]
     assert [frames is None for frames in part["frames"].to_pylist()] == [False, True, True, True, False]
 
 

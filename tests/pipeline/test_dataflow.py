@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -57,7 +58,8 @@ class Measure:
 
 
 def table(unit: WorkUnit, outcomes: Sequence[str]) -> pa.Table:
-    return pa.table({"id": pa.array(unit.ids), "outcome": pa.array(outcomes)})
+    reasons = [outcome if not outcome.isdigit() else None for outcome in outcomes]
+    return pa.table({"id": unit.ids, "outcome": pa.array(outcomes), "drop_reason": pa.array(reasons, pa.string())})
 
 
 def quarantined(unit: WorkUnit, error: AudioError) -> pa.Table:
@@ -112,6 +114,32 @@ def test_every_unit_gets_its_part_and_only_once(work_units, tmp_path):
     assert run(work_units, tmp_path, {}) == expected(work_units)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").iterdir()} == before
     assert len(list((tmp_path / "marks").iterdir())) == len(work_units), "finished units were worked on again"
+
+
+def test_progress_is_told_while_work_goes_on_and_summed_up(work_units, tmp_path):
+    (tmp_path / "marks").mkdir()
+    parts = tmp_path / "parts"
+    told = []
+
+    def report(done: int, total: int, noun: str, detail: str = "") -> None:
+        assert noun == "units"
+        told.append((done, total, detail))
+        assert json.loads((parts / "progress.json").read_text())["num_units"] == 6
+
+    arguments = {"faults": {}, "marks": str(tmp_path / "marks")}
+    work = dataflow.run_work_units(
+        plan_of(work_units), str(parts), Measure, arguments, quarantined, ClusterConfig(), report
+    )
+    assert [(done, total) for done, total, _ in told] == [(number, 6) for number in range(1, 7)]
+    assert "h/h, decode " in told[-1][2] and "dropped 1 missing" in told[-1][2]
+    assert not (parts / "progress.json").exists()
+    assert (work["num_done"], work["dropped"]) == (6, {"missing": 1})
+    assert work["hours_done"] * 3600 == pytest.approx(sum(unit.duration_s for unit in work_units))
+    assert all(seconds > 0 for seconds in work["worker_seconds"].values())
+    again = dataflow.run_work_units(
+        plan_of(work_units), str(parts), Measure, arguments, quarantined, ClusterConfig(), report
+    )
+    assert again == {}, "there was nothing left to do"
 
 
 def test_a_lost_part_is_made_again_and_the_same(work_units, tmp_path):
