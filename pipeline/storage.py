@@ -7,30 +7,21 @@ FileNotFoundError, a forbidden one PermissionError, and a store that cannot be r
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import io
-import itertools
 import os
-import random
 import re
 import secrets
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pipeline import s3
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mypy_boto3_s3.client import S3Client
 
 TEMPORARY_SUFFIX = ".tmp"
-S3_BODY_ATTEMPTS = 5
-S3_READ_AHEAD_BYTES = 4 * 2**20
-# Threads of one process that talk to S3 at once, without waiting for each other's connection.
-S3_CONNECTIONS = 32
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -67,7 +58,7 @@ def open_read(uri: str) -> io.BufferedReader:
         FileNotFoundError: there is no such file.
     """
     if is_s3(uri):
-        return io.BufferedReader(_S3Reader(uri), S3_READ_AHEAD_BYTES)
+        return s3.open_read(uri)
     try:
         return Path(uri).open("rb")
     except NotADirectoryError:
@@ -77,7 +68,7 @@ def open_read(uri: str) -> io.BufferedReader:
 def read_bytes(uri: str) -> bytes:
     """The whole content of one file."""
     if is_s3(uri):
-        return _s3_get(uri)
+        return s3.read_bytes(uri)
     with open_read(uri) as file:
         return file.read()
 
@@ -85,7 +76,7 @@ def read_bytes(uri: str) -> bytes:
 def read_range(uri: str, start: int, length: int) -> bytes:
     """`length` bytes from byte `start` (fewer where the file ends before)."""
     if is_s3(uri):
-        return _s3_read_range(uri, start, length) if length else b""
+        return s3.read_range(uri, start, length)
     with open_read(uri) as file:
         file.seek(start)
         return file.read(length)
@@ -94,9 +85,7 @@ def read_range(uri: str, start: int, length: int) -> bytes:
 def write_bytes(uri: str, data: bytes) -> None:
     """Puts `data` under `uri`, replacing what is there, in one step."""
     if is_s3(uri):
-        bucket, key = _split(uri)
-        with _as_os_errors(uri):
-            _client().put_object(Bucket=bucket, Key=key, Body=data)
+        s3.write_bytes(uri, data)
         return
     path = Path(uri)
     temporary = _write_temporary(path, data)
@@ -115,8 +104,7 @@ def put_if_absent(uri: str, data: bytes) -> bool:
     the bytes are a function of the name, as every caller's are.
     """
     if is_s3(uri):
-        with _as_os_errors(uri):
-            return _s3_put_if_absent(uri, data)
+        return s3.put_if_absent(uri, data)
     path = Path(uri)
     if path.exists():
         return False
@@ -147,9 +135,7 @@ def exists(uri: str) -> bool:
 def size(uri: str) -> int:
     """Bytes in one file."""
     if is_s3(uri):
-        bucket, key = _split(uri)
-        with _as_os_errors(uri):
-            return _client().head_object(Bucket=bucket, Key=key)["ContentLength"]
+        return s3.size(uri)
     try:
         return Path(uri).stat().st_size
     except NotADirectoryError:
@@ -162,16 +148,14 @@ def list_files(uri: str, suffix: str = "") -> list[str]:
     Links are followed, also to folders. Left out are temporary files of writers still at work (or killed), and what is
     no file: pipes, sockets, devices.
     """
-    names = _list_s3(uri) if is_s3(uri) else _list_local(uri)
+    names = s3.list_names(uri) if is_s3(uri) else _list_local(uri)
     return sorted(name for name in names if name.endswith(suffix) and not name.endswith(TEMPORARY_SUFFIX))
 
 
 def delete(uri: str) -> None:
     """Removes one file; nothing happens where it is not there."""
     if is_s3(uri):
-        bucket, key = _split(uri)
-        with _as_os_errors(uri):
-            _client().delete_object(Bucket=bucket, Key=key)
+        s3.delete(uri)
     else:
         Path(uri).unlink(missing_ok=True)
 
@@ -226,137 +210,3 @@ def _list_local(folder: str, prefix: str = "", above: frozenset[tuple[int, int]]
             yield from _list_local(entry.path, f"{prefix}{entry.name}/", within)
         elif is_file:
             yield prefix + entry.name
-
-
-def _list_s3(uri: str) -> Iterator[str]:
-    bucket, key = _split(uri)
-    prefix = key.rstrip("/") + "/" if key else ""
-    with contextlib.suppress(FileNotFoundError), _as_os_errors(uri):  # suppressed: there is no such bucket
-        for page in _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            for item in page.get("Contents", []):
-                if not item["Key"].endswith("/"):  # consoles put an empty object there to show a folder
-                    yield item["Key"][len(prefix) :]
-
-
-def _s3_read_range(uri: str, start: int, length: int) -> bytes:
-    from botocore.exceptions import ClientError
-
-    try:
-        return _s3_get(uri, Range=f"bytes={start}-{start + length - 1}")
-    except ConnectionError as error:
-        cause = error.__cause__
-        if isinstance(cause, ClientError) and cause.response["ResponseMetadata"]["HTTPStatusCode"] == 416:
-            return b""  # it starts beyond the object's end
-        raise
-
-
-def _s3_get(uri: str, **options: str) -> bytes:
-    from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
-
-    bucket, key = _split(uri)
-    with _as_os_errors(uri):
-        # boto3 retries a request, but not the reading of what it answers.
-        for attempt in range(1, S3_BODY_ATTEMPTS + 1):
-            try:
-                return _client().get_object(Bucket=bucket, Key=key, **options)["Body"].read()  # type: ignore[arg-type]
-            except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
-                if attempt == S3_BODY_ATTEMPTS:
-                    raise
-                time.sleep(random.uniform(0, 2**attempt / 4))
-    raise AssertionError("unreachable: the last attempt returns or raises")
-
-
-def _s3_put_if_absent(uri: str, data: bytes) -> bool:
-    from botocore.exceptions import ClientError
-
-    bucket, key = _split(uri)
-    for attempt in itertools.count(1):
-        try:
-            _client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-        except ClientError as error:
-            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-            if status == 412:  # it is there
-                return False
-            if status != 409 or attempt == S3_BODY_ATTEMPTS:
-                raise
-            # Another writer is putting the same name right now, and may yet fail.
-            time.sleep(random.uniform(0, 2**attempt / 4))
-        else:
-            return True
-    raise AssertionError("unreachable: the loop ends by returning or raising")
-
-
-def _split(uri: str) -> tuple[str, str]:
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    if not bucket:
-        raise TwistError(f"{uri!r} names no bucket; write s3://BUCKET/KEY")
-    return bucket, key
-
-
-def _client() -> S3Client:
-    # A client must not be shared with a forked child (a data loader's worker), so each process has its own.
-    return _client_of_process(os.getpid())
-
-
-@functools.cache
-def _client_of_process(pid: int) -> S3Client:  # noqa: ARG001 - the key of the cache
-    import boto3
-    from botocore.config import Config
-
-    config = Config(
-        retries={"mode": "standard", "max_attempts": 10},
-        connect_timeout=10,
-        read_timeout=60,
-        max_pool_connections=S3_CONNECTIONS,
-    )
-    return boto3.session.Session().client("s3", config=config)
-
-
-@contextlib.contextmanager
-def _as_os_errors(uri: str) -> Iterator[None]:
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        yield
-    except ClientError as error:
-        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-        if status == 404:
-            is_bucket = error.response["Error"]["Code"] == "NoSuchBucket"
-            raise FileNotFoundError(f"{'the bucket of ' if is_bucket else ''}{uri} does not exist") from error
-        if status in (401, 403):
-            raise PermissionError(f"access to {uri} is denied: {error}") from error
-        raise ConnectionError(f"{uri}: {error}") from error
-    except BotoCoreError as error:
-        raise ConnectionError(f"{uri}: {error}") from error
-
-
-class _S3Reader(io.RawIOBase):
-    """Random access to one S3 object through ranged GETs; wrap it in a BufferedReader."""
-
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
-        self._size = size(uri)
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        length = min(len(buffer), self._size - self._position)
-        if length <= 0:
-            return 0
-        data = _s3_read_range(self._uri, self._position, length)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)

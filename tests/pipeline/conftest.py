@@ -9,9 +9,9 @@ import boto3
 import numpy as np
 import pytest
 import soundfile
-from moto.server import ThreadedMotoServer
 
-from pipeline import storage
+from pipeline import s3
+from tests.s3_servers import moto
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,11 +20,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def _s3_endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with moto() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture
@@ -40,11 +37,11 @@ def s3_folder(_s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[st
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    storage._client_of_process.cache_clear()
+    s3.client_of_process.cache_clear()
     bucket = f"test-{secrets.token_hex(8)}"
     boto3.client("s3").create_bucket(Bucket=bucket)
     yield f"s3://{bucket}"
-    storage._client_of_process.cache_clear()
+    s3.client_of_process.cache_clear()
 
 
 @pytest.fixture(params=["local", "s3"])

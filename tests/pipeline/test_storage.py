@@ -8,15 +8,13 @@ import os
 import random
 import threading
 from pathlib import Path
-from typing import Any
 
 import boto3
-import botocore.config
 import numpy as np
 import pytest
 import soundfile
 
-from pipeline import storage
+from pipeline import s3, storage
 from pipeline.errors import TwistError
 
 
@@ -111,7 +109,7 @@ def test_read_range(folder: str) -> None:
 
 
 def test_random_reads_give_what_the_whole_gives(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "S3_READ_AHEAD_BYTES", 1000)
+    monkeypatch.setattr(s3, "READ_AHEAD_BYTES", 1000)
     data = random.Random(0).randbytes(10_000)
     uri = storage.join(folder, "file")
     storage.write_bytes(uri, data)
@@ -234,22 +232,16 @@ def test_a_long_listing_comes_in_pages(s3_folder: str, monkeypatch: pytest.Monke
     names = [f"{number:04d}" for number in range(25)]
     for name in names:
         storage.write_bytes(f"{s3_folder}/many/{name}", b"")
-    client = storage._client()
-    get_paginator = client.get_paginator
-
-    class SmallPages:
-        def paginate(self, **arguments: Any) -> object:
-            return get_paginator("list_objects_v2").paginate(**arguments, PaginationConfig={"PageSize": 10})
-
-    monkeypatch.setattr(client, "get_paginator", lambda _: SmallPages())
+    client = s3._client()
+    list_objects = client.list_objects_v2
+    monkeypatch.setattr(client, "list_objects_v2", lambda **request: list_objects(**request, MaxKeys=10))
     assert storage.list_files(f"{s3_folder}/many") == names
 
 
 def test_a_store_out_of_reach_is_a_connection_error(s3_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(botocore.config, "Config", lambda **_: None)  # ours asks for ten attempts
-    storage._client_of_process.cache_clear()
+    monkeypatch.setattr(s3, "PATIENCE_S", 0.2)
+    s3.client_of_process.cache_clear()
     uri = f"{s3_folder}/file"
     for use in (storage.read_bytes, storage.size, storage.list_files, storage.delete, storage.open_read):
         with pytest.raises(ConnectionError, match=uri):

@@ -1,0 +1,59 @@
+"""A whole run on S3, audio and all, through a proxy that fails half of the requests: the same shards as on a disk."""
+
+from __future__ import annotations
+
+import os
+
+import boto3
+import pytest
+
+from tests.s3_servers import FAULTS, KEY, FaultyProxy, moto, rclone
+
+pytestmark = pytest.mark.xdist_group("finished_run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["moto", "rclone"])
+def test_a_run_on_s3_equals_one_on_disk(kind, finished_run, twist, recipe, demo_speech, tmp_path, monkeypatch):
+    (tmp_path / "buckets").mkdir()
+    with (
+        moto() if kind == "moto" else rclone(tmp_path / "buckets") as endpoint,
+        FaultyProxy(endpoint, seed=1).running() as proxy,
+    ):
+        environment = {
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": KEY,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        }
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        client = boto3.client("s3", endpoint_url=endpoint)
+        client.create_bucket(Bucket="corpora")
+        client.create_bucket(Bucket="runs")
+        for path in demo_speech.rglob("*"):
+            if path.is_file():
+                # Under the name of the folder on disk, by which the corpus is called.
+                client.put_object(
+                    Bucket="corpora", Key=f"speech/{path.relative_to(demo_speech)}", Body=path.read_bytes()
+                )
+        settings = ("--config", recipe, "--run", "s3://runs/one", "--audio", "s3://corpora/speech", "--until", "pack")
+        twist("run", *settings, AWS_ENDPOINT_URL_S3=proxy.url)
+        assert set(proxy.met) == set(FAULTS), "this test is to meet every fault"
+        again = twist("run", *settings, AWS_ENDPOINT_URL_S3=proxy.url).stdout
+        assert again.count("already finished") == 6, again
+        verified = twist("inspect", "s3://runs/one", "--verify", AWS_ENDPOINT_URL_S3=proxy.url).stdout
+        assert "every checksum and invariant holds" in verified
+
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket="runs", Prefix="one/")
+        names = [item["Key"] for page in pages for item in page.get("Contents", [])]
+        read = {name: client.get_object(Bucket="runs", Key=name)["Body"].read() for name in names}
+    files = [path for path in finished_run.rglob("*") if path.suffix in (".tar", ".parquet")]
+    # The manifest and the plan say where audio lies, which is elsewhere; all that is made of it is the same.
+    compared = [path for path in files if path.relative_to(finished_run).parts[0] in ("codebook", "units", "shards")]
+    assert any(path.suffix == ".tar" for path in compared) and any(path.parent.name == "units" for path in compared)
+    for path in compared:
+        name = f"one/{path.relative_to(finished_run)}"
+        assert read[name] == path.read_bytes(), f"{name} differs"
+    assert not [name for name in names if name.endswith((".tmp", "progress.json"))]

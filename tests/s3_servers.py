@@ -1,0 +1,140 @@
+"""S3 servers of this machine for tests, and a proxy before them that misbehaves.
+
+moto honours conditional writes; `rclone serve s3` does not: there the last writer wins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from moto.server import ThreadedMotoServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+KEY = "test"
+STARTING_TAKES_AT_MOST_S = 60.0
+# What goes wrong with a request, half of the time: answered 503; dropped unread by the server; done, but its answer
+# lost; its answer cut off in the middle.
+FAULTS = ("refused", "dropped", "answer lost", "answer cut")
+
+
+@contextlib.contextmanager
+def moto() -> Iterator[str]:
+    """Its endpoint."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
+def rclone(folder: Path) -> Iterator[str]:
+    """The endpoint of a server whose buckets are the folders in `folder`."""
+    program = shutil.which("rclone", path=str(Path(sys.executable).parent)) or "rclone"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{KEY}", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            deadline = time.monotonic() + STARTING_TAKES_AT_MOST_S
+            while time.monotonic() < deadline and server.poll() is None:
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.05)
+            assert server.poll() is None, "rclone did not start"
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+
+
+class FaultyProxy(ThreadingHTTPServer):
+    """Passes requests on to `endpoint`; half of them, drawn by `seed`, meet a fault. While `is_down`, none pass."""
+
+    daemon_threads = True
+
+    def __init__(self, endpoint: str, seed: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.backend = urlsplit(endpoint).netloc
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.is_down = False
+        self.met: list[str] = []
+        self._random = random.Random(seed)
+        self._lock = threading.Lock()
+
+    def draw_fault(self) -> str | None:
+        with self._lock:
+            fault = self._random.choice(FAULTS) if self._random.random() < 0.5 else None
+            if fault:
+                self.met.append(fault)
+        return "dropped" if self.is_down else fault
+
+    def handle_error(self, *_: object) -> None:
+        """Broken connections are what this server is for."""
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[FaultyProxy]:
+        thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self.shutdown()
+            self.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: FaultyProxy
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _pass_on(self) -> None:
+        fault = self.server.draw_fault()
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        assert "chunked" not in self.headers.get("Transfer-Encoding", ""), "bodies are of known length"
+        self.close_connection = fault is not None
+        if fault == "dropped":
+            return
+        if fault == "refused":
+            self._answer(503, [("Content-Type", "application/xml")], b"<Error><Code>SlowDown</Code></Error>", None)
+            return
+        connection = http.client.HTTPConnection(self.server.backend, timeout=60)
+        headers = {name: value for name, value in self.headers.items() if name not in ("Expect", "Connection")}
+        connection.request(self.command, self.path, body, headers)
+        response = connection.getresponse()
+        content = response.read()
+        connection.close()
+        if fault != "answer lost":
+            self._answer(response.status, response.getheaders(), content, fault)
+
+    def _answer(self, status: int, headers: list[tuple[str, str]], content: bytes, fault: str | None) -> None:
+        self.send_response(status)
+        for name, value in headers:
+            if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
+                self.send_header(name, value)
+        length = next((value for name, value in headers if name.lower() == "content-length"), str(len(content)))
+        self.send_header("Content-Length", length if self.command == "HEAD" else str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content[: len(content) // 2] if fault == "answer cut" else content)
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass_on  # noqa: N815 - http.server's names
