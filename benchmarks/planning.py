@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
 from pipeline import dataflow, parquet, storage
-from pipeline.dataflow import ClusterConfig
+from pipeline.cluster import ClusterConfig
 from pipeline.records import LANGUAGE_SCHEMA, RECORDING_SCHEMA
 from pipeline.segment import STAGE as SEGMENTS
 from pipeline.segment import SegmentConfig, make_segments, open_segments, plan_of

@@ -20,9 +20,9 @@ from model.encoder import EncoderConfig
 from model.pretrain_config import PretrainConfig
 from model.train_config import TrainConfig
 from pipeline import storage
+from pipeline.cluster import ClusterConfig
 from pipeline.codebook_fit import CodebookConfig
 from pipeline.corpora.source import CorpusConfig
-from pipeline.dataflow import ClusterConfig
 from pipeline.errors import TwistError
 from pipeline.language import LanguageConfig
 from pipeline.pack import PackConfig

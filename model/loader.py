@@ -101,18 +101,34 @@ class UnitSamples:
 
 
 @dataclass(frozen=True)
+class MicroBatch:
+    """What one forward pass sees.
+
+    Attributes:
+        token_ids: [B, T] int64, padded on the right.
+        labels: [B, T] int64: the same, with IGNORED_LABEL where nothing is to be predicted.
+        document_ids: [B, T] int32, which document of its row a token belongs to, from 0, and -1 at pads; None where
+            each row is one document.
+    """
+
+    token_ids: Tensor
+    labels: Tensor
+    document_ids: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Batch:
     """One rank's part of one training step.
 
     Attributes:
         index: Number of the step, from 0.
-        micro_batches: Pairs of token_ids [B, T] and labels [B, T], one pair per forward pass.
+        micro_batches: One per forward pass.
         num_units: Units in the step, over all ranks.
         num_targets: Units that are predicted in the step, over all ranks.
     """
 
     index: int
-    micro_batches: list[tuple[Tensor, Tensor]]
+    micro_batches: list[MicroBatch]
     num_units: int
     num_targets: int
 
@@ -215,12 +231,8 @@ class TrainingBatches(torch.utils.data.Dataset[Batch]):
         return self._order
 
 
-def collate(samples: Sequence[NDArray[np.uint16]], vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
-    """Samples as rows of ids, padded on the right.
-
-    Returns:
-        token_ids [B, T] int64, and labels [B, T]: the same with IGNORED_LABEL at pads.
-    """
+def collate(samples: Sequence[NDArray[np.uint16]], vocabulary: Vocabulary) -> MicroBatch:
+    """Samples as rows of ids, padded on the right."""
     shape = (len(samples), max(len(units) for units in samples))
     token_ids = torch.full(shape, vocabulary.pad_id)
     labels = torch.full(shape, IGNORED_LABEL)
@@ -228,7 +240,7 @@ def collate(samples: Sequence[NDArray[np.uint16]], vocabulary: Vocabulary) -> tu
         ids = torch.from_numpy(vocabulary.encode(units))
         token_ids[row, : len(ids)] = ids
         labels[row, : len(ids)] = ids
-    return token_ids, labels
+    return MicroBatch(token_ids, labels)
 
 
 def _cut(lengths: NDArray[np.int64], max_units: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

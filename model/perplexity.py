@@ -75,8 +75,8 @@ def perplexity(
     model.eval()
     with torch.no_grad():
         for batch in batches[ranks.rank :: ranks.world_size]:
-            token_ids, labels = collate([samples[int(i)] for i in batch], vocabulary)
-            batch_nll = next_unit_nll(model, token_ids.to(ranks.device), labels.to(ranks.device))
+            rows = collate([samples[int(i)] for i in batch], vocabulary)
+            batch_nll = next_unit_nll(model, rows.token_ids.to(ranks.device), rows.labels.to(ranks.device))
             nll[batch] = batch_nll.double().sum(dim=1).cpu().numpy()
     model.train(was_training)
     return _report(ranks.sum(torch.from_numpy(nll).to(ranks.device)).cpu().numpy(), samples)

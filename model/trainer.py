@@ -211,11 +211,13 @@ class _Training:
         seed = np.random.SeedSequence([self.config.seed, step, self.ranks.rank]).generate_state(1, np.uint64)
         torch.manual_seed(int(seed[0]))
         nll = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
-        for number, (token_ids, labels) in enumerate(batch.micro_batches, start=1):
+        for number, micro_batch in enumerate(batch.micro_batches, start=1):
             with gradient_sync(self.data_parallel_model, is_last=number == len(batch.micro_batches)):
                 with self._autocast():
                     micro_nll = next_unit_nll(
-                        self.data_parallel_model, token_ids.to(self.ranks.device), labels.to(self.ranks.device)
+                        self.data_parallel_model,
+                        micro_batch.token_ids.to(self.ranks.device),
+                        micro_batch.labels.to(self.ranks.device),
                     ).sum()
                 # Data parallelism takes the mean over processes; what is wanted is the sum over them, per target.
                 torch.autograd.backward(micro_nll * (self.ranks.world_size / batch.num_targets))

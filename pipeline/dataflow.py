@@ -1,4 +1,4 @@
-"""Streams work units through the machines of a Ray cluster; the only module that imports Ray.
+"""Streams work units through the machines of a Ray cluster.
 
     WorkUnit -> decode (tasks, on CPUs) -> process and commit (actors, on GPUs where there are any) -> its part
 
@@ -37,12 +37,14 @@ import pyarrow as pa
 
 from pipeline import parquet, storage
 from pipeline.audio import AudioError, read_spans
+from pipeline.cluster import connect
 from pipeline.errors import RunError, TwistError
 from pipeline.work_progress import ProgressFile, WorkProgress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pipeline.cluster import ClusterConfig
     from pipeline.progress import ReportProgress
     from pipeline.work_plan import WorkPlan, WorkUnit
 
@@ -59,33 +61,6 @@ MAX_PARTS_LOOKED_AT = 100
 DECODED_PER_ACTOR = 2
 # A cluster that grows takes minutes to bring up a machine; one that cannot grow never does.
 PATIENCE_S = 60.0
-
-
-@dataclass(frozen=True)
-class ClusterConfig:
-    """How work is spread over the machines. Nothing here changes what comes out.
-
-    Args:
-        max_actors: Actors that process decoded audio, at most; unless given, as many as the GPUs of the cluster have
-            room for, or one per core where it has none. Give it where the cluster grows with the work.
-        gpus_per_actor: GPUs, or the share of one, that an actor takes; unless given, one where the cluster has GPUs as
-            the command starts. Give it where machines with GPUs join later.
-        cpus_per_actor: Cores that an actor takes beside the one core of each decode task.
-        unit_time_limit_s: Seconds after which work on one unit counts as hung and its worker is ended.
-    """
-
-    max_actors: int | None = None
-    gpus_per_actor: float | None = None
-    cpus_per_actor: float = 0.5
-    unit_time_limit_s: float = 3600.0
-
-    def __post_init__(self) -> None:
-        if self.max_actors is not None and self.max_actors < 1:
-            raise TwistError(f"cluster.max_actors must be at least 1, not {self.max_actors}")
-        if self.cpus_per_actor < 0 or (self.gpus_per_actor or 0) < 0:
-            raise TwistError("cluster.cpus_per_actor and cluster.gpus_per_actor must not be negative")
-        if self.unit_time_limit_s <= 0:
-            raise TwistError(f"cluster.unit_time_limit_s must be positive, not {self.unit_time_limit_s}")
 
 
 class Processor(Protocol):
@@ -252,7 +227,7 @@ class _Workers:
     ) -> None:
         import ray
 
-        _connect()
+        connect()
         self._cluster = cluster
         num_gpus = ray.cluster_resources().get("GPU", 0.0)
         self._gpus_per_actor = float(num_gpus > 0) if cluster.gpus_per_actor is None else cluster.gpus_per_actor
@@ -576,22 +551,3 @@ def _describe(failure: Exception) -> str:
 def _first_line(error: Exception) -> str:
     error = getattr(error, "cause", None) or error  # what Ray wraps says more than the wrapping
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _connect() -> None:
-    """Joins the cluster that a job runs on (RAY_ADDRESS), or starts one on this machine for the time of the command."""
-    import ray
-
-    if ray.is_initialized():
-        return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level="warning")
-        return
-    ray.init(
-        address="local",
-        # An actor and a decode task need a core and a half between them, also where there is one core.
-        num_cpus=max(2, os.cpu_count() or 1),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="error",
-    )

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.dataflow import ClusterConfig
+    from pipeline.cluster import ClusterConfig
     from pipeline.progress import ReportProgress
     from pipeline.work_plan import WorkUnit
 

@@ -15,9 +15,9 @@ from hypothesis import settings
 from model.encoder import EncoderConfig
 from pipeline import dataflow, parquet, storage
 from pipeline.audio import read_spans
+from pipeline.cluster import ClusterConfig
 from pipeline.codebook_fit import CodebookConfig, fit_codebook
 from pipeline.corpora.source import CorpusConfig
-from pipeline.dataflow import ClusterConfig
 from pipeline.language import LanguageConfig, filter_languages
 from pipeline.manifest import make_manifest
 from pipeline.pack import PackConfig, pack

@@ -66,8 +66,8 @@ def rows(batches: TrainingBatches, index: int) -> list[list[int]]:
     """The ids of a batch's samples, without pads."""
     return [
         ids[labels != -100].tolist()
-        for token_ids, all_labels in batches[index].micro_batches
-        for ids, labels in zip(token_ids, all_labels, strict=True)
+        for micro_batch in batches[index].micro_batches
+        for ids, labels in zip(micro_batch.token_ids, micro_batch.labels, strict=True)
     ]
 
 
@@ -143,9 +143,9 @@ def test_reader_processes_change_nothing(make_dataset: MakeDataset, markov_units
     here, elsewhere = (list(batches.iterate(5, 12, num_workers)) for num_workers in (0, 2))
     assert [batch.index for batch in here] == [batch.index for batch in elsewhere] == list(range(5, 12))
     for mine, theirs in zip(here, elsewhere, strict=True):
-        for (ids, labels), (other_ids, other_labels) in zip(mine.micro_batches, theirs.micro_batches, strict=True):
-            assert torch.equal(ids, other_ids)
-            assert torch.equal(labels, other_labels)
+        for one, other in zip(mine.micro_batches, theirs.micro_batches, strict=True):
+            assert torch.equal(one.token_ids, other.token_ids)
+            assert torch.equal(one.labels, other.labels)
     assert pickle.loads(pickle.dumps(batches)).keys(3) == batches.keys(3), (
         "spawned reader processes need a picklable set"
     )
@@ -169,9 +169,9 @@ def test_units_are_those_that_webdataset_reads(
 
 def test_collate_pads_on_the_right() -> None:
     samples = [np.array([4, 0, 19], dtype=np.uint16), np.array([7, 7], dtype=np.uint16)]
-    token_ids, labels = collate(samples, VOCABULARY)
-    assert token_ids.tolist() == [[5, 1, 20], [8, 8, 0]]
-    assert labels.tolist() == [[5, 1, 20], [8, 8, -100]]
+    rows = collate(samples, VOCABULARY)
+    assert rows.token_ids.tolist() == [[5, 1, 20], [8, 8, 0]]
+    assert rows.labels.tolist() == [[5, 1, 20], [8, 8, -100]]
 
 
 def test_state_names_the_next_batch() -> None:

@@ -146,7 +146,8 @@ def test_first_steps_equal_a_plain_transformers_loop(
     samples = UnitSamples(dataset, "train", config.max_units)
     batches = TrainingBatches(samples, vocabulary, batch_size=8, num_micro_batches=1, seed=0)
     for step, loss, grad_norm, rate, *_ in (line for line in curve(tmp_path) if line[1] is not None):
-        ((token_ids, labels),) = batches[step - 1].micro_batches
+        (rows,) = batches[step - 1].micro_batches
+        token_ids, labels = rows.token_ids, rows.labels
         output = model(input_ids=token_ids, attention_mask=(token_ids != 0).long(), labels=labels)
         output.loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -12,9 +12,9 @@ import torch
 from model.encoder import EncoderConfig, load_encoder
 from pipeline import codebook, dataflow, parquet, storage
 from pipeline.audio import AudioError, Span
+from pipeline.cluster import ClusterConfig
 from pipeline.codebook import CodebookError
 from pipeline.codebook_fit import CodebookConfig, DrawFrames, fit_codebook
-from pipeline.dataflow import ClusterConfig
 from pipeline.errors import TwistError
 from pipeline.tokenize import tokenize
 from pipeline.work_plan import WorkUnit

@@ -19,7 +19,7 @@ import soundfile
 
 from pipeline import dataflow, parquet
 from pipeline.audio import AudioError, Span
-from pipeline.dataflow import ClusterConfig
+from pipeline.cluster import ClusterConfig
 from pipeline.errors import RunError, TwistError
 from pipeline.work_plan import WorkPlan, WorkUnit
 

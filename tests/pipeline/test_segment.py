@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from pipeline import dataflow, parquet, storage
 from pipeline.audio import read_spans
-from pipeline.dataflow import ClusterConfig, part_uri
+from pipeline.cluster import ClusterConfig
+from pipeline.dataflow import part_uri
 from pipeline.errors import TwistError
 from pipeline.language import LanguageConfig, decide
 from pipeline.records import LANGUAGE_SCHEMA, RECORDING_SCHEMA, SEGMENT_SCHEMA, Recording, to_table

@@ -12,8 +12,8 @@ import pytest
 from model.encoder import EncoderConfig
 from pipeline import codebook, parquet, storage
 from pipeline.audio import AudioError, Span, read_spans
+from pipeline.cluster import ClusterConfig
 from pipeline.codebook import CodebookError
-from pipeline.dataflow import ClusterConfig
 from pipeline.errors import TwistError
 from pipeline.records import UNITS_SCHEMA
 from pipeline.segment import open_segments, plan_of, read_segments
