@@ -6,32 +6,24 @@ import contextlib
 import errno
 import io
 import itertools
+import shutil
+import tempfile
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import soundfile
 import soxr
 
 from pipeline import storage
+from pipeline.decoders import AUDIO_SUFFIXES, AudioError, Decoder, open_decoder
 from pipeline.records import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-# fmt: off
-LIBSNDFILE_SUFFIXES = frozenset({
-    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".sph", ".nist", ".aiff", ".aif", ".aifc", ".au", ".snd",
-    ".w64", ".rf64", ".caf", ".voc",
-})
-PYAV_SUFFIXES = frozenset({
-    ".m4a", ".mp4", ".webm", ".mkv", ".mka", ".aac", ".wma", ".amr", ".3gp", ".mov",
-})
-# fmt: on
-AUDIO_SUFFIXES = LIBSNDFILE_SUFFIXES | PYAV_SUFFIXES
+__all__ = ["AUDIO_SUFFIXES", "AudioError", "AudioInfo", "Span", "probe", "read_spans"]
 
 # Rates outside this band come from damaged headers, not from recorded speech.
 MIN_SAMPLE_RATE_HZ, MAX_SAMPLE_RATE_HZ = 4_000, 384_000
@@ -43,20 +35,9 @@ END_TOLERANCE_S = 0.1
 MACHINE_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.EINTR})
 # About -100 dBFS: below the noise of any microphone, so a file that never exceeds it holds no recording.
 SILENCE_PEAK = 1e-5
-# Samples of these codings do not depend on what the decoder read before.
-MEMORYLESS_SUBTYPES = frozenset({"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"})
-
-
-class AudioError(Exception):
-    """Audio that cannot be used. `reason` is one word for the tables of drops, `detail` says more."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason, detail)  # as they came, so that it survives pickling between processes
-        self.reason = reason
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}"
+# Frames, of all channels, that are in memory beside the wav that they become.
+READ_AT_ONCE = 2**20
+COPIED_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True)
@@ -85,98 +66,165 @@ def probe(uri: str) -> AudioInfo:
         AudioError: missing, empty, of no known format, or with a header that cannot be true.
         ConnectionError: its store cannot be reached.
     """
-    with _open(uri) as source:
-        if not MIN_SAMPLE_RATE_HZ <= source.sample_rate_hz <= MAX_SAMPLE_RATE_HZ:
-            raise AudioError("unreadable", f"impossible sample rate of {source.sample_rate_hz} Hz")
-        if source.num_frames == 0:
+    with _open(uri) as file, contextlib.closing(open_decoder(file, uri)) as decoder:
+        if not MIN_SAMPLE_RATE_HZ <= decoder.sample_rate_hz <= MAX_SAMPLE_RATE_HZ:
+            raise AudioError("unreadable", f"impossible sample rate of {decoder.sample_rate_hz} Hz")
+        num_frames = decoder.count_frames()
+        if num_frames == 0:
             raise AudioError("empty", "the file holds no samples")
-        duration_s = source.num_frames / source.sample_rate_hz
+        duration_s = num_frames / decoder.sample_rate_hz
         if duration_s > MAX_DURATION_S:
             raise AudioError("unreadable", f"the header tells no length that can be true ({duration_s:.3g} s)")
-        return AudioInfo(duration_s, source.sample_rate_hz, source.num_channels)
+        return AudioInfo(duration_s, decoder.sample_rate_hz, decoder.num_channels)
 
 
 def read_spans(spans: Sequence[Span]) -> Iterator[NDArray[np.float32] | AudioError]:
     """Decodes spans, in order, to 16 kHz mono: each a wav [S], or the error that makes it unusable.
 
-    What a span gives depends on that span alone, to the last bit. So a file is opened once for neighbouring spans only
-    where its decoder has no memory; where it has one (lossy codings, or after an error), once for each.
+    What a span gives depends on that span alone, to the last bit. Where a file's spans come in the order of their times
+    it is decoded once for all of them (but for what lies between a multiple of `decoders.BLOCK_S` and the first).
 
     Raises:
         ConnectionError: a store cannot be reached.
     """
-    for _, spans_of_file in itertools.groupby(spans, key=lambda span: span.uri):
-        yield from _read_spans_of_file(spans_of_file)
+    for uri, spans_of_file in itertools.groupby(spans, key=lambda span: span.uri):
+        with contextlib.closing(_File(uri)) as file:
+            for span in spans_of_file:
+                try:
+                    yield _read_span(file, span)
+                except AudioError as error:
+                    yield error
 
 
-def _read_spans_of_file(spans: Iterable[Span]) -> Iterator[NDArray[np.float32] | AudioError]:
-    source: _Source | None = None
-    try:
-        for span in spans:
-            outcome: NDArray[np.float32] | AudioError
-            try:
-                source = source or _open(span.uri)
-                outcome = _read_span(source, span)
-            except AudioError as error:
-                outcome = error
-            if source and not source.is_fresh:
-                source.close()
-                source = None
-            yield outcome
-    finally:
-        if source:
-            source.close()
-
-
-def _read_span(source: _Source, span: Span) -> NDArray[np.float32]:
-    start = round(span.start_s * source.sample_rate_hz)
-    stop = round(span.end_s * source.sample_rate_hz)
-    samples = source.read(start, stop)
-    missing_s = (stop - start - len(samples)) / source.sample_rate_hz
-    if missing_s > END_TOLERANCE_S or len(samples) == 0:
+def _read_span(file: _File, span: Span) -> NDArray[np.float32]:
+    wav, sample_rate_hz = file.read(span.channel, span.start_s, span.end_s)
+    missing_s = span.end_s - span.start_s - len(wav) / sample_rate_hz
+    if missing_s > END_TOLERANCE_S or len(wav) == 0:
         raise AudioError("truncated", f"{missing_s:.2f} s missing of {span.end_s - span.start_s:.2f} s")
-    if span.channel is None:
-        wav = samples.mean(axis=1, dtype=np.float32)
-    elif span.channel < source.num_channels:
-        wav = samples[:, span.channel]
-    else:
-        raise AudioError("unreadable", f"no channel {span.channel} in a file of {source.num_channels}")
     if not np.isfinite(wav).all():
         raise AudioError("not_finite", "the file holds NaN or infinite samples")
     if float(np.abs(wav).max()) < SILENCE_PEAK:
         raise AudioError("silent", "digital silence")
-    if source.sample_rate_hz == SAMPLE_RATE_HZ:
-        return np.ascontiguousarray(wav)
-    resampled: NDArray[np.float32] = soxr.resample(np.ascontiguousarray(wav), source.sample_rate_hz, SAMPLE_RATE_HZ)
+    if sample_rate_hz == SAMPLE_RATE_HZ:
+        return wav
+    resampled: NDArray[np.float32] = soxr.resample(wav, sample_rate_hz, SAMPLE_RATE_HZ)
     return resampled
 
 
-class _Source:
-    """An open file of decoded audio, whichever library decodes it."""
+class _File:
+    """One file, opened when it is first read, at whose frames any number of reads look."""
 
-    sample_rate_hz: int
-    num_channels: int
-    num_frames: int
-    is_fresh = True
-    """Whether the next read gives what it would give had nothing been read before."""
-
-    def read(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Samples [S, channels] from `start` to before `stop`, fewer at the file's end."""
-        raise NotImplementedError
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._file: io.BufferedIOBase | None = None
+        self._is_near = not storage.is_s3(uri)
+        self._decoder: Decoder | None = None
+        self._began_at: int | None = None
+        """The frame at which the decoder began; None where it stands anywhere and cannot be gone on with."""
+        self._position = 0
 
     def close(self) -> None:
-        raise NotImplementedError
+        """Closes the file."""
+        self._let_go()
+        if self._file is not None:
+            self._file.close()
 
-    def __enter__(self) -> _Source:
-        return self
+    def read(self, channel: int | None, start_s: float, end_s: float) -> tuple[NDArray[np.float32], int]:
+        """A stretch of a channel (None: all, downmixed) as it is in the file, with its sample rate in Hz.
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        Raises:
+            AudioError: it cannot be decoded, or there is no such channel.
+            ConnectionError: its store cannot be reached.
+        """
+        try:
+            decoder = self._decoder or self._begin()
+            if channel is not None and channel >= decoder.num_channels:
+                raise AudioError("unreadable", f"no channel {channel} in a file of {decoder.num_channels}")
+            start, stop = (round(edge_s * decoder.sample_rate_hz) for edge_s in (start_s, end_s))
+            pieces = [_of_channel(piece, channel) for piece in self._pieces(start, stop, decoder.block_frames)]
+            return np.concatenate([np.zeros(0, np.float32), *pieces]), decoder.sample_rate_hz
+        except AudioError:
+            self._let_go()  # a decoder that failed may fail what comes after, too
+            raise
+
+    def _pieces(self, start: int, stop: int, block_frames: int | None) -> Iterator[NDArray[np.float32]]:
+        """Samples [S, channels] from `start` to before `stop`, not too many at once; fewer at the file's end."""
+        position = start
+        while position < stop:
+            block = start if block_frames is None else position // block_frames * block_frames
+            end = stop if block_frames is None else min(stop, block + block_frames)
+            decoder = self._go_to(position, position if block_frames is None else block)
+            while position < end:
+                samples = decoder.read(min(READ_AT_ONCE, end - position))
+                if len(samples) == 0:
+                    return
+                yield samples
+                position += len(samples)
+                self._position = position
+
+    def _go_to(self, frame: int, begin_at: int) -> Decoder:
+        """A decoder at `frame` that began at `begin_at`."""
+        decoder = self._decoder or self._begin()
+        if decoder.block_frames is None:
+            if self._position != frame:
+                decoder.seek(frame)
+                self._position = frame
+            return decoder
+        if self._began_at != begin_at or self._position > frame:
+            decoder = self._begin(begin_at)
+        with contextlib.suppress(AudioError):
+            self._position += decoder.pass_over(frame - self._position)
+            if self._position == frame:
+                return decoder
+        # What lies between is damaged; what comes after need not be.
+        decoder = self._begin(frame)
+        self._began_at = None
+        return decoder
+
+    def _begin(self, frame: int = 0) -> Decoder:
+        """A new decoder, at a frame."""
+        self._let_go()
+        self._file = self._file or _open(self._uri)
+        decoder = self._decoder = open_decoder(self._file, self._uri)
+        if decoder.block_frames is not None and not self._is_near:
+            # It will be read more than once, perhaps from its beginning each time.
+            self._let_go()
+            self._file = _copy(self._file)
+            self._is_near = True
+            decoder = self._decoder = open_decoder(self._file, self._uri)
+        if frame:
+            decoder.seek(frame)
+        self._began_at = self._position = frame
+        return decoder
+
+    def _let_go(self) -> None:
+        if self._decoder is not None:
+            self._decoder.close()
+        self._decoder = self._began_at = None
+        self._position = 0
 
 
-def _open(uri: str) -> _Source:
+def _of_channel(samples: NDArray[np.float32], channel: int | None) -> NDArray[np.float32]:
+    of_channel: NDArray[np.float32] = samples.mean(axis=1, dtype=np.float32) if channel is None else samples[:, channel]
+    return of_channel
+
+
+def _copy(file: io.BufferedIOBase) -> io.BufferedIOBase:
+    """A file's content on the local disk, gone when closed."""
+    copy = tempfile.TemporaryFile()  # noqa: SIM115
     try:
-        file = storage.open_read(uri)
+        file.seek(0)
+        shutil.copyfileobj(file, copy, COPIED_AT_ONCE)
+    except BaseException:
+        copy.close()
+        raise
+    file.close()
+    return copy
+
+
+def _open(uri: str) -> io.BufferedReader:
+    try:
+        return storage.open_read(uri)
     except FileNotFoundError:
         raise AudioError("missing", f"{uri} does not exist") from None
     except ConnectionError:
@@ -185,115 +233,3 @@ def _open(uri: str) -> _Source:
         if error.errno in MACHINE_ERRNOS:
             raise
         raise AudioError("unreadable", str(error)) from error
-    suffix = PurePosixPath(uri).suffix.lower()
-    try:
-        if file.seek(0, io.SEEK_END) == 0:
-            raise AudioError("empty", "the file has no bytes")
-        file.seek(0)
-        return _PyAVSource(file) if suffix in PYAV_SUFFIXES else _SoundFileSource(file)
-    except BaseException:
-        file.close()
-        raise
-
-
-class _SoundFileSource(_Source):
-    def __init__(self, file: io.BufferedReader) -> None:
-        self._file = _WatchedFile(file)
-        try:
-            self._sound = soundfile.SoundFile(self._file)
-        except soundfile.SoundFileError as error:
-            self._file.raise_failure()
-            raise AudioError("unreadable", _one_line(error)) from error
-        self._file.raise_failure()
-        self.sample_rate_hz = self._sound.samplerate
-        self.num_channels = self._sound.channels
-        self.num_frames = self._sound.frames
-
-    def read(self, start: int, stop: int) -> NDArray[np.float32]:
-        self.is_fresh = False
-        try:
-            if self._sound.seekable():
-                self._sound.seek(min(start, self.num_frames))
-            else:
-                self._sound.read(min(start, self.num_frames), dtype="float32")
-            samples: NDArray[np.float32] = self._sound.read(stop - start, dtype="float32", always_2d=True)
-        except soundfile.SoundFileError as error:
-            self._file.raise_failure()
-            raise AudioError("undecodable", _one_line(error)) from error
-        self._file.raise_failure()
-        self.is_fresh = self._sound.subtype in MEMORYLESS_SUBTYPES
-        return samples
-
-    def close(self) -> None:
-        self._sound.close()
-        self._file.close()
-
-
-class _WatchedFile:
-    """Keeps what goes wrong with a file while libsndfile reads it, who takes a failing read for the end of the file."""
-
-    def __init__(self, file: io.BufferedReader) -> None:
-        self._file = file
-        self._failure: OSError | None = None
-        self.tell, self.close = file.tell, file.close
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        with contextlib.suppress(OSError):  # a damaged header may send libsndfile to before the file's beginning
-            return self._file.seek(offset, whence)
-        return self._file.tell()
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            return self._file.readinto(buffer)
-        except OSError as failure:
-            self._failure = failure
-            return 0
-
-    def raise_failure(self) -> None:
-        """Raises what went wrong since the file was opened."""
-        if isinstance(self._failure, ConnectionError):
-            raise self._failure
-        if self._failure:
-            raise AudioError("unreadable", str(self._failure)) from self._failure
-
-
-class _PyAVSource(_Source):
-    """Decoded whole when opened: containers such as m4a have no seek that is exact to the sample."""
-
-    def __init__(self, file: io.BufferedReader) -> None:
-        try:
-            import av
-        except ImportError:
-            advice = "libsndfile does not read this format; install this project's extra `av`"
-            raise AudioError("needs_av", advice) from None
-        try:
-            with av.open(file, metadata_errors="replace") as container:
-                if not container.streams.audio or container.streams.audio[0].codec_context is None:
-                    raise AudioError("unreadable", "it holds no audio of a known coding")
-                stream = container.streams.audio[0]
-                resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
-                blocks: list[Any] = []
-                for frame in container.decode(stream):
-                    blocks += [block.to_ndarray() for block in resampler.resample(frame)]
-                blocks += [block.to_ndarray() for block in resampler.resample(None)]
-                self.sample_rate_hz = stream.rate
-        except ConnectionError:
-            raise
-        except (av.FFmpegError, OSError, ValueError) as error:
-            raise AudioError("unreadable", _one_line(error)) from error
-        finally:
-            file.close()
-        self._samples = np.concatenate(blocks, axis=1).T if blocks else np.zeros((0, 1), np.float32)
-        self.num_frames, self.num_channels = self._samples.shape
-
-    def read(self, start: int, stop: int) -> NDArray[np.float32]:
-        return self._samples[start:stop]
-
-    def close(self) -> None:
-        pass
-
-
-def _one_line(error: Exception) -> str:
-    # Without the repr of the file object that soundfile puts before libsndfile's words, and FFmpeg's error numbers.
-    words = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
-    return " ".join(str(words).split())

@@ -14,7 +14,7 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import storage
+from pipeline import decoders, storage
 from pipeline.audio import AudioError, AudioInfo, Span, probe, read_spans
 from pipeline.records import SAMPLE_RATE_HZ
 
@@ -164,6 +164,71 @@ def test_a_span_alone_gives_what_it_gives_among_others(speech: Path, name: str) 
         else:
             assert not isinstance(among_others, AudioError), f"{span} is {among_others} among others"
             np.testing.assert_array_equal(among_others, alone, f"{span} depends on what was read before it")
+
+
+LOSSY = {"mp3": "MPEG_LAYER_III", "ogg": "VORBIS", "opus": "OPUS"}
+
+
+def write_lossy(path: Path, duration_s: float) -> Path:
+    """A glide from 200 Hz to 2 kHz at 16 kHz, in noise: of a pure tone an ogg has so few pages that libsndfile errs."""
+    times_s = np.arange(round(duration_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    wav = 0.5 * np.sin(2 * np.pi * (200 * times_s + 900 * times_s**2 / duration_s))
+    wav += np.random.default_rng(0).uniform(-0.1, 0.1, len(wav))
+    container = {"mp3": "MP3"}.get(path.suffix[1:], "OGG")
+    soundfile.write(path, wav, SAMPLE_RATE_HZ, format=container, subtype=LOSSY[path.suffix[1:]])
+    return path
+
+
+@pytest.mark.parametrize("suffix", LOSSY)
+def test_where_decoding_begins_anew_nothing_shows(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(write_lossy(tmp_path / f"a.{suffix}", 9.5))
+    whole = wav_of(path, 0.0, 9.5)
+    monkeypatch.setattr(decoders, "BLOCK_S", 1.0)
+    monkeypatch.setattr(decoders, "DECODED_AT_ONCE", 5000)
+    edges_s = [0.0, 0.3, 1.0, 1.7, 3.2, 5.0, 8.9, 9.5]
+    spans = [Span(path, None, *edges) for edges in itertools.pairwise(edges_s)]
+    spans += [Span(path, None, 2.5, 2.7), Span(path, None, 0.1, 9.4), Span(path, None, 9.0, 9.5)]
+    for span, wav in zip(spans, read_spans(spans), strict=True):
+        (alone,) = read_spans([span])
+        assert not isinstance(wav, AudioError) and not isinstance(alone, AudioError), f"{span}: {wav}, {alone}"
+        np.testing.assert_array_equal(wav, alone, f"{span} depends on what was read before it")
+        there = whole[round(span.start_s * SAMPLE_RATE_HZ) :][: len(wav)]
+        assert np.abs(wav - there).max() < 0.02, f"{span} is not what the whole file has there"
+
+
+def test_what_comes_after_damage_is_read(tmp_path: Path) -> None:
+    path = write_lossy(tmp_path / "a.ogg", 60.0)
+    whole = wav_of(path, 45.0, 50.0)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 4 : len(content) // 4 + 20_000] = bytes(20_000)
+    path.write_bytes(content)
+    (after,) = read_spans([Span(str(path), None, 45.0, 50.0)])
+    assert not isinstance(after, AudioError), after
+    np.testing.assert_allclose(after, whole, atol=0.02)
+
+
+@pytest.mark.parametrize("suffix", LOSSY)
+def test_lossy_audio_on_s3(s3_folder: str, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_lossy(tmp_path / f"a.{suffix}", 5.0)
+    uri = f"{s3_folder}/a.{suffix}"
+    storage.write_bytes(uri, path.read_bytes())
+    assert probe(uri) == probe(str(path))
+    monkeypatch.setattr(decoders, "BLOCK_S", 1.0)
+    for start_s, end_s in ((0.0, 5.0), (2.5, 3.5)):
+        np.testing.assert_array_equal(wav_of(uri, start_s, end_s), wav_of(path, start_s, end_s))
+
+
+def test_a_container_that_cannot_be_sought_in_is_decoded_forward(speech: Path) -> None:
+    pytest.importorskip("av")
+    path = str(speech / "formats" / M4A)
+    whole = wav_of(path, 0.0, 11.0, 0)
+    spans = [Span(path, 0, *edges) for edges in ((0.0, 2.0), (2.0, 5.0), (7.0, 9.0), (1.0, 3.0), (1.0, 3.0))]
+    for span, wav in zip(spans, read_spans(spans), strict=True):
+        (alone,) = read_spans([span])
+        np.testing.assert_array_equal(wav, alone, f"{span} depends on what was read before it")
+        assert not isinstance(wav, AudioError)
+        there = whole[round(span.start_s * SAMPLE_RATE_HZ) :][: len(wav)]
+        assert np.abs(wav - there)[100:-100].max() < 1e-3, f"{span} is not what the whole file has there"
 
 
 def test_spans_of_many_files_come_in_order(tmp_path: Path, write_tone: WriteTone) -> None:

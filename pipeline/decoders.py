@@ -1,0 +1,270 @@
+"""Decoders of audio files: frame after frame from a place where decoding begins.
+
+libsndfile decodes; PyAV only what it cannot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import sys
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import soundfile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+# fmt: off
+LIBSNDFILE_SUFFIXES = frozenset({
+    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".sph", ".nist", ".aiff", ".aif", ".aifc", ".au", ".snd",
+    ".w64", ".rf64", ".caf", ".voc",
+})
+PYAV_SUFFIXES = frozenset({
+    ".m4a", ".mp4", ".webm", ".mkv", ".mka", ".aac", ".wma", ".amr", ".3gp", ".mov",
+})
+# fmt: on
+AUDIO_SUFFIXES = LIBSNDFILE_SUFFIXES | PYAV_SUFFIXES
+
+# Samples of these codings do not depend on what the decoder read before.
+MEMORYLESS_SUBTYPES = frozenset({"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"})
+# Where a decoder has a memory, decoding begins at multiples of this. To seek costs an mp3 as much as to read all that
+# is before; to decode what is not asked for costs too.
+BLOCK_S = 300.0
+# What is decoded for nothing before a place that was sought: frames of an mp3 are made of bytes of those before them,
+# which libsndfile does not look for. At 8 kbit/s these may be half a second back.
+LEAD_IN_S = 2.0
+# Frames that a decoder with a memory decodes at once, whatever is asked for: the last bits depend on it.
+DECODED_AT_ONCE = 2**16
+
+
+class AudioError(Exception):
+    """Audio that cannot be used. `reason` is one word for the tables of drops, `detail` says more."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)  # as they came, so that it survives pickling between processes
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+class Decoder:
+    """A file that is being decoded; whoever opened the file closes it.
+
+    `block_frames` is None where a frame is the same wherever decoding began. Else decoding has to begin at a multiple
+    of it (and with a new decoder), for frames to be always the same.
+    """
+
+    sample_rate_hz: int
+    num_channels: int
+    block_frames: int | None
+
+    def __init__(self) -> None:
+        self._rest = np.zeros((0, self.num_channels), np.float32)
+
+    def count_frames(self) -> int:
+        """Frames in the file; may be what the header says, or use the decoder up."""
+        raise NotImplementedError
+
+    def seek(self, frame: int) -> None:
+        """Goes from the first frame to another, or to the end where that is before it."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        raise NotImplementedError
+
+    def read(self, num_frames: int) -> NDArray[np.float32]:
+        """The next samples [S, channels]; fewer than `num_frames` at the file's end."""
+        pieces, missing = [self._rest[:0]], num_frames
+        while missing:
+            if not len(self._rest):
+                self._rest = self._decode(missing)
+            if not len(self._rest):
+                break
+            pieces.append(self._rest[:missing])
+            self._rest = self._rest[missing:]
+            missing -= len(pieces[-1])
+        return np.concatenate(pieces) if len(pieces) != 2 else pieces[1]
+
+    def pass_over(self, num_frames: int) -> int:
+        """Decodes the next frames for nothing; gives how many there were."""
+        passed = 0
+        while passed < num_frames:
+            num_read = len(self.read(min(DECODED_AT_ONCE, num_frames - passed)))
+            if num_read == 0:
+                break
+            passed += num_read
+        return passed
+
+    def _decode(self, num_frames: int) -> NDArray[np.float32]:
+        """Some samples that come next, `num_frames` where that is well; none at the file's end."""
+        raise NotImplementedError
+
+
+def open_decoder(file: io.BufferedIOBase, name: str) -> Decoder:
+    """The decoder of an open file, which begins at its first frame.
+
+    Args:
+        file: Where the file can be read and sought.
+        name: Its name, of which the suffix may matter.
+
+    Raises:
+        AudioError: it is empty, or of no known format.
+        ConnectionError: its store cannot be reached.
+    """
+    if file.seek(0, io.SEEK_END) == 0:
+        raise AudioError("empty", "the file has no bytes")
+    file.seek(0)
+    suffix = PurePosixPath(name).suffix.lower()
+    return _PyAVDecoder(file) if suffix in PYAV_SUFFIXES else _SoundFileDecoder(file)
+
+
+class _SoundFileDecoder(Decoder):
+    def __init__(self, file: io.BufferedIOBase) -> None:
+        self._file = _WatchedFile(file)
+        with self._failures("unreadable"):
+            self._sound = _ForwardSoundFile(self._file)
+        self.sample_rate_hz = self._sound.samplerate
+        self.num_channels = self._sound.channels
+        is_memoryless = self._sound.subtype in MEMORYLESS_SUBTYPES
+        self.block_frames = None if is_memoryless else round(BLOCK_S * self.sample_rate_hz)
+        super().__init__()
+
+    def count_frames(self) -> int:
+        return int(self._sound.frames)
+
+    def seek(self, frame: int) -> None:
+        lead_in = 0 if self.block_frames is None else min(frame, round(LEAD_IN_S * self.sample_rate_hz))
+        with self._failures("undecodable"):
+            if not self._sound.can_seek:
+                self.pass_over(frame)
+            else:
+                self._sound.seek(min(frame - lead_in, self._sound.frames))
+                self.pass_over(lead_in)
+
+    def close(self) -> None:
+        self._sound.close()
+
+    def _decode(self, num_frames: int) -> NDArray[np.float32]:
+        at_once = num_frames if self.block_frames is None else DECODED_AT_ONCE
+        with self._failures("undecodable"):
+            samples: NDArray[np.float32] = self._sound.read(at_once, dtype="float32", always_2d=True)
+        return samples
+
+    @contextlib.contextmanager
+    def _failures(self, reason: str) -> Iterator[None]:
+        """Names what goes wrong; where reading the file failed, that is why."""
+        try:
+            yield
+        except soundfile.SoundFileError as error:
+            self._file.raise_failure()
+            raise AudioError(reason, _one_line(error)) from error
+        self._file.raise_failure()
+
+
+class _ForwardSoundFile(soundfile.SoundFile):  # type: ignore[misc]  # which has no types
+    """Reads on where the last read ended. soundfile would seek there, after which an mp3 begins with garbage."""
+
+    @property
+    def can_seek(self) -> bool:
+        """Whether the file's format allows it."""
+        return bool(super().seekable())
+
+    def seekable(self) -> bool:
+        """What soundfile asks before it seeks unasked."""
+        return False
+
+
+class _WatchedFile:
+    """Keeps what goes wrong with a file while libsndfile reads it, who takes a failing read for the end of the file."""
+
+    def __init__(self, file: io.BufferedIOBase) -> None:
+        self._file = file
+        self._failure: OSError | None = None
+        self.tell = file.tell
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        with contextlib.suppress(OSError, ValueError):  # a damaged header may send libsndfile to before the beginning
+            return self._file.seek(offset, whence)
+        return self._file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            return self._file.readinto(buffer)
+        except OSError as failure:
+            self._failure = failure
+            return 0
+
+    def raise_failure(self) -> None:
+        """Raises what went wrong since the file was opened."""
+        if isinstance(self._failure, ConnectionError):
+            raise self._failure
+        if self._failure:
+            raise AudioError("unreadable", str(self._failure)) from self._failure
+
+
+class _PyAVDecoder(Decoder):
+    """Decodes from the file's first frame on: containers such as m4a have no seek that is exact to the sample."""
+
+    block_frames = sys.maxsize
+
+    def __init__(self, file: io.BufferedIOBase) -> None:
+        try:
+            import av
+        except ImportError:
+            advice = "libsndfile does not read this format; install this project's extra `av`"
+            raise AudioError("needs_av", advice) from None
+        self._av_error = av.FFmpegError
+        with self._failures():
+            self._container = av.open(file, metadata_errors="replace")
+            if not self._container.streams.audio or self._container.streams.audio[0].codec_context is None:
+                self._container.close()
+                raise AudioError("unreadable", "it holds no audio of a known coding")
+            stream = self._container.streams.audio[0]
+            self.sample_rate_hz = stream.rate
+            self.num_channels = stream.layout.nb_channels
+            resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
+        self._blocks = self._resampled(stream, resampler)
+        super().__init__()
+
+    def _resampled(self, stream: Any, resampler: Any) -> Iterator[NDArray[np.float32]]:
+        last = (None,)  # gives what the resampler still holds
+        for frame in itertools.chain(self._container.decode(stream), last):
+            for block in resampler.resample(frame):
+                yield block.to_ndarray().T
+
+    def count_frames(self) -> int:
+        return self.pass_over(sys.maxsize)
+
+    def seek(self, frame: int) -> None:
+        self.pass_over(frame)
+
+    def _decode(self, num_frames: int) -> NDArray[np.float32]:  # noqa: ARG002 - a codec's block, as it is
+        with self._failures():
+            return next(self._blocks, self._rest[:0])
+
+    def close(self) -> None:
+        self._container.close()
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except ConnectionError:
+            raise
+        except (self._av_error, OSError, ValueError) as error:
+            raise AudioError("unreadable", _one_line(error)) from error
+
+
+def _one_line(error: Exception) -> str:
+    # Without the repr of the file object that soundfile puts before libsndfile's words, and FFmpeg's error numbers.
+    words = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
+    return " ".join(str(words).split())
