@@ -141,8 +141,12 @@ class _File:
             if channel is not None and channel >= decoder.num_channels:
                 raise AudioError("unreadable", f"no channel {channel} in a file of {decoder.num_channels}")
             start, stop = (round(edge_s * decoder.sample_rate_hz) for edge_s in (start_s, end_s))
-            pieces = [_of_channel(piece, channel) for piece in self._pieces(start, stop, decoder.block_frames)]
-            return np.concatenate([np.zeros(0, np.float32), *pieces]), decoder.sample_rate_hz
+            wav, num_read = np.empty(max(0, stop - start), np.float32), 0
+            for samples in self._pieces(start, stop, decoder.block_frames):
+                piece = samples.mean(axis=1, dtype=np.float32) if channel is None else samples[:, channel]
+                wav[num_read : num_read + len(piece)] = piece
+                num_read += len(piece)
+            return wav[:num_read], decoder.sample_rate_hz
         except AudioError:
             self._let_go()  # a decoder that failed may fail what comes after, too
             raise
@@ -202,11 +206,6 @@ class _File:
             self._decoder.close()
         self._decoder = self._began_at = None
         self._position = 0
-
-
-def _of_channel(samples: NDArray[np.float32], channel: int | None) -> NDArray[np.float32]:
-    of_channel: NDArray[np.float32] = samples.mean(axis=1, dtype=np.float32) if channel is None else samples[:, channel]
-    return of_channel
 
 
 def _copy(file: io.BufferedIOBase) -> io.BufferedIOBase:

@@ -196,7 +196,8 @@ def test_where_decoding_begins_anew_nothing_shows(tmp_path: Path, suffix: str, m
         assert np.abs(wav - there).max() < 0.02, f"{span} is not what the whole file has there"
 
 
-def test_what_comes_after_damage_is_read(tmp_path: Path) -> None:
+def test_damage_reaches_no_further_than_its_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoders, "BLOCK_S", 20.0)
     path = write_lossy(tmp_path / "a.ogg", 60.0)
     whole = wav_of(path, 45.0, 50.0)
     content = bytearray(path.read_bytes())
