@@ -1,6 +1,7 @@
 # make demo              the whole way on synthesized speech, in minutes: no GPU, no network but the package index
 # make demo AUDIO=DIR    the same on your own folder of audio, or a LibriSpeech tree
-# make test              all tests
+# make test              all tests but the longest
+# make faults            what is killed, filled, cut off or damaged on purpose, the longest of it too: 10 minutes
 # make parity            compare with fairseq's own HuBERT, which takes minutes to install into .venv-parity
 # make check             lint, format, types
 # make setup             only the environment, in .venv
@@ -12,7 +13,7 @@ PARITY := .venv-parity
 AUDIO  ?=
 JOBS   ?= 2
 
-.PHONY: demo setup setup-dev test check format clean
+.PHONY: demo setup setup-dev test faults parity check format clean
 
 demo: $(VENV)/.runtime
 ifeq ($(strip $(AUDIO)),)
@@ -27,7 +28,11 @@ setup: $(VENV)/.runtime
 setup-dev: $(VENV)/.dev
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not faults"
+
+faults: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests/faults tests/jobs/test_faults.py \
+		tests/jobs/test_s3_run.py tests/jobs/test_run.py tests/pipeline/test_dataflow.py tests/pipeline/test_s3_faults.py
 
 parity: $(VENV)/.dev $(PARITY)/.ready
 	rm -rf build/parity

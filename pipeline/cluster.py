@@ -26,22 +26,30 @@ class ClusterConfig:
     """How work is spread over the machines. Nothing here changes what comes out.
 
     Args:
-        max_actors: Actors that process decoded audio, at most; unless given, as many as the GPUs of the cluster have
-            room for, or one per core where it has none. Give it where the cluster grows with the work.
+        min_actors: Actors that process decoded audio to ask for at first, and to keep while there is work; also where
+            there is no room for them yet, so that a cluster that grows brings machines.
+        max_actors: Actors at most. On a cluster (RAY_ADDRESS) more are asked for while decoded audio waits for one, and
+            given back when idle for minutes. Unless given, as many as the cluster has GPUs for, or one per core where
+            it has none, and no more are asked for.
         gpus_per_actor: GPUs, or the share of one, that an actor takes; unless given, one where the cluster has GPUs as
             the command starts. Give it where machines with GPUs join later.
         cpus_per_actor: Cores that an actor takes beside the one core of each decode task.
         unit_time_limit_s: Seconds after which work on one unit counts as hung and its worker is ended.
     """
 
+    min_actors: int = 1
     max_actors: int | None = None
     gpus_per_actor: float | None = None
     cpus_per_actor: float = 0.5
     unit_time_limit_s: float = 3600.0
 
     def __post_init__(self) -> None:
-        if self.max_actors is not None and self.max_actors < 1:
-            raise TwistError(f"cluster.max_actors must be at least 1, not {self.max_actors}")
+        if self.min_actors < 1:
+            raise TwistError(f"cluster.min_actors must be at least 1, not {self.min_actors}")
+        if self.max_actors is not None and self.max_actors < self.min_actors:
+            raise TwistError(
+                f"cluster.max_actors must be at least cluster.min_actors ({self.min_actors}), not {self.max_actors}"
+            )
         if self.cpus_per_actor < 0 or (self.gpus_per_actor or 0) < 0:
             raise TwistError("cluster.cpus_per_actor and cluster.gpus_per_actor must not be negative")
         if self.unit_time_limit_s <= 0:

@@ -59,6 +59,10 @@ QUARANTINED = {b"quarantined": b"yes"}
 MAX_PARTS_LOOKED_AT = 100
 # Decoded units that wait for each actor: enough that it never waits, few enough for the object store.
 DECODED_PER_ACTOR = 2
+# Actors that had nothing to do for so long are given back, where the cluster grows and shrinks.
+IDLE_AT_MOST_S = 300.0
+# Machines come and go also where no work tells of it.
+LOOK_AROUND_EVERY_S = 5.0
 # A cluster that grows takes minutes to bring up a machine; one that cannot grow never does.
 PATIENCE_S = 60.0
 
@@ -206,6 +210,7 @@ class _Actor:
         self.handle = handle
         self.node_id: str | None = None
         self.unit: WorkUnit | None = None
+        self.idle_since = time.monotonic()
 
     @property
     def is_idle(self) -> bool:
@@ -253,6 +258,8 @@ class _Workers:
         self._actor_args = (parts, processor, processor_args, cluster.unit_time_limit_s)
 
         self._actors: list[_Actor] = []
+        self._num_wanted = 0
+        self._last_news = time.monotonic()
         self._again: deque[WorkUnit] = deque()
         self._suspects: deque[WorkUnit] = deque()
         self._decoded: deque[tuple[WorkUnit, Any]] = deque()
@@ -280,11 +287,9 @@ class _Workers:
             self._start_what_can_start()
             under_way = [*self._preparing, *self._decoding, *self._processing]
             began = time.monotonic()
-            ready, _ = ray.wait(under_way, num_returns=1, timeout=PATIENCE_S, fetch_local=False)
+            ready, _ = ray.wait(under_way, num_returns=1, timeout=LOOK_AROUND_EVERY_S, fetch_local=False)
             self._account_for(time.monotonic() - began)
-            if not ready and all(actor.node_id is None for actor in self._actors):
-                needs = f"{self._cluster.cpus_per_actor:g} cores and {self._gpus_per_actor:g} GPUs"
-                logger.warning("still waiting for a machine with room for an actor of %s", needs)
+            self._tell_of_waiting(bool(ready))
             for reference in ready:
                 if reference in self._preparing:
                     self._take_actor(reference, self._preparing.pop(reference))
@@ -292,6 +297,19 @@ class _Workers:
                     yield from self._take_decoded(reference, *self._decoding.pop(reference))
                 else:
                     yield from self._take_result(reference, self._processing.pop(reference))
+
+    def _tell_of_waiting(self, has_news: bool) -> None:
+        """Says what is missing where nothing happens for long and nothing is being worked on."""
+        now = time.monotonic()
+        if has_news or self._processing:
+            self._last_news = now
+        elif now - self._last_news > PATIENCE_S:
+            self._last_news = now
+            if all(actor.node_id is None for actor in self._actors):
+                needs = f"{self._cluster.cpus_per_actor:g} cores and {self._gpus_per_actor:g} GPUs for an actor"
+            else:
+                needs = "a core to decode on"
+            logger.warning("still waiting for a machine with room: %s", needs)
 
     def _account_for(self, seconds: float) -> None:
         """Who waited for whom, for so long."""
@@ -312,7 +330,7 @@ class _Workers:
         return next(self._new)
 
     def _room(self) -> tuple[int, int]:
-        """How many actors there is room for, and how many units may be decoded before one takes them.
+        """How many actors there shall be, and how many units may be decoded before one takes them.
 
         Asked anew each time, as machines come and go.
         """
@@ -321,23 +339,46 @@ class _Workers:
         resources = ray.cluster_resources()
         num_cpus = resources.get("CPU", 1.0)
         actors = resources.get("GPU", 0.0) / self._gpus_per_actor if self._gpus_per_actor else num_cpus
-        if self._cluster.max_actors is not None:
-            actors = self._cluster.max_actors
-        elif self._cluster.cpus_per_actor:
+        if self._cluster.cpus_per_actor:
             # One whole core must remain, or nothing is ever decoded.
             actors = min(actors, (num_cpus - 1) / self._cluster.cpus_per_actor)
-        num_actors = min(self._num_units, max(1, int(actors)))
+        if int(actors) < self._cluster.min_actors > 1 and not os.environ.get("RAY_ADDRESS"):
+            raise TwistError(
+                f"cluster.min_actors is {self._cluster.min_actors}, but this machine has room for {int(actors)}; lower "
+                f"it, or run on a cluster (RAY_ADDRESS)"
+            )
+        num_actors = max(self._cluster.min_actors, int(actors))
+        if self._cluster.max_actors is not None:
+            num_actors = self._scale(min(num_actors, self._cluster.max_actors), self._cluster.max_actors)
+        num_actors = min(self._num_units, num_actors)
         return num_actors, int(num_cpus) + DECODED_PER_ACTOR * num_actors
+
+    def _scale(self, num_at_first: int, at_most: int) -> int:
+        """Actors to have where the cluster grows: twice as many where all are busy and work waits, fewer where idle."""
+        if not os.environ.get("RAY_ADDRESS"):
+            return num_at_first
+        self._num_wanted = self._num_wanted or num_at_first
+        all_are_busy = bool(self._actors) and all(actor.unit is not None for actor in self._actors)
+        if all_are_busy and self._decoded:
+            self._num_wanted = min(at_most, 2 * len(self._actors))
+        now = time.monotonic()
+        for actor in [actor for actor in self._actors if actor.is_idle and now - actor.idle_since > IDLE_AT_MOST_S]:
+            if len(self._actors) > self._cluster.min_actors:
+                self._end(actor)
+                self._num_wanted = len(self._actors)
+        return self._num_wanted
 
     def _start_what_can_start(self) -> None:
         max_actors, max_ahead = self._room()
         in_hand = len(self._decoding) + len(self._decoded) + len(self._processing)
         if self._suspects and not self._num_queued and not in_hand:
             self._again.append(self._suspects.popleft())
-        num_left = self._num_queued + in_hand
-        for actor in [actor for actor in self._actors if actor.is_idle][: max(0, len(self._actors) - num_left)]:
-            self._end(actor)  # what it holds, a GPU perhaps, is of use to others
-        while len(self._actors) < min(max_actors, num_left):
+        num_actors = min(max_actors, self._num_queued + in_hand)
+        # What too many of them hold is of use to others: a GPU perhaps, or the core that decoding waits for.
+        without_work = sorted((a for a in self._actors if a.unit is None), key=lambda a: a.is_idle)
+        for actor in without_work[: max(0, len(self._actors) - num_actors)]:
+            self._end(actor)
+        while len(self._actors) < num_actors:
             actor = _Actor(self._make_actor(*self._actor_args))
             self._actors.append(actor)
             self._preparing[actor.handle.prepare.remote()] = actor
@@ -365,6 +406,7 @@ class _Workers:
             raise TwistError(mistake)
         self._failed_starts_in_a_row = 0
         actor.node_id = node_id
+        actor.idle_since = time.monotonic()
 
     def _take_decoded(self, reference: Any, unit: WorkUnit, wavs: Any) -> Iterator[_Outcome]:
         import ray
@@ -391,6 +433,7 @@ class _Workers:
         unit = actor.unit
         assert unit is not None
         actor.unit = None
+        actor.idle_since = time.monotonic()
         try:
             result: _Result = ray.get(reference)
         except ray.exceptions.ObjectLostError:  # the machine that had decoded it is gone, not this one
@@ -454,6 +497,7 @@ class _Workers:
 
         ray.kill(actor.handle)
         self._actors.remove(actor)
+        self._preparing = {reference: other for reference, other in self._preparing.items() if other is not actor}
 
 
 @dataclass(frozen=True)

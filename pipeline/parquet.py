@@ -23,6 +23,16 @@ ROW_GROUP_ROWS = 100_000
 FILES_AHEAD = 32
 
 
+class DamagedFileError(TwistError):
+    """A file that is not a whole Parquet file of its kind."""
+
+    def __init__(self, uri: str, damage: object) -> None:
+        super().__init__(
+            f"{uri} is not a whole Parquet file of this kind ({damage}); delete it and run its stage again"
+        )
+        self.uri = uri
+
+
 def to_bytes(table: pa.Table, row_group_size: int = ROW_GROUP_ROWS) -> bytes:
     """A table as the bytes of a Parquet file: the same table gives the same bytes."""
     buffer = io.BytesIO()
@@ -49,7 +59,7 @@ def read(uri: str, columns: list[str] | None = None) -> pa.Table:
 
     Raises:
         FileNotFoundError: there is no such file.
-        TwistError: it is not a whole Parquet file, or lacks one of `columns`.
+        DamagedFileError: it is not a whole Parquet file, or lacks one of `columns`.
     """
     with RowGroups(uri, columns) as groups:
         return groups.read_all()
@@ -59,7 +69,7 @@ def read_many(uris: Iterable[str], columns: list[str] | None = None) -> Iterator
     """Reads one small file after the other, with more of them under way.
 
     Raises:
-        FileNotFoundError, TwistError: as `read`, where the file's turn comes.
+        FileNotFoundError, DamagedFileError: as `read`, where the file's turn comes.
     """
     with ThreadPoolExecutor(FILES_AHEAD) as threads:
         under_way: deque[Future[pa.Table]] = deque()
@@ -80,7 +90,7 @@ class RowGroups:
 
     Raises:
         FileNotFoundError: there is no such file.
-        TwistError: it is not a whole Parquet file, or lacks one of `columns`; also where reading finds it damaged.
+        DamagedFileError: it is not a whole Parquet file, or lacks one of `columns`; also where reading finds damage.
     """
 
     def __init__(self, uri: str, columns: list[str] | None = None) -> None:
@@ -130,9 +140,7 @@ def _damage_named(uri: str) -> Iterator[None]:
         # pyarrow tells of damage through plain OSErrors too; a disk's or bucket's have a number or own type.
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise
-        raise TwistError(
-            f"{uri} is not a whole Parquet file of this kind ({error}); delete it and run its stage again"
-        ) from error
+        raise DamagedFileError(uri, error) from error
 
 
 def _open(uri: str) -> pa.NativeFile:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from pipeline.cluster import ClusterConfig
     from pipeline.progress import ReportProgress
     from pipeline.work_plan import WorkUnit
+
+logger = logging.getLogger(__name__)
 
 STAGE = "units"
 # Whatever is wrong with an audio file itself stays wrong.
@@ -68,7 +71,13 @@ def tokenize(
         with open_segments(run) as segments:
             plan = plan_of(segments)
             work = dataflow.run_work_units(plan, parts, Tokenize, arguments, _all_dropped, cluster, report)
-        _account(stage, plan.num_items, book, work)
+            try:
+                _account(stage, plan.num_items, book, work)
+            except parquet.DamagedFileError as damage:
+                logger.warning("%s; its work unit is done once more", damage)
+                _delete_damaged(run)
+                dataflow.run_work_units(plan, parts, Tokenize, arguments, _all_dropped, cluster, report)
+                _account(stage, plan.num_items, book, work)
 
 
 def _take_back_dropped(stage: Stage) -> None:
@@ -83,6 +92,15 @@ def _take_back_dropped(stage: Stage) -> None:
         stage.reopen()  # before the first part goes: a stage with a done marker has all parts
     for uri in to_retry:
         storage.delete(uri)
+
+
+def _delete_damaged(run: str) -> None:
+    """Deletes the parts that a failing disk has damaged; what was in them can be made again."""
+    for uri in part_uris(run):
+        try:
+            parquet.read(uri)
+        except parquet.DamagedFileError:
+            storage.delete(uri)
 
 
 class Tokenize:

@@ -66,22 +66,23 @@ def rclone(folder: Path) -> Iterator[str]:
 
 
 class FaultyProxy(ThreadingHTTPServer):
-    """Passes requests on to `endpoint`; half of them, drawn by `seed`, meet a fault. While `is_down`, none pass."""
+    """Passes requests on to `endpoint`; a share of them, drawn by `seed`, meet a fault. While `is_down`, none pass."""
 
     daemon_threads = True
 
-    def __init__(self, endpoint: str, seed: int) -> None:
+    def __init__(self, endpoint: str, seed: int, share_of_faults: float = 0.5) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.backend = urlsplit(endpoint).netloc
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.is_down = False
         self.met: list[str] = []
         self._random = random.Random(seed)
+        self._share_of_faults = share_of_faults
         self._lock = threading.Lock()
 
     def draw_fault(self) -> str | None:
         with self._lock:
-            fault = self._random.choice(FAULTS) if self._random.random() < 0.5 else None
+            fault = self._random.choice(FAULTS) if self._random.random() < self._share_of_faults else None
             if fault:
                 self.met.append(fault)
         return "dropped" if self.is_down else fault

@@ -2,70 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from tests.ray_clusters import BIN, ROOT, STARTING_TAKES_AT_MOST_S, RayCluster, ray_cluster
+
 # One process makes the finished run for all tests that look at it.
 pytestmark = pytest.mark.xdist_group("finished_run")
-ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
-STARTING_TAKES_AT_MOST_S = 90.0
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports above those that Ray gives to its workers and below those that the kernel hands out."""
-    found: list[int] = []
-    for port in range(20_000 + os.getpid() % 10_000, 32_000):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                found.append(port)
-        if len(found) == count:
-            return found
-    raise AssertionError("no free ports")
 
 
 @pytest.fixture
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
-    """A one-machine Ray cluster with its dashboard: the address for jobs, and the environment to reach it with."""
-    # All that has a fixed port otherwise, which a cluster of another test may hold.
-    port, dashboard_port, agent_port, agent_grpc_port, metrics_port = free_ports(5)
-    home = tmp_path_factory.mktemp("ray")
-    environment = {
-        **os.environ,
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        # Ray refuses strangers by a token, which it keeps below the home folder.
-        "HOME": str(home),
-        "RAY_AUTH_MODE": "token",
-    }
-    subprocess.run([BIN / "ray", "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
-    command = [BIN / "ray", "start", "--head", "--block", "--port", port, "--dashboard-port", dashboard_port]
-    command += ["--dashboard-agent-listen-port", agent_port, "--dashboard-agent-grpc-port", agent_grpc_port]
-    command += ["--metrics-export-port", metrics_port]
-    command += ["--num-cpus", 3, "--object-store-memory", 500_000_000, "--disable-usage-stats"]
-    log = (home / "ray.log").open("w+")
-    head = subprocess.Popen([*map(str, command)], env=environment, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        deadline = time.monotonic() + STARTING_TAKES_AT_MOST_S
-        while head.poll() is None and time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", dashboard_port)) == 0:
-                    break
-            time.sleep(0.5)
-        else:
-            log.seek(0)
-            pytest.fail(f"the Ray cluster did not start:\n{log.read()}")
-        yield f"http://127.0.0.1:{dashboard_port}", environment
-    finally:
-        head.terminate()
-        head.wait(timeout=60)
-        log.close()
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    """A one-machine Ray cluster with its dashboard."""
+    with ray_cluster(tmp_path_factory.mktemp("ray"), num_cpus=3, with_dashboard=True) as cluster:
+        yield cluster
 
 
 def submit_job(command: list[object], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -83,12 +36,12 @@ def submit_job(command: list[object], environment: dict[str, str]) -> subprocess
 def test_a_submitted_job_tokenizes_like_a_command(
     cluster, finished_run, shard_files, twist, recipe, demo_speech, tmp_path
 ):
-    address, environment = cluster
+    environment = cluster.environment
     run = tmp_path / "run"
     twist("manifest", "--config", recipe, "--run", run, "--audio", demo_speech)
     for command in ("filter", "segment", "codebook"):
         twist(command, "--config", recipe, "--run", run)
-    submit = [BIN / "ray", "job", "submit", "--address", address, "--working-dir", ROOT, "--"]
+    submit = [BIN / "ray", "job", "submit", "--address", cluster.dashboard, "--working-dir", ROOT, "--"]
     tokenize = ["python", "-m", "jobs.tokenize", "--config", recipe, "--run", run]
     done = submit_job(submit + tokenize, environment)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"

@@ -1,0 +1,104 @@
+"""Work that takes its time, so that there is something to kill: run as a command, or in a test's own process.
+
+    python -m tests.faults.slow_work FOLDER SETTINGS
+
+FOLDER holds plan.parquet; parts go to FOLDER/parts, FOLDER/marks gets a file for each try at a unit, and work.json what
+dataflow says of the work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import soundfile
+
+from pipeline import dataflow, parquet
+from pipeline.audio import AudioError
+from pipeline.cluster import ClusterConfig
+from pipeline.work_plan import WorkPlan, WorkUnit
+
+
+class SlowlyMeasure:
+    """Writes down what it heard of each span, after `seconds`."""
+
+    def __init__(self, marks: str, seconds: float) -> None:
+        self._marks = Path(marks)
+        self._seconds = seconds
+
+    def __call__(self, unit: WorkUnit, wavs: Sequence[np.ndarray | AudioError]) -> pa.Table:
+        (self._marks / f"{unit.name}-{os.getpid()}-{time.time_ns()}").touch()
+        time.sleep(self._seconds)
+        return _table(unit, [wav.reason if isinstance(wav, AudioError) else f"{np.abs(wav).sum():.6f}" for wav in wavs])
+
+
+def write_plan(folder: Path, num_units: int, seconds_of_audio: float) -> None:
+    """A plan of units that each read the same file whole, and the file."""
+    (folder / "marks").mkdir(parents=True, exist_ok=True)
+    uri = str(folder / "noise.flac")
+    wav = np.random.default_rng(0).uniform(-0.5, 0.5, round(seconds_of_audio * 44_100)).astype(np.float32)
+    soundfile.write(uri, wav, 44_100)
+    names = [f"noise-{number:07d}" for number in range(num_units)]
+    columns = {
+        "work_unit": names,
+        "id": [f"{name}/whole" for name in names],
+        "uri": [uri] * num_units,
+        "channel": pa.array([None] * num_units, pa.int32()),
+        "start_s": [0.0] * num_units,
+        # Each a little shorter, so that no two parts are alike.
+        "end_s": [seconds_of_audio - 0.01 * number for number in range(num_units)],
+    }
+    parquet.write(str(folder / "plan.parquet"), pa.table(columns))
+
+
+def do_work(folder: Path, seconds: float, **cluster: float) -> dict[str, object]:
+    """Does what is left of the plan."""
+    plan = WorkPlan.of(parquet.read(str(folder / "plan.parquet")), "id")
+    arguments = {"marks": str(folder / "marks"), "seconds": seconds}
+    parts = str(folder / "parts")
+    settings = ClusterConfig(**cluster)  # type: ignore[arg-type]
+    return dataflow.run_work_units(plan, parts, SlowlyMeasure, arguments, _quarantined, settings, _silently)
+
+
+def outcomes_of(folder: Path) -> dict[str, bytes]:
+    """The parts, by name; nothing else may lie beside them."""
+    return {path.name: path.read_bytes() for path in (folder / "parts").iterdir()}
+
+
+def expected_outcomes(folder: Path) -> dict[str, bytes]:
+    """What the parts of an undisturbed run are, worked out without Ray."""
+    from pipeline.audio import read_spans
+
+    plan = WorkPlan.of(parquet.read(str(folder / "plan.parquet")), "id")
+    measure = SlowlyMeasure(str(folder / "marks"), 0.0)
+    parts = {
+        f"part-{unit.name}.parquet": parquet.to_bytes(measure(unit, list(read_spans(unit.spans)))) for unit in plan
+    }
+    for mark in (folder / "marks").iterdir():
+        mark.unlink()
+    return parts
+
+
+def _table(unit: WorkUnit, outcomes: Sequence[str]) -> pa.Table:
+    return pa.table({"id": unit.ids, "outcome": outcomes, "drop_reason": pa.nulls(len(outcomes), pa.string())})
+
+
+def _quarantined(unit: WorkUnit, error: AudioError) -> pa.Table:
+    return _table(unit, [str(error)] * len(unit.ids))
+
+
+def _silently(done: int, total: int, noun: str, detail: str = "") -> None:
+    pass
+
+
+if __name__ == "__main__":
+    from tests.faults import slow_work  # under the name by which workers find it
+
+    work = slow_work.do_work(Path(sys.argv[1]), **json.loads(sys.argv[2]))
+    (Path(sys.argv[1]) / "work.json").write_text(json.dumps(work))
