@@ -14,11 +14,13 @@ import numpy as np
 import soundfile
 import soxr
 
-from pipeline import storage
+from pipeline import location
+from pipeline.errors import TwistError
 from pipeline.records import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from typing import BinaryIO
 
     from numpy.typing import NDArray
 
@@ -39,6 +41,8 @@ MIN_SAMPLE_RATE_HZ, MAX_SAMPLE_RATE_HZ = 4_000, 384_000
 MAX_DURATION_S = 7 * 24 * 3600.0
 # Headers round durations, and lossy decoders pad: this much missing at the end of a span is not a damaged file.
 END_TOLERANCE_S = 0.1
+# Read at a time where only a header is wanted: of a million files on S3, four MiB each would be all of them.
+HEADER_BYTES = 64 * 2**10
 # What a machine runs out of, or a mount that was replaced: the file is as good as ever.
 MACHINE_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.EINTR})
 # About -100 dBFS: below the noise of any microphone, so a file that never exceeds it holds no recording.
@@ -70,7 +74,7 @@ class AudioInfo:
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of one channel of a file; `channel` None means all of them, downmixed."""
+    """A stretch of one channel of a file, or of what a file holds (location.py); `channel` None: all, downmixed."""
 
     uri: str
     channel: int | None
@@ -85,7 +89,7 @@ def probe(uri: str) -> AudioInfo:
         AudioError: missing, empty, of no known format, or with a header that cannot be true.
         ConnectionError: its store cannot be reached.
     """
-    with _open(uri) as source:
+    with _open(uri, HEADER_BYTES) as source:
         if not MIN_SAMPLE_RATE_HZ <= source.sample_rate_hz <= MAX_SAMPLE_RATE_HZ:
             raise AudioError("unreadable", f"impossible sample rate of {source.sample_rate_hz} Hz")
         if source.num_frames == 0:
@@ -174,11 +178,13 @@ class _Source:
         self.close()
 
 
-def _open(uri: str) -> _Source:
+def _open(uri: str, read_ahead_bytes: int | None = None) -> _Source:
     try:
-        file = storage.open_read(uri)
+        file = location.open_read(uri, read_ahead_bytes)
     except FileNotFoundError:
         raise AudioError("missing", f"{uri} does not exist") from None
+    except TwistError as error:  # the Parquet file around it is damaged
+        raise AudioError("unreadable", str(error)) from error
     except ConnectionError:
         raise
     except OSError as error:
@@ -197,7 +203,7 @@ def _open(uri: str) -> _Source:
 
 
 class _SoundFileSource(_Source):
-    def __init__(self, file: io.BufferedReader) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self._file = _WatchedFile(file)
         try:
             self._sound = soundfile.SoundFile(self._file)
@@ -232,7 +238,7 @@ class _SoundFileSource(_Source):
 class _WatchedFile:
     """Keeps what goes wrong with a file while libsndfile reads it, who takes a failing read for the end of the file."""
 
-    def __init__(self, file: io.BufferedReader) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._failure: OSError | None = None
         self.tell, self.close = file.tell, file.close
@@ -244,7 +250,7 @@ class _WatchedFile:
 
     def readinto(self, buffer: Any) -> int:
         try:
-            return self._file.readinto(buffer)
+            return self._file.readinto(buffer)  # type: ignore[attr-defined,no-any-return]
         except OSError as failure:
             self._failure = failure
             return 0
@@ -260,7 +266,7 @@ class _WatchedFile:
 class _PyAVSource(_Source):
     """Decoded whole when opened: containers such as m4a have no seek that is exact to the sample."""
 
-    def __init__(self, file: io.BufferedReader) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         try:
             import av
         except ImportError:
