@@ -226,10 +226,8 @@ def filter_languages(
 
 def _find_classifier(config: LanguageConfig) -> str | None:
     """The fingerprint of what is listened with; None: with nothing."""
-    listens = "never" not in {config.listen} or any(
-        rules.listen not in (None, "never") for rules in config.corpora.values()
-    )
-    if config.audio.model is None or set(wanted) == {"never"}:
+    wanted = {config.listen, *(own.listen for own in config.corpora.values() if own.listen is not None)}
+    if config.audio.model is None or wanted == {"never"}:
         return None
     try:
         folder, _ = find_language_classifier(config.audio.model)
@@ -420,6 +418,8 @@ def _write(
             yield to_table(decisions, LANGUAGE_SCHEMA)
 
     content = parquet.groups_to_bytes(decide_all(), LANGUAGE_SCHEMA)
+    if not account.kept.items and heard is None:
+        storage.delete(storage.join(stage.uri, BEFORE_AUDIO))  # so that other settings are not refused
     account.refuse_if_nothing_is_kept(heard is not None)
     storage.write_bytes(storage.join(stage.uri, DECISIONS), content)
     counts = StageCounts.of(account.total, account.kept, account.dropped)

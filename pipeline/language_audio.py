@@ -91,7 +91,7 @@ class AudioLanguageConfig:
             raise TwistError("language.audio needs 1 <= min_windows <= max_windows")
         if not (0 < self.min_speech_s <= self.window_s and self.one_window_every_s > 0 and self.work_unit_minutes > 0):
             raise TwistError(
-                "language.audio needs 0 < min_speech_s <= window_s, and positive one_window_every_s and work_unit_minutes"
+                "language.audio needs 0 < min_speech_s <= window_s, one_window_every_s > 0 and work_unit_minutes > 0"
             )
         if not 0 < self.speech_threshold < 1:
             raise TwistError(f"language.audio.speech_threshold is a probability, not {self.speech_threshold}")

@@ -58,8 +58,18 @@ def make_manifest(run: str, corpora: Sequence[CorpusConfig], report: ReportProgr
         raise CorpusError(f"two corpora are called {name!r}; give each a `name` of its own")
     stage = Stage(run, STAGE, {"corpora": [asdict(corpus) for corpus in corpora]}, {})
     with stage.begin() as has_work:
-        if has_work:
+        if not has_work:
+            return
+        for corpus in corpora:  # a mistyped name is told now, not after hours
+            _check_root(corpus)
+        try:
             _write(stage, corpora, report)
+        except CorpusError:
+            # Mended, the recipe is another one, which must not be refused for what was made of the corpora before.
+            for name in storage.list_files(stage.uri):
+                if name.endswith((".parquet", DROPS_SUFFIX)):
+                    storage.delete(storage.join(stage.uri, name))
+            raise
 
 
 def _write(stage: Stage, corpora: Sequence[CorpusConfig], report: ReportProgress) -> None:
@@ -78,9 +88,6 @@ def _write(stage: Stage, corpora: Sequence[CorpusConfig], report: ReportProgress
         dropped += from_table(Dropped, parquet.read(_drops_uri(stage, corpus), DROPPED_SCHEMA.names))
     if not kept.items:
         examples = "; ".join(f"{drop.id}: {drop.reason} ({drop.detail})" for drop in dropped[:3])
-        for corpus in corpora:  # mended, they must not be taken for finished
-            storage.delete(_drops_uri(stage, corpus))
-            storage.delete(storage.join(stage.uri, f"{corpus.label}.parquet"))
         raise CorpusError(f"none of {len(dropped)} audio files can be used, e.g. {examples}")
     # The hours of an unreadable file are unknown and count as none, on both sides.
     total = kept + Tally(len(dropped), sum(drop.duration_s for drop in dropped) / 3600)
@@ -132,13 +139,8 @@ def _write_corpus(stage: Stage, corpus: CorpusConfig, report: ReportProgress) ->
         if recordings:
             yield to_table(recordings, RECORDING_SCHEMA)
 
-    try:
-        content = parquet.groups_to_bytes(take(), RECORDING_SCHEMA)
-    except (CorpusError, PermissionError):
-        _check_root(corpus)
-        raise
+    content = parquet.groups_to_bytes(take(), RECORDING_SCHEMA)
     if not num_files:
-        _check_root(corpus)
         raise CorpusError(f"{corpus.root} holds no audio files; it is the root of corpus {corpus.label}")
     storage.write_bytes(storage.join(stage.uri, f"{corpus.label}.parquet"), content)
     parquet.write(_drops_uri(stage, corpus), to_table(dropped, DROPPED_SCHEMA))
@@ -174,14 +176,13 @@ def _batches(files: Iterator[AudioFile], size: int) -> Iterator[list[AudioFile]]
 
 
 def _check_root(corpus: CorpusConfig) -> None:
-    """Says what is wrong with the root itself, if anything is; asked only then, as a listing may be of millions."""
     if storage.exists(corpus.root):
         raise CorpusError(f"{corpus.root} is a file; name the folder that it lies in as the root of {corpus.label}")
     try:
-        names = storage.list_files(corpus.root)
+        is_there = storage.has_files(corpus.root)
     except PermissionError as error:
         raise CorpusError(f"the root of corpus {corpus.label} cannot be listed: {error}") from error
-    if not names:
+    if not is_there:
         raise CorpusError(f"{corpus.root} does not exist or is empty; it is the root of corpus {corpus.label}")
 
 

@@ -152,6 +152,11 @@ def list_files(uri: str, suffix: str = "") -> list[str]:
     return sorted(name for name in names if name.endswith(suffix) and not name.endswith(TEMPORARY_SUFFIX))
 
 
+def has_files(uri: str) -> bool:
+    """Whether there is any file below a folder; told without listing all of them."""
+    return next(iter(s3.list_names(uri) if is_s3(uri) else _list_local(uri)), None) is not None
+
+
 def delete(uri: str) -> None:
     """Removes one file; nothing happens where it is not there."""
     if is_s3(uri):

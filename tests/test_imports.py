@@ -1,4 +1,6 @@
-"""Imports run one way: jobs -> pipeline, model; pipeline -> the encoder and classifiers of languages; model -> what describes and reads shards."""
+"""Imports run one way: jobs -> pipeline, model; pipeline -> the encoder and classifiers of languages; model -> what
+describes and reads shards.
+"""
 
 from __future__ import annotations
 

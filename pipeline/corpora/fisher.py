@@ -5,8 +5,8 @@
     ROOT/**/doc/*_calldata.tbl                          a call a line; fields 1, 6, 11: its number, the PINs of A and B
 
 Each channel is a recording of its own: one speaker, A on the first, B on the second. Where each speaks is known from
-the transcript. The length of a call is stated nowhere but in its header. Files that are compressed with `shorten` cannot be
-decoded; LDC's sph2pipe makes plain ones.
+the transcript. The length of a call is stated nowhere but in its header. Files that are compressed with `shorten`
+cannot be decoded; LDC's sph2pipe makes plain ones.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 The audio column is the first struct with bytes in it, or a column of bytes called audio. Of the others these are used,
 where they are there: id, audio_id, path; language, locale, lang; speaker, speaker_id, client_id, spk_id; text,
-sentence, transcription, transcript, normalized_text, raw_text; duration (s), duration_s, duration_ms; split. A split without a
-column is that of the file's or folder's name (`train-00000-of-00004.parquet`).
+sentence, transcription, transcript, normalized_text, raw_text; duration (s), duration_s, duration_ms; split. A split
+without a column is that of the file's or folder's name (`train-00000-of-00004.parquet`).
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
     ROOT/mls_<language>[_opus]/{train,dev,test}/transcripts.txt     id TAB text
     ROOT/mls_<language>[_opus]/{train,dev,test}/segments.txt        id TAB url of the recording TAB start TAB end, s
 
-ROOT may also be the folder of one language. The language is the folder's. All is at 16 kHz, at which libsndfile also decodes this Opus.
+ROOT may also be the folder of one language. The language is the folder's. All is at 16 kHz, at which libsndfile also
+decodes this Opus.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
         CorpusError: nothing below the root is laid out as MLS.
     """
     names = storage.list_files(config.root)
-    present = set(name for name in names if name.endswith(".txt"))
+    present = {name for name in names if name.endswith(".txt")}
     of_root = _ROOT.fullmatch(config.root.rstrip("/"))
     folder_read = ""
     texts: dict[str, str] = {}
