@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SAME_SPEECH, EVALUATION = "same_speech", "evaluation"
 MIN_OVERLAP = 0.5
 HELD_OUT = ("validation", "test")
+ANY_MINUTE = None
 
 
 @dataclass(frozen=True)
@@ -181,11 +182,12 @@ def _shared_origins(recordings: Iterator[Spoken], protected: set[str], evaluatio
 
 
 class _Held:
-    """Which stretches of which origins are held already."""
+    """Which recordings of which origins are held already, by the minutes of the origin that they lie in."""
 
     def __init__(self, shared: frozenset[str]) -> None:
         self._shared = shared
-        self._stretches: dict[str, list[Spoken]] = defaultdict(list)
+        self._by_minute: dict[tuple[str, int | None], list[Spoken]] = defaultdict(list)
+        self._unplaced: dict[str, list[Spoken]] = defaultdict(list)
 
     def copy(self) -> _Held:
         """What is held by now."""
@@ -195,22 +197,40 @@ class _Held:
 
     def merge(self, other: _Held) -> None:
         """Takes all that another holds."""
-        for origin, stretches in other._stretches.items():
-            self._stretches[origin].extend(stretches)
+        for place, recordings in other._by_minute.items():
+            self._by_minute[place].extend(recordings)
+        for origin, unplaced in other._unplaced.items():
+            self._unplaced[origin].extend(unplaced)
 
     def add(self, recording: Spoken) -> None:
         """Takes a recording."""
         for origin in recording.origins or ():
             if origin in self._shared:
-                self._stretches[origin].append(recording)
+                if _minutes(recording) == (ANY_MINUTE,):
+                    self._unplaced[origin].append(recording)
+                else:
+                    for minute in (*_minutes(recording), ANY_MINUTE):
+                        self._by_minute[origin, minute].append(recording)
 
     def find(self, recording: Spoken, min_overlap: float = MIN_OVERLAP, only_whole: bool = False) -> str | None:
         """The first recording held that is the same speech; `only_whole`: and all of its origin."""
         for origin in recording.origins or ():
-            for held in self._stretches.get(origin, ()):
+            # What is of no known minute may lie in any.
+            candidates = itertools.chain(
+                self._unplaced.get(origin, ()),
+                *(self._by_minute.get((origin, minute), ()) for minute in _minutes(recording)),
+            )
+            for held in candidates:
                 if (held.is_whole or not only_whole) and _is_same(recording, held, min_overlap):
                     return held.recording_id
         return None
+
+
+def _minutes(recording: Spoken) -> Sequence[int | None]:
+    """The minutes of its origin that a recording may share with another; where that is not told, any."""
+    if recording.origin_start_s is None or recording.origin_end_s is None:
+        return (ANY_MINUTE,)
+    return range(int(recording.origin_start_s // 60), int(recording.origin_end_s // 60) + 1)
 
 
 def _is_same(one: Spoken, other: Spoken, min_overlap: float) -> bool:
