@@ -204,7 +204,14 @@ def table_of_corpora(description: Mapping[str, Any]) -> str:
         ("total", totals),
     ]:
         hours, units = sum(total["hours"] for total in part), sum(total["num_units"] for total in part)
-        rows.append([name, f"{hours:,.2f}" if hours >= 10 else f"{hours:.4f}", f"{units:,}", f"{units / hours:,.0f}" if hours else ""])
+        rows.append(
+            [
+                name,
+                f"{hours:,.2f}" if hours >= 10 else f"{hours:.4f}",
+                f"{units:,}",
+                f"{units / hours:,.0f}" if hours else "",
+            ]
+        )
     return "\n".join(_table(rows, left_aligned=(0,)))
 
 
