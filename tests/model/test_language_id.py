@@ -70,7 +70,7 @@ def test_a_clip_gives_the_same_alone_as_among_others(folders: dict[str, Path], k
 
 def test_labels(folders: dict[str, Path]) -> None:
     labels = {kind: load_language_classifier(str(folders[kind]), "cpu").labels for kind in KINDS}
-    assert labels["whisper"] == WHISPER_LANGUAGES
+    assert sorted(labels["whisper"]) == sorted(WHISPER_LANGUAGES)
     assert labels["wav2vec2"] == ("eng", "deu", "cmn")
     assert labels["ecapa"] == tuple(label.partition(":")[0] for label in ECAPA_LABELS)
 
@@ -79,13 +79,14 @@ def test_whisper_agrees_with_its_own_detection(folders: dict[str, Path]) -> None
     from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
     wavs = clips(16_000, 40_000, 80_000)
-    told = load_language_classifier(str(folders["whisper"]), "cpu")(wavs)
+    classifier = load_language_classifier(str(folders["whisper"]), "cpu")
+    told = classifier(wavs)
     model = WhisperForConditionalGeneration.from_pretrained(folders["whisper"])
     extract = WhisperFeatureExtractor.from_pretrained(folders["whisper"])
     for wav, row in zip(wavs, told, strict=True):
         features = extract(wav.numpy(), sampling_rate=16_000, return_tensors="pt").input_features
         token = int(model.detect_language(features))
-        assert model.generation_config.lang_to_id[f"<|{WHISPER_LANGUAGES[int(row.argmax())]}|>"] == token
+        assert model.generation_config.lang_to_id[f"<|{classifier.labels[int(row.argmax())]}|>"] == token
 
 
 def test_wav2vec2_agrees_with_transformers_pipeline(folders: dict[str, Path]) -> None:
