@@ -26,12 +26,11 @@ from pipeline.voice_activity import SpeechDetector
 from pipeline.work_plan import WorkPlan, WorkUnitNames
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from model.language_id import LanguageClassifier
     from pipeline.cluster import ClusterConfig
     from pipeline.progress import ReportProgress
     from pipeline.records import Recording
@@ -198,16 +197,13 @@ class HearLanguage:
 
     Args:
         config: Model and windows.
-        load: Gives the classifier.
     """
 
-    def __init__(
-        self, config: AudioLanguageConfig, load: Callable[[str], LanguageClassifier] = load_language_classifier
-    ) -> None:
+    def __init__(self, config: AudioLanguageConfig) -> None:
         assert config.model is not None
         torch.set_num_threads(1)
         self._config = config
-        self._classify = load(config.model)
+        self._classify = load_language_classifier(config.model)
         self._codes = [normalize_code(label) for label in self._classify.labels]
         self._detect = SpeechDetector(config.speech_threshold)
 
