@@ -97,7 +97,7 @@ def _manifest(description: Mapping[str, Any]) -> Iterator[str]:
         corpus_told = f"{name}: {_count(corpus['recordings'], 'recordings')}, {_hours(corpus['hours'])}"
         yield from _row("corpus", corpus_told)
     yield from _row("recordings", _spread(description["recordings_s"], _seconds))
-    yield from _row("sample rates", _histogram({f"{rate} Hz": n for rate, n in description["sample_rates_hz"].items()}))
+    yield from _row("sample rates", _histogram(_with_hz(description["sample_rates_hz"])))
     yield from _row("speakers", f"{description['num_speakers']:,}")
     told = ("speaker", "language", "text")
     known = [f"{what} of {description[f'with_{what}']:,}" for what in told]
@@ -108,9 +108,25 @@ def _manifest(description: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
+def _with_hz(rates: Mapping[str, int]) -> dict[str, int]:
+    return {"not told" if rate == "None" else f"{rate} Hz": count for rate, count in rates.items()}
+
+
 def _language(description: Mapping[str, Any]) -> Iterator[str]:
     yield from _row("languages found", _histogram(description["languages"]))
     yield from _row("evidence", _histogram(description["evidence"]))
+    audio = description["audio_evidence"]
+    if not audio["available"] and audio["unheard"]["items"]:
+        unheard = f"{audio['unheard']['items']:,} recordings ({_hours(audio['unheard']['hours'])})"
+        yield from _row("audio evidence", f"not available; {unheard} would have been listened to")
+    rows = [["corpus", "decision", "evidence", "recordings", "audio"]]
+    for group in description["by_evidence"]:
+        told = [group["corpus"], group["decision"], group["evidence"]]
+        rows.append([*told, f"{group['items']:,}", _hours(group["hours"])])
+    yield from ("", *(f"  {line}" for line in _table(rows, left_aligned=(0, 1, 2))), "")
+    for row in description["least_certain"]:
+        what = f"{row['decision']}: {row['language']} by {row['evidence']}, wanted {row['score']:.2f}"
+        yield from _row("least certain", f"{row['recording_id']}  {what}")
 
 
 def _segments(description: Mapping[str, Any]) -> Iterator[str]:
@@ -176,6 +192,27 @@ def _shards(description: Mapping[str, Any]) -> Iterator[str]:
     for example in description["examples"]:
         yield from _row("e.g.", f"{example['key']}  {_seconds(example['duration_s'])}  {example['split']}")
         yield from _row("", _first_units(example))
+
+
+def table_of_corpora(description: Mapping[str, Any]) -> str:
+    """Hours and units by corpus, as in the paper's Table 1, from a description of shards."""
+    totals = description["totals"]
+    rows = [["corpus", "hours", "units", "units an hour"]]
+    corpora = list(dict.fromkeys(total["corpus"] for total in totals))
+    for name, part in [
+        *((corpus, [total for total in totals if total["corpus"] == corpus]) for corpus in corpora),
+        ("total", totals),
+    ]:
+        hours, units = sum(total["hours"] for total in part), sum(total["num_units"] for total in part)
+        rows.append(
+            [
+                name,
+                f"{hours:,.2f}" if hours >= 10 else f"{hours:.4f}",
+                f"{units:,}",
+                f"{units / hours:,.0f}" if hours else "",
+            ]
+        )
+    return "\n".join(_table(rows, left_aligned=(0,)))
 
 
 def _unit_rows(description: Mapping[str, Any]) -> Iterator[str]:

@@ -1,16 +1,20 @@
-"""Lists the recordings of the corpora and reads their headers."""
+"""Lists the recordings of the corpora and reads their headers: `twist manifest librispeech data/LibriSpeech --run RUN`.
+
+The corpora are those of a recipe, or the one that is named.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import get_args
 
 from jsonargparse import ArgumentParser, Namespace
 
 from jobs.command import guard, run_stage
-from jobs.recipe import Recipe, read_recipe
-from pipeline.corpora.source import CorpusConfig
+from jobs.recipe import Recipe, UsageError, read_recipe
+from pipeline.corpora.source import CorpusConfig, Kind
 from pipeline.manifest import STAGE, make_manifest
 
 
@@ -33,11 +37,31 @@ def with_audio(recipe: Recipe, arguments: Namespace) -> Recipe:
     return replace(recipe, corpora=(CorpusConfig(kind="auto", root=arguments.audio),))
 
 
+def _add_corpus(parser: ArgumentParser) -> None:
+    parser.add_argument("corpus", nargs="?", choices=get_args(Kind), help="How ROOT is laid out: docs/corpora.md.")
+    parser.add_argument("root", nargs="?", type=str | None, help="The corpus' folder, local or s3://bucket/prefix.")
+    parser.add_argument("--name", type=str | None, help="What the corpus is called, the folder's name unless given.")
+    add_audio(parser)
+
+
+def _with_corpus(recipe: Recipe, arguments: Namespace) -> Recipe:
+    if arguments.corpus is None:
+        if arguments.name is not None:
+            raise UsageError("--name goes with a corpus and its ROOT")
+        return with_audio(recipe, arguments)
+    if arguments.root is None:
+        raise UsageError(f"name the folder of the corpus too: twist manifest {arguments.corpus} ROOT")
+    if arguments.audio is not None:
+        raise UsageError("--audio and a corpus with its ROOT name the corpus twice; give one of them")
+    return replace(recipe, corpora=(CorpusConfig(arguments.root, arguments.corpus, arguments.name),))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; gives its exit status."""
     arguments = sys.argv[1:] if argv is None else argv
     return guard(
-        "manifest", lambda: work(with_audio(*read_recipe("manifest", __doc__, ("corpora",), arguments, add_audio)))
+        "manifest",
+        lambda: work(_with_corpus(*read_recipe("manifest", __doc__, ("corpora",), arguments, _add_corpus))),
     )
 
 

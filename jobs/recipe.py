@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import re
 from argparse import ArgumentError
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +29,11 @@ from pipeline.corpora.source import CorpusConfig
 from pipeline.errors import TwistError
 from pipeline.language import LanguageConfig
 from pipeline.pack import PackConfig
+from pipeline.same_speech import SameSpeechConfig
 from pipeline.segment import SegmentConfig
 
 SECTIONS: dict[str, type] = {
+    "same_speech": SameSpeechConfig,
     "language": LanguageConfig,
     "segments": SegmentConfig,
     "encoder": EncoderConfig,
@@ -46,6 +51,7 @@ class Recipe:
 
     run: str
     corpora: tuple[CorpusConfig, ...] = ()
+    same_speech: SameSpeechConfig = field(default_factory=SameSpeechConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
     segments: SegmentConfig = field(default_factory=SegmentConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -54,6 +60,10 @@ class Recipe:
     train: TrainConfig | None = None
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+
+# What may follow --language: any other word is the command's own.
+_LANGUAGES = re.compile(r"[a-z]{2}(?:,[a-z]{2})*")
 
 
 class UsageError(TwistError):
@@ -83,6 +93,7 @@ def read_recipe(
     Raises:
         UsageError: an unknown key or option, or a value that does not fit.
     """
+    argv = _spell_out_languages(argv) if "language" in sections else argv
     parser = _parser(sections, prog=f"twist {command}", description=description)
     parser.add_argument("--config", type=str | None, help="The recipe, a YAML file; options given here override it.")
     if add_arguments:
@@ -111,6 +122,26 @@ def _parser(sections: Sequence[str], **settings: str) -> ArgumentParser:
         else:
             parser.add_class_arguments(SECTIONS[name], name)
     return parser
+
+
+def _spell_out_languages(argv: Sequence[str]) -> list[str]:
+    """`--language en,de`, or `--language en de`, as the option of the section that it is short for."""
+    spelled: list[str] = []
+    rest = deque(argv)
+    while rest:
+        argument = rest.popleft()
+        name, equals, value = argument.partition("=")
+        if name != "--language":
+            spelled.append(argument)
+            continue
+        codes = [value] if equals else []
+        while not equals and rest and _LANGUAGES.fullmatch(rest[0]):
+            codes.append(rest.popleft())
+        languages = [code for part in codes for code in part.split(",") if code]
+        if not languages:
+            raise UsageError("--language takes codes of languages, e.g. --language en,de")
+        spelled.append(f"--language.languages={json.dumps(languages)}")
+    return spelled
 
 
 def _config_of(argv: Sequence[str]) -> str | None:

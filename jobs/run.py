@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 
 from jobs import codebook, evaluate, filter, manifest, pack, segment, tokenize, train
 from jobs.command import guard
+from jobs.inspect_text import table_of_corpora
 from jobs.recipe import SECTIONS, Recipe, UsageError, read_recipe
 from model.speech_lm import require_model
 from pipeline import report, stage, storage
@@ -46,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             describe_encoder(recipe.encoder)
         if given.until is not None:
             _run_until(recipe, given.until)
+            if given.until == "pack":
+                print(f"\n{table_of_corpora(report.describe_shards(storage.join(recipe.run, 'shards')))}")
             return
         checkpoints = given.checkpoints or storage.join(recipe.run, "checkpoints")
         if storage.is_s3(checkpoints):
@@ -56,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = train.work(recipe, checkpoints=checkpoints)
         shards = storage.join(recipe.run, "shards")
         evaluation = evaluate.evaluate_perplexity(result.checkpoint, shards, "validation", recipe.train.max_units)
+        print(f"\n{table_of_corpora(report.describe_shards(shards))}")
         print(f"\n{_table(recipe, result.initial.mean.perplexity, evaluation)}")
 
     return guard("run", work)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import itertools
 import shutil
 import tempfile
@@ -14,12 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import soxr
 
-from pipeline import storage
+from pipeline import location, storage
 from pipeline.decoders import AUDIO_SUFFIXES, AudioError, Decoder, open_decoder
+from pipeline.errors import TwistError
 from pipeline.records import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import BinaryIO
 
     from numpy.typing import NDArray
 
@@ -31,6 +32,8 @@ MIN_SAMPLE_RATE_HZ, MAX_SAMPLE_RATE_HZ = 4_000, 384_000
 MAX_DURATION_S = 7 * 24 * 3600.0
 # Headers round durations, and lossy decoders pad: this much missing at the end of a span is not a damaged file.
 END_TOLERANCE_S = 0.1
+# Read at a time where only a header is wanted: of a million files on S3, four MiB each would be all of them.
+HEADER_BYTES = 64 * 2**10
 # What a machine runs out of, or a mount that was replaced: the file is as good as ever.
 MACHINE_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.EINTR})
 # About -100 dBFS: below the noise of any microphone, so a file that never exceeds it holds no recording.
@@ -51,7 +54,7 @@ class AudioInfo:
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of one channel of a file; `channel` None means all of them, downmixed."""
+    """A stretch of one channel of a file, or of what a file holds (location.py); `channel` None: all, downmixed."""
 
     uri: str
     channel: int | None
@@ -66,7 +69,7 @@ def probe(uri: str) -> AudioInfo:
         AudioError: missing, empty, of no known format, or with a header that cannot be true.
         ConnectionError: its store cannot be reached.
     """
-    with _open(uri) as file, contextlib.closing(open_decoder(file, uri)) as decoder:
+    with _open(uri, HEADER_BYTES) as file, contextlib.closing(open_decoder(file, uri)) as decoder:
         if not MIN_SAMPLE_RATE_HZ <= decoder.sample_rate_hz <= MAX_SAMPLE_RATE_HZ:
             raise AudioError("unreadable", f"impossible sample rate of {decoder.sample_rate_hz} Hz")
         num_frames = decoder.count_frames()
@@ -116,7 +119,7 @@ class _File:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._file: io.BufferedIOBase | None = None
+        self._file: BinaryIO | None = None
         self._is_near = not storage.is_s3(uri)
         self._decoder: Decoder | None = None
         self._began_at: int | None = None
@@ -208,7 +211,7 @@ class _File:
         self._position = 0
 
 
-def _copy(file: io.BufferedIOBase) -> io.BufferedIOBase:
+def _copy(file: BinaryIO) -> BinaryIO:
     """A file's content on the local disk, gone when closed."""
     copy = tempfile.TemporaryFile()  # noqa: SIM115
     try:
@@ -221,11 +224,13 @@ def _copy(file: io.BufferedIOBase) -> io.BufferedIOBase:
     return copy
 
 
-def _open(uri: str) -> io.BufferedReader:
+def _open(uri: str, read_ahead_bytes: int | None = None) -> BinaryIO:
     try:
-        return storage.open_read(uri)
+        return location.open_read(uri, read_ahead_bytes)
     except FileNotFoundError:
         raise AudioError("missing", f"{uri} does not exist") from None
+    except TwistError as error:  # the Parquet file around it is damaged
+        raise AudioError("unreadable", str(error)) from error
     except ConnectionError:
         raise
     except OSError as error:

@@ -10,7 +10,7 @@ import io
 import itertools
 import sys
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -109,7 +109,7 @@ class Decoder:
         raise NotImplementedError
 
 
-def open_decoder(file: io.BufferedIOBase, name: str) -> Decoder:
+def open_decoder(file: BinaryIO, name: str) -> Decoder:
     """The decoder of an open file, which begins at its first frame.
 
     Args:
@@ -128,7 +128,7 @@ def open_decoder(file: io.BufferedIOBase, name: str) -> Decoder:
 
 
 class _SoundFileDecoder(Decoder):
-    def __init__(self, file: io.BufferedIOBase) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self._file = _WatchedFile(file)
         with self._failures("unreadable"):
             self._sound = _ForwardSoundFile(self._file)
@@ -186,7 +186,7 @@ class _ForwardSoundFile(soundfile.SoundFile):  # type: ignore[misc]  # which has
 class _WatchedFile:
     """Keeps what goes wrong with a file while libsndfile reads it, who takes a failing read for the end of the file."""
 
-    def __init__(self, file: io.BufferedIOBase) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._failure: OSError | None = None
         self.tell = file.tell
@@ -198,7 +198,7 @@ class _WatchedFile:
 
     def readinto(self, buffer: Any) -> int:
         try:
-            return self._file.readinto(buffer)
+            return self._file.readinto(buffer)  # type: ignore[attr-defined,no-any-return]
         except OSError as failure:
             self._failure = failure
             return 0
@@ -216,7 +216,7 @@ class _PyAVDecoder(Decoder):
 
     block_frames = sys.maxsize
 
-    def __init__(self, file: io.BufferedIOBase) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         try:
             import av
         except ImportError:

@@ -1,35 +1,50 @@
 """The first stage: every recording of every corpus, with what its corpus and its header say.
 
-corpora -> RUN/manifest/<corpus>.parquet (Recording)
+    corpora -> RUN/manifest/<corpus>.parquet (Recording)
+
+Corpora are listed one after the other. Of files whose corpus does not state how long they are, headers are read: the
+first few thousand here, where there are more on all cores of the Ray cluster. A corpus that is finished when the
+command is interrupted is not listed again: its table is there, and what was dropped of it in
+RUN/manifest/<corpus>.drops until all are finished.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from pipeline import parquet, storage
-from pipeline.audio import AudioError, probe
-from pipeline.corpora import folder, librispeech
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import cluster, parquet, storage
+from pipeline.audio import AudioError, AudioInfo, probe
+from pipeline.corpora.readers import find_recordings, kind_of
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError
-from pipeline.records import RECORDING_SCHEMA, SPLITS, Dropped, Recording, from_table, to_table
+from pipeline.records import DROPPED_SCHEMA, RECORDING_SCHEMA, SPLITS, Dropped, Recording, from_table, to_table
 from pipeline.stage import DROPPED, Stage, StageCounts, Tally, digest, fingerprint_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pipeline.progress import ReportProgress
 
 STAGE = "manifest"
 # Reading a header waits for a disk or a bucket, not for a core.
 PROBE_THREADS = 16
+# What one task of the cluster takes at a time; fewer files altogether than HERE are not worth starting Ray for.
+FILES_PER_TASK = 1_000
+FILES_HERE = 3_000
 # Of a table, as objects.
 RECORDINGS_AT_ONCE = 10_000
+DROPS_SUFFIX = ".drops"
 
 
 def make_manifest(run: str, corpora: Sequence[CorpusConfig], report: ReportProgress) -> None:
-    """Lists all corpora and reads every header; unreadable files are dropped with their reason.
+    """Lists all corpora and reads the headers that must be read; unreadable files are dropped with their reason.
 
     Raises:
         CorpusError: a root is missing, a corpus is not laid out as expected, two have one name, or nothing is readable.
@@ -43,97 +58,188 @@ def make_manifest(run: str, corpora: Sequence[CorpusConfig], report: ReportProgr
         raise CorpusError(f"two corpora are called {name!r}; give each a `name` of its own")
     stage = Stage(run, STAGE, {"corpora": [asdict(corpus) for corpus in corpora]}, {})
     with stage.begin() as has_work:
-        if has_work:
+        if not has_work:
+            return
+        for corpus in corpora:  # a mistyped name is told now, not after hours
+            _check_root(corpus)
+        try:
             _write(stage, corpora, report)
+        except CorpusError:
+            # Mended, the recipe is another one, which must not be refused for what was made of the corpora before.
+            for name in storage.list_files(stage.uri):
+                if name.endswith((".parquet", DROPS_SUFFIX)):
+                    storage.delete(storage.join(stage.uri, name))
+            raise
 
 
 def _write(stage: Stage, corpora: Sequence[CorpusConfig], report: ReportProgress) -> None:
+    for corpus in corpora:
+        if not storage.exists(_drops_uri(stage, corpus)):
+            _write_corpus(stage, corpus, report)
     dropped: list[Dropped] = []
     kept = Tally()
-    tables: dict[str, bytes] = {}
+    digests = []
     for corpus in corpora:
-        recordings, drops = _read_corpus(corpus, report)
-        dropped += drops
-        kept += Tally(len(recordings), sum(recording.duration_s for recording in recordings) / 3600)
-        tables[corpus.label] = parquet.to_bytes(to_table(recordings, RECORDING_SCHEMA))
+        uri = storage.join(stage.uri, f"{corpus.label}.parquet")
+        digests.append(storage.read_bytes(uri))
+        with parquet.RowGroups(uri, ["duration_s"]) as groups:
+            for table in groups:
+                kept += Tally(len(table), (pc.sum(table["duration_s"]).as_py() or 0.0) / 3600)
+        dropped += from_table(Dropped, parquet.read(_drops_uri(stage, corpus), DROPPED_SCHEMA.names))
     if not kept.items:
         examples = "; ".join(f"{drop.id}: {drop.reason} ({drop.detail})" for drop in dropped[:3])
         raise CorpusError(f"none of {len(dropped)} audio files can be used, e.g. {examples}")
-    for name, content in tables.items():
-        storage.write_bytes(storage.join(stage.uri, f"{name}.parquet"), content)
     # The hours of an unreadable file are unknown and count as none, on both sides.
     total = kept + Tally(len(dropped), sum(drop.duration_s for drop in dropped) / 3600)
     counts = StageCounts.of(total, kept, dropped)
-    stage.finish(counts, dropped, digest(*tables.values()))
+    stage.finish(counts, dropped, digest(*digests), kinds={corpus.label: kind_of(corpus) for corpus in corpora})
+    for corpus in corpora:
+        storage.delete(_drops_uri(stage, corpus))
 
 
-def _read_corpus(corpus: CorpusConfig, report: ReportProgress) -> tuple[list[Recording], list[Dropped]]:
-    _check_root(corpus)
-    files = list((librispeech if _is_librispeech(corpus) else folder).find_recordings(corpus))
-    if not files:
-        raise CorpusError(f"{corpus.root} holds no audio files; it is the root of corpus {corpus.label}")
-    recordings: list[Recording] = []
+def _drops_uri(stage: Stage, corpus: CorpusConfig) -> str:
+    return storage.join(stage.uri, f"{corpus.label}{DROPS_SUFFIX}")
+
+
+def _write_corpus(stage: Stage, corpus: CorpusConfig, report: ReportProgress) -> None:
     dropped: list[Dropped] = []
-    uri_of: dict[str, str] = {}
-    with ThreadPoolExecutor(PROBE_THREADS) as threads:
-        outcomes = threads.map(lambda file: _probe(corpus, file), files)
-        for number, (file, outcome) in enumerate(zip(files, outcomes, strict=True), start=1):
-            if isinstance(outcome, Dropped):
-                dropped.append(outcome)
-            elif outcome.recording_id in uri_of:
-                detail = f"{file.uri} has the id of {uri_of[outcome.recording_id]}"
-                dropped.append(Dropped(outcome.recording_id, corpus.label, "duplicate_id", detail, outcome.duration_s))
-            else:
-                uri_of[outcome.recording_id] = file.uri
-                recordings.append(outcome)
-            report(number, len(files), "files")
-    return recordings, dropped
+    ids: set[bytes] = set()
+    num_files = num_seen = 0
+
+    def listed() -> Iterator[AudioFile]:
+        nonlocal num_files
+        for file in find_recordings(corpus):
+            num_files += 1
+            yield file
+
+    def take() -> Iterator[pa.Table]:
+        """Row groups of what stays; what goes is added to `dropped`."""
+        nonlocal num_seen
+        recordings: list[Recording] = []
+        for outcomes in _look_into(corpus, listed()):
+            num_seen += len(outcomes)
+            for outcome in outcomes:
+                if isinstance(outcome, Dropped):
+                    dropped.append(outcome)
+                    continue
+                # A million ids take a tenth of a GiB so.
+                key = hashlib.blake2b(outcome.recording_id.encode(), digest_size=16).digest()
+                if key in ids:
+                    detail = f"another file before {outcome.uri} has this id"
+                    dropped.append(
+                        Dropped(outcome.recording_id, corpus.label, "duplicate_id", detail, outcome.duration_s)
+                    )
+                else:
+                    ids.add(key)
+                    recordings.append(outcome)
+                if len(recordings) == parquet.ROW_GROUP_ROWS:
+                    yield to_table(recordings, RECORDING_SCHEMA)
+                    recordings.clear()
+            report(num_seen, num_files, "files", corpus.label)
+        if recordings:
+            yield to_table(recordings, RECORDING_SCHEMA)
+
+    content = parquet.groups_to_bytes(take(), RECORDING_SCHEMA)
+    if not num_files:
+        raise CorpusError(f"{corpus.root} holds no audio files; it is the root of corpus {corpus.label}")
+    storage.write_bytes(storage.join(stage.uri, f"{corpus.label}.parquet"), content)
+    parquet.write(_drops_uri(stage, corpus), to_table(dropped, DROPPED_SCHEMA))
+
+
+def _look_into(corpus: CorpusConfig, files: Iterator[AudioFile]) -> Iterator[list[Recording | Dropped]]:
+    """The outcome of each file, in order: here, or on the cluster where there is enough to do for it."""
+    first = _take_until_enough(files)
+    here = functools.partial(_describe_all, corpus)
+    yield from map(here, _batches(iter(first), FILES_PER_TASK))
+    batches = _batches(files, FILES_PER_TASK)
+    for is_for_cluster, group in itertools.groupby(batches, key=lambda batch: any(map(_must_be_read, batch))):
+        outcomes = cluster.map_tasks if is_for_cluster else map
+        yield from outcomes(here, group)
+
+
+def _take_until_enough(files: Iterator[AudioFile]) -> list[AudioFile]:
+    """The first files, as far as their headers are read by this process alone."""
+    first: list[AudioFile] = []
+    to_read = 0
+    while to_read < FILES_HERE and len(first) < parquet.ROW_GROUP_ROWS:
+        file = next(files, None)
+        if file is None:
+            break
+        first.append(file)
+        to_read += _must_be_read(file)
+    return first
+
+
+def _batches(files: Iterator[AudioFile], size: int) -> Iterator[list[AudioFile]]:
+    while batch := list(itertools.islice(files, size)):
+        yield batch
 
 
 def _check_root(corpus: CorpusConfig) -> None:
     if storage.exists(corpus.root):
         raise CorpusError(f"{corpus.root} is a file; name the folder that it lies in as the root of {corpus.label}")
     try:
-        names = storage.list_files(corpus.root)
+        is_there = storage.has_files(corpus.root)
     except PermissionError as error:
         raise CorpusError(f"the root of corpus {corpus.label} cannot be listed: {error}") from error
-    if not names:
+    if not is_there:
         raise CorpusError(f"{corpus.root} does not exist or is empty; it is the root of corpus {corpus.label}")
 
 
-def _is_librispeech(corpus: CorpusConfig) -> bool:
-    if corpus.kind == "auto":
-        return corpus.metadata is None and librispeech.is_librispeech(corpus.root)
-    return corpus.kind == "librispeech"
+def _must_be_read(file: AudioFile) -> bool:
+    return file.drop_reason is None and (file.duration_s is None or file.complete is not None)
 
 
-def _probe(corpus: CorpusConfig, file: AudioFile) -> Recording | Dropped:
+def _describe_all(corpus: CorpusConfig, files: Sequence[AudioFile]) -> list[Recording | Dropped]:
+    """What becomes of each file; runs on any machine."""
+    if sum(map(_must_be_read, files)) < 2:
+        return [_describe(corpus, file) for file in files]
+    with ThreadPoolExecutor(PROBE_THREADS) as threads:
+        return list(threads.map(functools.partial(_describe, corpus), files))
+
+
+def _describe(corpus: CorpusConfig, file: AudioFile) -> Recording | Dropped:
     uri = storage.absolute(file.uri)
     # A name that is not UTF-8 cannot stand in a table; its escaped form names the drop.
     recording_id = f"{corpus.label}/{file.id}".encode("utf-8", "backslashreplace").decode()
     try:
         if uri.encode("utf-8", "backslashreplace").decode() != uri or "\0" in uri:
             raise AudioError("bad_name", "the path is not valid UTF-8")
-        if file.misplaced:
-            raise AudioError("misplaced", "audio where the corpus' layout has none")
+        if file.drop_reason is not None:
+            raise AudioError(file.drop_reason, file.drop_detail)
+        if file.complete is not None:
+            file = file.complete(file)
         if file.split is not None and file.split not in SPLITS:
             raise AudioError("unknown_split", f"split {file.split!r} is none of {', '.join(SPLITS)}")
-        info = probe(uri)
+        info = probe(uri) if file.duration_s is None else None
+        if info and file.channel is not None and file.channel >= info.num_channels:
+            raise AudioError("unreadable", f"no channel {file.channel} in a file of {info.num_channels}")
     except AudioError as error:
         return Dropped(recording_id, corpus.label, error.reason, error.detail, 0.0)
+    return _recording(corpus, recording_id, uri, file, info)
+
+
+def _recording(corpus: CorpusConfig, recording_id: str, uri: str, file: AudioFile, info: AudioInfo | None) -> Recording:
+    duration_s = file.duration_s if info is None else info.duration_s
+    assert duration_s is not None
     return Recording(
         recording_id=recording_id,
         corpus=corpus.label,
         uri=uri,
-        duration_s=info.duration_s,
-        sample_rate_hz=info.sample_rate_hz,
-        num_channels=info.num_channels,
+        duration_s=duration_s,
+        sample_rate_hz=info.sample_rate_hz if info else file.sample_rate_hz,
+        num_channels=info.num_channels if info else file.num_channels,
         channel=file.channel,
         language=file.language or corpus.language,
         speaker=f"{file.speaker_namespace or corpus.label}/{file.speaker}" if file.speaker else None,
         split=file.split,
         text=file.text,
         voice_activity=file.voice_activity,
+        language_source=(file.language_source or "recording") if file.language else (corpus.language and "recipe"),
+        description=file.description,
+        origins=file.origins,
+        origin_start_s=file.origin_start_s,
+        origin_end_s=file.origin_end_s,
     )
 
 
@@ -152,11 +258,29 @@ def iterate_recordings(run: str) -> Iterator[Recording]:
     Raises:
         StageError: the manifest is not finished.
     """
+    for table in iterate_tables(run, RECORDING_SCHEMA.names):
+        for first in range(0, len(table), RECORDINGS_AT_ONCE):
+            yield from from_table(Recording, table.slice(first, RECORDINGS_AT_ONCE))
+
+
+def iterate_tables(run: str, columns: Iterable[str], corpus: str | None = None) -> Iterator[pa.Table]:
+    """Some columns of the same, or of one corpus alone, a row group after the other.
+
+    Raises:
+        StageError: the manifest is not finished.
+    """
+    for uri in table_uris(run):
+        if corpus in (None, uri.rpartition("/")[2].removesuffix(".parquet")):
+            with parquet.RowGroups(uri, list(columns)) as groups:
+                yield from groups
+
+
+def table_uris(run: str) -> list[str]:
+    """The tables of a finished manifest, one per corpus, in the order of their names.
+
+    Raises:
+        StageError: the manifest is not finished.
+    """
     fingerprint_of(run, STAGE)
     uri = storage.join(run, STAGE)
-    for name in storage.list_files(uri, ".parquet"):
-        if name != DROPPED:
-            with parquet.RowGroups(storage.join(uri, name), RECORDING_SCHEMA.names) as groups:
-                for table in groups:
-                    for first in range(0, len(table), RECORDINGS_AT_ONCE):
-                        yield from from_table(Recording, table.slice(first, RECORDINGS_AT_ONCE))
+    return [storage.join(uri, name) for name in storage.list_files(uri, ".parquet") if name != DROPPED]

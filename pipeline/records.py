@@ -13,27 +13,48 @@ if TYPE_CHECKING:
 
 SAMPLE_RATE_HZ = 16_000
 SPLITS = ("train", "validation", "test")
+# What a corpus takes a recording's language from, the surest first.
+LANGUAGE_SOURCES = (
+    "corpus",  # all of it is in one language
+    "recording",  # said of this very recording
+    "folder",  # the recording's folder, or the subset of the corpus that it belongs to
+    "recipe",  # the user, in the corpus' settings
+    "show",  # said of a podcast, which may have episodes in another
+    "channel",  # of an interpreter, who is silent while the floor speaks
+    "unchecked",  # said of a recording that nobody has listened to
+)
 
 
 @dataclass(frozen=True)
 class Recording:
     """One audio file, or one channel of it, as its corpus describes it. None: the corpus does not say.
 
-    `channel` None means all channels, downmixed. `split` is the corpus' own. `voice_activity` holds (on, off) seconds.
+    `uri` may lead into a tar or a Parquet file (location.py). `channel` None means all channels, downmixed. `split` is
+    the corpus' own. `voice_activity` holds (on, off) seconds. `text` is what is said, `description` what is said about
+    it (title and description). `language_source` is what the language was taken from (LANGUAGE_SOURCES).
+
+    `origins` name what was recorded, across corpora: recordings that share one may hold the same speech. Where in its
+    origins a recording lies: from `origin_start_s` to `origin_end_s`; 0 and None: it is all of it; None and None:
+    somewhere in it.
     """
 
     recording_id: str
     corpus: str
     uri: str
     duration_s: float
-    sample_rate_hz: int
-    num_channels: int
+    sample_rate_hz: int | None
+    num_channels: int | None
     channel: int | None = None
     language: str | None = None
     speaker: str | None = None
     split: str | None = None
     text: str | None = None
     voice_activity: list[list[float]] | None = None
+    language_source: str | None = None
+    description: str | None = None
+    origins: list[str] | None = None
+    origin_start_s: float | None = None
+    origin_end_s: float | None = None
 
 
 RECORDING_SCHEMA = pa.schema(
@@ -42,21 +63,30 @@ RECORDING_SCHEMA = pa.schema(
         pa.field("corpus", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
         pa.field("duration_s", pa.float64(), nullable=False),
-        pa.field("sample_rate_hz", pa.int32(), nullable=False),
-        pa.field("num_channels", pa.int16(), nullable=False),
+        pa.field("sample_rate_hz", pa.int32()),
+        pa.field("num_channels", pa.int16()),
         pa.field("channel", pa.int16()),
         pa.field("language", pa.string()),
         pa.field("speaker", pa.string()),
         pa.field("split", pa.string()),
         pa.field("text", pa.string()),
         pa.field("voice_activity", pa.list_(pa.list_(pa.float64()))),
+        pa.field("language_source", pa.string()),
+        pa.field("description", pa.string()),
+        pa.field("origins", pa.list_(pa.string())),
+        pa.field("origin_start_s", pa.float64()),
+        pa.field("origin_end_s", pa.float64()),
     ]
 )
 
 
 @dataclass(frozen=True)
 class LanguageDecision:
-    """Whether a recording stays, which language was found, how sure that is (0 to 1), and what said so."""
+    """Whether a recording stays, the language that was found, and what said so.
+
+    `score` is the probability, by that evidence, that the recording is in a wanted language. What goes with the reason
+    `uncertain_language` is in quarantine: its score lies between the two thresholds.
+    """
 
     recording_id: str
     keep: bool

@@ -14,6 +14,7 @@ from pipeline.codebook_fit import STAGE as CODEBOOK
 from pipeline.errors import TwistError
 from pipeline.language import STAGE as LANGUAGE
 from pipeline.language import read_decisions
+from pipeline.language_audio import AUDIO
 from pipeline.manifest import STAGE as MANIFEST
 from pipeline.manifest import read_recordings
 from pipeline.pack import STAGE as SHARDS
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 STAGES = (MANIFEST, LANGUAGE, SEGMENTS, CODEBOOK, UNITS, SHARDS)
 # Where a stage has parts, if not in its folder itself.
-PARTS_BELOW = {SEGMENTS: (SPEECH,), CODEBOOK: (FRAMES,)}
+PARTS_BELOW = {LANGUAGE: (AUDIO,), SEGMENTS: (SPEECH,), CODEBOOK: (FRAMES,)}
 NUM_EXAMPLES = 3
 NUM_EXAMPLE_UNITS = 12
 # Where 25 Hz HuBERT units of a codebook of 500 lie for speech (TWIST, Table 1, and later work).
@@ -233,9 +234,11 @@ def _describe_manifest(run: str) -> dict[str, Any]:
 
 def _describe_language(run: str) -> dict[str, Any]:
     decisions = list(read_decisions(run).values())
+    facts = stage.read_facts(run, LANGUAGE)
     return {
         "languages": _histogram([decision.language or "unknown" for decision in decisions]),
         "evidence": _histogram([decision.evidence for decision in decisions]),
+        **{key: facts[key] for key in ("by_evidence", "least_certain", "audio_evidence")},
     }
 
 

@@ -66,9 +66,9 @@ def read_range(uri: str, start: int, length: int) -> bytes:
         raise
 
 
-def open_read(uri: str) -> io.BufferedReader:
+def open_read(uri: str, read_ahead_bytes: int = READ_AHEAD_BYTES) -> io.BufferedReader:
     """A seekable reader that asks for ranges as they are needed."""
-    return io.BufferedReader(_Reader(uri), READ_AHEAD_BYTES)
+    return io.BufferedReader(_Reader(uri), read_ahead_bytes)
 
 
 def write_bytes(uri: str, data: bytes) -> None:

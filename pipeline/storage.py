@@ -51,14 +51,14 @@ def absolute(uri: str) -> str:
     return uri if is_s3(uri) else str(Path(uri).absolute())
 
 
-def open_read(uri: str) -> io.BufferedReader:
-    """A seekable binary reader; an S3 object is read in ranges as they are asked for.
+def open_read(uri: str, read_ahead_bytes: int = s3.READ_AHEAD_BYTES) -> io.BufferedReader:
+    """A seekable binary reader; an S3 object is read in ranges of `read_ahead_bytes` as they are asked for.
 
     Raises:
         FileNotFoundError: there is no such file.
     """
     if is_s3(uri):
-        return s3.open_read(uri)
+        return s3.open_read(uri, read_ahead_bytes)
     try:
         return Path(uri).open("rb")
     except NotADirectoryError:
@@ -150,6 +150,11 @@ def list_files(uri: str, suffix: str = "") -> list[str]:
     """
     names = s3.list_names(uri) if is_s3(uri) else _list_local(uri)
     return sorted(name for name in names if name.endswith(suffix) and not name.endswith(TEMPORARY_SUFFIX))
+
+
+def has_files(uri: str) -> bool:
+    """Whether there is any file below a folder; told without listing all of them."""
+    return next(iter(s3.list_names(uri) if is_s3(uri) else _list_local(uri)), None) is not None
 
 
 def delete(uri: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -24,6 +25,7 @@ from pipeline.pack import PackConfig, pack
 from pipeline.segment import SegmentConfig, make_segments
 from pipeline.split import SplitConfig
 from pipeline.tokenize import tokenize
+from tests import corpora_trees
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -47,6 +49,19 @@ def speech() -> Path:
     if not SPEECH.is_dir():
         pytest.skip(f"no recorded speech at {SPEECH}")
     return SPEECH
+
+
+@pytest.fixture(scope="session")
+def corpus_tree(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives the folder of a tiny tree of a corpus, by its kind; tests only read it."""
+    folder = tmp_path_factory.mktemp("trees")
+
+    @functools.cache
+    def tree(kind: str) -> Path:
+        corpora_trees.WRITERS[kind](folder / kind)
+        return folder / kind
+
+    return tree
 
 
 class Clip(NamedTuple):

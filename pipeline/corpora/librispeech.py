@@ -2,19 +2,21 @@
 
     ROOT/<split>/<speaker>/<chapter>/<speaker>-<chapter>-<NNNN>.flac
     ROOT/<split>/<speaker>/<chapter>/<speaker>-<chapter>.trans.txt        "ID TEXT" a line
+    ROOT/CHAPTERS.TXT       chapter | reader | minutes | subset | LibriVox project | book | title | project's title
 
-ROOT may be the folder `LibriSpeech` itself or the one that holds it. dev-* is validation, test-* is test.
+ROOT may be the folder `LibriSpeech` itself or the one that holds it. dev-* is validation, test-* is test. CHAPTERS.TXT
+tells which section of which LibriVox project a chapter is, by which Libri-Light's recordings of it are known.
 """
 
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from pipeline import storage
-from pipeline.audio import AUDIO_SUFFIXES
-from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError
+from pipeline.corpora.librivox import section_of_title, section_origins
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, is_audio, misplaced
+from pipeline.corpora.tables import read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +30,7 @@ _SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 def is_librispeech(root: str) -> bool:
     """Whether a folder is laid out as LibriSpeech, with no audio beside it that its reader would overlook."""
-    audio = [name for name in storage.list_files(root) if _is_audio(name)]
+    audio = [name for name in storage.list_files(root) if is_audio(name)]
     return bool(audio) and all(_UTTERANCE.fullmatch(name) for name in audio)
 
 
@@ -40,14 +42,16 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
     """
     names = storage.list_files(config.root)
     transcripts = {name for name in names if name.endswith(".trans.txt")}
+    chapters = [name for name in names if name.rpartition("/")[2] == "CHAPTERS.TXT"]
+    origins = _read_chapters(storage.join(config.root, chapters[0])) if chapters else {}
     texts: dict[str, str] = {}
     chapter_read = ""
     found = 0
-    for name in names:
+    for name in filter(config.takes, names):
         match = _UTTERANCE.fullmatch(name)
         if match is None:
-            if _is_audio(name):
-                yield AudioFile(id=name, uri=storage.join(config.root, name), misplaced=True)
+            if is_audio(name):
+                yield misplaced(name, storage.join(config.root, name))
             continue
         found += 1
         transcript = f"{match['folder']}{match['speaker']}-{match['chapter']}.trans.txt"
@@ -58,10 +62,12 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
             id=match["id"],
             uri=storage.join(config.root, name),
             language="en",
+            language_source="corpus",
             speaker=match["speaker"],
             speaker_namespace="librivox",  # which Libri-Light and MLS share
             split=_SPLITS[match["part"].partition("-")[0]],
             text=texts.get(match["id"]),
+            origins=origins.get(match["chapter"]),
         )
     if not found:
         raise CorpusError(
@@ -69,12 +75,19 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
         )
 
 
-def _is_audio(name: str) -> bool:
-    path = PurePosixPath(name)
-    # A dot file is a system's own, e.g. what macOS leaves beside each file it copies.
-    return path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
-
-
 def _read_transcript(uri: str) -> dict[str, str]:
     lines = storage.read_bytes(uri).decode("utf-8", errors="replace").splitlines()
     return {utterance: text.strip() for utterance, _, text in (line.partition(" ") for line in lines)}
+
+
+def _read_chapters(uri: str) -> dict[str, list[str]]:
+    """The origins of each chapter whose section of its project can be told."""
+    origins: dict[str, list[str]] = {}
+    for line in read_lines(uri):
+        fields = [field.strip() for field in line.split("|")]
+        if line.startswith(";") or len(fields) < 7:
+            continue
+        chapter, reader, _, _, project, _, title = fields[:7]
+        if found := section_origins(reader, project, section_of_title(title)):
+            origins[chapter] = found
+    return origins

@@ -428,7 +428,7 @@ class FailingFile(io.FileIO):
 
 @pytest.fixture
 def failing_reads(monkeypatch: pytest.MonkeyPatch) -> type[FailingFile]:
-    monkeypatch.setattr(storage, "open_read", lambda uri: io.BufferedReader(FailingFile(uri), 1000))
+    monkeypatch.setattr(storage, "open_read", lambda uri, *_: io.BufferedReader(FailingFile(uri), 1000))
     return FailingFile
 
 

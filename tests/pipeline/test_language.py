@@ -35,7 +35,11 @@ def recording(language: str | None = None, text: str | None = None) -> Recording
         *[(code, "en") for code in ("en", "EN", "en-US", "EN_gb", "[en]", "['en']", ' "en" ', "en-Latn-US", "[en-AU]")],
         ("pt_BR", "pt"),
         ("zh-Hant", "zh"),
-        ("cmn", "cmn"),
+        ("cmn", "zh"),
+        ("yue", "yue"),
+        ("eng", "en"),
+        ("English", "en"),
+        ("iw", "he"),
         ("", ""),
         ("[]", ""),
     ],
@@ -66,8 +70,8 @@ def test_chain_of_evidence(
 ) -> None:
     decision = decide(recording(language, text), LanguageConfig())
     assert (decision.keep, decision.language, decision.evidence, decision.reason) == (keep, found, evidence, reason)
-    assert (decision.score is not None) == (evidence == "text"), "a score belongs to text alone"
-    assert decision.score is None or 0 <= decision.score <= 1
+    assert (decision.score is None) == (evidence == "none"), "evidence without a score"
+    assert decision.score is None or (decision.score >= 0.7 if keep else decision.score < 0.3)
 
 
 @pytest.mark.parametrize("unknown", ["keep", "drop"])
@@ -81,11 +85,11 @@ def test_thresholds() -> None:
     text = "in being comparatively modern."
     score = decide(recording(text=text), LanguageConfig()).score
     assert score is not None
-    assert decide(recording(text=text), LanguageConfig(min_score=score - 0.01)).keep
-    uncertain = decide(recording(text=text), LanguageConfig(min_score=score + 0.01))
+    assert decide(recording(text=text), LanguageConfig(text_keep=score - 0.01)).keep
+    uncertain = decide(recording(text=text), LanguageConfig(text_keep=score + 0.01))
     assert (uncertain.keep, uncertain.language, uncertain.reason) == (False, "en", "uncertain_language")
-    assert decide(recording(text=text), LanguageConfig(min_text_chars=len(text))).evidence == "text"
-    assert decide(recording(text=text), LanguageConfig(min_text_chars=len(text) + 1)).evidence == "none"
+    assert decide(recording(text=text), LanguageConfig(text_min_chars=len(text))).evidence == "text"
+    assert decide(recording(text=text), LanguageConfig(text_min_chars=len(text) + 1)).evidence == "none"
     german = decide(recording(text=GERMAN), LanguageConfig(languages=("de", "fr")))
     assert german.keep, "any of the wanted languages must do"
 
@@ -96,8 +100,8 @@ def test_thresholds() -> None:
         {"languages": ()},
         {"languages": ("english",)},
         {"languages": ("en", "xx")},
-        {"min_score": 1.5},
-        {"min_score": float("nan")},
+        {"text_keep": 1.5},
+        {"audio_keep": float("nan")},
     ],
 )
 def test_settings_that_make_no_sense(wrong: dict[str, Any]) -> None:
@@ -162,9 +166,9 @@ def test_kept_and_dropped(run: str) -> None:
     assert read_facts(run, "language")["evidence"] == {"metadata": 2, "none": 1, "text": 2}
     rows = parquet.read(storage.join(run, "language", "dropped.parquet")).to_pylist()
     details = {row["id"]: row["detail"] for row in rows}
-    assert details["corpus/b.wav"] == "de by metadata"
-    assert details["corpus/d.wav"].startswith("de by text (")
-    assert seen == [(number, 5) for number in range(1, 6)]
+    assert details["corpus/b.wav"] == "de by metadata (wanted: 0.00)"
+    assert details["corpus/d.wav"].startswith("de by text (wanted: 0.0")
+    assert seen[-1] == (5, 5)
 
 
 def test_a_second_call_does_nothing_and_other_settings_are_refused(run: str) -> None:

@@ -1,18 +1,21 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipeline import parquet, storage
-from pipeline.corpora.source import CorpusConfig, CorpusError
+from pipeline import cluster, manifest, parquet, storage
+from pipeline.corpora.readers import find_recordings
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError
 from pipeline.manifest import make_manifest, read_recordings
 from pipeline.stage import StageError, fingerprint_of, read_facts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from conftest import WriteTone
@@ -50,14 +53,14 @@ def test_what_is_kept_and_what_is_dropped(corpus: CorpusConfig, tmp_path: Path) 
     a, b = by_id["corpus/a.wav"], by_id["corpus/sub/b 'ü'.x.flac"]
     assert (a.language, a.speaker, a.split, a.text) == ("en-US", "corpus/1", "train", "Hello")
     assert (b.duration_s, b.sample_rate_hz, b.num_channels, b.channel) == (2.0, 44_100, 2, None)
-    assert (b.language, b.speaker, b.split, b.text, b.voice_activity) == (None,) * 5
+    assert (b.language, b.speaker, b.split, b.text, b.voice_activity, b.language_source) == (None,) * 6
     assert b.uri == str(tmp_path / "corpus" / "sub" / "b 'ü'.x.flac")
     assert dropped(run) == {"corpus/bad.wav": "unreadable", "corpus/empty.ogg": "empty", "corpus/gone.wav": "missing"}
     counts = read_facts(run, "manifest")["counts"]
     assert counts["input"]["items"] == 6
     assert counts["kept"] == {"items": 3, "hours": pytest.approx(3.1 / 3600)}
     assert counts["input"]["hours"] == counts["kept"]["hours"], "hours of what cannot be read are unknown"
-    assert seen == [(number, 6) for number in range(1, 7)], "progress was not told file by file"
+    assert seen[-1] == (6, 6), "progress does not end where the files do"
 
 
 def test_broken_files(speech: Path, tmp_path: Path) -> None:
@@ -226,6 +229,78 @@ def test_corpus_on_s3(corpus: CorpusConfig, s3_folder: str, tmp_path: Path) -> N
     assert dropped(run) == {"corpus/bad.wav": "unreadable", "corpus/empty.ogg": "empty", "corpus/gone.wav": "missing"}
 
 
+def test_where_the_headers_are_read_changes_nothing(
+    corpus: CorpusConfig, corpus_tree: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def map_backwards(function: Callable[[Any], Any], items: Iterable[Any], **_: Any) -> Iterator[Any]:
+        """What cluster.map_tasks gives, whatever the order in which it is worked out; arguments travel."""
+        work = [pickle.loads(pickle.dumps((function, item))) for item in items]
+        return reversed([function(item) for function, item in reversed(work)])
+
+    corpora = [corpus, *(CorpusConfig(str(corpus_tree(kind)), kind) for kind in ("libri_light", "webdataset"))]  # type: ignore[arg-type]
+    make_manifest(str(tmp_path / "here"), corpora, silently)
+    monkeypatch.setattr(cluster, "map_tasks", map_backwards)
+    monkeypatch.setattr(manifest, "FILES_HERE", 2)
+    monkeypatch.setattr(manifest, "FILES_PER_TASK", 2)
+    make_manifest(str(tmp_path / "there"), corpora, silently)
+    for name in ("corpus.parquet", "libri_light.parquet", "webdataset.parquet", "dropped.parquet", "DONE"):
+        here, there = ((tmp_path / run / "manifest" / name).read_bytes() for run in ("here", "there"))
+        assert here == there, f"{name} differs"
+
+
+def test_row_groups(corpus: CorpusConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_manifest(str(tmp_path / "one"), [corpus], silently)
+    monkeypatch.setattr(parquet, "ROW_GROUP_ROWS", 2)
+    make_manifest(str(tmp_path / "more"), [corpus], silently)
+    with parquet.RowGroups(str(tmp_path / "more/manifest/corpus.parquet")) as groups:
+        assert [len(group) for group in groups] == [2, 1]
+    assert read_recordings(str(tmp_path / "more")) == read_recordings(str(tmp_path / "one"))
+
+
+def test_finished_corpora_are_not_listed_again(
+    corpus: CorpusConfig, tmp_path: Path, write_tone: WriteTone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tone(tmp_path / "other" / "a.wav", 1.0)
+    other = CorpusConfig(str(tmp_path / "other"))
+    make_manifest(str(tmp_path / "whole"), [corpus, other], silently)
+    listed: list[str] = []
+
+    def list_and_die(config: CorpusConfig) -> Iterator[AudioFile]:
+        listed.append(config.label)
+        if listed == ["corpus", "other"]:
+            raise ConnectionError("the bucket is gone")
+        return find_recordings(config)
+
+    monkeypatch.setattr(manifest, "find_recordings", list_and_die)
+    run = str(tmp_path / "run")
+    with pytest.raises(ConnectionError):
+        make_manifest(run, [corpus, other], silently)
+    make_manifest(run, [corpus, other], silently)
+    assert listed == ["corpus", "other", "other"]
+    for name in ("corpus.parquet", "other.parquet", "dropped.parquet", "DONE"):
+        resumed, whole = ((tmp_path / kind / "manifest" / name).read_bytes() for kind in ("run", "whole"))
+        assert resumed == whole, f"{name} is another after an interruption"
+    assert not list((tmp_path / "run/manifest").glob("*.drops"))
+
+
+def test_a_recipe_can_be_mended_after_its_second_corpus_failed(
+    corpus: CorpusConfig, tmp_path: Path, speech: Path
+) -> None:
+    run = str(tmp_path / "run")
+    with pytest.raises(CorpusError, match="holds no LibriSpeech tree"):
+        make_manifest(run, [corpus, CorpusConfig(str(speech / "librivox"), "librispeech")], silently)
+    make_manifest(run, [corpus, CorpusConfig(str(speech / "librivox"), "folder")], silently)
+    assert len(read_recordings(run)) == 11
+
+
+@pytest.mark.parametrize("told", ["language", None])
+def test_where_the_language_was_said(corpus_tree: Callable[[str], Path], tmp_path: Path, told: str | None) -> None:
+    config = CorpusConfig(str(corpus_tree("peoples_speech")), "peoples_speech", language=told and "en")
+    make_manifest(str(tmp_path), [config], silently)
+    expected = ("en", "recipe") if told else (None, None)
+    assert {(r.language, r.language_source) for r in read_recordings(str(tmp_path))} == {expected}
+
+
 # Mistakes
 
 
@@ -252,7 +327,7 @@ def test_mistakes_are_one_clear_error(speech: Path, tmp_path: Path) -> None:
 
 
 def test_a_root_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: str) -> None:
+    def refuse(_: object) -> None:
         raise PermissionError(13, "Permission denied", "/data/x")
 
     monkeypatch.setattr(os, "scandir", refuse)

@@ -98,8 +98,8 @@ def test_audio_that_is_not_laid_out_so_is_called_misplaced(tmp_path: Path) -> No
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     files = list(librispeech.find_recordings(CorpusConfig(str(tmp_path))))
-    assert [file.id for file in files if not file.misplaced] == ["1-2-0000"]
-    assert [file.id for file in files if file.misplaced] == strays
+    assert [file.id for file in files if file.drop_reason is None] == ["1-2-0000"]
+    assert [file.id for file in files if file.drop_reason == "misplaced"] == strays
 
 
 def test_no_tree_is_a_clear_error(tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""Fisher English (LDC2004S13, LDC2005S13; text LDC2004T19, LDC2005T19): telephone calls, two-channel SPHERE at 8 kHz.
+
+    ROOT/**/audio/<NNN>/fe_03_<NNNNN>.sph
+    ROOT/**/data/trans/<NNN>/fe_03_<NNNNN>.txt          "start end A: text" a line
+    ROOT/**/doc/*_calldata.tbl                          a call a line; fields 1, 6, 11: its number, the PINs of A and B
+
+Each channel is a recording of its own: one speaker, A on the first, B on the second. Where each speaks is known from
+the transcript. The length of a call is stated nowhere but in its header. Files that are compressed with `shorten`
+cannot be decoded; LDC's sph2pipe makes plain ones.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from pipeline import storage
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, is_audio, misplaced
+from pipeline.corpora.tables import number, read_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CALL = re.compile(r"(?:.*/)?(?P<id>fe_03_(?P<number>\d{5}))\.(?:sph|wav|flac)")
+_TRANSCRIPT = re.compile(r"(?:.*/)?trans/(?:.*/)?(?P<id>fe_03_\d{5})\.txt")
+_LINE = re.compile(r"(?P<start>[\d.]+)\s+(?P<end>[\d.]+)\s+(?P<side>[AB]):\s*(?P<text>.*)")
+SIDES = ("A", "B")
+# A line of one transcript says 31.09 where its neighbours say that 231.09 is meant.
+MISTAKEN_START_S = {("fe_03_11487", 31.09, 234.06): 231.09}
+
+
+def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
+    """The two sides of each call, in the order of the calls' paths.
+
+    Raises:
+        CorpusError: nothing below the root is called as Fisher's calls are.
+    """
+    names = storage.list_files(config.root)
+    transcripts = {match["id"]: name for name in names if (match := _TRANSCRIPT.fullmatch(name))}
+    speakers: dict[tuple[str, str], str] = {}
+    for name in names:
+        if name.endswith("_calldata.tbl"):
+            speakers |= _read_speakers(storage.join(config.root, name))
+    found = 0
+    for name in filter(config.takes, names):
+        match = _CALL.fullmatch(name)
+        uri = storage.join(config.root, name)
+        if match is None:
+            if is_audio(name):
+                yield misplaced(name, uri)
+            continue
+        found += 1
+        id = match["id"]
+        sides = _read_transcript(storage.join(config.root, transcripts[id]), id) if id in transcripts else {}
+        for channel, side in enumerate(SIDES):
+            turns = sides.get(side, [])
+            yield AudioFile(
+                id=f"{id}-{side}",
+                uri=uri,
+                channel=channel,
+                language="en",
+                language_source="corpus",
+                speaker=speakers.get((match["number"], side)),
+                text=" ".join(text for _, _, text in turns) or None,
+                voice_activity=[[start_s, end_s] for start_s, end_s, _ in turns] if sides else None,
+            )
+    if not found:
+        raise CorpusError(f"{config.root} holds no calls of Fisher; expected audio/<NNN>/fe_03_<NNNNN>.sph below it")
+
+
+def _read_speakers(uri: str) -> dict[tuple[str, str], str]:
+    """The PIN of each side of each call."""
+    rows = [line.split(",") for line in read_lines(uri)]
+    return {
+        (row[0].strip(), side): row[place].strip()
+        for row in rows
+        for side, place in zip(SIDES, (5, 10), strict=True)
+        if len(row) > place and row[0].strip().isdigit() and row[place].strip()
+    }
+
+
+def _read_transcript(uri: str, id: str) -> dict[str, list[tuple[float, float, str]]]:
+    """Start, end and text of the turns of each side."""
+    sides: dict[str, list[tuple[float, float, str]]] = {side: [] for side in SIDES}
+    for line in read_lines(uri):
+        match = _LINE.fullmatch(line.strip())
+        if match is None:
+            continue
+        start_s, end_s = number(match["start"]), number(match["end"])
+        if start_s is None or end_s is None:
+            continue
+        start_s = MISTAKEN_START_S.get((id, start_s, end_s), start_s)
+        if start_s < end_s:
+            sides[match["side"]].append((start_s, end_s, match["text"]))
+    return sides

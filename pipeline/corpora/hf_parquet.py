@@ -1,0 +1,123 @@
+"""An audio data set of Hugging Face as Parquet files: a column of audio {bytes, path}, and columns that say more.
+
+    ROOT/**/*.parquet
+
+The audio column is the first struct with bytes in it, or a column of bytes called audio. Of the others these are used,
+where they are there: id, audio_id, path; language, locale, lang; speaker, speaker_id, client_id, spk_id; text,
+sentence, transcription, transcript, normalized_text, raw_text; duration (s), duration_s, duration_ms; split. A split
+without a column is that of the file's or folder's name (`train-00000-of-00004.parquet`).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pipeline import storage
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError
+from pipeline.corpora.tables import number
+from pipeline.location import ParquetRow, open_parquet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+COLUMNS = {
+    "id": ("id", "audio_id", "segment_id", "path", "file"),
+    "language": ("language", "locale", "lang"),
+    "speaker": ("speaker", "speaker_id", "client_id", "spk_id"),
+    "text": ("text", "sentence", "transcription", "transcript", "normalized_text", "raw_text"),
+    "split": ("split",),
+    "duration": ("duration_s", "duration_ms", "duration"),
+}
+_SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "dev": "validation", "test": "test"}
+_WORD = re.compile(r"[a-z]+")
+
+
+def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
+    """The rows, file by file.
+
+    Raises:
+        CorpusError: there is no Parquet file, or one has no column of audio.
+    """
+    return find_rows(config)
+
+
+def find_rows(config: CorpusConfig, source_of: Callable[[str], str] | None = None) -> Iterator[AudioFile]:
+    """The same; `source_of` tells from a row's id what stands for its speaker."""
+    names = [name for name in storage.list_files(config.root, ".parquet") if config.takes(name)]
+    if not names:
+        raise CorpusError(f"{config.root} holds no Parquet files")
+    for name in names:
+        uri = storage.join(config.root, name)
+        try:
+            with open_parquet(uri) as file:
+                audio = _audio_column(file.schema_arrow)
+                if audio is None:
+                    raise CorpusError(f"{uri} has no column of audio: a struct with bytes, or bytes called audio")
+                for group in range(file.num_row_groups):
+                    yield from _read_group(name, uri, file, group, audio, source_of)
+        except (pa.ArrowException, OSError) as error:
+            # pyarrow tells of damage through plain OSErrors too.
+            if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
+                raise
+            yield AudioFile(name, uri, drop_reason="unreadable", drop_detail=f"not a whole Parquet file: {error}")
+
+
+def _audio_column(schema: pa.Schema) -> str | None:
+    structs = [
+        field.name
+        for field in schema
+        if pa.types.is_struct(field.type)
+        and field.type.get_field_index("bytes") >= 0
+        and (
+            pa.types.is_binary(field.type.field("bytes").type)
+            or pa.types.is_large_binary(field.type.field("bytes").type)
+        )
+    ]
+    plain = [
+        field.name
+        for field in schema
+        if field.name == "audio" and (pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type))
+    ]
+    return next(iter(structs + plain), None)
+
+
+def _read_group(
+    name: str, uri: str, file: Any, group: int, audio: str, source_of: Callable[[str], str] | None
+) -> Iterator[AudioFile]:
+    present = set(file.schema_arrow.names)
+    columns = {what: next((c for c in names if c in present), None) for what, names in COLUMNS.items()}
+    table = file.read_row_group(group, sorted({c for c in columns.values() if c}), use_threads=False)
+    told = {what: table[c].to_pylist() if c else None for what, c in columns.items()}
+    of_file = _split_of(name)
+    prefix = name.removesuffix(".parquet")
+    for row in range(file.metadata.row_group(group).num_rows):
+        known = {what: values[row] if values is not None else None for what, values in told.items()}
+        duration_s = number(known["duration"])
+        if duration_s and columns["duration"] == "duration_ms":
+            duration_s /= 1000
+        # Ids need not differ between files.
+        id = f"{prefix}/{known['id'] if known['id'] not in (None, '') else f'{group}-{row}'}"
+        language = known["language"]
+        yield AudioFile(
+            id=id,
+            uri=str(ParquetRow(uri, group, row, audio)),
+            language=str(language) if isinstance(language, str) and language else None,
+            language_source="recording" if isinstance(language, str) and language else None,
+            speaker=source_of(id) if source_of else (str(known["speaker"]) if known["speaker"] is not None else None),
+            split=_SPLITS.get(str(known["split"]).lower(), str(known["split"])) if known["split"] else of_file,
+            text=known["text"] if isinstance(known["text"], str) and known["text"] else None,
+            duration_s=duration_s or None,
+        )
+
+
+def _split_of(name: str) -> str | None:
+    """The split that a file's path tells of, the nearest word first."""
+    for part in reversed(PurePosixPath(name).parts):
+        for word in _WORD.findall(part.lower()):
+            if word in _SPLITS:
+                return _SPLITS[word]
+    return None

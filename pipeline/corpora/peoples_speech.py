@@ -1,0 +1,121 @@
+"""The People's Speech (mlcommons.org): English of many kinds with transcripts, FLAC at 16 kHz, up to 17 s a clip.
+
+Tars with JSON lines beside them, as on Hugging Face; or all in one tar, as it first came:
+
+    ROOT/{train,validation,test}/<subset>/*.tar        clean, clean_sa, dirty, dirty_sa; validation; test
+    ROOT/{train,validation,test}/<subset>.json         a line per document: identifier, training_data: {name[], label[],
+                                                       duration_ms[]}; in the older one output_paths[] for name[]
+    ROOT/*.tar, ROOT/*.json[l]
+
+Parquet, as on Hugging Face: ROOT/<subset>/*.parquet with id, audio, duration_ms, text. (hf_parquet.py reads it.)
+
+No field says the language; of transcripts about 1 in 500 is not English, 1 in 100 too short to tell. Clips of one
+source are known by their names (`<source>_00012.flac`): their source stands for the unknown speaker.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
+
+from pipeline import storage
+from pipeline.corpora import hf_parquet, tars
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, is_audio, misplaced
+from pipeline.corpora.tables import number, read_json_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CLIP_NUMBER = re.compile(r"_\d{5}$")
+_SPLITS = {"train": "train", "validation": "validation", "test": "test"}
+
+
+class _Clip(NamedTuple):
+    text: str | None
+    duration_s: float | None
+
+
+def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
+    """The clips, tar by tar.
+
+    Raises:
+        CorpusError: there is neither a tar nor a Parquet file.
+    """
+    names = storage.list_files(config.root)
+    if any(name.endswith(".parquet") for name in names):
+        yield from hf_parquet.find_rows(config, source_of=source_of)
+        return
+    if not any(name.endswith(".tar") for name in names):
+        raise CorpusError(f"{config.root} holds neither tars nor Parquet files of the People's Speech")
+    tables = [name for name in names if name.endswith((".json", ".jsonl"))]
+    folder_read: str | None = None
+    clips: dict[str, _Clip] = {}
+    for name in names:
+        if is_audio(name) and config.takes(name):
+            yield misplaced(name, storage.join(config.root, name))
+        if not name.endswith(".tar") or not config.takes(name):
+            continue
+        folder = name.rpartition("/")[0]
+        if folder != folder_read:
+            folder_read = folder
+            clips = {}
+            for table in _tables_of(folder, tables):
+                clips |= _read_clips(storage.join(config.root, table))
+        yield from _read_tar(config, name, clips)
+
+
+def source_of(id: str) -> str:
+    """What a clip was cut from, by its id or the name of its file."""
+    return _CLIP_NUMBER.sub("", PurePosixPath(id).name.removesuffix(".flac"))
+
+
+def split_of(name: str) -> str | None:
+    """The split of a path: its folder's; all of the one tar is for training."""
+    return next((split for part, split in _SPLITS.items() if part in name.split("/")[:-1]), "train")
+
+
+def _tables_of(folder: str, tables: list[str]) -> list[str]:
+    """The tables of a folder of tars: the one of its name beside it, else those in it."""
+    beside = [table for table in tables if folder and table in (f"{folder}.json", f"{folder}.jsonl")]
+    return beside or [table for table in tables if table.rpartition("/")[0] == folder]
+
+
+def _read_clips(uri: str) -> dict[str, _Clip]:
+    clips: dict[str, _Clip] = {}
+    for row in read_json_lines(uri):
+        data = row.get("training_data", row)
+        if not isinstance(data, dict):
+            continue
+        paths = data.get("name") or data.get("output_paths") or []
+        texts, durations_ms = data.get("label") or [], data.get("duration_ms") or []
+        for place, path in enumerate(paths):
+            text = texts[place] if place < len(texts) else None
+            duration_ms = number(durations_ms[place]) if place < len(durations_ms) else None
+            clips[PurePosixPath(str(path)).name] = _Clip(text or None, duration_ms / 1000 if duration_ms else None)
+    return clips
+
+
+def _read_tar(config: CorpusConfig, name: str, clips: dict[str, _Clip]) -> Iterator[AudioFile]:
+    uri = storage.join(config.root, name)
+    split = split_of(name)
+    try:
+        for member in tars.members(uri):
+            if not is_audio(member.name):
+                continue
+            stem = PurePosixPath(member.name).name
+            clip = clips.get(stem, _Clip(None, None))
+            yield AudioFile(
+                id=stem.removesuffix(".flac"),
+                uri=tars.address(uri, member),
+                speaker=source_of(stem),
+                split=split,
+                text=clip.text,
+                duration_s=clip.duration_s,
+                sample_rate_hz=16_000 if clip.duration_s else None,
+                num_channels=1 if clip.duration_s else None,
+                drop_reason="bad_name" if tars.leaves_its_folder(member.name) else None,
+                drop_detail="a name in a tar that leaves its folder",
+            )
+    except CorpusError as error:
+        yield tars.as_damage(name, uri, error)

@@ -1,0 +1,77 @@
+"""The Spotify podcast dataset (100,000 podcasts; no longer distributed): Ogg Vorbis of unstated rate and channels.
+
+    ROOT/metadata.tsv           a row per episode
+    ROOT/podcasts-audio/<X>/<Y>/show_<id>/<episode>.ogg
+
+The audio may lie in any folder below ROOT that ends in show_<id>. `language` is a tag of the show, such as `[en]` or
+`['en-US']`: single episodes may be in another language. `duration` is in minutes.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from pipeline import storage
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, is_audio
+from pipeline.corpora.tables import number, read_columns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TABLE = "metadata.tsv"
+_DESCRIPTION = ("show_name", "episode_name", "show_description", "episode_description")
+
+
+def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
+    """The episodes in the order of their paths.
+
+    Raises:
+        CorpusError: there is no metadata.tsv, or it lacks a column.
+    """
+    names = storage.list_files(config.root)
+    tables = [name for name in names if PurePosixPath(name).name == TABLE]
+    if not tables:
+        raise CorpusError(f"{config.root} holds no {TABLE}, which says which episodes there are")
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for table in tables:
+        uri = storage.join(config.root, table)
+        for row in read_columns(uri, "\t", ("show_filename_prefix", "episode_filename_prefix", "language")):
+            rows[row["show_filename_prefix"], row.get("episode_filename_prefix", "")] = row
+    for name in names:
+        path = PurePosixPath(name)
+        if not is_audio(name) or not config.takes(name):
+            continue
+        uri = storage.join(config.root, name)
+        known = rows.pop((path.parent.name, path.stem), None)
+        if known is None:
+            detail = f"no row of {TABLE} names this episode"
+            yield AudioFile(name, uri, drop_reason="unlisted", drop_detail=detail)
+        else:
+            yield _episode(f"{path.parent.name}/{path.stem}", uri, known)
+    for show, episode in [] if config.folders else rows:
+        yield AudioFile(
+            f"{show}/{episode}",
+            storage.join(config.root, show, episode),
+            drop_reason="missing",
+            drop_detail=f"{TABLE} names it, but there is no such file",
+        )
+
+
+def _episode(id: str, uri: str, row: dict[str, str]) -> AudioFile:
+    minutes = number(row.get("duration"))
+    return AudioFile(
+        id=id,
+        uri=uri,
+        language=row.get("language") or None,
+        language_source="show",
+        speaker=row["show_filename_prefix"],  # whose hosts are the same, as far as is known
+        description=_plain(" ".join(row[name] for name in _DESCRIPTION if row.get(name))) or None,
+        duration_s=minutes * 60 if minutes else None,
+    )
+
+
+def _plain(text: str) -> str:
+    """Descriptions come from feeds, with marks of HTML and addresses in them."""
+    return " ".join(re.sub(r"<[^>]*>|https?://\S+", " ", text).split())

@@ -1,0 +1,74 @@
+"""Tars of audio: what lies where in them, told by reading their headers alone."""
+
+from __future__ import annotations
+
+import tarfile
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from pipeline import storage
+from pipeline.corpora.source import AudioFile, CorpusError
+from pipeline.location import TarMember
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Of which the content cannot be addressed in place.
+COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+HEADER_READ_AHEAD_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in a tar."""
+
+    name: str
+    offset: int
+    length: int
+
+
+def members(uri: str) -> Iterator[Member]:
+    """The regular files of a tar in their order, by name without a leading `./`.
+
+    Raises:
+        CorpusError: it is compressed, damaged, or ends too soon; what came before that has been yielded.
+    """
+    if uri.endswith(COMPRESSED_SUFFIXES):
+        raise CorpusError(f"{uri} is compressed, so that audio in it cannot be read in place: decompress it to a .tar")
+    with storage.open_read(uri, HEADER_READ_AHEAD_BYTES) as file:
+        try:
+            size = file.seek(0, 2)
+            file.seek(0)
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for info in tar:
+                    tar.members = []  # type: ignore[attr-defined]  # it would keep all that it has seen
+                    if not info.isreg():
+                        continue
+                    if info.offset_data + info.size > size:
+                        raise tarfile.ReadError(f"{info.name} is cut off")
+                    if info.sparse is not None:
+                        continue
+                    yield Member(info.name.removeprefix("./"), info.offset_data, info.size)
+                # tarfile takes whatever is no header for the end.
+                file.seek(tar.offset)
+                if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+                    raise tarfile.ReadError(f"there is no header at byte {tar.offset}")
+        except tarfile.TarError as error:
+            raise CorpusError(f"{uri} is not a whole tar: {error}") from error
+
+
+def address(uri: str, member: Member) -> str:
+    """Where a member lies."""
+    return str(TarMember(uri, member.offset, member.length, member.name))
+
+
+def leaves_its_folder(name: str) -> bool:
+    """Whether a member's name, were it a path, would lead elsewhere."""
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts
+
+
+def as_damage(name: str, uri: str, error: CorpusError) -> AudioFile:
+    """A tar that cannot be read (any further), to be dropped."""
+    return AudioFile(name, uri, drop_reason="unreadable", drop_detail=str(error))

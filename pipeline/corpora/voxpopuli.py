@@ -1,0 +1,189 @@
+"""VoxPopuli (github.com/facebookresearch/voxpopuli): the European Parliament, Ogg Vorbis at 16 kHz.
+
+Sessions of hours, as they are downloaded; unpacked, or still in their tars:
+
+    ROOT/raw_audios/<language>/<year>/<event>_<language>.ogg
+    ROOT/raw_audios/<language>_<year>[_2].tar
+
+Cut by the official scripts, without and with text:
+
+    ROOT/unlabelled_data/<language>/<year>/<event>_<language>_<number>.ogg
+    ROOT/transcribed_data/<language>/<year>/<event>-<id>.ogg
+    ROOT/transcribed_data/<language>/asr_{train,dev,test}.tsv   id, raw_text, normalized_text, speaker_id, split, ...
+
+Where found, anywhere below ROOT: unlabelled_v2.tsv.gz (event_id, segment_no, start, end) tells where in the sessions
+there is speech, and how long the cut files are; unlabelled_sd.tsv.gz does the same for another cutting, and
+asr_<language>.tsv.gz tells where in its session a transcribed file lies.
+
+The language of a session is that of its channel: an interpreter's, on which the floor may be heard in another language.
+`original` is the floor itself, whose language is not told.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from pipeline import storage
+from pipeline.corpora import tars
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, is_audio, misplaced
+from pipeline.corpora.tables import number, read_columns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SESSION = re.compile(r"(?:.*/)?(?P<id>(?P<event>\d{8}-[^/]+)_(?P<channel>[a-z]{2}|original))\.ogg")
+_CUT = re.compile(r"(?:.*/)?(?P<id>(?P<session>\d{8}-[^/]+_(?:[a-z]{2}|original))_(?P<number>\d+))\.ogg")
+_TRANSCRIBED = re.compile(r"(?:.*/)?transcribed_data/(?P<language>[a-z]{2})/(?:.*/)?(?P<id>[^/]+)\.ogg")
+# The official scripts' file names begin with it; only plenary sessions were transcribed.
+_PLENARY = re.compile(r"\d{8}-\d{4}-PLENARY")
+_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
+FLOOR = "original"
+
+Times = tuple[float, float]
+
+
+def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
+    """Sessions and cut files in the order of their paths.
+
+    Raises:
+        CorpusError: nothing below the root is called as VoxPopuli's files are.
+    """
+    names = storage.list_files(config.root)
+    tables = _Tables(config.root, names)
+    found = 0
+    for name, uri in _audio(config, names):
+        file = _read_file(name, uri, tables) if not isinstance(uri, AudioFile) else uri
+        found += file.drop_reason is None
+        yield file
+    if not found:
+        raise CorpusError(f"{config.root} holds no sessions of VoxPopuli, and none of the files cut from them")
+
+
+def _audio(config: CorpusConfig, names: list[str]) -> Iterator[tuple[str, str | AudioFile]]:
+    """Names of audio and where it lies, in tars too."""
+    for name in names:
+        uri = storage.join(config.root, name)
+        # `folders` may name the language of a tar, which its members' names begin with.
+        if name.endswith(".tar"):
+            try:
+                for member in tars.members(uri):
+                    if is_audio(member.name) and config.takes(f"{name.rpartition('/')[0]}/{member.name}"):
+                        yield member.name, tars.address(uri, member)
+            except CorpusError as error:
+                yield name, tars.as_damage(name, uri, error)
+        elif is_audio(name) and config.takes(name):
+            yield name, uri
+
+
+def _read_file(name: str, uri: str, tables: _Tables) -> AudioFile:
+    if match := _TRANSCRIBED.fullmatch(name):
+        return _transcribed(match, uri, tables)
+    if match := _CUT.fullmatch(name):
+        return _cut(match, uri, tables)
+    if match := _SESSION.fullmatch(name):
+        return _session(match, uri, tables)
+    return misplaced(name, uri)
+
+
+def _session(match: re.Match[str], uri: str, tables: _Tables) -> AudioFile:
+    channel = match["channel"]
+    speech = tables.sessions.get(match["id"])
+    return AudioFile(
+        id=match["id"],
+        uri=uri,
+        language=None if channel == FLOOR else channel,
+        language_source=None if channel == FLOOR else "channel",
+        voice_activity=[list(times) for times in speech.values()] if speech else None,
+        origins=[f"voxpopuli:{match['id']}"],
+        origin_start_s=0.0,
+    )
+
+
+def _cut(match: re.Match[str], uri: str, tables: _Tables) -> AudioFile:
+    session = match["session"]
+    channel = session.rpartition("_")[2]
+    times = tables.sessions.get(session, {}).get(match["number"])
+    return AudioFile(
+        id=match["id"],
+        uri=uri,
+        language=None if channel == FLOOR else channel,
+        language_source=None if channel == FLOOR else "channel",
+        # Whose session it is stands for its unknown speakers.
+        speaker=session,
+        origins=[f"voxpopuli:{session}"],
+        origin_start_s=times[0] if times else None,
+        origin_end_s=times[1] if times else None,
+        duration_s=times[1] - times[0] if times else None,
+        sample_rate_hz=16_000 if times else None,
+        num_channels=1 if times else None,
+    )
+
+
+def _transcribed(match: re.Match[str], uri: str, tables: _Tables) -> AudioFile:
+    row = tables.transcripts.get((match["language"], match["id"]))
+    if row is None:
+        detail = "no table of transcripts names it, or only with a split that there is none of"
+        return AudioFile(match["id"], uri, drop_reason="unlisted", drop_detail=detail)
+    told = _PLENARY.match(match["id"])
+    event = row.get("session_id") or (told[0] if told else match["id"])
+    start_s, end_s = number(row.get("start_time")), number(row.get("end_time"))
+    speaker = row.get("speaker_id")
+    return AudioFile(
+        id=match["id"],
+        uri=uri,
+        language=match["language"],
+        language_source="folder",
+        speaker=speaker if speaker not in (None, "", "None", "0") else None,
+        split=_SPLITS.get(row["split"], row["split"]),
+        text=row.get("normalized_text") or row.get("raw_text") or row.get("normed_text") or row.get("original_text"),
+        # Cut from the floor, which the channel of its own language carries too.
+        origins=[f"voxpopuli:{event}_{channel}" for channel in (FLOOR, match["language"])],
+        origin_start_s=start_s,
+        origin_end_s=end_s,
+    )
+
+
+class _Tables:
+    """What the tables say: where in a session each cut file lies, by its number, and the rows of transcripts."""
+
+    def __init__(self, root: str, names: list[str]) -> None:
+        self.sessions: dict[str, dict[str, Times]] = defaultdict(dict)
+        self.transcripts: dict[tuple[str, str], dict[str, str]] = {}
+        by_file = {name.rpartition("/")[2].removesuffix(".gz"): name for name in names if ".tsv" in name}
+        # The usual cutting last: where both are there, it is the one that is taken.
+        for table, delimiter, columns in (
+            ("unlabelled_sd.tsv", "|", ("session_id", "id_", "start_time", "end_time")),
+            ("unlabelled_v2.tsv", "\t", ("event_id", "segment_no", "start", "end")),
+        ):
+            if table in by_file:
+                self._read_cutting(storage.join(root, by_file[table]), delimiter, columns)
+        for name in names:
+            if match := re.fullmatch(r"(?:.*/)?asr_(?P<language>[a-z]{2})\.tsv(?:\.gz)?", name):
+                self._read_official(storage.join(root, name), match["language"])
+        for name in names:
+            if match := re.fullmatch(r"(?:.*/)?(?P<language>[a-z]{2})/asr_(?:train|dev|test)\.tsv", name):
+                self._read_split(storage.join(root, name), match["language"])
+
+    def _read_cutting(self, uri: str, delimiter: str, columns: tuple[str, str, str, str]) -> None:
+        session, segment, start, end = columns
+        seen: set[str] = set()
+        for row in read_columns(uri, delimiter, columns):
+            start_s, end_s = number(row.get(start)), number(row.get(end))
+            if start_s is None or end_s is None or start_s >= end_s:
+                continue
+            if row[session] not in seen:
+                seen.add(row[session])
+                self.sessions[row[session]].clear()
+            self.sessions[row[session]][row[segment]] = (start_s, end_s)
+
+    def _read_official(self, uri: str, language: str) -> None:
+        for row in read_columns(uri, "|", ("session_id", "id_", "split")):
+            if row.get("split") in _SPLITS:
+                self.transcripts[language, f"{row['session_id']}-{row['id_']}"] = row
+
+    def _read_split(self, uri: str, language: str) -> None:
+        for row in read_columns(uri, "\t", ("id", "split")):
+            if row.get("split") in _SPLITS:
+                self.transcripts[language, row["id"]] = {**self.transcripts.get((language, row["id"]), {}), **row}

@@ -1,0 +1,98 @@
+"""Tars of audio as WebDataset has them: a sample is the members that share a name up to the first dot of its last part.
+
+    ROOT/**/*.tar
+        <key>.flac              the audio
+        <key>.json              {language, speaker, split, text, duration}, any of them
+        <key>.txt               the text
+
+The members of a sample lie beside each other, the audio among them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+from pipeline import storage
+from pipeline.corpora import tars
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, is_audio, misplaced
+from pipeline.corpora.tables import number, parse_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Longer ones are no description of a clip.
+LONGEST_TEXT_BYTES = 2**20
+_TEXT_KEYS = ("text", "transcript", "transcription", "sentence")
+_SPEAKER_KEYS = ("speaker", "speaker_id")
+
+
+def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
+    """The samples, tar by tar.
+
+    Raises:
+        CorpusError: there is no tar.
+    """
+    names = storage.list_files(config.root)
+    found = False
+    for name in filter(config.takes, names):
+        uri = storage.join(config.root, name)
+        if name.endswith((".tar", *tars.COMPRESSED_SUFFIXES)):
+            found = True
+            try:
+                for key, sample in itertools.groupby(tars.members(uri), key=lambda member: key_of(member.name)):
+                    yield from _read_sample(name, uri, key, list(sample))
+            except CorpusError as error:
+                yield tars.as_damage(name, uri, error)
+        elif is_audio(name):
+            yield misplaced(name, uri)
+    if not found:
+        raise CorpusError(f"{config.root} holds no tars")
+
+
+def key_of(name: str) -> str:
+    """What the members of one sample have in common."""
+    folder, slash, last = name.rpartition("/")
+    return folder + slash + last.partition(".")[0]
+
+
+def _read_sample(name: str, uri: str, key: str, sample: list[tars.Member]) -> Iterator[AudioFile]:
+    known = _read_description(uri, sample)
+    language = known.get("language")
+    for member in sample:
+        if not is_audio(member.name):
+            continue
+        yield AudioFile(
+            # Keys are only told to differ within a tar; several audio members of a sample are several recordings.
+            id=f"{name.removesuffix('.tar')}/{member.name}",
+            uri=tars.address(uri, member),
+            language=str(language) if language else None,
+            language_source="recording" if language else None,
+            speaker=_first(known, _SPEAKER_KEYS),
+            split=known.get("split") or None,
+            text=_first(known, _TEXT_KEYS),
+            duration_s=number(known.get("duration")) or None,
+            drop_reason="bad_name" if tars.leaves_its_folder(member.name) else None,
+            drop_detail=f"the name {key!r} in a tar leaves its folder",
+        )
+
+
+def _first(known: dict[str, Any], keys: tuple[str, ...]) -> str | None:
+    return next((str(known[key]) for key in keys if known.get(key) not in (None, "")), None)
+
+
+def _read_description(uri: str, sample: list[tars.Member]) -> dict[str, Any]:
+    known: dict[str, Any] = {}
+    for member in sample:
+        suffix = member.name.rpartition("/")[2].partition(".")[2]
+        if suffix not in ("json", "txt") or member.length > LONGEST_TEXT_BYTES:
+            continue
+        content = storage.read_range(uri, member.offset, member.length)
+        if suffix == "json":
+            try:
+                known = {**known, **parse_json(content, f"{member.name} of {uri}")}
+            except CorpusError:
+                continue  # a description that cannot be read describes nothing
+        else:
+            known = {"text": content.decode(errors="replace").strip(), **known}
+    return known

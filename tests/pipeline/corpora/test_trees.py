@@ -1,0 +1,385 @@
+"""Every reader on a tiny tree in its corpus' real layout (tests/corpora_trees.py)."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from pipeline import parquet, storage
+from pipeline.audio import AudioError, Span, probe, read_spans
+from pipeline.corpora.readers import READERS, find_recordings
+from pipeline.corpora.source import CorpusConfig, CorpusError
+from pipeline.manifest import make_manifest, read_recordings
+from pipeline.segment import tidy
+from tests import corpora_trees
+from tests.corpora_trees import duration_s, say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from pipeline.records import Recording
+
+    Tree = Callable[[str], Path]
+
+KINDS = sorted(READERS)
+# How many recordings each tree gives, and what of it is dropped for which reason.
+KEPT = {
+    "common_voice": 7,
+    "fisher": 4,
+    "folder": 3,
+    "hf_parquet": 4,
+    "lhotse": 3,
+    "libri_light": 6,
+    "librispeech": 9,
+    "ljspeech": 3,
+    "mls": 7,
+    "peoples_speech": 13,
+    "spotify": 4,
+    "voxpopuli": 12,
+    "webdataset": 5,
+}
+DROPPED = {
+    "common_voice": {"invalidated": 1, "unlisted": 1},
+    "fisher": {},
+    "folder": {},
+    "hf_parquet": {"empty": 1, "unreadable": 1},
+    "lhotse": {"unsupported_source": 1, "bad_name": 1},
+    "libri_light": {"other_version": 1, "empty": 1},
+    "librispeech": {},
+    "ljspeech": {"missing": 1},
+    "mls": {},
+    "peoples_speech": {"unreadable": 1},
+    "spotify": {"missing": 1, "unlisted": 1},
+    "voxpopuli": {"unlisted": 1},
+    "webdataset": {"unreadable": 1, "bad_name": 1},
+}
+
+
+def silently(done: int, total: int, noun: str, detail: str = "") -> None:
+    """Reports nothing."""
+
+
+def manifest(root: Path | str, kind: str, run: Path | str) -> tuple[dict[str, Recording], Counter[str]]:
+    """Recordings by id within the corpus, and how many files were dropped by reason."""
+    make_manifest(str(run), [CorpusConfig(str(root), kind, "c")], silently)  # type: ignore[arg-type]
+    rows = parquet.read(storage.join(str(run), "manifest", "dropped.parquet")).to_pylist()
+    recordings = {recording.recording_id.removeprefix("c/"): recording for recording in read_recordings(str(run))}
+    return recordings, Counter(row["reason"] for row in rows)
+
+
+def decoded(recording: Recording) -> np.ndarray:
+    (wav,) = read_spans([Span(recording.uri, recording.channel, 0.0, recording.duration_s)])
+    assert not isinstance(wav, AudioError), f"{recording.recording_id}: {wav}"
+    return wav
+
+
+def test_every_reader_has_a_tree() -> None:
+    assert set(corpora_trees.WRITERS) == set(READERS) == set(KEPT) == set(DROPPED)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_kept_and_dropped(corpus_tree: Tree, kind: str, tmp_path: Path) -> None:
+    recordings, dropped = manifest(corpus_tree(kind), kind, tmp_path)
+    assert len(recordings) == KEPT[kind], list(recordings)
+    assert dropped == DROPPED[kind]
+    for recording in recordings.values():
+        assert recording.language_source is not None or recording.language is None
+        assert recording.voice_activity is None or tidy(recording.voice_activity, recording.duration_s)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_that_is_kept_can_be_decoded_to_its_end(corpus_tree: Tree, kind: str, tmp_path: Path) -> None:
+    recordings, _ = manifest(corpus_tree(kind), kind, tmp_path)
+    for recording in recordings.values():
+        wav = decoded(recording)
+        assert len(wav) == pytest.approx(recording.duration_s * 16_000, abs=1600), recording.recording_id
+        told = probe(recording.uri)
+        assert recording.sample_rate_hz in (None, told.sample_rate_hz), f"{recording.recording_id} is told wrongly"
+        assert recording.num_channels in (None, told.num_channels), f"{recording.recording_id} is told wrongly"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_s3_it_is_the_same(corpus_tree: Tree, kind: str, s3_folder: str, tmp_path: Path) -> None:
+    root = corpus_tree(kind)
+    for name in storage.list_files(str(root)):
+        storage.write_bytes(f"{s3_folder}/data/{name}", (root / name).read_bytes())
+    here, dropped_here = manifest(root, kind, tmp_path)
+    there, dropped_there = manifest(f"{s3_folder}/data", kind, f"{s3_folder}/run")
+    assert dropped_there == dropped_here
+    assert list(there) == list(here)
+    for id, recording in there.items():
+        assert recording.uri.startswith("s3://") and recording.duration_s == here[id].duration_s
+    first = next(iter(there))
+    np.testing.assert_array_equal(decoded(there[first]), decoded(here[first]))
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"folder"}))
+def test_another_folder_is_told_in_one_sentence(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing of the kind")
+    with pytest.raises(CorpusError, match=r"holds (no|neither)"):
+        list(find_recordings(CorpusConfig(str(tmp_path), kind)))  # type: ignore[arg-type]
+
+
+# What each corpus says
+
+
+def test_libri_light(corpus_tree: Tree, tmp_path: Path) -> None:
+    recordings, _ = manifest(corpus_tree("libri_light"), "libri_light", tmp_path)
+    chapter = recordings["small/100/sea_fairies_0812_librivox_64kb_mp3/02_baum_sea_fairies_64kb"]
+    assert (chapter.language, chapter.speaker, chapter.description) == ("en", "librivox/100", "Sea Fairies")
+    assert chapter.origins == ["librivox:100:02_baum_sea_fairies_64kb", "librivox:100:project 812, section 2"]
+    assert chapter.voice_activity is not None and len(chapter.voice_activity) == 3
+    assert chapter.voice_activity[0] == [0.1, pytest.approx(duration_s(0) - 0.1, abs=0.01)]
+    alone = recordings["medium/202/other_book_librivox_64kb_mp3/other_02_author_64kb"]
+    assert alone.voice_activity is None and alone.duration_s == pytest.approx(duration_s(36)), "without a JSON"
+
+
+def test_libri_light_s_other_versions_are_taken_where_they_are_named(corpus_tree: Tree) -> None:
+    config = CorpusConfig(str(corpus_tree("libri_light")), "libri_light", folders=("duplicate",))
+    (file,) = find_recordings(config)
+    assert file.drop_reason is None and file.speaker == "201"
+
+
+def test_damaged_json_costs_nothing_but_what_it_says(corpus_tree: Tree, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(corpus_tree("libri_light") / "small" / "201", root / "201")
+    (table,) = root.rglob("*.json")
+    for content in ("{", "[]", '{"voice_activity": [[1, null], [2.0, 3.0], 7], "file_length_sec": NaN}', ""):
+        table.write_text(content)
+        (recording,) = manifest(root, "libri_light", tmp_path / str(len(content)))[0].values()
+        assert recording.duration_s == pytest.approx(30.3, abs=0.1)
+        assert recording.voice_activity in (None, [[2.0, 3.0]])
+
+
+def test_spotify(corpus_tree: Tree, tmp_path: Path) -> None:
+    recordings, _ = manifest(corpus_tree("spotify"), "spotify", tmp_path)
+    episode = recordings["show_1eFgH/episode3"]
+    assert (episode.language, episode.language_source, episode.speaker) == ("['en-US']", "show", "c/show_1eFgH")
+    assert episode.text is None
+    assert episode.description is not None and "Stories that were never told before" in episode.description
+    assert "<p>" not in episode.description and "https" not in episode.description
+    assert episode.sample_rate_hz is None, "the corpus does not tell it"
+
+
+def test_peoples_speech(corpus_tree: Tree, tmp_path: Path) -> None:
+    recordings, _ = manifest(corpus_tree("peoples_speech"), "peoples_speech", tmp_path)
+    clip = recordings["Talks_SLASH_Evening_DOT_mp3_20_00060"]
+    assert (clip.split, clip.speaker) == ("train", "c/Talks_SLASH_Evening_DOT_mp3_20"), "by its source"
+    assert (clip.language, clip.text) == (None, say(60)[1].lower())
+    assert ".tar#offset=" in clip.uri and clip.uri.endswith("&member=Talks_SLASH_Evening_DOT_mp3_20_00060.flac")
+    assert Counter(recording.split for recording in recordings.values()) == {"train": 11, "test": 2}
+    np.testing.assert_array_equal(decoded(clip), say(60)[0].astype(np.float32) / 2**15)
+
+
+def test_peoples_speech_as_parquet(tmp_path: Path) -> None:
+    corpora_trees.write_peoples_speech_parquet(tmp_path / "data")
+    recordings, dropped = manifest(tmp_path / "data", "peoples_speech", tmp_path)
+    assert not dropped
+    assert Counter(recording.split for recording in recordings.values()) == {"train": 6, "validation": 2}
+    clip = recordings["clean/train-00000-of-00001/Talks_SLASH_Evening_DOT_mp3_21_00065.flac"]
+    assert (clip.speaker, clip.text) == ("c/Talks_SLASH_Evening_DOT_mp3_21", say(65)[1].lower())
+    assert clip.uri.endswith("#row_group=1&row=1&column=audio")
+    np.testing.assert_array_equal(decoded(clip), say(65)[0].astype(np.float32) / 2**15)
+
+
+def test_peoples_speech_in_one_tar(corpus_tree: Tree, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    train = corpus_tree("peoples_speech") / "train"
+    shutil.copy(train / "clean/clean_000000.tar", tmp_path / "data/part-00000-uuid-c000.tar")
+    older = (train / "clean.json").read_text().replace('"name"', '"output_paths"')
+    (tmp_path / "data/manifest.jsonl").write_text(older)
+    recordings, _ = manifest(tmp_path / "data", "peoples_speech", tmp_path)
+    assert len(recordings) == 3
+    assert all(recording.text and recording.split == "train" for recording in recordings.values())
+
+
+def test_voxpopuli(corpus_tree: Tree, tmp_path: Path) -> None:
+    recordings, _ = manifest(corpus_tree("voxpopuli"), "voxpopuli", tmp_path)
+    session = recordings["20180206-0900-PLENARY_en"]
+    assert (session.language, session.language_source, session.origin_start_s) == ("en", "channel", 0.0)
+    assert session.voice_activity is not None and len(session.voice_activity) == 4
+    floor = recordings["20180206-0900-PLENARY_original"]
+    assert floor.language is None, "nobody says what the floor speaks"
+    in_tar = recordings["20200108-0900-PLENARY_en"]
+    assert ".tar#offset=" in in_tar.uri and in_tar.language == "en"
+    cut = recordings["20180206-0900-PLENARY_en_1"]
+    assert cut.origins == ["voxpopuli:20180206-0900-PLENARY_en"]
+    assert [cut.origin_start_s, cut.origin_end_s] == session.voice_activity[1]
+    spoken = recordings["20180206-0900-PLENARY-15-en_20180206-16:10:06_2"]
+    assert (spoken.split, spoken.speaker, spoken.text) == ("validation", "c/124755", say(82)[1].lower())
+    assert spoken.origins == [f"voxpopuli:20180206-0900-PLENARY_{channel}" for channel in ("original", "en")]
+    assert [spoken.origin_start_s, spoken.origin_end_s] == session.voice_activity[2]
+
+
+def test_folders_choose_parts(corpus_tree: Tree) -> None:
+    def ids(kind: str, *folders: str) -> list[str]:
+        return [file.id for file in find_recordings(CorpusConfig(str(corpus_tree(kind)), kind, folders=folders))]  # type: ignore[arg-type]
+
+    assert len(ids("voxpopuli", "raw_audios")) == 5
+    assert len(ids("voxpopuli", "unlabelled_data")) == 4
+    assert len(ids("voxpopuli", "de")) == 1
+    assert {id[-2:] for id in ids("voxpopuli", "en") if "PLENARY_" in id} <= {"en", "_0", "_1", "_2", "_3"}
+    assert len(ids("librispeech", "dev-clean", "test-other")) == 4
+    assert len(ids("libri_light", "small")) == 3
+    assert len(ids("mls", "mls_german_opus")) == 2
+    assert len(ids("common_voice", "de")) == 1
+    assert len(ids("peoples_speech", "dirty_sa")) == 5
+    with pytest.raises(CorpusError, match="names of single folders"):
+        CorpusConfig("/data", folders=("train/clean",))
+
+
+def test_mls(corpus_tree: Tree, tmp_path: Path) -> None:
+    recordings, _ = manifest(corpus_tree("mls"), "mls", tmp_path)
+    clip = recordings["english/201_900_000001"]
+    assert (clip.language, clip.language_source, clip.speaker, clip.split) == ("en", "folder", "librivox/201", "train")
+    assert clip.text == say(26)[1].lower()
+    assert clip.origins == ["librivox:201:abook_07_author_64kb"]
+    assert clip.origin_start_s == pytest.approx(duration_s(25) + 0.5, abs=1e-3)
+    assert recordings["german/401_920_000000"].language == "de"
+    of_one_language, _ = manifest(corpus_tree("mls") / "mls_english", "mls", tmp_path / "one")
+    assert len(of_one_language) == 5 and {r.language for r in of_one_language.values()} == {"en"}
+
+
+def test_common_voice(corpus_tree: Tree, tmp_path: Path) -> None:
+    recordings, _ = manifest(corpus_tree("common_voice"), "common_voice", tmp_path)
+    splits = {id.rpartition("_")[2]: recording.split for id, recording in recordings.items()}
+    assert splits == {
+        "10.mp3": "train",
+        "110.mp3": "train",
+        "111.mp3": "train",
+        "112.mp3": "validation",
+        "113.mp3": "test",
+        "114.mp3": None,
+        "116.mp3": None,
+    }
+    assert recordings["en/common_voice_en_116.mp3"].language_source == "unchecked"
+    assert recordings["en/common_voice_en_111.mp3"].text == f'"{say(111)[1]}', "a quote is a letter here"
+    assert recordings["en/common_voice_en_111.mp3"].speaker == "c/client111"
+
+
+def test_fisher(corpus_tree: Tree, tmp_path: Path) -> None:
+    recordings, _ = manifest(corpus_tree("fisher"), "fisher", tmp_path)
+    a, b = recordings["fe_03_00001-A"], recordings["fe_03_00001-B"]
+    assert (a.channel, b.channel, a.speaker, b.speaker) == (0, 1, "c/100001", "c/200001")
+    assert a.uri == b.uri
+    for recording, first in ((a, 120), (b, 121)):
+        assert recording.text == f"{say(first)[1]} {say(first + 2)[1]}".lower()
+    # Where one speaks the other is silent.
+    assert a.voice_activity and b.voice_activity
+    for (on_s, off_s), (other_on_s, other_off_s) in itertools.product(a.voice_activity, b.voice_activity):
+        assert off_s <= other_on_s or other_off_s <= on_s
+    wav_a, wav_b = decoded(a), decoded(b)
+    on, off = (round(16_000 * time_s) for time_s in a.voice_activity[0])
+    assert np.abs(wav_a[on:off]).max() > 0.05 > np.abs(wav_b[on + 800 : off - 800]).max(), "the channels are swapped"
+    mistaken = recordings["fe_03_11487-A"].voice_activity
+    assert mistaken and mistaken[-1] == [231.09, 234.06], "the known mistake in call 11487"
+
+
+def test_ljspeech(corpus_tree: Tree, tmp_path: Path) -> None:
+    recordings, _ = manifest(corpus_tree("ljspeech"), "ljspeech", tmp_path)
+    clip = recordings["LJ001-0130"]
+    assert (clip.text, clip.speaker, clip.language, clip.sample_rate_hz) == (say(130)[1], "c/LJ", "en", 22_050)
+
+
+def test_real_ljspeech(speech: Path, tmp_path: Path) -> None:
+    recordings, dropped = manifest(speech / "LJSpeech", "ljspeech", tmp_path)
+    assert len(recordings) == 8
+    assert set(dropped) <= {"missing"}
+    assert recordings["LJ001-0001"].text is not None and recordings["LJ001-0001"].text.startswith(
+        "Printing, in the only"
+    )
+    assert recordings["LJ001-0001"].duration_s == pytest.approx(9.66, abs=0.01)
+
+
+def test_webdataset(corpus_tree: Tree, tmp_path: Path) -> None:
+    recordings, _ = manifest(corpus_tree("webdataset"), "webdataset", tmp_path)
+    clip = recordings["audio-000000/141.flac"]
+    assert (clip.text, clip.speaker, clip.language) == (say(141)[1], "c/s1", "en")
+    np.testing.assert_array_equal(decoded(clip), say(141)[0].astype(np.float32) / 2**15)
+
+
+def test_a_compressed_tar_is_told_what_to_do_about(tmp_path: Path) -> None:
+    (tmp_path / "a.tar.gz").write_bytes(b"\x1f\x8b")
+    (file,) = find_recordings(CorpusConfig(str(tmp_path), "webdataset"))
+    assert file.drop_reason == "unreadable" and "decompress it to a .tar" in file.drop_detail
+
+
+def test_hf_parquet(corpus_tree: Tree, tmp_path: Path) -> None:
+    recordings, _ = manifest(corpus_tree("hf_parquet"), "hf_parquet", tmp_path)
+    clip = recordings["data/train-00000-of-00001/0-1"]
+    assert (clip.text, clip.speaker, clip.language, clip.split) == (say(151)[1], "c/1", "en", "train")
+    np.testing.assert_array_equal(decoded(clip), say(151)[0].astype(np.float32) / 2**15)
+
+
+def test_a_damaged_parquet_file_is_dropped(corpus_tree: Tree, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(corpus_tree("hf_parquet"), root)
+    whole = (root / "data/train-00000-of-00001.parquet").read_bytes()
+    (root / "data/cut-off.parquet").write_bytes(whole[: len(whole) // 2])
+    recordings, dropped = manifest(root, "hf_parquet", tmp_path)
+    assert len(recordings) == 4 and dropped["unreadable"] == 2
+
+
+def test_lhotse(corpus_tree: Tree, tmp_path: Path) -> None:
+    recordings, _ = manifest(corpus_tree("lhotse"), "lhotse", tmp_path)
+    left, right, clip = recordings["call-0"], recordings["call-1"], recordings["clip"]
+    assert (left.channel, right.channel, clip.channel) == (0, 1, None)
+    assert (left.speaker, right.speaker, clip.speaker) == ("c/s170", "c/s171", "c/s172")
+    assert (left.text, right.text, clip.language) == (say(170)[1], say(171)[1], "English")
+    assert clip.voice_activity == [[0.1, pytest.approx(duration_s(172), abs=1e-3)]]
+
+
+def test_lhotse_cuts(corpus_tree: Tree, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(corpus_tree("lhotse") / "audio", root / "audio")
+    length_s = duration_s(172)
+    recording = (
+        f'{{"id": "clip", "sources": [{{"type": "file", "channels": [0], "source": "audio/clip.flac"}}], '
+        f'"sampling_rate": 16000, "num_samples": {round(length_s * 16_000)}, "duration": {length_s}}}'
+    )
+    cuts = [
+        f'{{"id": "clip-{n}", "start": {start_s}, "duration": 0.5, "channel": 0, "supervisions": [{{"id": "s{n}", '
+        f'"text": "part {n}", "speaker": "x"}}], "recording": {recording}, "type": "MonoCut"}}\n'
+        for n, start_s in enumerate((0.2, 1.2))
+    ]
+    (root / "cuts_train.jsonl").write_text("".join(cuts))
+    (file,) = manifest(root, "lhotse", tmp_path)[0].values()
+    assert file.voice_activity == [[0.2, 0.7], [1.2, 1.7]]
+    assert (file.text, file.speaker) == ("part 0 part 1", "c/x")
+
+
+# Quirks that many share
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("spotify", "metadata.tsv"), ("common_voice", "en/train.tsv"), ("common_voice", "en/other.tsv")]
+)
+def test_a_table_that_lacks_a_column_is_told(corpus_tree: Tree, kind: str, name: str, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(corpus_tree(kind), root)
+    (root / name).write_text("some\tother\tcolumns\n1\t2\t3\n")
+    with pytest.raises(CorpusError, match=rf"{name} has no column"):
+        list(find_recordings(CorpusConfig(str(root), kind)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["libri_light", "peoples_speech", "mls", "common_voice", "spotify"])
+def test_no_header_is_read_where_the_corpus_states_durations(
+    corpus_tree: Tree, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed: list[str] = []
+
+    def note(uri: str) -> None:
+        probed.append(uri)
+        raise AudioError("unreadable", "not to be read")
+
+    monkeypatch.setattr("pipeline.manifest.probe", note)
+    recordings, _ = manifest(corpus_tree(kind), kind, tmp_path)
+    assert len(recordings) >= KEPT[kind] - 2
+    # One chapter of Libri-Light has no JSON, another no bytes.
+    assert {uri.rpartition("/")[2] for uri in probed} <= {"other_02_author_64kb.flac", "other_03_author_64kb.flac"}
