@@ -32,6 +32,10 @@ MANIFEST = "manifest.parquet"
 DATASET = "dataset.json"
 FORMAT_VERSION = 1
 TAR_BLOCK_BYTES = 512
+# Columns of the manifest in which few values come again and again.
+REPEATED_COLUMNS = ("shard", "corpus", "speaker", "split")
+# Hexadecimal digits at the end of a key that are a hash of the segment's id, the same in all shards.
+ID_HASH_DIGITS = 16
 
 
 class DatasetError(TwistError):
@@ -63,13 +67,19 @@ class Sample:
         return int(self.durations.sum(dtype=np.int64))
 
 
-@dataclass(frozen=True)
 class Dataset:
-    """Finished shards: what dataset.json says, and a row per sample."""
+    """Finished shards: what dataset.json says, and a row per sample.
 
-    uri: str
-    info: dict[str, Any]
-    manifest: pa.Table
+    Args:
+        uri: The folder of the shards.
+        info: What dataset.json says.
+        manifest: The manifest, where it is at hand; else it is read when it is asked for.
+    """
+
+    def __init__(self, uri: str, info: dict[str, Any], manifest: pa.Table | None = None) -> None:
+        self.uri = uri
+        self.info = info
+        self._manifest = manifest
 
     @property
     def num_units(self) -> int:
@@ -80,6 +90,42 @@ class Dataset:
     def fingerprint(self) -> str:
         """Equal for equal shards."""
         return str(self.info["fingerprint"])
+
+    @property
+    def manifest(self) -> pa.Table:
+        """All of manifest.parquet (SAMPLE_SCHEMA), which stays in memory: 5 GB for 22 million samples.
+
+        Raises:
+            TwistError: the manifest is damaged.
+        """
+        if self._manifest is None:
+            self._manifest = parquet.read(self._manifest_uri)
+        return self._manifest
+
+    def columns(self, names: list[str]) -> pa.Table:
+        """Some columns of the manifest, text as dictionaries; nothing else is read.
+
+        Raises:
+            TwistError: the manifest is damaged.
+        """
+        if self._manifest is not None:
+            return self._manifest.select(names)
+        return parquet.read(self._manifest_uri, names, dictionaries=REPEATED_COLUMNS)
+
+    def value(self, column: str, row: int) -> str:
+        """The text in one row of one column."""
+        if self._manifest is not None:
+            return str(self._manifest[column][row].as_py())
+        with parquet.RowGroups(self._manifest_uri, [column]) as groups:
+            for table in groups:
+                if row < len(table):
+                    return str(table[column][row].as_py())
+                row -= len(table)
+        raise AssertionError(f"{self._manifest_uri} ends {row + 1} rows before the one that is asked for")
+
+    @property
+    def _manifest_uri(self) -> str:
+        return storage.join(self.uri, MANIFEST)
 
 
 def write_shard(shards: str, name: str, samples: Sequence[Sample]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -163,20 +209,20 @@ def open_dataset(uri: str) -> Dataset:
     if not isinstance(info, dict) or info.get("format_version") != FORMAT_VERSION:
         raise DatasetError(f"{storage.join(uri, DATASET)} does not describe shards of format {FORMAT_VERSION}")
     try:
-        manifest = parquet.read(storage.join(uri, MANIFEST))
+        schema = parquet.read_schema(storage.join(uri, MANIFEST))
     except FileNotFoundError:
         raise DatasetError(
             f"{storage.join(uri, MANIFEST)} is missing; make the shards again with `twist pack`"
         ) from None
-    if not manifest.schema.equals(SAMPLE_SCHEMA):
+    if not schema.equals(SAMPLE_SCHEMA):
         raise DatasetError(f"{storage.join(uri, MANIFEST)} has other columns than a manifest of shards")
-    return Dataset(uri, info, manifest)
+    return Dataset(uri, info)
 
 
 def make_key(segment_id: str) -> str:
     """A key for a segment: readable, without dots or other characters that archives or shells trip over, and unique."""
     readable = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in segment_id)[-60:]
-    return f"{readable}-{hashlib.blake2b(segment_id.encode(), digest_size=8).hexdigest()}".lstrip("-")
+    return f"{readable}-{hashlib.blake2b(segment_id.encode(), digest_size=ID_HASH_DIGITS // 2).hexdigest()}".lstrip("-")
 
 
 def _npy(values: NDArray[np.uint16]) -> bytes:
