@@ -455,7 +455,9 @@ def _weights(samples: UnitSamples) -> NDArray[np.float64] | None:
     weights = samples.data.corpus_weights
     names, codes = samples.corpus_codes()
     if unknown := sorted(weights.keys() - set(names)):
-        raise TwistError(f"train.data.corpus_weights names {', '.join(unknown)}; the corpora are {', '.join(names)}")
+        raise TwistError(
+            f"train.data.corpus_weights names {', '.join(unknown)}; the corpora are {', '.join(sorted(names))}"
+        )
     of_corpus = np.array([weights.get(name, 1.0) for name in names])
     if (of_corpus == 1).all():
         return None
