@@ -24,12 +24,15 @@ from pipeline.errors import TwistError
 from pipeline.records import SAMPLE_SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
 MANIFEST = "manifest.parquet"
 DATASET = "dataset.json"
+# Which segments make up which sample; only where samples have more than one.
+GROUPS = "groups.parquet"
+GROUP_SCHEMA = pa.schema([("sample", pa.large_string()), ("segment", pa.large_string())])
 FORMAT_VERSION = 1
 TAR_BLOCK_BYTES = 512
 # Columns of the manifest in which few values come again and again.
@@ -44,7 +47,11 @@ class DatasetError(TwistError):
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample of a shard."""
+    """One sample of a shard.
+
+    `segments` and `speech_s` are given of one that neighbouring segments make up: which these are, and their length
+    together, without what lies between them.
+    """
 
     key: str
     segment_id: str
@@ -56,10 +63,17 @@ class Sample:
     end_s: float
     units: NDArray[np.uint16]
     durations: NDArray[np.uint16]
+    segments: tuple[str, ...] = ()
+    speech_s: float | None = None
 
     def __post_init__(self) -> None:
         assert "." not in self.key, f"key {self.key!r} holds a dot, at which WebDataset would split it"
         assert len(self.units) == len(self.durations) > 0, f"{self.key}: {len(self.units)} units"
+
+    @property
+    def duration_s(self) -> float:
+        """Length of its speech."""
+        return self.end_s - self.start_s if self.speech_s is None else self.speech_s
 
     @property
     def num_frames(self) -> int:
@@ -170,19 +184,50 @@ def write_shard(shards: str, name: str, samples: Sequence[Sample]) -> tuple[dict
     }, rows
 
 
-def write_index(shards: str, info: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Dataset:
+def write_index(shards: str, info: dict[str, Any], rows: Sequence[dict[str, Any]] | Iterable[pa.Table]) -> Dataset:
     """Writes manifest.parquet and then dataset.json, to which it adds the fingerprint.
 
     Args:
         shards: The folder of the shards.
         info: What dataset.json says: `num_units`, `frame_rate_hz`, `encoder`, `codebook`, `shards`, totals.
-        rows: The manifest rows of all shards.
+        rows: The manifest rows of all shards, or tables of them, of which one is in memory at a time.
     """
-    table = pa.Table.from_pylist(list(rows), schema=SAMPLE_SCHEMA)
-    parquet.write(storage.join(shards, MANIFEST), table)
+    tables = (row if isinstance(row, pa.Table) else pa.Table.from_pylist([row], schema=SAMPLE_SCHEMA) for row in rows)
+    storage.write_bytes(storage.join(shards, MANIFEST), parquet.groups_to_bytes(_even_groups(tables), SAMPLE_SCHEMA))
     info = {"format_version": FORMAT_VERSION, "fingerprint": dataset_fingerprint(info), **info}
     storage.write_bytes(storage.join(shards, DATASET), (json.dumps(info, indent=2) + "\n").encode())
-    return Dataset(shards, info, table)
+    return Dataset(shards, info)
+
+
+def _even_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Tables of any size as such of parquet.ROW_GROUP_ROWS rows."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(map(len, waiting)) >= parquet.ROW_GROUP_ROWS:
+            joined = pa.concat_tables(waiting)
+            whole = len(joined) // parquet.ROW_GROUP_ROWS * parquet.ROW_GROUP_ROWS
+            for start in range(0, whole, parquet.ROW_GROUP_ROWS):
+                yield joined.slice(start, parquet.ROW_GROUP_ROWS)
+            waiting = [joined.slice(whole)]
+    if any(map(len, waiting)):
+        yield pa.concat_tables(waiting)
+
+
+def segment_ids(dataset: Dataset) -> list[str]:
+    """The segments that the samples of some shards are made of, also where several make up one sample."""
+    groups = storage.join(dataset.uri, GROUPS)
+    members: dict[str, list[str]] = {}
+    if storage.exists(groups):
+        for sample, segment in zip(
+            *(parquet.read(groups)[name].to_pylist() for name in GROUP_SCHEMA.names), strict=True
+        ):
+            members.setdefault(sample, []).append(segment)
+    return [
+        id
+        for sample in dataset.columns(["segment_id"])["segment_id"].to_pylist()
+        for id in members.get(sample, [sample])
+    ]
 
 
 def dataset_fingerprint(info: dict[str, Any]) -> str:
@@ -232,7 +277,9 @@ def _npy(values: NDArray[np.uint16]) -> bytes:
 
 
 def _description(sample: Sample) -> dict[str, Any]:
+    joined = {"segments": list(sample.segments), "speech_s": sample.speech_s} if sample.segments else {}
     return {
+        **joined,
         "segment_id": sample.segment_id,
         "corpus": sample.corpus,
         "speaker": sample.speaker,
@@ -252,7 +299,7 @@ def _manifest_row(sample: Sample, shard: str, index: int, offset: int, units_off
         "units_offset": units_offset,
         "num_units": len(sample.units),
         "num_frames": sample.num_frames,
-        "duration_s": sample.end_s - sample.start_s,
+        "duration_s": sample.duration_s,
         "corpus": sample.corpus,
         "speaker": sample.speaker,
         "split": sample.split,
