@@ -1,4 +1,4 @@
-"""Packs units into WebDataset shards: duplicates out, split by speaker, shuffled."""
+"""Packs units into WebDataset shards: duplicates and evaluation speech out, split by speaker, shuffled."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pipeline.pack import STAGE, pack
 
 def work(recipe: Recipe) -> None:
     """Does the stage of this recipe, or says that it is done."""
-    run_stage(recipe.run, STAGE, lambda report: pack(recipe.run, recipe.pack, report))
+    run_stage(recipe.run, STAGE, lambda report: pack(recipe.run, recipe.pack, report, recipe.encoder))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; gives its exit status."""
     arguments = sys.argv[1:] if argv is None else argv
-    return guard("pack", lambda: work(read_recipe("pack", __doc__, ("pack",), arguments)[0]))
+    return guard("pack", lambda: work(read_recipe("pack", __doc__, ("pack", "encoder"), arguments)[0]))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import os
 import pickle
 import re
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,23 +121,30 @@ def refuse_other_settings(before: dict[str, Any], config: Any, changeable: Colle
     Args:
         before: The settings of the run so far, as `dataclasses.asdict` gives them and JSON keeps them.
         config: The settings now, a dataclass.
-        changeable: Names of the settings that may differ.
+        changeable: Names of the settings that may differ; of one in a group, `group.name`.
         folder: The folder of the run's checkpoints.
 
     Raises:
         TwistError: names each setting that differs, with both values.
     """
-    now = json.loads(json.dumps(asdict(config)))
+    groups = [field.name for field in fields(config) if is_dataclass(getattr(config, field.name))]
+    then, now = (_flat(settings, groups) for settings in (before, json.loads(json.dumps(asdict(config)))))
     changes = [
-        f"{name} was {json.dumps(before.get(name))}, is {json.dumps(value)}"
+        f"{name} was {json.dumps(then.get(name))}, is {json.dumps(value)}"
         for name, value in now.items()
-        if name not in changeable and before.get(name) != value
+        if name not in changeable and then.get(name) != value
     ]
     if changes:
         raise TwistError(
             f"{folder} holds checkpoints of other settings: {'; '.join(changes)}. Set them back, or train into another "
             f"folder"
         )
+
+
+def _flat(settings: dict[str, Any], groups: Collection[str]) -> dict[str, Any]:
+    """Settings with those of each group as `group.name`."""
+    flat = {name: value for name, value in settings.items() if name not in groups}
+    return flat | {f"{group}.{name}": value for group in groups for name, value in settings.get(group, {}).items()}
 
 
 def load_optimizer(folder: Path, step: int, optimizer: torch.optim.Optimizer) -> None:

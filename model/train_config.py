@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from model.distributed import Device
+from model.loader_config import CHANGEABLE as CHANGEABLE_DATA
+from model.loader_config import LoaderConfig
 from model.optim import Schedule, learning_rate
 from pipeline.errors import TwistError
 
 # A resumed run may differ from its beginning in these; num_steps too, where the schedule does not depend on it.
-CHANGEABLE = frozenset(
+CHANGEABLE = CHANGEABLE_DATA | frozenset(
     {"gradient_accumulation", "validate_every", "checkpoint_every", "keep_last", "log_every", "num_workers", "device"}
 )
 
@@ -42,6 +44,7 @@ class TrainConfig:
         log_every: Updates between lines of metrics.
         num_workers: Processes that read ahead, per training process; 0 reads in the training process.
         device: auto takes cuda where there is one.
+        data: Which of the shards' samples to train on, in what rows, and what to do with damaged shards.
     """
 
     init: str | None = None
@@ -65,6 +68,7 @@ class TrainConfig:
     log_every: int = 10
     num_workers: int = 0
     device: Device = "auto"
+    data: LoaderConfig = field(default_factory=LoaderConfig)
 
     def __post_init__(self) -> None:
         if (self.init is None) == (self.architecture is None):

@@ -114,7 +114,7 @@ class _Training:
         self.ranks = ranks
         self.on_event = on_event
         self.vocabulary = Vocabulary.of_dataset(dataset)
-        self.train_samples = UnitSamples(dataset, "train", config.max_units)
+        self.train_samples = UnitSamples(dataset, "train", config.max_units, config.data)
         self.validation_samples = UnitSamples(dataset, "validation", config.max_units)
         self.batches = TrainingBatches(
             self.train_samples,

@@ -1,35 +1,231 @@
-"""Segments that say the very same thing twice: equal units with equal durations."""
+"""Speech that comes twice: the very same units, and the same recording encoded or cut otherwise.
+
+How near duplicates are found, with segments of any number in bounded memory (see speech_match.py for what is compared):
+
+1. `survey.py` writes each segment's pairs of landmarks, dealt out by their hashes.
+2. `share_landmarks` brings equal ones together: which two segments share one, and at which lag; dealt out by segment.
+3. `propose` lets these vote: candidates.
+4. `fetch_speech` brings the candidates' units together, and `compare` aligns them.
+5. `choose_twins` decides which of two stays.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import parquet, scatter
+from pipeline.errors import TwistError
+from pipeline.speech_match import align, vote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
+# Segments that share a landmark all pair up where they are few; else each with the first alone, so that work stays in
+# proportion to the data however common a phrase is.
+MAX_ALL_PAIRS = 8
+LANDMARK_SCHEMA = pa.schema([("key", pa.uint64()), ("row", pa.uint32()), ("frame", pa.int32())])
+PAIR_SCHEMA = pa.schema([("left", pa.int64()), ("right", pa.int64()), ("lag", pa.int32())])
+SPEECH_SCHEMA = pa.schema([("row", pa.int64()), ("units", pa.list_(pa.uint16())), ("durations", pa.list_(pa.uint16()))])
+SIMILAR_SCHEMA = pa.schema(
+    [("left", pa.int64()), ("right", pa.int64()), ("similarity", pa.float64()), ("overlap", pa.int64())]
+)
 
-def find_exact(segments: Iterable[tuple[str, NDArray[np.uint16], NDArray[np.uint16]]]) -> dict[str, str]:
+
+@dataclass(frozen=True)
+class DuplicatesConfig:
+    """Which repeated speech is dropped.
+
+    Args:
+        drop: none; exact, segments with exactly the units and durations of another; or near, also those of the same
+            recording encoded, resampled or cut otherwise.
+        min_similarity: Share of frames with the same unit (give or take a frame) from which two segments are the same
+            recording: copies have 0.65 to 1, other readings of the same text below 0.2.
+        min_overlap: Share of the dropped segment that the other must have too.
+        pairs_per_landmark: Fewer need less space and time (14 bytes for each two units and pair), and find fewer copies
+            that are shifted.
+    """
+
+    drop: Literal["none", "exact", "near"] = "near"
+    min_similarity: float = 0.5
+    min_overlap: float = 0.45
+    pairs_per_landmark: int = 6
+
+    def __post_init__(self) -> None:
+        if self.drop not in ("none", "exact", "near"):
+            raise TwistError(f"pack.duplicates.drop is {self.drop!r}; it must be none, exact or near")
+        if not 0 < self.min_similarity <= 1 or not 0 < self.min_overlap <= 1:
+            raise TwistError("pack.duplicates.min_similarity and min_overlap must be above 0 and at most 1")
+        if not 1 <= self.pairs_per_landmark <= 32:
+            raise TwistError("pack.duplicates.pairs_per_landmark must be 1 to 32")
+
+
+def find_exact(
+    contents: tuple[NDArray[np.uint64], NDArray[np.uint64]], order: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Segments that repeat an earlier one.
 
     At 25 Hz and hundreds of units no two recordings of natural speech coincide in every unit and duration, so an equal
-    pair is one recording that came in twice. 16 bytes are kept per segment.
+    pair is one recording that came in twice.
 
     Args:
-        segments: (segment id, units [n], durations [n]) in an order that decides which copy stays: the first.
+        contents: Two halves [rows] of a hash of each segment's units and durations.
+        order: The rows to look at, in the order that decides which copy stays: the first.
 
     Returns:
-        The id of each repetition, and of the segment that it repeats.
+        The rows that repeat another, and that other.
     """
-    first: dict[bytes, str] = {}
-    twins = {}
-    for segment_id, units, durations in segments:
-        content = hashlib.blake2b(units.tobytes() + durations.tobytes(), digest_size=16).digest()
-        if content in first:
-            twins[segment_id] = first[content]
-        else:
-            first[content] = segment_id
+    first, second = (half[order] for half in contents)
+    grouped = np.lexsort((np.arange(len(order)), second, first))
+    is_new = np.ones(len(order), bool)
+    is_new[1:] = (first[grouped][1:] != first[grouped][:-1]) | (second[grouped][1:] != second[grouped][:-1])
+    keeper = grouped[np.maximum.accumulate(np.where(is_new, np.arange(len(order)), 0))]
+    return order[grouped[~is_new]], order[keeper[~is_new]]
+
+
+def share_landmarks(files: Sequence[str], bases: Sequence[int], partition: int, target: str, num_rows: int) -> None:
+    """Writes which segments share landmarks, of one partition of these.
+
+    Args:
+        files: What the survey wrote, by batch.
+        bases: Number of the first segment of each batch.
+        partition: Which of the files' partitions.
+        target: Where to write; as many partitions as these files have, by the left segment.
+        num_rows: Of all segments.
+    """
+    num_partitions = scatter.num_partitions(files[0])
+    tables = scatter.gather(files, partition)
+    found = [(table, base) for table, base in zip(tables, bases, strict=True) if table is not None]
+    empty = np.empty(0, np.int64)
+    keys = np.concatenate([np.empty(0, np.uint64), *(table["key"].to_numpy() for table, _ in found)])
+    rows = np.concatenate([empty, *(table["row"].to_numpy().astype(np.int64) + base for table, base in found)])
+    frames = np.concatenate([empty, *(table["frame"].to_numpy().astype(np.int64) for table, _ in found)])
+    del tables, found
+    left, right, lag = _shared(keys, rows, frames)
+    table = pa.table([left, right, lag.astype(np.int32)], schema=PAIR_SCHEMA)
+    scatter.write(target, table, left * num_partitions // max(1, num_rows), num_partitions)
+
+
+def _shared(
+    keys: NDArray[np.uint64], rows: NDArray[np.int64], frames: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Two segments with a landmark in common, and the lag between them there."""
+    order = np.argsort(keys, kind="stable")  # rows ascend within a key
+    keys = keys[order]
+    is_new = np.ones(len(keys), bool)
+    is_new[1:] = keys[1:] != keys[:-1]
+    starts = np.flatnonzero(is_new)
+    sizes = np.diff(np.append(starts, len(keys)))
+    many = sizes > 1
+    starts, sizes = starts[many], sizes[many]
+    # Places in `order` of all keys that come more than once: number within their run, and the run's size.
+    run = np.repeat(np.arange(len(starts)), sizes)
+    number = np.arange(len(run)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    place = starts[run] + number
+    lefts, rights = [place[:0]], [place[:0]]
+    for step in range(1, MAX_ALL_PAIRS):
+        paired = (sizes[run] <= MAX_ALL_PAIRS) & (number >= step)
+        lefts.append(place[paired] - step)
+        rights.append(place[paired])
+    starred = (sizes[run] > MAX_ALL_PAIRS) & (number > 0)
+    lefts.append(starts[run[starred]])
+    rights.append(place[starred])
+    first, second = order[np.concatenate(lefts)], order[np.concatenate(rights)]
+    other = rows[first] != rows[second]
+    first, second = first[other], second[other]
+    return rows[first], rows[second], frames[first] - frames[second]
+
+
+def propose(files: Sequence[str], partition: int, target: str) -> None:
+    """Writes the candidates among the segments of one partition."""
+    tables = [table for table in scatter.gather(files, partition) if table is not None]
+    table = pa.concat_tables([PAIR_SCHEMA.empty_table(), *tables])
+    found = vote(*(table[name].to_numpy().astype(np.int64) for name in PAIR_SCHEMA.names))
+    columns = [found.left, found.right, found.lag.astype(np.int32)]
+    parquet.write(target, pa.table(columns, schema=PAIR_SCHEMA))
+
+
+def compare(files: Sequence[str], candidates: str, partition: int, num_partitions: int, target: str) -> None:
+    """Aligns one partition's candidates.
+
+    Args:
+        files: Units of the segments, by batch (SPEECH_SCHEMA), dealt out to where they are wanted.
+        candidates: All candidates (PAIR_SCHEMA), in order; a partition has every `num_partitions`-th.
+        partition: Which partition.
+        num_partitions: Of how many.
+        target: Where to write (SIMILAR_SCHEMA).
+    """
+    tables = [table for table in scatter.gather(files, partition) if table is not None]
+    speech = pa.concat_tables([SPEECH_SCHEMA.empty_table(), *tables]).combine_chunks()
+    place_of = {row: place for place, row in enumerate(speech["row"].to_pylist())}
+    units, durations = (_flat(speech[name]) for name in ("units", "durations"))
+
+    def frames(row: int) -> NDArray[np.uint16]:
+        place = place_of[row]
+        start, end = units[1][place : place + 2]
+        found: NDArray[np.uint16] = np.repeat(units[0][start:end], durations[0][start:end])
+        return found
+
+    table = parquet.read(candidates)
+    mine = table.take(pa.array(np.arange(partition, len(table), num_partitions)))
+    columns: list[list[float]] = [[], [], [], []]
+    for left, right, lag in zip(*(mine[name].to_pylist() for name in PAIR_SCHEMA.names), strict=True):
+        alignment = align(frames(left), frames(right), lag)
+        for column, value in zip(columns, (left, right, alignment.similarity, alignment.overlap_frames), strict=True):
+            column.append(value)
+    parquet.write(target, pa.table(columns, schema=SIMILAR_SCHEMA))
+
+
+def _flat(column: pa.ChunkedArray) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+    """The values of all lists, and where each list begins and ends in them."""
+    array = column.combine_chunks()
+    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
+    return array.values.to_numpy(), array.offsets.to_numpy().astype(np.int64)
+
+
+def choose_twins(
+    similar: pa.Table,
+    priority: NDArray[np.int64],
+    num_frames: NDArray[np.int64],
+    is_evaluation: NDArray[np.bool_],
+    config: DuplicatesConfig,
+) -> dict[int, tuple[int, float, int]]:
+    """Which segments go, for which other, that stays.
+
+    In the order of priority a segment goes where one that stays has enough of it. Where only one of the two is for
+    evaluation, it is enough that it has enough of the shorter one: training must not hold it.
+
+    Args:
+        similar: Compared candidates (SIMILAR_SCHEMA).
+        priority: [rows] place of each segment in the order in which they may stay; -1 for those gone already.
+        num_frames: [rows].
+        is_evaluation: [rows] whether a segment is for validation or test.
+        config: What counts as the same.
+
+    Returns:
+        By row: its twin, their similarity, and the frames that they share.
+    """
+    left, right = (similar[name].to_numpy() for name in ("left", "right"))
+    similarity, overlap = (similar[name].to_numpy() for name in ("similarity", "overlap"))
+    swap = priority[left] > priority[right]
+    stays, goes = np.where(swap, right, left), np.where(swap, left, right)
+    wanted = np.where(
+        is_evaluation[stays] != is_evaluation[goes],
+        np.minimum(num_frames[stays], num_frames[goes]),
+        num_frames[goes],
+    )
+    is_same = (similarity >= config.min_similarity) & (overlap >= config.min_overlap * wanted)
+    is_same &= (priority[left] >= 0) & (priority[right] >= 0)
+    chosen = np.flatnonzero(is_same)
+    chosen = chosen[np.lexsort((priority[stays[chosen]], -similarity[chosen], priority[goes[chosen]]))]
+    twins: dict[int, tuple[int, float, int]] = {}
+    for place in chosen.tolist():
+        kept, gone = int(stays[place]), int(goes[place])
+        if kept not in twins and gone not in twins:
+            twins[gone] = (kept, float(similarity[place]), int(overlap[place]))
     return twins

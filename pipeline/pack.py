@@ -1,42 +1,64 @@
-"""Packs units into training shards: duplicates out, split by speaker, shuffled, in tars of even size.
+"""Packs units into training shards: what is no speech, comes twice or is for evaluation goes; the rest is split by
+speaker and shuffled, in tars of even size.
 
-    RUN/units/, RUN/segments/, RUN/manifest/ -> RUN/shards/ (see shards.py)
+    RUN/units/, RUN/language/, RUN/manifest/ -> RUN/shards/ (see shards.py)
 
-A sample's place depends on the seed and the ids of the samples alone.
+1. Survey: each batch of part files gives compact facts on its segments, and their landmarks (`survey.py`).
+2. Near duplicates are found by these, through files (`duplicates.py`).
+3. All decisions, on the facts of all segments: what is dropped, and where the rest goes (`arrange.py`).
+4. Each batch deals its segments out, and each few shards are written by one task (`fill_shards.py`).
+
+Tasks run on all cores of the cluster. Each leaves a file in RUN/shards/work, and is not done again where that is there;
+the folder goes when all is done. A sample's place depends on the seed and the ids of the samples alone.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
+import functools
+import json
 import math
-from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipeline import codebook, duplicates, shards, storage
+from model.encoder import EncoderConfig
+from pipeline import cluster, codebook, duplicates, parquet, scatter, shards, storage
+from pipeline.arrange import Arrangement, arrange, join_neighbours, read_recordings, split_recordings
 from pipeline.codebook_fit import STAGE as CODEBOOK
+from pipeline.decontaminate import EvaluationSet, read_evaluation_sets
+from pipeline.degenerate import DegenerateConfig
+from pipeline.duplicates import SPEECH_SCHEMA, DuplicatesConfig
 from pipeline.errors import TwistError
-from pipeline.language import normalize_code, read_decisions
+from pipeline.fill_shards import PLAN_SCHEMA, Deal, Fill
+from pipeline.language import STAGE as LANGUAGE
 from pipeline.manifest import STAGE as MANIFEST
-from pipeline.manifest import read_recordings
-from pipeline.records import SPLITS, Dropped, Recording
-from pipeline.shards import Sample
-from pipeline.split import SplitConfig, assign_splits
-from pipeline.stage import Stage, StageCounts, Tally, fingerprint_of
+from pipeline.records import DROPPED_SCHEMA, SPLITS
+from pipeline.split import SplitConfig
+from pipeline.stage import Stage, StageCounts, Tally, fingerprint_of, read_facts
+from pipeline.survey import Batch, Survey, read_kept
 from pipeline.tokenize import STAGE as UNITS
-from pipeline.tokenize import read_parts
+from pipeline.tokenize import part_uris
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    import pyarrow as pa
+    from numpy.typing import NDArray
 
     from pipeline.progress import ReportProgress
 
 STAGE = "shards"
+WORK = "work"
+# A batch's landmarks are the largest thing that a task holds: some 200 MB.
+PARTS_PER_BATCH = 64
+LANDMARKS_PER_PARTITION = 12_000_000
+CANDIDATES_PER_PARTITION = 100_000
+UNITS_PER_FILL = 20_000_000
+MOST_FILLS = 256
+# Fewer tasks than this are done here, without a cluster.
+FEW_TASKS = 2
 
 
 @dataclass(frozen=True)
@@ -45,185 +67,387 @@ class PackConfig:
 
     Args:
         split: How samples are parted into train, validation and test.
-        units_per_shard: Units that a shard holds at most, on average; 10 million are about 40 MB.
+        degenerate: Units that cannot be speech.
+        duplicates: Which repeated speech is dropped.
+        decontaminate: Evaluation sets whose speech is kept out of training.
+        units_per_shard: Units that a shard holds at most, on average; 10 million are about 100 MB.
         min_shards: Fewest shards of the training split, so that every reader has one (never more than samples).
-        drop_duplicates: Whether segments with exactly the units and durations of another are dropped.
+        sample_s: Neighbouring segments of a recording are joined to samples of up to this many seconds, for training on
+            long contexts; 0 makes each segment a sample.
+        sample_gap_s: Longest pause between neighbours that are joined.
         seed: Seed of the shuffle.
     """
 
     split: SplitConfig = field(default_factory=SplitConfig)
+    degenerate: DegenerateConfig = field(default_factory=DegenerateConfig)
+    duplicates: DuplicatesConfig = field(default_factory=DuplicatesConfig)
+    decontaminate: tuple[EvaluationSet, ...] = ()
     units_per_shard: int = 10_000_000
     min_shards: int = 1
-    drop_duplicates: bool = True
+    sample_s: float = 0.0
+    sample_gap_s: float = 2.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.units_per_shard < 1 or self.min_shards < 1:
             raise TwistError("pack.units_per_shard and pack.min_shards must be positive")
+        if not (0 <= self.sample_s < math.inf and 0 <= self.sample_gap_s < math.inf):
+            raise TwistError("pack.sample_s and pack.sample_gap_s must be at least 0")
 
 
-def pack(run: str, config: PackConfig, report: ReportProgress) -> None:
+def pack(run: str, config: PackConfig, report: ReportProgress, encoder: EncoderConfig | None = None) -> None:
     """Writes the shards of a run.
 
+    Args:
+        run: The run's folder.
+        config: How to.
+        report: Told of every task that is done.
+        encoder: The run's, for evaluation sets that are audio.
+
     Raises:
-        TwistError: the training split is empty, or a part of the units is damaged.
+        TwistError: the training split is empty, or a part of the units or an evaluation set is damaged.
     """
-    inputs = {name: fingerprint_of(run, name) for name in (MANIFEST, UNITS)}
+    inputs = {name: fingerprint_of(run, name) for name in (MANIFEST, LANGUAGE, UNITS)}
+    book = codebook.load(storage.join(run, CODEBOOK))
+    index = None
+    facts: dict[str, Any] = {}
+    if config.decontaminate:
+        index, num_short = read_evaluation_sets(config.decontaminate, encoder or EncoderConfig(), book)
+        inputs["evaluation sets"] = index.digest()
+        facts = {"evaluation_clips": len(index.clips), "evaluation_clips_too_short": num_short}
     stage = Stage(run, STAGE, asdict(config), inputs)
     with stage.begin() as has_work:
         if not has_work:
             return
-        samples, dropped, total = _read_samples(stage, config)
-        by_split: dict[str, list[Sample]] = defaultdict(list)
-        for sample in samples:
-            by_split[sample.split].append(sample)
-        if not by_split["train"]:
-            counts = ", ".join(f"{len(by_split[split])} {split}" for split in SPLITS)
+        packing = _Packing(stage, config, book, report)
+        if index is not None:
+            index.save(packing.evaluation_uri)
+        packing.run(index is not None, facts)
+
+
+class _Packing:
+    """One run of the stage."""
+
+    def __init__(self, stage: Stage, config: PackConfig, book: codebook.Codebook, report: ReportProgress) -> None:
+        self.stage = stage
+        self.config = config
+        self.book = book
+        self.report = report
+        self.folder = storage.absolute(storage.join(stage.uri, WORK))
+        self.evaluation_uri = storage.join(self.folder, "evaluation.npz")
+        parts = [storage.absolute(uri) for uri in part_uris(stage.run)]
+        starts = range(0, len(parts), PARTS_PER_BATCH)
+        self.batches = [Batch(n, tuple(parts[start : start + PARTS_PER_BATCH])) for n, start in enumerate(starts)]
+        self.num_units = int(read_facts(stage.run, UNITS)["num_units"])
+
+    def run(self, has_evaluation: bool, facts: dict[str, Any]) -> None:
+        near = self.config.duplicates
+        num_landmarks = self.num_units // 2 * near.pairs_per_landmark
+        survey = Survey(
+            self.folder,
+            self.config.degenerate,
+            near,
+            self.evaluation_uri if has_evaluation else None,
+            num_partitions=1 + num_landmarks // LANDMARKS_PER_PARTITION,
+        )
+        self._map(survey, self.batches, "batches surveyed")
+        table, bases = self._read_facts(survey)
+        by_id = pc.sort_indices(table["segment_id"]).to_numpy().astype(np.int64)
+        recordings = read_recordings(self.stage.run, table["recording_id"])
+        recording = pc.index_in(table["recording_id"], recordings["recording_id"]).to_numpy().astype(np.int64)
+        splits = split_recordings(recordings, self.config.split)[recording]
+
+        reasons = _Reasons(table)
+        priority = self._priority(table, splits, by_id, reasons)
+        if near.drop != "none":
+            reasons.exact(priority)
+        if near.drop == "near":
+            similar = self._similar(survey, bases, len(table))
+            reasons.near(similar, priority, splits != SPLITS.index("train"), near, self._frame_rate_hz)
+
+        kept = reasons.kept()
+        samples = join_neighbours(
+            recording[by_id],
+            table["start_s"].to_numpy()[by_id],
+            table["end_s"].to_numpy()[by_id],
+            kept[by_id],
+            self.config.sample_s,
+            self.config.sample_gap_s,
+        )
+        self._refuse_nothing_to_train_on(splits, kept)
+        arrangement = arrange(
+            table["segment_id"].take(pa.array(by_id)),
+            table["num_units"].to_numpy()[by_id].astype(np.int64),
+            splits[by_id],
+            samples,
+            seed=self.config.seed,
+            units_per_shard=self.config.units_per_shard,
+            min_shards=self.config.min_shards,
+        )
+        deal = self._plan(arrangement, by_id, bases, recordings, recording)
+        self._map(deal, self.batches, "batches dealt out")
+        fill = Fill(deal, self.stage.uri, tuple(arrangement.shards), len(self.batches), self.book.num_units)
+        self._map(fill, range(deal.num_partitions), "groups of shards")
+
+        dropped = reasons.dropped(by_id, recordings, recording)
+        durations_s = pc.subtract(table["end_s"], table["start_s"]).to_numpy()
+        dataset = self._write_index(fill)
+        self._write_groups(arrangement, table["segment_id"].take(pa.array(by_id)))
+        total, kept_tally = (Tally(len(hours), float(hours.sum()) / 3600) for hours in (durations_s, durations_s[kept]))
+        for name in storage.list_files(self.folder):
+            storage.delete(storage.join(self.folder, name))
+        counts = StageCounts.of_table(total, kept_tally, dropped)
+        self.stage.finish(counts, dropped, dataset.fingerprint, **facts, dropped_by_corpus=_by_corpus(dropped))
+
+    @property
+    def _frame_rate_hz(self) -> float:
+        return float(self.book.facts["encoder"]["frame_rate_hz"])
+
+    def _map(self, function: Callable[[Any], None], items: Sequence[Any], noun: str) -> None:
+        # A few tasks are done sooner than a cluster is there.
+        done = map(function, items) if len(items) <= FEW_TASKS else cluster.map_tasks(function, items)
+        for number, _ in enumerate(done, start=1):
+            self.report(number, len(items), noun)
+
+    def _read_facts(self, survey: Survey) -> tuple[pa.Table, list[int]]:
+        """All segments' facts, and the number of the first segment of each batch."""
+        tables = list(parquet.read_many(survey.facts_uri(batch.number) for batch in self.batches))
+        bases = np.cumsum([0, *map(len, tables)])[:-1].tolist()
+        return pa.concat_tables(tables), bases
+
+    def _priority(
+        self, table: pa.Table, splits: NDArray[np.int8], by_id: NDArray[np.int64], reasons: _Reasons
+    ) -> NDArray[np.int64]:
+        """The order in which segments may stay, where two say the same; -1 for those that go anyway.
+
+        Evaluation comes before training; then the longer; then the first by its id.
+        """
+        frames = table["num_frames"].to_numpy()
+        rank = np.empty(len(table), np.int64)
+        rank[by_id] = np.arange(len(table))
+        order = np.lexsort((rank, -frames, -splits))
+        priority = np.empty(len(table), np.int64)
+        priority[order] = np.arange(len(table))
+        priority[~reasons.kept()] = -1
+        return priority
+
+    def _similar(self, survey: Survey, bases: list[int], num_rows: int) -> pa.Table:
+        """Segments that may be of one recording, compared (SIMILAR_SCHEMA)."""
+        landmarks = [survey.landmarks_uri(batch.number) for batch in self.batches]
+        partitions = range(survey.num_partitions)
+        pairs = [storage.join(self.folder, f"pairs-{number:06d}.scatter") for number in partitions]
+        share = functools.partial(_unless_done, duplicates.share_landmarks, landmarks, bases, num_rows=num_rows)
+        self._map(share, list(zip(partitions, pairs, strict=True)), "groups of landmarks")
+        proposed = [storage.join(self.folder, f"candidates-{number:06d}.parquet") for number in partitions]
+        propose = functools.partial(_unless_done, duplicates.propose, pairs)
+        self._map(propose, list(zip(partitions, proposed, strict=True)), "groups of candidates")
+
+        candidates = pa.concat_tables(parquet.read_many(proposed))
+        candidates_uri = storage.join(self.folder, "candidates.parquet")
+        parquet.write(candidates_uri, candidates)
+        num_partitions = 1 + len(candidates) // CANDIDATES_PER_PARTITION
+        fetch = _FetchSpeech(self.folder, candidates_uri, tuple(bases), num_partitions)
+        self._map(fetch, self.batches, "batches fetched from")
+        speech = [fetch.speech_uri(batch.number) for batch in self.batches]
+        similar = [storage.join(self.folder, f"similar-{number:06d}.parquet") for number in range(num_partitions)]
+        compare = functools.partial(
+            _unless_done, duplicates.compare, speech, candidates_uri, num_partitions=num_partitions
+        )
+        self._map(compare, list(enumerate(similar)), "groups compared")
+        return pa.concat_tables(parquet.read_many(similar))
+
+    def _plan(
+        self,
+        arrangement: Arrangement,
+        by_id: NDArray[np.int64],
+        bases: list[int],
+        recordings: pa.Table,
+        recording: NDArray[np.int64],
+    ) -> Deal:
+        """Writes what is to become of each batch's segments."""
+        num_shards = len(arrangement.shards)
+        num_partitions = min(num_shards, MOST_FILLS, 1 + self.num_units // UNITS_PER_FILL)
+        deal = Deal(self.folder, num_shards, num_partitions)
+        place = np.empty(len(by_id), np.int64)
+        place[by_id] = np.arange(len(by_id))
+        for batch, start, end in zip(self.batches, bases, [*bases[1:], len(by_id)], strict=True):
+            rows = place[start:end]
+            told = recordings.take(pa.array(recording[start:end]))
+            columns = {
+                **{name: getattr(arrangement, name)[rows] for name in ("shard", "index", "member")},
+                "sample_id": arrangement.sample_ids.take(pa.array(rows)),
+                **{name: told[name] for name in ("corpus", "speaker", "language")},
+            }
+            parquet.write(deal.plan_uri(batch.number), pa.table(columns, schema=PLAN_SCHEMA))
+        return deal
+
+    def _refuse_nothing_to_train_on(self, splits: NDArray[np.int8], kept: NDArray[np.bool_]) -> None:
+        sizes = np.bincount(splits[kept], minlength=len(SPLITS)).tolist()
+        if not sizes[SPLITS.index("train")]:
+            counts = ", ".join(f"{size} {split}" for split, size in zip(SPLITS, sizes, strict=True))
             raise TwistError(
                 f"no sample is left to train on ({counts}): the corpora put every speaker into another split. Set "
                 f"pack.split.corpus_splits to ignore, or add a corpus to train on"
             )
-        _write(stage, by_split, dropped, total, config, report)
+
+    def _write_index(self, fill: Fill) -> shards.Dataset:
+        partitions = range(fill.deal.num_partitions)
+        told = [one for p in partitions for one in json.loads(storage.read_bytes(fill.told_uri(p)))]
+        unit_counts = {
+            split: sum((np.array(one["unit_counts"]) for one in told if one["split"] == split), start=np.zeros(1, int))
+            for split in dict.fromkeys(one["split"] for one in told)
+        }
+        figures = [row for one in told for row in one["figures"]]
+        encoder = self.book.facts["encoder"]
+        info = {
+            "num_units": self.book.num_units,
+            "frame_rate_hz": encoder["frame_rate_hz"],
+            "encoder": encoder,
+            "codebook": {key: value for key, value in self.book.facts.items() if key != "encoder"},
+            "totals": [
+                {"corpus": corpus, "split": split, **total}
+                for (corpus, split), total in _sums(figures, ("corpus", "split")).items()
+            ],
+            "languages": {language: total for (language,), total in _sums(figures, ("language",)).items()},
+            "unit_counts": {split: counts.tolist() for split, counts in unit_counts.items()},
+            "shards": [one["description"] for one in told],
+        }
+        return shards.write_index(self.stage.uri, info, parquet.read_many(map(fill.rows_uri, partitions)))
+
+    def _write_groups(self, arrangement: Arrangement, segment_ids: pa.ChunkedArray) -> None:
+        """Which segments make up which sample, where some have several."""
+        is_joined = arrangement.sample_ids.is_valid()
+        if self.config.sample_s and pc.any(is_joined).as_py():
+            columns = [arrangement.sample_ids.filter(is_joined), segment_ids.filter(is_joined)]
+            table = pa.table(columns, schema=shards.GROUP_SCHEMA)
+            parquet.write(storage.join(self.stage.uri, shards.GROUPS), table)
 
 
-def _read_samples(stage: Stage, config: PackConfig) -> tuple[list[Sample], list[Dropped], Tally]:
-    recordings = {recording.recording_id: recording for recording in read_recordings(stage.run)}
-    languages = {id: decision.language for id, decision in read_decisions(stage.run).items()}
-    rows = [row for table in read_parts(stage.run) for row in _kept_rows(table)]
-    rows.sort(key=lambda row: str(row["segment_id"]))  # which twin stays must not depend on the plan of work units
-    total = Tally(len(rows), sum(row["end_s"] - row["start_s"] for row in rows) / 3600)
-    twins = {}
-    if config.drop_duplicates:
-        twins = duplicates.find_exact((row["segment_id"], row["units"], row["durations"]) for row in rows)
-    splits = _split_recordings({row["recording_id"] for row in rows}, recordings, config.split)
-    samples, dropped = [], []
-    for row in rows:
-        recording = recordings[row["recording_id"]]
-        if row["segment_id"] in twins:
-            detail = f"same units as {twins[row['segment_id']]}"
-            duration_s = row["end_s"] - row["start_s"]
-            dropped.append(Dropped(row["segment_id"], recording.corpus, "duplicate", detail, duration_s))
-        else:
-            language = languages[recording.recording_id] or recording.language
-            split = splits[recording.recording_id]
-            samples.append(_sample(row, recording, language and normalize_code(language), split))
-    return samples, dropped, total
+@dataclass(frozen=True)
+class _FetchSpeech:
+    """Brings the units of candidates to where they are compared."""
+
+    folder: str
+    candidates: str
+    bases: tuple[int, ...]
+    num_partitions: int
+
+    def speech_uri(self, batch: int) -> str:
+        """What one batch has of them."""
+        return storage.join(self.folder, f"speech-{batch:06d}.scatter")
+
+    def __call__(self, batch: Batch) -> None:
+        target = self.speech_uri(batch.number)
+        if storage.exists(target):
+            return
+        candidates = parquet.read(self.candidates, ["left", "right"])
+        partition = np.tile(np.arange(len(candidates)) % self.num_partitions, 2)
+        row = np.concatenate([candidates[name].to_numpy() for name in ("left", "right")])
+        base = self.bases[batch.number]
+        end = self.bases[batch.number + 1] if batch.number + 1 < len(self.bases) else np.iinfo(np.int64).max
+        is_mine = (row >= base) & (row < end)
+        wanted = np.unique(np.stack([partition[is_mine], row[is_mine] - base]), axis=1)
+        table = SPEECH_SCHEMA.empty_table()
+        if wanted.size:
+            speech = pa.concat_tables(part.select(["units", "durations"]) for part in read_kept(batch))
+            taken = speech.take(pa.array(wanted[1]))
+            table = pa.table([pa.array(wanted[1] + base), taken["units"], taken["durations"]], schema=SPEECH_SCHEMA)
+        scatter.write(target, table, wanted[0], self.num_partitions)
 
 
-def _kept_rows(table: pa.Table) -> list[dict[str, Any]]:
-    columns = {name: table[name].to_pylist() for name in ("segment_id", "recording_id", "start_s", "end_s")}
-    units, durations = (table[name].combine_chunks() for name in ("units", "durations"))
-    return [
-        {name: values[i] for name, values in columns.items()}
-        | {"units": units[i].values.to_numpy(), "durations": durations[i].values.to_numpy()}
-        for i in range(len(table))
-        if units[i].is_valid
-    ]
+class _Reasons:
+    """What goes, and why: the first reason that was found counts."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+        self._reasons = np.array(table["reason"].to_pylist(), object)
+        own = np.flatnonzero(self._reasons != None)  # noqa: E711 - elementwise
+        self._details = dict(zip(own.tolist(), table["detail"].take(pa.array(own)).to_pylist(), strict=True))
+
+    def kept(self) -> NDArray[np.bool_]:
+        """[rows] what stays."""
+        is_kept: NDArray[np.bool_] = self._reasons == None  # noqa: E711 - elementwise
+        return is_kept
+
+    def exact(self, priority: NDArray[np.int64]) -> None:
+        """Segments with the very units of another go."""
+        halves = np.frombuffer(b"".join(self._table["content"].to_pylist()), "<u8").reshape(-1, 2)
+        order = np.argsort(priority, kind="stable")
+        order = order[priority[order] >= 0]
+        gone, twins = duplicates.find_exact((halves[:, 0], halves[:, 1]), order)
+        for row, id in zip(gone.tolist(), self._ids(twins), strict=True):
+            self._drop(row, "duplicate", f"same units as {id}")
+        priority[gone] = -1
+
+    def near(
+        self,
+        similar: pa.Table,
+        priority: NDArray[np.int64],
+        is_evaluation: NDArray[np.bool_],
+        config: DuplicatesConfig,
+        frame_rate_hz: float,
+    ) -> None:
+        """Segments with the speech of another go."""
+        frames = self._table["num_frames"].to_numpy().astype(np.int64)
+        twins = duplicates.choose_twins(similar, priority, frames, is_evaluation, config)
+        ids = self._ids(np.array([twin for twin, _, _ in twins.values()], np.int64))
+        for (row, (_, similarity, overlap)), id in zip(twins.items(), ids, strict=True):
+            overlap_s = overlap / frame_rate_hz
+            self._drop(
+                row, "near_duplicate", f"same speech as {id}, similarity {similarity:.2f} over {overlap_s:.1f} s"
+            )
+
+    def dropped(self, by_id: NDArray[np.int64], recordings: pa.Table, recording: NDArray[np.int64]) -> pa.Table:
+        """All drops, by id (DROPPED_SCHEMA)."""
+        rows = by_id[~self.kept()[by_id]]
+        taken = self._table.take(pa.array(rows))
+        columns = {
+            "id": taken["segment_id"].cast(pa.string()),
+            "corpus": recordings["corpus"].take(pa.array(recording[rows])),
+            "reason": pa.array(self._reasons[rows], pa.string()),
+            "detail": pa.array([self._details[row] for row in rows.tolist()], pa.string()),
+            "duration_s": pc.subtract(taken["end_s"], taken["start_s"]),
+            "num_items": pa.array(np.ones(len(rows), np.int8)),
+        }
+        return pa.table(columns, schema=DROPPED_SCHEMA)
+
+    def _drop(self, row: int, reason: str, detail: str) -> None:
+        self._reasons[row] = reason
+        self._details[row] = detail
+
+    def _ids(self, rows: NDArray[np.int64]) -> list[str]:
+        ids: list[str] = self._table["segment_id"].take(pa.array(rows)).to_pylist()
+        return ids
 
 
-def _split_recordings(ids: set[str], recordings: dict[str, Recording], config: SplitConfig) -> dict[str, str]:
-    """The split of each recording; all recordings of a speaker share one."""
-    groups: dict[str, str | None] = {}
-    for id in sorted(ids):
-        group = recordings[id].speaker or id
-        own = recordings[id].split
-        # A speaker whom a corpus puts into several splits is kept out of training.
-        known = groups.get(group)
-        groups[group] = max((known, own), key=lambda split: SPLITS.index(split) if split else -1)
-    splits = assign_splits(groups, config)
-    return {id: splits[recordings[id].speaker or id] for id in ids}
+def _unless_done(function: Callable[..., None], *given: Any, **named: Any) -> None:
+    """Calls a task with its number and the file that it writes, unless that is there."""
+    *others, (number, target) = given
+    if not storage.exists(target):
+        function(*others, number, target=target, **named)
 
 
-def _sample(row: dict[str, Any], recording: Recording, language: str | None, split: str) -> Sample:
-    return Sample(
-        key=shards.make_key(row["segment_id"]),
-        segment_id=row["segment_id"],
-        corpus=recording.corpus,
-        speaker=recording.speaker,
-        language=language,
-        split=split,
-        start_s=row["start_s"],
-        end_s=row["end_s"],
-        units=row["units"],
-        durations=row["durations"],
-    )
-
-
-def _write(
-    stage: Stage,
-    by_split: dict[str, list[Sample]],
-    dropped: list[Dropped],
-    total: Tally,
-    config: PackConfig,
-    report: ReportProgress,
-) -> None:
-    plan: list[tuple[str, list[Sample]]] = []
-    for split in SPLITS:
-        if by_split[split]:
-            minimum = config.min_shards if split == "train" else 1
-            groups = _even_groups(_shuffled(by_split[split], config.seed), config.units_per_shard, minimum)
-            plan += [(f"{split}/{split}-{number:06d}.tar", group) for number, group in enumerate(groups)]
-    descriptions, rows = [], []
-    for number, (name, samples) in enumerate(plan, start=1):
-        description, shard_rows = shards.write_shard(stage.uri, name, samples)
-        descriptions.append(description)
-        rows += shard_rows
-        report(number, len(plan), "shards")
-    book = codebook.load(storage.join(stage.run, CODEBOOK))
-    kept = [sample for samples in by_split.values() for sample in samples]
-    info = {
-        "num_units": book.num_units,
-        "frame_rate_hz": book.facts["encoder"]["frame_rate_hz"],
-        "encoder": book.facts["encoder"],
-        "codebook": {key: value for key, value in book.facts.items() if key != "encoder"},
-        "totals": _totals(kept),
-        "languages": _languages(kept),
-        "shards": descriptions,
-    }
-    dataset = shards.write_index(stage.uri, info, rows)
-    kept_tally = Tally(len(kept), sum(sample.end_s - sample.start_s for sample in kept) / 3600)
-    stage.finish(StageCounts.of(total, kept_tally, dropped), dropped, dataset.fingerprint)
-
-
-def _shuffled(samples: Sequence[Sample], seed: int) -> list[Sample]:
-    def place(sample: Sample) -> bytes:
-        return hashlib.blake2b(f"{seed}:{sample.segment_id}".encode(), digest_size=16).digest()
-
-    return sorted(samples, key=place)
-
-
-def _even_groups(samples: Sequence[Sample], units_per_shard: int, minimum: int) -> list[list[Sample]]:
-    """Neighbours in groups of nearly equal numbers of units, none of them empty."""
-    sizes = np.array([len(sample.units) for sample in samples])
-    count = min(len(samples), max(minimum, math.ceil(sizes.sum() / units_per_shard)))
-    numbers = np.arange(count)
-    middles = np.cumsum(sizes) - sizes / 2
-    starts = np.searchsorted(middles, numbers * sizes.sum() / count)
-    # Where a sample is larger than a group, its neighbours still get one of their own.
-    starts = np.maximum.accumulate(starts - numbers) + numbers
-    starts = np.minimum(starts, len(samples) - count + numbers)
-    edges = [*starts.tolist(), len(samples)]
-    return [list(samples[start:end]) for start, end in itertools.pairwise(edges)]
-
-
-def _totals(samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    groups: dict[tuple[str, str], list[Sample]] = defaultdict(list)
-    for sample in samples:
-        groups[sample.corpus, sample.split].append(sample)
-    return [{"corpus": corpus, "split": split, **_figures(groups[corpus, split])} for corpus, split in sorted(groups)]
-
-
-def _languages(samples: Sequence[Sample]) -> dict[str, Any]:
-    groups: dict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        groups[sample.language or "unknown"].append(sample)
-    return {language: _figures(groups[language]) for language in sorted(groups)}
-
-
-def _figures(samples: Sequence[Sample]) -> dict[str, Any]:
+def _sums(figures: Iterable[dict[str, Any]], keys: tuple[str, ...]) -> dict[tuple[str, ...], dict[str, Any]]:
+    """Figures of samples summed by some of what is told of them, in order."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in figures:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
     return {
-        "num_samples": len(samples),
-        "hours": round(math.fsum(sample.end_s - sample.start_s for sample in samples) / 3600, 6),
-        "num_units": sum(len(sample.units) for sample in samples),
-        "num_frames": sum(sample.num_frames for sample in samples),
+        group: {
+            "num_samples": sum(row["num_samples"] for row in rows),
+            "hours": round(math.fsum(row["duration_s"] for row in rows) / 3600, 6),
+            "num_units": sum(row["num_units"] for row in rows),
+            "num_frames": sum(row["num_frames"] for row in rows),
+        }
+        for group, rows in sorted(groups.items())
     }
+
+
+def _by_corpus(dropped: pa.Table) -> list[dict[str, Any]]:
+    """Drops by reason and corpus."""
+    sums = dropped.group_by(["reason", "corpus"]).aggregate([("num_items", "sum"), ("duration_s", "sum")])
+    rows = sums.sort_by([("reason", "ascending"), ("corpus", "ascending")]).to_pylist()
+    return [
+        {"reason": r["reason"], "corpus": r["corpus"], "items": r["num_items_sum"], "hours": r["duration_s_sum"] / 3600}
+        for r in rows
+    ]

@@ -15,7 +15,7 @@ from pipeline import storage
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from concurrent.futures import Future
 
 ROW_GROUP_ROWS = 100_000
@@ -54,15 +54,25 @@ def write(uri: str, table: pa.Table) -> None:
     storage.write_bytes(uri, to_bytes(table))
 
 
-def read(uri: str, columns: list[str] | None = None) -> pa.Table:
-    """Reads a table.
+def read(uri: str, columns: list[str] | None = None, dictionaries: Sequence[str] = ()) -> pa.Table:
+    """Reads a table; the columns `dictionaries`, whose values come again and again, as each value once and numbers.
 
     Raises:
         FileNotFoundError: there is no such file.
         DamagedFileError: it is not a whole Parquet file, or lacks one of `columns`.
     """
-    with RowGroups(uri, columns) as groups:
+    with RowGroups(uri, columns, dictionaries) as groups:
         return groups.read_all()
+
+
+def read_schema(uri: str) -> pa.Schema:
+    """The columns of a table.
+
+    Raises:
+        FileNotFoundError, TwistError: as `read`.
+    """
+    with RowGroups(uri) as groups:
+        return groups.schema
 
 
 def read_many(uris: Iterable[str], columns: list[str] | None = None) -> Iterator[pa.Table]:
@@ -93,12 +103,14 @@ class RowGroups:
         DamagedFileError: it is not a whole Parquet file, or lacks one of `columns`; also where reading finds damage.
     """
 
-    def __init__(self, uri: str, columns: list[str] | None = None) -> None:
+    def __init__(self, uri: str, columns: list[str] | None = None, dictionaries: Sequence[str] = ()) -> None:
         self._uri = uri
         self._columns = columns
         with _damage_named(uri), contextlib.ExitStack() as stack:
             source = stack.enter_context(_open(uri))
-            self._file = stack.enter_context(pq.ParquetFile(source, page_checksum_verification=True))
+            self._file = stack.enter_context(
+                pq.ParquetFile(source, read_dictionary=dictionaries, page_checksum_verification=True)
+            )
             # Of a column that is not there, pyarrow says nothing.
             if missing := set(columns or ()) - set(self._file.schema_arrow.names):
                 raise pa.ArrowKeyError(f"it has no column {', '.join(sorted(missing))}")
@@ -112,6 +124,11 @@ class RowGroups:
 
     def __len__(self) -> int:
         return int(self._file.num_row_groups)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns, all of them."""
+        return self._file.schema_arrow
 
     @property
     def metadata(self) -> dict[bytes, bytes]:

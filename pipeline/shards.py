@@ -24,14 +24,21 @@ from pipeline.errors import TwistError
 from pipeline.records import SAMPLE_SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
 MANIFEST = "manifest.parquet"
 DATASET = "dataset.json"
+# Which segments make up which sample; only where samples have more than one.
+GROUPS = "groups.parquet"
+GROUP_SCHEMA = pa.schema([("sample", pa.large_string()), ("segment", pa.large_string())])
 FORMAT_VERSION = 1
 TAR_BLOCK_BYTES = 512
+# Columns of the manifest in which few values come again and again.
+REPEATED_COLUMNS = ("shard", "corpus", "speaker", "split")
+# Hexadecimal digits at the end of a key that are a hash of the segment's id, the same in all shards.
+ID_HASH_DIGITS = 16
 
 
 class DatasetError(TwistError):
@@ -40,7 +47,11 @@ class DatasetError(TwistError):
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample of a shard."""
+    """One sample of a shard.
+
+    `segments` and `speech_s` are given of one that neighbouring segments make up: which these are, and their length
+    together, without what lies between them.
+    """
 
     key: str
     segment_id: str
@@ -52,10 +63,17 @@ class Sample:
     end_s: float
     units: NDArray[np.uint16]
     durations: NDArray[np.uint16]
+    segments: tuple[str, ...] = ()
+    speech_s: float | None = None
 
     def __post_init__(self) -> None:
         assert "." not in self.key, f"key {self.key!r} holds a dot, at which WebDataset would split it"
         assert len(self.units) == len(self.durations) > 0, f"{self.key}: {len(self.units)} units"
+
+    @property
+    def duration_s(self) -> float:
+        """Length of its speech."""
+        return self.end_s - self.start_s if self.speech_s is None else self.speech_s
 
     @property
     def num_frames(self) -> int:
@@ -63,13 +81,19 @@ class Sample:
         return int(self.durations.sum(dtype=np.int64))
 
 
-@dataclass(frozen=True)
 class Dataset:
-    """Finished shards: what dataset.json says, and a row per sample."""
+    """Finished shards: what dataset.json says, and a row per sample.
 
-    uri: str
-    info: dict[str, Any]
-    manifest: pa.Table
+    Args:
+        uri: The folder of the shards.
+        info: What dataset.json says.
+        manifest: The manifest, where it is at hand; else it is read when it is asked for.
+    """
+
+    def __init__(self, uri: str, info: dict[str, Any], manifest: pa.Table | None = None) -> None:
+        self.uri = uri
+        self.info = info
+        self._manifest = manifest
 
     @property
     def num_units(self) -> int:
@@ -80,6 +104,42 @@ class Dataset:
     def fingerprint(self) -> str:
         """Equal for equal shards."""
         return str(self.info["fingerprint"])
+
+    @property
+    def manifest(self) -> pa.Table:
+        """All of manifest.parquet (SAMPLE_SCHEMA), which stays in memory: 5 GB for 22 million samples.
+
+        Raises:
+            TwistError: the manifest is damaged.
+        """
+        if self._manifest is None:
+            self._manifest = parquet.read(self._manifest_uri)
+        return self._manifest
+
+    def columns(self, names: list[str]) -> pa.Table:
+        """Some columns of the manifest, text as dictionaries; nothing else is read.
+
+        Raises:
+            TwistError: the manifest is damaged.
+        """
+        if self._manifest is not None:
+            return self._manifest.select(names)
+        return parquet.read(self._manifest_uri, names, dictionaries=REPEATED_COLUMNS)
+
+    def value(self, column: str, row: int) -> str:
+        """The text in one row of one column."""
+        if self._manifest is not None:
+            return str(self._manifest[column][row].as_py())
+        with parquet.RowGroups(self._manifest_uri, [column]) as groups:
+            for table in groups:
+                if row < len(table):
+                    return str(table[column][row].as_py())
+                row -= len(table)
+        raise AssertionError(f"{self._manifest_uri} ends {row + 1} rows before the one that is asked for")
+
+    @property
+    def _manifest_uri(self) -> str:
+        return storage.join(self.uri, MANIFEST)
 
 
 def write_shard(shards: str, name: str, samples: Sequence[Sample]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -124,19 +184,50 @@ def write_shard(shards: str, name: str, samples: Sequence[Sample]) -> tuple[dict
     }, rows
 
 
-def write_index(shards: str, info: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Dataset:
+def write_index(shards: str, info: dict[str, Any], rows: Sequence[dict[str, Any]] | Iterable[pa.Table]) -> Dataset:
     """Writes manifest.parquet and then dataset.json, to which it adds the fingerprint.
 
     Args:
         shards: The folder of the shards.
         info: What dataset.json says: `num_units`, `frame_rate_hz`, `encoder`, `codebook`, `shards`, totals.
-        rows: The manifest rows of all shards.
+        rows: The manifest rows of all shards, or tables of them, of which one is in memory at a time.
     """
-    table = pa.Table.from_pylist(list(rows), schema=SAMPLE_SCHEMA)
-    parquet.write(storage.join(shards, MANIFEST), table)
+    tables = (row if isinstance(row, pa.Table) else pa.Table.from_pylist([row], schema=SAMPLE_SCHEMA) for row in rows)
+    storage.write_bytes(storage.join(shards, MANIFEST), parquet.groups_to_bytes(_even_groups(tables), SAMPLE_SCHEMA))
     info = {"format_version": FORMAT_VERSION, "fingerprint": dataset_fingerprint(info), **info}
     storage.write_bytes(storage.join(shards, DATASET), (json.dumps(info, indent=2) + "\n").encode())
-    return Dataset(shards, info, table)
+    return Dataset(shards, info)
+
+
+def _even_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Tables of any size as such of parquet.ROW_GROUP_ROWS rows."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(map(len, waiting)) >= parquet.ROW_GROUP_ROWS:
+            joined = pa.concat_tables(waiting)
+            whole = len(joined) // parquet.ROW_GROUP_ROWS * parquet.ROW_GROUP_ROWS
+            for start in range(0, whole, parquet.ROW_GROUP_ROWS):
+                yield joined.slice(start, parquet.ROW_GROUP_ROWS)
+            waiting = [joined.slice(whole)]
+    if any(map(len, waiting)):
+        yield pa.concat_tables(waiting)
+
+
+def segment_ids(dataset: Dataset) -> list[str]:
+    """The segments that the samples of some shards are made of, also where several make up one sample."""
+    groups = storage.join(dataset.uri, GROUPS)
+    members: dict[str, list[str]] = {}
+    if storage.exists(groups):
+        for sample, segment in zip(
+            *(parquet.read(groups)[name].to_pylist() for name in GROUP_SCHEMA.names), strict=True
+        ):
+            members.setdefault(sample, []).append(segment)
+    return [
+        id
+        for sample in dataset.columns(["segment_id"])["segment_id"].to_pylist()
+        for id in members.get(sample, [sample])
+    ]
 
 
 def dataset_fingerprint(info: dict[str, Any]) -> str:
@@ -163,20 +254,20 @@ def open_dataset(uri: str) -> Dataset:
     if not isinstance(info, dict) or info.get("format_version") != FORMAT_VERSION:
         raise DatasetError(f"{storage.join(uri, DATASET)} does not describe shards of format {FORMAT_VERSION}")
     try:
-        manifest = parquet.read(storage.join(uri, MANIFEST))
+        schema = parquet.read_schema(storage.join(uri, MANIFEST))
     except FileNotFoundError:
         raise DatasetError(
             f"{storage.join(uri, MANIFEST)} is missing; make the shards again with `twist pack`"
         ) from None
-    if not manifest.schema.equals(SAMPLE_SCHEMA):
+    if not schema.equals(SAMPLE_SCHEMA):
         raise DatasetError(f"{storage.join(uri, MANIFEST)} has other columns than a manifest of shards")
-    return Dataset(uri, info, manifest)
+    return Dataset(uri, info)
 
 
 def make_key(segment_id: str) -> str:
     """A key for a segment: readable, without dots or other characters that archives or shells trip over, and unique."""
     readable = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in segment_id)[-60:]
-    return f"{readable}-{hashlib.blake2b(segment_id.encode(), digest_size=8).hexdigest()}".lstrip("-")
+    return f"{readable}-{hashlib.blake2b(segment_id.encode(), digest_size=ID_HASH_DIGITS // 2).hexdigest()}".lstrip("-")
 
 
 def _npy(values: NDArray[np.uint16]) -> bytes:
@@ -186,7 +277,9 @@ def _npy(values: NDArray[np.uint16]) -> bytes:
 
 
 def _description(sample: Sample) -> dict[str, Any]:
+    joined = {"segments": list(sample.segments), "speech_s": sample.speech_s} if sample.segments else {}
     return {
+        **joined,
         "segment_id": sample.segment_id,
         "corpus": sample.corpus,
         "speaker": sample.speaker,
@@ -206,7 +299,7 @@ def _manifest_row(sample: Sample, shard: str, index: int, offset: int, units_off
         "units_offset": units_offset,
         "num_units": len(sample.units),
         "num_frames": sample.num_frames,
-        "duration_s": sample.end_s - sample.start_s,
+        "duration_s": sample.duration_s,
         "corpus": sample.corpus,
         "speaker": sample.speaker,
         "split": sample.split,

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 
 from pipeline.errors import TwistError
+from pipeline.records import SPLITS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class SplitConfig:
             )
 
 
-def assign_splits(groups: dict[str, str | None], config: SplitConfig) -> dict[str, str]:
+def assign_splits(groups: Sequence[str], own: NDArray[np.int8], config: SplitConfig) -> NDArray[np.int8]:
     """The split of each group of samples that must stay together.
 
     A group (a speaker; a recording whose speaker is unknown) without a split of its own goes where the hash of its name
@@ -42,31 +49,34 @@ def assign_splits(groups: dict[str, str | None], config: SplitConfig) -> dict[st
     speakers, the group with the nearest hash fills it, if it leaves no other split empty; training comes first.
 
     Args:
-        groups: The corpus' own split of each group, or None.
+        groups: Their names, each once.
+        own: [groups] the corpus' own split of each, as a number of SPLITS, or -1.
         config: Shares and seed.
+
+    Returns:
+        [groups], numbers of SPLITS.
     """
-    keep = config.corpus_splits == "keep"
-    splits = {group: split for group, split in groups.items() if keep and split is not None}
-    places = {group: _place(config.seed, group) for group in groups if group not in splits}
-    stretches = {
+    is_free = own < 0 if config.corpus_splits == "keep" else np.ones(len(own), bool)
+    places = np.fromiter((_place(config.seed, group) for group in groups), np.float64, len(groups))
+    bounds = {
         "train": (config.validation + config.test, 1.0),
         "validation": (0.0, config.validation),
         "test": (config.validation, config.validation + config.test),
     }
-    for group, place in places.items():
-        splits[group] = next(split for split, (start, end) in stretches.items() if start <= place < end)
-    for split, (start, end) in stretches.items():
-        sizes = Counter(splits.values())
-        if start == end or sizes[split]:
+    stretches = [bounds[split] for split in SPLITS]
+    splits = own.copy()
+    for number, (start, end) in enumerate(stretches):
+        splits[is_free & (places >= start) & (places < end)] = number
+    for number, (start, end) in enumerate(stretches):
+        sizes = np.bincount(splits, minlength=len(SPLITS))
+        if start == end or sizes[number]:
             continue
         # How far each group that can be spared lies from this split's stretch.
-        distances = {
-            group: max(start - place, place - end)
-            for group, place in places.items()
-            if split == "train" or sizes[splits[group]] > 1
-        }
-        if distances:
-            splits[min(distances, key=lambda group: (distances[group], group))] = split
+        spare = np.flatnonzero(is_free if number == 0 else is_free & (sizes[splits] > 1))
+        if len(spare):
+            distances = np.maximum(start - places[spare], places[spare] - end)
+            nearest = spare[distances == distances.min()]
+            splits[min(nearest.tolist(), key=lambda group: groups[group])] = number
     return splits
 
 

@@ -27,6 +27,8 @@ from pipeline.records import DROPPED_SCHEMA, Dropped, to_table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    import pyarrow as pa
+
 FORMAT_VERSION = 1
 STAGE_JSON, DROPPED, DONE, LOCK = "stage.json", "dropped.parquet", "DONE", ".lock"
 VERSIONED_PACKAGES = ("twist-pipeline", "torch", "ray", "faiss-cpu", "pyarrow", "soundfile", "soxr", "transformers")
@@ -65,6 +67,16 @@ class StageCounts:
         assert out.items == input.items, f"{input.items} items went in, {out.items} came out: {kept}, {by_reason}"
         assert abs(out.hours - input.hours) < 1e-6 * max(1.0, input.items), f"hours lost: {input} against {out}"
         return cls(input, kept, dict(sorted(by_reason.items())))
+
+    @classmethod
+    def of_table(cls, input: Tally, kept: Tally, dropped: pa.Table) -> Self:
+        """The same of many drops, as a table of DROPPED_SCHEMA."""
+        sums = dropped.group_by("reason").aggregate([("num_items", "sum"), ("duration_s", "sum")]).to_pylist()
+        return cls.of(
+            input,
+            kept,
+            [Dropped("", "", row["reason"], "", row["duration_s_sum"], row["num_items_sum"]) for row in sums],
+        )
 
 
 class Stage:
@@ -111,16 +123,18 @@ class Stage:
                 raise self._not_writable(error) from error
             yield True
 
-    def finish(self, counts: StageCounts, dropped: list[Dropped], output: str, **facts: Any) -> None:
+    def finish(self, counts: StageCounts, dropped: list[Dropped] | pa.Table, output: str, **facts: Any) -> None:
         """Writes counts, drops and then the done marker.
 
         Args:
             counts: What was kept and dropped.
-            dropped: A row per drop, in an order that does not depend on how the work was scheduled.
+            dropped: A row per drop (or a table of DROPPED_SCHEMA), in an order that does not depend on how the work was
+                scheduled.
             output: A digest of what the stage wrote.
             facts: Further figures to keep in stage.json.
         """
-        parquet.write(storage.join(self.uri, DROPPED), to_table(dropped, DROPPED_SCHEMA))
+        table = to_table(dropped, DROPPED_SCHEMA) if isinstance(dropped, list) else dropped
+        parquet.write(storage.join(self.uri, DROPPED), table)
         self._write_json(
             {
                 "counts": asdict(counts),

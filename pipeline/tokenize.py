@@ -153,7 +153,15 @@ def read_parts(run: str) -> Iterator[pa.Table]:
     Raises:
         TwistError: a part is damaged; the message names it.
     """
-    uris = part_uris(run)
+    return read_part_tables(part_uris(run))
+
+
+def read_part_tables(uris: Sequence[str]) -> Iterator[pa.Table]:
+    """The same of some part files.
+
+    Raises:
+        TwistError: a part is damaged; the message names it.
+    """
     return map(_check_columns, uris, parquet.read_many(uris))
 
 

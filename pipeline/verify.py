@@ -225,5 +225,5 @@ def _verify_packed(run: str) -> Iterator[str]:
     for part_uri in part_uris(run):
         part = read_part(part_uri)
         tokenized += part.filter(pc.is_null(part["drop_reason"]))["segment_id"].to_pylist()
-    yield from _verify_accounts(run, SHARDS, tokenized, dataset.manifest["segment_id"].to_pylist())
+    yield from _verify_accounts(run, SHARDS, tokenized, shards.segment_ids(dataset))
     yield from _verify_output(run, SHARDS, dataset.fingerprint)

@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 SCRIPT = """
 import json, sys
 import torch
+from model.loader_config import LoaderConfig
 from model.train_config import TrainConfig
 from model.trainer import train
 
 torch.set_num_threads(1)
-settings, shards, checkpoints = sys.argv[1:]
-train(TrainConfig(**json.loads(settings)), shards, checkpoints)
+settings, shards, checkpoints = json.loads(sys.argv[1]), *sys.argv[2:]
+train(TrainConfig(**{**settings, "data": LoaderConfig(**settings["data"])}), shards, checkpoints)
 """
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections import defaultdict
@@ -14,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import parquet
+from pipeline.arrange import even_edges
+from pipeline.duplicates import DuplicatesConfig
 from pipeline.errors import TwistError
-from pipeline.pack import PackConfig, _even_groups, pack
-from pipeline.shards import Dataset, Sample, open_dataset
+from pipeline.pack import PackConfig, pack
+from pipeline.shards import Dataset, open_dataset
 from pipeline.split import SplitConfig
 from pipeline.tokenize import part_uris, read_parts
 
@@ -162,7 +165,7 @@ def test_twins_are_dropped_and_named(run_copy: Path) -> None:
 
 
 def test_twins_may_stay(run_copy: Path) -> None:
-    dataset = packed(run_copy, replace(PACK, drop_duplicates=False))
+    dataset = packed(run_copy, replace(PACK, duplicates=DuplicatesConfig(drop="none")))
     assert len(dataset.manifest) == len(units_of(run_copy))
     assert len(parquet.read(str(run_copy / "shards/dropped.parquet"))) == 0
 
@@ -227,32 +230,26 @@ def test_the_training_split_has_at_least_min_shards_but_no_empty_one(run_copy: P
     assert len([shard for shard in sizes if shard.startswith("validation/")]) == 1
 
 
-def samples_of(sizes: list[int]) -> list[Sample]:
-    ones = (np.zeros(size, np.uint16) for size in sizes)
-    return [Sample(f"k{i}", f"s{i}", "c", None, None, "train", 0.0, 1.0, units, units) for i, units in enumerate(ones)]
-
-
 @given(
     sizes=st.lists(st.integers(1, 60), min_size=1, max_size=60),
     units_per_shard=st.integers(1, 400),
     minimum=st.integers(1, 8),
 )
 def test_shards_are_even_to_within_a_sample(sizes: list[int], units_per_shard: int, minimum: int) -> None:
-    samples = samples_of(sizes)
-    groups = _even_groups(samples, units_per_shard, minimum)
-    assert [sample for group in groups for sample in group] == samples, "a sample was lost, doubled or moved"
+    edges = even_edges(np.array(sizes), units_per_shard, minimum)
+    groups = [sizes[start:end] for start, end in itertools.pairwise(edges)]
+    assert [size for group in groups for size in group] == sizes, "a sample was lost, doubled or moved"
     assert all(groups), "an empty shard"
     count = min(len(sizes), max(minimum, -(-sum(sizes) // units_per_shard)))
     assert len(groups) == count
     even = sum(sizes) / count
     if max(sizes) <= even:
         for group in groups:
-            assert abs(sum(len(sample.units) for sample in group) - even) <= max(sizes)
+            assert abs(sum(group) - even) <= max(sizes)
 
 
 def test_a_giant_sample_does_not_leave_readers_without_a_shard() -> None:
-    groups = _even_groups(samples_of([1, 1, 10_000, 1]), units_per_shard=10**6, minimum=4)
-    assert [len(group) for group in groups] == [1, 1, 1, 1]
+    assert even_edges(np.array([1, 1, 10_000, 1]), units_per_shard=10**6, minimum=4) == [0, 1, 2, 3, 4]
 
 
 def test_a_damaged_part_is_named(run_copy: Path) -> None:

@@ -3,13 +3,15 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import split as split_module
 from pipeline.errors import TwistError
 from pipeline.records import SPLITS
-from pipeline.split import SplitConfig, assign_splits
+from pipeline.split import SplitConfig
 
 own_splits = st.none() | st.sampled_from(SPLITS)
 groups = st.dictionaries(st.text(min_size=1, max_size=4), own_splits, max_size=30)
@@ -20,6 +22,13 @@ configs = st.builds(
     test=st.sampled_from([0.0, 0.02, 0.5]),
     seed=st.integers(0, 100),
 )
+
+
+def assign_splits(groups: dict[str, str | None], config: SplitConfig) -> dict[str, str]:
+    """By name."""
+    own = np.array([SPLITS.index(split) if split else -1 for split in groups.values()], np.int8)
+    codes = split_module.assign_splits(list(groups), own, config)
+    return {group: SPLITS[code] for group, code in zip(groups, codes.tolist(), strict=True)}
 
 
 def unassigned(count: int) -> dict[str, str | None]:

@@ -1,0 +1,247 @@
+"""Units per second that one process reads, beside what users would read the same units with.
+
+    python benchmarks/loader.py [--samples 40000] [--turns 5] [--quick] [--json]
+
+In turns over the same samples of 100 to 700 units, from a local disk (in the page cache after the first turn):
+
+- this loader: shuffled over all samples, as batches of 64 (ids and labels, padded), and as packed rows;
+- webdataset: `WebDataset(tars).decode()` over the same tars, unshuffled, samples one by one;
+- datasets: a JSONL of lists of units, as slamkit trains on, loaded by Hugging Face's `load_dataset`, shuffled, in
+  batches of 64; and the same units as Arrow in numpy format;
+- litdata: StreamingDataset, shuffled, in batches of 64.
+
+The batches of the last two are the same as this loader's, made with torch's pad_sequence; `*_alone` is without that,
+units that nothing can be trained on yet. `restore_s` is the longest of some restorations of a stream at
+random places of 22 million samples, to its first batch's indices. Needs: pip install datasets litdata (and for litdata
+without torchvision: --no-deps, lightning-utilities, obstore, tifffile).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import itertools
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.machine import machine
+from model.loader import TrainingBatches, UnitSamples
+from model.loader_config import LoaderConfig
+from model.vocab import Vocabulary
+from pipeline.shards import Dataset, Sample, open_dataset, write_index, write_shard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+NUM_UNITS = 500
+BATCH_SIZE = 64
+MAX_UNITS = 704
+SAMPLES_PER_SHARD = 10_000
+FULL_SIZE = 22_000_000
+ROWS_PER_RUN = 25_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=40_000)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="fewer samples and turns: a minute at most")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    num_samples, num_turns = (6_000, 2) if arguments.quick else (arguments.samples, arguments.turns)
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(Path(folder), num_samples, num_turns)
+    if arguments.json:
+        print(json.dumps(result))
+        return
+    for name, value in {**result["figures"], **result["ratios"]}.items():
+        print(f"{name:28} {value:.6g}")
+
+
+def measure(folder: Path, num_samples: int, num_turns: int) -> dict[str, Any]:
+    samples = make_samples(num_samples)
+    dataset = make_shards(folder / "shards", samples)
+    readers: dict[str, Callable[[], int]] = {
+        "ours": read_ours(dataset, LoaderConfig()),
+        "ours_packed": read_ours(dataset, LoaderConfig(rows="packed", row_units=2048)),
+        "webdataset": read_webdataset(folder / "shards"),
+        **datasets_readers(folder, samples),
+        **litdata_readers(folder / "litdata", samples),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in readers}
+    for _ in range(num_turns):
+        for name, read in readers.items():
+            begin = time.perf_counter()
+            num_units = read()
+            rates[name].append(num_units / (time.perf_counter() - begin))
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    others = {name: medians[name] for name in ("datasets_jsonl", "datasets_arrow", "litdata")}
+    return {
+        "ratios": {
+            "vs_webdataset": medians["ours"] / medians["webdataset"],
+            "vs_fastest": medians["ours"] / max(others.values()),
+        },
+        "figures": {
+            **{f"{name}_units_per_s": rate for name, rate in medians.items()},
+            "packed_row_fill": row_fill(dataset),
+            "restore_s": max(restore_times()),
+        },
+        "machine": machine(
+            **{name: importlib.metadata.version(name) for name in ("webdataset", "datasets", "litdata")}
+        ),
+    }
+
+
+def make_samples(count: int) -> list[NDArray[np.uint16]]:
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(100, MAX_UNITS, count)
+    return [generator.integers(0, NUM_UNITS, length).astype(np.uint16) for length in lengths]
+
+
+def make_shards(folder: Path, samples: list[NDArray[np.uint16]]) -> Dataset:
+    descriptions, rows = [], []
+    for start in range(0, len(samples), SAMPLES_PER_SHARD):
+        chunk = [
+            Sample(
+                f"{n:08d}-{n:016x}", f"a/{n}#0", "a", None, "en", "train", 0.0, len(u) / 16, u, np.ones(len(u), "u2")
+            )
+            for n, u in enumerate(samples[start : start + SAMPLES_PER_SHARD], start=start)
+        ]
+        path = f"train/train-{len(descriptions):06d}.tar"
+        description, shard_rows = write_shard(str(folder), path, chunk)
+        descriptions.append(description)
+        rows += shard_rows
+    info = {"num_units": NUM_UNITS, "codebook": {"fingerprint": "synthetic"}, "shards": descriptions}
+    write_index(str(folder), info, rows)
+    return open_dataset(str(folder))
+
+
+def batches_of(dataset: Dataset, data: LoaderConfig) -> TrainingBatches:
+    samples = UnitSamples(dataset, "train", MAX_UNITS, data)
+    return TrainingBatches(samples, Vocabulary(NUM_UNITS), batch_size=BATCH_SIZE, num_micro_batches=1, seed=0)
+
+
+def read_ours(dataset: Dataset, data: LoaderConfig) -> Callable[[], int]:
+    batches = batches_of(dataset, data)
+    num_batches = len(dataset.columns(["split"])) // BATCH_SIZE
+    turn = 0
+
+    def read() -> int:
+        nonlocal turn
+        turn += 1  # another epoch each time: its order is drawn within what is timed
+        return sum(batches[index].num_units for index in range((turn - 1) * num_batches, turn * num_batches))
+
+    return read
+
+
+def row_fill(dataset: Dataset) -> float:
+    batches = batches_of(dataset, LoaderConfig(rows="packed", row_units=2048))
+    rows = [batches[index].micro_batches[0].document_ids for index in range(20)]
+    return float(np.mean([(row >= 0).double().mean().item() for row in rows if row is not None]))
+
+
+def read_webdataset(folder: Path) -> Callable[[], int]:
+    import webdataset
+
+    tars = sorted(str(path) for path in folder.glob("train/*.tar"))
+    return lambda: sum(len(s["units.npy"]) for s in webdataset.WebDataset(tars, shardshuffle=False).decode())
+
+
+def datasets_readers(folder: Path, samples: list[NDArray[np.uint16]]) -> dict[str, Callable[[], int]]:
+    os.environ["HF_DATASETS_OFFLINE"] = "1"
+    import datasets
+
+    datasets.disable_progress_bars()
+    jsonl = folder / "units.jsonl"
+    with jsonl.open("w") as file:
+        file.writelines(json.dumps({"units": units.tolist()}) + "\n" for units in samples)
+    from_json = datasets.load_dataset("json", data_files=str(jsonl), split="train", cache_dir=str(folder / "hf"))
+    table = pa.table({"units": pa.array(samples, pa.list_(pa.uint16()))})
+    arrow = folder / "arrow"
+    datasets.Dataset(table).save_to_disk(str(arrow))
+    from_arrow = datasets.load_from_disk(str(arrow)).with_format("numpy")
+
+    def slices(dataset: Any) -> Iterator[Any]:
+        shuffled = dataset.shuffle(seed=0)
+        return (shuffled[start : start + BATCH_SIZE]["units"] for start in range(0, len(shuffled), BATCH_SIZE))
+
+    return {
+        "datasets_jsonl": lambda: sum(pad(part) for part in slices(from_json)),
+        "datasets_arrow": lambda: sum(pad(part) for part in slices(from_arrow)),
+        "datasets_arrow_alone": lambda: sum(len(units) for part in slices(from_arrow) for units in part),
+    }
+
+
+def pad(samples: Sequence[Any]) -> int:
+    """What this loader's batches hold, as most training code makes it; gives the number of units."""
+    ids = [torch.as_tensor(np.asarray(units, np.int64)) + 1 for units in samples]
+    token_ids = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=0)
+    labels = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=-100)
+    assert token_ids.shape == labels.shape
+    return sum(map(len, ids))
+
+
+def litdata_readers(folder: Path, samples: list[NDArray[np.uint16]]) -> dict[str, Callable[[], int]]:
+    from litdata import StreamingDataset
+    from litdata.streaming import Cache
+
+    cache = Cache(str(folder), chunk_bytes="32MB")
+    for index, units in enumerate(samples):
+        cache[index] = {"units": units}
+    cache.done()
+    cache.merge()
+
+    def units() -> Iterator[NDArray[np.uint16]]:
+        return (sample["units"] for sample in StreamingDataset(str(folder), shuffle=True))
+
+    def read() -> int:
+        stream = units()
+        return sum(pad(part) for part in iter(lambda: list(itertools.islice(stream, BATCH_SIZE)), []))
+
+    return {"litdata": read, "litdata_alone": lambda: sum(map(len, units()))}
+
+
+def restore_times() -> list[float]:
+    """Seconds from a state to the indices of its batch, at random places of a run over as many samples as there are."""
+    count = FULL_SIZE
+    manifest = pa.table(
+        {
+            "shard": pa.DictionaryArray.from_arrays(
+                pa.array(np.repeat(np.arange(count // ROWS_PER_RUN, dtype=np.int32), ROWS_PER_RUN)),
+                pa.array([f"train/train-{number:06d}.tar" for number in range(count // ROWS_PER_RUN)]),
+            ),
+            "units_offset": pa.array(np.tile(np.arange(ROWS_PER_RUN, dtype=np.int64) * 4608, count // ROWS_PER_RUN)),
+            "num_units": pa.array(np.full(count, 400, np.int32)),
+            "corpus": pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array(["a"])),
+            "split": pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array(["train"])),
+        }
+    )
+    samples = UnitSamples(Dataset("nowhere", {"fingerprint": "f"}, manifest), "train", MAX_UNITS)
+    times = []
+    for place in np.random.default_rng(0).integers(0, 3 * count // BATCH_SIZE, 5).tolist():
+        batches = TrainingBatches(
+            samples, Vocabulary(NUM_UNITS), batch_size=BATCH_SIZE, num_micro_batches=1, seed=int(place)
+        )
+        begin = time.perf_counter()
+        batches.sample_indices(batches.load_state_dict(batches.state_dict(place)))
+        times.append(time.perf_counter() - begin)
+    return times
+
+
+if __name__ == "__main__":
+    main()

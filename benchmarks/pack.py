@@ -1,0 +1,285 @@
+"""Packing at a part of full size: minutes and memory, and what full size would take.
+
+    python benchmarks/pack.py [--scales 0.005 0.02 0.05] [--folder DIR] [--quick] [--json]
+
+At full size 22 million segments hold 9 billion units in 300,000 part files, of 1.5 million recordings. Units are those
+of a Markov chain over 500 with the frequencies of Zipf's law; every 200th segment is a copy of another with a tenth of
+its units changed, and every 400th is the same to the bit. All of `pack` runs with its defaults, near duplicates
+included, on Ray with all cores of this machine; memory is that of all its processes together.
+
+`growth_exponent` is the slope of log(time) over log(size) between the largest two sizes: 1 is linear.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.machine import machine
+from pipeline import codebook, parquet, storage
+from pipeline.codebook_fit import STAGE as CODEBOOK
+from pipeline.records import LANGUAGE_SCHEMA, RECORDING_SCHEMA, UNITS_SCHEMA
+from pipeline.shards import open_dataset
+from pipeline.stage import Stage, StageCounts, Tally, read_facts
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FULL_PARTS, SEGMENTS_PER_PART, RECORDINGS_PER_PART = 300_000, 73, 5
+NUM_UNITS, SEGMENT_S, FRAME_RATE_HZ = 500, 24.5, 25
+QUICK_SCALES = (0.0002, 0.0005)
+# Runs one part of this script in a process of its own.
+STEP = "import sys; from benchmarks import pack; pack.{}(sys.argv[1])"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scales", type=float, nargs="+", default=[0.005, 0.02, 0.05])
+    parser.add_argument("--folder", type=Path, help="where to work; a temporary folder unless given")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: a minute at most")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    arguments = parser.parse_args()
+    os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])  # of Ray's workers
+    scales = QUICK_SCALES if arguments.quick else arguments.scales
+    results = [measure(scale, arguments.folder) for scale in scales]
+    figures: dict[str, Any] = {}
+    for scale, result in zip(scales, results, strict=True):
+        figures |= {f"{name}_at_{scale:g}": value for name, value in result.items()}
+    (less, more), (small, large) = [r["minutes"] for r in results[-2:]], scales[-2:]
+    figures["minutes_at_full_size"] = more / large
+    ratios = {"growth_exponent": math.log(more / less) / math.log(large / small)}
+    if arguments.json:
+        print(json.dumps({"ratios": ratios, "figures": figures, "machine": machine()}))
+        return
+    for name, value in {**figures, **ratios}.items():
+        print(f"{name:36} {value:.6g}")
+
+
+def measure(scale: float, folder: Path | None) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        run = str(Path(work) / "run")
+        make_run(run, scale)
+        begin = time.perf_counter()
+        process = subprocess.Popen([sys.executable, "-c", STEP.format("pack_run"), run])
+        peak_gib, peak_disk_gib = watch(process, Path(run))
+        if process.returncode:
+            raise SystemExit(f"packing failed with status {process.returncode}")
+        minutes = (time.perf_counter() - begin) / 60
+        facts = read_facts(run, "shards")
+        shards = open_dataset(storage.join(run, "shards")).info["shards"]
+        sizes = [shard["num_units"] for shard in shards if shard["path"].startswith("train/")]
+        dropped = facts["counts"]["dropped"]
+        num_segments = facts["counts"]["input"]["items"]
+        return {
+            "segments": num_segments,
+            "million_units": read_facts(run, "units")["num_units"] / 1e6,
+            "minutes": minutes,
+            "peak_gib": peak_gib,
+            "peak_disk_gib": peak_disk_gib,
+            "shards": len(shards),
+            "shard_unevenness": max(sizes) / np.mean(sizes) - 1 if sizes else 0.0,
+            "exact_found": dropped.get("duplicate", {}).get("items", 0) / max(1, num_segments // 400),
+            "near_found": dropped.get("near_duplicate", {}).get("items", 0) / max(1, num_segments // 200),
+        }
+
+
+def watch(process: subprocess.Popen[bytes], run: Path) -> tuple[float, float]:
+    """Most GiB of memory that a process and all below it held at once, and of disk that its run took."""
+    peak = disk = 0.0
+    done = threading.Event()
+
+    def look_at_disk() -> None:
+        nonlocal disk
+        while not done.wait(2):
+            used = subprocess.run(["du", "-sb", run], capture_output=True, text=True, check=False).stdout
+            disk = max(disk, float(used.split()[0]) / 2**30 if used else 0.0)
+
+    thread = threading.Thread(target=look_at_disk)
+    thread.start()
+    while process.poll() is None:
+        peak = max(peak, sum(map(memory_gib, family(process.pid))))
+        time.sleep(0.5)
+    done.set()
+    thread.join()
+    return peak, disk
+
+
+def family(pid: int) -> list[int]:
+    """A process and all below it."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found
+
+
+def memory_gib(pid: int) -> float:
+    """What a process holds; of what it shares, its share."""
+    with contextlib.suppress(OSError):
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 2**20
+    return 0.0
+
+
+def pack_run(run: str) -> None:
+    from pipeline.pack import PackConfig, pack
+
+    begin = time.perf_counter()
+    last = [""]
+
+    def report(done: int, total: int, noun: str, detail: str = "") -> None:  # noqa: ARG001 - as commands call it
+        if noun != last[0] or done == total:
+            print(f"{time.perf_counter() - begin:8.1f} s  {done} of {total} {noun}", file=sys.stderr, flush=True)
+            last[0] = noun
+
+    pack(run, PackConfig(), report)
+
+
+def make_run(run: str, scale: float) -> None:
+    """All stages before packing, as if finished."""
+    num_parts = max(2, round(FULL_PARTS * scale))
+    num_recordings = num_parts * RECORDINGS_PER_PART
+    ids = [f"corpus/{number // 1000:05d}/{number:07d}.flac" for number in range(num_recordings)]
+    total = Tally(num_recordings, num_recordings)
+    columns = {
+        "recording_id": pa.array(ids),
+        "corpus": pa.array(["corpus"] * num_recordings),
+        "uri": pa.array(ids),
+        "duration_s": pa.array(np.full(num_recordings, 3600.0)),
+        "sample_rate_hz": pa.array(np.full(num_recordings, 16_000)),
+        "num_channels": pa.array(np.full(num_recordings, 1)),
+        "speaker": pa.array([f"corpus/{number // 10}" for number in range(num_recordings)]),
+    }
+    recordings = pa.table(
+        [pa.array(columns.get(f.name, pa.nulls(num_recordings))).cast(f.type) for f in RECORDING_SCHEMA],
+        schema=RECORDING_SCHEMA,
+    )
+    finish(run, "manifest", total, lambda uri: parquet.write(storage.join(uri, "corpus.parquet"), recordings))
+    decided = {
+        "recording_id": recordings["recording_id"],
+        "keep": pa.array([True] * num_recordings),
+        "language": pa.array(["en"] * num_recordings),
+        "evidence": pa.array(["metadata"] * num_recordings),
+    }
+    decisions = pa.table(
+        [decided.get(f.name, pa.nulls(num_recordings)).cast(f.type) for f in LANGUAGE_SCHEMA], schema=LANGUAGE_SCHEMA
+    )
+    finish(run, "language", total, lambda uri: parquet.write(storage.join(uri, "decisions.parquet"), decisions))
+    encoder = {"name": "hubert", "fingerprint": "synthetic", "frame_rate_hz": FRAME_RATE_HZ}
+    codebook.save(storage.join(run, CODEBOOK), np.zeros((NUM_UNITS, 2), np.float32), {"encoder": encoder})
+    num_units = write_parts(storage.join(run, "units"), num_parts, ids)
+    segments = Tally(num_parts * SEGMENTS_PER_PART, num_parts * SEGMENTS_PER_PART * SEGMENT_S / 3600)
+    finish(run, "units", segments, lambda _: None, num_units=num_units)
+
+
+def finish(run: str, name: str, total: Tally, write: Any, **facts: Any) -> None:
+    stage = Stage(run, name, {}, {})
+    with stage.begin():
+        write(stage.uri)
+        stage.finish(StageCounts.of(total, total, []), [], name, **facts)
+
+
+def write_parts(folder: str, num_parts: int, recordings: list[str]) -> int:
+    """Parts of speech-like units, without syncing each to the disk; gives the number of units."""
+    Path(folder).mkdir(parents=True)
+    speak = Markov()
+    total = 0
+    earlier: list[tuple[NDArray[np.uint16], NDArray[np.uint16]]] = []
+    for number in range(num_parts):
+        generator = np.random.default_rng(number)
+        segments = [speak(generator) for _ in range(SEGMENTS_PER_PART)]
+        for place in range(SEGMENTS_PER_PART):
+            serial = number * SEGMENTS_PER_PART + place
+            if serial % 400 == 399 and earlier:
+                segments[place] = earlier[serial % len(earlier)]
+            elif serial % 200 == 99 and earlier:
+                segments[place] = noisy(earlier[serial % len(earlier)], generator)
+        earlier = [*earlier[-500:], *segments[1:4]]
+        ids = [
+            recordings[number * RECORDINGS_PER_PART + p * RECORDINGS_PER_PART // SEGMENTS_PER_PART]
+            for p in range(SEGMENTS_PER_PART)
+        ]
+        starts = [SEGMENT_S * place for place in range(SEGMENTS_PER_PART)]
+        units, durations = ([segment[which] for segment in segments] for which in (0, 1))
+        total += sum(map(len, units))
+        table = pa.table(
+            [
+                pa.array(
+                    [
+                        f"{id}#{round(1000 * s):08d}-{round(1000 * (s + SEGMENT_S)):08d}"
+                        for id, s in zip(ids, starts, strict=True)
+                    ]
+                ),
+                pa.array(ids),
+                pa.array(starts),
+                pa.array([start + SEGMENT_S for start in starts]),
+                pa.array([int(d.sum()) for d in durations], pa.int32()),
+                pa.array(units, pa.list_(pa.uint16())),
+                pa.array(durations, pa.list_(pa.uint16())),
+                pa.nulls(SEGMENTS_PER_PART, pa.string()),
+                pa.nulls(SEGMENTS_PER_PART, pa.string()),
+            ],
+            schema=UNITS_SCHEMA,
+        )
+        Path(folder, f"part-corpus-{number:07d}.parquet").write_bytes(parquet.to_bytes(table))
+    return total
+
+
+class Markov:
+    """Units as likely as Zipf's law has it, each followed by one of 40 that are likely after it."""
+
+    def __init__(self) -> None:
+        generator = np.random.default_rng(0)
+        weights = 1 / np.arange(1, NUM_UNITS + 1)
+        self._next = generator.choice(NUM_UNITS, (NUM_UNITS, 40), p=weights / weights.sum())
+        own = np.arange(NUM_UNITS)[:, None]
+        self._next = np.where(self._next == own, (self._next + 1) % NUM_UNITS, self._next).tolist()
+
+    def __call__(self, generator: np.random.Generator) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+        count = int(generator.integers(390, 430))
+        unit = int(generator.integers(NUM_UNITS))
+        units = []
+        for choice in np.minimum(39, generator.geometric(0.08, count)).tolist():
+            unit = self._next[unit][choice]
+            units.append(unit)
+        return np.array(units, np.uint16), durations_of(count)
+
+
+def durations_of(count: int) -> NDArray[np.uint16]:
+    """As many frames as a segment has, over all its units."""
+    edges = np.arange(count + 1) * round(SEGMENT_S * FRAME_RATE_HZ) // count
+    return np.diff(edges).astype(np.uint16)
+
+
+def noisy(
+    segment: tuple[NDArray[np.uint16], NDArray[np.uint16]], generator: np.random.Generator
+) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """A copy of which every tenth unit is another."""
+    units = segment[0].copy()
+    places = np.flatnonzero(generator.random(len(units)) < 0.1)
+    for place in places.tolist():
+        taken = {int(units[place - 1]), int(units[min(place + 1, len(units) - 1)])}
+        units[place] = next(u for u in generator.permutation(5).tolist() if u not in taken)
+    return units, segment[1]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""The order of samples: an endless stream of epochs that is a function of the seed alone, found at any place at once.
+
+1. Neighbours in a shard form blocks. The packing has shuffled all samples already, so a block is a random few of them,
+   and it lies in one stretch of a file.
+2. An epoch is a permutation of all blocks, drawn from (seed, epoch), in groups of `BLOCKS_PER_GROUP`.
+3. Within a group, each block's samples are permuted again and dealt out in turn: one of the first block, one of the
+   second, and so on. A batch thus has samples from all over the data, a step's rank reads from few blocks at a time,
+   and each block is read once in an epoch.
+
+To find a place takes the permutation of the blocks of its epoch (a sort of some hundred thousand numbers for 22 million
+samples) and the order of one group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BLOCKS_PER_GROUP = 64
+# The one that is read, and the one after it, which is read ahead.
+GROUPS_KEPT = 3
+GOLDEN_RATIO = 0.6180339887498949
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """The blocks of an epoch in their order.
+
+    Attributes:
+        number: Which epoch.
+        samples: [n] of all its samples, block by block; None stands for 0 to n - 1.
+        starts: [b] of each block in `samples`.
+        sizes: [b] of each block.
+        group_ends: [g] places at which the groups of blocks end.
+    """
+
+    number: int
+    samples: NDArray[np.int64] | None
+    starts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    group_ends: NDArray[np.int64]
+
+
+class EpochOrder:
+    """Epochs over samples that lie in blocks.
+
+    Args:
+        blocks: [N] the block of each sample, ascending.
+        seed: Of the order.
+        weights: [N] how often an epoch has each sample; None: once. Over epochs a sample of weight w comes floor or
+            ceil of epochs x w times, so that w = 0.5 shows another half each time.
+    """
+
+    def __init__(self, blocks: NDArray[np.int32], seed: int, weights: NDArray[np.float64] | None = None) -> None:
+        self._blocks = blocks
+        self._seed = seed
+        self._weights = weights
+        self._epoch: _Epoch | None = None
+        self._epoch_starts: dict[int, int] = {0: 0}
+        self._groups: dict[tuple[int, int], NDArray[np.int64]] = {}
+
+    def samples(self, start: int, stop: int) -> NDArray[np.int64]:
+        """The samples at places `start` to `stop` of the stream."""
+        found = []
+        while start < stop:
+            group_start, group = self.group_at(start)
+            taken = group[start - group_start :][: stop - start]
+            found.append(taken)
+            start += len(taken)
+        return np.concatenate(found) if found else np.empty(0, np.int64)
+
+    def group_at(self, place: int) -> tuple[int, NDArray[np.int64]]:
+        """The group of blocks with a place of the stream: its first place, and its samples in order."""
+        number = self._epoch_at(place)
+        epoch = self._open_epoch(number)
+        epoch_start = self._places_before(number)
+        group = int(np.searchsorted(epoch.group_ends, place - epoch_start, side="right"))
+        samples = self._open_group(epoch, group)
+        return epoch_start + int(epoch.group_ends[group]) - len(samples), samples
+
+    def _places_before(self, epoch: int) -> int:
+        """Length of all epochs before one."""
+        if self._weights is None:
+            return epoch * len(self._blocks)
+        if epoch not in self._epoch_starts:
+            self._epoch_starts[epoch] = int(self._copies_before(epoch).sum())
+        return self._epoch_starts[epoch]
+
+    def _copies_before(self, epoch: int) -> NDArray[np.int64]:
+        """How often all epochs before one have each sample, [N]."""
+        assert self._weights is not None
+        # Phases evenly spread make epochs of nearly equal size.
+        phases = np.arange(len(self._blocks)) * GOLDEN_RATIO % 1
+        return np.floor(phases + epoch * self._weights).astype(np.int64)
+
+    def _epoch_at(self, place: int) -> int:
+        if self._weights is None:
+            return place // len(self._blocks)
+        number = int(place / self._weights.sum())
+        while self._places_before(number) > place:
+            number -= 1
+        while self._places_before(number + 1) <= place:
+            number += 1
+        return number
+
+    def _open_epoch(self, number: int) -> _Epoch:
+        if self._epoch is None or self._epoch.number != number:
+            samples = self._weighted_samples(number)
+            blocks = self._blocks if samples is None else self._blocks[samples]
+            # A sample that comes twice does so in two blocks.
+            changes = blocks[1:] != blocks[:-1]
+            if samples is not None:
+                changes |= samples[1:] < samples[:-1]
+            starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
+            order = np.argsort(self._bits(number, -1, len(starts)), kind="stable")
+            sizes = np.diff(np.append(starts, len(blocks)))[order]
+            ends = np.cumsum(sizes)
+            last_of_group = np.append(np.arange(BLOCKS_PER_GROUP, len(order), BLOCKS_PER_GROUP), len(order)) - 1
+            self._epoch = _Epoch(number, samples, starts[order], sizes, ends[last_of_group])
+        return self._epoch
+
+    def _weighted_samples(self, epoch: int) -> NDArray[np.int64] | None:
+        if self._weights is None:
+            return None
+        copies = self._copies_before(epoch + 1) - self._copies_before(epoch)
+        return np.concatenate([np.flatnonzero(copies > copy) for copy in range(max(1, copies.max()))])
+
+    def _open_group(self, epoch: _Epoch, group: int) -> NDArray[np.int64]:
+        key = (epoch.number, group)
+        if key not in self._groups:
+            chosen = slice(group * BLOCKS_PER_GROUP, (group + 1) * BLOCKS_PER_GROUP)
+            starts, sizes = epoch.starts[chosen], epoch.sizes[chosen]
+            turns = np.arange(sizes.max())
+            is_there = turns < sizes[:, None]
+            bits = self._bits(epoch.number, group, is_there.size).reshape(is_there.shape)
+            bits[~is_there] = np.iinfo(np.uint64).max
+            places = starts[:, None] + np.argsort(bits, axis=1, kind="stable")
+            dealt = places.T[is_there.T]
+            while len(self._groups) >= GROUPS_KEPT:
+                del self._groups[next(iter(self._groups))]
+            self._groups[key] = dealt if epoch.samples is None else epoch.samples[dealt]
+        return self._groups[key]
+
+    def _bits(self, epoch: int, group: int, count: int) -> NDArray[np.uint64]:
+        # Raw bits are the one part of numpy's random streams that is the same in every version.
+        return np.random.PCG64(np.random.SeedSequence([self._seed, epoch, group + 1])).random_raw(count)

@@ -1,0 +1,87 @@
+"""Segments that cannot be speech by their units alone: music, hum, silence or noise that passed as speech."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.errors import TwistError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class DegenerateConfig:
+    """Bounds within which the units of speech lie; null turns one off. Normal speech in 100 to 500 units at 25 Hz has
+    15 to 20 units a second, no unit for more than a third of its length, and above 3.5 bits in any 2 seconds.
+
+    Args:
+        max_unit_share: Largest share of a segment's length that one unit may have.
+        min_entropy_bits: Least entropy of a segment's units.
+        min_units_per_s: Fewest units a second.
+        max_units_per_s: Most units a second.
+    """
+
+    max_unit_share: float | None = 0.7
+    min_entropy_bits: float | None = 1.5
+    min_units_per_s: float | None = 2.0
+    max_units_per_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not 0 <= value < math.inf:
+                raise TwistError(f"pack.degenerate.{name} is {value}; it must be at least 0, or null")
+        if (self.min_units_per_s or 0) > (math.inf if self.max_units_per_s is None else self.max_units_per_s):
+            raise TwistError("pack.degenerate.min_units_per_s must not be above max_units_per_s")
+
+
+def degenerate(
+    owner: NDArray[np.int64],
+    units: NDArray[np.uint16],
+    durations: NDArray[np.uint16],
+    durations_s: NDArray[np.float64],
+    config: DegenerateConfig,
+) -> dict[int, str]:
+    """Which segments of many are degenerate, and what shows it.
+
+    Args:
+        owner: [n] the segment of each unit, ascending.
+        units: [n].
+        durations: [n] in frames.
+        durations_s: [segments] in seconds.
+        config: What is out of bounds.
+
+    Returns:
+        By the segment's number.
+    """
+    found: dict[int, str] = {}
+    if all(bound is None for bound in vars(config).values()) or not len(units):
+        return found
+    num_segments = len(durations_s)
+    counts = np.bincount(owner, minlength=num_segments)
+    per_s = counts / np.maximum(durations_s, 1e-9)
+    kinds, kind_of = np.unique(owner * 2**16 + units, return_inverse=True)
+    kind_owner = kinds // 2**16
+    frames = np.bincount(kind_of, durations)
+    share = np.zeros(num_segments)
+    np.maximum.at(share, kind_owner, frames / np.bincount(owner, durations, num_segments)[kind_owner])
+    shares = np.bincount(kind_of) / counts[kind_owner]
+    entropy = np.bincount(kind_owner, -shares * np.log2(shares), num_segments)
+
+    def tell(is_out: NDArray[np.bool_], values: NDArray[Any], text: str) -> None:
+        for segment in np.flatnonzero(is_out & (counts > 0)).tolist():
+            found.setdefault(segment, text.format(values[segment]))
+
+    if config.max_unit_share is not None:
+        tell(share > config.max_unit_share, 100 * share, "one unit for {:.0f}% of its length")
+    if config.min_entropy_bits is not None:
+        tell(entropy < config.min_entropy_bits, entropy, "{:.2f} bits of unit entropy")
+    if config.min_units_per_s is not None:
+        tell(per_s < config.min_units_per_s, per_s, "{:.1f} units a second")
+    if config.max_units_per_s is not None:
+        tell(per_s > config.max_units_per_s, per_s, "{:.1f} units a second")
+    return found

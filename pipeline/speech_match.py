@@ -1,0 +1,156 @@
+"""The same recording found again by its units, however it was encoded and wherever its segments begin.
+
+1. Landmarks: n-grams of units (without repeats) whose hash is in the lower half of all hashes, so that the same speech
+   has the same ones; each is paired with those that follow it. Two segments of one recording share some of these pairs,
+   at one and the same lag; two readings of a text, whose timing differs, hardly share any so.
+2. Alignment: at the lag on which most shared pairs agree, the share of frames that have the same unit, give or take a
+   frame: a shift by half a frame changes almost every other unit, yet hardly one of them by more than a frame.
+
+Pairs of landmarks and votes for a lag are how A. Wang's "An Industrial-Strength Audio Search Algorithm" (2003) finds
+recordings by spectral peaks; hashes below a bound are the MinHash of sets of unequal size (FracMinHash). Whole-segment
+MinHash with LSH bands would not do here: segments that share half of their speech, half a frame apart, have a Jaccard
+similarity of 3% over their 5-grams (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LANDMARK_UNITS = 3
+# Shared pairs of landmarks within this many frames of one lag count together.
+LAG_WINDOW_FRAMES = 2
+MIN_SHARED_PAIRS = 3
+# Lags around the voted one that the alignment tries.
+LAG_SEARCH_FRAMES = 2
+MIN_OVERLAP_FRAMES = 25
+
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_MIX = ((31, np.uint64(0xBF58476D1CE4E5B9)), (29, np.uint64(0x94D049BB133111EB)))
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """Pairs of landmarks in many segments.
+
+    Attributes:
+        keys: [m] what the pair consists of, hashed.
+        owners: [m] the segment that it is in.
+        frames: [m] the frame of that segment at which it begins.
+    """
+
+    keys: NDArray[np.uint64]
+    owners: NDArray[np.int64]
+    frames: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Pairs of segments that may share speech.
+
+    Attributes:
+        left, right: [c] the segments.
+        lag: [c] frames by which the right one begins later in the recording.
+    """
+
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
+    lag: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How much of what two segments have in common, at their best lag, is the same.
+
+    Attributes:
+        similarity: Share of the overlap's frames with the same unit, give or take a frame.
+        overlap_frames: Length of the overlap.
+    """
+
+    similarity: float
+    overlap_frames: int
+
+
+def landmark_pairs(
+    owners: NDArray[np.int64], units: NDArray[np.uint16], durations: NDArray[np.uint16], pairs_per_landmark: int
+) -> Landmarks:
+    """The pairs of landmarks of segments that lie one behind the other.
+
+    Args:
+        owners: [n] the segment of each unit, ascending.
+        units: [n] without repeats.
+        durations: [n] in frames.
+        pairs_per_landmark: With how many of those after it a landmark is paired.
+    """
+    num_grams = max(0, len(units) - LANDMARK_UNITS + 1)
+    hashes = np.zeros(num_grams, np.uint64)
+    for place in range(LANDMARK_UNITS):
+        hashes = _mixed(hashes * _MULTIPLIER + units[place : place + num_grams] + np.uint64(1))
+    is_whole = owners[:num_grams] == owners[len(units) - num_grams :]
+    chosen = np.flatnonzero(is_whole & (hashes < np.uint64(2**63)))
+    ends = np.cumsum(durations, dtype=np.int64)
+    first_units = np.searchsorted(owners, owners[chosen])
+    frames = (ends - durations)[chosen] - (ends - durations)[first_units]
+    hashes, chosen_owners = hashes[chosen], owners[chosen]
+    found = []
+    for step in range(1, pairs_per_landmark + 1):
+        same = np.flatnonzero(chosen_owners[:-step] == chosen_owners[step:])
+        keys = _mixed(hashes[same] * _MULTIPLIER + hashes[same + step])
+        found.append(Landmarks(keys, chosen_owners[same], frames[same]))
+    return Landmarks(*(np.concatenate([getattr(part, name) for part in found]) for name in vars(found[0])))
+
+
+def vote(left: NDArray[np.int64], right: NDArray[np.int64], lag: NDArray[np.int64]) -> Candidates:
+    """Pairs of segments with MIN_SHARED_PAIRS or more at nearly one lag.
+
+    Args:
+        left: [h] one segment of each shared pair of landmarks.
+        right: [h] the other.
+        lag: [h] where it begins in the left one, less where in the right one.
+    """
+    order = np.lexsort((lag, right, left))
+    left, right, lag = left[order], right[order], lag[order]
+    is_new = np.ones(len(left), bool)
+    is_new[1:] = (left[1:] != left[:-1]) | (right[1:] != right[:-1])
+    pair = np.cumsum(is_new) - 1
+    # One ascending number per vote, in which pairs lie further apart than any window.
+    places = pair * 2**20 + lag
+    votes = np.searchsorted(places, places + LAG_WINDOW_FRAMES, side="right") - np.arange(len(places))
+    best = np.lexsort((lag, -votes, pair))[np.flatnonzero(is_new)]
+    best = best[votes[best] >= MIN_SHARED_PAIRS]
+    # The middle of the window.
+    return Candidates(left[best], right[best], lag[best] + LAG_WINDOW_FRAMES // 2)
+
+
+def align(left: NDArray[np.uint16], right: NDArray[np.uint16], lag: int) -> Alignment:
+    """Compares two segments frame by frame at the best lag near a given one.
+
+    Args:
+        left: [F] the unit of each frame.
+        right: [G] likewise.
+        lag: Frames by which the right one begins later (negative: earlier).
+    """
+    best = Alignment(0.0, 0)
+    for tried in range(lag - LAG_SEARCH_FRAMES, lag + LAG_SEARCH_FRAMES + 1):
+        start, end = max(0, tried), min(len(left), len(right) + tried)
+        if end - start < min(MIN_OVERLAP_FRAMES, len(left), len(right)):
+            continue
+        ours, theirs = left[start:end], right[start - tried : end - tried]
+        same = ours == theirs
+        same[1:] |= ours[1:] == theirs[:-1]
+        same[:-1] |= ours[:-1] == theirs[1:]
+        if same.mean() > best.similarity:
+            best = Alignment(float(same.mean()), end - start)
+    return best
+
+
+def _mixed(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Each bit of the result depends on all bits of a number (the finalizer of splitmix64)."""
+    for shift, factor in _MIX:
+        hashes = (hashes ^ (hashes >> np.uint64(shift))) * factor
+    return hashes ^ (hashes >> np.uint64(32))
