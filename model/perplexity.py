@@ -76,7 +76,7 @@ def perplexity(
     with torch.no_grad():
         for batch in batches[ranks.rank :: ranks.world_size]:
             rows = collate([samples[int(i)] for i in batch], vocabulary)
-            batch_nll = next_unit_nll(model, rows.token_ids.to(ranks.device), rows.labels.to(ranks.device))
+            batch_nll = next_unit_nll(model, rows.token_ids, rows.labels)
             nll[batch] = batch_nll.double().sum(dim=1).cpu().numpy()
     model.train(was_training)
     return _report(ranks.sum(torch.from_numpy(nll).to(ranks.device)).cpu().numpy(), samples)

@@ -27,7 +27,9 @@ import torch
 from torch import nn
 
 from model import checkpoint
+from model.bfloat16 import BFloat16
 from model.distributed import Ranks, gradient_sync, join_ranks, sigterm_flag
+from model.document_attention import attend_within_documents
 from model.loader import Batch, TrainingBatches, UnitSamples
 from model.metrics import MetricsFile
 from model.optim import adamw, set_learning_rate
@@ -137,7 +139,9 @@ class _Training:
             self.model = cold_start(config.architecture, self.vocabulary, config.seed)
         require_positions(self.model.config, config.max_units)
         self.model.to(ranks.device).train()
-        self.data_parallel_model = ranks.data_parallel(self.model)
+        attend_within_documents(self.model)
+        self.working_model = BFloat16(self.model) if config.precision == "bfloat16" else self.model
+        self.data_parallel_model = ranks.data_parallel(self.working_model)
         self.optimizer = adamw(self.model, config.betas, config.weight_decay)
         if ranks.is_main:
             self.metrics = MetricsFile(folder, resumed_step)
@@ -213,12 +217,9 @@ class _Training:
         nll = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         for number, micro_batch in enumerate(batch.micro_batches, start=1):
             with gradient_sync(self.data_parallel_model, is_last=number == len(batch.micro_batches)):
-                with self._autocast():
-                    micro_nll = next_unit_nll(
-                        self.data_parallel_model,
-                        micro_batch.token_ids.to(self.ranks.device),
-                        micro_batch.labels.to(self.ranks.device),
-                    ).sum()
+                micro_nll = next_unit_nll(
+                    self.data_parallel_model, micro_batch.token_ids, micro_batch.labels, micro_batch.document_ids
+                ).sum()
                 # Data parallelism takes the mean over processes; what is wanted is the sum over them, per target.
                 torch.autograd.backward(micro_nll * (self.ranks.world_size / batch.num_targets))
             nll += micro_nll.detach()
@@ -233,6 +234,8 @@ class _Training:
         set_learning_rate(self.optimizer, rate)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if isinstance(self.working_model, BFloat16):
+            self.working_model.round_weights()
         return loss, grad_norm, num_stopped > 0
 
     def _measure_start(self) -> Progress:
@@ -243,10 +246,9 @@ class _Training:
 
     def _validate(self, step: int) -> PerplexityReport:
         batch_size = max(1, self.config.batch_size // (self.ranks.world_size * self.config.gradient_accumulation))
-        with self._autocast():
-            report = perplexity(
-                self.model, self.vocabulary, self.validation_samples, batch_size=batch_size, ranks=self.ranks
-            )
+        report = perplexity(
+            self.working_model, self.vocabulary, self.validation_samples, batch_size=batch_size, ranks=self.ranks
+        )
         self._report("validation", step, validation=asdict(report))
         return report
 
@@ -295,6 +297,3 @@ class _Training:
         if event in ("step", "validation"):
             self.metrics.append(step, **figures)
         self.on_event({"event": event, "step": step, **figures})
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bfloat16")
