@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -113,7 +112,7 @@ def measure(folder: Path, hours: float, speech: list[Path], quick: bool, plot: P
         config = replace(spoken, **source, peak_lr=rate, final_lr=rate / 5, seed=seed)
         name = f"{start}-{rate:g}-{seed}"
         result = train(config, shards, str(folder / "runs" / name), _tell(name))
-        lines = read_metrics(folder / "runs" / name)
+        lines = read_metrics(str(folder / "runs" / name))
         curve = [(line["step"], line["validation"]["mean"]["perplexity"]) for line in lines if "validation" in line]
         return result, curve
 

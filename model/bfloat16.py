@@ -27,10 +27,11 @@ class BFloat16(nn.Module):
         super().__init__()
         self.model = model
         shared = {id(tensor): tensor for tensor in model.parameters()}
+        compute = copy.deepcopy(model, memo=shared)
         # Hidden from nn.Module, to which its tensors would be parameters of another kind.
-        self.__dict__["compute"] = copy.deepcopy(model, memo=shared)
+        self.__dict__["compute"] = compute
         self._slots: list[tuple[nn.Module, str, Parameter]] = []
-        for module in self.compute.modules():
+        for module in compute.modules():
             for name, parameter in list(module._parameters.items()):
                 if parameter is not None:
                     del module._parameters[name]
@@ -47,10 +48,10 @@ class BFloat16(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the model gives, in bfloat16."""
-        return self.compute(*args, **kwargs)
+        return self.__dict__["compute"](*args, **kwargs)
 
     def train(self, mode: bool = True) -> BFloat16:
         """Sets the mode of the model and of its copy."""
-        self.compute.train(mode)
+        self.__dict__["compute"].train(mode)
         super().train(mode)
         return self

@@ -81,7 +81,9 @@ def attend_within_documents(model: PreTrainedModel) -> None:
 
 def set_documents(model: nn.Module, documents: Documents) -> None:
     """Says how the next forward pass's row is parted."""
-    model.current.documents = documents
+    current = model.current
+    assert isinstance(current, _Current)
+    current.documents = documents
 
 
 @contextlib.contextmanager
@@ -102,7 +104,7 @@ def attention_within_documents(model: PreTrainedModel) -> Iterator[None]:
             module.__dict__.pop("current", None)
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def attend(
     query: Tensor,
     key: Tensor,
@@ -128,10 +130,11 @@ def attend(
         [1, N, H, D].
     """
     if slopes is None and dropout == 0 and query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
-        rows = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
         starts, longest = documents.starts, max(documents.lengths)
         attended = varlen_attn(
-            *rows,
+            query[0].transpose(0, 1),
+            key[0].transpose(0, 1),
+            value[0].transpose(0, 1),
             starts,
             starts,
             longest,
@@ -145,7 +148,7 @@ def attend(
     if key.shape[1] != query.shape[1]:
         num_sharing = query.shape[1] // key.shape[1]
         key, value = (tensor.repeat_interleave(num_sharing, dim=1) for tensor in (key, value))
-    parts = zip(*(tensor.split(documents.lengths, dim=2) for tensor in (query, key, value)), strict=True)
+    parts = zip(*(torch.split(tensor, documents.lengths, dim=2) for tensor in (query, key, value)), strict=True)
     bias = None if slopes is None else _alibi(slopes, max(documents.lengths), query.dtype)
     attended_parts = [
         F.scaled_dot_product_attention(
@@ -170,6 +173,12 @@ def _alibi(slopes: Tensor, length: int, dtype: torch.dtype) -> Tensor:
     return bias.masked_fill(back < 0, -torch.inf)[None].to(dtype)
 
 
+def _documents(attention: nn.Module) -> Documents:
+    current = attention.current
+    assert isinstance(current, _Current) and current.documents is not None
+    return current.documents
+
+
 def _from_table(
     module: nn.Module,
     query: Tensor,
@@ -186,7 +195,7 @@ def _from_table(
     if asked:
         raise TwistError(f"attention with {', '.join(asked)} is not supported; take a text LM without it")
     assert attention_mask is None
-    documents = module.current.documents
+    documents = _documents(module)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return attend(query, key, value, documents, scale=scale, dropout=dropout if module.training else 0.0), None
 
@@ -198,7 +207,7 @@ class _BloomAttention(BloomAttention):  # type: ignore[misc]
             query,
             key,
             value,
-            self.current.documents,
+            _documents(self),
             scale=self.inv_norm_factor,
             dropout=self.attention_dropout.p if self.training else 0.0,
             slopes=_get_alibi_slopes(self.num_heads, hidden_states.device),
@@ -216,7 +225,7 @@ class _ImageGPTAttention(ImageGPTAttention):  # type: ignore[misc]
             query,
             key,
             value,
-            self.current.documents,
+            _documents(self),
             scale=scale / (self.layer_idx + 1) if self.scale_attn_by_inverse_layer_idx else scale,
             dropout=self.attn_dropout.p if self.training else 0.0,
         )

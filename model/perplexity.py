@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from model.distributed import Ranks
+from model.document_attention import attention_within_documents
 from model.loader import UnitSamples, collate
-from model.speech_lm import next_unit_nll
+from model.speech_lm import bare_model, next_unit_nll
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,11 +74,15 @@ def perplexity(
     nll = np.zeros(len(samples))
     was_training = model.training
     model.eval()
-    with torch.no_grad():
-        for batch in batches[ranks.rank :: ranks.world_size]:
+    with torch.no_grad(), attention_within_documents(bare_model(model)):
+        for round_start in range(0, len(batches), ranks.world_size):
+            # Where weights are sharded no process can compute alone: in the last round some have another's batch.
+            number = round_start + ranks.rank
+            batch = batches[min(number, len(batches) - 1)]
             rows = collate([samples[int(i)] for i in batch], vocabulary)
             batch_nll = next_unit_nll(model, rows.token_ids, rows.labels)
-            nll[batch] = batch_nll.double().sum(dim=1).cpu().numpy()
+            if number < len(batches):
+                nll[batch] = batch_nll.double().sum(dim=1).cpu().numpy()
     model.train(was_training)
     return _report(ranks.sum(torch.from_numpy(nll).to(ranks.device)).cpu().numpy(), samples)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from transformers import (
     AutoConfig,
@@ -144,6 +145,27 @@ def bare_model(model: nn.Module) -> PreTrainedModel:
         inner = next(getattr(model, name) for name in ("compute", "module", "_orig_mod") if hasattr(model, name))
         model = inner
     return model
+
+
+def layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The model's layers, one behind the other: the longest list of modules in it."""
+    lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=len)
+
+
+def weights_on_cpu(model: PreTrainedModel, *, keep: bool) -> dict[str, Tensor]:
+    """Copies of a model's weights as its state dict names them; a table tied to the head is one tensor.
+
+    Where the weights are sharded every process must call this; the ones with `keep` get them.
+    """
+    copies: dict[int, Tensor] = {}
+    weights = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in copies:
+            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            copies[id(tensor)] = whole.detach().to("cpu", copy=True) if keep else whole.new_empty(0)
+        weights[name] = copies[id(tensor)]
+    return weights if keep else {}
 
 
 def require_model(init: str | None, architecture: dict[str, Any] | None, max_units: int) -> None:
