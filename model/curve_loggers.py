@@ -28,7 +28,7 @@ class TensorBoard:
             from torch.utils.tensorboard.writer import SummaryWriter
         except ImportError as error:
             raise TwistError("train.tensorboard needs TensorBoard; pip install 'twist-pipeline[plots]'") from error
-        self._writer: Any = SummaryWriter(folder, purge_step=resumed_step + 1 if resumed_step else None)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(folder, purge_step=resumed_step + 1 if resumed_step else None)
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         """Adds them."""

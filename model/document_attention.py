@@ -148,7 +148,7 @@ def attend(
     if key.shape[1] != query.shape[1]:
         num_sharing = query.shape[1] // key.shape[1]
         key, value = (tensor.repeat_interleave(num_sharing, dim=1) for tensor in (key, value))
-    parts = zip(*(torch.split(tensor, documents.lengths, dim=2) for tensor in (query, key, value)), strict=True)
+    parts = zip(*(torch.split(tensor, list(documents.lengths), dim=2) for tensor in (query, key, value)), strict=True)
     bias = None if slopes is None else _alibi(slopes, max(documents.lengths), query.dtype)
     attended_parts = [
         F.scaled_dot_product_attention(

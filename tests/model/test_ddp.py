@@ -78,7 +78,7 @@ def test_two_ranks_equal_one(
     train(half, dataset.uri, str(tmp_path / "one"))
     train(dataclasses.replace(config, gradient_accumulation=4), dataset.uri, str(tmp_path / "one"))
 
-    one, two = read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two")
+    one, two = read_metrics(str(tmp_path / "one")), read_metrics(str(tmp_path / "two"))
     assert [line["step"] for line in one] == [line["step"] for line in two], "only one process may write metrics"
     for line, other in zip(one, two, strict=True):
         if "loss" in line:

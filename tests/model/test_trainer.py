@@ -69,12 +69,12 @@ def curve(folder: Path | str) -> list[tuple[Any, ...]]:
             line.get("tokens"),
             line.get("validation"),
         )
-        for line in read_metrics(Path(folder))
+        for line in read_metrics(str(folder))
     ]
 
 
 def weights(folder: Path | str, step: int) -> dict[str, torch.Tensor]:
-    return load_file(checkpoint.step_folder(Path(folder), step) / "model.safetensors")
+    return load_file(Path(checkpoint.step_folder(str(folder), step), "model.safetensors"))
 
 
 def killed_at(step: int) -> Any:
@@ -225,14 +225,14 @@ def test_best_and_newest_checkpoints_are_kept(dataset: Dataset, config: TrainCon
     )
     gentle = dataclasses.replace(config, peak_lr=1e-2, final_lr=1e-2, num_steps=10)
     result = train(gentle, dataset.uri, str(tmp_path / "gentle"))
-    assert checkpoint.steps(tmp_path / "gentle") == [8, 10]
-    validated = {line["step"]: line["validation"] for line in read_metrics(tmp_path / "gentle") if "validation" in line}
+    assert checkpoint.steps(str(tmp_path / "gentle")) == [8, 10]
+    validated = {line["step"]: line["validation"] for line in read_metrics(str(tmp_path / "gentle")) if "validation" in line}
     assert list(validated) == [0, 4, 8, 10], "validation comes before the first update, on schedule and at the end"
 
     result = train(config, dataset.uri, str(tmp_path / "wild"))
-    validated = {line["step"]: line["validation"] for line in read_metrics(tmp_path / "wild") if "validation" in line}
+    validated = {line["step"]: line["validation"] for line in read_metrics(str(tmp_path / "wild")) if "validation" in line}
     best = min((4, 8, 10), key=lambda step: validated[step]["mean"]["perplexity"])
-    assert checkpoint.steps(tmp_path / "wild") == sorted({best, 8, 10})
+    assert checkpoint.steps(str(tmp_path / "wild")) == sorted({best, 8, 10})
     assert result.checkpoint == str(tmp_path / "wild" / f"{best:08d}")
 
 
@@ -291,7 +291,7 @@ def test_non_finite_loss_names_its_samples(
     samples = UnitSamples(dataset, "train", config.max_units)
     batches = TrainingBatches(samples, Vocabulary.of_dataset(dataset), batch_size=8, num_micro_batches=1, seed=0)
     assert content["keys"] == batches.keys(0)
-    assert checkpoint.steps(tmp_path / "run") == []
+    assert checkpoint.steps(str(tmp_path / "run")) == []
 
 
 def test_events_tell_the_story(dataset: Dataset, config: TrainConfig, tmp_path: Path) -> None:
