@@ -322,6 +322,8 @@ class _Training:
             "progress": asdict(self.progress),
         }
         self.checkpoint_writer.wait()  # before there are copies of two
+        if is_main:
+            self.metrics.flush()  # a run that goes on from here must find all lines before
         weights = weights_on_cpu(self.model, keep=is_main)
         self.checkpoint_writer.save(
             step,
@@ -374,6 +376,4 @@ class _Training:
             self.metrics.append(step, **figures)
             for logger in self.curve_loggers:
                 logger.log(step, dict(flatten(figures)))
-        else:
-            self.metrics.flush()
         self.on_event({"event": event, "step": step, **figures})
