@@ -58,19 +58,26 @@ TEXT = TrainConfig(
     architecture=ARCHITECTURE,
     batch_size=16,
     max_units=BYTES_PER_SAMPLE,
-    num_steps=400,
+    num_steps=120,
     peak_lr=2e-3,
     final_lr=2e-4,
-    warmup_steps=40,
+    warmup_steps=12,
     schedule="cosine",
     weight_decay=0.1,
     precision="bfloat16",
-    validate_every=150,
-    checkpoint_every=150,
+    validate_every=60,
+    checkpoint_every=60,
     device="cpu",
 )
 SPEECH = replace(
-    TEXT, max_units=704, num_steps=120, warmup_steps=12, schedule="inverse_sqrt", validate_every=10, checkpoint_every=60
+    TEXT,
+    batch_size=8,
+    max_units=704,
+    num_steps=100,
+    warmup_steps=10,
+    schedule="inverse_sqrt",
+    validate_every=20,
+    checkpoint_every=50,
 )
 
 
