@@ -121,9 +121,7 @@ def test_resumed_from_s3_equals_uninterrupted(
     assert curve(f"{faulty_bucket}/killed") == curve(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(
-    "setting", ["activation_checkpointing", pytest.param("compile", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("setting", ["activation_checkpointing", pytest.param("compile", marks=pytest.mark.slow)])
 def test_memory_and_speed_change_nothing(
     setting: str, dataset: Dataset, config: TrainConfig, tiny_opt: dict[str, Any], tmp_path: Path
 ) -> None:
