@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 
 from jobs import codebook, evaluate, filter, manifest, pack, segment, tokenize, train
 from jobs.command import guard
-from jobs.recipe import SECTIONS, Recipe, UsageError, read_recipe
+from jobs.recipe import SECTIONS, Recipe, read_recipe
 from model.speech_lm import require_model
 from pipeline import report, stage, storage
 from pipeline.tokenize import STAGE as UNITS
@@ -48,8 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             _run_until(recipe, given.until)
             return
         checkpoints = given.checkpoints or storage.join(recipe.run, "checkpoints")
-        if storage.is_s3(checkpoints):
-            raise UsageError("checkpoints cannot be written to S3; give --checkpoints a local folder")
         assert recipe.train is not None
         require_model(recipe.train.init, recipe.train.architecture, recipe.train.max_units)
         _run_until(recipe, "pack")
