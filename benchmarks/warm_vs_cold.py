@@ -65,7 +65,7 @@ TEXT = TrainConfig(
     schedule="cosine",
     weight_decay=0.1,
     precision="bfloat16",
-    validate_every=60,
+    validate_every=120,
     checkpoint_every=60,
     device="cpu",
 )
@@ -110,7 +110,7 @@ def measure(folder: Path, hours: float, speech: list[Path], quick: bool, plot: P
         rates, seeds = rates[1:2], seeds[:2]
     text_shards = folder / "text"
     if not (text_shards / "dataset.json").exists():
-        _write_text(text_shards, max_bytes=300_000 if quick else 8_000_000)
+        _write_text(text_shards, max_bytes=300_000 if quick else 1_500_000)
     text_lm = train(text, str(text_shards), str(folder / "text_lm"), _tell("text"))
     shards = _tokenized(folder / "speech", hours, speech)
 
@@ -160,11 +160,11 @@ def _best(result: TrainResult) -> float:
 
 
 def _write_text(shards: Path, max_bytes: int) -> None:
-    """English prose as shards whose units are bytes; every twentieth file is kept for validation."""
+    """English prose as shards whose units are bytes; every fortieth file is kept for validation."""
     samples: dict[str, list[Sample]] = {"train": [], "validation": []}
     total = 0
     for number, (name, text) in enumerate(_prose()):
-        split = "validation" if number % 20 == 0 else "train"
+        split = "validation" if number % 40 == 0 else "train"
         units = np.frombuffer(text.encode(), np.uint8).astype(np.uint16)
         for start in range(0, len(units) - 1, BYTES_PER_SAMPLE):
             piece = units[start : start + BYTES_PER_SAMPLE]
