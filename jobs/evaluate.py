@@ -1,4 +1,4 @@
-"""Measures a checkpoint on shards: perplexity per corpus and their mean."""
+"""Measures a checkpoint on shards: perplexity per corpus and their mean, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from jsonargparse import ArgumentParser, Namespace
 from jobs.command import guard, quiet_transformers
 from jobs.recipe import read_recipe
 from model import checkpoint
+from model.bootstrap import MEAN, perplexity_intervals, speakers_of
 from model.loader import UnitSamples
-from model.perplexity import PerplexityReport, perplexity, unigram_perplexity, unit_counts
+from model.perplexity import PerplexityReport, report_of, sample_nll, unigram_perplexity, unit_counts
 from model.speech_lm import load_speech_lm
 from pipeline import storage
 from pipeline.shards import open_dataset
@@ -29,32 +30,49 @@ class Evaluation:
     split: str
     model: PerplexityReport
     unigram: PerplexityReport
+    intervals: dict[str, tuple[float, float]]
 
 
-def evaluate_perplexity(checkpoint_folder: str, shards: str, split: str, max_units: int) -> Evaluation:
+def evaluate_perplexity(
+    checkpoint_folder: str, shards: str, split: str, max_units: int, *, level: float = 0.95, seed: int = 0
+) -> Evaluation:
     """Perplexity of one split under a checkpoint, beside a unigram model of the training units on the same targets.
+
+    Args:
+        checkpoint_folder: A speech LM's folder, local or s3://.
+        shards: The shards' folder.
+        split: Of theirs.
+        max_units: Units that a sample has at most; longer ones are cut.
+        level: Share of draws that confidence intervals hold, by corpus and of the mean: bootstrap over speakers (over
+            recordings, where they are not known).
+        seed: Of the draws.
 
     Raises:
         TwistError: the checkpoint or the shards are not there, or their units come from different codebooks.
     """
     quiet_transformers()
     dataset = open_dataset(shards)
-    model, vocabulary = load_speech_lm(checkpoint_folder)
+    model, vocabulary = load_speech_lm(str(checkpoint.fetch(checkpoint_folder)))
     samples = UnitSamples(dataset, split, max_units)
     counts = unit_counts(UnitSamples(dataset, "train", max_units), vocabulary)
-    report = perplexity(model, vocabulary, samples)
-    return Evaluation(checkpoint_folder, shards, split, report, unigram_perplexity(counts, samples))
+    nll = sample_nll(model, vocabulary, samples)
+    intervals = perplexity_intervals(
+        nll, samples.num_units - 1, samples.corpora(), speakers_of(samples), level=level, seed=seed
+    )
+    unigram = unigram_perplexity(counts, samples)
+    return Evaluation(checkpoint_folder, shards, split, report_of(nll, samples), unigram, intervals)
 
 
 def table(evaluation: Evaluation) -> str:
     """The evaluation for a person to read."""
-    rows: list[tuple[str, ...]] = [("corpus", "perplexity", "unigram", "units scored")]
-    for name, corpus in evaluation.model.corpora.items():
-        unigram = evaluation.unigram.corpora[name]
-        rows.append((name, f"{corpus.perplexity:.2f}", f"{unigram.perplexity:.2f}", f"{corpus.num_targets:,}"))
-    mean, unigram = evaluation.model.mean, evaluation.unigram.mean
-    rows.append(("mean", f"{mean.perplexity:.2f}", f"{unigram.perplexity:.2f}", f"{mean.num_targets:,}"))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    rows: list[tuple[str, ...]] = [("corpus", "perplexity", "confidence", "unigram", "units scored")]
+    scores = {**evaluation.model.corpora, MEAN: evaluation.model.mean}
+    unigrams = {**evaluation.unigram.corpora, MEAN: evaluation.unigram.mean}
+    for name, score in scores.items():
+        low, high = evaluation.intervals[name]
+        unigram = f"{unigrams[name].perplexity:.2f}"
+        rows.append((name, f"{score.perplexity:.2f}", f"{low:.2f} to {high:.2f}", unigram, f"{score.num_targets:,}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
             [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
@@ -75,10 +93,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         recipe, given = read_recipe("evaluate", __doc__, (), arguments, _add_arguments, _needs_run)
         checkpoints = storage.join(recipe.run, "checkpoints")
         evaluation = evaluate_perplexity(
-            given.checkpoint or str(checkpoint.best_folder(checkpoints)),
+            given.checkpoint or checkpoint.best_folder(checkpoints),
             given.shards or storage.join(recipe.run, "shards"),
             given.split,
             given.max_units,
+            level=given.level,
+            seed=given.seed,
         )
         print(json.dumps(_as_json(evaluation)) if given.json else table(evaluation))
 
@@ -92,7 +112,9 @@ def _as_json(evaluation: Evaluation) -> dict[str, Any]:
 def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("metric", type=Literal["perplexity"], help="What to measure.")
     parser.add_argument(
-        "--checkpoint", type=str | None, help="Checkpoint folder; the best of RUN/checkpoints unless given."
+        "--checkpoint",
+        type=str | None,
+        help="Checkpoint folder, local or s3://; the best of RUN/checkpoints unless given.",
     )
     parser.add_argument(
         "--shards", type=str | None, help="Folder of the shards, local or s3://; RUN/shards unless given."
@@ -103,6 +125,8 @@ def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--max_units", type=int, default=704, help="Units that a sample has at most; longer ones are cut."
     )
+    parser.add_argument("--level", type=float, default=0.95, help="Share of draws that confidence intervals hold.")
+    parser.add_argument("--seed", type=int, default=0, help="Of the draws of speakers for confidence intervals.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
 
 

@@ -16,7 +16,7 @@ from jobs.command import guard, quiet_transformers
 from jobs.inspect_text import as_text
 from jobs.recipe import UsageError
 from model import checkpoint
-from model.metrics import read_metrics
+from model.metrics import METRICS, read_metrics
 from model.speech_lm import load_speech_lm
 from pipeline import report, storage, verify
 from pipeline.errors import TwistError
@@ -55,7 +55,7 @@ def describe(path: str, kind: str) -> dict[str, Any]:
     if kind == "run":
         description = report.describe_run(path)
         checkpoints = storage.join(path, "checkpoints")
-        if not storage.is_s3(path) and Path(checkpoints).is_dir():
+        if storage.exists(storage.join(checkpoints, METRICS)):
             description["checkpoints"] = _describe_checkpoints(checkpoints)
         return description
     if kind == "checkpoints":
@@ -70,23 +70,20 @@ def violations(path: str, kind: str) -> Iterator[str]:
     if kind == "run":
         return verify.verify_run(path)
     if kind == "checkpoints":
-        return _verify_checkpoints(
-            [str(checkpoint.step_folder(Path(path), step)) for step in checkpoint.steps(Path(path))]
-        )
+        return _verify_checkpoints([checkpoint.step_folder(path, step) for step in checkpoint.steps(path)])
     if kind == "checkpoint":
         return _verify_checkpoints([path])
     return verify.verify_folder(path, kind)
 
 
 def _describe_checkpoints(path: str) -> dict[str, Any]:
-    folder = Path(path)
-    steps = checkpoint.steps(folder)
+    steps = checkpoint.steps(path)
     if not steps:
         return {"steps": []}
-    progress = checkpoint.load_trainer_state(folder, steps[-1])["progress"]
+    progress = checkpoint.load_trainer_state(path, steps[-1])["progress"]
     curve = [
         {"step": line["step"], "perplexity": line["validation"]["mean"]["perplexity"]}
-        for line in read_metrics(folder)
+        for line in read_metrics(path)
         if "validation" in line
     ]
     perplexities = {name: progress[name] for name in ("unigram", "initial", "best")}
@@ -100,8 +97,9 @@ def _describe_checkpoints(path: str) -> dict[str, Any]:
 
 
 def _describe_checkpoint(path: str) -> dict[str, Any]:
-    model, vocabulary = load_speech_lm(path)
-    state = _trainer_state(Path(path))
+    local = checkpoint.fetch(path)
+    model, vocabulary = load_speech_lm(str(local))
+    state = _trainer_state(local)
     return {
         "architecture": model.config.model_type,
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -113,15 +111,16 @@ def _describe_checkpoint(path: str) -> dict[str, Any]:
 def _trainer_state(path: Path) -> dict[str, Any] | None:
     """What the trainer keeps beside a model; None for a folder that is not the trainer's."""
     is_ours = path.name.isdigit() and (path / "trainer_state.json").is_file()
-    return checkpoint.load_trainer_state(path.parent, int(path.name)) if is_ours else None
+    return checkpoint.load_trainer_state(str(path.parent), int(path.name)) if is_ours else None
 
 
 def _verify_checkpoints(paths: Sequence[str]) -> Iterator[str]:
     for path in paths:
         try:
-            model, _ = load_speech_lm(path)
-            _trainer_state(Path(path))
-            for name in checkpoint.damaged_files(Path(path)):
+            local = checkpoint.fetch(path)
+            model, _ = load_speech_lm(str(local))
+            _trainer_state(local)
+            for name in checkpoint.damaged_files(local):
                 yield f"{storage.join(path, name)} is not what was saved"
         except TwistError as error:
             yield str(error)

@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser
 from jobs import codebook, evaluate, filter, manifest, pack, segment, tokenize, train
 from jobs.command import guard
 from jobs.inspect_text import table_of_corpora
-from jobs.recipe import SECTIONS, Recipe, UsageError, read_recipe
+from jobs.recipe import SECTIONS, Recipe, read_recipe
 from model.speech_lm import require_model
 from pipeline import report, stage, storage
 from pipeline.tokenize import STAGE as UNITS
@@ -51,8 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"\n{table_of_corpora(report.describe_shards(storage.join(recipe.run, 'shards')))}")
             return
         checkpoints = given.checkpoints or storage.join(recipe.run, "checkpoints")
-        if storage.is_s3(checkpoints):
-            raise UsageError("checkpoints cannot be written to S3; give --checkpoints a local folder")
         assert recipe.train is not None
         require_model(recipe.train.init, recipe.train.architecture, recipe.train.max_units)
         _run_until(recipe, "pack")

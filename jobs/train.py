@@ -1,24 +1,36 @@
-"""Trains a speech language model on shards, alone or under torchrun; goes on from the newest checkpoint."""
+"""Trains a speech language model on shards, alone, under torchrun or on Ray; goes on from the newest checkpoint."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
 from tqdm import tqdm
 
 from jobs.command import guard, progress, quiet_transformers
 from jobs.recipe import Recipe, read_recipe
+from jobs.train_on_ray import train_on_ray
+from model.curve_plot import draw_curve
 from model.trainer import TrainResult, train
 from pipeline import storage
 from pipeline.errors import RunError
 
 
-def work(recipe: Recipe, shards: str | None = None, checkpoints: str | None = None) -> TrainResult:
+def work(
+    recipe: Recipe, shards: str | None = None, checkpoints: str | None = None, ray_workers: int | None = None
+) -> TrainResult:
     """Trains until the recipe's last step; prints what came of it.
+
+    Args:
+        recipe: Has the settings.
+        shards: Where they are, unless in the run's folder.
+        checkpoints: Where they go, unless in the run's folder.
+        ray_workers: Processes on the Ray cluster to train with, in place of this one.
 
     Raises:
         RunError: training was stopped by a signal before its last step.
@@ -45,10 +57,14 @@ def work(recipe: Recipe, shards: str | None = None, checkpoints: str | None = No
                 detail = f"loss {event['loss']:.3f}, {event['tokens_per_s']:.0f} units/s"
                 report(event["step"], recipe.train.num_steps if recipe.train else 0, "steps", detail)
 
-        result = train(recipe.train, shards, checkpoints, on_event)
+        if ray_workers is None:
+            result = train(recipe.train, shards, checkpoints, on_event)
+        else:
+            result = train_on_ray(recipe.train, shards, checkpoints, ray_workers, on_event)
     if not result.is_finished:
         raise RunError(f"stopped by SIGTERM at step {result.num_steps}")
     if is_main:
+        _draw_curve(checkpoints)
         was_finished = "already finished: " if first_step == result.num_steps else ""
         assert result.best is not None
         print(
@@ -60,10 +76,16 @@ def work(recipe: Recipe, shards: str | None = None, checkpoints: str | None = No
     return result
 
 
+def _draw_curve(checkpoints: str) -> None:
+    """Draws the curve beside it, where matplotlib is installed (the extra `plots`)."""
+    if importlib.util.find_spec("matplotlib") is not None:
+        draw_curve(checkpoints)
+
+
 def add_checkpoints(parser: ArgumentParser) -> None:
     """Adds the option for checkpoints outside the run's folder."""
     parser.add_argument(
-        "--checkpoints", type=str | None, help="Local folder of checkpoints; RUN/checkpoints unless given."
+        "--checkpoints", type=str | None, help="Folder of checkpoints, local or s3://; RUN/checkpoints unless given."
     )
 
 
@@ -72,6 +94,11 @@ def _add_arguments(parser: ArgumentParser) -> None:
         "--shards", type=str | None, help="Folder of the shards, local or s3://; RUN/shards unless given."
     )
     add_checkpoints(parser)
+    parser.add_argument(
+        "--ray_workers",
+        type=PositiveInt | None,
+        help="Train by so many processes of the Ray cluster (RAY_ADDRESS, or this machine's), a GPU each if there are.",
+    )
 
 
 def _needs_run(given: Namespace) -> bool:
@@ -84,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def do() -> None:
         recipe, given = read_recipe("train", __doc__, ("train",), arguments, _add_arguments, _needs_run)
-        work(recipe, given.shards, given.checkpoints)
+        work(recipe, given.shards, given.checkpoints, given.ray_workers)
 
     return guard("train", do)
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import TwistError
@@ -67,10 +69,25 @@ class Ranks:
             find_unused_parameters=may_skip_parameters,
         )
 
+    def shard(self, model: nn.Module, blocks: Iterable[nn.Module], *, bfloat16: bool) -> None:
+        """Parts a model's weights, and with them gradients and optimizer state, among all processes (FSDP2).
+
+        Args:
+            model: On this process's device; its parameters become DTensors.
+            blocks: Its layers, of which one at a time is gathered.
+            bfloat16: Whether to compute in bfloat16; gradients are summed in float32 either way.
+        """
+        assert self.world_size > 1
+        mesh = init_device_mesh(self.device.type, (self.world_size,))
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bfloat16 else MixedPrecisionPolicy()
+        for block in blocks:
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh, mp_policy=policy)
+
 
 @contextlib.contextmanager
 def join_ranks(device: Device) -> Iterator[Ranks]:
-    """Joins the processes that torchrun started (gloo on CPU, nccl on GPUs), or stands alone without torchrun.
+    """Joins the processes that torchrun or Ray started (gloo on CPU, nccl on GPUs), or stands alone without either.
 
     Raises:
         TwistError: cuda is asked for and there is none.
@@ -81,6 +98,9 @@ def join_ranks(device: Device) -> Iterator[Ranks]:
     place = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device("cpu")
     if kind == "cuda":
         torch.cuda.set_device(place)
+    if dist.is_initialized():  # by Ray Train, which also ends it
+        yield Ranks(dist.get_rank(), dist.get_world_size(), place)
+        return
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks(device=place)
         return

@@ -3,7 +3,7 @@
 Each checkpoint is a Hugging Face folder of the model, ready to encode with, and beside it what a resumed run needs:
 
     FOLDER/00001000/   config.json, preprocessor_config.json, model.safetensors, head.safetensors,
-                       optimizer.pt, trainer_state.json, checksums.json
+                       optimizer-00000-of-00001.safetensors, trainer_state.json, checksums.json
 
 Everything that happens in a step is a function of the checkpoint before it, the configuration, the clips and the step's
 number: dropout is seeded anew at each step. A resumed run therefore equals one never interrupted.
@@ -31,6 +31,7 @@ from model.hubert_pretrain import HubertPretraining, PretrainLoss
 from model.metrics import MetricsFile
 from model.optim import adamw, set_learning_rate
 from model.pretrain_batches import SAMPLE_RATE_HZ, LabelledClips, PretrainBatch, PretrainBatches, validation_batches
+from pipeline import storage
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
@@ -117,6 +118,10 @@ def pretrain(
             finite.
     """
     with join_ranks(config.device) as ranks, sigterm_flag() as sigterm:
+        if storage.is_s3(checkpoints):
+            raise TwistError(
+                f"{checkpoints}: this trainer writes checkpoints to local folders only; copy them afterwards"
+            )
         folder = checkpoint.open_folder(checkpoints)
         training = _Pretraining(config, train_clips, validation_clips, folder, ranks, on_event)
         training.run(sigterm)
@@ -131,7 +136,7 @@ class _Pretraining:
         config: PretrainConfig,
         train_clips: LabelledClips,
         validation_clips: LabelledClips,
-        folder: Path,
+        folder: str,
         ranks: Ranks,
         on_event: OnEvent,
     ) -> None:
@@ -147,14 +152,15 @@ class _Pretraining:
         self.progress = Progress()
         resumed_step = self._newest_step()
         if resumed_step:
-            self._load_weights(checkpoint.step_folder(folder, resumed_step), resumed_step)
+            newest = Path(checkpoint.step_folder(folder, resumed_step))
+            self._load_weights(newest, resumed_step)
         elif config.init is not None:
             self._take_over(config.init)
         self.model.to(ranks.device).train()
         self.data_parallel_model = ranks.data_parallel(self.model, may_skip_parameters=config.layer_drop > 0)
         self.optimizer = adamw(self.model, config.betas, config.weight_decay, config.eps)
         if resumed_step:
-            checkpoint.load_optimizer(folder, resumed_step, self.optimizer)
+            checkpoint.load_optimizer(newest, self.optimizer)
         if ranks.is_main:
             self.metrics = MetricsFile(folder, resumed_step)
         self._report(
@@ -215,7 +221,7 @@ class _Pretraining:
             num_steps=progress.step,
             hours_seen=progress.num_samples_seen / SAMPLE_RATE_HZ / 3600,
             best=progress.best,
-            checkpoint=str(checkpoint.step_folder(self.folder, progress.best_step or progress.step)),
+            checkpoint=checkpoint.step_folder(self.folder, progress.best_step or progress.step),
             is_finished=progress.step == self.config.num_steps,
         )
 
@@ -281,7 +287,7 @@ class _Pretraining:
             state = {"config": asdict(self.config), "clips": self.clips.fingerprint, "progress": asdict(self.progress)}
             path = checkpoint.save(self.folder, step, self._save_model, self.optimizer, state)
             checkpoint.prune(self.folder, self.config.keep_last, self.progress.best_step)
-            self._report("checkpoint", step, path=str(path))
+            self._report("checkpoint", step, path=path)
         self.ranks.from_main(step)  # nobody ends the run before the checkpoint is whole
 
     def _save_model(self, folder: Path) -> None:

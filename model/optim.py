@@ -30,7 +30,7 @@ def adamw(model: nn.Module, betas: tuple[float, float], weight_decay: float, eps
         {"params": list(group(True)), "weight_decay": weight_decay},
         {"params": list(group(False)), "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=betas, eps=eps)
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=betas, eps=eps, fused=True)
 
 
 def learning_rate(

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from model.distributed import Ranks
+from model.document_attention import attention_within_documents
 from model.loader import UnitSamples, collate
-from model.speech_lm import next_unit_nll
+from model.speech_lm import IGNORED_LABEL, bare_model, next_unit_nll
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,7 +56,19 @@ def perplexity(
     batch_size: int = 16,
     ranks: Ranks | None = None,
 ) -> PerplexityReport:
-    """Perplexity of the samples under a speech LM.
+    """Perplexity of the samples under a speech LM; takes and raises what `sample_nll` does."""
+    return report_of(sample_nll(model, vocabulary, samples, batch_size=batch_size, ranks=ranks), samples)
+
+
+def sample_nll(
+    model: nn.Module,
+    vocabulary: Vocabulary,
+    samples: UnitSamples,
+    *,
+    batch_size: int = 16,
+    ranks: Ranks | None = None,
+) -> NDArray[np.float64]:
+    """Nats of each sample under a speech LM, [num_samples]: of all its units but the first.
 
     Args:
         model: A causal LM; it is left in the mode (train or eval) that it was in.
@@ -73,13 +87,21 @@ def perplexity(
     nll = np.zeros(len(samples))
     was_training = model.training
     model.eval()
-    with torch.no_grad():
-        for batch in batches[ranks.rank :: ranks.world_size]:
+    with torch.no_grad(), attention_within_documents(bare_model(model)):
+        for round_start in range(0, len(batches), ranks.world_size):
+            # Where weights are sharded no process can compute alone: in the last round some have another's batch.
+            number = round_start + ranks.rank
+            batch = batches[min(number, len(batches) - 1)]
             rows = collate([samples[int(i)] for i in batch], vocabulary)
-            batch_nll = next_unit_nll(model, rows.token_ids.to(ranks.device), rows.labels.to(ranks.device))
-            nll[batch] = batch_nll.double().sum(dim=1).cpu().numpy()
+            token_ids, labels = rows.token_ids, rows.labels
+            if vocabulary.bos_id is not None:  # the first unit is given, here too
+                token_ids = F.pad(token_ids, (1, 0), value=vocabulary.bos_id)
+                labels = F.pad(labels[:, 1:], (2, 0), value=IGNORED_LABEL)
+            batch_nll = next_unit_nll(model, token_ids, labels)
+            if number < len(batches):
+                nll[batch] = batch_nll.double().sum(dim=1).cpu().numpy()
     model.train(was_training)
-    return _report(ranks.sum(torch.from_numpy(nll).to(ranks.device)).cpu().numpy(), samples)
+    return ranks.sum(torch.from_numpy(nll).to(ranks.device)).cpu().numpy()
 
 
 def unit_counts(samples: UnitSamples, vocabulary: Vocabulary, ranks: Ranks | None = None) -> NDArray[np.int64]:
@@ -99,11 +121,11 @@ def unigram_perplexity(counts: NDArray[np.int64], samples: UnitSamples) -> Perpl
         samples: What to predict.
     """
     unit_nll = -np.log((counts + 1) / (counts.sum() + len(counts)))
-    return _report(np.array([unit_nll[samples[i][1:]].sum() for i in range(len(samples))]), samples)
+    return report_of(np.array([unit_nll[samples[i][1:]].sum() for i in range(len(samples))]), samples)
 
 
-def _report(nll: NDArray[np.float64], samples: UnitSamples) -> PerplexityReport:
-    """Sums the samples' nll [num_samples] by corpus."""
+def report_of(nll: NDArray[np.float64], samples: UnitSamples) -> PerplexityReport:
+    """The samples' nats [num_samples], summed by corpus."""
     names, corpus = np.unique(samples.corpora(), return_inverse=True)
     nats = np.bincount(corpus, nll)
     num_targets = np.bincount(corpus, samples.num_units - 1).astype(np.int64)

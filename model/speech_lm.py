@@ -11,16 +11,28 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    ImageGPTConfig,
+    ImageGPTForCausalImageModeling,
+    PreTrainedModel,
+)
 
+from model import slamkit
+from model.document_attention import Documents, attention_within_documents, set_documents
 from model.vocab import Vocabulary
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig
 
 IGNORED_LABEL = -100
+
+# To transformers this one (the paper's Table 8) generates images, and is no causal LM.
+AutoModelForCausalLM.register(ImageGPTConfig, ImageGPTForCausalImageModeling, exist_ok=True)
 
 
 def warm_start(folder: str, vocabulary: Vocabulary, seed: int) -> PreTrainedModel:
@@ -80,7 +92,7 @@ def _refuse_unknown_settings(architecture: dict[str, Any]) -> None:
 
 
 def load_speech_lm(folder: str) -> tuple[PreTrainedModel, Vocabulary]:
-    """A saved speech LM (a checkpoint's folder, or one that Meta published) in float32, and its vocabulary.
+    """A saved speech LM in float32, and its vocabulary: a checkpoint's folder, one that Meta published, or slamkit's.
 
     Raises:
         TwistError: there is no such folder, it holds no complete causal LM, or the LM does not speak units.
@@ -92,23 +104,68 @@ def load_speech_lm(folder: str) -> tuple[PreTrainedModel, Vocabulary]:
         raise TwistError(f"{folder}: {error}") from error
 
 
-def next_unit_nll(model: nn.Module, token_ids: Tensor, labels: Tensor) -> Tensor:
-    """Negative log-likelihood of each token given those before it, in nats and float32.
+def next_unit_nll(model: nn.Module, token_ids: Tensor, labels: Tensor, document_ids: Tensor | None = None) -> Tensor:
+    """Negative log-likelihood of each token given those before it in its document, in nats and float32.
+
+    Pads cost nothing: what the model sees is all documents behind each other, and attention keeps within them.
 
     Args:
-        model: A causal LM, bare or wrapped for data parallelism.
-        token_ids: [B, T], padded on the right.
-        labels: [B, T], `token_ids` with IGNORED_LABEL at pads.
+        model: A causal LM, bare or wrapped (for data parallelism, in bfloat16, compiled).
+        token_ids: [B, T], padded on the right; best left on the CPU.
+        labels: [B, T], `token_ids` with IGNORED_LABEL where nothing is to be predicted, at pads for one.
+        document_ids: [B, T], which document of its row a token belongs to, -1 at pads; None where each row is one
+            document, which ends with its last label.
 
     Returns:
-        [B, T - 1]; 0 at pads.
+        [B, T - 1], on the model's device; 0 where there is nothing to predict.
     """
-    # No attention mask: pads stand to the right of all that is scored, where causal attention never looks, and without
-    # a mask the attention kernels are the fast ones.
-    logits = model(input_ids=token_ids, use_cache=False).logits[:, :-1].float()
-    targets = labels[:, 1:]
-    nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=IGNORED_LABEL)
-    return nll.view(targets.shape)
+    bare = bare_model(model)
+    device = next(model.parameters()).device
+    if document_ids is None:
+        is_behind_last_label = (labels != IGNORED_LABEL).flip(1).cumsum(1).flip(1) == 0
+        document_ids = torch.zeros_like(token_ids).masked_fill(is_behind_last_label, -1)
+    is_token = document_ids >= 0
+    row = torch.arange(len(token_ids), device=token_ids.device)[:, None]
+    tokens_document = (row * token_ids.shape[1] + document_ids)[is_token]
+    lengths = torch.unique_consecutive(tokens_document, return_counts=True)[1].tolist()
+    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)[is_token].to(device)
+    documents = Documents.of_lengths(lengths, device)
+    # BLOOM knows no position ids: ALiBi is about distances.
+    positions = {} if bare.config.model_type == "bloom" else {"position_ids": documents.position_ids}
+    with attention_within_documents(bare):
+        set_documents(bare, documents)
+        logits = model(input_ids=token_ids[is_token][None].to(device), use_cache=False, **positions).logits[0]
+    nll = F.cross_entropy(logits.float(), targets, reduction="none", ignore_index=IGNORED_LABEL)
+    return nll.new_zeros(token_ids.shape).masked_scatter(is_token.to(device), nll)[:, :-1]
+
+
+def bare_model(model: nn.Module) -> PreTrainedModel:
+    """What computes inside its wrappers: DistributedDataParallel, BFloat16, torch.compile."""
+    while not isinstance(model, PreTrainedModel):
+        inner = next(getattr(model, name) for name in ("compute", "module", "_orig_mod") if hasattr(model, name))
+        model = inner
+    return model
+
+
+def layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The model's layers, one behind the other: the longest list of modules in it."""
+    lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=len)
+
+
+def weights_on_cpu(model: PreTrainedModel, *, keep: bool) -> dict[str, Tensor]:
+    """Copies of a model's weights as its state dict names them; a table tied to the head is one tensor.
+
+    Where the weights are sharded every process must call this; the ones with `keep` get them.
+    """
+    copies: dict[int, Tensor] = {}
+    weights = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in copies:
+            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            copies[id(tensor)] = whole.detach().to("cpu", copy=True) if keep else whole.new_empty(0)
+        weights[name] = copies[id(tensor)]
+    return weights if keep else {}
 
 
 def require_model(init: str | None, architecture: dict[str, Any] | None, max_units: int) -> None:
@@ -143,9 +200,17 @@ def _load(folder: str) -> PreTrainedModel:
     if not Path(folder, "config.json").is_file():
         raise TwistError(f"{folder} is no local folder of a transformers model (there is no config.json in it)")
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, output_loading_info=True
-        )
+        if slamkit.is_unit_lm(folder):
+            config = slamkit.read_config(folder)
+            with torch.device("meta"):
+                family = type(AutoModelForCausalLM.from_config(config))
+            model, report = family.from_pretrained(
+                None, config=config, state_dict=slamkit.read_weights(folder), output_loading_info=True
+            )
+        else:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, output_loading_info=True
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise TwistError(f"{folder} cannot be loaded as a causal LM: {reason}") from error
@@ -161,6 +226,8 @@ def _load(folder: str) -> PreTrainedModel:
 
 def _initialize(architecture: dict[str, Any], vocabulary: Vocabulary, seed: int) -> PreTrainedModel:
     settings = {**architecture, **vocabulary.as_config()}
+    if settings["model_type"] == "imagegpt":  # a row for its start of sequence, always the last, which has no logit
+        settings["vocab_size"] += 1
     for name in ("dtype", "torch_dtype"):  # a text LM stored in half precision would be initialized and trained in it
         settings.pop(name, None)
     config = AutoConfig.for_model(**settings)

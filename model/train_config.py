@@ -14,7 +14,21 @@ from pipeline.errors import TwistError
 
 # A resumed run may differ from its beginning in these; num_steps too, where the schedule does not depend on it.
 CHANGEABLE = CHANGEABLE_DATA | frozenset(
-    {"gradient_accumulation", "validate_every", "checkpoint_every", "keep_last", "log_every", "num_workers", "device"}
+    {
+        "gradient_accumulation",
+        "sharded",
+        "activation_checkpointing",
+        "compile",
+        "validate_every",
+        "checkpoint_every",
+        "keep_last",
+        "save_in_background",
+        "log_every",
+        "tensorboard",
+        "wandb",
+        "num_workers",
+        "device",
+    }
 )
 
 
@@ -36,12 +50,21 @@ class TrainConfig:
         weight_decay: AdamW's, on matrices other than embedding tables.
         betas: AdamW's decay rates of the gradient's first and second moment.
         clip_norm: Longest gradient (its norm over all parameters); null does not clip.
-        precision: float32, or bfloat16 for the forward and backward pass (weights stay in float32).
+        precision: float32, or bfloat16 for the forward and backward pass (weights, their gradients' sums and the
+            optimizer stay in float32).
+        sharded: Part weights, gradients and optimizer state among the processes (FSDP2), for models that do not fit on
+            one device; else each process has all of them (DDP).
+        activation_checkpointing: Compute layers anew in the backward pass instead of keeping what they gave: less
+            memory, a third more time.
+        compile: Compile each layer by torch.compile; the first steps take minutes.
         seed: Of new weights, sample order and dropout.
         validate_every: Updates between validations.
         checkpoint_every: Updates between checkpoints.
         keep_last: Newest checkpoints to keep; the best one is kept besides.
+        save_in_background: Write checkpoints while training goes on, from copies in the CPU's memory.
         log_every: Updates between lines of metrics.
+        tensorboard: Folder for TensorBoard's files, which get all that metrics.jsonl gets (needs the extra `plots`).
+        wandb: Project of Weights & Biases to log to likewise (needs `pip install wandb`).
         num_workers: Processes that read ahead, per training process; 0 reads in the training process.
         device: auto takes cuda where there is one.
         data: Which of the shards' samples to train on, in what rows, and what to do with damaged shards.
@@ -61,11 +84,17 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float | None = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
+    sharded: bool = False
+    activation_checkpointing: bool = False
+    compile: bool = False
     seed: int = 0
     validate_every: int = 1000
     checkpoint_every: int = 1000
     keep_last: int = 2
+    save_in_background: bool = True
     log_every: int = 10
+    tensorboard: str | None = None
+    wandb: str | None = None
     num_workers: int = 0
     device: Device = "auto"
     data: LoaderConfig = field(default_factory=LoaderConfig)

@@ -13,28 +13,44 @@ step's number: dropout is seeded anew at each step. A resumed run therefore equa
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
-from model import checkpoint
+from model import checkpoint, optimizer_state
+from model.bfloat16 import BFloat16
+from model.checkpoint_writer import CheckpointWriter
+from model.curve_loggers import CurveLogger, TensorBoard, WeightsAndBiases, flatten
 from model.distributed import Ranks, gradient_sync, join_ranks, sigterm_flag
+from model.document_attention import attend_within_documents
 from model.loader import Batch, TrainingBatches, UnitSamples
 from model.metrics import MetricsFile
 from model.optim import adamw, set_learning_rate
 from model.perplexity import PerplexityReport, perplexity, unigram_perplexity, unit_counts
-from model.speech_lm import cold_start, load_speech_lm, next_unit_nll, require_positions, warm_start
+from model.speech_lm import (
+    bare_model,
+    cold_start,
+    layers,
+    load_speech_lm,
+    next_unit_nll,
+    require_positions,
+    warm_start,
+    weights_on_cpu,
+)
 from model.train_config import TrainConfig
 from model.vocab import Vocabulary
+from pipeline import storage
 from pipeline.errors import TwistError
 from pipeline.shards import Dataset, open_dataset
 
@@ -87,31 +103,48 @@ class TrainResult:
 def train(config: TrainConfig, shards: str, checkpoints: str, on_event: OnEvent = lambda _: None) -> TrainResult:
     """Trains a speech LM, going on from the newest checkpoint where there is one.
 
-    Under torchrun every process calls this; they share `checkpoints`, a folder that all of them see.
+    Under torchrun or Ray Train every process calls this; they share `checkpoints`, a folder that all of them see.
 
     Args:
         config: How to train.
         shards: Folder of finished shards, local or s3://.
-        checkpoints: Local folder for checkpoints and metrics.jsonl.
+        checkpoints: Folder for checkpoints and metrics.jsonl, local or s3://.
         on_event: Called in the main process with a dict: `event` (start, step, validation, checkpoint, stopped), `step`
             and the event's figures.
 
     Raises:
         TwistError: shards, settings, checkpoints and model do not fit together, or the loss is no longer finite.
     """
-    with join_ranks(config.device) as ranks, sigterm_flag() as sigterm:
-        training = _Training(config, open_dataset(shards), checkpoint.open_folder(checkpoints), ranks, on_event)
+    folder = checkpoint.open_folder(checkpoints)
+    with (
+        join_ranks(config.device) as ranks,
+        sigterm_flag() as sigterm,
+        CheckpointWriter(
+            folder, ranks.rank, ranks.world_size, in_background=config.save_in_background
+        ) as checkpoint_writer,
+    ):
+        training = _Training(config, open_dataset(shards), folder, ranks, checkpoint_writer, on_event)
         training.run(sigterm)
+        training.close()
         return training.result()
 
 
 class _Training:
     """One process's part of a run."""
 
-    def __init__(self, config: TrainConfig, dataset: Dataset, folder: Path, ranks: Ranks, on_event: OnEvent) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        folder: str,
+        ranks: Ranks,
+        checkpoint_writer: CheckpointWriter,
+        on_event: OnEvent,
+    ) -> None:
         self.config = config
         self.folder = folder
         self.ranks = ranks
+        self.checkpoint_writer = checkpoint_writer
         self.on_event = on_event
         self.vocabulary = Vocabulary.of_dataset(dataset)
         self.train_samples = UnitSamples(dataset, "train", config.max_units, config.data)
@@ -129,18 +162,24 @@ class _Training:
         if resumed_step:
             state = checkpoint.load_trainer_state(folder, resumed_step)
             self._refuse_other_settings(state, resumed_step)
-            self.model, _ = load_speech_lm(str(checkpoint.step_folder(folder, resumed_step)))
+            newest = checkpoint.fetch(checkpoint.step_folder(folder, resumed_step))
+            self.model, _ = load_speech_lm(str(newest))
         elif config.init is not None:
             self.model = warm_start(config.init, self.vocabulary, config.seed)
         else:
             assert config.architecture is not None
             self.model = cold_start(config.architecture, self.vocabulary, config.seed)
         require_positions(self.model.config, config.max_units)
-        self.model.to(ranks.device).train()
-        self.data_parallel_model = ranks.data_parallel(self.model)
+        self.working_model, self.data_parallel_model = self._prepare_model()
         self.optimizer = adamw(self.model, config.betas, config.weight_decay)
+        self.curve_loggers: list[CurveLogger] = []
         if ranks.is_main:
             self.metrics = MetricsFile(folder, resumed_step)
+            if config.tensorboard is not None:
+                self.curve_loggers.append(TensorBoard(config.tensorboard, resumed_step))
+            if config.wandb is not None:
+                run_id = hashlib.sha256(folder.encode()).hexdigest()[:16]
+                self.curve_loggers.append(WeightsAndBiases(config.wandb, run_id, asdict(config)))
         self._report(
             "start",
             resumed_step,
@@ -152,10 +191,28 @@ class _Training:
             device=str(ranks.device),
         )
         if resumed_step:
-            checkpoint.load_optimizer(folder, resumed_step, self.optimizer)
+            checkpoint.load_optimizer(newest, self.optimizer)
             self.progress = Progress.from_dict(state["progress"])
         else:
             self.progress = self._measure_start()
+
+    def _prepare_model(self) -> tuple[nn.Module, nn.Module]:
+        """What computes as configured: in one process, and in all of them together."""
+        config, ranks = self.config, self.ranks
+        self.model.to(ranks.device).train()
+        attend_within_documents(self.model)
+        if config.activation_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        if config.sharded and ranks.world_size > 1:
+            ranks.shard(self.model, layers(self.model), bfloat16=config.precision == "bfloat16")
+            working_model = data_parallel_model = self.model
+        else:
+            working_model = BFloat16(self.model) if config.precision == "bfloat16" else self.model
+            data_parallel_model = ranks.data_parallel(working_model)
+        if config.compile:
+            for layer in layers(bare_model(working_model)):
+                layer.compile(dynamic=True)
+        return working_model, data_parallel_model
 
     def run(self, sigterm: threading.Event) -> None:
         """Steps until `num_steps` or, with a checkpoint, until any process has been told to stop."""
@@ -183,10 +240,18 @@ class _Training:
                     progress.best, progress.best_step = validation, step
             if is_best or is_stopped or step % config.checkpoint_every == 0 or step == config.num_steps:
                 self._save()
+            self._report_checkpoints()
             logged_at_s += time.monotonic() - paused_at_s
             if is_stopped and step < config.num_steps:
+                self._finish_checkpoints()
                 self._report("stopped", step)
                 return
+        self._finish_checkpoints()
+
+    def close(self) -> None:
+        """Ends what the curve was logged to."""
+        for logger in self.curve_loggers:
+            logger.close()
 
     def result(self) -> TrainResult:
         """What the run has come to."""
@@ -197,7 +262,7 @@ class _Training:
             unigram=progress.unigram,
             initial=progress.initial,
             best=progress.best,
-            checkpoint=str(checkpoint.step_folder(self.folder, progress.best_step or progress.step)),
+            checkpoint=checkpoint.step_folder(self.folder, progress.best_step or progress.step),
             is_finished=progress.step == self.config.num_steps,
         )
 
@@ -213,18 +278,16 @@ class _Training:
         nll = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         for number, micro_batch in enumerate(batch.micro_batches, start=1):
             with gradient_sync(self.data_parallel_model, is_last=number == len(batch.micro_batches)):
-                with self._autocast():
-                    micro_nll = next_unit_nll(
-                        self.data_parallel_model,
-                        micro_batch.token_ids.to(self.ranks.device),
-                        micro_batch.labels.to(self.ranks.device),
-                    ).sum()
+                micro_nll = next_unit_nll(
+                    self.data_parallel_model, micro_batch.token_ids, micro_batch.labels, micro_batch.document_ids
+                ).sum()
                 # Data parallelism takes the mean over processes; what is wanted is the sum over them, per target.
                 torch.autograd.backward(micro_nll * (self.ranks.world_size / batch.num_targets))
             nll += micro_nll.detach()
 
         max_norm = math.inf if self.config.clip_norm is None else self.config.clip_norm
-        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), max_norm).item()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
+        grad_norm = (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
         flag = torch.tensor(float(is_stopped), dtype=torch.float64, device=self.ranks.device)
         total_nll, num_stopped = self.ranks.sum(torch.stack([nll, flag])).tolist()
         loss = total_nll / batch.num_targets
@@ -233,6 +296,8 @@ class _Training:
         set_learning_rate(self.optimizer, rate)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if isinstance(self.working_model, BFloat16):
+            self.working_model.round_weights()
         return loss, grad_norm, num_stopped > 0
 
     def _measure_start(self) -> Progress:
@@ -243,25 +308,40 @@ class _Training:
 
     def _validate(self, step: int) -> PerplexityReport:
         batch_size = max(1, self.config.batch_size // (self.ranks.world_size * self.config.gradient_accumulation))
-        with self._autocast():
-            report = perplexity(
-                self.model, self.vocabulary, self.validation_samples, batch_size=batch_size, ranks=self.ranks
-            )
+        report = perplexity(
+            self.working_model, self.vocabulary, self.validation_samples, batch_size=batch_size, ranks=self.ranks
+        )
         self._report("validation", step, validation=asdict(report))
         return report
 
     def _save(self) -> None:
-        step = self.progress.step
-        if self.ranks.is_main:
-            state = {
-                "config": asdict(self.config),
-                "loader": self.batches.state_dict(step),
-                "progress": asdict(self.progress),
-            }
-            path = checkpoint.save(self.folder, step, self.model.save_pretrained, self.optimizer, state)
-            checkpoint.prune(self.folder, self.config.keep_last, self.progress.best_step)
-            self._report("checkpoint", step, path=str(path))
-        self.ranks.from_main(step)  # nobody ends the run before the checkpoint is whole
+        step, is_main = self.progress.step, self.ranks.is_main
+        state = {
+            "config": asdict(self.config),
+            "loader": self.batches.state_dict(step),
+            "progress": asdict(self.progress),
+        }
+        self.checkpoint_writer.wait()  # before there are copies of two
+        if is_main:
+            self.metrics.flush()  # a run that goes on from here must find all lines before
+        weights = weights_on_cpu(self.model, keep=is_main)
+        self.checkpoint_writer.save(
+            step,
+            optimizer_state.piece_of(self.optimizer, self.ranks.rank, self.ranks.world_size),
+            partial(self.model.save_pretrained, state_dict=weights, max_shard_size="4GB") if is_main else None,
+            state if is_main else None,
+            keep_last=self.config.keep_last,
+            best_step=self.progress.best_step,
+        )
+
+    def _finish_checkpoints(self) -> None:
+        self.checkpoint_writer.wait()
+        self.ranks.from_main(self.progress.step)  # nobody ends the run before the checkpoint is whole
+        self._report_checkpoints()
+
+    def _report_checkpoints(self) -> None:
+        for step in self.checkpoint_writer.made():
+            self._report("checkpoint", step, path=checkpoint.step_folder(self.folder, step))
 
     def _newest_step(self) -> int:
         """The step of the newest checkpoint, 0 where there is none."""
@@ -280,10 +360,10 @@ class _Training:
             )
 
     def _refuse_non_finite(self, index: int, loss: float, grad_norm: float) -> None:
-        path = self.folder / f"non-finite-{index + 1:08d}.json"
+        path = storage.join(self.folder, f"non-finite-{index + 1:08d}.json")
         if self.ranks.is_main:
-            keys = self.batches.keys(index)
-            path.write_text(json.dumps({"step": index + 1, "loss": loss, "grad_norm": grad_norm, "keys": keys}) + "\n")
+            content = {"step": index + 1, "loss": loss, "grad_norm": grad_norm, "keys": self.batches.keys(index)}
+            storage.write_bytes(path, (json.dumps(content) + "\n").encode())
         raise TwistError(
             f"step {index + 1}: the loss is {loss} and the gradient's norm {grad_norm}; the weights were left as they "
             f"were. The step's samples are named in {path}; look at them, or lower train.peak_lr and train anew"
@@ -294,7 +374,6 @@ class _Training:
             return
         if event in ("step", "validation"):
             self.metrics.append(step, **figures)
+            for logger in self.curve_loggers:
+                logger.log(step, dict(flatten(figures)))
         self.on_event({"event": event, "step": step, **figures})
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bfloat16")

@@ -21,25 +21,30 @@ class Vocabulary:
     """Units of one codebook as token ids: specials lie below `offset`, unit `u` has id `u + offset`.
 
     The layout is that of Meta's published TWIST models, whose config.json holds `offset` too. There is no BOS and no
-    EOS: as in the paper's models a sequence starts with its first unit, which is given and never scored.
+    EOS: as in the paper's models a sequence starts with its first unit, which is given and never scored. Only models of
+    slamkit were trained with one id in front of, and behind, each sequence: `bos_id`.
 
     Args:
         num_units: Size of the codebook.
         offset: Id of unit 0.
         pad_id: Id that fills rows up to a common length; one of the specials.
         codebook_fingerprint: Which codebook the units come from; None where a model does not say.
+        bos_id: Id with which the model's sequences begin; None where they begin with a unit.
     """
 
     num_units: int
     offset: int = 1
     pad_id: int = 0
     codebook_fingerprint: str | None = None
+    bos_id: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_units <= 2**16:
             raise TwistError(f"a vocabulary has 1 to 65536 units, not {self.num_units}")
         if not 0 <= self.pad_id < self.offset:
             raise TwistError(f"the pad id ({self.pad_id}) must be one of the ids below the offset ({self.offset})")
+        if self.bos_id is not None and not 0 <= self.bos_id < self.offset:
+            raise TwistError(f"the id of BOS ({self.bos_id}) must be one of the ids below the offset ({self.offset})")
 
     @property
     def vocab_size(self) -> int:
@@ -53,7 +58,7 @@ class Vocabulary:
 
     @classmethod
     def from_config(cls, config: PretrainedConfig) -> Self:
-        """Reads the vocabulary out of a model's config, ours or that of Meta's published folders.
+        """Reads the vocabulary out of a model's config, ours or that of Meta's published folders (or slamkit's, read).
 
         Raises:
             TwistError: the config has no `offset` or `pad_token_id`, so the model does not speak units.
@@ -62,16 +67,20 @@ class Vocabulary:
         pad_id = getattr(config, "pad_token_id", None)
         if not isinstance(offset, int) or not isinstance(pad_id, int):
             raise TwistError("its config.json has no `offset` and `pad_token_id`: this is not a speech LM over units")
-        return cls(config.vocab_size - offset, offset, pad_id, getattr(config, "codebook_fingerprint", None))
+        num_units = getattr(config, "num_units", None) or config.vocab_size - offset
+        bos_id = getattr(config, "unit_bos_id", None)  # not bos_token_id: Meta's configs have one that is of no use
+        return cls(num_units, offset, pad_id, getattr(config, "codebook_fingerprint", None), bos_id)
 
     def as_config(self) -> dict[str, int | str | None]:
         """The entries of a model's config that hold this vocabulary."""
         return {
             "vocab_size": self.vocab_size,
+            "num_units": self.num_units,
             "offset": self.offset,
             "pad_token_id": self.pad_id,
-            "bos_token_id": None,
-            "eos_token_id": None,
+            "bos_token_id": self.bos_id,
+            "eos_token_id": self.bos_id,
+            "unit_bos_id": self.bos_id,
             "codebook_fingerprint": self.codebook_fingerprint,
         }
 

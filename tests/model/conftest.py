@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+import boto3
 import numpy as np
 import pytest
 
+from pipeline import s3
 from pipeline.shards import Dataset, Sample, write_index, write_shard
+from tests.s3_servers import KEY, FaultyProxy, moto
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -94,3 +97,24 @@ def tiny_opt() -> dict[str, Any]:
         "do_layer_norm_before": False,
         "dropout": 0.1,
     }
+
+
+@pytest.fixture
+def faulty_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An empty bucket of a local S3 server, of whose requests half fail."""
+    with moto() as endpoint, FaultyProxy(endpoint, seed=2).running() as proxy:
+        environment = {
+            "AWS_ENDPOINT_URL_S3": endpoint,
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": KEY,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_CONFIG_FILE": "/dev/null",
+            "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        }
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="models")
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        s3.client_of_process.cache_clear()
+        yield "s3://models"
+        s3.client_of_process.cache_clear()

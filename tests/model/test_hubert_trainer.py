@@ -68,12 +68,12 @@ def curve(folder: Path) -> list[dict[str, Any]]:
     """What the metrics say of each step, but for the time it took."""
     return [
         {name: value for name, value in line.items() if name not in ("time", "audio_s_per_s")}
-        for line in read_metrics(folder)
+        for line in read_metrics(str(folder))
     ]
 
 
 def weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
-    path = checkpoint.step_folder(folder, step)
+    path = Path(checkpoint.step_folder(str(folder), step))
     return {**load_file(path / "model.safetensors"), **load_file(path / "head.safetensors")}
 
 
@@ -191,7 +191,7 @@ def test_another_run_is_not_gone_on_with(tmp_path: Path) -> None:
         train(dataclasses.replace(longer, num_steps=11), tmp_path / "longer")
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "head.safetensors", "optimizer.pt"])
+@pytest.mark.parametrize("name", ["model.safetensors", "head.safetensors", "optimizer-00000-of-00001.safetensors"])
 def test_damaged_checkpoints_are_named(tmp_path: Path, name: str) -> None:
     folder = Path(train(small_config(num_steps=3), tmp_path).checkpoint)
     content = bytearray((folder / name).read_bytes())

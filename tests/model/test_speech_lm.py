@@ -3,11 +3,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from model.document_attention import attend_within_documents
 from model.speech_lm import cold_start, load_speech_lm, next_unit_nll, require_positions, warm_start
 from model.vocab import Vocabulary
 from pipeline.errors import TwistError
@@ -39,6 +42,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         **HEADS,
     },
     "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4},
+    "imagegpt": {"model_type": "imagegpt", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
 }
 # What takes the place of the text's tables, by parameter name, and the width of a row.
 TABLES = {
@@ -49,6 +53,12 @@ TABLES = {
     "llama": ({"model.embed_tokens.weight", "lm_head.weight"}, 32),
     "qwen2": ({"model.embed_tokens.weight"}, 32),
     "gpt2": ({"transformer.wte.weight"}, 32),
+    "imagegpt": ({"transformer.wte.weight", "lm_head.weight"}, 32),
+}
+# What the paper names as part of the body, though it stands beside the table.
+BESIDE_TABLES = {
+    "opt_350m": {"model.decoder.project_in.weight", "model.decoder.project_out.weight"},
+    "bloom": {"transformer.word_embeddings_layernorm.weight", "transformer.word_embeddings_layernorm.bias"},
 }
 
 
@@ -71,11 +81,14 @@ def test_body_is_kept_and_tables_are_new(family: str, tmp_path: Path) -> None:
     assert speech.keys() == text.keys(), (
         "the speech LM has other parameters than the text LM (is its head tied as before?)"
     )
+    assert BESIDE_TABLES.get(family, set()) <= text.keys() - tables
     for name in text.keys() - tables:
         assert torch.equal(speech[name], text[name]), f"{name} is part of the body and must be kept bit by bit"
     for name in text.keys() & tables:
         table = speech[name]
-        assert table.shape == (VOCABULARY.vocab_size, width), f"{name} must have a row per special and unit"
+        # ImageGPT's input table has a row for its start of sequence behind all others, to which no logit belongs.
+        num_rows = VOCABULARY.vocab_size + (name == "transformer.wte.weight" and family == "imagegpt")
+        assert table.shape == (num_rows, width), f"{name} must have a row per special and unit"
         units = table[VOCABULARY.offset :]
         assert abs(units.mean()) < 0.004, f"{name} must be drawn around 0; text rows here have mean 3"
         assert 0.015 < units.std() < 0.025, f"{name} must have the config's standard deviation, 0.02"
@@ -109,6 +122,106 @@ def test_padding_and_later_units_change_nothing_before_them(family: str) -> None
     assert torch.all(in_batch[0, 4:] == 0), "pads must not be scored"
     num_targets = (labels[:, 1:] != -100).sum()
     torch.testing.assert_close(in_batch.sum() / num_targets, reference, msg="transformers' masked loss differs")
+
+
+@pytest.mark.parametrize("family", ARCHITECTURES)
+def test_packed_documents_equal_padded_rows(family: str) -> None:
+    """The same loss and gradients, whether documents have rows of their own or share rows with others."""
+    torch.manual_seed(0)
+    model = cold_start(ARCHITECTURES[family], VOCABULARY, seed=0)
+    if family == "llama":  # in force from the first pass to the last, as in training
+        attend_within_documents(model)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    model.eval()
+    lengths = [5, 3, 9, 2]
+    documents = [torch.randint(1, VOCABULARY.vocab_size, (length,)) for length in lengths]
+    padded = nn.utils.rnn.pad_sequence(documents, batch_first=True)
+    padded_labels = nn.utils.rnn.pad_sequence(documents, batch_first=True, padding_value=-100)
+
+    packed, labels, ids = (torch.full((2, 13), fill) for fill in (0, -100, -1))
+    for row, first, second in ((0, 0, 1), (1, 3, 2)):
+        place = 0
+        for document_id, document in enumerate((documents[first], documents[second])):
+            packed[row, place : place + len(document)] = document
+            labels[row, place + 1 : place + len(document)] = document[1:]
+            ids[row, place : place + len(document)] = document_id
+            place += len(document)
+
+    gradients = []
+    sums = []
+    for batch in ((padded, padded_labels, None), (packed, labels, ids.int())):
+        model.zero_grad()
+        nll = next_unit_nll(model, *batch)
+        assert (nll > 0).sum() == sum(lengths) - len(lengths), "each unit but the first of each document is scored"
+        nll.sum().backward()
+        sums.append(nll.sum().item())
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    assert sums[0] == pytest.approx(sums[1], rel=1e-6)
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-5, msg=f"{name}'s gradient differs")
+
+
+@pytest.mark.parametrize("family", ARCHITECTURES)
+def test_model_generates_as_before_after_it_was_scored(family: str) -> None:
+    model = cold_start(ARCHITECTURES[family], VOCABULARY, seed=0).eval()
+    token_ids = torch.tensor([[3, 1, 4, 1, 5]])
+    with torch.no_grad():
+        before = model(input_ids=token_ids).logits
+        next_unit_nll(model, token_ids, token_ids)
+        assert torch.equal(model(input_ids=token_ids).logits, before), "scoring left its attention behind"
+
+
+def test_attention_that_is_more_than_causal_is_refused() -> None:
+    config = {**ARCHITECTURES["qwen2"], "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0}
+    model = cold_start(config, VOCABULARY, seed=0)
+    token_ids = torch.tensor([[3, 1, 4]])
+    with pytest.raises(TwistError, match="attention with sliding_window is not supported"):
+        next_unit_nll(model, token_ids, token_ids)
+
+
+def test_folder_as_meta_published_it_is_read(tmp_path: Path) -> None:
+    """No more in config.json than transformers writes, and `offset`; the specials are of another number than ours."""
+    config = AutoConfig.for_model(
+        vocab_size=53, offset=3, pad_token_id=1, bos_token_id=2, eos_token_id=2, **ARCHITECTURES["opt_350m"]
+    )
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    _, vocabulary = load_speech_lm(str(tmp_path))
+    assert vocabulary == Vocabulary(50, offset=3, pad_id=1), "Meta's sequences begin with a unit, whatever config says"
+    assert vocabulary.encode(np.array([0, 49], dtype=np.uint16)).tolist() == [3, 52]
+
+
+@pytest.mark.parametrize("family", ["opt_350m", "qwen2"])
+def test_slamkits_folder_is_read(family: str, tmp_path: Path) -> None:
+    """A UnitLM: config of the LM within `base_config`, with the text's vocab_size; weights under `lm.`."""
+    torch.manual_seed(0)
+    lm = AutoModelForCausalLM.from_config(AutoConfig.for_model(vocab_size=52, **ARCHITECTURES[family])).eval()
+    base = {**lm.config.to_dict(), "vocab_size": TEXT_VOCAB_SIZE, "pad_token_id": 0, "bos_token_id": 1}
+    content = {
+        "architectures": ["UnitLM"],
+        "model_type": "speech_language_model",
+        "base_config": base,
+        "vocab_size": 52,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    tied = {"lm_head.weight"} if lm.config.tie_word_embeddings else set()
+    weights = {f"lm.{name}": tensor for name, tensor in lm.state_dict().items() if name not in tied}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+
+    model, vocabulary = load_speech_lm(str(tmp_path))
+    assert vocabulary == Vocabulary(50, offset=2, pad_id=0, bos_id=1)
+    token_ids = torch.tensor([[1, 3, 14, 15]])
+    with torch.no_grad():
+        assert torch.equal(model.eval()(input_ids=token_ids).logits, lm(input_ids=token_ids).logits)
+    model.save_pretrained(tmp_path / "again")
+    assert load_speech_lm(str(tmp_path / "again"))[1] == vocabulary, "a plain folder must keep the map of units"
+
+    del content["base_config"]
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(TwistError, match="no base_config"):
+        load_speech_lm(str(tmp_path))
 
 
 def test_half_precision_text_lm_is_trained_in_float32(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,12 +70,12 @@ def curve(folder: Path | str) -> list[tuple[Any, ...]]:
             line.get("tokens"),
             line.get("validation"),
         )
-        for line in read_metrics(Path(folder))
+        for line in read_metrics(str(folder))
     ]
 
 
 def weights(folder: Path | str, step: int) -> dict[str, torch.Tensor]:
-    return load_file(checkpoint.step_folder(Path(folder), step) / "model.safetensors")
+    return load_file(Path(checkpoint.step_folder(str(folder), step), "model.safetensors"))
 
 
 def killed_at(step: int) -> Any:
@@ -105,6 +106,58 @@ def test_resumed_equals_uninterrupted(dataset: Dataset, config: TrainConfig, tmp
     assert_same_run(tmp_path / "killed", tmp_path / "whole", 12)
     expected = dataclasses.replace(whole, checkpoint=resumed.checkpoint)
     assert resumed == expected, "the result must not tell that the run was interrupted"
+
+
+def test_resumed_from_s3_equals_uninterrupted(
+    dataset: Dataset, config: TrainConfig, faulty_bucket: str, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(config, num_steps=8, checkpoint_every=4)
+    whole = train(config, dataset.uri, str(tmp_path / "whole"))
+    with pytest.raises(Killed):
+        train(config, dataset.uri, f"{faulty_bucket}/killed", killed_at(6))
+    resumed = train(config, dataset.uri, f"{faulty_bucket}/killed")
+    assert resumed.checkpoint == f"{faulty_bucket}/killed/00000008"
+    assert resumed == dataclasses.replace(whole, checkpoint=resumed.checkpoint)
+    assert curve(f"{faulty_bucket}/killed") == curve(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("setting", ["activation_checkpointing", pytest.param("compile", marks=pytest.mark.slow)])
+def test_memory_and_speed_change_nothing(
+    setting: str, dataset: Dataset, config: TrainConfig, tiny_opt: dict[str, Any], tmp_path: Path
+) -> None:
+    if setting == "compile" and shutil.which("c++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    config = dataclasses.replace(config, architecture={**tiny_opt, "dropout": 0.0}, num_steps=3)
+    train(config, dataset.uri, str(tmp_path / "plain"))
+    train(dataclasses.replace(config, **{setting: True}), dataset.uri, str(tmp_path / setting))
+    for plain, other in zip(curve(tmp_path / "plain"), curve(tmp_path / setting), strict=True):
+        assert plain[1:3] == pytest.approx(other[1:3], abs=1e-5), f"the loss or gradient differs at step {plain[0]}"
+
+
+@pytest.mark.parametrize("family", ["bloom", "imagegpt"])
+def test_recomputed_layers_see_the_same_documents(
+    family: str, dataset: Dataset, config: TrainConfig, tmp_path: Path
+) -> None:
+    architecture = {"model_type": family, "n_layer": 2, "n_head": 4}
+    sizes = {"bloom": {"hidden_size": 32}, "imagegpt": {"n_embd": 32, "n_positions": 64, "resid_pdrop": 0.0}}[family]
+    others = {"embd_pdrop": 0.0, "attn_pdrop": 0.0} if family == "imagegpt" else {}
+    config = dataclasses.replace(config, architecture={**architecture, **sizes, **others}, num_steps=3)
+    train(config, dataset.uri, str(tmp_path / "kept"))
+    train(dataclasses.replace(config, activation_checkpointing=True), dataset.uri, str(tmp_path / "recomputed"))
+    for kept, recomputed in zip(curve(tmp_path / "kept"), curve(tmp_path / "recomputed"), strict=True):
+        assert kept[1:3] == pytest.approx(recomputed[1:3], abs=1e-5), f"step {kept[0]}"
+
+
+def test_curve_goes_to_tensorboard(dataset: Dataset, config: TrainConfig, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator").EventAccumulator
+    config = dataclasses.replace(config, num_steps=4, tensorboard=str(tmp_path / "board"), checkpoint_every=2)
+    with pytest.raises(Killed):
+        train(config, dataset.uri, str(tmp_path / "run"), killed_at(3))
+    train(config, dataset.uri, str(tmp_path / "run"))
+    board = accumulator(str(tmp_path / "board")).Reload()
+    losses = {event.step: event.value for event in board.Scalars("loss")}
+    assert losses == pytest.approx({step: loss for step, loss, *_ in curve(tmp_path / "run") if loss is not None})
+    assert "validation/mean/perplexity" in board.Tags()["scalars"]
 
 
 def test_sigterm_saves_and_stops(dataset: Dataset, config: TrainConfig, tmp_path: Path) -> None:
@@ -225,14 +278,18 @@ def test_best_and_newest_checkpoints_are_kept(dataset: Dataset, config: TrainCon
     )
     gentle = dataclasses.replace(config, peak_lr=1e-2, final_lr=1e-2, num_steps=10)
     result = train(gentle, dataset.uri, str(tmp_path / "gentle"))
-    assert checkpoint.steps(tmp_path / "gentle") == [8, 10]
-    validated = {line["step"]: line["validation"] for line in read_metrics(tmp_path / "gentle") if "validation" in line}
+    assert checkpoint.steps(str(tmp_path / "gentle")) == [8, 10]
+    validated = {
+        line["step"]: line["validation"] for line in read_metrics(str(tmp_path / "gentle")) if "validation" in line
+    }
     assert list(validated) == [0, 4, 8, 10], "validation comes before the first update, on schedule and at the end"
 
     result = train(config, dataset.uri, str(tmp_path / "wild"))
-    validated = {line["step"]: line["validation"] for line in read_metrics(tmp_path / "wild") if "validation" in line}
+    validated = {
+        line["step"]: line["validation"] for line in read_metrics(str(tmp_path / "wild")) if "validation" in line
+    }
     best = min((4, 8, 10), key=lambda step: validated[step]["mean"]["perplexity"])
-    assert checkpoint.steps(tmp_path / "wild") == sorted({best, 8, 10})
+    assert checkpoint.steps(str(tmp_path / "wild")) == sorted({best, 8, 10})
     assert result.checkpoint == str(tmp_path / "wild" / f"{best:08d}")
 
 
@@ -291,7 +348,7 @@ def test_non_finite_loss_names_its_samples(
     samples = UnitSamples(dataset, "train", config.max_units)
     batches = TrainingBatches(samples, Vocabulary.of_dataset(dataset), batch_size=8, num_micro_batches=1, seed=0)
     assert content["keys"] == batches.keys(0)
-    assert checkpoint.steps(tmp_path / "run") == []
+    assert checkpoint.steps(str(tmp_path / "run")) == []
 
 
 def test_events_tell_the_story(dataset: Dataset, config: TrainConfig, tmp_path: Path) -> None:

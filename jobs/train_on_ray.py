@@ -1,0 +1,69 @@
+"""Training on a Ray cluster: Ray Train starts the processes that torchrun would, on whichever machines have room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from model.train_config import TrainConfig
+from model.trainer import TrainResult, train
+from pipeline import storage
+from pipeline.cluster import connect
+from pipeline.errors import RunError, TwistError
+
+# A worker that dies, or a machine that goes away, costs a run so many new starts, from the newest checkpoint each.
+MAX_FAILURES = 20
+
+
+def train_on_ray(
+    config: TrainConfig, shards: str, checkpoints: str, num_workers: int, on_event: Callable[[dict[str, Any]], None]
+) -> TrainResult:
+    """What `model.trainer.train` does, by `num_workers` processes of the cluster (RAY_ADDRESS, or this machine's).
+
+    Each has a GPU unless config.device is cpu, or the cluster has none. `shards` and `checkpoints` must be places that
+    all of them see. The curve is in metrics.jsonl; `on_event` hears only of the start, once all is over.
+
+    Raises:
+        TwistError: what the workers raised for a mistake in settings or input.
+        RunError: they failed otherwise, again and again.
+    """
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    connect()
+    uses_gpu = config.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"config": config, "shards": shards, "checkpoints": checkpoints},
+        scaling_config=ray.train.ScalingConfig(num_workers=num_workers, use_gpu=uses_gpu),
+        torch_config=TorchConfig(backend="nccl" if uses_gpu else "gloo"),
+        run_config=ray.train.RunConfig(
+            storage_path=storage.join(checkpoints, "ray"),
+            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+        ),
+    )
+    try:
+        outcome = trainer.fit().return_value
+    except ray.train.TrainingFailedError as failure:
+        raise RunError(f"training on Ray failed {MAX_FAILURES + 1} times: {failure}") from None
+    if outcome["mistake"] is not None:
+        raise TwistError(outcome["mistake"])
+    on_event(outcome["start"])
+    result: TrainResult = outcome["result"]
+    return result
+
+
+def _work(arguments: dict[str, Any]) -> dict[str, Any]:
+    """One worker's part. A user's mistake is told, not raised: trying again would not mend it."""
+    start: dict[str, Any] = {}
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event["event"] == "start":
+            start.update(event)
+
+    outcome: dict[str, Any] = {"start": start, "result": None, "mistake": None}
+    try:
+        outcome["result"] = train(**arguments, on_event=on_event)
+    except TwistError as mistake:
+        outcome["mistake"] = str(mistake)
+    return outcome

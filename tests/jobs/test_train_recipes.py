@@ -1,0 +1,71 @@
+"""The training recipes: each is read, has the paper's figures, and makes a model of the size it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import model.speech_lm
+from jobs.recipe import read_recipe
+from model.train_config import TrainConfig
+from model.vocab import Vocabulary
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+# Parameters of the speech LM with 500 units, in millions.
+MILLIONS = {
+    "opt_125m": 87,
+    "opt_350m": 306,
+    "opt_1.3b": 1214,
+    "bloom": 303,
+    "pythia": 303,
+    "imagegpt": 455,
+    "llama_7b": 6480,
+}
+
+
+def settings_of(name: str) -> TrainConfig:
+    recipe, _ = read_recipe("train", "", ("train",), ["--config", str(RECIPES / f"{name}.yaml")])
+    assert recipe.train is not None
+    return recipe.train
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_are_read(path: Path) -> None:
+    recipe, _ = read_recipe("manifest", "", ("corpora",), ["--config", str(path)])
+    assert recipe.run
+
+
+@pytest.mark.parametrize("name", MILLIONS)
+def test_warm_and_cold_are_twins_with_the_papers_rates(name: str) -> None:
+    warm, cold = settings_of(f"twist_{name}"), settings_of(f"twist_{name}_cold")
+    assert warm.init is not None and cold.architecture is not None
+    differ = {field for field in vars(warm) if vars(warm)[field] != vars(cold)[field]}
+    if name == "llama_7b":
+        assert differ == {"init", "architecture"}
+        assert (warm.batch_size, warm.num_steps, warm.warmup_steps, warm.schedule) == (1024, 75_000, 500, "cosine")
+        assert (warm.peak_lr, warm.final_lr) == (1e-4, 1e-5)
+    else:
+        assert differ == {"init", "architecture", "peak_lr", "final_lr"}
+        assert (warm.batch_size, warm.num_steps, warm.warmup_steps) == (64, 400_000, 100)
+        assert (warm.peak_lr, warm.final_lr, cold.peak_lr, cold.final_lr) == (4e-4, 8e-5, 8e-5, 2.5e-5)
+        assert warm.schedule == "inverse_sqrt"
+    assert warm.max_units == 704
+
+
+@pytest.mark.parametrize("name", MILLIONS)
+def test_cold_shape_is_that_of_the_text_lm(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    architecture = settings_of(f"twist_{name}_cold").architecture
+    assert architecture is not None
+    made = AutoModelForCausalLM.from_config
+
+    def without_memory(config: object) -> object:
+        with torch.device("meta"):
+            return made(config)
+
+    monkeypatch.setattr(model.speech_lm.AutoModelForCausalLM, "from_config", without_memory)
+    speech_lm = model.speech_lm.cold_start(architecture, Vocabulary(500), seed=0)
+    assert round(speech_lm.num_parameters() / 1e6) == MILLIONS[name]
+    model.speech_lm.require_positions(speech_lm.config, 704)
