@@ -31,6 +31,7 @@ from model.hubert_pretrain import HubertPretraining, PretrainLoss
 from model.metrics import MetricsFile
 from model.optim import adamw, set_learning_rate
 from model.pretrain_batches import SAMPLE_RATE_HZ, LabelledClips, PretrainBatch, PretrainBatches, validation_batches
+from model.step_batches import iterate
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ class _Pretraining:
         """Steps until `num_steps` or, with a checkpoint, until any process has been told to stop."""
         config, progress = self.config, self.progress
         logged_at_s, logged_samples = time.monotonic(), progress.num_samples_seen
-        for batch in self.batches.iterate(progress.step, config.num_steps, config.num_workers):
+        for batch in iterate(self.batches, progress.step, config.num_steps, config.num_workers):
             step = batch.index + 1
             rate = config.learning_rate(step)
             prediction, feature_penalty, grad_norm, is_stopped = self._update(batch, rate, sigterm.is_set())
