@@ -47,8 +47,8 @@ class ScaleDiscriminator(nn.Module):
         super().__init__()
         norm = spectral_norm if is_first else weight_norm
         w = [max(16, width * share // 8) for share in (1, 1, 2, 4, 8, 8, 8)]
-        layers = ((1, 15, 1, 1), (w[0], 41, 2, 4), (w[1], 41, 2, 16), (w[2], 41, 4, 16), (w[3], 41, 4, 16))
-        layers += ((w[4], 41, 1, 16), (w[5], 5, 1, 1))
+        wide, last = [(w[2], 41, 4, 16), (w[3], 41, 4, 16), (w[4], 41, 1, 16)], (w[5], 5, 1, 1)
+        layers = [(1, 15, 1, 1), (w[0], 41, 2, 4), (w[1], 41, 2, 16), *wide, last]
         self.convs = nn.ModuleList(
             norm(nn.Conv1d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups))
             for (inputs, kernel, stride, groups), outputs in zip(layers, w, strict=True)

@@ -1,7 +1,8 @@
 """Continues sequences of units with a speech LM: many prompts at once, over one key-value cache.
 
-Prompts of unequal length share a batch, padded on the left behind an attention mask. Each continuation draws from random
-numbers of its own, which depend on the seed, its prompt and its number alone: what else is in the batch changes nothing.
+Prompts of unequal length share a batch, padded on the left behind an attention mask. Each continuation draws from
+random numbers of its own, which depend on the seed, its prompt and its number alone: what else is in the batch changes
+nothing.
 
 Source: Hassid et al. 2023 and textlesslib's examples/twist/twist_generation.py: temperature 0.8, and as many tokens as
 min(250, 3 x prompt) with the prompt among them. Ids below the offset (specials) are dropped from what comes out.
@@ -163,7 +164,8 @@ def _row(
     digest = hashlib.sha256(np.ascontiguousarray(prompt, np.uint16).tobytes()).digest()
     # By raw bits, the one part of numpy's random streams that is the same in every version.
     stream = np.random.PCG64(np.random.SeedSequence([config.seed, number, int.from_bytes(digest[:16], "big")]))
-    uniforms = (stream.random_raw(max_length - len(prompt)) >> np.uint64(11)) * 2.0**-53
+    bits = stream.random_raw(max_length - len(prompt)) >> np.uint64(11)
+    uniforms: NDArray[np.float64] = bits * np.float64(2.0**-53)
     return _Row((prompt_number, number), vocabulary.encode(prompt).tolist(), max_length, uniforms, len(prompt))
 
 

@@ -48,4 +48,4 @@ def draw(path: Path, wavs: Mapping[str, NDArray[np.float32]], mel: MelConfig) ->
         right.set(xlim=(0, longest_s), yticks=[])
     for axis in axes[-1]:
         axis.set_xlabel("s")
-    FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
+    FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})  # type: ignore[no-untyped-call]

@@ -52,7 +52,7 @@ class _Outcomes(Dataset["Batch | Exception"], Generic[Batch]):
 
 
 def endless_order(seed: int, start: int, stop: int, count: int) -> NDArray[np.int64]:
-    """Places `start` to `stop` of an endless stream of `count` items: one epoch after the other, each newly shuffled."""
+    """Places `start` to `stop` of an endless stream of `count` items: epoch after epoch, each newly shuffled."""
     epochs, places = np.divmod(np.arange(start, stop), count)
     return np.concatenate([draw_order([seed, 0, int(e)], count)[places[epochs == e]] for e in np.unique(epochs)])
 

@@ -144,7 +144,7 @@ class Vocoder(nn.Module):
     def generate(self, x: Tensor, lengths: Lengths) -> Tensor:
         """x [B, model_in_dim, F] -> wav [B, 1, F * hop_samples]."""
         num_blocks = len(self.config.resblock_kernel_sizes)
-        x = lengths.mask(self.conv_pre(lengths.mask(x)))
+        x = lengths.mask(self.conv_pre(lengths.mask(x.to(self.conv_pre.weight.dtype))))
         rate = 1
         for stage, up in enumerate(self.ups):
             rate *= self.config.upsample_rates[stage]
@@ -213,13 +213,18 @@ class Vocoder(nn.Module):
                 parametrize.remove_parametrizations(module, "weight")
 
     def _normed(self) -> list[nn.Module]:
-        blocks = [conv for block in self.resblocks for conv in (*block.convs1, *block.convs2)]
-        return [self.conv_pre, *self.ups, *blocks, self.conv_post]
+        convs = [module for block in self.resblocks for module in block.modules() if isinstance(module, nn.Conv1d)]
+        return [self.conv_pre, *self.ups, *convs, self.conv_post]
 
     def for_inference(self, dtype: torch.dtype, device: torch.device) -> Vocoder:
-        """Readies it for synthesis: weight norm folded, in `dtype`, on `device`."""
+        """Readies it for synthesis: weight norm folded, on `device`, what makes audio in `dtype`.
+
+        Embeddings and durations stay in float32: rounded, they would change how long units last.
+        """
         self.fold_weight_norm()
-        return self.requires_grad_(False).to(device, dtype).eval()
+        for part in (self.conv_pre, self.ups, self.resblocks, self.conv_post):
+            part.to(dtype)
+        return self.requires_grad_(False).to(device).eval()
 
 
 def rounded_durations(log_durations: Tensor) -> Tensor:

@@ -151,6 +151,6 @@ def require_fit(clips: LabelledClips, config: VocoderTrainConfig) -> None:
         )
     if clips.clock.hop_samples != config.model.hop_samples:
         raise TwistError(
-            f"vocoder.model.upsample_rates make {config.model.hop_samples} samples of a frame, but the run's frames are "
-            f"{clips.clock.hop_samples} samples apart"
+            f"vocoder.model.upsample_rates make {config.model.hop_samples} samples of a frame, but the run's frames "
+            f"are {clips.clock.hop_samples} samples apart"
         )

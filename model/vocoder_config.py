@@ -129,7 +129,9 @@ class VocoderConfig:
     @property
     def input_width(self) -> int:
         """Width of the embeddings of unit, pitch, speaker and style together."""
-        num_embeddings = 1 + bool(self.multispkr) + bool(self.multistyle) + (self.takes_f0 and self.f0_quant_num_bin > 0)
+        num_embeddings = (
+            1 + bool(self.multispkr) + bool(self.multistyle) + (self.takes_f0 and self.f0_quant_num_bin > 0)
+        )
         return num_embeddings * self.embedding_dim + (self.takes_f0 and not self.f0_quant_num_bin)
 
     @property
@@ -160,7 +162,7 @@ class VocoderConfig:
         if missing := sorted(needed - content.keys()):
             raise TwistError(f"it has no {', '.join(missing)}: this is no unit HiFi-GAN's config")
         # A published file that lacks these has no such part; the defaults here are for new vocoders.
-        settings = {"dur_predictor_params": None, "model_in_dim": 80}
+        settings: dict[str, Any] = {"dur_predictor_params": None, "model_in_dim": 80}
         settings |= {name: value for name, value in content.items() if name in known and value is not None}
         for name in ("upsample_rates", "upsample_kernel_sizes", "resblock_kernel_sizes"):
             settings[name] = tuple(settings[name])

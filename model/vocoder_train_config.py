@@ -33,6 +33,8 @@ class VocoderTrainConfig:
     Args:
         model: Shape of the vocoder. Its num_embeddings and hop must be the run's; it has a duration predictor, and no
             speaker, style or pitch, of which a run says nothing.
+        init: A vocoder of the same shape whose weights training starts from: a folder, or an official .pt. Null: from
+            random weights. The discriminators always start from such.
         batch_size: Clips per step, over all processes.
         crop_frames: Frames of each clip that are made at once, at a place drawn anew each time (14: 0.56 s at 25 Hz).
         num_steps: Updates to make.
@@ -64,6 +66,7 @@ class VocoderTrainConfig:
     """
 
     model: VocoderConfig = field(default_factory=VocoderConfig)
+    init: str | None = None
     batch_size: int = 16
     crop_frames: int = 14
     num_steps: int = 400_000

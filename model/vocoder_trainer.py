@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from model import checkpoint, mel_picture
+from model.artefacts import resolve
 from model.discriminators import Discriminators
 from model.distributed import Ranks, join_ranks, sigterm_flag
 from model.mel import LogMel
@@ -37,7 +38,7 @@ from model.optim import adamw, set_learning_rate
 from model.step_batches import iterate
 from model.vocoder import Vocoder
 from model.vocoder_batches import VocoderBatch, VocoderBatches, validation_clips
-from model.vocoder_checkpoint import save_vocoder
+from model.vocoder_checkpoint import load_vocoder, save_vocoder
 from model.vocoder_losses import adversarial_loss, discriminator_loss, duration_loss, feature_loss
 from pipeline.errors import TwistError
 
@@ -169,6 +170,8 @@ class _Training:
         resumed_step = self._newest_step()
         if resumed_step:
             self._load_weights(checkpoint.step_folder(folder, resumed_step), resumed_step)
+        elif config.init is not None:
+            self._take_over(config.init)
         both = nn.ModuleDict({"vocoder": self.vocoder, "discriminators": self.discriminators})
         both.to(ranks.device).train()
         self.mels = [LogMel(mel).to(ranks.device) for mel in config.mels]
@@ -381,6 +384,15 @@ class _Training:
         self.vocoder.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
         self.discriminators.load_state_dict(safetensors.torch.load_file(folder / DISCRIMINATORS))
         self.progress = Progress.from_dict(state["progress"])
+
+    def _take_over(self, init: str) -> None:
+        given, fingerprint = load_vocoder(Path(resolve(init)))
+        if fingerprint not in (None, self.codebook_fingerprint):
+            raise TwistError(f"vocoder.init {init} speaks the units of another codebook ({fingerprint})")
+        if given.config != self.config.model:
+            raise TwistError(f"vocoder.init {init} has another shape than vocoder.model; make them the same")
+        given.add_weight_norm()
+        self.vocoder.load_state_dict(given.state_dict())
 
     def _newest_step(self) -> int:
         """The step of the newest checkpoint, 0 where there is none."""

@@ -120,9 +120,7 @@ def _sentences(rng: random.Random) -> Iterator[str]:
         yield next(demo) if rng.random() < DEMO_SENTENCE_SHARE else rng.choice(of_prose)
 
 
-def _recording(
-    sentences: Iterator[str], rng: random.Random, config: VoiceConfig
-) -> tuple[NDArray[np.float32], str]:
+def _recording(sentences: Iterator[str], rng: random.Random, config: VoiceConfig) -> tuple[NDArray[np.float32], str]:
     pieces: list[NDArray[np.float32]] = []
     said: list[str] = []
     while sum(map(len, pieces)) < MIN_RECORDING_S * SAMPLE_RATE_HZ:

@@ -73,9 +73,9 @@ def test_the_likeliest_units_are_those_of_transformers(family: str) -> None:
     for prompt in prompts(4, 11):
         ours = continue_units(model, VOCABULARY, [prompt], SamplingConfig(temperature=0))[0][0]
         ids = torch.from_numpy(VOCABULARY.encode(prompt))[None]
-        theirs = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_length=3 * len(prompt), do_sample=False
-        )[0, len(prompt) :]
+        theirs = model.generate(ids, attention_mask=torch.ones_like(ids), max_length=3 * len(prompt), do_sample=False)[
+            0, len(prompt) :
+        ]
         theirs = theirs[theirs >= VOCABULARY.offset]
         np.testing.assert_array_equal(ours, VOCABULARY.decode(theirs.numpy()))
 

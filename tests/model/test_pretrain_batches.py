@@ -19,6 +19,7 @@ from model.pretrain_batches import (
     shortest_clip_samples,
     validation_batches,
 )
+from model.step_batches import iterate
 from pipeline.errors import TwistError
 from pipeline.records import LabelClock
 from tests.model.labelled_tones import NETWORK, LabelledTones, small_config
