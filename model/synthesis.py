@@ -72,6 +72,11 @@ class Synthesizer:
             frames_per_batch = FRAMES_PER_BATCH_ON_GPU
         self._frames_per_batch = frames_per_batch
 
+    @property
+    def sample_rate_hz(self) -> int:
+        """Of the audio."""
+        return self._vocoder.config.sampling_rate
+
     @torch.inference_mode()
     def __call__(self, utterances: Sequence[Utterance]) -> list[NDArray[np.float32]]:
         """The audio of each utterance, [S] at the vocoder's rate.
