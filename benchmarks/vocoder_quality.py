@@ -2,8 +2,8 @@
 
     python benchmarks/vocoder_quality.py --speech FOLDER [--vocoder PATH] [--sentences N] [--quick] [--json]
 
-FOLDER is what `twist synthesize-voice` made for the training. Each sentence becomes units of the embedded tokenizer, the
-units audio, and the audio units again:
+FOLDER is what `twist synthesize-voice` made for training. Each sentence becomes units of the embedded tokenizer, these
+become audio, and the audio units again:
 
     mel_distance            between the recorded log-mel spectrogram and that of the audio made with recorded durations
     unit_agreement          share of frames whose unit is the same in both
