@@ -19,7 +19,7 @@ from jobs.command import guard, quiet_transformers
 from jobs.recipe import read_recipe
 from model import checkpoint
 from model.artefacts import ARTEFACTS, resolve
-from model.generate import SamplingConfig, continue_units
+from model.generate import SamplingConfig, continue_units, ready_for_generation
 from model.speech_lm import load_speech_lm
 from model.synthesis import Utterance
 from pipeline import storage
@@ -63,7 +63,7 @@ def work(given: Namespace, run: str) -> None:
     folder, run = _model(given, run)
     model, vocabulary = load_speech_lm(folder)
     device = speech.pick_device(given.device)
-    model.to(device, speech.DTYPES[given.dtype]).eval()
+    ready_for_generation(model, speech.DTYPES[given.dtype], device)
     is_official = given.twist_model_name is not None
     book = speech.official_codebook() if is_official else speech.codebook_of(run, given.codebook)
     if vocabulary.num_units != book.num_units or vocabulary.codebook_fingerprint not in (None, book.fingerprint):

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from model.packed_linear import can_pack, pack_linear_layers
 from model.speech_lm import require_positions
 from pipeline.errors import TwistError
 
@@ -88,6 +89,18 @@ class _Row:
         return float(self.uniforms[len(self.ids) - self.num_prompt_ids])
 
 
+def ready_for_generation(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """Puts a speech LM on `device` in `dtype`, to be read from only.
+
+    On the CPU its linear layers are packed: one step of a few rows is bound by reading the weights, which torch's own
+    product of few rows does at half the speed.
+    """
+    model.to(device, dtype).eval().requires_grad_(False)
+    if can_pack(dtype, device):
+        pack_linear_layers(model)
+    return model
+
+
 @torch.inference_mode()
 def continue_units(
     model: PreTrainedModel,
@@ -100,7 +113,7 @@ def continue_units(
     """Continuations of each prompt: the units that follow it, without it and without specials.
 
     Args:
-        model: A speech LM in evaluation mode, on its device.
+        model: A speech LM, ready for generation.
         vocabulary: Its units.
         prompts: Units without repeats, [n] each.
         config: How units are drawn.

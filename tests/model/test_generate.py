@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from model.generate import SamplingConfig, continue_units, probabilities
+from model.generate import SamplingConfig, continue_units, probabilities, ready_for_generation
 from model.vocab import Vocabulary
 from pipeline.errors import TwistError
 
@@ -78,6 +78,19 @@ def test_the_likeliest_units_are_those_of_transformers(family: str) -> None:
         ]
         theirs = theirs[theirs >= VOCABULARY.offset]
         np.testing.assert_array_equal(ours, VOCABULARY.decode(theirs.numpy()))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_that_is_ready_says_the_same(family: str) -> None:
+    model = speech_lm(family)
+    given = prompts(5, 12, 7)
+    before = continue_units(model, VOCABULARY, given, SamplingConfig())
+    ready = ready_for_generation(speech_lm(family), torch.float32, torch.device("cpu"))
+    after = continue_units(ready, VOCABULARY, given, SamplingConfig())
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+    half = ready_for_generation(speech_lm(family), torch.bfloat16, torch.device("cpu"))
+    assert len(continue_units(half, VOCABULARY, given, SamplingConfig())[1][0])
 
 
 @pytest.mark.parametrize("top_k", [None, 3, 7, 100])

@@ -195,7 +195,9 @@ def test_it_learns_what_units_sound_like_and_how_long_they_last(tmp_path: Path) 
     losses = [line["validation"] for line in curve(tmp_path) if "validation" in line]
     assert losses[-1]["mel_distance"] < 0.6 * losses[0]["mel_distance"]
     assert losses[-1]["duration_error"] < 0.1, "units of tones last four frames, or twice as long"
-    assert result.best is not None and result.checkpoint.endswith("00000120")
+    assert result.best is not None and int(Path(result.checkpoint).name) > 100, (
+        "the best is one that discriminators saw"
+    )
     vocoder, fingerprint = load_vocoder(Path(result.checkpoint))
     assert fingerprint == "codebook"
     synthesizer = Synthesizer(vocoder.for_inference(torch.float32, torch.device("cpu")))
