@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,11 +16,14 @@ import soundfile
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from model.artefacts import EMBEDDED_FOLDER, resolve
+from jobs import speech
+from model.artefacts import ARTEFACTS, EMBEDDED_FOLDER, resolve
 from model.vocab import Vocabulary
 from model.vocoder import Vocoder
 from model.vocoder_checkpoint import save_vocoder
 from model.vocoder_config import VocoderConfig
+from pipeline import codebook
+from pipeline.errors import TwistError
 from pipeline.espeak import synthesize
 
 if TYPE_CHECKING:
@@ -70,13 +74,15 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of prompts of several formats, rates and channels, and of some that cannot be used."""
     folder = tmp_path_factory.mktemp("prompts")
     wav, rate_hz = synthesize("The river had risen in the night, and the road was under water.", "en-us+f2")
-    speech = wav.astype(np.float32) / 2**15
+    speech_wav = wav.astype(np.float32) / 2**15
     (folder / "deep").mkdir()
-    soundfile.write(folder / "one.wav", speech, rate_hz)
-    soundfile.write(folder / "deep" / "two.flac", np.stack([speech, 0.5 * speech], axis=1)[: 2 * rate_hz], rate_hz)
-    soundfile.write(folder / "three.mp3", speech[: rate_hz // 2], rate_hz)
+    soundfile.write(folder / "one.wav", speech_wav, rate_hz)
+    soundfile.write(
+        folder / "deep" / "two.flac", np.stack([speech_wav, 0.5 * speech_wav], axis=1)[: 2 * rate_hz], rate_hz
+    )
+    soundfile.write(folder / "three.mp3", speech_wav[: rate_hz // 2], rate_hz)
     soundfile.write(folder / "silent.wav", np.zeros(16_000), 16_000)
-    soundfile.write(folder / "short.wav", speech[:500], rate_hz)
+    soundfile.write(folder / "short.wav", speech_wav[:500], rate_hz)
     (folder / "broken.wav").write_bytes(b"RIFF, but no more of it")
     (folder / "notes.txt").write_text("no audio")
     return folder
@@ -175,6 +181,31 @@ def test_an_official_model_that_cannot_be_fetched_is_told_in_a_sentence(
     assert "Traceback" not in done.stderr
 
 
+def test_an_official_model_is_used_with_its_tokenizer(
+    speech_lm: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In place of Meta's: a zip of this model, and the embedded tokenizer.
+    monkeypatch.setenv("TWIST_CACHE", str(tmp_path))
+    shutil.make_archive(str(tmp_path / "TWIST-1.3B"), "zip", speech_lm.parent, speech_lm.name)
+    monkeypatch.setattr(speech, "official_codebook", lambda: codebook.load(resolve("hubert-tiny-25hz-km100")))
+    out = tmp_path / "out.wav"
+    files = ["--input-file", prompts / "one.wav", "--output-file", out]
+    run("generate", *files, "--twist-model-name", "TWIST-1.3B")
+    assert description(tmp_path / "out.json")["model"] == str(tmp_path / "TWIST-1.3B")
+    assert soundfile.info(out).duration > 3
+
+
+def test_the_official_vocoder_belongs_to_the_official_codebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speech, "resolve", lambda name: f"/cache/{name}")
+    facts = {"fingerprint": "x", "imported_sha256": ARTEFACTS["mhubert-base-25hz-km500"].sha256}
+    book = codebook.Codebook(np.zeros((500, 4), np.float32), facts)
+    with pytest.raises(TwistError, match=r"/cache/config\.json"):
+        speech.load_synthesizer(None, "", book, torch.device("cpu"), "float32")
+    other = codebook.Codebook(np.zeros((500, 4), np.float32), {**facts, "imported_sha256": "0"})
+    with pytest.raises(TwistError, match="no vocoder for the units"):
+        speech.load_synthesizer(None, "", other, torch.device("cpu"), "float32")
+
+
 def test_resynthesis_keeps_the_time_and_speaking_its_units_gives_the_same(prompts: Path, tmp_path: Path) -> None:
     run("resynthesize", "--input_file", prompts / "one.wav", "--output_file", tmp_path / "re.wav")
     recorded, made = soundfile.info(prompts / "one.wav"), soundfile.info(tmp_path / "re.wav")
@@ -244,17 +275,18 @@ vocoder:
   log_every: 1
   sample_every: 3
 """
-    path = tmp_path / "recipe.yaml"
+    path, copy = tmp_path / "recipe.yaml", tmp_path / "run"
     path.write_text(recipe.read_text() + vocoder)
-    done = twist("train-vocoder", "--config", path, "--run", finished_run)
+    shutil.copytree(finished_run, copy)
+    done = twist("train-vocoder", "--config", path, "--run", copy)
     assert "3 steps" in done.stdout and "mel distance" in done.stdout
-    assert (finished_run / "vocoder" / "samples" / "0-00000003.wav").is_file()
+    assert (copy / "vocoder" / "samples" / "0-00000003.wav").is_file()
     out = tmp_path / "out.wav"
-    common = ["--run", finished_run, "--held-out", "validation", "--output-file", out]
-    twist("resynthesize", *common)
-    assert str(finished_run / "vocoder") in description(tmp_path / "out.json")["vocoder"]
-    twist("generate", *common)
+    common = ["--run", copy, "--held-out", "validation", "--output-file", out]
+    run("resynthesize", *common)
+    assert str(copy / "vocoder") in description(tmp_path / "out.json")["vocoder"]
+    run("generate", *common)
     continued = description(tmp_path / "out.json")
-    assert continued["model"].startswith(str(finished_run / "checkpoints"))
+    assert continued["model"].startswith(str(copy / "checkpoints"))
     assert len(continued["units"]) > continued["num_prompt_units"] > 0
     assert soundfile.info(out).frames == 640 * sum(continued["durations"])
