@@ -52,6 +52,7 @@ def work(given: Namespace, run: str) -> None:
         given.seed,
     )
     speech.require_one_input(given, run)
+    speech.require_pictures(given)
     for name in ("prompt_duration_sec", "num_continuations", "batch_size"):
         if getattr(given, name) <= 0:
             raise TwistError(f"{name} is {getattr(given, name)}; it must be above 0")
@@ -90,7 +91,7 @@ def work(given: Namespace, run: str) -> None:
         continued = continue_units(
             model, vocabulary, prompts, sampling, given.num_continuations, batch_size=given.batch_size
         )
-        for (recording, _), prompt, continuations in zip(group, prompts, continued, strict=True):
+        for (recording, heard), prompt, continuations in zip(group, prompts, continued, strict=True):
             spoken = _speak(synthesizer, prompt, continuations, given.max_duration_sec, frame_rate_hz)
             for number, (utterance, wav) in enumerate(spoken):
                 assert utterance.durations is not None
@@ -106,6 +107,8 @@ def work(given: Namespace, run: str) -> None:
                     "durations": utterance.durations.tolist(),
                 }
                 speech.write_speech(output, wav, synthesizer.sample_rate_hz, description)
+                if given.picture:
+                    speech.draw(output, heard, wav)
                 num_written += 1
                 audio_s += len(wav) / synthesizer.sample_rate_hz
     where = given.output_file if num_written == 1 else f"{num_written} files, {recordings[0].output.parent}"
@@ -190,6 +193,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
     add("max-duration-sec", float | None, None, "Most seconds of prompt and continuation together.")
     add("seed", int, sampling.seed, "Of all that is drawn.")
     add("batch-size", int, 32, "Continuations that are written at once.")
+    speech.add_picture_option(parser)
     speech.add_device_options(parser)
 
 

@@ -27,6 +27,7 @@ def work(given: Namespace, run: str) -> None:
         TwistError: tokenizer and vocoder are not there or do not fit together, or no recording can be used.
     """
     speech.require_one_input(given, run)
+    speech.require_pictures(given)
     if given.held_out is not None:
         recordings = [speech.held_out_recording(run, given.held_out, given.output_file, 3.0, None)]
     else:
@@ -45,7 +46,7 @@ def work(given: Namespace, run: str) -> None:
             if given.durations == "predicted":
                 durations = synthesizer.durations(units)
             utterances.append(Utterance(units, durations))
-        for (recording, _), utterance, wav in zip(group, utterances, synthesizer(utterances), strict=True):
+        for (recording, heard), utterance, wav in zip(group, utterances, synthesizer(utterances), strict=True):
             assert utterance.durations is not None
             description = {
                 "input": recording.name,
@@ -56,6 +57,8 @@ def work(given: Namespace, run: str) -> None:
                 "durations": utterance.durations.tolist(),
             }
             speech.write_speech(recording.output, wav, synthesizer.sample_rate_hz, description)
+            if given.picture:
+                speech.draw(recording.output, heard, wav)
             num_written += 1
             audio_s += len(wav) / synthesizer.sample_rate_hz
     where = given.output_file if num_written == 1 else f"{num_written} files in {given.output_file}"
@@ -93,6 +96,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
         default="original",
         help="Whether units last as long as in the recording, or as the vocoder predicts.",
     )
+    speech.add_picture_option(parser)
     speech.add_device_options(parser)
 
 

@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 import soundfile
 import torch
 
-from model import checkpoint
+from model import checkpoint, mel_picture
 from model.artefacts import ARTEFACTS, EMBEDDED_FOLDER, VOCODER, resolve
 from model.encoder import EncoderConfig
+from model.mel import MelConfig
 from model.synthesis import Synthesizer
 from model.vocoder_checkpoint import load_vocoder
 from pipeline import codebook, codebook_import, storage
@@ -261,6 +262,31 @@ def _read(recording: Recording, tokenizer: UnitEncoder) -> NDArray[np.float32]:
 
 def _in_words(error: AudioError) -> str:
     return "it is silent" if error.reason == "silent" else f"{error.reason} ({error.detail})"
+
+
+def add_picture_option(parser: ArgumentParser) -> None:
+    """Adds whether to draw what was heard and what is said."""
+    add_option(
+        parser,
+        "picture",
+        action="store_true",
+        help="Draw OUTPUT.png too: input and output as waveforms and mel spectrograms. Needs the extra `plots`.",
+    )
+
+
+def require_pictures(given: Namespace) -> None:
+    """Refuses to promise pictures where matplotlib is missing.
+
+    Raises:
+        TwistError: it is.
+    """
+    if given.picture and not mel_picture.is_available():
+        raise TwistError("pictures need matplotlib; install this project's extra `plots`")
+
+
+def draw(output: Path, heard: NDArray[np.float32], said: NDArray[np.float32]) -> None:
+    """Draws OUTPUT.png."""
+    mel_picture.draw(output.with_name(f"{output.name}.png"), {"heard": heard, "said": said}, MelConfig())
 
 
 def write_speech(output: Path, wav: NDArray[np.float32], sample_rate_hz: int, description: dict[str, Any]) -> None:

@@ -39,6 +39,7 @@ class VocoderTrainConfig:
         crop_frames: Frames of each clip that are made at once, at a place drawn anew each time (14: 0.56 s at 25 Hz).
         num_steps: Updates to make.
         discriminator_start: Updates before the discriminators take part: until then only mel distance and durations.
+            With num_steps they never do.
         discriminator_width: Channels of the discriminators' widest layers, a multiple of 128.
         mels: The mel spectrograms whose mean distance is trained on; the first one is what validation tells.
         mel_weight: Weight of the mel distance.

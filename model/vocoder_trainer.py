@@ -87,7 +87,8 @@ class VocoderResult:
     Attributes:
         num_steps: Updates made, over all resumptions.
         hours_seen: Hours of audio made in them.
-        best: The least mel distance at a validation (once discriminators took part); None where there was none yet.
+        best: The least mel distance at a validation (once discriminators take part, if they are to); None where there
+            was none yet.
         checkpoint: Folder of the best checkpoint (of the newest where `best` is None).
         is_finished: False where SIGTERM stopped the run; start it again to go on.
     """
@@ -218,7 +219,7 @@ class _Training:
             if step % config.validate_every == 0 or step == config.num_steps:
                 quality = self._validate(step)
                 # Mel distance alone is least before discriminators take part, and sounds worse than it then measures.
-                counts = step > config.discriminator_start
+                counts = step > config.discriminator_start or config.discriminator_start >= config.num_steps
                 is_best = counts and (progress.best is None or quality.mel_distance < progress.best.mel_distance)
                 if is_best:
                     progress.best, progress.best_step = quality, step

@@ -17,6 +17,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from jobs import speech
+from model import mel_picture
 from model.artefacts import ARTEFACTS, EMBEDDED_FOLDER, resolve
 from model.vocab import Vocabulary
 from model.vocoder import Vocoder
@@ -207,7 +208,9 @@ def test_the_official_vocoder_belongs_to_the_official_codebook(monkeypatch: pyte
 
 
 def test_resynthesis_keeps_the_time_and_speaking_its_units_gives_the_same(prompts: Path, tmp_path: Path) -> None:
-    run("resynthesize", "--input_file", prompts / "one.wav", "--output_file", tmp_path / "re.wav")
+    pictures = ["--picture"] if mel_picture.is_available() else []
+    run("resynthesize", "--input_file", prompts / "one.wav", "--output_file", tmp_path / "re.wav", *pictures)
+    assert (tmp_path / "re.png").is_file() == bool(pictures)
     recorded, made = soundfile.info(prompts / "one.wav"), soundfile.info(tmp_path / "re.wav")
     assert made.samplerate == 16_000
     assert abs(recorded.duration - made.duration) < 0.09
