@@ -11,6 +11,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PARITY := .venv-parity
 AUDIO  ?=
+RUN     = $(if $(strip $(AUDIO)),runs/demo-$$(basename "$(AUDIO)"),runs/demo)
 JOBS   ?= 2
 
 .PHONY: demo setup setup-dev test faults parity check format clean
@@ -20,8 +21,10 @@ ifeq ($(strip $(AUDIO)),)
 	$(BIN)/twist synthesize runs/demo-speech
 	$(BIN)/twist run --config recipes/demo.yaml --audio runs/demo-speech
 else
-	$(BIN)/twist run --config recipes/demo.yaml --audio "$(AUDIO)" --run "runs/demo-$$(basename "$(AUDIO)")"
+	$(BIN)/twist run --config recipes/demo.yaml --audio "$(AUDIO)" --run "$(RUN)"
 endif
+	$(BIN)/twist resynthesize --run "$(RUN)" --held-out validation --output-file "$(RUN)/speech/resynthesis.wav"
+	$(BIN)/twist generate --run "$(RUN)" --held-out validation --output-file "$(RUN)/speech/continuation.wav"
 
 setup: $(VENV)/.runtime
 

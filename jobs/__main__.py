@@ -18,9 +18,14 @@ COMMANDS = {
     "pack": "pack units into WebDataset shards",
     "train": "train a speech language model on shards",
     "evaluate": "measure a checkpoint on shards",
+    "generate": "continue a spoken prompt with a speech language model",
+    "resynthesize": "turn audio into units and speak these",
+    "speak": "speak units",
     "inspect": "show, and verify, a run or any part of one",
     "synthesize": "make the demo's speech",
     "synthesize-voices": "make speech of many voices with its phonemes, to pretrain a tokenizer on",
+    "synthesize-voice": "make speech of one voice, to train a vocoder on",
+    "train-vocoder": "train a vocoder on the audio and units of a run",
     "pretrain-tokenizer": "pretrain a HuBERT on the audio and units of a run",
 }
 

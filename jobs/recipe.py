@@ -22,6 +22,7 @@ from jsonargparse import ArgumentParser, Namespace
 from model.encoder import EncoderConfig
 from model.pretrain_config import PretrainConfig
 from model.train_config import TrainConfig
+from model.vocoder_train_config import VocoderTrainConfig
 from pipeline import storage
 from pipeline.cluster import ClusterConfig
 from pipeline.codebook_fit import CodebookConfig
@@ -41,6 +42,7 @@ SECTIONS: dict[str, type] = {
     "pack": PackConfig,
     "train": TrainConfig,
     "pretrain": PretrainConfig,
+    "vocoder": VocoderTrainConfig,
     "cluster": ClusterConfig,
 }
 
@@ -59,6 +61,7 @@ class Recipe:
     pack: PackConfig = field(default_factory=PackConfig)
     train: TrainConfig | None = None
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    vocoder: VocoderTrainConfig = field(default_factory=VocoderTrainConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 

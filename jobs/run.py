@@ -30,7 +30,7 @@ STAGES: dict[str, Callable[[Recipe], None]] = {
 }
 # Of no use without an encoder that can be loaded, which is therefore seen to before them all.
 WITH_ENCODER = ("codebook", "tokenize", "pack")
-DATA_SECTIONS = tuple(name for name in SECTIONS if name not in ("train", "pretrain"))
+DATA_SECTIONS = tuple(name for name in SECTIONS if name not in ("train", "pretrain", "vocoder"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

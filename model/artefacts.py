@@ -1,9 +1,11 @@
 """Tokenizers and models by name: our own small ones, which lie here, and TWIST's official files, which are fetched.
 
     model/embedded/hubert-tiny-25hz/                  a HuBERT of 4M parameters; see docs/hubert-tiny-25hz.md
+    model/embedded/hifigan-tiny-25hz/                 a vocoder of its units; see docs/hifigan-tiny-25hz.md
     TWIST_CACHE, else ~/.cache/twist
         mhubert_base_25hz_cp_mls_cv_sp_fisher.pt      under the file's own name, and only once it is whole and checked
                                                       by its sha256
+        TWIST-1.3B/                                   what a fetched zip file holds
 
 Sources: textlesslib's textless/checkpoint_manager and examples/twist.
 """
@@ -15,12 +17,14 @@ import fcntl
 import hashlib
 import http.client
 import os
+import shutil
 import tempfile
 import urllib.error
 import urllib.request
 import warnings
+import zipfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NoReturn
 
 from tqdm import tqdm
@@ -57,8 +61,9 @@ class Artefact:
 
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
-EMBEDDED = ("hubert-tiny-25hz", "hubert-tiny-25hz-km100")
+EMBEDDED = ("hubert-tiny-25hz", "hubert-tiny-25hz-km100", "hifigan-tiny-25hz")
 
+VOCODER = "mhubert-base-25hz-hifigan"
 # No size is published for any of them.
 ARTEFACTS = {
     "mhubert-base-25hz": Artefact(
@@ -98,7 +103,11 @@ def resolve(path_or_name: str) -> str:
     if path_or_name in EMBEDDED:
         return str(EMBEDDED_FOLDER / path_or_name)
     artefact = ARTEFACTS.get(path_or_name)
-    return str(fetch(artefact)) if artefact else path_or_name
+    if artefact is None:
+        return path_or_name
+    if path_or_name == VOCODER:  # its config belongs to it
+        fetch(ARTEFACTS[f"{VOCODER}-config"])
+    return str(unpack(artefact) if artefact.file_name.endswith(".zip") else fetch(artefact))
 
 
 def fetch(artefact: Artefact) -> Path:
@@ -128,6 +137,48 @@ def fetch(artefact: Artefact) -> Path:
                 f"and fetch it again"
             )
     return path
+
+
+def unpack(artefact: Artefact) -> Path:
+    """The folder that a zip file of a transformers folder holds, beside the file in the cache; fetched where needed.
+
+    Only files right in that folder are taken, each as the zip's own checksum says it is.
+
+    Raises:
+        TwistError: as `fetch`; or the file is no zip, is damaged, or holds no transformers folder.
+    """
+    folder = cache_folder() / artefact.file_name.removesuffix(".zip")
+    if folder.is_dir():
+        return folder
+    path = fetch(artefact)
+    with _locked(folder.with_name(f".{folder.name}.lock")):
+        if folder.is_dir():
+            return folder
+        unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        try:
+            with zipfile.ZipFile(path) as archive:
+                _extract(archive, unfinished)
+            unfinished.chmod(0o755)  # a temporary folder is its owner's alone; a cache may be shared
+            unfinished.rename(folder)
+        except (zipfile.BadZipFile, ValueError) as error:
+            raise TwistError(f"{path} cannot be unpacked ({error}); delete it and fetch it again") from error
+        except OSError as error:
+            raise TwistError(f"cannot unpack {path} beside it: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def _extract(archive: zipfile.ZipFile, folder: Path) -> None:
+    names = [info.filename for info in archive.infolist() if PurePosixPath(info.filename).name == "config.json"]
+    if len(names) != 1:
+        raise ValueError(f"it holds {len(names)} transformers folders in place of one")
+    inside = PurePosixPath(names[0]).parent
+    for info in archive.infolist():
+        member = PurePosixPath(info.filename)
+        if member.parent == inside and not info.is_dir() and member.name not in ("", "..", "."):
+            with archive.open(info) as source, (folder / member.name).open("wb") as target:
+                shutil.copyfileobj(source, target)
 
 
 def cache_folder() -> Path:

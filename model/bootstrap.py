@@ -28,7 +28,7 @@ def speakers_of(samples: UnitSamples) -> list[str]:
 
 def perplexity_intervals(
     nll: NDArray[np.float64],
-    num_targets: NDArray[np.int64],
+    num_targets: NDArray[np.integer],
     corpora: Sequence[str] | NDArray[np.str_],
     speakers: Sequence[str],
     *,

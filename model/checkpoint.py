@@ -53,6 +53,17 @@ def open_folder(uri: str) -> str:
     return uri
 
 
+def open_local_folder(uri: str) -> str:
+    """The same for those that write to local folders only.
+
+    Raises:
+        TwistError: it is not local, or cannot be written.
+    """
+    if storage.is_s3(uri):
+        raise TwistError(f"{uri}: this trainer writes checkpoints to local folders only; copy them afterwards")
+    return open_folder(uri)
+
+
 def step_folder(folder: str, step: int) -> str:
     """Where the checkpoint of one step lies."""
     return storage.join(folder, f"{step:08d}")

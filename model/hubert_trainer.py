@@ -31,7 +31,7 @@ from model.hubert_pretrain import HubertPretraining, PretrainLoss
 from model.metrics import MetricsFile
 from model.optim import adamw, set_learning_rate
 from model.pretrain_batches import SAMPLE_RATE_HZ, LabelledClips, PretrainBatch, PretrainBatches, validation_batches
-from pipeline import storage
+from model.step_batches import iterate
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
@@ -118,11 +118,7 @@ def pretrain(
             finite.
     """
     with join_ranks(config.device) as ranks, sigterm_flag() as sigterm:
-        if storage.is_s3(checkpoints):
-            raise TwistError(
-                f"{checkpoints}: this trainer writes checkpoints to local folders only; copy them afterwards"
-            )
-        folder = checkpoint.open_folder(checkpoints)
+        folder = checkpoint.open_local_folder(checkpoints)
         training = _Pretraining(config, train_clips, validation_clips, folder, ranks, on_event)
         training.run(sigterm)
         return training.result()
@@ -180,7 +176,7 @@ class _Pretraining:
         """Steps until `num_steps` or, with a checkpoint, until any process has been told to stop."""
         config, progress = self.config, self.progress
         logged_at_s, logged_samples = time.monotonic(), progress.num_samples_seen
-        for batch in self.batches.iterate(progress.step, config.num_steps, config.num_workers):
+        for batch in iterate(self.batches, progress.step, config.num_steps, config.num_workers):
             step = batch.index + 1
             rate = config.learning_rate(step)
             prediction, feature_penalty, grad_norm, is_stopped = self._update(batch, rate, sigterm.is_set())

@@ -18,14 +18,12 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from model.hubert import HubertConfig
+from model.step_batches import draw_order, endless_order
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
     from model.pretrain_config import PretrainConfig
@@ -152,28 +150,11 @@ class PretrainBatches(torch.utils.data.Dataset[PretrainBatch]):
     def _batches_of(self, group: int) -> NDArray[np.int64]:
         """The clips of `STEPS_PER_GROUP` batches, [STEPS_PER_GROUP, batch_size]."""
         size = STEPS_PER_GROUP * self._config.batch_size
-        epochs, places = np.divmod(np.arange(group * size, (group + 1) * size), len(self._usable))
-        stream = np.concatenate([self._epoch_order(int(e))[places[epochs == e]] for e in np.unique(epochs)])
+        stream = self._usable[endless_order(self._config.seed, group * size, (group + 1) * size, len(self._usable))]
         by_length = stream[np.argsort(np.minimum(self._clips.num_samples[stream], self._crop_samples), kind="stable")]
-        order = _draw_order([self._config.seed, 1, group], STEPS_PER_GROUP)
+        order = draw_order([self._config.seed, 1, group], STEPS_PER_GROUP)
         batches: NDArray[np.int64] = by_length.reshape(STEPS_PER_GROUP, -1)[order]
         return batches
-
-    def iterate(self, start: int, stop: int, num_workers: int) -> Iterator[PretrainBatch]:
-        """Batches `start` to `stop` in order, read by `num_workers` other processes (0: by this one).
-
-        Raises:
-            TwistError: audio is no longer what it was.
-            ConnectionError: a store cannot be reached.
-        """
-        outcomes = DataLoader(_Outcomes(self), batch_size=None, sampler=range(start, stop), num_workers=num_workers)
-        for outcome in outcomes:
-            if isinstance(outcome, Exception):
-                raise outcome
-            yield outcome
-
-    def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
-        return self._usable[_draw_order([self._config.seed, 0, epoch], len(self._usable))]
 
     def _micro_batch(
         self, indices: NDArray[np.int64], starts: NDArray[np.int64], num_samples: int, is_masked: NDArray[np.bool_]
@@ -184,19 +165,6 @@ class PretrainBatches(torch.utils.data.Dataset[PretrainBatch]):
         ]
         wav, units = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*crops, strict=True))
         return wav, units, torch.from_numpy(is_masked)
-
-
-class _Outcomes(torch.utils.data.Dataset["PretrainBatch | Exception"]):
-    """Batches, or what is told of them to the user, whom torch would show a worker's traceback instead."""
-
-    def __init__(self, batches: PretrainBatches) -> None:
-        self._batches = batches
-
-    def __getitem__(self, index: int) -> PretrainBatch | Exception:
-        try:
-            return self._batches[index]
-        except (TwistError, OSError) as error:
-            return error
 
 
 def validation_batches(
@@ -211,7 +179,7 @@ def validation_batches(
     if len(usable) == 0:
         raise TwistError("pretrain: no recording was kept for validation; give more recordings or validation_share")
     # Drawn, since the first clips of a run are all of its first corpus.
-    usable = usable[_draw_order([config.seed, 3], len(usable))[: config.validation_clips]]
+    usable = usable[draw_order([config.seed, 3], len(usable))[: config.validation_clips]]
     lengths = np.minimum(clips.num_samples[usable], round(config.crop_s * SAMPLE_RATE_HZ))
     by_length = usable[np.argsort(lengths, kind="stable")]
     size = max(1, config.batch_size // (world_size * config.gradient_accumulation))
@@ -270,8 +238,3 @@ def mask_spans(
         masked = np.flatnonzero(row)
         row[generator.choice(masked, len(masked) - fewest, replace=False)] = False
     return is_masked
-
-
-def _draw_order(seed: list[int], count: int) -> NDArray[np.int64]:
-    # Sorted by raw bits, the one part of numpy's random streams that is the same in every version.
-    return np.argsort(np.random.PCG64(np.random.SeedSequence(seed)).random_raw(count), kind="stable")

@@ -73,12 +73,21 @@ class Assigner:
 
 def save(uri: str, centroids: NDArray[np.float32], facts: dict[str, Any]) -> Codebook:
     """Writes a codebook into the folder `uri`, the facts last; adds the fingerprint to them."""
-    weights = safetensors.numpy.save({"centroids": np.ascontiguousarray(centroids, np.float32)})
-    fingerprint = digest(weights, facts["encoder"]["fingerprint"])
-    facts = {"num_units": len(centroids), "feature_dim": centroids.shape[1], "fingerprint": fingerprint, **facts}
-    storage.write_bytes(storage.join(uri, WEIGHTS), weights)
-    storage.write_bytes(storage.join(uri, FACTS), (json.dumps(facts, indent=2) + "\n").encode())
-    return Codebook(centroids, facts)
+    book = of_centroids(centroids, facts)
+    storage.write_bytes(storage.join(uri, WEIGHTS), _weights(centroids))
+    storage.write_bytes(storage.join(uri, FACTS), (json.dumps(book.facts, indent=2) + "\n").encode())
+    return book
+
+
+def of_centroids(centroids: NDArray[np.float32], facts: dict[str, Any]) -> Codebook:
+    """A codebook of these centroids [K, D], with its size and fingerprint added to the facts."""
+    fingerprint = digest(_weights(centroids), facts["encoder"]["fingerprint"])
+    size = {"num_units": len(centroids), "feature_dim": centroids.shape[1]}
+    return Codebook(centroids, {**size, "fingerprint": fingerprint, **facts})
+
+
+def _weights(centroids: NDArray[np.float32]) -> bytes:
+    return safetensors.numpy.save({"centroids": np.ascontiguousarray(centroids, np.float32)})
 
 
 def load(uri: str) -> Codebook:

@@ -7,8 +7,10 @@ import os
 import re
 import socket
 import threading
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,12 +18,12 @@ import pytest
 from model import artefacts
 from model.artefacts import ARTEFACTS, Artefact
 from model.encoder import EncoderConfig, load_encoder
+from model.vocoder_checkpoint import load_vocoder
 from pipeline import codebook
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 CONTENT = os.urandom(3_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -160,6 +162,49 @@ def test_the_cache_is_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.Mon
     assert artefacts.cache_folder() == tmp_path / ".cache/twist"
 
 
+def zip_at(cache: Path, members: dict[str, bytes]) -> Artefact:
+    cache.mkdir(exist_ok=True)
+    with zipfile.ZipFile(cache / "LM.zip", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return Artefact("a model", "http://127.0.0.1:1/LM.zip", None)
+
+
+@pytest.mark.parametrize("inside", ["", "LM/", "lms/LM/"])
+def test_a_zip_of_a_model_is_unpacked_once(cache: Path, inside: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    artefact = zip_at(cache, {f"{inside}config.json": b"{}", f"{inside}weights.bin": CONTENT, "README": b"x"})
+    folder = artefacts.unpack(artefact)
+    assert folder == cache / "LM"
+    expected = {"config.json", "weights.bin"} | ({"README"} if inside == "" else set())
+    assert {path.name for path in folder.iterdir()} == expected
+    assert (folder / "weights.bin").read_bytes() == CONTENT
+    assert folder.stat().st_mode & 0o555 == 0o555, "others who share the cache cannot read it"
+    (cache / "LM.zip").unlink()
+    monkeypatch.setitem(ARTEFACTS, "twist-350m", artefact)
+    assert artefacts.resolve("twist-350m") == str(folder), "the zip is no longer needed"
+
+
+def test_a_zip_leaves_its_folder_alone(cache: Path, tmp_path: Path) -> None:
+    members = {"LM/config.json": b"{}", "LM/../../escaped": b"x", "/etc/escaped": b"x", "LM/sub/other.json": b"x"}
+    folder = artefacts.unpack(zip_at(cache, members))
+    assert {path.name for path in folder.iterdir()} == {"config.json"}
+    assert not list(tmp_path.rglob("escaped"))
+
+
+def test_a_zip_that_is_damaged_or_holds_no_model_is_refused(cache: Path) -> None:
+    for members, words in (({"README": b"x"}, "holds 0"), ({"a/config.json": b"", "b/config.json": b""}, "holds 2")):
+        with pytest.raises(TwistError, match=words):
+            artefacts.unpack(zip_at(cache, members))
+    artefact = zip_at(cache, {"config.json": b"{}", "weights.bin": CONTENT})
+    content = bytearray((cache / "LM.zip").read_bytes())
+    content[1_500_000] ^= 1
+    for damaged in (bytes(content), b"no zip"):
+        (cache / "LM.zip").write_bytes(damaged)
+        with pytest.raises(TwistError, match=r"cannot be unpacked .*; delete it and fetch it again"):
+            artefacts.unpack(artefact)
+    assert files_in(cache) == ["LM.zip"], "nothing half-unpacked is left"
+
+
 def test_names_stand_for_files_and_anything_else_for_itself(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.mkdir()
     (cache / "file.bin").write_bytes(CONTENT)
@@ -176,8 +221,16 @@ def test_the_embedded_tokenizer_fits_together() -> None:
     book = codebook.load(artefacts.resolve("hubert-tiny-25hz-km100"))
     assert book.facts["encoder"]["fingerprint"] == encoder.fingerprint, "the codebook was fitted on other features"
     assert (book.num_units, encoder.feature_dim, encoder.hop_samples) == (100, 256, 640)
-    num_bytes = sum(path.stat().st_size for path in artefacts.EMBEDDED_FOLDER.rglob("*"))
-    assert num_bytes < 10e6, "too much for every checkout"
+    for name in artefacts.EMBEDDED:
+        num_bytes = sum(path.stat().st_size for path in (artefacts.EMBEDDED_FOLDER / name).iterdir())
+        assert num_bytes < 10e6, f"{name} is too much for every checkout"
+
+
+def test_the_embedded_vocoder_speaks_the_embedded_units() -> None:
+    book = codebook.load(artefacts.resolve("hubert-tiny-25hz-km100"))
+    vocoder, fingerprint = load_vocoder(Path(artefacts.resolve("hifigan-tiny-25hz")))
+    assert fingerprint == book.fingerprint
+    assert (vocoder.config.num_embeddings, vocoder.config.hop_samples) == (100, 640)
 
 
 def test_the_official_files_are_well_described() -> None:

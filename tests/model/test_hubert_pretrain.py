@@ -13,6 +13,7 @@ from model.hubert import HubertModel
 from model.hubert_pretrain import HubertPretraining, PretrainLoss
 from model.pretrain_batches import PretrainBatches
 from model.pretrain_config import PretrainConfig
+from model.step_batches import iterate
 from pipeline.errors import TwistError
 from tests.model.labelled_tones import NETWORK, NUM_UNITS, LabelledTones, small_config
 
@@ -118,7 +119,7 @@ def test_it_learns_units_that_can_be_heard() -> None:
     task = HubertPretraining(config, NUM_UNITS)
     optimizer = torch.optim.AdamW(task.parameters(), lr=config.peak_lr)
     shares = []
-    for batch in PretrainBatches(LabelledTones(), config).iterate(0, config.num_steps, 0):
+    for batch in iterate(PretrainBatches(LabelledTones(), config), 0, config.num_steps, 0):
         loss = task(*batch.micro_batches[0])
         (total(task, loss) / batch.num_masked).backward()
         optimizer.step()

@@ -19,6 +19,7 @@ from model.pretrain_batches import (
     shortest_clip_samples,
     validation_batches,
 )
+from model.step_batches import iterate
 from pipeline.errors import TwistError
 from pipeline.records import LabelClock
 from tests.model.labelled_tones import NETWORK, LabelledTones, small_config
@@ -121,7 +122,7 @@ def test_a_batch_depends_on_seed_and_index_alone() -> None:
 
 def test_worker_processes_change_nothing() -> None:
     batches = PretrainBatches(LabelledTones(), small_config())
-    here, there = (list(batches.iterate(2, 6, num_workers)) for num_workers in (0, 2))
+    here, there = (list(iterate(batches, 2, 6, num_workers)) for num_workers in (0, 2))
     assert [batch.index for batch in there] == [2, 3, 4, 5]
     for one, other in zip(here, there, strict=True):
         assert all(map(torch.equal, one.micro_batches[0], other.micro_batches[0]))
@@ -130,7 +131,7 @@ def test_worker_processes_change_nothing() -> None:
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_what_cannot_be_read_is_told_in_its_own_words(num_workers: int) -> None:
     with pytest.raises(TwistError, match=r"^clip 3 was tokenized but can no longer be read$"):
-        list(PretrainBatches(Unreadable(), small_config()).iterate(0, 10, num_workers))
+        list(iterate(PretrainBatches(Unreadable(), small_config()), 0, 10, num_workers))
 
 
 def test_a_crop_is_as_long_as_the_shortest_clip_of_its_batch() -> None:

@@ -1,0 +1,142 @@
+"""How well a vocoder says what its units mean: on sentences, said by its voice, that its training speech does not hold.
+
+    python benchmarks/vocoder_quality.py --speech FOLDER [--vocoder PATH] [--sentences N] [--quick] [--json]
+
+FOLDER is what `twist synthesize-voice` made for training. Each sentence becomes units of the embedded tokenizer, these
+become audio, and the audio units again:
+
+    mel_distance            between the recorded log-mel spectrogram and that of the audio made with recorded durations
+    unit_agreement          share of frames whose unit is the same in both
+    unit_distance           edit distance of de-duplicated units, by the longer one's length (recorded durations)
+    unit_distance_predicted the same with the durations that the vocoder predicts
+    duration_ratio          length of the audio with predicted durations to the recorded length
+
+For comparison `unit_agreement_shifted`: of the recording and the same 20 ms later (half a frame), about what the
+tokenizer itself makes of no change at all; and `unit_agreement_other`: with another sentence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import random
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import soxr
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.machine import machine
+from model.artefacts import resolve
+from model.encoder import EncoderConfig
+from model.mel import LogMel, MelConfig
+from model.synthesis import Synthesizer, Utterance
+from model.vocoder_checkpoint import load_vocoder
+from pipeline import codebook
+from pipeline.espeak import synthesize
+from pipeline.records import SAMPLE_RATE_HZ
+from pipeline.unit_quality import unit_distance
+from pipeline.units import UnitEncoder, run_lengths
+from pipeline.voice_corpus import PEAK, VoiceConfig
+from pipeline.voices_corpus import prose
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TOKENIZER = EncoderConfig(name="hubert", path="hubert-tiny-25hz", layer=3, device="cpu")
+CODEBOOK = "hubert-tiny-25hz-km100"
+SHIFT_SAMPLES = 320
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--speech", type=Path, required=True, help="the folder that the vocoder was trained on")
+    parser.add_argument("--vocoder", default="hifigan-tiny-25hz", help="a vocoder of the embedded tokenizer's units")
+    parser.add_argument("--sentences", type=int, default=60, help="how many are said, at most")
+    parser.add_argument("--quick", action="store_true", help="fewer sentences: a minute at most")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    wavs = unheard(arguments.speech, 8 if arguments.quick else arguments.sentences)
+    result = measure(wavs, arguments.vocoder)
+    if arguments.json:
+        print(json.dumps(result))
+        return
+    for name, value in result["figures"].items():
+        print(f"{name:24} {value:.4g}")
+
+
+def unheard(speech: Path, num_sentences: int) -> list[NDArray[np.float32]]:
+    """Sentences that are not in the folder, said as those in it are: wav [S] at 16 kHz each."""
+    config = VoiceConfig(**json.loads((speech / "corpus.json").read_text())["config"])
+    with (speech / "metadata.csv").open(newline="") as file:
+        said = " ".join(row["text"] for row in csv.DictReader(file))
+    heard = set(re.split(r"(?<=[.!?])\s+(?=[A-Z])", said))
+    left = [sentence for sentence in prose() if sentence not in heard]
+    assert left, f"{speech} holds every sentence there is"
+    wavs = []
+    for sentence in random.Random(0).sample(left, min(num_sentences, len(left))):
+        samples, rate_hz = synthesize(
+            sentence, config.voice, words_per_minute=config.words_per_minute, pitch=config.pitch
+        )
+        wav = soxr.resample(samples.astype(np.float32) / 2**15, rate_hz, SAMPLE_RATE_HZ)
+        wavs.append(wav * np.float32(PEAK / np.abs(wav).max()))
+    return wavs
+
+
+def measure(wavs: list[NDArray[np.float32]], vocoder_path: str) -> dict[str, Any]:
+    """All measures over these wavs [S]."""
+    tokenizer = UnitEncoder(TOKENIZER, codebook.load(resolve(CODEBOOK)))
+    vocoder, _ = load_vocoder(Path(resolve(vocoder_path)))
+    synthesizer = Synthesizer(vocoder.for_inference(torch.float32, torch.device("cpu")))
+    mel = LogMel(MelConfig())
+    frames = tokenizer(wavs)
+    pairs = [run_lengths(each) for each in frames]
+    made = synthesizer([Utterance(*pair) for pair in pairs])
+    predicted = synthesizer([Utterance(units) for units, _ in pairs])
+    # The encoder gives the last samples of a clip no frame; a little silence stands for what followed them.
+    again, again_predicted = (
+        [run_lengths(units) for units in tokenizer([np.pad(wav, (0, 80)) for wav in each])]
+        for each in (made, predicted)
+    )
+    shifted = tokenizer([wav[SHIFT_SAMPLES:] for wav in wavs])
+    distances = [
+        (mel(torch.from_numpy(wav[: len(other)])[None]) - mel(torch.from_numpy(other[: len(wav)])[None])).abs().mean()
+        for wav, other in zip(wavs, made, strict=True)
+    ]
+    return {
+        "ratios": {},
+        "figures": {
+            "sentences": len(wavs),
+            "seconds": sum(map(len, wavs)) / SAMPLE_RATE_HZ,
+            "mel_distance": float(np.mean(distances)),
+            "unit_agreement": agreement(frames, [np.repeat(*each) for each in again]),
+            "unit_agreement_shifted": agreement(frames, shifted),
+            "unit_agreement_other": agreement(frames, [*frames[1:], frames[0]]),
+            "unit_distance": distance(pairs, again),
+            "unit_distance_predicted": distance(pairs, again_predicted),
+            "duration_ratio": sum(map(len, predicted)) / sum(map(len, made)),
+        },
+        "machine": machine(),
+    }
+
+
+def agreement(first: list[NDArray[np.uint16]], second: list[NDArray[np.uint16]]) -> float:
+    """Share of frames with the same unit, over the frames that both have."""
+    same = [a[: len(b)] == b[: len(a)] for a, b in zip(first, second, strict=True)]
+    return float(np.concatenate(same).mean())
+
+
+def distance(first: list[tuple[Any, Any]], second: list[tuple[Any, Any]]) -> float:
+    """Mean edit distance of de-duplicated units."""
+    return float(np.mean([unit_distance(a[0], b[0]) for a, b in zip(first, second, strict=True)]))
+
+
+if __name__ == "__main__":
+    main()

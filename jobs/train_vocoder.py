@@ -1,0 +1,84 @@
+"""Trains a vocoder on the audio and units of a run, alone or under torchrun; goes on from the newest checkpoint."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from tqdm import tqdm
+
+from jobs.command import guard, progress
+from jobs.recipe import Recipe, read_recipe
+from model.vocoder_trainer import VocoderResult, train_vocoder
+from pipeline import codebook, storage
+from pipeline.codebook_fit import STAGE as CODEBOOK
+from pipeline.errors import RunError
+from pipeline.labelled_clips import read_clips
+
+
+def work(recipe: Recipe, checkpoints: str | None = None) -> VocoderResult:
+    """Trains until the recipe's last step; prints what came of it.
+
+    Raises:
+        RunError: training was stopped by a signal before its last step.
+    """
+    config = recipe.vocoder
+    checkpoints = checkpoints or storage.join(recipe.run, "vocoder")
+    train, validation = read_clips(recipe.run, config.validation_share)
+    fingerprint = codebook.load(storage.join(recipe.run, CODEBOOK)).fingerprint
+    with progress("vocoder") as report:
+
+        def on_event(event: dict[str, Any]) -> None:
+            if event["event"] == "start":
+                resumed = f", from step {event['step']}" if event["step"] else ""
+                too_short = f" ({event['num_too_short']:,} are too short)" if event["num_too_short"] else ""
+                tqdm.write(
+                    f"vocoder    {event['num_parameters'] / 1e6:.2f}M parameters, its discriminators "
+                    f"{event['num_discriminator_parameters'] / 1e6:.2f}M; {event['hours']:.2f} h in "
+                    f"{event['num_clips']:,} clips{too_short}, {event['world_size']} process(es) on "
+                    f"{event['device']}{resumed}"
+                )
+                if config.sample_every and not event["draws_pictures"]:
+                    tqdm.write("vocoder    samples come without pictures: the extra `plots` (matplotlib) is missing")
+            elif event["event"] == "step":
+                detail = f"mel distance {event['mel_distance']:.3f}, {event['audio_s_per_s']:.1f} times real time"
+                report(event["step"], config.num_steps, "steps", detail)
+            elif event["event"] == "validation":
+                quality = event["validation"]
+                tqdm.write(
+                    f"vocoder    step {event['step']}: validation mel distance {quality['mel_distance']:.3f}, squared "
+                    f"error of log durations {quality['duration_error']:.3f}"
+                )
+
+        result = train_vocoder(config, train, validation, fingerprint, checkpoints, on_event)
+    if not result.is_finished:
+        raise RunError(f"stopped by SIGTERM at step {result.num_steps}")
+    if os.environ.get("RANK", "0") == "0":
+        best = f"; mel distance {result.best.mel_distance:.3f} at best" if result.best else ""
+        print(
+            f"vocoder    {result.num_steps} steps over {result.hours_seen:,.1f} h{best}, in {result.checkpoint}",
+            flush=True,
+        )
+    return result
+
+
+def _add_checkpoints(parser: ArgumentParser) -> None:
+    parser.add_argument("--checkpoints", type=str | None, help="Local folder of checkpoints; RUN/vocoder unless given.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; gives its exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+
+    def do() -> None:
+        recipe, given = read_recipe("train-vocoder", __doc__, ("vocoder",), arguments, _add_checkpoints)
+        work(recipe, given.checkpoints)
+
+    return guard("train-vocoder", do)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

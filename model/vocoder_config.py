@@ -1,0 +1,192 @@
+"""The shape of a unit HiFi-GAN, under the names that published config files use."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from pipeline.errors import TwistError
+
+# Quantizers of their own inside the generator, which some configs of speech-resynthesis ask for.
+UNSUPPORTED = ("f0_vq_params", "code_vq_params")
+
+
+def _require(name: str, value: object, holds: bool, rule: str) -> None:
+    if not holds:
+        raise TwistError(f"vocoder {name} is {value!r}; it must be {rule}")
+
+
+@dataclass(frozen=True)
+class DurationPredictorConfig:
+    """Shape of the network that tells how long a unit lasts.
+
+    Args:
+        encoder_embed_dim: Width of its input, that of a unit's embedding.
+        var_pred_hidden_dim: Channels of its two convolutions.
+        var_pred_kernel_size: Their kernel: 3, as the published layout pads the second one by 1 whatever its kernel.
+        var_pred_dropout: Share of values that are zeroed in training.
+    """
+
+    encoder_embed_dim: int = 128
+    var_pred_hidden_dim: int = 128
+    var_pred_kernel_size: int = 3
+    var_pred_dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        _require("var_pred_kernel_size", self.var_pred_kernel_size, self.var_pred_kernel_size == 3, "3")
+        _require("var_pred_hidden_dim", self.var_pred_hidden_dim, self.var_pred_hidden_dim >= 1, "at least 1")
+        dropout = self.var_pred_dropout
+        _require("var_pred_dropout", dropout, 0 <= dropout < 1, "from 0 to below 1")
+
+
+@dataclass(frozen=True)
+class VocoderConfig:
+    """Shape of a unit HiFi-GAN (Polyak et al. 2021; Kong et al. 2020). Defaults make one of 25 Hz units, fully sized.
+
+    Args:
+        num_embeddings: Kinds of units.
+        embedding_dim: Width of a unit's embedding, and of a speaker's, a style's and a pitch's.
+        model_in_dim: Width of what goes into the first convolution: of all these together.
+        upsample_rates: By how much each stage multiplies the rate; their product is the samples of a frame.
+        upsample_kernel_sizes: Kernel of each stage's transposed convolution; longer than its rate by an even number.
+        upsample_initial_channel: Channels before the first stage; each stage halves them.
+        resblock_kernel_sizes: Kernel of each of the residual blocks that a stage takes the mean of.
+        resblock_dilation_sizes: Dilations of the convolutions of each.
+        dur_predictor_params: Settings of the duration predictor (encoder_embed_dim, var_pred_hidden_dim,
+            var_pred_kernel_size, var_pred_dropout); null: there is none, and durations must be given.
+        multispkr: Whether it is told who speaks: any text but an empty one, as published files have it.
+        num_speakers: Speakers that it knows by number.
+        embedder_params: Where set, the speaker is told by a vector of embedder_dim values instead of a number.
+        embedder_dim: Width of that vector.
+        multistyle: Whether it is told the style.
+        num_styles: Styles that it knows.
+        f0: Whether it is told the pitch.
+        f0_quant_num_bin: Kinds of pitch; 0: pitch is one real number per frame.
+        sampling_rate: Of the audio, in Hz.
+    """
+
+    num_embeddings: int = 500
+    embedding_dim: int = 128
+    model_in_dim: int = 128
+    upsample_rates: tuple[int, ...] = (5, 4, 4, 4, 2)
+    upsample_kernel_sizes: tuple[int, ...] = (11, 8, 8, 8, 4)
+    upsample_initial_channel: int = 512
+    resblock_kernel_sizes: tuple[int, ...] = (3, 7, 11)
+    resblock_dilation_sizes: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
+    dur_predictor_params: dict[str, Any] | None = field(default_factory=lambda: asdict(DurationPredictorConfig()))
+    multispkr: str | bool | None = None
+    num_speakers: int = 200
+    embedder_params: dict[str, Any] | bool | None = None
+    embedder_dim: int = 256
+    multistyle: str | bool | None = None
+    num_styles: int = 100
+    f0: bool | None = None
+    f0_quant_num_bin: int = 0
+    sampling_rate: int = 16_000
+
+    def __post_init__(self) -> None:
+        for name in ("num_embeddings", "embedding_dim", "upsample_initial_channel", "sampling_rate"):
+            _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        for name, other in (
+            ("upsample_rates", "upsample_kernel_sizes"),
+            ("resblock_kernel_sizes", "resblock_dilation_sizes"),
+        ):
+            same = len(getattr(self, name)) == len(getattr(self, other)) > 0
+            _require(name, getattr(self, name), same, f"as many as {other}, one at least")
+        rates = zip(self.upsample_rates, self.upsample_kernel_sizes, strict=True)
+        fitting = all(rate >= 1 and kernel >= rate and (kernel - rate) % 2 == 0 for rate, kernel in rates)
+        _require("upsample_kernel_sizes", self.upsample_kernel_sizes, fitting, "each its rate plus an even number")
+        odd = all(kernel >= 1 and kernel % 2 for kernel in self.resblock_kernel_sizes)
+        _require("resblock_kernel_sizes", self.resblock_kernel_sizes, odd, "odd numbers")
+        dilated = all(dilation >= 1 for dilations in self.resblock_dilation_sizes for dilation in dilations)
+        _require("resblock_dilation_sizes", self.resblock_dilation_sizes, dilated, "at least 1 each")
+        channels, stages = self.upsample_initial_channel, len(self.upsample_rates)
+        _require("upsample_initial_channel", channels, channels >> stages >= 1, f"at least 2 to the power of {stages}")
+        width = self.input_width
+        _require("model_in_dim", self.model_in_dim, self.model_in_dim == width, f"{width}, the width of all inputs")
+        if predictor := self.duration_predictor:
+            dim = predictor.encoder_embed_dim
+            _require("encoder_embed_dim", dim, dim == self.embedding_dim, f"embedding_dim, {self.embedding_dim}")
+
+    @property
+    def duration_predictor(self) -> DurationPredictorConfig | None:
+        """Shape of the duration predictor, if there is one."""
+        if not self.dur_predictor_params:
+            return None
+        try:
+            return DurationPredictorConfig(**self.dur_predictor_params)
+        except TypeError as error:
+            raise TwistError(f"vocoder dur_predictor_params cannot be read: {error}") from error
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples per frame."""
+        return math.prod(self.upsample_rates)
+
+    @property
+    def input_width(self) -> int:
+        """Width of the embeddings of unit, pitch, speaker and style together."""
+        num_embeddings = (
+            1 + bool(self.multispkr) + bool(self.multistyle) + (self.takes_f0 and self.f0_quant_num_bin > 0)
+        )
+        return num_embeddings * self.embedding_dim + (self.takes_f0 and not self.f0_quant_num_bin)
+
+    @property
+    def takes_f0(self) -> bool:
+        """Whether it is told the pitch."""
+        return bool(self.f0)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Self:
+        """Reads a config file's content; what it says of training is passed over.
+
+        Raises:
+            TwistError: a setting is missing or makes no sense, or asks for what is not supported.
+        """
+        for name in UNSUPPORTED:
+            if content.get(name):
+                raise TwistError(f"it has {name}, a quantizer inside the vocoder, which is not supported")
+        known = {each.name for each in fields(cls)}
+        needed = {
+            "num_embeddings",
+            "embedding_dim",
+            "upsample_rates",
+            "upsample_kernel_sizes",
+            "upsample_initial_channel",
+            "resblock_kernel_sizes",
+            "resblock_dilation_sizes",
+        }
+        if missing := sorted(needed - content.keys()):
+            raise TwistError(f"it has no {', '.join(missing)}: this is no unit HiFi-GAN's config")
+        # A published file that lacks these has no such part; the defaults here are for new vocoders.
+        settings: dict[str, Any] = {"dur_predictor_params": None, "model_in_dim": 80}
+        settings |= {name: value for name, value in content.items() if name in known and value is not None}
+        for name in ("upsample_rates", "upsample_kernel_sizes", "resblock_kernel_sizes"):
+            settings[name] = tuple(settings[name])
+        settings["resblock_dilation_sizes"] = tuple(map(tuple, settings["resblock_dilation_sizes"]))
+        return cls(**settings)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Reads a config file.
+
+        Raises:
+            TwistError: it is missing, no JSON, or no unit HiFi-GAN's.
+        """
+        try:
+            content = json.loads(path.read_text())
+            assert isinstance(content, dict)
+            return cls.from_json(content)
+        except OSError as error:
+            raise TwistError(f"cannot read the vocoder's config {path}: {error.strerror}") from error
+        except TwistError as error:
+            raise TwistError(f"{path}: {error}") from error
+        except (ValueError, TypeError, AssertionError) as error:
+            raise TwistError(f"{path} is no vocoder's config: {error or 'not a JSON object'}") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads."""
+        return asdict(self)

@@ -1,0 +1,168 @@
+"""How a vocoder is trained, and which of it a resumed run may change."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from model.distributed import Device
+from model.mel import MelConfig
+from model.optim import Schedule, learning_rate
+from model.vocoder_config import VocoderConfig
+from pipeline.errors import TwistError
+
+CHANGEABLE = frozenset(
+    {
+        "validate_every",
+        "checkpoint_every",
+        "keep_last",
+        "log_every",
+        "sample_every",
+        "num_samples",
+        "num_workers",
+        "device",
+    }
+)
+
+
+@dataclass(frozen=True)
+class VocoderTrainConfig:
+    """How a vocoder is trained. Defaults are those of HiFi-GAN (Kong et al. 2020, section 3.3).
+
+    Args:
+        model: Shape of the vocoder. Its num_embeddings and hop must be the run's; it has a duration predictor, and no
+            speaker, style or pitch, of which a run says nothing.
+        init: A vocoder of the same shape whose weights training starts from: a folder, or an official .pt. Null: from
+            random weights. The discriminators always start from such.
+        batch_size: Clips per step, over all processes.
+        crop_frames: Frames of each clip that are made at once, at a place drawn anew each time (14: 0.56 s at 25 Hz).
+        num_steps: Updates to make.
+        discriminator_start: Updates before the discriminators take part: until then only mel distance and durations.
+            With num_steps they never do.
+        discriminator_width: Channels of the discriminators' widest layers, a multiple of 128.
+        mels: The mel spectrograms whose mean distance is trained on; the first one is what validation tells.
+        mel_weight: Weight of the mel distance.
+        feature_weight: Weight of feature matching.
+        duration_weight: Weight of the squared error of log(duration + 1).
+        peak_lr: Learning rate after warm-up.
+        final_lr: Learning rate at the last step.
+        warmup_steps: Updates over which the learning rate rises from 0.
+        schedule: How the learning rate falls from there: linear, cosine or inverse_sqrt.
+        weight_decay: AdamW's, on matrices.
+        betas: AdamW's decay rates of the gradient's first and second moment.
+        clip_norm: Longest gradient of the vocoder; null does not clip.
+        validation_share: Share of recordings that are kept for validation, by a stable hash.
+        validation_clips: Clips of these that are measured, at most.
+        precision: float32, or bfloat16 for the forward and backward pass (weights stay in float32).
+        seed: Of new weights, order of clips, crops and dropout.
+        validate_every: Updates between validations.
+        checkpoint_every: Updates between checkpoints.
+        keep_last: Newest checkpoints to keep; the best one is kept besides.
+        log_every: Updates between lines of metrics.
+        sample_every: Updates between samples of audio, with pictures where matplotlib is there; 0: none.
+        num_samples: Validation clips that are sampled.
+        num_workers: Processes that read ahead, per training process; 0 reads in the training process.
+        device: auto takes cuda where there is one.
+    """
+
+    model: VocoderConfig = field(default_factory=VocoderConfig)
+    init: str | None = None
+    batch_size: int = 16
+    crop_frames: int = 14
+    num_steps: int = 400_000
+    discriminator_start: int = 0
+    discriminator_width: int = 1024
+    mels: tuple[MelConfig, ...] = (MelConfig(),)
+    mel_weight: float = 45.0
+    feature_weight: float = 2.0
+    duration_weight: float = 1.0
+    peak_lr: float = 2e-4
+    final_lr: float = 1e-5
+    warmup_steps: int = 0
+    schedule: Schedule = "cosine"
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.8, 0.99)
+    clip_norm: float | None = None
+    validation_share: float = 0.02
+    validation_clips: int = 50
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+    validate_every: int = 1000
+    checkpoint_every: int = 1000
+    keep_last: int = 2
+    log_every: int = 10
+    sample_every: int = 5000
+    num_samples: int = 4
+    num_workers: int = 0
+    device: Device = "auto"
+
+    def __post_init__(self) -> None:
+        for name in (
+            "batch_size",
+            "crop_frames",
+            "num_steps",
+            "validation_clips",
+            "validate_every",
+            "checkpoint_every",
+            "keep_last",
+            "log_every",
+        ):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in (
+            "discriminator_start",
+            "mel_weight",
+            "feature_weight",
+            "duration_weight",
+            "warmup_steps",
+            "weight_decay",
+            "seed",
+            "sample_every",
+            "num_samples",
+            "num_workers",
+        ):
+            self._require(name, 0 <= getattr(self, name) < math.inf, "at least 0")
+        self._require("peak_lr", 0 < self.peak_lr < math.inf, "above 0")
+        self._require("final_lr", 0 <= self.final_lr <= self.peak_lr, "between 0 and peak_lr")
+        self._require("validation_share", 0 < self.validation_share < 1, "between 0 and 1")
+        self._require("betas", all(0 <= beta < 1 for beta in self.betas), "two numbers from 0 to below 1")
+        self._require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "above 0, or null")
+        width = self.discriminator_width
+        self._require("discriminator_width", width >= 128 and width % 128 == 0, "a multiple of 128")
+        self._require("mels", len(self.mels) > 0, "one at least")
+        for mel in self.mels:
+            fits = mel.sample_rate_hz == self.model.sampling_rate
+            self._require("mels", fits, f"of sample_rate_hz {self.model.sampling_rate}, the model's")
+            window_fits = mel.n_fft - mel.hop_samples < 2 * self.crop_frames * self.model.hop_samples
+            self._require("crop_frames", window_fits, f"longer than half of a window of {mel.n_fft} samples")
+        for name, values in (
+            ("schedule", get_args(Schedule)),
+            ("precision", ("float32", "bfloat16")),
+            ("device", get_args(Device)),
+        ):
+            self._require(name, getattr(self, name) in values, " or ".join(values))
+        self._require("model", self.model.duration_predictor is not None, "one with a duration predictor")
+        takes_more = self.model.multispkr or self.model.multistyle or self.model.f0
+        self._require("model", not takes_more, "one without multispkr, multistyle and f0: a run says nothing of these")
+        if self.schedule != "inverse_sqrt":
+            self._require("warmup_steps", self.warmup_steps < self.num_steps, "below num_steps")
+
+    def _require(self, name: str, holds: bool, rule: str) -> None:
+        if not holds:
+            raise TwistError(f"vocoder.{name} is {getattr(self, name)!r}; it must be {rule}")
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of update `step`, from 1."""
+        return learning_rate(
+            step,
+            self.schedule,
+            peak=self.peak_lr,
+            final=self.final_lr,
+            warmup_steps=self.warmup_steps,
+            num_steps=self.num_steps,
+        )
+
+    @property
+    def changeable(self) -> frozenset[str]:
+        """The settings in which a resumed run may differ from its beginning."""
+        return CHANGEABLE | ({"num_steps"} if self.schedule == "inverse_sqrt" else set())
