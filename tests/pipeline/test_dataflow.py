@@ -180,6 +180,11 @@ def test_gpus_that_this_machine_does_not_have_are_refused(work_units, tmp_path):
         run(work_units, tmp_path, {}, gpus_per_actor=64.0)
 
 
+def test_more_actors_than_this_machine_has_room_for_are_refused(work_units, tmp_path):
+    with pytest.raises(TwistError, match=r"min_actors is 500, but this machine has room for"):
+        run(work_units, tmp_path, {}, min_actors=500)
+
+
 def test_many_failures_in_a_row_stop_the_run(work_units, tmp_path, monkeypatch):
     monkeypatch.setattr(dataflow, "MAX_FAILURES_IN_A_ROW", 4)
     with pytest.raises(RunError, match="4 work units failed in a row"):
@@ -235,6 +240,13 @@ def test_a_disk_that_fills_up_while_parts_are_committed(work_units, tmp_path):
 
 
 def test_settings_that_cannot_work_are_refused():
-    for settings in ({"max_actors": 0}, {"gpus_per_actor": -1}, {"cpus_per_actor": -1}, {"unit_time_limit_s": 0}):
+    for settings in (
+        {"max_actors": 0},
+        {"min_actors": 0},
+        {"min_actors": 3, "max_actors": 2},
+        {"gpus_per_actor": -1},
+        {"cpus_per_actor": -1},
+        {"unit_time_limit_s": 0},
+    ):
         with pytest.raises(TwistError, match="cluster"):
             ClusterConfig(**settings)
