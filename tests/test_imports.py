@@ -23,7 +23,7 @@ ALLOWED = {
     ),
     "jobs": ("jobs", "pipeline", "model"),
 }
-KNOW_RAY = ("cluster.py", "dataflow.py", "train_on_ray.py")
+KNOW_RAY = ("cluster.py", "dataflow.py", "train_on_ray.py", "unit_worker.py", "workers.py")
 MODULES = [path for package in ALLOWED for path in sorted((ROOT / package).rglob("*.py"))]
 
 

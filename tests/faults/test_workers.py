@@ -49,7 +49,7 @@ def kill_those_called(title: str, mark: str, times: int, done: threading.Event) 
     return len(killed)
 
 
-@pytest.mark.parametrize("title", ["ray::_ProcessAndCommit.process", "ray::_decode"])
+@pytest.mark.parametrize("title", ["ray::ProcessAndCommit.process", "ray::decode"])
 def test_killed_workers_cost_nothing(tmp_path: Path, title: str) -> None:
     slow_work.write_plan(tmp_path, NUM_UNITS, seconds_of_audio=150.0)
     expected = slow_work.expected_outcomes(tmp_path)

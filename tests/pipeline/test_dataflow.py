@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from pipeline import dataflow, parquet
+from pipeline import dataflow, parquet, workers
 from pipeline.audio import AudioError, Span
 from pipeline.cluster import ClusterConfig
 from pipeline.errors import RunError, TwistError
@@ -180,8 +180,13 @@ def test_gpus_that_this_machine_does_not_have_are_refused(work_units, tmp_path):
         run(work_units, tmp_path, {}, gpus_per_actor=64.0)
 
 
+def test_more_actors_than_this_machine_has_room_for_are_refused(work_units, tmp_path):
+    with pytest.raises(TwistError, match=r"min_actors is 500, but this machine has room for"):
+        run(work_units, tmp_path, {}, min_actors=500)
+
+
 def test_many_failures_in_a_row_stop_the_run(work_units, tmp_path, monkeypatch):
-    monkeypatch.setattr(dataflow, "MAX_FAILURES_IN_A_ROW", 4)
+    monkeypatch.setattr(workers, "MAX_FAILURES_IN_A_ROW", 4)
     with pytest.raises(RunError, match="4 work units failed in a row"):
         run(work_units, tmp_path, {unit.name: "raises" for unit in work_units})
 
@@ -189,7 +194,7 @@ def test_many_failures_in_a_row_stop_the_run(work_units, tmp_path, monkeypatch):
 def test_bad_units_that_are_all_that_is_left_are_quarantined(work_units, tmp_path, monkeypatch):
     good, bad = work_units[:2], work_units[2:]
     run(good, tmp_path, {})
-    monkeypatch.setattr(dataflow, "MAX_FAILURES_IN_A_ROW", 3)
+    monkeypatch.setattr(workers, "MAX_FAILURES_IN_A_ROW", 3)
     outcomes = run(work_units, tmp_path, {unit.name: "raises" for unit in bad})
     assert {unit.name: outcomes[unit.name] for unit in good} == {unit.name: expected(good)[unit.name] for unit in good}
     assert all(outcomes[unit.name][0].startswith("quarantined") for unit in bad), outcomes
@@ -198,7 +203,7 @@ def test_bad_units_that_are_all_that_is_left_are_quarantined(work_units, tmp_pat
 def test_workers_that_fail_what_they_could_do_before_stop_the_run(work_units, tmp_path, monkeypatch):
     good, others = work_units[:2], work_units[2:]
     run(good, tmp_path, {})
-    monkeypatch.setattr(dataflow, "MAX_FAILURES_IN_A_ROW", 3)
+    monkeypatch.setattr(workers, "MAX_FAILURES_IN_A_ROW", 3)
     with pytest.raises(RunError, match=r"3 work units failed in a row, and then 00000\d, which had been done before"):
         run(work_units, tmp_path, {unit.name: "raises" for unit in work_units})
     assert len(list((tmp_path / "parts").iterdir())) == len(good), f"of {len(others)} some were given up"
@@ -235,6 +240,13 @@ def test_a_disk_that_fills_up_while_parts_are_committed(work_units, tmp_path):
 
 
 def test_settings_that_cannot_work_are_refused():
-    for settings in ({"max_actors": 0}, {"gpus_per_actor": -1}, {"cpus_per_actor": -1}, {"unit_time_limit_s": 0}):
+    for settings in (
+        {"max_actors": 0},
+        {"min_actors": 0},
+        {"min_actors": 3, "max_actors": 2},
+        {"gpus_per_actor": -1},
+        {"cpus_per_actor": -1},
+        {"unit_time_limit_s": 0},
+    ):
         with pytest.raises(TwistError, match="cluster"):
             ClusterConfig(**settings)
