@@ -2,8 +2,8 @@
 
     python benchmarks/manifest.py [--files 100000] [--folder DIR] [--quick] [--json]
 
-1. probe: a folder of FLAC files whose headers must be read, by `twist manifest`'s own way (threads, then Ray) and by the
-   loop that users write, in turns; cold: the files' pages are dropped from the cache first (names and inodes stay).
+1. probe: a folder of FLAC files whose headers must be read, by `twist manifest`'s own way (threads, then Ray) and by
+   the loop that users write, in turns; cold: the files' pages are dropped from the cache first (names and inodes stay).
 2. stated: a Common Voice of as many clips, whose durations its table states, so that nothing is opened.
 """
 
