@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 STAGE = "language"
 DECISIONS = "decisions.parquet"
-# What metadata and text say, before anything is listened to.
+# What metadata and text say, before anything is listened to; there until the stage is finished.
 BEFORE_AUDIO = "before_audio.parquet"
 BEFORE_AUDIO_SCHEMA = LANGUAGE_SCHEMA.append(pa.field("is_final", pa.bool_(), nullable=False))
 # ISO 639-2 has a code for "undetermined".
@@ -432,6 +432,7 @@ def _write(
         least_certain=account.least_certain(),
         audio_evidence={"available": heard is not None, "unheard": asdict(account.unheard)},
     )
+    storage.delete(storage.join(stage.uri, BEFORE_AUDIO))
 
 
 class _Account:

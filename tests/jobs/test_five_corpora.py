@@ -14,6 +14,7 @@ from jobs import filter, manifest
 from jobs.recipe import read_recipe
 from pipeline.language import LanguageConfig
 from pipeline.manifest import read_recordings
+from tests.language_classifiers import write_ecapa
 
 pytestmark = pytest.mark.xdist_group("five_corpora")
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +28,9 @@ FOLDERS = {
 # What takes the place of files to be fetched, and of the length that real recordings have.
 SMALL = [
     *("--encoder.name", "mfcc", "--encoder.path", "null", "--codebook.path", "null", "--codebook.num_units", "20"),
-    *("--codebook.num_iterations", "5", "--language.audio.model", "null", "--segments.min_s", "1"),
+    *("--codebook.num_iterations", "5", "--segments.min_s", "1"),
+    # Random weights know no English: whatever is heard stays.
+    *("--language.audio_keep", "0", "--language.audio_drop", "0", "--language.corpora", "{}"),
 ]
 
 
@@ -39,6 +42,7 @@ def finished(corpus_tree, tmp_path_factory) -> tuple[Path, str]:
     for kind, name in FOLDERS.items():
         tree = corpus_tree(kind)
         (folder / "data" / name).symlink_to(tree / "LibriSpeech" if kind == "librispeech" else tree)
+    write_ecapa(folder / "models" / "lang-id-voxlingua107-ecapa")
     recipe = ROOT / "recipes" / "twist_five_corpora.yaml"
     command = [sys.executable, "-m", "jobs", "run", "--config", str(recipe), "--until", "pack", *SMALL]
     done = subprocess.run(
@@ -76,10 +80,13 @@ def test_every_invariant_holds_and_every_hour_is_accounted_for(finished, twist):
     assert description["violations"] == []
     language = description["stages"]["language"]
     assert language["counts"]["dropped"].keys() == {"evaluation", "other_language", "same_speech"}
-    assert language["audio_evidence"]["available"] is False
+    assert language["audio_evidence"] == {"available": True, "unheard": {"items": 0, "hours": 0.0}}
+    heard = {
+        (row["corpus"], row["decision"]): row["items"] for row in language["by_evidence"] if row["evidence"] == "audio"
+    }
+    assert heard == {("spotify", "keep"): 3, ("voxpopuli", "keep"): 3}
     text = twist("inspect", run / "language").stdout
-    assert "audio evidence" in text and "not available" in text
-    assert "drop: same_speech" in text
+    assert "drop: same_speech" in text and "least certain" in text
 
 
 def test_splits_are_those_of_the_corpora_and_no_speaker_is_in_two(finished):
