@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
@@ -21,11 +20,12 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import cluster, parquet, storage
+from pipeline import parquet, storage
 from pipeline.audio import AudioError, AudioInfo, probe
 from pipeline.corpora.readers import find_recordings, kind_of
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError
 from pipeline.records import DROPPED_SCHEMA, RECORDING_SCHEMA, SPLITS, Dropped, Recording, from_table, to_table
+from pipeline.spread import spread
 from pipeline.stage import DROPPED, Stage, StageCounts, Tally, digest, fingerprint_of
 
 if TYPE_CHECKING:
@@ -36,9 +36,8 @@ if TYPE_CHECKING:
 STAGE = "manifest"
 # Reading a header waits for a disk or a bucket, not for a core.
 PROBE_THREADS = 16
-# What is worked on at a time, here or in a task of the cluster; what takes no longer is not worth starting Ray for.
+# What is worked on at a time, here or in a task of the cluster.
 FILES_PER_TASK = 1_000
-SECONDS_HERE = 10.0
 # Of a table, as objects.
 RECORDINGS_AT_ONCE = 10_000
 DROPS_SUFFIX = ".drops"
@@ -150,19 +149,7 @@ def _write_corpus(stage: Stage, corpus: CorpusConfig, report: ReportProgress) ->
 def _look_into(corpus: CorpusConfig, files: Iterator[AudioFile]) -> Iterator[list[Recording | Dropped]]:
     """The outcome of each file, in order: here, or on the cluster where there is enough to do for it."""
     here = functools.partial(_describe_all, corpus)
-    batches = _batches(files, FILES_PER_TASK)
-    seconds = 0.0
-    while seconds < SECONDS_HERE:
-        batch = next(batches, None)
-        if batch is None:
-            return
-        began = time.monotonic()
-        outcomes = here(batch)
-        seconds += time.monotonic() - began if any(map(_must_be_read, batch)) else 0.0
-        yield outcomes
-    for is_for_cluster, group in itertools.groupby(batches, key=lambda batch: any(map(_must_be_read, batch))):
-        map_all = cluster.map_tasks if is_for_cluster else map
-        yield from map_all(here, group)
+    return spread(here, _batches(files, FILES_PER_TASK), lambda batch: any(map(_must_be_read, batch)))
 
 
 def _batches(files: Iterator[AudioFile], size: int) -> Iterator[list[AudioFile]]:
