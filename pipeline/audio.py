@@ -14,7 +14,7 @@ import numpy as np
 import soxr
 
 from pipeline import location, storage
-from pipeline.decoders import AUDIO_SUFFIXES, AudioError, Decoder, open_decoder
+from pipeline.decoders import AUDIO_SUFFIXES, AudioError, Decoder, Header, open_decoder, read_local_header
 from pipeline.errors import TwistError
 from pipeline.records import SAMPLE_RATE_HZ
 
@@ -69,16 +69,25 @@ def probe(uri: str) -> AudioInfo:
         AudioError: missing, empty, of no known format, or with a header that cannot be true.
         ConnectionError: its store cannot be reached.
     """
+    header = _read_header(uri)
+    if not MIN_SAMPLE_RATE_HZ <= header.sample_rate_hz <= MAX_SAMPLE_RATE_HZ:
+        raise AudioError("unreadable", f"impossible sample rate of {header.sample_rate_hz} Hz")
+    if header.num_frames == 0:
+        raise AudioError("empty", "the file holds no samples")
+    duration_s = header.num_frames / header.sample_rate_hz
+    if duration_s > MAX_DURATION_S:
+        raise AudioError("unreadable", f"the header tells no length that can be true ({duration_s:.3g} s)")
+    return AudioInfo(duration_s, header.sample_rate_hz, header.num_channels)
+
+
+def _read_header(uri: str) -> Header:
+    if location.parse(uri) is None and not storage.is_s3(uri):
+        header = read_local_header(uri)
+        if header is not None:
+            return header
+    # Also where something is wrong with it, which is found out so.
     with _open(uri, HEADER_BYTES) as file, contextlib.closing(open_decoder(file, uri)) as decoder:
-        if not MIN_SAMPLE_RATE_HZ <= decoder.sample_rate_hz <= MAX_SAMPLE_RATE_HZ:
-            raise AudioError("unreadable", f"impossible sample rate of {decoder.sample_rate_hz} Hz")
-        num_frames = decoder.count_frames()
-        if num_frames == 0:
-            raise AudioError("empty", "the file holds no samples")
-        duration_s = num_frames / decoder.sample_rate_hz
-        if duration_s > MAX_DURATION_S:
-            raise AudioError("unreadable", f"the header tells no length that can be true ({duration_s:.3g} s)")
-        return AudioInfo(duration_s, decoder.sample_rate_hz, decoder.num_channels)
+        return Header(decoder.count_frames(), decoder.sample_rate_hz, decoder.num_channels)
 
 
 def read_spans(spans: Sequence[Span]) -> Iterator[NDArray[np.float32] | AudioError]:

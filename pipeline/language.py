@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from model.language_id import find_language_classifier, fingerprint_of_classifier
 from pipeline import language_audio, parquet, storage
-from pipeline.cluster import ClusterConfig, map_tasks
+from pipeline.cluster import ClusterConfig
 from pipeline.errors import TwistError
 from pipeline.language_audio import AudioLanguageConfig, Heard
 from pipeline.language_codes import ISO_639_1
@@ -48,6 +48,7 @@ from pipeline.records import (
     to_table,
 )
 from pipeline.same_speech import Corpus, Mark, SameSpeechConfig, Spoken, find_same_speech, read_evaluation
+from pipeline.spread import spread
 from pipeline.stage import Stage, StageCounts, Tally, digest, fingerprint_of, read_facts
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 
 STAGE = "language"
 DECISIONS = "decisions.parquet"
-# What metadata and text say, before anything is listened to.
+# What metadata and text say, before anything is listened to; there until the stage is finished.
 BEFORE_AUDIO = "before_audio.parquet"
 BEFORE_AUDIO_SCHEMA = LANGUAGE_SCHEMA.append(pa.field("is_final", pa.bool_(), nullable=False))
 # ISO 639-2 has a code for "undetermined".
@@ -66,9 +67,8 @@ UNDETERMINED = ("", "und")
 TRUST = {"corpus": 1.0, "recording": 1.0, "folder": 1.0, "recipe": 1.0, "show": 0.7, "channel": 0.7, "unchecked": 0.5}
 assert TRUST.keys() == set(LANGUAGE_SOURCES)
 NUM_LEAST_CERTAIN = 20
-# py3langid takes half a millisecond for a text: more recordings than HERE are worth starting Ray for.
+# py3langid takes half a millisecond for a text.
 RECORDINGS_PER_TASK = 10_000
-RECORDINGS_HERE = 20_000
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,7 @@ def _write_before_audio(stage: Stage, run: str, config: LanguageConfig, report: 
     num_recordings = read_facts(run, MANIFEST)["counts"]["kept"]["items"]
     decide_rows = functools.partial(_decide_rows, config)
     rows = _all_rows(run)
-    tables = (map if num_recordings <= RECORDINGS_HERE else map_tasks)(decide_rows, rows)
+    tables = spread(decide_rows, rows)
 
     def told() -> Iterator[pa.Table]:
         done = 0
@@ -432,6 +432,7 @@ def _write(
         least_certain=account.least_certain(),
         audio_evidence={"available": heard is not None, "unheard": asdict(account.unheard)},
     )
+    storage.delete(storage.join(stage.uri, BEFORE_AUDIO))
 
 
 class _Account:

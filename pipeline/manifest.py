@@ -2,8 +2,8 @@
 
     corpora -> RUN/manifest/<corpus>.parquet (Recording)
 
-Corpora are listed one after the other. Of files whose corpus does not state how long they are, headers are read: the
-first few thousand here, where there are more on all cores of the Ray cluster. A corpus that is finished when the
+Corpora are listed one after the other. Of files whose corpus does not state how long they are, headers are read: those
+of the first seconds here, where there are more on all cores of the Ray cluster. A corpus that is finished when the
 command is interrupted is not listed again: its table is there, and what was dropped of it in
 RUN/manifest/<corpus>.drops until all are finished.
 """
@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import cluster, parquet, storage
+from pipeline import parquet, storage
 from pipeline.audio import AudioError, AudioInfo, probe
 from pipeline.corpora.readers import find_recordings, kind_of
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError
 from pipeline.records import DROPPED_SCHEMA, RECORDING_SCHEMA, SPLITS, Dropped, Recording, from_table, to_table
+from pipeline.spread import spread
 from pipeline.stage import DROPPED, Stage, StageCounts, Tally, digest, fingerprint_of
 
 if TYPE_CHECKING:
@@ -35,9 +36,8 @@ if TYPE_CHECKING:
 STAGE = "manifest"
 # Reading a header waits for a disk or a bucket, not for a core.
 PROBE_THREADS = 16
-# What one task of the cluster takes at a time; fewer files altogether than HERE are not worth starting Ray for.
+# What is worked on at a time, here or in a task of the cluster.
 FILES_PER_TASK = 1_000
-FILES_HERE = 3_000
 # Of a table, as objects.
 RECORDINGS_AT_ONCE = 10_000
 DROPS_SUFFIX = ".drops"
@@ -148,26 +148,8 @@ def _write_corpus(stage: Stage, corpus: CorpusConfig, report: ReportProgress) ->
 
 def _look_into(corpus: CorpusConfig, files: Iterator[AudioFile]) -> Iterator[list[Recording | Dropped]]:
     """The outcome of each file, in order: here, or on the cluster where there is enough to do for it."""
-    first = _take_until_enough(files)
     here = functools.partial(_describe_all, corpus)
-    yield from map(here, _batches(iter(first), FILES_PER_TASK))
-    batches = _batches(files, FILES_PER_TASK)
-    for is_for_cluster, group in itertools.groupby(batches, key=lambda batch: any(map(_must_be_read, batch))):
-        outcomes = cluster.map_tasks if is_for_cluster else map
-        yield from outcomes(here, group)
-
-
-def _take_until_enough(files: Iterator[AudioFile]) -> list[AudioFile]:
-    """The first files, as far as their headers are read by this process alone."""
-    first: list[AudioFile] = []
-    to_read = 0
-    while to_read < FILES_HERE and len(first) < parquet.ROW_GROUP_ROWS:
-        file = next(files, None)
-        if file is None:
-            break
-        first.append(file)
-        to_read += _must_be_read(file)
-    return first
+    return spread(here, _batches(files, FILES_PER_TASK), lambda batch: any(map(_must_be_read, batch)))
 
 
 def _batches(files: Iterator[AudioFile], size: int) -> Iterator[list[AudioFile]]:

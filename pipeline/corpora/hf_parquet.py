@@ -10,6 +10,8 @@ without a column is that of the file's or folder's name (`train-00000-of-00004.p
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ from pipeline import storage
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError
 from pipeline.corpora.tables import number
 from pipeline.location import ParquetRow, open_parquet
+from pipeline.spread import spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,20 +53,28 @@ def find_rows(config: CorpusConfig, source_of: Callable[[str], str] | None = Non
     names = [name for name in storage.list_files(config.root, ".parquet") if config.takes(name)]
     if not names:
         raise CorpusError(f"{config.root} holds no Parquet files")
-    for name in names:
-        uri = storage.join(config.root, name)
-        try:
-            with open_parquet(uri) as file:
-                audio = _audio_column(file.schema_arrow)
-                if audio is None:
-                    raise CorpusError(f"{uri} has no column of audio: a struct with bytes, or bytes called audio")
-                for group in range(file.num_row_groups):
-                    yield from _read_group(name, uri, file, group, audio, source_of)
-        except (pa.ArrowException, OSError) as error:
-            # pyarrow tells of damage through plain OSErrors too.
-            if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
-                raise
-            yield AudioFile(name, uri, drop_reason="unreadable", drop_detail=f"not a whole Parquet file: {error}")
+    read = functools.partial(_read_file, config.root, source_of)
+    yield from itertools.chain.from_iterable(spread(read, names))
+
+
+def _read_file(root: str, source_of: Callable[[str], str] | None, name: str) -> list[AudioFile]:
+    """The rows of one file; runs on any machine."""
+    uri = storage.join(root, name)
+    rows: list[AudioFile] = []
+    try:
+        with open_parquet(uri) as file:
+            audio = _audio_column(file.schema_arrow)
+            if audio is None:
+                raise CorpusError(f"{uri} has no column of audio: a struct with bytes, or bytes called audio")
+            for group in range(file.num_row_groups):
+                rows += _read_group(name, uri, file, group, audio, source_of)
+    except (pa.ArrowException, OSError) as error:
+        # pyarrow tells of damage through plain OSErrors too.
+        if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
+            raise
+        damage = f"not a whole Parquet file: {error}"
+        rows.append(AudioFile(name, uri, drop_reason="unreadable", drop_detail=damage))
+    return rows
 
 
 def _audio_column(schema: pa.Schema) -> str | None:

@@ -49,20 +49,25 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
     if not any(name.endswith(".tar") for name in names):
         raise CorpusError(f"{config.root} holds neither tars nor Parquet files of the People's Speech")
     tables = [name for name in names if name.endswith((".json", ".jsonl"))]
-    folder_read: str | None = None
-    clips: dict[str, _Clip] = {}
     for name in names:
         if is_audio(name) and config.takes(name):
             yield misplaced(name, storage.join(config.root, name))
-        if not name.endswith(".tar") or not config.takes(name):
-            continue
+    chosen = [name for name in names if name.endswith(".tar") and config.takes(name)]
+    indices = tars.members_of_all(storage.join(config.root, name) for name in chosen)
+    folder_read: str | None = None
+    clips: dict[str, _Clip] = {}
+    for name, (uri, members, damage) in zip(chosen, indices, strict=True):
         folder = name.rpartition("/")[0]
         if folder != folder_read:
             folder_read = folder
             clips = {}
             for table in _tables_of(folder, tables):
                 clips |= _read_clips(storage.join(config.root, table))
-        yield from _read_tar(config, name, clips)
+        for member in members:
+            if is_audio(member.name):
+                yield _clip(uri, member, clips, split_of(name))
+        if damage:
+            yield tars.as_damage(name, uri, damage)
 
 
 def source_of(id: str) -> str:
@@ -96,26 +101,18 @@ def _read_clips(uri: str) -> dict[str, _Clip]:
     return clips
 
 
-def _read_tar(config: CorpusConfig, name: str, clips: dict[str, _Clip]) -> Iterator[AudioFile]:
-    uri = storage.join(config.root, name)
-    split = split_of(name)
-    try:
-        for member in tars.members(uri):
-            if not is_audio(member.name):
-                continue
-            stem = PurePosixPath(member.name).name
-            clip = clips.get(stem, _Clip(None, None))
-            yield AudioFile(
-                id=stem.removesuffix(".flac"),
-                uri=tars.address(uri, member),
-                speaker=source_of(stem),
-                split=split,
-                text=clip.text,
-                duration_s=clip.duration_s,
-                sample_rate_hz=16_000 if clip.duration_s else None,
-                num_channels=1 if clip.duration_s else None,
-                drop_reason="bad_name" if tars.leaves_its_folder(member.name) else None,
-                drop_detail="a name in a tar that leaves its folder",
-            )
-    except CorpusError as error:
-        yield tars.as_damage(name, uri, error)
+def _clip(uri: str, member: tars.Member, clips: dict[str, _Clip], split: str | None) -> AudioFile:
+    stem = PurePosixPath(member.name).name
+    known = clips.get(stem, _Clip(None, None))
+    return AudioFile(
+        id=stem.removesuffix(".flac"),
+        uri=tars.address(uri, member),
+        speaker=source_of(stem),
+        split=split,
+        text=known.text,
+        duration_s=known.duration_s,
+        sample_rate_hz=16_000 if known.duration_s else None,
+        num_channels=1 if known.duration_s else None,
+        drop_reason="bad_name" if tars.leaves_its_folder(member.name) else None,
+        drop_detail="a name in a tar that leaves its folder",
+    )

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 from pipeline import storage
 from pipeline.corpora.source import AudioFile, CorpusError
 from pipeline.location import TarMember
+from pipeline.spread import spread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 # Of which the content cannot be addressed in place.
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-HEADER_READ_AHEAD_BYTES = 2**20
+# A clip of some seconds is larger: on S3 most of a tar is not read.
+HEADER_READ_AHEAD_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,21 @@ def members(uri: str) -> Iterator[Member]:
                     raise tarfile.ReadError(f"there is no header at byte {tar.offset}")
         except tarfile.TarError as error:
             raise CorpusError(f"{uri} is not a whole tar: {error}") from error
+
+
+def members_of_all(uris: Iterable[str]) -> Iterator[tuple[str, list[Member], CorpusError | None]]:
+    """Each tar, its members, and what is wrong where they cannot be read to the end; many tars on the cluster."""
+    return spread(_members_and_damage, uris)
+
+
+def _members_and_damage(uri: str) -> tuple[str, list[Member], CorpusError | None]:
+    found: list[Member] = []
+    try:
+        for member in members(uri):
+            found.append(member)
+    except CorpusError as error:
+        return uri, found, error
+    return uri, found, None
 
 
 def address(uri: str, member: Member) -> str:

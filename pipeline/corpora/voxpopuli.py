@@ -67,12 +67,12 @@ def _audio(config: CorpusConfig, names: list[str]) -> Iterator[tuple[str, str | 
         uri = storage.join(config.root, name)
         # `folders` may name the language of a tar, which its members' names begin with.
         if name.endswith(".tar"):
-            try:
-                for member in tars.members(uri):
-                    if is_audio(member.name) and config.takes(f"{name.rpartition('/')[0]}/{member.name}"):
-                        yield member.name, tars.address(uri, member)
-            except CorpusError as error:
-                yield name, tars.as_damage(name, uri, error)
+            ((_, members, damage),) = tars.members_of_all([uri])
+            for member in members:
+                if is_audio(member.name) and config.takes(f"{name.rpartition('/')[0]}/{member.name}"):
+                    yield member.name, tars.address(uri, member)
+            if damage:
+                yield name, tars.as_damage(name, uri, damage)
         elif is_audio(name) and config.takes(name):
             yield name, uri
 

@@ -10,6 +10,7 @@ The members of a sample lie beside each other, the audio among them.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from pipeline import storage
 from pipeline.corpora import tars
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, is_audio, misplaced
 from pipeline.corpora.tables import number, parse_json
+from pipeline.spread import spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,21 +35,26 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
     Raises:
         CorpusError: there is no tar.
     """
-    names = storage.list_files(config.root)
-    found = False
-    for name in filter(config.takes, names):
-        uri = storage.join(config.root, name)
-        if name.endswith((".tar", *tars.COMPRESSED_SUFFIXES)):
-            found = True
-            try:
-                for key, sample in itertools.groupby(tars.members(uri), key=lambda member: key_of(member.name)):
-                    yield from _read_sample(name, uri, key, list(sample))
-            except CorpusError as error:
-                yield tars.as_damage(name, uri, error)
-        elif is_audio(name):
-            yield misplaced(name, uri)
-    if not found:
+    names = [name for name in storage.list_files(config.root) if config.takes(name)]
+    chosen = [name for name in names if name.endswith((".tar", *tars.COMPRESSED_SUFFIXES))]
+    if not chosen:
         raise CorpusError(f"{config.root} holds no tars")
+    for name in names:
+        if is_audio(name):
+            yield misplaced(name, storage.join(config.root, name))
+    yield from itertools.chain.from_iterable(spread(functools.partial(_read_tar, config.root), chosen))
+
+
+def _read_tar(root: str, name: str) -> list[AudioFile]:
+    """The samples of one tar; runs on any machine."""
+    uri = storage.join(root, name)
+    files: list[AudioFile] = []
+    try:
+        for key, sample in itertools.groupby(tars.members(uri), key=lambda member: key_of(member.name)):
+            files += _read_sample(name, uri, key, list(sample))
+    except CorpusError as error:
+        files.append(tars.as_damage(name, uri, error))
+    return files
 
 
 def key_of(name: str) -> str:

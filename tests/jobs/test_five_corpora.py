@@ -10,6 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from jobs import filter, manifest
+from jobs.recipe import read_recipe
+from pipeline.language import LanguageConfig
+from pipeline.manifest import read_recordings
+from tests.language_classifiers import write_ecapa
+
 pytestmark = pytest.mark.xdist_group("five_corpora")
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = {
@@ -22,7 +28,9 @@ FOLDERS = {
 # What takes the place of files to be fetched, and of the length that real recordings have.
 SMALL = [
     *("--encoder.name", "mfcc", "--encoder.path", "null", "--codebook.path", "null", "--codebook.num_units", "20"),
-    *("--codebook.num_iterations", "5", "--language.audio.model", "null", "--segments.min_s", "1"),
+    *("--codebook.num_iterations", "5", "--segments.min_s", "1"),
+    # Random weights know no English: whatever is heard stays.
+    *("--language.audio_keep", "0", "--language.audio_drop", "0", "--language.corpora", "{}"),
 ]
 
 
@@ -34,6 +42,7 @@ def finished(corpus_tree, tmp_path_factory) -> tuple[Path, str]:
     for kind, name in FOLDERS.items():
         tree = corpus_tree(kind)
         (folder / "data" / name).symlink_to(tree / "LibriSpeech" if kind == "librispeech" else tree)
+    write_ecapa(folder / "models" / "lang-id-voxlingua107-ecapa")
     recipe = ROOT / "recipes" / "twist_five_corpora.yaml"
     command = [sys.executable, "-m", "jobs", "run", "--config", str(recipe), "--until", "pack", *SMALL]
     done = subprocess.run(
@@ -71,10 +80,13 @@ def test_every_invariant_holds_and_every_hour_is_accounted_for(finished, twist):
     assert description["violations"] == []
     language = description["stages"]["language"]
     assert language["counts"]["dropped"].keys() == {"evaluation", "other_language", "same_speech"}
-    assert language["audio_evidence"]["available"] is False
+    assert language["audio_evidence"] == {"available": True, "unheard": {"items": 0, "hours": 0.0}}
+    heard = {
+        (row["corpus"], row["decision"]): row["items"] for row in language["by_evidence"] if row["evidence"] == "audio"
+    }
+    assert heard == {("spotify", "keep"): 3, ("voxpopuli", "keep"): 3}
     text = twist("inspect", run / "language").stdout
-    assert "audio evidence" in text and "not available" in text
-    assert "drop: same_speech" in text
+    assert "drop: same_speech" in text and "least certain" in text
 
 
 def test_splits_are_those_of_the_corpora_and_no_speaker_is_in_two(finished):
@@ -90,25 +102,33 @@ def test_splits_are_those_of_the_corpora_and_no_speaker_is_in_two(finished):
     assert {"librispeech", "peoples-speech"} <= tests
 
 
-@pytest.mark.parametrize("argument", ["--language de", "--language en,de", "--language=de"])
-def test_language_is_short_for_its_option(corpus_tree, twist, tmp_path, argument):
-    twist("manifest", "mls", corpus_tree("mls"), "--run", tmp_path)
-    twist("filter", "--run", tmp_path, *argument.split())
-    config = json.loads((tmp_path / "language/stage.json").read_text())["config"]
-    assert config["languages"] == argument.replace("--language", "").strip(" =").split(",")
+@pytest.mark.parametrize("argument", ["--language de", "--language en,de", "--language=de", "--language en de"])
+def test_language_is_short_for_its_option(argument):
+    recipe, _ = read_recipe(
+        "filter", "", ("language",), ["--run", "r", *argument.split(), "--language.text_keep", "0.8"]
+    )
+    codes = argument.replace("--language", "").strip(" =").replace(",", " ").split()
+    assert recipe.language == LanguageConfig(languages=tuple(codes), text_keep=0.8)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("command", "arguments", "message"),
     [
-        (["manifest", "mls", "--run", "RUN"], "name the folder of the corpus too: twist manifest mls ROOT"),
-        (["manifest", "mls", "ROOT", "--audio", "ROOT", "--run", "RUN"], "name the corpus twice"),
-        (["manifest", "--name", "x", "--run", "RUN"], "--name goes with a corpus"),
-        (["filter", "--run", "RUN", "--language"], "--language takes codes of languages"),
-        (["filter", "--run", "RUN", "--language", "xx"], "are no ISO 639-1 codes"),
+        (manifest, "mls", "name the folder of the corpus too: twist manifest mls ROOT"),
+        (manifest, "mls ROOT --audio ROOT", "name the corpus twice"),
+        (manifest, "--name x", "--name goes with a corpus"),
+        (manifest, "speech ROOT", "invalid choice: 'speech'"),
+        (filter, "--language", "--language takes codes of languages"),
+        (filter, "--language xx", "are no ISO 639-1 codes"),
     ],
 )
-def test_mistakes(twist, tmp_path, arguments, message):
-    given = [str(tmp_path) if argument in ("RUN", "ROOT") else argument for argument in arguments]
-    done = twist(*given, status=2)
-    assert message in done.stderr and "Traceback" not in done.stderr
+def test_mistakes(tmp_path, capsys, command, arguments, message):
+    given = [str(tmp_path) if argument == "ROOT" else argument for argument in arguments.split()]
+    assert command.main([*given, "--run", str(tmp_path / "run")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_corpus_by_its_kind_and_root(corpus_tree, tmp_path, capsys):
+    assert manifest.main(["mls", str(corpus_tree("mls")), "--name", "readings", "--run", str(tmp_path)]) == 0
+    assert "7 recordings" in capsys.readouterr().out
+    assert {recording.corpus for recording in read_recordings(str(tmp_path))} == {"readings"}

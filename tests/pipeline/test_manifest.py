@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipeline import cluster, manifest, parquet, storage
+from pipeline import cluster, manifest, parquet, spread, storage
 from pipeline.corpora.readers import find_recordings
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError
 from pipeline.manifest import make_manifest, read_recordings
@@ -240,7 +240,7 @@ def test_where_the_headers_are_read_changes_nothing(
     corpora = [corpus, *(CorpusConfig(str(corpus_tree(kind)), kind) for kind in ("libri_light", "webdataset"))]  # type: ignore[arg-type]
     make_manifest(str(tmp_path / "here"), corpora, silently)
     monkeypatch.setattr(cluster, "map_tasks", map_backwards)
-    monkeypatch.setattr(manifest, "FILES_HERE", 2)
+    monkeypatch.setattr(spread, "SECONDS_HERE", 0.0)
     monkeypatch.setattr(manifest, "FILES_PER_TASK", 2)
     make_manifest(str(tmp_path / "there"), corpora, silently)
     for name in ("corpus.parquet", "libri_light.parquet", "webdataset.parquet", "dropped.parquet", "DONE"):
