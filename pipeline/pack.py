@@ -141,7 +141,7 @@ class _Packing:
         self.num_units = int(read_facts(stage.run, UNITS)["num_units"])
 
     def run(self, has_evaluation: bool, facts: dict[str, Any]) -> None:
-        near = self.config.duplicates
+        near = self.config.duplicates.for_size(self.num_units)
         num_landmarks = self.num_units // 2 * near.pairs_per_landmark
         survey = Survey(
             self.folder,
@@ -239,7 +239,8 @@ class _Packing:
         share = functools.partial(_unless_done, duplicates.share_landmarks, landmarks, bases, num_rows=num_rows)
         self._map(share, list(zip(partitions, pairs, strict=True)), "groups of landmarks")
         proposed = [storage.join(self.folder, f"candidates-{number:06d}.parquet") for number in partitions]
-        propose = functools.partial(_unless_done, duplicates.propose, pairs)
+        landmark_units = survey.duplicates.landmark_units
+        propose = functools.partial(_unless_done, duplicates.propose, pairs, landmark_units=landmark_units)
         self._map(propose, list(zip(partitions, proposed, strict=True)), "groups of candidates")
 
         candidates = pa.concat_tables(parquet.read_many(proposed))
