@@ -169,8 +169,18 @@ def pack_run(run: str) -> None:
 def make_run(run: str, scale: float) -> None:
     """All stages before packing, as if finished."""
     num_parts = max(2, round(FULL_PARTS * scale))
-    num_recordings = num_parts * RECORDINGS_PER_PART
-    ids = [f"corpus/{number // 1000:05d}/{number:07d}.flac" for number in range(num_recordings)]
+    ids = [f"corpus/{number // 1000:05d}/{number:07d}.flac" for number in range(num_parts * RECORDINGS_PER_PART)]
+    write_inputs(run, ids)
+    encoder = {"name": "hubert", "fingerprint": "synthetic", "frame_rate_hz": FRAME_RATE_HZ}
+    codebook.save(storage.join(run, CODEBOOK), np.zeros((NUM_UNITS, 2), np.float32), {"encoder": encoder})
+    num_units = write_parts(storage.join(run, "units"), num_parts, ids)
+    segments = Tally(num_parts * SEGMENTS_PER_PART, num_parts * SEGMENTS_PER_PART * SEGMENT_S / 3600)
+    finish(run, "units", segments, lambda _: None, num_units=num_units)
+
+
+def write_inputs(run: str, ids: list[str]) -> None:
+    """The manifest and language stages of a run with these recordings, ten of each speaker, as if finished."""
+    num_recordings = len(ids)
     total = Tally(num_recordings, num_recordings)
     columns = {
         "recording_id": pa.array(ids),
@@ -196,11 +206,6 @@ def make_run(run: str, scale: float) -> None:
         [decided.get(f.name, pa.nulls(num_recordings)).cast(f.type) for f in LANGUAGE_SCHEMA], schema=LANGUAGE_SCHEMA
     )
     finish(run, "language", total, lambda uri: parquet.write(storage.join(uri, "decisions.parquet"), decisions))
-    encoder = {"name": "hubert", "fingerprint": "synthetic", "frame_rate_hz": FRAME_RATE_HZ}
-    codebook.save(storage.join(run, CODEBOOK), np.zeros((NUM_UNITS, 2), np.float32), {"encoder": encoder})
-    num_units = write_parts(storage.join(run, "units"), num_parts, ids)
-    segments = Tally(num_parts * SEGMENTS_PER_PART, num_parts * SEGMENTS_PER_PART * SEGMENT_S / 3600)
-    finish(run, "units", segments, lambda _: None, num_units=num_units)
 
 
 def finish(run: str, name: str, total: Tally, write: Any, **facts: Any) -> None:

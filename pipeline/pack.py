@@ -197,7 +197,7 @@ class _Packing:
         for name in storage.list_files(self.folder):
             storage.delete(storage.join(self.folder, name))
         counts = StageCounts.of_table(total, kept_tally, dropped)
-        self.stage.finish(counts, dropped, dataset.fingerprint, **facts, dropped_by_corpus=_by_corpus(dropped))
+        self.stage.finish(counts, dropped, dataset.fingerprint, **facts)
 
     @property
     def _frame_rate_hz(self) -> float:
@@ -442,13 +442,3 @@ def _sums(figures: Iterable[dict[str, Any]], keys: tuple[str, ...]) -> dict[tupl
         }
         for group, rows in sorted(groups.items())
     }
-
-
-def _by_corpus(dropped: pa.Table) -> list[dict[str, Any]]:
-    """Drops by reason and corpus."""
-    sums = dropped.group_by(["reason", "corpus"]).aggregate([("num_items", "sum"), ("duration_s", "sum")])
-    rows = sums.sort_by([("reason", "ascending"), ("corpus", "ascending")]).to_pylist()
-    return [
-        {"reason": r["reason"], "corpus": r["corpus"], "items": r["num_items_sum"], "hours": r["duration_s_sum"] / 3600}
-        for r in rows
-    ]
