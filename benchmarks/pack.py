@@ -5,9 +5,10 @@
 At full size 22 million segments hold 9 billion units in 300,000 part files, of 1.5 million recordings. Units are those
 of a Markov chain over 500 with the frequencies of Zipf's law; every 200th segment is a copy of another with a tenth of
 its units changed, and every 400th is the same to the bit. All of `pack` runs with its defaults, near duplicates
-included, on Ray with all cores of this machine; memory is that of all its processes together.
+included, on Ray with all cores of this machine; memory is that of all its
+processes together. Minutes depend on what else the machine does, core minutes hardly.
 
-`growth_exponent` is the slope of log(time) over log(size) between the largest two sizes: 1 is linear.
+`growth_exponent` is the slope of log(core minutes) over log(size) between the largest two sizes: 1 is linear.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ def main() -> None:
     figures: dict[str, Any] = {}
     for scale, result in zip(scales, results, strict=True):
         figures |= {f"{name}_at_{scale:g}": value for name, value in result.items()}
-    (less, more), (small, large) = [r["minutes"] for r in results[-2:]], scales[-2:]
-    figures["minutes_at_full_size"] = more / large
+    (less, more), (small, large) = [r["core_minutes"] for r in results[-2:]], scales[-2:]
+    figures["core_hours_at_full_size"] = more / large / 60
     ratios = {"growth_exponent": math.log(more / less) / math.log(large / small)}
     if arguments.json:
         print(json.dumps({"ratios": ratios, "figures": figures, "machine": machine()}))
@@ -76,7 +77,7 @@ def measure(scale: float, folder: Path | None) -> dict[str, float]:
         make_run(run, scale)
         begin = time.perf_counter()
         process = subprocess.Popen([sys.executable, "-c", STEP.format("pack_run"), run])
-        peak_gib, peak_disk_gib = watch(process, Path(run))
+        peak_gib, peak_disk_gib, core_minutes = watch(process, Path(run))
         if process.returncode:
             raise SystemExit(f"packing failed with status {process.returncode}")
         minutes = (time.perf_counter() - begin) / 60
@@ -89,6 +90,7 @@ def measure(scale: float, folder: Path | None) -> dict[str, float]:
             "segments": num_segments,
             "million_units": read_facts(run, "units")["num_units"] / 1e6,
             "minutes": minutes,
+            "core_minutes": core_minutes,
             "peak_gib": peak_gib,
             "peak_disk_gib": peak_disk_gib,
             "shards": len(shards),
@@ -98,9 +100,10 @@ def measure(scale: float, folder: Path | None) -> dict[str, float]:
         }
 
 
-def watch(process: subprocess.Popen[bytes], run: Path) -> tuple[float, float]:
-    """Most GiB of memory that a process and all below it held at once, and of disk that its run took."""
+def watch(process: subprocess.Popen[bytes], run: Path) -> tuple[float, float, float]:
+    """Most GiB of memory that a process and all below it held at once and of disk that its run took; core minutes."""
     peak = disk = 0.0
+    cpu_s: dict[int, float] = {}
     done = threading.Event()
 
     def look_at_disk() -> None:
@@ -112,11 +115,13 @@ def watch(process: subprocess.Popen[bytes], run: Path) -> tuple[float, float]:
     thread = threading.Thread(target=look_at_disk)
     thread.start()
     while process.poll() is None:
-        peak = max(peak, sum(map(memory_gib, family(process.pid))))
+        members = family(process.pid)
+        peak = max(peak, sum(map(memory_gib, members)))
+        cpu_s |= {pid: max(cpu_s.get(pid, 0.0), cpu_seconds(pid)) for pid in members}
         time.sleep(0.5)
     done.set()
     thread.join()
-    return peak, disk
+    return peak, disk, sum(cpu_s.values()) / 60
 
 
 def family(pid: int) -> list[int]:
@@ -129,6 +134,14 @@ def family(pid: int) -> list[int]:
     for one in found:
         found += [child for child, parent in parents.items() if parent == one]
     return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has computed so far."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def memory_gib(pid: int) -> float:
@@ -156,8 +169,18 @@ def pack_run(run: str) -> None:
 def make_run(run: str, scale: float) -> None:
     """All stages before packing, as if finished."""
     num_parts = max(2, round(FULL_PARTS * scale))
-    num_recordings = num_parts * RECORDINGS_PER_PART
-    ids = [f"corpus/{number // 1000:05d}/{number:07d}.flac" for number in range(num_recordings)]
+    ids = [f"corpus/{number // 1000:05d}/{number:07d}.flac" for number in range(num_parts * RECORDINGS_PER_PART)]
+    write_inputs(run, ids)
+    encoder = {"name": "hubert", "fingerprint": "synthetic", "frame_rate_hz": FRAME_RATE_HZ}
+    codebook.save(storage.join(run, CODEBOOK), np.zeros((NUM_UNITS, 2), np.float32), {"encoder": encoder})
+    num_units = write_parts(storage.join(run, "units"), num_parts, ids)
+    segments = Tally(num_parts * SEGMENTS_PER_PART, num_parts * SEGMENTS_PER_PART * SEGMENT_S / 3600)
+    finish(run, "units", segments, lambda _: None, num_units=num_units)
+
+
+def write_inputs(run: str, ids: list[str]) -> None:
+    """The manifest and language stages of a run with these recordings, ten of each speaker, as if finished."""
+    num_recordings = len(ids)
     total = Tally(num_recordings, num_recordings)
     columns = {
         "recording_id": pa.array(ids),
@@ -183,11 +206,6 @@ def make_run(run: str, scale: float) -> None:
         [decided.get(f.name, pa.nulls(num_recordings)).cast(f.type) for f in LANGUAGE_SCHEMA], schema=LANGUAGE_SCHEMA
     )
     finish(run, "language", total, lambda uri: parquet.write(storage.join(uri, "decisions.parquet"), decisions))
-    encoder = {"name": "hubert", "fingerprint": "synthetic", "frame_rate_hz": FRAME_RATE_HZ}
-    codebook.save(storage.join(run, CODEBOOK), np.zeros((NUM_UNITS, 2), np.float32), {"encoder": encoder})
-    num_units = write_parts(storage.join(run, "units"), num_parts, ids)
-    segments = Tally(num_parts * SEGMENTS_PER_PART, num_parts * SEGMENTS_PER_PART * SEGMENT_S / 3600)
-    finish(run, "units", segments, lambda _: None, num_units=num_units)
 
 
 def finish(run: str, name: str, total: Tally, write: Any, **facts: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from jobs.command import guard, quiet_transformers
+from jobs.inspect_plots import write_plots
 from jobs.inspect_text import as_text
 from jobs.recipe import UsageError
 from model import checkpoint
@@ -32,6 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument("path", type=str, help="A run, or any folder of one; local or s3://.")
         parser.add_argument("--json", action="store_true", help="Print one JSON object, with everything.")
         parser.add_argument("--verify", action="store_true", help="Check checksums and every invariant of the files.")
+        parser.add_argument(
+            "--plots",
+            type=str | None,
+            help="Folder for pictures (PNG) of how often units occur, and of how long samples are.",
+        )
         try:
             given = parser.parse_args(list(arguments))
         except ArgumentError as error:
@@ -43,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             description["violations"] = list(dict.fromkeys(violations(path, kind)))
         if not description.get("violations"):  # the figures of damaged files would say nothing
             description |= describe(path, kind)
+        if given.plots and not description.get("violations"):
+            description["plots"] = write_plots(description, Path(given.plots))
         print(json.dumps(description, indent=2) if given.json else as_text(description))
         if description.get("violations"):
             raise TwistError(f"{path} is damaged: {len(description['violations'])} violations, listed above")

@@ -35,6 +35,8 @@ def as_text(description: Mapping[str, Any]) -> str:
             lines += ["", *_folder(kind, description)]
     elif not description.get("violations"):
         lines += _folder(kind, description)
+    for path in description.get("plots", ()):
+        lines += _row("plot", path)
     return "\n".join([title, *(_clip(line.rstrip()) for line in lines)])
 
 
@@ -88,8 +90,16 @@ def _folder(kind: str, description: Mapping[str, Any]) -> Iterator[str]:
     yield from particulars[kind](description)
     if "counts" in description:
         yield from _row("dropped", _dropped(description["counts"]["dropped"]))
+        yield from _drops_by_corpus(description["dropped_by_corpus"])
         for drop in description["dropped_examples"]:
             yield from _row("", f"{drop['reason']}: {drop['id']} ({_seconds(drop['duration_s'])}): {drop['detail']}")
+
+
+def _drops_by_corpus(drops: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A line per reason and corpus, where there is more than one corpus to tell apart."""
+    if len({drop["corpus"] for drop in drops}) > 1:
+        rows = [[drop["reason"], drop["corpus"], f"{drop['items']:,}", _hours(drop["hours"])] for drop in drops]
+        yield from ("", *(f"  {line}" for line in _table([["dropped", "corpus", "items", "audio"], *rows], (0, 1))), "")
 
 
 def _manifest(description: Mapping[str, Any]) -> Iterator[str]:

@@ -80,6 +80,7 @@ class UnitSamples:
             raise TwistError(f"{dataset.uri} has no sample of two or more units in its {split} split; {mend}")
         shard_names, shards = _codes(table["shard"])
         self.dataset = dataset
+        self.split = split
         self.data = data
         self.max_units = max_units
         self.num_units: NDArray[np.int32] = num_units[kept]
@@ -153,6 +154,12 @@ class UnitSamples:
     def key(self, index: int) -> str:
         """The sample's key in the shards; the pieces of a long one share it."""
         return self.dataset.value("key", int(self._rows[self._owner[index]]))
+
+    def told_unit_counts(self) -> NDArray[np.int64] | None:
+        """How often each unit occurs [num_units], where dataset.json says so of exactly these samples."""
+        told = self.dataset.info.get("unit_counts", {}).get(self.split)
+        is_all = self.data.share == 1 and not self.num_units_left_out
+        return np.array(told, np.int64) if told is not None and is_all else None
 
     def corpora(self) -> NDArray[np.str_]:
         """The corpus of each sample, [num_samples]."""

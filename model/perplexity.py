@@ -106,6 +106,9 @@ def sample_nll(
 
 def unit_counts(samples: UnitSamples, vocabulary: Vocabulary, ranks: Ranks | None = None) -> NDArray[np.int64]:
     """How often each unit occurs, [num_units]; the samples are parted among `ranks`, all of which must call this."""
+    told = samples.told_unit_counts()
+    if told is not None:
+        return told
     ranks = ranks or Ranks()
     counts = np.zeros(vocabulary.vocab_size, dtype=np.int64)
     for index in range(ranks.rank, len(samples), ranks.world_size):

@@ -18,7 +18,7 @@ from pipeline import storage
 from pipeline.audio import AUDIO_SUFFIXES, AudioError, Span, probe, read_spans
 from pipeline.errors import TwistError
 from pipeline.shards import DATASET, open_dataset
-from pipeline.speech_match import LANDMARK_UNITS, MIN_SHARED_PAIRS, align, landmark_pairs, vote
+from pipeline.speech_match import MIN_SHARED_PAIRS, align, landmark_pairs, vote
 from pipeline.units import UnitEncoder, run_lengths
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from model.encoder import EncoderConfig
     from pipeline.codebook import Codebook
 
-# Pairs with each of the 12 landmarks that follow: an evaluation set is small, and its clips are short.
-PAIRS_PER_LANDMARK = 12
+# More than between segments: an evaluation set is small, and its clips are short.
+LANDMARK_UNITS, PAIRS_PER_LANDMARK = 2, 12
 # A clip with fewer units could be any speech.
-MIN_CLIP_UNITS = 2 * LANDMARK_UNITS + MIN_SHARED_PAIRS
+MIN_CLIP_UNITS = 12
 
 LONGEST_CLIP_S = 60.0
 
@@ -91,7 +91,7 @@ class EvaluationIndex:
             np.concatenate([np.empty(0, np.uint16), *(getattr(clip, name) for clip in clips)])
             for name in ("units", "durations")
         )
-        found = landmark_pairs(owners, units, durations, PAIRS_PER_LANDMARK)
+        found = landmark_pairs(owners, units, durations, LANDMARK_UNITS, PAIRS_PER_LANDMARK)
         order = np.argsort(found.keys, kind="stable")
         return cls(clips, found.keys[order], found.owners[order], found.frames[order])
 
@@ -138,12 +138,20 @@ def contaminated(
         durations: [n] in frames.
         index: The evaluation sets.
     """
-    found = landmark_pairs(owners, units, durations, PAIRS_PER_LANDMARK)
+    found = landmark_pairs(owners, units, durations, LANDMARK_UNITS, PAIRS_PER_LANDMARK)
     starts = np.searchsorted(index.keys, found.keys, side="left")
     counts = np.searchsorted(index.keys, found.keys, side="right") - starts
     ours = np.repeat(np.arange(len(counts)), counts)
     theirs = starts[ours] + np.arange(len(ours)) - np.repeat(np.cumsum(counts) - counts, counts)
-    proposed = vote(found.owners[ours], index.owners[theirs], found.frames[ours] - index.frames[theirs])
+    lags = found.frames[ours] - index.frames[theirs]
+    proposed = vote(
+        found.owners[ours],
+        index.owners[theirs],
+        lags,
+        found.frames[ours],
+        min_votes=MIN_SHARED_PAIRS[LANDMARK_UNITS],
+        min_span_frames=0,
+    )
     texts: dict[int, tuple[float, str]] = {}
     for segment, number, lag in zip(*(values.tolist() for values in vars(proposed).values()), strict=True):
         clip = index.clips[number]

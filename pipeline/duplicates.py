@@ -11,7 +11,7 @@ How near duplicates are found, with segments of any number in bounded memory (se
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from pipeline import parquet, scatter
 from pipeline.errors import TwistError
-from pipeline.speech_match import align, vote
+from pipeline.speech_match import MIN_SHARED_PAIRS, MIN_SPAN_FRAMES, align, vote
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 # Segments that share a landmark all pair up where they are few; else each with the first alone, so that work stays in
 # proportion to the data however common a phrase is.
 MAX_ALL_PAIRS = 8
-LANDMARK_SCHEMA = pa.schema([("key", pa.uint64()), ("row", pa.uint32()), ("frame", pa.int32())])
-PAIR_SCHEMA = pa.schema([("left", pa.int64()), ("right", pa.int64()), ("lag", pa.int32())])
+FEW_UNITS = 50_000_000
+LANDMARK_SCHEMA = pa.schema([("key", pa.uint64()), ("row", pa.uint32()), ("frame", pa.uint16())])
+PAIR_SCHEMA = pa.schema([("left", pa.int64()), ("right", pa.int64()), ("lag", pa.int32()), ("frame", pa.uint16())])
+CANDIDATE_SCHEMA = pa.schema([("left", pa.int64()), ("right", pa.int64()), ("lag", pa.int32())])
 SPEECH_SCHEMA = pa.schema([("row", pa.int64()), ("units", pa.list_(pa.uint16())), ("durations", pa.list_(pa.uint16()))])
 SIMILAR_SCHEMA = pa.schema(
     [("left", pa.int64()), ("right", pa.int64()), ("similarity", pa.float64()), ("overlap", pa.int64())]
@@ -47,14 +49,16 @@ class DuplicatesConfig:
         min_similarity: Share of frames with the same unit (give or take a frame) from which two segments are the same
             recording: copies have 0.65 to 1, other readings of the same text below 0.2.
         min_overlap: Share of the dropped segment that the other must have too.
-        pairs_per_landmark: Fewer need less space and time (14 bytes for each two units and pair), and find fewer copies
-            that are shifted.
+        pairs_per_landmark: Fewer need less space and time (7 bytes a unit each), and find fewer shifted copies.
+        landmark_units: 2 finds more copies, 3 or 4 need less time in large corpora, where two units after two others
+            are no rare thing; unless given, 2 up to 50 million units and else 3.
     """
 
     drop: Literal["none", "exact", "near"] = "near"
     min_similarity: float = 0.5
     min_overlap: float = 0.45
-    pairs_per_landmark: int = 6
+    pairs_per_landmark: int = 4
+    landmark_units: int | None = None
 
     def __post_init__(self) -> None:
         if self.drop not in ("none", "exact", "near"):
@@ -63,6 +67,12 @@ class DuplicatesConfig:
             raise TwistError("pack.duplicates.min_similarity and min_overlap must be above 0 and at most 1")
         if not 1 <= self.pairs_per_landmark <= 32:
             raise TwistError("pack.duplicates.pairs_per_landmark must be 1 to 32")
+        if self.landmark_units is not None and self.landmark_units not in MIN_SHARED_PAIRS:
+            raise TwistError("pack.duplicates.landmark_units must be 2, 3 or 4")
+
+    def for_size(self, num_units: int) -> DuplicatesConfig:
+        """The same with `landmark_units` given, for a corpus of so many units."""
+        return replace(self, landmark_units=self.landmark_units or (2 if num_units <= FEW_UNITS else 3))
 
 
 def find_exact(
@@ -106,15 +116,15 @@ def share_landmarks(files: Sequence[str], bases: Sequence[int], partition: int, 
     rows = np.concatenate([empty, *(table["row"].to_numpy().astype(np.int64) + base for table, base in found)])
     frames = np.concatenate([empty, *(table["frame"].to_numpy().astype(np.int64) for table, _ in found)])
     del tables, found
-    left, right, lag = _shared(keys, rows, frames)
-    table = pa.table([left, right, lag.astype(np.int32)], schema=PAIR_SCHEMA)
+    left, right, lag, frame = _shared(keys, rows, frames)
+    table = pa.table([left, right, lag.astype(np.int32), frame.astype(np.uint16)], schema=PAIR_SCHEMA)
     scatter.write(target, table, left * num_partitions // max(1, num_rows), num_partitions)
 
 
 def _shared(
     keys: NDArray[np.uint64], rows: NDArray[np.int64], frames: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Two segments with a landmark in common, and the lag between them there."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Two segments with a landmark in common, the lag between them there, and its frame in the first."""
     order = np.argsort(keys, kind="stable")  # rows ascend within a key
     keys = keys[order]
     is_new = np.ones(len(keys), bool)
@@ -138,16 +148,20 @@ def _shared(
     first, second = order[np.concatenate(lefts)], order[np.concatenate(rights)]
     other = rows[first] != rows[second]
     first, second = first[other], second[other]
-    return rows[first], rows[second], frames[first] - frames[second]
+    return rows[first], rows[second], frames[first] - frames[second], frames[first]
 
 
-def propose(files: Sequence[str], partition: int, target: str) -> None:
-    """Writes the candidates among the segments of one partition."""
+def propose(files: Sequence[str], partition: int, target: str, landmark_units: int) -> None:
+    """Writes the candidates among the segments of one partition, whose landmarks have so many units."""
     tables = [table for table in scatter.gather(files, partition) if table is not None]
     table = pa.concat_tables([PAIR_SCHEMA.empty_table(), *tables])
-    found = vote(*(table[name].to_numpy().astype(np.int64) for name in PAIR_SCHEMA.names))
+    found = vote(
+        *(table[name].to_numpy().astype(np.int64) for name in PAIR_SCHEMA.names),
+        min_votes=MIN_SHARED_PAIRS[landmark_units],
+        min_span_frames=MIN_SPAN_FRAMES,
+    )
     columns = [found.left, found.right, found.lag.astype(np.int32)]
-    parquet.write(target, pa.table(columns, schema=PAIR_SCHEMA))
+    parquet.write(target, pa.table(columns, schema=CANDIDATE_SCHEMA))
 
 
 def compare(files: Sequence[str], candidates: str, partition: int, num_partitions: int, target: str) -> None:
@@ -155,7 +169,7 @@ def compare(files: Sequence[str], candidates: str, partition: int, num_partition
 
     Args:
         files: Units of the segments, by batch (SPEECH_SCHEMA), dealt out to where they are wanted.
-        candidates: All candidates (PAIR_SCHEMA), in order; a partition has every `num_partitions`-th.
+        candidates: All candidates (CANDIDATE_SCHEMA), in order; a partition has every `num_partitions`-th.
         partition: Which partition.
         num_partitions: Of how many.
         target: Where to write (SIMILAR_SCHEMA).
@@ -174,7 +188,7 @@ def compare(files: Sequence[str], candidates: str, partition: int, num_partition
     table = parquet.read(candidates)
     mine = table.take(pa.array(np.arange(partition, len(table), num_partitions)))
     columns: list[list[float]] = [[], [], [], []]
-    for left, right, lag in zip(*(mine[name].to_pylist() for name in PAIR_SCHEMA.names), strict=True):
+    for left, right, lag in zip(*(mine[name].to_pylist() for name in CANDIDATE_SCHEMA.names), strict=True):
         alignment = align(frames(left), frames(right), lag)
         for column, value in zip(columns, (left, right, alignment.similarity, alignment.overlap_frames), strict=True):
             column.append(value)

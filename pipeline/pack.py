@@ -141,7 +141,7 @@ class _Packing:
         self.num_units = int(read_facts(stage.run, UNITS)["num_units"])
 
     def run(self, has_evaluation: bool, facts: dict[str, Any]) -> None:
-        near = self.config.duplicates
+        near = self.config.duplicates.for_size(self.num_units)
         num_landmarks = self.num_units // 2 * near.pairs_per_landmark
         survey = Survey(
             self.folder,
@@ -197,7 +197,7 @@ class _Packing:
         for name in storage.list_files(self.folder):
             storage.delete(storage.join(self.folder, name))
         counts = StageCounts.of_table(total, kept_tally, dropped)
-        self.stage.finish(counts, dropped, dataset.fingerprint, **facts, dropped_by_corpus=_by_corpus(dropped))
+        self.stage.finish(counts, dropped, dataset.fingerprint, **facts)
 
     @property
     def _frame_rate_hz(self) -> float:
@@ -239,7 +239,8 @@ class _Packing:
         share = functools.partial(_unless_done, duplicates.share_landmarks, landmarks, bases, num_rows=num_rows)
         self._map(share, list(zip(partitions, pairs, strict=True)), "groups of landmarks")
         proposed = [storage.join(self.folder, f"candidates-{number:06d}.parquet") for number in partitions]
-        propose = functools.partial(_unless_done, duplicates.propose, pairs)
+        landmark_units = survey.duplicates.landmark_units
+        propose = functools.partial(_unless_done, duplicates.propose, pairs, landmark_units=landmark_units)
         self._map(propose, list(zip(partitions, proposed, strict=True)), "groups of candidates")
 
         candidates = pa.concat_tables(parquet.read_many(proposed))
@@ -441,13 +442,3 @@ def _sums(figures: Iterable[dict[str, Any]], keys: tuple[str, ...]) -> dict[tupl
         }
         for group, rows in sorted(groups.items())
     }
-
-
-def _by_corpus(dropped: pa.Table) -> list[dict[str, Any]]:
-    """Drops by reason and corpus."""
-    sums = dropped.group_by(["reason", "corpus"]).aggregate([("num_items", "sum"), ("duration_s", "sum")])
-    rows = sums.sort_by([("reason", "ascending"), ("corpus", "ascending")]).to_pylist()
-    return [
-        {"reason": r["reason"], "corpus": r["corpus"], "items": r["num_items_sum"], "hours": r["duration_s_sum"] / 3600}
-        for r in rows
-    ]

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import codebook, parquet, stage, storage
@@ -29,7 +30,6 @@ from pipeline.work_progress import read_progress
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    import pyarrow as pa
     from numpy.typing import NDArray
 
 STAGES = (MANIFEST, LANGUAGE, SEGMENTS, CODEBOOK, UNITS, SHARDS)
@@ -37,6 +37,7 @@ STAGES = (MANIFEST, LANGUAGE, SEGMENTS, CODEBOOK, UNITS, SHARDS)
 PARTS_BELOW = {LANGUAGE: (AUDIO,), SEGMENTS: (SPEECH,), CODEBOOK: (FRAMES,)}
 NUM_EXAMPLES = 3
 NUM_EXAMPLE_UNITS = 12
+NUM_BINS = 60
 # Where 25 Hz HuBERT units of a codebook of 500 lie for speech (TWIST, Table 1, and later work).
 SANE_UNITS_PER_HOUR = (55_000, 72_000)
 
@@ -100,7 +101,12 @@ def describe_stage(run: str, name: str) -> dict[str, Any]:
     }
     keys = ("counts", "config", "versions", "wall_time_s", "finished_at")
     description = {"finished": True, **{key: facts[key] for key in keys}, **particulars[name](run)}
-    return {**description, "dropped_examples": _dropped_examples(uri)}
+    dropped = parquet.read(storage.join(uri, stage.DROPPED))
+    return {
+        **description,
+        "dropped_by_corpus": _dropped_by_corpus(dropped),
+        "dropped_examples": _dropped_examples(dropped),
+    }
 
 
 def describe_shards(uri: str) -> dict[str, Any]:
@@ -110,7 +116,7 @@ def describe_shards(uri: str) -> dict[str, Any]:
         DatasetError: there are no finished shards, or a tar is missing or damaged.
     """
     dataset = open_dataset(uri)
-    manifest = dataset.manifest
+    manifest = dataset.columns(["duration_s", "num_units", "num_frames", "speaker"])
     hours = pc.sum(manifest["duration_s"]).as_py() / 3600
     num_units, num_frames = (pc.sum(manifest[name]).as_py() for name in ("num_units", "num_frames"))
     encoder = dataset.info["encoder"]
@@ -122,7 +128,7 @@ def describe_shards(uri: str) -> dict[str, Any]:
         "codebook_size": dataset.num_units,
         "num_shards": len(dataset.info["shards"]),
         "num_samples": len(manifest),
-        "num_speakers": pc.count_distinct(manifest["speaker"], mode="only_valid").as_py(),
+        "num_speakers": pc.count_distinct(manifest["speaker"].cast(pa.string()), mode="only_valid").as_py(),
         "hours": hours,
         "num_units": num_units,
         "num_frames": num_frames,
@@ -133,18 +139,23 @@ def describe_shards(uri: str) -> dict[str, Any]:
         "languages": dataset.info["languages"],
         "samples_s": _quantiles(manifest["duration_s"].to_numpy()),
         "samples_units": _quantiles(manifest["num_units"].to_numpy()),
+        "samples_s_histogram": _bins(manifest["duration_s"].to_numpy()),
+        "samples_units_histogram": _bins(manifest["num_units"].to_numpy()),
         **_unit_statistics(count_units(dataset, SPLITS)),
         "examples": _example_samples(dataset),
     }
 
 
 def count_units(dataset: Dataset, splits: Iterable[str]) -> NDArray[np.int64]:
-    """How often each unit occurs in some splits [K].
+    """How often each unit occurs in some splits [K]: as dataset.json says, else (of older shards) counted in the tars.
 
     Raises:
         DatasetError: a tar is missing, or does not hold what the manifest says.
     """
     counts = np.zeros(dataset.num_units, np.int64)
+    if "unit_counts" in dataset.info:
+        told: dict[str, list[int]] = dataset.info["unit_counts"]
+        return sum((np.array(told[split]) for split in splits if split in told), start=counts)
     splits_of_samples = np.array(dataset.manifest["split"].to_pylist(), dtype=object)
     wanted = dataset.manifest.filter(np.isin(splits_of_samples, list(splits)))
     for shard in pc.unique(wanted["shard"]).to_pylist():
@@ -177,12 +188,12 @@ def _count(units: NDArray[np.uint16], num_units: int, where: str) -> NDArray[np.
 
 
 def _example_samples(dataset: Dataset) -> list[dict[str, Any]]:
-    rows = dataset.manifest.slice(0, NUM_EXAMPLES)
+    columns = ["key", "split", "corpus", "speaker", "duration_s", "num_units", "shard", "units_offset"]
+    rows = dataset.head(NUM_EXAMPLES).select(columns)
     units = [_units_of(dataset, rows["shard"][i].as_py(), rows.slice(i, 1))[0] for i in range(len(rows))]
-    columns = ["key", "split", "corpus", "speaker", "duration_s", "num_units"]
     return [
         {**row, "first_units": first[:NUM_EXAMPLE_UNITS].tolist()}
-        for row, first in zip(rows.select(columns).to_pylist(), units, strict=True)
+        for row, first in zip(rows.select(columns[:6]).to_pylist(), units, strict=True)
     ]
 
 
@@ -201,13 +212,20 @@ def _was_begun(run: str, name: str) -> bool:
     return storage.exists(storage.join(run, name, stage.STAGE_JSON))
 
 
-def _dropped_examples(uri: str) -> list[dict[str, Any]]:
+def _dropped_by_corpus(dropped: pa.Table) -> list[dict[str, Any]]:
+    """Items and hours by reason and corpus."""
+    sums = dropped.group_by(["reason", "corpus"]).aggregate([("num_items", "sum"), ("duration_s", "sum")])
+    return [
+        {"reason": r["reason"], "corpus": r["corpus"], "items": r["num_items_sum"], "hours": r["duration_s_sum"] / 3600}
+        for r in sums.sort_by([("reason", "ascending"), ("corpus", "ascending")]).to_pylist()
+    ]
+
+
+def _dropped_examples(dropped: pa.Table) -> list[dict[str, Any]]:
     """The first few drops of each reason."""
-    examples: dict[str, list[dict[str, Any]]] = {}
-    for row in parquet.read(storage.join(uri, stage.DROPPED)).to_pylist():
-        if len(examples.setdefault(row["reason"], [])) < NUM_EXAMPLES:
-            examples[row["reason"]].append(row)
-    return [row for rows in examples.values() for row in rows]
+    reasons = pc.unique(dropped["reason"]).to_pylist()
+    examples = (dropped.filter(pc.equal(dropped["reason"], reason)).slice(0, NUM_EXAMPLES) for reason in reasons)
+    return [row for table in examples for row in table.to_pylist()]
 
 
 def _describe_manifest(run: str) -> dict[str, Any]:
@@ -305,6 +323,12 @@ def _unit_statistics(counts: NDArray[np.int64]) -> dict[str, Any]:
 def _quantiles(values: NDArray[Any]) -> dict[str, float]:
     names = ("min", "p10", "median", "p90", "max")
     return dict(zip(names, np.quantile(values, (0, 0.1, 0.5, 0.9, 1)).tolist(), strict=True)) if len(values) else {}
+
+
+def _bins(values: NDArray[Any]) -> dict[str, list[float]]:
+    """How many values lie between one edge and the next."""
+    counts, edges = np.histogram(values, bins=NUM_BINS)
+    return {"edges": edges.tolist(), "counts": counts.tolist()}
 
 
 def _histogram(values: list[Any]) -> dict[str, int]:

@@ -126,6 +126,13 @@ class Dataset:
             return self._manifest.select(names)
         return parquet.read(self._manifest_uri, names, dictionaries=REPEATED_COLUMNS)
 
+    def head(self, num_rows: int) -> pa.Table:
+        """The manifest's first rows."""
+        if self._manifest is not None:
+            return self._manifest.slice(0, num_rows)
+        with parquet.RowGroups(self._manifest_uri) as groups:
+            return groups.read(0).slice(0, num_rows) if len(groups) else SAMPLE_SCHEMA.empty_table()
+
     def value(self, column: str, row: int) -> str:
         """The text in one row of one column."""
         if self._manifest is not None:

@@ -22,10 +22,15 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-LANDMARK_UNITS = 3
+# A landmark is paired with others after it, but not with the very next ones, which hardly say more than it does.
+FIRST_PAIR = 2
 # Shared pairs of landmarks within this many frames of one lag count together.
 LAG_WINDOW_FRAMES = 2
-MIN_SHARED_PAIRS = 3
+# Fewest of them that make a candidate, by the number of units in a landmark: longer ones coincide less often.
+MIN_SHARED_PAIRS = {2: 3, 3: 2, 4: 2}
+# From the first to the last of them, unless they are many: a common phrase is shorter.
+MIN_SPAN_FRAMES = 40
+MANY_SHARED_PAIRS = 12
 # Lags around the voted one that the alignment tries.
 LAG_SEARCH_FRAMES = 2
 MIN_OVERLAP_FRAMES = 25
@@ -77,7 +82,11 @@ class Alignment:
 
 
 def landmark_pairs(
-    owners: NDArray[np.int64], units: NDArray[np.uint16], durations: NDArray[np.uint16], pairs_per_landmark: int
+    owners: NDArray[np.int64],
+    units: NDArray[np.uint16],
+    durations: NDArray[np.uint16],
+    landmark_units: int,
+    pairs_per_landmark: int,
 ) -> Landmarks:
     """The pairs of landmarks of segments that lie one behind the other.
 
@@ -85,11 +94,12 @@ def landmark_pairs(
         owners: [n] the segment of each unit, ascending.
         units: [n] without repeats.
         durations: [n] in frames.
+        landmark_units: Units in a landmark.
         pairs_per_landmark: With how many of those after it a landmark is paired.
     """
-    num_grams = max(0, len(units) - LANDMARK_UNITS + 1)
+    num_grams = max(0, len(units) - landmark_units + 1)
     hashes = np.zeros(num_grams, np.uint64)
-    for place in range(LANDMARK_UNITS):
+    for place in range(landmark_units):
         hashes = _mixed(hashes * _MULTIPLIER + units[place : place + num_grams] + np.uint64(1))
     is_whole = owners[:num_grams] == owners[len(units) - num_grams :]
     chosen = np.flatnonzero(is_whole & (hashes < np.uint64(2**63)))
@@ -98,23 +108,34 @@ def landmark_pairs(
     frames = (ends - durations)[chosen] - (ends - durations)[first_units]
     hashes, chosen_owners = hashes[chosen], owners[chosen]
     found = []
-    for step in range(1, pairs_per_landmark + 1):
+    for step in range(FIRST_PAIR, FIRST_PAIR + pairs_per_landmark):
         same = np.flatnonzero(chosen_owners[:-step] == chosen_owners[step:])
         keys = _mixed(hashes[same] * _MULTIPLIER + hashes[same + step])
         found.append(Landmarks(keys, chosen_owners[same], frames[same]))
     return Landmarks(*(np.concatenate([getattr(part, name) for part in found]) for name in vars(found[0])))
 
 
-def vote(left: NDArray[np.int64], right: NDArray[np.int64], lag: NDArray[np.int64]) -> Candidates:
-    """Pairs of segments with MIN_SHARED_PAIRS or more at nearly one lag.
+def vote(
+    left: NDArray[np.int64],
+    right: NDArray[np.int64],
+    lag: NDArray[np.int64],
+    frames: NDArray[np.int64],
+    *,
+    min_votes: int,
+    min_span_frames: int,
+) -> Candidates:
+    """Pairs of segments with enough landmarks shared at nearly one lag.
 
     Args:
         left: [h] one segment of each shared pair of landmarks.
         right: [h] the other.
         lag: [h] where it begins in the left one, less where in the right one.
+        frames: [h] where it begins in the left one.
+        min_votes: How many are enough.
+        min_span_frames: How far the first and the last of them must lie apart, unless they are many.
     """
     order = np.lexsort((lag, right, left))
-    left, right, lag = left[order], right[order], lag[order]
+    left, right, lag, frames = left[order], right[order], lag[order], frames[order]
     is_new = np.ones(len(left), bool)
     is_new[1:] = (left[1:] != left[:-1]) | (right[1:] != right[:-1])
     pair = np.cumsum(is_new) - 1
@@ -122,7 +143,12 @@ def vote(left: NDArray[np.int64], right: NDArray[np.int64], lag: NDArray[np.int6
     places = pair * 2**20 + lag
     votes = np.searchsorted(places, places + LAG_WINDOW_FRAMES, side="right") - np.arange(len(places))
     best = np.lexsort((lag, -votes, pair))[np.flatnonzero(is_new)]
-    best = best[votes[best] >= MIN_SHARED_PAIRS]
+    best = best[votes[best] >= min_votes]
+    # The votes for the best lag of a pair lie behind each other; those between two pairs' do not matter.
+    edges = np.stack([best, best + votes[best]], axis=1).ravel()
+    padded = np.append(frames, 0)
+    span = np.maximum.reduceat(padded, edges)[::2] - np.minimum.reduceat(padded, edges)[::2] if len(best) else best
+    best = best[(span >= min_span_frames) | (votes[best] >= MANY_SHARED_PAIRS)]
     # The middle of the window.
     return Candidates(left[best], right[best], lag[best] + LAG_WINDOW_FRAMES // 2)
 

@@ -122,10 +122,15 @@ class Survey:
 
     def _landmarks(self, table: pa.Table, first_row: int) -> pa.Table:
         flat = Flat.of(table)
-        found = landmark_pairs(flat.owners, flat.units, flat.durations, self.duplicates.pairs_per_landmark)
+        settings = self.duplicates
+        assert settings.landmark_units is not None
+        found = landmark_pairs(
+            flat.owners, flat.units, flat.durations, settings.landmark_units, settings.pairs_per_landmark
+        )
         order = np.argsort(found.owners, kind="stable")
+        order = order[found.frames[order] < 2**16]  # the first 43 minutes of a segment
         rows = (found.owners[order] + first_row).astype(np.uint32)
-        columns = [found.keys[order], rows, found.frames[order].astype(np.int32)]
+        columns = [found.keys[order], rows, found.frames[order].astype(np.uint16)]
         return pa.table(columns, schema=LANDMARK_SCHEMA)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +15,7 @@ import soundfile
 from hypothesis import settings
 
 from model.encoder import EncoderConfig
-from pipeline import dataflow, parquet, storage
+from pipeline import cluster, dataflow, parquet, storage
 from pipeline.audio import read_spans
 from pipeline.cluster import ClusterConfig
 from pipeline.codebook_fit import CodebookConfig, fit_codebook
@@ -28,7 +29,7 @@ from pipeline.tokenize import tokenize
 from tests import corpora_trees
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -106,6 +107,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         (audio / "broken.wav").write_bytes(b"RIFF, but no more of it")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(dataflow, "run_work_units", _run_here)
+            patch.setattr(cluster, "map_tasks", _map_here)
             make_manifest(run, [CorpusConfig(str(audio))], _ignore)
             filter_languages(run, LanguageConfig(), _ignore)
             plan = SegmentConfig(min_s=2.0, max_s=5.0, detect_speech="none", work_unit_minutes=work_unit_minutes)
@@ -113,8 +115,8 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             (audio / "vanishes.wav").unlink()
             fit_codebook(run, CodebookConfig(num_units=20, num_iterations=5), EncoderConfig(), ClusterConfig(), _ignore)
             tokenize(run, EncoderConfig(), ClusterConfig(), _ignore)
-        if packed:
-            pack(run, packed, _ignore)
+            if packed:
+                pack(run, packed, _ignore)
         return Path(run)
 
     return make
@@ -136,6 +138,13 @@ def run_copy(small_run: Path, tmp_path: Path) -> Path:
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets stages do their work units one by one in the test's process."""
     monkeypatch.setattr(dataflow, "run_work_units", _run_here)
+    monkeypatch.setattr(cluster, "map_tasks", _map_here)
+
+
+def _map_here(function: Callable[[Any], Any], items: Iterable[Any], *, num_cpus: float = 1) -> Iterator[Any]:  # noqa: ARG001
+    """What cluster.map_tasks does, one item after the other; all travels as it would to workers."""
+    there = pickle.loads(pickle.dumps(function))
+    return (pickle.loads(pickle.dumps(there(pickle.loads(pickle.dumps(item))))) for item in items)
 
 
 def _write_audio(clips: Sequence[Clip], folder: Path) -> None:
