@@ -86,7 +86,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/warm_vs_cold"), help="where all of it is kept")
     parser.add_argument("--hours", type=float, default=3.0, help="speech to synthesize")
     parser.add_argument("--speech", type=Path, nargs="*", default=[], help="folders of recorded speech to add")
-    parser.add_argument("--scale", type=float, default=1.0, help="steps of all runs, as a share of 800 on text and 480")
+    parser.add_argument("--text-steps", type=int, default=TEXT.num_steps, help="steps of the text LM")
+    parser.add_argument("--steps", type=int, default=SPEECH.num_steps, help="steps of each run on speech")
     parser.add_argument("--plot", type=Path, help="where to draw the curves (needs matplotlib)")
     parser.add_argument("--quick", action="store_true", help="a tenth of everything: it shows nothing but that it runs")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
@@ -104,7 +105,7 @@ def main() -> None:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """All of it."""
     folder, hours, speech, quick = arguments.folder, arguments.hours, arguments.speech, arguments.quick
-    text, spoken = (_scaled(config, arguments.scale) for config in (TEXT, SPEECH))
+    text, spoken = _of_length(TEXT, arguments.text_steps), _of_length(SPEECH, arguments.steps)
     rates, seeds = PEAK_RATES, SEEDS
     if quick:
         folder, hours, speech = folder / "quick", 0.15, []
@@ -126,7 +127,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         curve = [(line["step"], line["validation"]["mean"]["perplexity"]) for line in lines if "validation" in line]
         return result, curve
 
-    figures: dict[str, Any] = {"scale": arguments.scale, "text_lm_perplexity_per_byte": _best(text_lm)}
+    figures: dict[str, Any] = {"text_steps": text.num_steps, "text_lm_perplexity_per_byte": _best(text_lm)}
     curves: dict[str, list[list[tuple[int, float]]]] = {}
     best: dict[str, list[float]] = {}
     for start in ("warm", "cold"):
@@ -157,9 +158,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"ratios": ratios, "figures": figures, "machine": machine()}
 
 
-def _scaled(config: TrainConfig, scale: float) -> TrainConfig:
-    names = ("num_steps", "warmup_steps", "validate_every", "checkpoint_every")
-    return replace(config, **{name: max(1, round(scale * getattr(config, name))) for name in names})
+def _of_length(config: TrainConfig, num_steps: int) -> TrainConfig:
+    """The configuration for fewer or more steps, in proportion."""
+    names = ("warmup_steps", "validate_every", "checkpoint_every")
+    scaled = {name: max(1, round(num_steps / config.num_steps * getattr(config, name))) for name in names}
+    return replace(config, num_steps=num_steps, **scaled)
 
 
 def _best(result: TrainResult) -> float:
