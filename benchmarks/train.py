@@ -8,6 +8,7 @@ clipping, in bfloat16: transformers' by its own flag, padded to the longest of t
 process of its own, in turns; speed is the best step's of all turns, its real units (pads do not count) by its time.
 
     units_per_s      of real units
+    units_per_cpu_s  per second of a core's work: what other work on the machine disturbs least, with --threads 1
     matrix_share     of the measured rate of products of two large matrices, for 6 FLOP per parameter and unit
     peak_gib         of the process (of the GPU's memory on a GPU)
 
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="steps of each turn; the first is not timed")
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=32, help="samples a step")
+    parser.add_argument("--threads", type=int, help="of each run; torch's own choice unless given")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="a tiny shape, one turn: a minute at most")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
@@ -108,6 +110,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                     print(f"{shape} {whose}: {runs[whose][-1]}", file=sys.stderr, flush=True)
             for whose, turns in runs.items():
                 figures[f"{shape}_{whose}_units_per_s"] = max(turn["units_per_s"] for turn in turns)
+                figures[f"{shape}_{whose}_units_per_cpu_s"] = max(turn["units_per_cpu_s"] for turn in turns)
                 figures[f"{shape}_{whose}_matrix_share"] = max(turn["matrix_share"] for turn in turns)
                 figures[f"{shape}_{whose}_peak_gib"] = min(turn["peak_gib"] for turn in turns)
             ours, theirs = runs["this"][0]["losses"], runs["transformers"][0]["losses"]
@@ -115,6 +118,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             figures[f"{shape}_padding_share"] = runs["transformers"][0]["padding_share"]
             ratios[f"{shape}_vs_hf_trainer"] = (
                 figures[f"{shape}_this_units_per_s"] / figures[f"{shape}_transformers_units_per_s"]
+            )
+            ratios[f"{shape}_vs_hf_trainer_per_cpu_s"] = (
+                figures[f"{shape}_this_units_per_cpu_s"] / figures[f"{shape}_transformers_units_per_cpu_s"]
             )
             ratios[f"{shape}_peak_memory_vs_hf_trainer"] = (
                 figures[f"{shape}_this_peak_gib"] / figures[f"{shape}_transformers_peak_gib"]
@@ -173,6 +179,7 @@ def configuration(shape: str, arguments: argparse.Namespace) -> TrainConfig:
 def _in_a_process(whose: str, shape: str, folder: str, arguments: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, __file__, "--child", whose, shape, folder, "--device", arguments.device]
     command += ["--steps", str(arguments.steps), "--batch-size", str(arguments.batch_size)]
+    command += ["--threads", str(arguments.threads)] if arguments.threads else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -181,17 +188,21 @@ def _in_a_process(whose: str, shape: str, folder: str, arguments: argparse.Names
 
 def _child(whose: str, shape: str, folder: str, arguments: argparse.Namespace) -> dict[str, Any]:
     quiet_transformers()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     config = configuration(shape, arguments)
     run = _ours if whose == "this" else _transformers
     steps = run(config, Path(folder))
     lengths = [steps[step]["num_units"] for step in range(1, len(steps))]
     seconds = [steps[step]["seconds"] for step in range(1, len(steps))]
+    cpu_seconds = [steps[step]["cpu_seconds"] for step in range(1, len(steps))]
     units_per_s = max(units / took for units, took in zip(lengths, seconds, strict=True))
     model_flops = 6 * _num_matrix_parameters(config) * units_per_s
     on_gpu = arguments.device == "cuda"
     peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "units_per_s": units_per_s,
+        "units_per_cpu_s": max(units / took for units, took in zip(lengths, cpu_seconds, strict=True)),
         "matrix_share": model_flops / _matrix_rate(torch.device(arguments.device)),
         "peak_gib": peak / 2**30,
         "losses": [step["loss"] for step in steps],
@@ -201,17 +212,19 @@ def _child(whose: str, shape: str, folder: str, arguments: argparse.Namespace) -
 
 def _ours(config: TrainConfig, folder: Path) -> list[dict[str, float]]:
     steps: list[dict[str, float]] = []
-    before = {"units": 0, "at_s": 0.0}
+    before = {"units": 0.0, "at_s": 0.0, "cpu_s": 0.0}
 
     def on_event(event: dict[str, Any]) -> None:
         now = time.perf_counter()
         if event["event"] == "step":
             num_units, seconds = event["tokens"] - before["units"], now - before["at_s"]
-            steps.append({"loss": event["loss"], "num_units": num_units, "seconds": seconds})
+            cpu_seconds = time.process_time() - before["cpu_s"]
+            figures = {"num_units": num_units, "seconds": seconds, "cpu_seconds": cpu_seconds}
+            steps.append({"loss": event["loss"], **figures})
             before["units"] = event["tokens"]
             if event["step"] == config.num_steps:
                 raise Enough
-        before["at_s"] = time.perf_counter()
+        before["at_s"], before["cpu_s"] = time.perf_counter(), time.process_time()
 
     with tempfile.TemporaryDirectory() as checkpoints:
         try:
@@ -244,14 +257,15 @@ def _transformers(config: TrainConfig, folder: Path) -> list[dict[str, float]]:
 
     class Clock(transformers.TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.began_s = time.perf_counter()
+            self.began_s, self.began_cpu_s = time.perf_counter(), time.process_time()
 
         def on_step_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             indices = batches.sample_indices(state.global_step - 1)
             num_units = int(samples.num_units[indices].sum())
-            steps.append({"num_units": num_units, "seconds": time.perf_counter() - self.began_s})
+            seconds, cpu_seconds = time.perf_counter() - self.began_s, time.process_time() - self.began_cpu_s
+            steps.append({"num_units": num_units, "seconds": seconds, "cpu_seconds": cpu_seconds})
 
         def on_log(self, _: Any, __: Any, ___: Any, logs: dict[str, float] | None = None, **____: Any) -> None:
             if logs and "loss" in logs:

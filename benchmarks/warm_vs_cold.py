@@ -58,26 +58,26 @@ TEXT = TrainConfig(
     architecture=ARCHITECTURE,
     batch_size=16,
     max_units=BYTES_PER_SAMPLE,
-    num_steps=120,
+    num_steps=800,
     peak_lr=2e-3,
     final_lr=2e-4,
-    warmup_steps=12,
+    warmup_steps=80,
     schedule="cosine",
     weight_decay=0.1,
     precision="bfloat16",
-    validate_every=120,
-    checkpoint_every=60,
+    validate_every=400,
+    checkpoint_every=400,
     device="cpu",
 )
 SPEECH = replace(
     TEXT,
     batch_size=8,
     max_units=704,
-    num_steps=100,
-    warmup_steps=10,
+    num_steps=480,
+    warmup_steps=48,
     schedule="inverse_sqrt",
-    validate_every=20,
-    checkpoint_every=50,
+    validate_every=60,
+    checkpoint_every=480,
 )
 
 
@@ -86,13 +86,15 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/warm_vs_cold"), help="where all of it is kept")
     parser.add_argument("--hours", type=float, default=3.0, help="speech to synthesize")
     parser.add_argument("--speech", type=Path, nargs="*", default=[], help="folders of recorded speech to add")
+    parser.add_argument("--text-steps", type=int, default=TEXT.num_steps, help="steps of the text LM")
+    parser.add_argument("--steps", type=int, default=SPEECH.num_steps, help="steps of each run on speech")
     parser.add_argument("--plot", type=Path, help="where to draw the curves (needs matplotlib)")
     parser.add_argument("--quick", action="store_true", help="a tenth of everything: it shows nothing but that it runs")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     arguments = parser.parse_args()
     quiet_transformers()
     with contextlib.redirect_stdout(sys.stderr):
-        result = measure(arguments.folder, arguments.hours, arguments.speech, arguments.quick, arguments.plot)
+        result = measure(arguments)
     if arguments.json:
         print(json.dumps(result))
         return
@@ -100,9 +102,11 @@ def main() -> None:
         print(f"{name:36} {value if isinstance(value, list) else f'{value:.6g}'}")
 
 
-def measure(folder: Path, hours: float, speech: list[Path], quick: bool, plot: Path | None) -> dict[str, Any]:
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """All of it."""
-    text, spoken, rates, seeds = TEXT, SPEECH, PEAK_RATES, SEEDS
+    folder, hours, speech, quick = arguments.folder, arguments.hours, arguments.speech, arguments.quick
+    text, spoken = _of_length(TEXT, arguments.text_steps), _of_length(SPEECH, arguments.steps)
+    rates, seeds = PEAK_RATES, SEEDS
     if quick:
         folder, hours, speech = folder / "quick", 0.15, []
         text = replace(text, num_steps=20, warmup_steps=5, validate_every=10)
@@ -110,7 +114,7 @@ def measure(folder: Path, hours: float, speech: list[Path], quick: bool, plot: P
         rates, seeds = rates[1:2], seeds[:2]
     text_shards = folder / "text"
     if not (text_shards / "dataset.json").exists():
-        _write_text(text_shards, max_bytes=300_000 if quick else 1_500_000)
+        _write_text(text_shards, max_bytes=300_000 if quick else 10_000_000)
     text_lm = train(text, str(text_shards), str(folder / "text_lm"), _tell("text"))
     shards = _tokenized(folder / "speech", hours, speech)
 
@@ -123,7 +127,7 @@ def measure(folder: Path, hours: float, speech: list[Path], quick: bool, plot: P
         curve = [(line["step"], line["validation"]["mean"]["perplexity"]) for line in lines if "validation" in line]
         return result, curve
 
-    figures: dict[str, Any] = {"text_lm_perplexity_per_byte": _best(text_lm)}
+    figures: dict[str, Any] = {"text_steps": text.num_steps, "text_lm_perplexity_per_byte": _best(text_lm)}
     curves: dict[str, list[list[tuple[int, float]]]] = {}
     best: dict[str, list[float]] = {}
     for start in ("warm", "cold"):
@@ -148,10 +152,17 @@ def measure(folder: Path, hours: float, speech: list[Path], quick: bool, plot: P
     cold_end = float(min(mean_curves["cold"]))
     reached = [step for step, ppl in zip(steps, mean_curves["warm"], strict=True) if ppl <= cold_end]
     figures["warm_steps_to_colds_best"] = reached[0] if reached else -1
-    if plot:
-        _draw(curves, figures, plot)
+    if arguments.plot:
+        _draw(curves, figures, arguments.plot)
     ratios = {"warm_perplexity_vs_cold": figures["warm_perplexity_mean"] / figures["cold_perplexity_mean"]}
     return {"ratios": ratios, "figures": figures, "machine": machine()}
+
+
+def _of_length(config: TrainConfig, num_steps: int) -> TrainConfig:
+    """The configuration for fewer or more steps, in proportion."""
+    names = ("warmup_steps", "validate_every", "checkpoint_every")
+    scaled = {name: max(1, round(num_steps / config.num_steps * getattr(config, name))) for name in names}
+    return replace(config, num_steps=num_steps, **scaled)
 
 
 def _best(result: TrainResult) -> float:

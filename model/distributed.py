@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 Device = Literal["auto", "cpu", "cuda"]
+LETTING_GO_TAKES_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,12 @@ def join_ranks(device: Device) -> Iterator[Ranks]:
     dist.init_process_group("nccl" if kind == "cuda" else "gloo")
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), place)
+        dist.barrier()
     finally:
+        # gloo's threads let go of the tensors of past exchanges when they come to it, and need Python's lock for that.
+        # Whoever frees the group with the lock held (DistributedDataParallel's end does) waits for these threads: both
+        # would wait for ever. While this one sleeps they get the lock.
+        time.sleep(LETTING_GO_TAKES_S)
         dist.destroy_process_group()
 
 

@@ -129,7 +129,7 @@ def attend(
     Returns:
         [1, N, H, D].
     """
-    if slopes is None and dropout == 0 and query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+    if slopes is None and dropout == 0 and _has_flash_kernel(query):
         starts, longest = documents.starts, max(documents.lengths)
         attended = varlen_attn(
             query[0].transpose(0, 1),
@@ -163,6 +163,10 @@ def attend(
         for q, k, v in parts
     ]
     return torch.cat(attended_parts, dim=1)
+
+
+def _has_flash_kernel(query: Tensor) -> bool:
+    return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
 
 
 def _alibi(slopes: Tensor, length: int, dtype: torch.dtype) -> Tensor:

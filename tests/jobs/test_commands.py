@@ -221,3 +221,5 @@ def test_torchrun_trains_on_two_processes(finished_run, recipe, twist, tmp_path)
         ).stdout
     )
     assert evaluated["model"]["mean"]["perplexity"] < 40
+    low, high = evaluated["intervals"]["mean"]
+    assert low <= evaluated["model"]["mean"]["perplexity"] <= high

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from model.loader import UnitSamples
-from model.perplexity import PerplexityReport, perplexity, unigram_perplexity, unit_counts
+from model.perplexity import (
+    PerplexityReport,
+    perplexity,
+    report_of,
+    sample_nll,
+    unigram_perplexity,
+    unit_counts,
+)
 from model.speech_lm import cold_start
 from model.vocab import Vocabulary
 from pipeline.errors import TwistError
@@ -101,3 +108,19 @@ def test_units_of_another_codebook_are_refused(
     other = make_dataset({"validation": [units(1, 2)]}, codebook="codebook-2", name="other")
     with pytest.raises(TwistError, match="another codebook"):
         perplexity(cold_start(tiny_opt, vocabulary, seed=0), vocabulary, UnitSamples(other, "validation", 8))
+
+
+def test_models_with_a_bos_are_given_it(dataset: Dataset, tiny_opt: dict[str, Any]) -> None:
+    """The same units are scored as of other models, each given BOS and what comes before it."""
+    plain = Vocabulary.of_dataset(dataset)
+    vocabulary = Vocabulary(plain.num_units, offset=2, bos_id=1, codebook_fingerprint=plain.codebook_fingerprint)
+    model = cold_start(tiny_opt, vocabulary, seed=0).eval()
+    samples = UnitSamples(dataset, "validation", max_units=30)
+    nll = sample_nll(model, vocabulary, samples, batch_size=7)
+    for index in (0, 5):
+        ids = torch.tensor([[1, *vocabulary.encode(samples[index])]])
+        with torch.no_grad():
+            log_probabilities = model(input_ids=ids).logits.log_softmax(-1)
+        expected = -log_probabilities[0, 1:-1].gather(1, ids[0, 2:, None]).sum().item()
+        assert nll[index] == pytest.approx(expected, rel=1e-5)
+    assert report_of(nll, samples).mean.num_targets == int((samples.num_units - 1).sum())
