@@ -1,8 +1,8 @@
 """Speaks utterances of any lengths: one by one on the CPU, in batches on a GPU.
 
 As for HuBERT (model/hubert_batches.py), only many utterances at once fill a GPU, where those of like length share a
-batch; what one gives does not depend on this but for rounding. The CPU gains nothing from batches. It takes an
-utterance as a stream of short chunks, whose layers fit its cache, and whose memory does not grow with the utterance.
+batch; what one gives does not depend on this but for rounding. The CPU gains nothing from batches. There a long
+utterance is streamed in chunks, so that memory does not grow with it; a short one is faster in one piece.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 # Ten minutes at 25 Hz: the widest layer of a vocoder at full size takes some GiB.
 FRAMES_PER_BATCH_ON_GPU = 16_384
-FRAMES_PER_CHUNK_ON_CPU = 64
+# Half a minute at 25 Hz.
+FRAMES_PER_CHUNK_ON_CPU = 750
 
 
 @dataclass(frozen=True)
@@ -109,29 +110,23 @@ class Synthesizer:
             TwistError: the vocoder predicts none, or a unit is not one of the vocoder's.
         """
         self._check_units(units)
-        return self._predict(units)
-
-    @torch.inference_mode()
-    def _predict(self, units: NDArray[np.uint16]) -> NDArray[np.uint16]:
-        return self._vocoder.durations(self._tensor(units)[None])[0].cpu().numpy().astype(np.uint16)
+        with torch.inference_mode():
+            durations = self._vocoder.durations(self._tensor(units)[None])[0]
+        return durations.cpu().numpy().astype(np.uint16)
 
     def _alone(self, utterance: Utterance) -> NDArray[np.float32]:
         if not len(utterance.units):
             return np.zeros(0, np.float32)
-        if utterance.f0 is not None:
-            (of_pitched,) = self._frames([utterance])
-            made = self._vocoder(of_pitched[None], **self._conditions([utterance]))[0]
-            wav: NDArray[np.float32] = made.float().cpu().numpy()
+        (frames,) = self._frames([utterance])
+        conditions = self._conditions([utterance])
+        if utterance.f0 is not None or len(frames) <= FRAMES_PER_CHUNK_ON_CPU:
+            wav: NDArray[np.float32] = self._vocoder(frames[None], **conditions)[0].float().cpu().numpy()
             return wav
-        conditions = {name: value[0] for name, value in self._conditions([utterance]).items()}
-        stream = VocoderStream(self._vocoder, **conditions)
-        durations = utterance.durations
-        if durations is None:
-            durations = self._predict(utterance.units)
-        frames = np.repeat(utterance.units, durations)
-        starts = range(0, len(frames), FRAMES_PER_CHUNK_ON_CPU)
-        chunks = [frames[start : start + FRAMES_PER_CHUNK_ON_CPU] for start in starts]
-        pieces = [stream.push(chunk, np.ones(len(chunk), np.uint16)) for chunk in chunks]
+        stream = VocoderStream(self._vocoder, **{name: value[0] for name, value in conditions.items()})
+        pieces = [
+            stream.push(chunk.cpu().numpy().astype(np.uint16), np.ones(len(chunk), np.uint16))
+            for chunk in torch.split(frames, FRAMES_PER_CHUNK_ON_CPU)
+        ]
         return np.concatenate([*pieces, stream.finish()])
 
     def _frames(self, utterances: Sequence[Utterance]) -> list[Tensor]:

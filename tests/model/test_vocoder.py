@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from model import synthesis
 from model.synthesis import Synthesizer, Utterance
 from model.vocoder import Vocoder
 from model.vocoder_checkpoint import load_vocoder, save_vocoder
@@ -175,6 +176,15 @@ def test_batched_equals_alone(name: str) -> None:
         for number, (one, other) in enumerate(zip(alone, batched, strict=True)):
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-6, err_msg=f"utterance {number}")
     assert len(alone[4]) == 0 and all(len(wav) for i, wav in enumerate(alone) if i != 4)
+
+
+def test_a_long_utterance_is_streamed_and_sounds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    vocoder = random_vocoder(CONDITIONED["speaker"]).for_inference(torch.float32, torch.device("cpu"))
+    utterances = utterances_of(CONDITIONED["speaker"])
+    whole = Synthesizer(vocoder)(utterances)
+    monkeypatch.setattr(synthesis, "FRAMES_PER_CHUNK_ON_CPU", 5)
+    for one, other in zip(whole, Synthesizer(vocoder)(utterances), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
 
 
 def test_what_lies_behind_a_row_changes_nothing() -> None:
