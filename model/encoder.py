@@ -249,7 +249,8 @@ class ClipEncoder:
                 f"{which} has {len(wav)} samples, too few for one frame of {self.config.name}: "
                 f"leave out clips under {self.min_samples} samples ({self.min_samples / SAMPLE_RATE_HZ} s)"
             )
-        if not wav.isfinite().all():
+        # A sum tells most often that all samples are finite, and takes a tenth of the time of looking at each.
+        if not wav.sum().isfinite() and not wav.isfinite().all():
             first = int((~wav.isfinite()).nonzero()[0])
             raise TwistError(f"{which} has a NaN or infinite sample, the first at {first / SAMPLE_RATE_HZ:.3f} s")
 
