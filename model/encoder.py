@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from model.artefacts import resolve
-from model.hubert_batches import FRAMES_PER_BATCH_ON_GPU, HubertBatches
+from model.hubert_batches import SAMPLES_PER_BATCH_ON_GPU, HubertBatches
 from model.hubert_checkpoint import load_hubert
 from model.mfcc import Mfcc
 from pipeline.errors import TwistError
@@ -141,10 +141,11 @@ def load_encoder(config: EncoderConfig) -> Encoder:
         )
     frontend = {**asdict(shape), "weights_sha256": _sha256(model.state_dict())}  # before inference rounds the weights
     model.for_inference(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32, device)
+    frames_per_batch = SAMPLES_PER_BATCH_ON_GPU // shape.hop_samples if device.type == "cuda" else None
     return ClipEncoder(
         config,
         device=device,
-        features=HubertBatches(model, config.layer, device, FRAMES_PER_BATCH_ON_GPU if device.type == "cuda" else None),
+        features=HubertBatches(model, config.layer, device, frames_per_batch),
         num_frames=shape.num_frames,
         normalize_eps=normalize_eps if normalize else None,
         hop_samples=shape.hop_samples,

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from model.hubert import HubertModel
 
-# About eleven minutes at 25 Hz: 12 GiB at the widest layer in float32, half of it in bfloat16.
-FRAMES_PER_BATCH_ON_GPU = 16_384
+# Eleven minutes, 16,384 frames at 25 Hz: 12 GiB at the first convolutions in float32, half of it in bfloat16.
+SAMPLES_PER_BATCH_ON_GPU = 10 * 2**20
 # Batches are so many frames long, or a multiple.
 FRAMES_PER_LENGTH_STEP = 32
 
