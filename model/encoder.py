@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from model.artefacts import resolve
-from model.hubert_batches import FRAMES_PER_BATCH_ON_GPU, HubertBatches
+from model.hubert_batches import SAMPLES_PER_BATCH_ON_GPU, HubertBatches
 from model.hubert_checkpoint import load_hubert
 from model.mfcc import Mfcc
 from pipeline.errors import TwistError
@@ -141,10 +141,11 @@ def load_encoder(config: EncoderConfig) -> Encoder:
         )
     frontend = {**asdict(shape), "weights_sha256": _sha256(model.state_dict())}  # before inference rounds the weights
     model.for_inference(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32, device)
+    frames_per_batch = SAMPLES_PER_BATCH_ON_GPU // shape.hop_samples if device.type == "cuda" else None
     return ClipEncoder(
         config,
         device=device,
-        features=HubertBatches(model, config.layer, device, FRAMES_PER_BATCH_ON_GPU if device.type == "cuda" else None),
+        features=HubertBatches(model, config.layer, device, frames_per_batch),
         num_frames=shape.num_frames,
         normalize_eps=normalize_eps if normalize else None,
         hop_samples=shape.hop_samples,
@@ -249,7 +250,8 @@ class ClipEncoder:
                 f"{which} has {len(wav)} samples, too few for one frame of {self.config.name}: "
                 f"leave out clips under {self.min_samples} samples ({self.min_samples / SAMPLE_RATE_HZ} s)"
             )
-        if not wav.isfinite().all():
+        # A sum tells most often that all samples are finite, and takes a tenth of the time of looking at each.
+        if not wav.sum().isfinite() and not wav.isfinite().all():
             first = int((~wav.isfinite()).nonzero()[0])
             raise TwistError(f"{which} has a NaN or infinite sample, the first at {first / SAMPLE_RATE_HZ:.3f} s")
 

@@ -8,6 +8,7 @@ each clip alone, where not even these bits change.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
     from model.hubert import HubertModel
 
-# About eleven minutes at 25 Hz: some ten GiB at the widest layer, and products that fill any GPU.
-FRAMES_PER_BATCH_ON_GPU = 16_384
+# Eleven minutes, 16,384 frames at 25 Hz: 12 GiB at the first convolutions in float32, half of it in bfloat16.
+SAMPLES_PER_BATCH_ON_GPU = 10 * 2**20
 # Batches are so many frames long, or a multiple.
 FRAMES_PER_LENGTH_STEP = 32
 
@@ -40,14 +41,21 @@ class HubertBatches:
         self._layer = layer
         self._device = device
         self._frames_per_batch = frames_per_batch
+        # On a stream of their own, copies of the next batch run beside the computation of this one.
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def __call__(self, wavs: Sequence[Tensor]) -> list[Tensor]:
         """wavs [S] float32 on the CPU, each with a frame at least -> features [F, D] float32 on `device`."""
-        if self._frames_per_batch is None:
-            return [self._model(wav[None].to(self._device), self._layer)[0].float() for wav in wavs]
+        # torch lets cuDNN round the inputs of float32 convolutions to TF32's ten bits of mantissa unless told not to.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            if self._frames_per_batch is None:
+                return [self._model(wav[None].to(self._device), self._layer)[0].float() for wav in wavs]
+            return self._in_batches(wavs)
+
+    def _in_batches(self, wavs: Sequence[Tensor]) -> list[Tensor]:
         features: dict[int, Tensor] = {}
         for indices, num_batch_frames in self._batches([len(wav) for wav in wavs]):
-            batch, num_samples = self._stack([wavs[index] for index in indices], num_batch_frames)
+            batch, num_samples = self._to_device(*self._stack([wavs[index] for index in indices], num_batch_frames))
             hidden = self._model(batch, self._layer, num_samples).float()
             for row, index in zip(hidden, indices, strict=True):
                 features[index] = row[: self._model.config.num_frames(len(wavs[index]))]
@@ -66,14 +74,24 @@ class HubertBatches:
             start += count
 
     def _stack(self, wavs: Sequence[Tensor], num_frames: int) -> tuple[Tensor, Tensor]:
-        """wavs [S] -> wav [B, S] on the device, zeros behind the shorter ones, and their samples [B]."""
+        """wavs [S] -> wav [B, S], zeros behind the shorter ones, and their samples [B]."""
         config = self._model.config
         # The most samples that give so many frames: the first group norm sees those behind the last frame too.
         num_samples = num_frames * config.hop_samples + config.receptive_field_samples - 1
-        # From pinned memory copies run beside the computation, while the next batch is being stacked.
+        # From pinned memory a copy to the GPU does not hold up this thread, which goes on to stack the next batch.
         pinned = self._device.type == "cuda"
-        stacked = torch.zeros(len(wavs), num_samples, pin_memory=pinned)
+        stacked = torch.empty(len(wavs), num_samples, pin_memory=pinned)
         for row, wav in zip(stacked, wavs, strict=True):
             row[: len(wav)] = wav
-        lengths = torch.tensor([len(wav) for wav in wavs], pin_memory=pinned)
-        return stacked.to(self._device, non_blocking=True), lengths.to(self._device, non_blocking=True)
+            row[len(wav) :] = 0
+        return stacked, torch.tensor([len(wav) for wav in wavs], pin_memory=pinned)
+
+    def _to_device(self, *tensors: Tensor) -> list[Tensor]:
+        with torch.cuda.stream(self._copies) if self._copies else contextlib.nullcontext():
+            copies = [tensor.to(self._device, non_blocking=True) for tensor in tensors]
+        if self._copies:
+            computing = torch.cuda.current_stream(self._device)
+            computing.wait_stream(self._copies)
+            for copy in copies:
+                copy.record_stream(computing)  # its memory is not given to another copy before it was computed with
+        return copies

@@ -337,7 +337,7 @@ def _read_json(path: Path) -> dict[str, object]:
         raise TwistError(f"{path} does not exist; a Hugging Face folder has one")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TwistError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise TwistError(f"{path} holds no JSON object")

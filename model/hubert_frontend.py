@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Frames that the CPU computes at once, few enough for what one layer hands to the next to stay in its cache.
 FRAMES_PER_TILE = 64
+# Windows of the waveform whose products are summed at once.
+WINDOWS_PER_BLOCK = 1024
 
 
 class FeatureExtractor(nn.Module):
@@ -88,16 +90,21 @@ class FirstConvLayer(nn.Module):
         if isinstance(self.layer_norm, nn.LayerNorm):
             bias = torch.zeros_like(weight[:, :1]) if self.conv.bias is None else self.conv.bias[None, None]
             return weight, bias
-        # In float64: filters that cancel most of the signal leave a variance far below that of the windows.
-        windows = self._windows(wav).double()
-        num_windows = torch.full((len(wav),), windows.shape[1], device=wav.device)
+        (kernel,), (stride,) = self.conv.kernel_size, self.conv.stride
+        most_windows = (wav.shape[1] - kernel) // stride + 1
+        num_windows = torch.full((len(wav),), most_windows, device=wav.device)
         if num_samples is not None:
-            num_windows = (num_samples - windows.shape[2]) // self.conv.stride[0] + 1
+            num_windows = (num_samples - kernel) // stride + 1
         num_windows = num_windows[:, None, None]
+        # Blocks of windows are multiplied side by side: few long products of so few columns would leave a GPU idle.
+        num_blocks = -(-most_windows // WINDOWS_PER_BLOCK)
+        whole_blocks_samples = (num_blocks * WINDOWS_PER_BLOCK - 1) * stride + kernel
+        # In float64: filters that cancel most of the signal leave a variance far below that of the windows.
+        windows = self._windows(F.pad(wav, (0, whole_blocks_samples - wav.shape[1]))).double()
         is_own = torch.arange(windows.shape[1], device=wav.device)[:, None] < num_windows  # [B, T, 1]
         mean = (windows * is_own).sum(dim=1, keepdim=True) / num_windows
-        centred = (windows - mean) * is_own
-        covariance = centred.transpose(1, 2) @ centred / num_windows
+        blocks = ((windows - mean) * is_own).view(len(wav), num_blocks, WINDOWS_PER_BLOCK, kernel)
+        covariance = (blocks.transpose(2, 3) @ blocks).sum(dim=1) / num_windows
         weight = weight.double()
         variance = (weight * (covariance @ weight)).sum(dim=1, keepdim=True)
         scale = self.layer_norm.weight / (variance + self.layer_norm.eps).sqrt()

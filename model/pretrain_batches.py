@@ -214,8 +214,9 @@ def crop(
     """A stretch of a clip and the label of each frame that the model makes of it: wav [num_samples], units [F]."""
     assert start + num_samples <= len(wav), f"{start} + {num_samples} of {len(wav)} samples"
     middles = start + np.arange(model.num_frames(num_samples)) * model.hop_samples + model.receptive_field_samples / 2
-    nearest = np.rint((middles - clock.receptive_field_samples / 2) / clock.hop_samples).astype(np.int64)
-    return wav[start : start + num_samples], labels[np.clip(nearest, 0, len(labels) - 1)].astype(np.int64)
+    label_middles = clock.middles(len(labels))
+    nearest = np.searchsorted((label_middles[1:] + label_middles[:-1]) / 2, middles)
+    return wav[start : start + num_samples], labels[nearest].astype(np.int64)
 
 
 def mask_spans(

@@ -104,7 +104,7 @@ def load(uri: str) -> Codebook:
         fingerprint = digest(weights, facts["encoder"]["fingerprint"])
     except FileNotFoundError as error:
         raise CodebookError(f"{uri} holds no codebook ({error}); fit one with `twist codebook`") from None
-    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise CodebookError(f"the codebook in {uri} is damaged: {type(error).__name__}: {error}") from error
     if fingerprint != facts.get("fingerprint"):
         raise CodebookError(f"{weights_uri} is not the file that {FACTS} beside it describes")

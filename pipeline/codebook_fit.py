@@ -29,13 +29,14 @@ from pipeline.records import Dropped
 from pipeline.segment import STAGE as SEGMENTS
 from pipeline.segment import open_segments
 from pipeline.stage import Stage, StageCounts, Tally, fingerprint_of, read_facts
-from pipeline.units import describe_encoder, encoder_settings
+from pipeline.units import as_tensors, describe_encoder, encoder_settings
 from pipeline.work_plan import WorkPlan, name_work_units
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from pipeline.cluster import ClusterConfig
     from pipeline.progress import ReportProgress
@@ -164,17 +165,23 @@ class DrawFrames:
         self._seed = seed
 
     def __call__(self, unit: WorkUnit, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
-        drawn: list[NDArray[np.float32] | AudioError] = []
-        for id, wav in zip(unit.ids, wavs, strict=True):
-            if isinstance(wav, AudioError):
-                drawn.append(wav)
-            elif len(wav) < self._encoder.min_samples:
-                drawn.append(AudioError("too_short", f"{len(wav)} samples give no frame"))
-            else:
-                features = self._encoder.encode([torch.tensor(wav)])[0].cpu().numpy()
-                generator = np.random.default_rng(_hash(self._seed, id))
-                drawn.append(features[generator.random(len(features)) < self._share])
+        clips = [self._check_length(wav) for wav in wavs]
+        features = iter(self._encoder.encode(as_tensors([clip for clip in clips if not isinstance(clip, AudioError)])))
+        drawn = [
+            clip if isinstance(clip, AudioError) else self._draw(id, next(features))
+            for id, clip in zip(unit.ids, clips, strict=True)
+        ]
         return _frames_table(unit, drawn)
+
+    def _check_length(self, wav: NDArray[np.float32] | AudioError) -> NDArray[np.float32] | AudioError:
+        if isinstance(wav, AudioError) or len(wav) >= self._encoder.min_samples:
+            return wav
+        return AudioError("too_short", f"{len(wav)} samples give no frame")
+
+    def _draw(self, id: str, features: Tensor) -> NDArray[np.float32]:
+        generator = np.random.default_rng(_hash(self._seed, id))
+        frames: NDArray[np.float32] = features.cpu().numpy()
+        return frames[generator.random(len(frames)) < self._share]
 
 
 def _none_drawn(unit: WorkUnit, error: AudioError) -> pa.Table:

@@ -108,7 +108,8 @@ def _label_clock(book: Codebook, run: str) -> LabelClock:
     encoder = book.facts["encoder"]
     if "min_samples" not in encoder:
         raise TwistError(f"the codebook of {run} does not tell what its frames are made of; make the run anew")
-    return LabelClock(encoder["hop_samples"], encoder["min_samples"])
+    chunk_samples = round(encoder["max_chunk_s"] * SAMPLE_RATE_HZ)
+    return LabelClock(encoder["hop_samples"], encoder["min_samples"], chunk_samples)
 
 
 def _place(recording_id: str) -> float:

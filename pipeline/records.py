@@ -6,10 +6,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from numpy.typing import NDArray
 
 SAMPLE_RATE_HZ = 16_000
 SPLITS = ("train", "validation", "test")
@@ -182,10 +185,25 @@ DROPPED_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class LabelClock:
-    """When an encoder's frames are: how far apart, and how many samples one of them comes from."""
+    """When an encoder's frames are.
+
+    Attributes:
+        hop_samples: From one frame to the next.
+        receptive_field_samples: What a frame comes from.
+        chunk_samples: Longest stretch that was encoded at once; no frame crosses the cut behind it.
+    """
 
     hop_samples: int
     receptive_field_samples: int
+    chunk_samples: int
+
+    def middles(self, num_frames: int) -> NDArray[np.float64]:
+        """Where the middle of each of a clip's first frames lies, in samples, [F]."""
+        frames_per_chunk = (self.chunk_samples - self.receptive_field_samples) // self.hop_samples + 1
+        chunks, frames = np.divmod(np.arange(num_frames), frames_per_chunk)
+        starts = chunks * self.chunk_samples + frames * self.hop_samples
+        middles: NDArray[np.float64] = starts + self.receptive_field_samples / 2
+        return middles
 
 
 def to_table(records: Iterable[Any], schema: pa.Schema) -> pa.Table:

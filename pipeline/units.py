@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
 
 class UnitEncoder:
@@ -38,10 +40,18 @@ class UnitEncoder:
         """Clips [S] at 16 kHz -> the unit of each frame [F]; what a clip gives does not depend on its neighbours."""
         if not wavs:
             return []
-        units = [self._assign(frames) for frames in self._encoder.encode([torch.tensor(wav) for wav in wavs])]
+        units = [self._assign(frames) for frames in self._encoder.encode(as_tensors(wavs))]
         # One copy from a GPU for all of them.
         joined = torch.cat(units).to(torch.int32).cpu().numpy().astype(np.uint16)
         return np.split(joined, np.cumsum([len(clip_units) for clip_units in units[:-1]]))
+
+
+def as_tensors(wavs: Sequence[NDArray[np.float32]]) -> list[Tensor]:
+    """Clips as tensors over the same memory, which is not to be written to."""
+    with warnings.catch_warnings():
+        # Arrays from Ray's object store are read-only.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writ", category=UserWarning)
+        return [torch.from_numpy(wav) for wav in wavs]
 
 
 def describe_encoder(encoder: EncoderConfig) -> dict[str, Any]:

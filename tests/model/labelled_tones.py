@@ -36,7 +36,7 @@ class LabelledTones:
 
     frames_per_clip: tuple[int, ...] = (40, 40, 44, 44, 48, 48, 52, 52, 60, 60, 60, 80)
     num_units: int = NUM_UNITS
-    clock: LabelClock = field(default_factory=lambda: LabelClock(HOP_SAMPLES, 400))
+    clock: LabelClock = field(default_factory=lambda: LabelClock(HOP_SAMPLES, 400, 1_600_000))
     fingerprint: str = "tones"
 
     @property

@@ -230,6 +230,11 @@ def test_sample_that_is_no_number_is_refused(config: EncoderConfig, value: float
         encoder.encode([broken, noise(5_000)])
 
 
+def test_samples_whose_sum_overflows_are_finite_all_the_same() -> None:
+    (features,) = load_encoder(EncoderConfig()).encode([torch.full((5_000,), 1e37)])
+    assert features.shape[1] == 39
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

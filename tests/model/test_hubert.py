@@ -118,6 +118,20 @@ def test_group_norm_of_low_sounds_agrees_with_transformers_in_float64(
     torch.testing.assert_close(frames.double(), expected, atol=1e-4, rtol=1e-4)
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("num_windows", [143, 1_023, 1_024, 1_025, 5_000])
+def test_group_norm_sees_all_windows_and_no_more(num_windows: int, tmp_path: Path) -> None:
+    # Around whole blocks of windows, and with samples behind the last window, which belong to none.
+    reference, model = reference_and_ours(SMALL_25_HZ, tmp_path)
+    for num_samples in (5 * (num_windows - 1) + 10, 5 * (num_windows - 1) + 14):
+        wav = noise(num_samples, batch=2) + 0.3
+        expected = reference.feature_extractor(wav).transpose(1, 2)
+        torch.testing.assert_close(model.feature_extractor(wav, None), expected, atol=1e-4, rtol=1e-4)
+        padded = torch.nn.functional.pad(wav, (0, 1_000), value=7.0)
+        frames = model.feature_extractor(padded, torch.tensor([num_samples] * 2))[:, : expected.shape[1]]
+        torch.testing.assert_close(frames, expected, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("config", [SMALL_25_HZ, SMALL_VARIANTS["50 Hz, Large's norms"]], ids=["Base", "Large"])
 def test_gradients_agree_with_transformers(config: HubertConfig, tmp_path: Path) -> None:
     reference, model = reference_and_ours(config, tmp_path)

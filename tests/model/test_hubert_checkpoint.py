@@ -185,7 +185,7 @@ def test_folder_without_weights(tmp_path: Path) -> None:
         load_huggingface_folder(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "\x00"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "\x00", "[" * 100_000], ids=["", "{", "[]", "0", "too deep"])
 def test_config_that_is_no_json_object(tmp_path: Path, text: str) -> None:
     write_folder(tmp_path)
     (tmp_path / "config.json").write_text(text)

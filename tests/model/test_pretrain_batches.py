@@ -27,7 +27,13 @@ from tests.model.labelled_tones import NETWORK, LabelledTones, small_config
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-CLOCKS = {"25 Hz": LabelClock(640, 720), "50 Hz": LabelClock(320, 400), "100 Hz, MFCC": LabelClock(160, 400)}
+LONG = 1_600_000
+CLOCKS = {
+    "25 Hz": LabelClock(640, 720, LONG),
+    "50 Hz": LabelClock(320, 400, LONG),
+    "100 Hz, MFCC": LabelClock(160, 400, LONG),
+    "25 Hz, in chunks": LabelClock(640, 720, 6_400),
+}
 
 
 class Unreadable(LabelledTones):
@@ -41,11 +47,18 @@ class Unreadable(LabelledTones):
 @pytest.mark.parametrize("start", [0, 1, 333, 4000])
 def test_each_frame_has_the_label_nearest_in_time(clock: LabelClock, start: int) -> None:
     wav = np.arange(32_000, dtype=np.float32)
-    labels = np.arange((len(wav) - clock.receptive_field_samples) // clock.hop_samples + 1).astype(np.uint16)
+    chunks = [wav[begin : begin + clock.chunk_samples] for begin in range(0, len(wav), clock.chunk_samples)]
+    label_middles = np.array(
+        [
+            chunk[begin] + clock.receptive_field_samples / 2
+            for chunk in chunks
+            for begin in range(0, len(chunk) - clock.receptive_field_samples + 1, clock.hop_samples)
+        ]
+    )
+    labels = np.arange(len(label_middles), dtype=np.uint16)
     cropped, units = crop(wav, labels, start, 16_000, clock, NETWORK)
     assert cropped.tolist() == wav[start : start + 16_000].tolist()
     assert len(units) == NETWORK.num_frames(16_000)
-    label_middles = labels * clock.hop_samples + clock.receptive_field_samples / 2
     for frame, unit in enumerate(units):
         middle = start + frame * NETWORK.hop_samples + NETWORK.receptive_field_samples / 2
         distances = np.abs(label_middles - middle)
@@ -53,7 +66,7 @@ def test_each_frame_has_the_label_nearest_in_time(clock: LabelClock, start: int)
 
 
 def test_labels_of_the_same_clock_are_those_of_the_frames() -> None:
-    clock = LabelClock(NETWORK.hop_samples, NETWORK.receptive_field_samples)
+    clock = LabelClock(NETWORK.hop_samples, NETWORK.receptive_field_samples, LONG)
     labels = np.arange(100, dtype=np.uint16)
     wav = np.zeros(100 * clock.hop_samples + clock.receptive_field_samples, np.float32)
     assert crop(wav, labels, 0, 16_000, clock, NETWORK)[1].tolist() == list(range(NETWORK.num_frames(16_000)))

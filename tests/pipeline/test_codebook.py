@@ -154,7 +154,9 @@ def test_changed_centroids_are_refused(saved: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "facts", ["[]", "{}", '{"encoder": "mfcc"}', '{"encoder": {}}', "null", "7", "not JSON", "\udcff"]
+    "facts",
+    ["[]", "{}", '{"encoder": "mfcc"}', '{"encoder": {}}', "null", "7", "not JSON", "\udcff", "[" * 100_000],
+    ids=lambda facts: ascii(facts[:20]),
 )
 def test_facts_of_another_kind_are_refused(saved: Path, facts: str) -> None:
     (saved / codebook.FACTS).write_bytes(facts.encode("utf-8", "surrogateescape"))

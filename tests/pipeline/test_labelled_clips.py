@@ -11,6 +11,7 @@ import pytest
 from pipeline import storage
 from pipeline.errors import TwistError
 from pipeline.labelled_clips import SegmentClips, read_clips
+from pipeline.records import LabelClock
 from pipeline.segment import read_segments
 
 
@@ -46,6 +47,14 @@ def test_a_clip_has_its_audio_and_the_unit_of_each_frame(small_run: Path) -> Non
             assert len(labels) == row["num_frames"] == sum(row["durations"])
             assert labels[0] == row["units"][0] and labels[-1] == row["units"][-1]
             assert int(labels.max()) < clips.num_units == 20
+
+
+def test_labels_are_when_the_encoder_made_them(small_run: Path) -> None:
+    clock = read(small_run)[0].clock
+    assert clock == LabelClock(640, 880, 1_600_000), "MFCC in the official chunks"
+    middles = clock.middles(5_000)
+    assert middles[[0, 1, 2_498]].tolist() == [440, 1_080, 440 + 2_498 * 640]
+    assert middles[[2_499, 2 * 2_499]].tolist() == [1_600_440, 3_200_440], "each chunk begins anew"
 
 
 def test_clips_lie_where_the_plan_says(small_run: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ from model.encoder import EncoderConfig, load_encoder
 from pipeline import codebook, kmeans
 from pipeline.codebook import Codebook, CodebookError
 from pipeline.errors import TwistError
-from pipeline.units import UnitEncoder, encoder_settings, run_lengths
+from pipeline.units import UnitEncoder, as_tensors, encoder_settings, run_lengths
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,6 +108,16 @@ def test_units_are_the_nearest_centroids_of_the_encoders_frames(encode: UnitEnco
 
 def test_no_clips_give_nothing(encode: UnitEncoder) -> None:
     assert encode([]) == []
+
+
+def test_tensors_are_over_the_same_memory_even_where_it_is_read_only() -> None:
+    wav = tones(1_000, seed=0)
+    wav.flags.writeable = False  # as in Ray's object store
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (tensor,) = as_tensors([wav])
+    assert tensor.data_ptr() == wav.ctypes.data
+    assert tensor.numpy().tolist() == wav.tolist()
 
 
 def test_the_shortest_clip_has_one_frame(encode: UnitEncoder) -> None:
