@@ -367,7 +367,7 @@ def _judge(
     drop_below: float,
 ) -> LanguageDecision:
     """Holds the probability of the wanted languages together to two thresholds."""
-    score = min(1.0, sum(probabilities.get(language, 0.0) for language in config.languages))
+    score = min(1.0, sum(probabilities.get(language, 0.0) for language in set(config.languages)))
     likeliest = max(probabilities, key=lambda language: (probabilities[language], language))
     reason = None
     if score < drop_below:

@@ -329,6 +329,60 @@ def test_without_a_model_it_says_so(run: str) -> None:
     assert {"show_0aBcD/episode1", "20180206-0900-PLENARY_en"} <= kept
 
 
+class ByFolder:
+    """A classifier that knows each window of the recordings in languages/<code>/, and how sure it is to be of it."""
+
+    labels = ("ar", "de", "en", "es", "fr", "it", "ja", "ko", "nl", "pt", "zh")
+
+    def __init__(self, recordings: Sequence[Recording], sure: float) -> None:
+        self.languages: dict[bytes, str] = {}
+        self.sure = sure
+        for recording in recordings:
+            windows = [w for places in choose_windows(recording.duration_s, None, CONFIG) for w in places]
+            for wav in read_spans([Span(recording.uri, None, *window) for window in windows]):
+                assert not isinstance(wav, AudioError)
+                self.languages[wav.tobytes()] = recording.recording_id.split("/")[1]
+
+    def __call__(self, wavs: Sequence[torch.Tensor]) -> torch.Tensor:
+        told = torch.full((len(wavs), len(self.labels)), (1 - self.sure) / (len(self.labels) - 1))
+        for row, wav in enumerate(wavs):
+            told[row, self.labels.index(self.languages[wav.numpy().tobytes()])] = self.sure
+        return told
+
+
+@pytest.mark.usefixtures("scripted", "without_ray")
+@pytest.mark.parametrize(
+    ("wanted", "sure", "decision"),
+    [(("en",), 0.9, "keep"), (("de", "es"), 0.9, "keep"), (("en",), 0.6, "quarantine"), (("en",), 0.4, "drop")],
+)
+def test_recorded_speech_in_eleven_languages(
+    speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: tuple[str, ...], sure: float, decision: str
+) -> None:
+    run = str(tmp_path)
+    # One that says what it is, so that something stays whatever is heard.
+    make_manifest(
+        run,
+        [CorpusConfig(str(speech / "languages"), "folder"), CorpusConfig(str(speech / "LJSpeech"), "ljspeech")],
+        silently,
+    )
+    recordings = [recording for recording in read_recordings(run) if recording.corpus == "languages"]
+    monkeypatch.setattr(language_audio, "load_language_classifier", lambda _: ByFolder(recordings, sure))
+    filter_languages(run, LanguageConfig(languages=(*wanted, "en"), audio=CONFIG), silently)
+    decisions = read_decisions(run)
+    for recording in recordings:
+        told = decisions[recording.recording_id]
+        spoken = recording.recording_id.split("/")[1]
+        assert (told.evidence, told.language) == ("audio", spoken)
+        expected = decision if spoken in (*wanted, "en") else "drop"
+        reasons = {"keep": None, "quarantine": "uncertain_language", "drop": "other_language"}
+        assert told.reason == reasons[expected], recording.recording_id
+    parts = [parquet.read(str(path)) for path in sorted((tmp_path / "language" / "audio").glob("*.parquet"))]
+    windows = {row["recording_id"]: row["num_windows"] for part in parts for row in part.to_pylist()}
+    long = [recording.recording_id for recording in recordings if recording.duration_s > 60]
+    assert long and all(windows[id] == 3 for id in long)
+    assert all(windows[r.recording_id] == 1 for r in recordings if r.duration_s < 10)
+
+
 @pytest.mark.usefixtures("without_ray")
 def test_quarantine_and_the_least_certain(run: str, scripted: Scripted) -> None:
     scripted.scale = 0.5
