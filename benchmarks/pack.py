@@ -1,12 +1,13 @@
 """Packing at a part of full size: minutes and memory, and what full size would take.
 
-    python benchmarks/pack.py [--scales 0.005 0.02 0.05] [--folder DIR] [--quick] [--json]
+    python benchmarks/pack.py [--scales 0.005 0.02 0.05] [--folder DIR] [--one-core] [--quick] [--json]
 
 At full size 22 million segments hold 9 billion units in 300,000 part files, of 1.5 million recordings. Units are those
 of a Markov chain over 500 with the frequencies of Zipf's law; every 200th segment is a copy of another with a tenth of
 its units changed, and every 400th is the same to the bit. All of `pack` runs with its defaults, near duplicates
 included, on Ray with all cores of this machine; memory is that of all its
-processes together. Minutes depend on what else the machine does, core minutes hardly.
+processes together. Minutes depend on what else the machine does, core minutes hardly. --one-core does all tasks one
+after the other in one process, without Ray.
 
 `growth_exponent` is the slope of log(core minutes) over log(size) between the largest two sizes: 1 is linear.
 """
@@ -52,12 +53,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scales", type=float, nargs="+", default=[0.005, 0.02, 0.05])
     parser.add_argument("--folder", type=Path, help="where to work; a temporary folder unless given")
+    parser.add_argument("--one-core", action="store_true", help="one task at a time, without Ray")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: a minute at most")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     arguments = parser.parse_args()
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])  # of Ray's workers
     scales = QUICK_SCALES if arguments.quick else arguments.scales
-    results = [measure(scale, arguments.folder) for scale in scales]
+    step = "pack_run_here" if arguments.one_core else "pack_run"
+    results = [measure(scale, arguments.folder, step) for scale in scales]
     figures: dict[str, Any] = {}
     for scale, result in zip(scales, results, strict=True):
         figures |= {f"{name}_at_{scale:g}": value for name, value in result.items()}
@@ -71,12 +74,12 @@ def main() -> None:
         print(f"{name:36} {value:.6g}")
 
 
-def measure(scale: float, folder: Path | None) -> dict[str, float]:
+def measure(scale: float, folder: Path | None, step: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=folder) as work:
         run = str(Path(work) / "run")
         make_run(run, scale)
         begin = time.perf_counter()
-        process = subprocess.Popen([sys.executable, "-c", STEP.format("pack_run"), run])
+        process = subprocess.Popen([sys.executable, "-c", STEP.format(step), run])
         peak_gib, peak_disk_gib, core_minutes = watch(process, Path(run))
         if process.returncode:
             raise SystemExit(f"packing failed with status {process.returncode}")
@@ -164,6 +167,14 @@ def pack_run(run: str) -> None:
             last[0] = noun
 
     pack(run, PackConfig(), report)
+
+
+def pack_run_here(run: str) -> None:
+    """The same by this process alone."""
+    from pipeline import cluster
+
+    cluster.map_tasks = lambda function, items, num_cpus=1: map(function, items)  # noqa: ARG005 - its keyword
+    pack_run(run)
 
 
 def make_run(run: str, scale: float) -> None:

@@ -48,7 +48,7 @@ def write_plots(description: Mapping[str, Any], folder: Path) -> list[str]:
 
 
 def _is_drawable(description: Mapping[str, Any]) -> bool:
-    return bool(sum(description.get("unit_histogram", ())) > 0)
+    return any(description.get("unit_histogram", ()))
 
 
 def _unit_histogram(axes: Axes, description: Mapping[str, Any]) -> None:

@@ -153,8 +153,8 @@ def count_units(dataset: Dataset, splits: Iterable[str]) -> NDArray[np.int64]:
         DatasetError: a tar is missing, or does not hold what the manifest says.
     """
     counts = np.zeros(dataset.num_units, np.int64)
-    if "unit_counts" in dataset.info:
-        told: dict[str, list[int]] = dataset.info["unit_counts"]
+    told: dict[str, list[int]] = dataset.info.get("unit_counts", {})
+    if told and all(len(counts_of_split) == dataset.num_units for counts_of_split in told.values()):
         return sum((np.array(told[split]) for split in splits if split in told), start=counts)
     splits_of_samples = np.array(dataset.manifest["split"].to_pylist(), dtype=object)
     wanted = dataset.manifest.filter(np.isin(splits_of_samples, list(splits)))
@@ -191,6 +191,8 @@ def _example_samples(dataset: Dataset) -> list[dict[str, Any]]:
     columns = ["key", "split", "corpus", "speaker", "duration_s", "num_units", "shard", "units_offset"]
     rows = dataset.head(NUM_EXAMPLES).select(columns)
     units = [_units_of(dataset, rows["shard"][i].as_py(), rows.slice(i, 1))[0] for i in range(len(rows))]
+    for i, first in enumerate(units):
+        _count(first, dataset.num_units, storage.join(dataset.uri, rows["shard"][i].as_py()))
     return [
         {**row, "first_units": first[:NUM_EXAMPLE_UNITS].tolist()}
         for row, first in zip(rows.select(columns[:6]).to_pylist(), units, strict=True)

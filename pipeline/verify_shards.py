@@ -96,8 +96,18 @@ def _verify_shards(uri: str) -> Iterator[str]:
     for path in storage.list_files(uri, ".tar"):
         if (path,) not in shards:
             yield f"{storage.join(uri, path)} is none of the shards in {DATASET}"
+    counts = {split: np.zeros(dataset.num_units, np.int64) for split in dataset.info.get("unit_counts", {})}
+    num_violations = 0
     for (path,), shard in shards.items():
-        yield from as_violations(storage.join(uri, path), _verify_shard(dataset, shard, rows_by_shard[path]))
+        for violation in as_violations(
+            storage.join(uri, path), _verify_shard(dataset, shard, rows_by_shard[path], counts)
+        ):
+            num_violations += 1
+            yield violation
+    if not num_violations:
+        for split, told in dataset.info.get("unit_counts", {}).items():
+            if counts[split].tolist() != told:
+                yield f"{index_uri} says otherwise how often units occur in {split} than its shards do"
 
 
 def _verify_splits(manifest_uri: str, manifest: pa.Table) -> Iterator[str]:
@@ -123,7 +133,10 @@ def _verify_sums(index_uri: str, manifest: pa.Table, columns: Sequence[str], tol
             yield f"{index_uri} says {expected.get(key)} of {' '.join(key)}, but {MANIFEST} lists {found.get(key)}"
 
 
-def _verify_shard(dataset: Dataset, shard: dict[str, Any], rows: list[dict[str, Any]]) -> Iterator[str]:
+def _verify_shard(
+    dataset: Dataset, shard: dict[str, Any], rows: list[dict[str, Any]], counts: dict[str, NDArray[np.int64]]
+) -> Iterator[str]:
+    """One shard; adds how often each unit occurs in it to its split's `counts`."""
     uri = storage.join(dataset.uri, shard["path"])
     content = storage.read_bytes(uri)
     if hashlib.sha256(content).hexdigest() != shard["sha256"] or len(content) != shard["num_bytes"]:
@@ -144,6 +157,8 @@ def _verify_shard(dataset: Dataset, shard: dict[str, Any], rows: list[dict[str, 
             yield f"{where}: units are {units.dtype} and durations {durations.dtype}, not uint16"
             continue
         yield from verify_runs(where, units, durations, row["num_frames"], dataset.num_units)
+        if row["split"] in counts and len(units) and units.max() < dataset.num_units:
+            counts[row["split"]] += np.bincount(units, minlength=dataset.num_units)
         found = _manifest_row(shard["path"], index, row["key"], members, len(units))
         if wrong := [name for name in SAMPLE_SCHEMA.names if found[name] != row[name]]:
             yield f"{storage.join(dataset.uri, MANIFEST)}: {', '.join(wrong)} of {row['key']} are not those of {uri}"

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from jobs import codebook
@@ -14,6 +16,8 @@ from jobs.inspect import main
 from jobs.inspect_text import as_text
 from model.train_config import TrainConfig
 from model.trainer import train
+from pipeline import parquet
+from pipeline.records import DROPPED_SCHEMA
 from pipeline.shards import open_dataset
 from pipeline.work_progress import ProgressFile, WorkProgress
 
@@ -240,6 +244,49 @@ def test_a_damaged_checkpoint_is_a_violation(
     (folder / "00000002/trainer_state.json").write_text("{")
     assert "trainer_state.json is missing or damaged" in inspect(capsys, folder / "00000002", "--verify", status=2)
     assert "trainer_state.json is missing or damaged" in inspect(capsys, folder / "00000002", status=2)
+
+
+def test_pictures_are_drawn_of_units_and_shards(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place, names in (
+        ("", ["lengths-seconds", "lengths-units", "unit-histogram", "zipf"]),
+        ("shards", ["lengths-seconds", "lengths-units", "unit-histogram", "zipf"]),
+        ("units", ["unit-histogram", "zipf"]),
+    ):
+        folder = tmp_path / f"plots of {place}"
+        text = inspect(capsys, trained_run / place, "--plots", folder)
+        paths = sorted(folder.iterdir())
+        assert [path.name for path in paths] == [f"{name}.png" for name in names]
+        assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+        assert all(path.name in text for path in paths)
+    told = inspect_json(capsys, trained_run / "shards", "--plots", tmp_path / "more")
+    assert sum(told["samples_s_histogram"]["counts"]) == told["num_samples"]
+    assert len(told["plots"]) == 4
+
+
+def test_pictures_need_something_to_draw(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "finds neither here" in inspect(capsys, trained_run / "manifest", "--plots", tmp_path / "a", status=2)
+    (tmp_path / "file").write_text("")
+    assert "cannot write pictures" in inspect(capsys, trained_run / "units", "--plots", tmp_path / "file", status=2)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert "needs matplotlib" in inspect(capsys, trained_run / "units", "--plots", tmp_path / "a", status=2)
+
+
+def test_drops_are_told_by_reason_and_corpus(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run_copy / "shards/dropped.parquet"
+    row = parquet.read(str(path)).to_pylist()[0]
+    others = [row, {**row, "corpus": "podcasts", "reason": "near_duplicate"}, {**row, "corpus": "podcasts"}] * 2
+    parquet.write(str(path), pa.Table.from_pylist(others, schema=DROPPED_SCHEMA))
+    text = [" ".join(line.split()) for line in inspect(capsys, run_copy / "shards").splitlines()]
+    for line in ("duplicate podcasts 2 10.0 s", "duplicate sounds 2 10.0 s", "near_duplicate podcasts 2 10.0 s"):
+        assert line in text
+    told = inspect_json(capsys, run_copy / "shards")["dropped_by_corpus"]
+    assert [(drop["reason"], drop["corpus"], drop["items"]) for drop in told] == [
+        ("duplicate", "podcasts", 2), ("duplicate", "sounds", 2), ("near_duplicate", "podcasts", 2),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

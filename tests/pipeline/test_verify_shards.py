@@ -124,6 +124,10 @@ BREAKS: dict[str, tuple[Break, str]] = {
     "a byte of a tar": (flip_a_byte, f"{SHARD} does not have the checksum"),
     "a tar cut short": (truncate(SHARD), f"{SHARD} does not have the checksum"),
     "a tar gone": (lambda s: (s / SHARD).unlink(), f"{SHARD} is missing"),
+    "unit counts": (
+        lambda s: edit_info(s, lambda info: info["unit_counts"]["train"].__setitem__(0, 10**6)),
+        "dataset.json says otherwise how often units occur in train",
+    ),
     "a tar too many": (
         lambda s: shutil.copy(s / SHARD, s / "train/train-000077.tar"),
         "train-000077.tar is none of the",
