@@ -197,12 +197,13 @@ def _child(whose: str, shape: str, folder: str, arguments: argparse.Namespace) -
     seconds = [steps[step]["seconds"] for step in range(1, len(steps))]
     cpu_seconds = [steps[step]["cpu_seconds"] for step in range(1, len(steps))]
     units_per_s = max(units / took for units, took in zip(lengths, seconds, strict=True))
-    model_flops = 6 * _num_matrix_parameters(config) * units_per_s
+    units_per_cpu_s = max(units / took for units, took in zip(lengths, cpu_seconds, strict=True))
     on_gpu = arguments.device == "cuda"
+    model_flops = 6 * _num_matrix_parameters(config) * (units_per_s if on_gpu else units_per_cpu_s)
     peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "units_per_s": units_per_s,
-        "units_per_cpu_s": max(units / took for units, took in zip(lengths, cpu_seconds, strict=True)),
+        "units_per_cpu_s": units_per_cpu_s,
         "matrix_share": model_flops / _matrix_rate(torch.device(arguments.device)),
         "peak_gib": peak / 2**30,
         "losses": [step["loss"] for step in steps],
@@ -321,16 +322,17 @@ def _num_matrix_parameters(config: TrainConfig) -> int:
 
 
 def _matrix_rate(device: torch.device) -> float:
-    """FLOP per second of a product of two large matrices in bfloat16, the best of ten."""
+    """FLOP per second (on a CPU: of a core's work) of a product of two large matrices in bfloat16, the best of ten."""
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
     size = 8192 if device.type == "cuda" else 3072
     a = torch.randn(size, size, device=device).bfloat16()
     best = float("inf")
     for _ in range(10):
-        began_s = time.perf_counter()
+        began_s = clock()
         a @ a
         if device.type == "cuda":
             torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - began_s)
+        best = min(best, clock() - began_s)
     return float(2 * size**3 / best)
 
 

@@ -111,8 +111,13 @@ def test_two_ranks_equal_one(
 
 
 @pytest.mark.slow
-def test_sharded_run_in_bfloat16_resumes_to_the_bit(
-    make_dataset: MakeDataset, markov_units: list[NDArray[np.uint16]], tiny_opt: dict[str, Any], tmp_path: Path
+@pytest.mark.parametrize("sharded", [False, True], ids=["replicated", "sharded"])
+def test_run_in_bfloat16_resumes_to_the_bit(
+    sharded: bool,
+    make_dataset: MakeDataset,
+    markov_units: list[NDArray[np.uint16]],
+    tiny_opt: dict[str, Any],
+    tmp_path: Path,
 ) -> None:
     dataset = make_dataset({"train": markov_units[:48], "validation": markov_units[48:]})
     script = tmp_path / "train.py"
@@ -126,7 +131,7 @@ def test_sharded_run_in_bfloat16_resumes_to_the_bit(
         final_lr=1e-3,
         warmup_steps=2,
         precision="bfloat16",
-        sharded=True,
+        sharded=sharded,
         validate_every=6,
         checkpoint_every=3,
         log_every=1,
