@@ -114,7 +114,7 @@ def continue_units(
 
     Args:
         model: A speech LM, ready for generation.
-        vocabulary: Its units.
+        vocabulary: Its units; the model may have rows beyond them, which are specials too.
         prompts: Units without repeats, [n] each.
         config: How units are drawn.
         num_continuations: For each prompt.
@@ -141,7 +141,8 @@ def continue_units(
     for row in rows:
         written = np.array(row.ids[row.num_prompt_ids :], np.int64)
         prompt_number, number = row.place
-        continuations[prompt_number][number] = vocabulary.decode(written[written >= vocabulary.offset])
+        is_unit = (written >= vocabulary.offset) & (written < vocabulary.vocab_size)
+        continuations[prompt_number][number] = vocabulary.decode(written[is_unit])
     return continuations
 
 

@@ -1,4 +1,4 @@
-"""A run's segments with their units, as clips to pretrain a HuBERT on: audio where it lies, a label for each frame.
+"""A run's segments with their units, as clips to train on: audio where it lies, a label for each frame.
 
     RUN/segments/, RUN/units/, RUN/codebook/ -> clips of train and validation
 
@@ -88,7 +88,7 @@ def read_clips(run: str, validation_share: float) -> tuple[SegmentClips, Segment
         rows = kept.filter(pa.array(is_in))
         if not len(rows):
             raise TwistError(
-                f"{run} leaves no recording for {name} with pretrain.validation_share {validation_share:g}; change it, "
+                f"{run} leaves no recording for {name} with validation_share {validation_share:g}; change it, "
                 f"or give more recordings"
             )
         durations_s = pc.subtract(rows["end_s"], rows["start_s"]).to_numpy()

@@ -145,6 +145,12 @@ def test_specials_are_dropped_and_end_what_they_end() -> None:
     np.testing.assert_array_equal(ended[1], drawn[: len(ended[1])])
 
 
+def test_rows_beyond_the_units_are_specials() -> None:
+    model, (prompt,) = speech_lm("llama", vocab_size=40), prompts(20)
+    drawn = continue_units(model, VOCABULARY, [prompt], SamplingConfig(temperature=5.0, top_k=None))[0][0]
+    assert 0 < len(drawn) < 40 and int(drawn.max()) < 20
+
+
 def test_the_seed_and_the_number_of_a_continuation_matter() -> None:
     model, (prompt,) = speech_lm(), prompts(15)
     first = continue_units(model, VOCABULARY, [prompt], SamplingConfig(), 2)[0]

@@ -84,5 +84,5 @@ def test_audio_that_is_gone_is_named(run_copy: Path) -> None:
 def test_runs_without_units_or_with_too_few_recordings_are_refused(small_run: Path, tmp_path: Path) -> None:
     with pytest.raises(TwistError, match="units"):
         read(tmp_path)
-    with pytest.raises(TwistError, match=r"leaves no recording for validation with pretrain\.validation_share 1e-09"):
+    with pytest.raises(TwistError, match=r"leaves no recording for validation with validation_share 1e-09"):
         read(small_run, 1e-9)
