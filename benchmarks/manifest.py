@@ -72,6 +72,7 @@ def measure(folder: Path, num_files: int) -> dict[str, Any]:
         rates[f"loop_{state}"] = len(some) / (time.perf_counter() - began)
         drop_pages(paths if state == "cold" else [])
         rates[f"probe_{state}"], memory = manifest(folder, f"probe-{state}", "flac", "folder", num_files)
+    drop_pages([])
     rates["stated"], memory_stated = manifest(folder, "stated", "cv", "common_voice", num_files)
     minutes = {f"minutes_for_a_million_{name}": MILLION / rate / 60 for name, rate in rates.items()}
     return {

@@ -19,9 +19,7 @@ stays or goes by the setting `unknown`.
 from __future__ import annotations
 
 import functools
-import heapq
 import itertools
-from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -31,6 +29,7 @@ from model.language_id import find_language_classifier, fingerprint_of_classifie
 from pipeline import language_audio, parquet, storage
 from pipeline.cluster import ClusterConfig
 from pipeline.errors import TwistError
+from pipeline.language_account import Account
 from pipeline.language_audio import AudioLanguageConfig, Heard
 from pipeline.language_codes import ISO_639_1
 from pipeline.language_codes import normalize_code as normalize_code
@@ -41,7 +40,6 @@ from pipeline.records import (
     LANGUAGE_SCHEMA,
     LANGUAGE_SOURCES,
     RECORDING_SCHEMA,
-    Dropped,
     LanguageDecision,
     Recording,
     from_table,
@@ -66,7 +64,6 @@ UNDETERMINED = ("", "und")
 # How far a tag is trusted, by where the corpus has it from (records.LANGUAGE_SOURCES).
 TRUST = {"corpus": 1.0, "recording": 1.0, "folder": 1.0, "recipe": 1.0, "show": 0.7, "channel": 0.7, "unchecked": 0.5}
 assert TRUST.keys() == set(LANGUAGE_SOURCES)
-NUM_LEAST_CERTAIN = 20
 # py3langid takes half a millisecond for a text.
 RECORDINGS_PER_TASK = 10_000
 
@@ -387,7 +384,7 @@ def _write(
     heard: Iterator[tuple[str, Heard]] | None,
     report: ReportProgress,
 ) -> None:
-    account = _Account(config)
+    account = Account(config)
     num_recordings = read_facts(run, MANIFEST)["counts"]["kept"]["items"]
 
     def decide_all() -> Iterator[pa.Table]:
@@ -433,89 +430,6 @@ def _write(
         audio_evidence={"available": heard is not None, "unheard": asdict(account.unheard)},
     )
     storage.delete(storage.join(stage.uri, BEFORE_AUDIO))
-
-
-class _Account:
-    """Sums up decisions as they are made."""
-
-    def __init__(self, config: LanguageConfig) -> None:
-        self._config = config
-        self.total, self.kept, self.unheard = Tally(), Tally(), Tally()
-        self.dropped: list[Dropped] = []
-        self.evidence: Counter[str] = Counter()
-        self._groups: dict[tuple[str, str, str], Tally] = defaultdict(Tally)
-        self._found: Counter[tuple[str, str]] = Counter()
-        self._closest: list[tuple[float, str, dict[str, Any]]] = []
-
-    def add(self, recording: Recording, decision: LanguageDecision, detail: str) -> None:
-        tally = Tally(1, recording.duration_s / 3600)
-        self.total += tally
-        self.evidence[decision.evidence] += 1
-        self._groups[recording.corpus, decision_of(decision), decision.evidence] += tally
-        if decision.keep:
-            self.kept += tally
-        else:
-            assert decision.reason is not None
-            self._found[decision.reason, decision.language or ""] += 1
-            self.dropped.append(
-                Dropped(recording.recording_id, recording.corpus, decision.reason, detail, recording.duration_s)
-            )
-        if decision.score is not None and decision.evidence in ("text", "audio"):
-            self._note_certainty(recording, decision)
-
-    def _note_certainty(self, recording: Recording, decision: LanguageDecision) -> None:
-        assert decision.score is not None
-        rules = self._config.of_corpus(recording.corpus)
-        thresholds = [getattr(rules, f"{decision.evidence}_{which}") for which in ("keep", "drop")]
-        margin = min(abs(decision.score - threshold) for threshold in thresholds)
-        if decision.reason == "uncertain_language":
-            margin = -margin  # in between
-        row = {
-            "recording_id": recording.recording_id,
-            "decision": decision_of(decision),
-            "language": decision.language,
-            "score": round(decision.score, 4),
-            "evidence": decision.evidence,
-            "hours": recording.duration_s / 3600,
-        }
-        # The worst of those kept lies on top, to be pushed off by one that is less certain.
-        entry = (-margin, recording.recording_id, row)
-        if len(self._closest) < NUM_LEAST_CERTAIN:
-            heapq.heappush(self._closest, entry)
-        elif entry[:2] > self._closest[0][:2]:
-            heapq.heapreplace(self._closest, entry)
-
-    def by_evidence(self) -> list[dict[str, Any]]:
-        """Recordings and hours by corpus, decision and evidence."""
-        return [
-            {"corpus": corpus, "decision": decision, "evidence": evidence, **asdict(self._groups[key])}
-            for key in sorted(self._groups)
-            for corpus, decision, evidence in [key]
-        ]
-
-    def least_certain(self) -> list[dict[str, Any]]:
-        """The decisions that were closest to being another one, the closest first."""
-        return [row for _, _, row in sorted(self._closest, key=lambda entry: (-entry[0], entry[1]))]
-
-    def refuse_if_nothing_is_kept(self, has_listened: bool) -> None:
-        """Raises TwistError where no recording is left."""
-        if self.kept.items:
-            return
-        reasons = ", ".join(
-            f"{number} {reason} {language}".rstrip() for (reason, language), number in self._found.most_common(5)
-        )
-        advice = "" if has_listened else "; nothing was listened to: language.audio.model names a classifier"
-        raise TwistError(
-            f"no recording is left ({reasons}). If you know what is spoken, give the corpus a `language`, name it in "
-            f"language.languages, or set language.unknown to keep{advice}"
-        )
-
-
-def decision_of(decision: LanguageDecision) -> str:
-    """keep, quarantine, or drop and for which reason."""
-    if decision.keep:
-        return "keep"
-    return "quarantine" if decision.reason == "uncertain_language" else f"drop: {decision.reason}"
 
 
 def _detail(decision: LanguageDecision, heard: Heard | None) -> str:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 STAGE = "manifest"
 # Reading a header waits for a disk or a bucket, not for a core.
 PROBE_THREADS = 16
+# Which a thread takes at a time: handing them over one by one would cost as much as reading a header.
+FILES_PER_THREAD = 16
 # What is worked on at a time, here or in a task of the cluster.
 FILES_PER_TASK = 1_000
 # Of a table, as objects.
@@ -176,12 +178,14 @@ def _describe_all(corpus: CorpusConfig, files: Sequence[AudioFile]) -> list[Reco
     """What becomes of each file; runs on any machine."""
     if sum(map(_must_be_read, files)) < 2:
         return [_describe(corpus, file) for file in files]
+    handfuls = [files[first : first + FILES_PER_THREAD] for first in range(0, len(files), FILES_PER_THREAD)]
     with ThreadPoolExecutor(PROBE_THREADS) as threads:
-        return list(threads.map(functools.partial(_describe, corpus), files))
+        outcomes = threads.map(lambda handful: [_describe(corpus, file) for file in handful], handfuls)
+        return list(itertools.chain.from_iterable(outcomes))
 
 
 def _describe(corpus: CorpusConfig, file: AudioFile) -> Recording | Dropped:
-    uri = storage.absolute(file.uri)
+    uri = file.uri if file.uri.startswith(("/", "s3://")) else storage.absolute(file.uri)
     # A name that is not UTF-8 cannot stand in a table; its escaped form names the drop.
     recording_id = f"{corpus.label}/{file.id}".encode("utf-8", "backslashreplace").decode()
     try:

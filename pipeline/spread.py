@@ -38,23 +38,33 @@ def spread(
         yield result
         if seconds >= SECONDS_HERE:
             break
-    held: Any = _NOTHING
+    # Ray is not started before there is an item for it.
+    while (item := next(remaining, _END)) is not _END:
+        if not is_for_cluster(item):
+            yield function(item)
+            continue
+        run = _Run(item, remaining, is_for_cluster)
+        yield from cluster.map_tasks(function, run)
+        if run.next_item is not _END:
+            yield function(run.next_item)
 
-    def worthy() -> Iterator[Item]:
-        """Items up to the next one that is to be done here."""
-        nonlocal held
-        for item in remaining:
-            if not is_for_cluster(item):
-                held = item
+
+class _Run:
+    """An item and those after it that are for the cluster too; the first that is not is kept as `next_item`."""
+
+    def __init__(self, first: Any, remaining: Iterator[Any], is_for_cluster: Callable[[Any], bool]) -> None:
+        self._first = first
+        self._remaining = remaining
+        self._is_for_cluster = is_for_cluster
+        self.next_item: Any = _END
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self._first
+        for item in self._remaining:
+            if not self._is_for_cluster(item):
+                self.next_item = item
                 return
             yield item
 
-    while True:
-        yield from cluster.map_tasks(function, worthy())
-        if held is _NOTHING:
-            return
-        yield function(held)
-        held = _NOTHING
 
-
-_NOTHING: Any = object()
+_END: Any = object()

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 TEMPORARY_SUFFIX = ".tmp"
 
+# An absolute path that Path would leave as it is.
+_PLAIN = re.compile(r"(?:/(?!\.?(?:/|$))[^/]+)+")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -43,6 +45,8 @@ def join(uri: str, *parts: str) -> str:
     """`uri` with `parts` below it."""
     if is_s3(uri):
         return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
+    if len(parts) == 1 and _PLAIN.fullmatch(uri) and _PLAIN.fullmatch(f"/{parts[0]}"):
+        return f"{uri}/{parts[0]}"  # what the next line gives, for readers that join millions of names
     return str(Path(uri, *parts))
 
 

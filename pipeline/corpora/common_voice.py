@@ -10,7 +10,7 @@ yet (`other`) may hold no speech, or another language: they are taken with a lan
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline import storage
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, is_audio, misplaced
@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 TABLES = (*SPLITS, "validated", "other", "invalidated")
 DURATIONS = "clip_durations.tsv"
+
+
+class _Row(NamedTuple):
+    """What is kept of a row, of which there are millions."""
+
+    table: str
+    client_id: str
+    sentence: str
+    locale: str
 
 
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
@@ -53,14 +62,14 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
 
 
 def _read_language(config: CorpusConfig, folder: str, clips: list[str], present: set[str]) -> Iterator[AudioFile]:
-    rows: dict[str, tuple[str, dict[str, str]]] = {}
+    rows: dict[str, _Row] = {}
     for table in TABLES:
         if f"{folder}{table}.tsv" in present:
             for row in read_columns(storage.join(config.root, f"{folder}{table}.tsv"), "\t", ("client_id", "path")):
                 clip = _file_name(row.get("path", ""))
                 # Of what was found wrong nothing is taken, whatever else names it.
                 if table == "invalidated" or clip not in rows:
-                    rows[clip] = (table, row)
+                    rows[clip] = _Row(table, row["client_id"], row.get("sentence") or "", row.get("locale") or "")
     durations_s: dict[str, float] = {}
     if f"{folder}{DURATIONS}" in present:
         for row in read_columns(storage.join(config.root, f"{folder}{DURATIONS}"), "\t", ("clip", "duration[ms]")):
@@ -71,20 +80,23 @@ def _read_language(config: CorpusConfig, folder: str, clips: list[str], present:
     for clip in sorted({*clips, *rows}):
         uri = storage.join(config.root, f"{folder}clips/{clip}")
         id = f"{folder}{clip}"
+        if clip not in there:  # and is not looked for: a name in a table may lead anywhere
+            yield AudioFile(id, uri, drop_reason="missing", drop_detail="a table names it, but there is no such file")
+            continue
         if clip not in rows:
             yield AudioFile(id, uri, drop_reason="unlisted", drop_detail="no table of the release names this clip")
             continue
-        table, row = rows[clip]
+        known = rows[clip]
         yield AudioFile(
             id=id,
             uri=uri,
-            language=row.get("locale") or language,
-            language_source="unchecked" if table == "other" else ("recording" if row.get("locale") else "folder"),
-            speaker=row.get("client_id") or None,
-            split=SPLITS.get(table),
-            text=row.get("sentence") or None,
-            duration_s=durations_s.get(clip) if clip in there else None,  # else it is looked for, and missed
-            drop_reason="invalidated" if table == "invalidated" else None,
+            language=known.locale or language,
+            language_source="unchecked" if known.table == "other" else ("recording" if known.locale else "folder"),
+            speaker=known.client_id or None,
+            split=SPLITS.get(known.table),
+            text=known.sentence or None,
+            duration_s=durations_s.get(clip),
+            drop_reason="invalidated" if known.table == "invalidated" else None,
             drop_detail="listeners have found it wrong",
         )
 

@@ -31,6 +31,7 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
         raise CorpusError(f"{config.root} holds no {TABLE}; if it is no LJSpeech, its kind is `folder`")
     texts = _read_texts(storage.join(config.root, tables[0]))
     folder = tables[0].removesuffix(TABLE)
+    present = set(names)
     clips = {f"{folder}wavs/{id}.wav": id for id in texts}
     for name in sorted({*(name for name in names if is_audio(name)), *clips}):
         uri = storage.join(config.root, name)
@@ -38,6 +39,10 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
             continue
         if name not in clips:
             yield misplaced(name, uri)
+            continue
+        if name not in present:  # and is not looked for: a name in a table may lead anywhere
+            detail = f"{TABLE} names it, but there is no such file"
+            yield AudioFile(clips[name], uri, drop_reason="missing", drop_detail=detail)
             continue
         yield AudioFile(
             id=clips[name],

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from typing import TYPE_CHECKING, Any
 
 from pipeline import storage
@@ -15,25 +16,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 
-def read_text(uri: str) -> str:
-    """A text file, decompressed where its name ends in .gz.
+def read_lines(uri: str) -> Iterator[str]:
+    """The lines of a text file, as they are asked for, without their ends; decompressed where its name ends in .gz.
+
+    Split at newlines only, which text may hold others of. What is no UTF-8 is replaced: one bad letter must not cost a
+    corpus.
 
     Raises:
-        CorpusError: it is no gzip file. What is no UTF-8 is replaced: one bad letter must not cost a corpus.
+        CorpusError: it is no whole gzip file.
     """
-    data = storage.read_bytes(uri)
-    if uri.endswith(".gz"):
+    with storage.open_read(uri) as file:
+        content = gzip.GzipFile(fileobj=file) if uri.endswith(".gz") else file
         try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError) as error:
+            for line in io.TextIOWrapper(content, "utf-8-sig", errors="replace", newline="\n"):
+                yield line.rstrip("\r\n")
+        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise CorpusError(f"{uri} is not a whole gzip file: {error}") from error
-    return data.decode("utf-8-sig", errors="replace")
-
-
-def read_lines(uri: str) -> Iterator[str]:
-    """The lines of a text file, without their ends; split at newlines only, which text may hold others of."""
-    for line in io.StringIO(read_text(uri), newline="\n"):
-        yield line.rstrip("\r\n")
 
 
 def read_columns(uri: str, delimiter: str, required: Sequence[str] = ()) -> Iterator[dict[str, str]]:

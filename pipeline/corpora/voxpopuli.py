@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _SESSION = re.compile(r"(?:.*/)?(?P<id>(?P<event>\d{8}-[^/]+)_(?P<channel>[a-z]{2}|original))\.ogg")
 _CUT = re.compile(r"(?:.*/)?(?P<id>(?P<session>\d{8}-[^/]+_(?:[a-z]{2}|original))_(?P<number>\d+))\.ogg")
+_TAR = re.compile(r"(?:.*/)?(?P<channel>[a-z]{2}|original)_\d{4}(?:_\d)?\.tar")
 _TRANSCRIBED = re.compile(r"(?:.*/)?transcribed_data/(?P<language>[a-z]{2})/(?:.*/)?(?P<id>[^/]+)\.ogg")
 # The official scripts' file names begin with it; only plenary sessions were transcribed.
 _PLENARY = re.compile(r"\d{8}-\d{4}-PLENARY")
@@ -51,7 +52,7 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
         CorpusError: nothing below the root is called as VoxPopuli's files are.
     """
     names = storage.list_files(config.root)
-    tables = _Tables(config.root, names)
+    tables = _Tables(config, names)
     found = 0
     for name, uri in _audio(config, names):
         file = _read_file(name, uri, tables) if not isinstance(uri, AudioFile) else uri
@@ -148,8 +149,15 @@ def _transcribed(match: re.Match[str], uri: str, tables: _Tables) -> AudioFile:
 class _Tables:
     """What the tables say: where in a session each cut file lies, by its number, and the rows of transcripts."""
 
-    def __init__(self, root: str, names: list[str]) -> None:
+    def __init__(self, config: CorpusConfig, names: list[str]) -> None:
+        root = config.root
         self.sessions: dict[str, dict[str, Times]] = defaultdict(dict)
+        # The cutting of all languages has 70 million rows: only those of what is here are kept.
+        taken = [name for name in names if config.takes(name)]
+        matches = (_CUT.fullmatch(name) or _SESSION.fullmatch(name) for name in taken)
+        self._present = {match.groupdict().get("session") or match["id"] for match in matches if match}
+        in_tars = (_TAR.fullmatch(name) for name in names)
+        self._in_tars = {match["channel"] for match in in_tars if match}
         self.transcripts: dict[tuple[str, str], dict[str, str]] = {}
         by_file = {name.rpartition("/")[2].removesuffix(".gz"): name for name in names if ".tsv" in name}
         # The usual cutting last: where both are there, it is the one that is taken.
@@ -171,7 +179,8 @@ class _Tables:
         seen: set[str] = set()
         for row in read_columns(uri, delimiter, columns):
             start_s, end_s = number(row.get(start)), number(row.get(end))
-            if start_s is None or end_s is None or start_s >= end_s:
+            is_here = row[session] in self._present or row[session].rpartition("_")[2] in self._in_tars
+            if not is_here or start_s is None or end_s is None or start_s >= end_s:
                 continue
             if row[session] not in seen:
                 seen.add(row[session])

@@ -235,6 +235,7 @@ def test_where_the_headers_are_read_changes_nothing(
     def map_backwards(function: Callable[[Any], Any], items: Iterable[Any], **_: Any) -> Iterator[Any]:
         """What cluster.map_tasks gives, whatever the order in which it is worked out; arguments travel."""
         work = [pickle.loads(pickle.dumps((function, item))) for item in items]
+        assert work, "Ray was started for nothing"
         return reversed([function(item) for function, item in reversed(work)])
 
     corpora = [corpus, *(CorpusConfig(str(corpus_tree(kind)), kind) for kind in ("libri_light", "webdataset"))]  # type: ignore[arg-type]

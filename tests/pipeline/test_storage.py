@@ -13,6 +13,8 @@ import boto3
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline import s3, storage
 from pipeline.errors import TwistError
@@ -271,3 +273,10 @@ def test_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert storage.absolute("a/b") == str(tmp_path / "a" / "b")
     assert storage.absolute("s3://bucket/a") == "s3://bucket/a"
+
+
+@given(st.text("/.ab ", max_size=8), st.text("/.ab ", max_size=8))
+def test_joining_quickly_gives_what_path_gives(folder_name: str, name: str) -> None:
+    for folder_path in (folder_name, f"/{folder_name}"):
+        if folder_path and name:
+            assert storage.join(folder_path, name) == str(Path(folder_path, name))

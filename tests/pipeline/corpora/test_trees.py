@@ -368,6 +368,23 @@ def test_a_table_that_lacks_a_column_is_told(corpus_tree: Tree, kind: str, name:
         list(find_recordings(CorpusConfig(str(root), kind)))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("kind", "table"), [("common_voice", "en/validated.tsv"), ("ljspeech", "LJSpeech-1.1/metadata.csv")]
+)
+def test_a_name_in_a_table_does_not_lead_out(corpus_tree: Tree, kind: str, table: str, tmp_path: Path) -> None:
+    root = tmp_path / "a/b/data"
+    shutil.copytree(corpus_tree(kind), root)
+    secret = "../../../../secret"
+    corpora_trees.put(tmp_path / "a/secret.wav", corpora_trees.encode(say(130)[0], "wav"))
+    corpora_trees.put(tmp_path / "a/b/secret.wav", corpora_trees.encode(say(130)[0], "wav"))
+    with (root / table).open("a") as file:
+        for name in (secret, "../../../secret"):
+            file.write(f"someone\t{name}.wav\n" if kind == "common_voice" else f"{name}|text|text\n")
+    recordings, dropped = manifest(root, kind, tmp_path)
+    assert len(recordings) == KEPT[kind]
+    assert dropped["missing"] == DROPPED[kind].get("missing", 0) + 2
+
+
 @pytest.mark.parametrize("kind", ["libri_light", "peoples_speech", "mls", "common_voice", "spotify"])
 def test_no_header_is_read_where_the_corpus_states_durations(
     corpus_tree: Tree, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
