@@ -55,7 +55,7 @@ class DuplicatesConfig:
     """
 
     drop: Literal["none", "exact", "near"] = "near"
-    min_similarity: float = 0.5
+    min_similarity: float = 0.6
     min_overlap: float = 0.45
     pairs_per_landmark: int = 4
     landmark_units: int | None = None
