@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import parquet, scatter
-from pipeline.duplicates import LANDMARK_SCHEMA, PAIR_SCHEMA, find_exact, propose, share_landmarks
+from pipeline.duplicates import LANDMARK_SCHEMA, MAX_ALL_PAIRS, PAIR_SCHEMA, find_exact, propose, share_landmarks
 
 
 @given(contents=st.lists(st.integers(0, 9), max_size=40), seed=st.integers(0, 9))
@@ -32,7 +32,7 @@ def test_the_first_of_each_content_stays(contents: list[int], seed: int) -> None
 def test_shared_landmarks_pair_up_their_segments(
     keys: list[int], num_files: int, num_partitions: int, tmp_path_factory
 ) -> None:
-    """Each landmark here is in a segment of its own; where more than eight share one, all pair with the first."""
+    """Each landmark here is in a segment of its own; where more than MAX_ALL_PAIRS share one, all pair with the first."""
     folder = tmp_path_factory.mktemp("landmarks")
     edges = [len(keys) * number // num_files for number in range(num_files + 1)]
     files = []
@@ -54,7 +54,7 @@ def test_shared_landmarks_pair_up_their_segments(
     expected = []
     for key in set(keys):
         rows = [row for row, other in enumerate(keys) if other == key]
-        lefts = rows if len(rows) <= 8 else rows[:1]
+        lefts = rows if len(rows) <= MAX_ALL_PAIRS else rows[:1]
         expected += [(a, b, frame_of[a] - frame_of[b], frame_of[a]) for a in lefts for b in rows if a < b]
     assert sorted(found) == sorted(expected)
 
