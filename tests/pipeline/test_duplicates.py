@@ -32,7 +32,7 @@ def test_the_first_of_each_content_stays(contents: list[int], seed: int) -> None
 def test_shared_landmarks_pair_up_their_segments(
     keys: list[int], num_files: int, num_partitions: int, tmp_path_factory
 ) -> None:
-    """Each landmark here is in a segment of its own; where more than MAX_ALL_PAIRS share one, all pair with the first."""
+    """Each landmark here is in a segment of its own; of many that share one, all pair with the first."""
     folder = tmp_path_factory.mktemp("landmarks")
     edges = [len(keys) * number // num_files for number in range(num_files + 1)]
     files = []
