@@ -112,7 +112,9 @@ def unit_counts(samples: UnitSamples, vocabulary: Vocabulary, ranks: Ranks | Non
     ranks = ranks or Ranks()
     counts = np.zeros(vocabulary.vocab_size, dtype=np.int64)
     for index in range(ranks.rank, len(samples), ranks.world_size):
-        counts += np.bincount(vocabulary.encode(samples[index]), minlength=vocabulary.vocab_size)
+        for units in samples.read([index]):
+            if units is not None:  # its shard is damaged, and to be skipped
+                counts += np.bincount(vocabulary.encode(units), minlength=vocabulary.vocab_size)
     return ranks.sum(torch.from_numpy(counts).to(ranks.device)).cpu().numpy()[vocabulary.offset :]
 
 

@@ -218,16 +218,20 @@ class _Training:
         """Steps until `num_steps` or, with a checkpoint, until any process has been told to stop."""
         config, progress = self.config, self.progress
         logged_at_s, logged_units = time.monotonic(), progress.num_units_seen
+        num_skipped = 0
         for batch in self.batches.iterate(progress.step, config.num_steps, config.num_workers):
             step = batch.index + 1
             rate = config.learning_rate(step)
             loss, grad_norm, is_stopped = self._update(batch, rate, sigterm.is_set())
             progress.step = step
             progress.num_units_seen += batch.num_units
+            num_skipped += batch.num_skipped
 
             if step % config.log_every == 0 or step == config.num_steps:
                 tokens_per_s = (progress.num_units_seen - logged_units) / (time.monotonic() - logged_at_s)
                 figures = {"loss": loss, "lr": rate, "grad_norm": grad_norm, "tokens": progress.num_units_seen}
+                if num_skipped:  # by this process since it started, for damaged shards
+                    figures["skipped_samples"] = num_skipped
                 self._report("step", step, **figures, tokens_per_s=round(tokens_per_s, 1))
                 logged_at_s, logged_units = time.monotonic(), progress.num_units_seen
 

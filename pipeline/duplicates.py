@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 # Segments that share a landmark all pair up where they are few; else each with the first alone, so that work stays in
 # proportion to the data however common a phrase is.
-MAX_ALL_PAIRS = 8
-FEW_UNITS = 50_000_000
+MAX_ALL_PAIRS = 4
+FEW_UNITS = 10_000_000
 LANDMARK_SCHEMA = pa.schema([("key", pa.uint64()), ("row", pa.uint32()), ("frame", pa.uint16())])
 PAIR_SCHEMA = pa.schema([("left", pa.int64()), ("right", pa.int64()), ("lag", pa.int32()), ("frame", pa.uint16())])
 CANDIDATE_SCHEMA = pa.schema([("left", pa.int64()), ("right", pa.int64()), ("lag", pa.int32())])
@@ -51,11 +51,11 @@ class DuplicatesConfig:
         min_overlap: Share of the dropped segment that the other must have too.
         pairs_per_landmark: Fewer need less space and time (7 bytes a unit each), and find fewer shifted copies.
         landmark_units: 2 finds more copies, 3 or 4 need less time in large corpora, where two units after two others
-            are no rare thing; unless given, 2 up to 50 million units and else 3.
+            are no rare thing; unless given, 2 up to 10 million units and else 3.
     """
 
     drop: Literal["none", "exact", "near"] = "near"
-    min_similarity: float = 0.5
+    min_similarity: float = 0.6
     min_overlap: float = 0.45
     pairs_per_landmark: int = 4
     landmark_units: int | None = None

@@ -51,9 +51,9 @@ if TYPE_CHECKING:
 
 STAGE = "shards"
 WORK = "work"
-# A batch's landmarks are the largest thing that a task holds: some 200 MB.
+# What a task holds of a batch or a partition is some hundred MB.
 PARTS_PER_BATCH = 64
-LANDMARKS_PER_PARTITION = 12_000_000
+LANDMARKS_PER_PARTITION = 4_000_000
 CANDIDATES_PER_PARTITION = 100_000
 UNITS_PER_FILL = 20_000_000
 MOST_FILLS = 256

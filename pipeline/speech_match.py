@@ -134,6 +134,14 @@ def vote(
         min_votes: How many are enough.
         min_span_frames: How far the first and the last of them must lie apart, unless they are many.
     """
+    # Nearly all share one landmark by chance, and go before anything else is sorted.
+    together = left << 32 | right
+    order = np.argsort(together)
+    ends = np.flatnonzero(np.append(np.diff(together[order]) != 0, len(order) > 0)) + 1
+    sizes = np.diff(ends, prepend=0)
+    order = order[np.repeat(sizes >= min_votes, sizes)]
+    left, right, lag, frames = left[order], right[order], lag[order], frames[order]
+
     order = np.lexsort((lag, right, left))
     left, right, lag, frames = left[order], right[order], lag[order], frames[order]
     is_new = np.ones(len(left), bool)

@@ -1,49 +1,72 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.duplicates import find_exact
-
-Segment = tuple[str, list[int], list[int]]
-
-runs = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3)), min_size=1, max_size=3)
+from pipeline import parquet, scatter
+from pipeline.duplicates import LANDMARK_SCHEMA, MAX_ALL_PAIRS, PAIR_SCHEMA, find_exact, propose, share_landmarks
 
 
-def twins_of(*segments: Segment) -> dict[str, str]:
-    return find_exact(
-        (id, np.array(units, np.uint16), np.array(durations, np.uint16)) for id, units, durations in segments
-    )
-
-
-@given(contents=st.lists(runs, max_size=40))
-def test_all_but_the_first_of_equal_segments_are_found(contents: list[list[tuple[int, int]]]) -> None:
-    segments = [(str(i), [unit for unit, _ in run], [length for _, length in run]) for i, run in enumerate(contents)]
-    first: dict[str, str] = {}
+@given(contents=st.lists(st.integers(0, 9), max_size=40), seed=st.integers(0, 9))
+def test_the_first_of_each_content_stays(contents: list[int], seed: int) -> None:
+    order = np.random.default_rng(seed).permutation(len(contents))[: max(0, len(contents) - 3)]
+    halves = (np.array(contents, np.uint64) // np.uint64(3), np.array(contents, np.uint64) % np.uint64(3))
+    gone, twins = find_exact(halves, order)
+    first: dict[int, int] = {}
     expected = {}
-    for id, *content in segments:
-        if id != first.setdefault(str(content), id):
-            expected[id] = first[str(content)]
-    assert twins_of(*segments) == expected
+    for row in order.tolist():
+        if contents[row] in first:
+            expected[row] = first[contents[row]]
+        else:
+            first[contents[row]] = row
+    assert dict(zip(gone.tolist(), twins.tolist(), strict=True)) == expected
 
 
-def test_the_first_stays_and_is_named_by_every_twin() -> None:
-    same = ([1, 2, 1], [3, 1, 7])
-    assert twins_of(("a", *same), ("b", [1, 2], [3, 1]), ("c", *same), ("d", *same)) == {"c": "a", "d": "a"}
+@given(
+    keys=st.lists(st.integers(0, 12), max_size=60),
+    num_files=st.integers(1, 3),
+    num_partitions=st.integers(1, 3),
+)
+def test_shared_landmarks_pair_up_their_segments(
+    keys: list[int], num_files: int, num_partitions: int, tmp_path_factory
+) -> None:
+    """Each landmark here is in a segment of its own; of many that share one, all pair with the first."""
+    folder = tmp_path_factory.mktemp("landmarks")
+    edges = [len(keys) * number // num_files for number in range(num_files + 1)]
+    files = []
+    for number in range(num_files):
+        part = np.array(keys[edges[number] : edges[number + 1]], np.uint64)
+        columns = [part, np.arange(len(part), dtype=np.uint32), np.full(len(part), 5 * number, np.uint16)]
+        files.append(str(folder / f"{number}.scatter"))
+        partitions = (part % np.uint64(num_partitions)).astype(np.int64)
+        scatter.write(files[-1], pa.table(columns, schema=LANDMARK_SCHEMA), partitions, num_partitions)
+    targets = [str(folder / f"pairs-{partition}.scatter") for partition in range(num_partitions)]
+    for partition, target in enumerate(targets):
+        share_landmarks(files, edges[:-1], partition, target, num_rows=len(keys))
+    found = []
+    for partition in range(num_partitions):
+        for table in scatter.gather(targets, partition):
+            if table is not None:
+                found += list(zip(*(table[name].to_pylist() for name in PAIR_SCHEMA.names), strict=True))
+    frame_of = {row: 5 * number for number in range(num_files) for row in range(edges[number], edges[number + 1])}
+    expected = []
+    for key in set(keys):
+        rows = [row for row, other in enumerate(keys) if other == key]
+        lefts = rows if len(rows) <= MAX_ALL_PAIRS else rows[:1]
+        expected += [(a, b, frame_of[a] - frame_of[b], frame_of[a]) for a in lefts for b in rows if a < b]
+    assert sorted(found) == sorted(expected)
 
 
-def test_equal_units_of_other_durations_are_no_twins() -> None:
-    assert twins_of(("a", [1, 2], [3, 4]), ("b", [1, 2], [4, 3]), ("c", [1, 2], [3, 5])) == {}
+def test_candidates_are_those_that_agree_on_a_lag(tmp_path) -> None:
+    def pairs(left: int, right: int, lags: list[int]) -> list[tuple[int, int, int, int]]:
+        return [(left, right, lag, 30 * number) for number, lag in enumerate(lags)]
 
-
-def test_units_are_not_taken_for_durations() -> None:
-    assert twins_of(("a", [1, 2], [3, 4]), ("b", [3, 4], [1, 2]), ("c", [1, 2, 3, 4], [1, 1, 1, 1])) == {}
-
-
-def test_large_units_are_told_apart() -> None:
-    assert twins_of(("a", [256], [1]), ("b", [1], [256]), ("c", [65535], [1]), ("d", [65534], [1])) == {}
-
-
-def test_nothing_gives_nothing() -> None:
-    assert find_exact([]) == {}
+    rows = [*pairs(0, 1, [7, 7, 8, 40, -9]), *pairs(0, 2, [7, 20, 33, 50]), *pairs(1, 2, [-3, -3, -2])]
+    table = pa.Table.from_pylist([dict(zip(PAIR_SCHEMA.names, row, strict=True)) for row in rows], schema=PAIR_SCHEMA)
+    source, target = str(tmp_path / "pairs.scatter"), str(tmp_path / "candidates.parquet")
+    scatter.write(source, table, np.zeros(len(rows), np.int64), 1)
+    propose([source], 0, target, landmark_units=2)
+    assert [(row["left"], row["right"]) for row in parquet.read(target).to_pylist()] == [(0, 1), (1, 2)]
+    assert [row["lag"] for row in parquet.read(target).to_pylist()] == [8, -2]
