@@ -36,7 +36,7 @@ def test_it_is_as_precise_in_bfloat16_as_torchs_kernel() -> None:
         tensors = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]
         attended = attend(*tensors)
         found = [attended, *torch.autograd.grad(attended, tensors, weight.bfloat16())]
-        return [float((mine - true).norm() / true.norm()) for mine, true in zip(found, truth, strict=True)]
+        return [float(((mine - true).norm() / true.norm()).detach()) for mine, true in zip(found, truth, strict=True)]
 
     ours = errors(lambda q, k, v: causal_attention(q, k, v, 8**-0.5))
     torchs = errors(lambda q, k, v: F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)[0])
