@@ -1,8 +1,8 @@
 """Causal attention that does not look across documents, for any transformers causal LM, with nothing spent on pads.
 
 Units of a batch are laid one document behind the other, [1, N]; all layers but attention treat positions alike and need
-not know. Attention is computed document by document on the CPU (torch's flash kernel), and by one kernel for sequences
-of unlike length on a GPU in half precision. Position ids start anew with each document.
+not know. Attention is computed document by document on the CPU, and on a GPU in half precision by one kernel for
+sequences of unlike length (flash). Position ids start anew with each document.
 
 transformers lets most families take their attention from a table of functions; BLOOM and ImageGPT have theirs
 written out, and get attention modules of ours that are otherwise the same.
@@ -22,6 +22,7 @@ from transformers import AttentionInterface
 from transformers.models.bloom.modeling_bloom import BloomAttention, _get_alibi_slopes
 from transformers.models.imagegpt.modeling_imagegpt import ImageGPTAttention
 
+from model.cpu_attention import causal_attention
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
@@ -150,6 +151,9 @@ def attend(
         key, value = (tensor.repeat_interleave(num_sharing, dim=1) for tensor in (key, value))
     parts = zip(*(torch.split(tensor, list(documents.lengths), dim=2) for tensor in (query, key, value)), strict=True)
     bias = None if slopes is None else _alibi(slopes, max(documents.lengths), query.dtype)
+    if slopes is None and dropout == 0 and query.device.type == "cpu" and query.dtype == torch.bfloat16:
+        attended_parts = [causal_attention(q[0], k[0], v[0], scale).transpose(0, 1)[None] for q, k, v in parts]
+        return torch.cat(attended_parts, dim=1)
     attended_parts = [
         F.scaled_dot_product_attention(
             q,
