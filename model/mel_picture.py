@@ -52,5 +52,6 @@ def draw(path: Path, wavs: Mapping[str, NDArray[np.float32]], mel: MelConfig) ->
         axis.set_xlabel("s")
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
-    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    drawn = Image.fromarray(pixels).convert("RGB")
     drawn.quantize(NUM_COLOURS).save(path, format="PNG", optimize=True)  # a third of the size
