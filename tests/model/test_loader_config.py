@@ -58,7 +58,7 @@ def test_training_goes_on_past_a_damaged_shard_and_counts_it(
     )  # fmt: skip
     with pytest.warns(UserWarning, match=r"train-000001\.tar is missing.*left out"):
         train(config, dataset.uri, str(tmp_path / "run"))
-    (last,) = [line for line in read_metrics(tmp_path / "run") if "loss" in line]
+    (last,) = [line for line in read_metrics(str(tmp_path / "run")) if "loss" in line]
     assert last["skipped_samples"] == 24, "six steps of eight samples are one epoch, of which half is gone"
     with pytest.raises(TwistError, match=r"train-000001\.tar is missing"):
         train(replace(config, data=LoaderConfig()), dataset.uri, str(tmp_path / "other"))

@@ -106,12 +106,12 @@ def curve(folder: Path) -> list[dict[str, Any]]:
     """What the metrics say of each step, but for the time it took."""
     return [
         {name: value for name, value in line.items() if name not in ("time", "audio_s_per_s")}
-        for line in read_metrics(folder)
+        for line in read_metrics(str(folder))
     ]
 
 
 def weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
-    path = checkpoint.step_folder(folder, step)
+    path = Path(checkpoint.step_folder(str(folder), step))
     return {**load_file(path / "model.safetensors"), **load_file(path / "discriminators.safetensors")}
 
 
@@ -244,7 +244,7 @@ def test_a_resumed_run_must_be_the_same(tmp_path: Path) -> None:
         train(small_config(num_steps=3, discriminator_start=0, mel_weight=1.0), tmp_path)
     with pytest.raises(TwistError, match="other clips or units"):
         train_vocoder(small_config(num_steps=3, discriminator_start=0), CLIPS, VALIDATION, "other", str(tmp_path))
-    path = checkpoint.step_folder(tmp_path, 3) / "discriminators.safetensors"
+    path = Path(checkpoint.step_folder(str(tmp_path), 3), "discriminators.safetensors")
     path.write_bytes(path.read_bytes()[:-4] + b"ouch")
     with pytest.raises(TwistError, match=r"damaged \(discriminators.safetensors\)"):
         train(small_config(num_steps=3, discriminator_start=0), tmp_path)
