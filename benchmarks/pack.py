@@ -57,6 +57,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes: a minute at most")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     arguments = parser.parse_args()
+    if len(arguments.scales) < 2:
+        parser.error("growth is told between two sizes: give --scales at least two")
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])  # of Ray's workers
     scales = QUICK_SCALES if arguments.quick else arguments.scales
     step = "pack_run_here" if arguments.one_core else "pack_run"

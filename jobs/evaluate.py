@@ -70,8 +70,9 @@ def table(evaluation: Evaluation) -> str:
     unigrams = {**evaluation.unigram.corpora, MEAN: evaluation.unigram.mean}
     for name, score in scores.items():
         low, high = evaluation.intervals[name]
+        interval = f"{low:.2f} to {high:.2f}" if low < high else "one speaker"
         unigram = f"{unigrams[name].perplexity:.2f}"
-        rows.append((name, f"{score.perplexity:.2f}", f"{low:.2f} to {high:.2f}", unigram, f"{score.num_targets:,}"))
+        rows.append((name, f"{score.perplexity:.2f}", interval, unigram, f"{score.num_targets:,}"))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(

@@ -55,8 +55,9 @@ WORK = "work"
 PARTS_PER_BATCH = 64
 LANDMARKS_PER_PARTITION = 4_000_000
 CANDIDATES_PER_PARTITION = 100_000
-UNITS_PER_FILL = 20_000_000
-MOST_FILLS = 256
+# Samples of ten million units take a GiB as objects.
+UNITS_PER_FILL = 8_000_000
+MOST_FILLS = 1024
 # Fewer tasks than this are done here, without a cluster.
 FEW_TASKS = 2
 

@@ -52,7 +52,7 @@ def join(uri: str, *parts: str) -> str:
 
 def absolute(uri: str) -> str:
     """`uri` so that a process with another working directory finds the same file."""
-    return uri if is_s3(uri) else str(Path(uri).absolute())
+    return uri if is_s3(uri) else os.path.abspath(uri)  # noqa: PTH100 - which also resolves `..`, by name
 
 
 def open_read(uri: str, read_ahead_bytes: int = s3.READ_AHEAD_BYTES) -> io.BufferedReader:
