@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from model.distributed import Ranks
+
 UNFINISHED_PREFIX = ".saving-"
 CHECKSUMS = "checksums.json"
 TRAINER_STATE = "trainer_state.json"
@@ -77,6 +79,17 @@ def steps(folder: str) -> list[int]:
     if not Path(folder).is_dir():
         return []
     return sorted(int(p.name) for p in Path(folder).iterdir() if p.is_dir() and re.fullmatch(r"\d{8,}", p.name))
+
+
+def newest_step(folder: str, ranks: Ranks) -> int:
+    """The step of the newest checkpoint, 0 where there is none; all processes call this as a run begins.
+
+    What a killed run left half-written is removed first.
+    """
+    if not ranks.is_main:
+        return ranks.from_main(0)
+    remove_unfinished(folder)
+    return ranks.from_main(max(steps(folder), default=0))
 
 
 def best_folder(folder: str) -> str:

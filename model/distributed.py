@@ -55,6 +55,10 @@ class Ranks:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
+    def autocast(self, precision: str) -> torch.autocast:
+        """Computes in bfloat16 where `precision` says so, and as weights are stored where not."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
     def data_parallel(self, model: nn.Module, *, may_skip_parameters: bool = False) -> nn.Module:
         """The model, wrapped where there are other processes to average gradients with.
 

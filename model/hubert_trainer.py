@@ -146,7 +146,7 @@ class _Pretraining:
         torch.manual_seed(config.seed)
         self.model = HubertPretraining(config, train_clips.num_units)
         self.progress = Progress()
-        resumed_step = self._newest_step()
+        resumed_step = checkpoint.newest_step(folder, ranks)
         if resumed_step:
             newest = Path(checkpoint.step_folder(folder, resumed_step))
             self._load_weights(newest, resumed_step)
@@ -234,7 +234,7 @@ class _Pretraining:
         sums = torch.zeros(len(PretrainLoss._fields), dtype=torch.float64, device=ranks.device)
         for number, micro_batch in enumerate(batch.micro_batches, start=1):
             with gradient_sync(self.data_parallel_model, is_last=number == len(batch.micro_batches)):
-                with self._autocast():
+                with self.ranks.autocast(self.config.precision):
                     loss: PretrainLoss = self.data_parallel_model(*(part.to(ranks.device) for part in micro_batch))
                     # Data parallelism takes the mean over processes; units are counted over all of them.
                     told = config.masked_weight * loss.masked_nll / batch.num_masked
@@ -267,7 +267,7 @@ class _Pretraining:
         self.ranks.copy_from_main(self.model.buffers())
         sums = torch.zeros(len(PretrainLoss._fields) + 2, dtype=torch.float64, device=self.ranks.device)
         for wav, units, is_masked in self.validation:
-            with self._autocast():
+            with self.ranks.autocast(self.config.precision):
                 loss = self.model(*(part.to(self.ranks.device) for part in (wav, units, is_masked)))
             counts = torch.tensor([is_masked.sum(), (~is_masked).sum()], device=self.ranks.device)
             sums += torch.cat([torch.stack([value.double() for value in loss]), counts.double()])
@@ -325,22 +325,12 @@ class _Pretraining:
             raise TwistError(f"pretrain.init {init} has no weight that fits pretrain.model; give one of like shape")
         self._report("init", 0, num_taken=num_taken, num_all=num_all)
 
-    def _newest_step(self) -> int:
-        """The step of the newest checkpoint, 0 where there is none."""
-        if not self.ranks.is_main:
-            return self.ranks.from_main(0)
-        checkpoint.remove_unfinished(self.folder)
-        return self.ranks.from_main(max(checkpoint.steps(self.folder), default=0))
-
     def _report(self, event: str, step: int, **figures: Any) -> None:
         if not self.ranks.is_main:
             return
         if event in ("step", "validation"):
             self.metrics.append(step, **figures)
         self.on_event({"event": event, "step": step, **figures})
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
 
 def _prediction(totals: list[float], num_masked: float, num_unmasked: float) -> UnitPrediction:

@@ -158,7 +158,7 @@ class _Training:
             rank=ranks.rank,
             world_size=ranks.world_size,
         )
-        resumed_step = self._newest_step()
+        resumed_step = checkpoint.newest_step(folder, ranks)
         if resumed_step:
             state = checkpoint.load_trainer_state(folder, resumed_step)
             self._refuse_other_settings(state, resumed_step)
@@ -346,13 +346,6 @@ class _Training:
     def _report_checkpoints(self) -> None:
         for step in self.checkpoint_writer.made():
             self._report("checkpoint", step, path=checkpoint.step_folder(self.folder, step))
-
-    def _newest_step(self) -> int:
-        """The step of the newest checkpoint, 0 where there is none."""
-        if not self.ranks.is_main:
-            return self.ranks.from_main(0)
-        checkpoint.remove_unfinished(self.folder)
-        return self.ranks.from_main(max(checkpoint.steps(self.folder), default=0))
 
     def _refuse_other_settings(self, state: dict[str, Any], resumed_step: int) -> None:
         checkpoint.refuse_other_settings(state["config"], self.config, self.config.changeable, self.folder)

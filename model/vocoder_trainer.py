@@ -2,8 +2,8 @@
 
 Each checkpoint is a vocoder's folder (model/vocoder_checkpoint.py), and beside it what a resumed run needs:
 
-    FOLDER/00001000/   config.json, model.safetensors, discriminators.safetensors, optimizer.pt, trainer_state.json,
-                       checksums.json
+    FOLDER/00001000/   config.json, model.safetensors, discriminators.safetensors,
+                       optimizer-00000-of-00001.safetensors, trainer_state.json, checksums.json
     FOLDER/samples/    recorded and made audio of a few validation clips, and pictures of both
 
 A step updates the discriminators, then the vocoder. Both are in one AdamW, which leaves alone what has no gradient: the
@@ -168,7 +168,7 @@ class _Training:
         self.vocoder.add_weight_norm()
         self.discriminators = Discriminators(config.discriminator_width)
         self.progress = Progress()
-        resumed_step = self._newest_step()
+        resumed_step = checkpoint.newest_step(folder, ranks)
         if resumed_step:
             newest = Path(checkpoint.step_folder(folder, resumed_step))
             self._load_weights(newest, resumed_step)
@@ -257,7 +257,7 @@ class _Training:
         wav, frames, units, durations = (
             part.to(ranks.device) for part in (batch.wav, batch.frames, batch.units, batch.durations)
         )
-        with self._autocast():
+        with self.ranks.autocast(self.config.precision):
             made, log_durations = self.parallel_generator(frames, units, (durations > 0).sum(dim=1))
         made = made.float()
         losses: dict[str, Tensor] = {}
@@ -273,7 +273,7 @@ class _Training:
         loss = config.mel_weight * losses["mel_distance"] + config.duration_weight * losses["duration_error"]
         if plays_against:
             self.discriminators.requires_grad_(False)
-            with self._autocast():
+            with self.ranks.autocast(self.config.precision):
                 with torch.no_grad():
                     maps_of_recorded = self.discriminators(wav)
                 maps_of_made = self.discriminators(made)
@@ -300,7 +300,7 @@ class _Training:
 
     def _update_discriminators(self, wav: Tensor, made: Tensor) -> Tensor:
         """One update of the discriminators on recorded and made audio [B, S]; gives their loss."""
-        with self._autocast():
+        with self.ranks.autocast(self.config.precision):
             maps = self.parallel_discriminators(torch.cat([wav, made]))
             recorded = [[each[: len(wav)] for each in of_one] for of_one in maps]
             loss = discriminator_loss(recorded, [[each[len(wav) :] for each in of_one] for of_one in maps])
@@ -344,7 +344,7 @@ class _Training:
         self.vocoder.train()
 
     def _make(self, frames: Tensor) -> Tensor:
-        with self._autocast():
+        with self.ranks.autocast(self.config.precision):
             wav: Tensor = self.vocoder(frames)
         return wav.float()
 
@@ -396,19 +396,9 @@ class _Training:
         given.add_weight_norm()
         self.vocoder.load_state_dict(given.state_dict())
 
-    def _newest_step(self) -> int:
-        """The step of the newest checkpoint, 0 where there is none."""
-        if not self.ranks.is_main:
-            return self.ranks.from_main(0)
-        checkpoint.remove_unfinished(self.folder)
-        return self.ranks.from_main(max(checkpoint.steps(self.folder), default=0))
-
     def _report(self, event: str, step: int, **figures: Any) -> None:
         if not self.ranks.is_main:
             return
         if event in ("step", "validation"):
             self.metrics.append(step, **figures)
         self.on_event({"event": event, "step": step, **figures})
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.ranks.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bfloat16")

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import TwistError
+from pipeline.range_reader import RangeReader
 
 _MEMBER = re.compile(r"(?P<file>.+)#offset=(?P<offset>\d+)&length=(?P<length>\d+)&member=(?P<member>[^#]+)")
 _ROW = re.compile(r"(?P<file>.+)#row_group=(?P<group>\d+)&row=(?P<row>\d+)&column=(?P<column>[^#&]+)")
@@ -96,38 +97,17 @@ def _open_file(uri: str, read_ahead_bytes: int | None) -> io.BufferedReader:
     return storage.open_read(uri) if read_ahead_bytes is None else storage.open_read(uri, read_ahead_bytes)
 
 
-class _Part(io.RawIOBase):
+class _Part(RangeReader):
     """A stretch of an open file, as a file of its own."""
 
     def __init__(self, file: io.BufferedReader, offset: int, length: int) -> None:
+        super().__init__(length, self._read)
         self._file = file
         self._offset = offset
-        self._length = length
-        self._position = 0
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        length = min(len(buffer), self._length - self._position)
-        if length <= 0:
-            return 0
-        self._file.seek(self._offset + self._position)
-        data = self._file.read(length)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+    def _read(self, start: int, length: int) -> bytes:
+        self._file.seek(self._offset + start)
+        return self._file.read(length)
 
     def close(self) -> None:
         self._file.close()

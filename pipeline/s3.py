@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import TwistError
+from pipeline.range_reader import RangeReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,7 +69,7 @@ def read_range(uri: str, start: int, length: int) -> bytes:
 
 def open_read(uri: str, read_ahead_bytes: int = READ_AHEAD_BYTES) -> io.BufferedReader:
     """A seekable reader that asks for ranges as they are needed."""
-    return io.BufferedReader(_Reader(uri), read_ahead_bytes)
+    return io.BufferedReader(RangeReader(size(uri), functools.partial(read_range, uri)), read_ahead_bytes)
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -253,35 +254,3 @@ def _as_os_errors(uri: str) -> Iterator[None]:
         raise ConnectionError(f"{uri}: {error}") from error
     except BotoCoreError as error:
         raise ConnectionError(f"{uri}: {error}") from error
-
-
-class _Reader(io.RawIOBase):
-    """Random access to one object through ranged GETs; wrap it in a BufferedReader."""
-
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
-        self._size = size(uri)
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        length = min(len(buffer), self._size - self._position)
-        if length <= 0:
-            return 0
-        data = read_range(self._uri, self._position, length)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
