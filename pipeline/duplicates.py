@@ -3,7 +3,7 @@
 How near duplicates are found, with segments of any number in bounded memory (see speech_match.py for what is compared):
 
 1. `survey.py` writes each segment's pairs of landmarks, dealt out by their hashes.
-2. `share_landmarks` brings equal ones together: which two segments share one, and at which lag; dealt out by segment.
+2. `share_landmarks` brings equal ones together: which two segments share one, and at which lag; dealt out by the later segment.
 3. `propose` lets these vote: candidates.
 4. `fetch_speech` brings the candidates' units together, and `compare` aligns them.
 5. `choose_twins` decides which of two stays.
@@ -98,15 +98,15 @@ def find_exact(
     return order[grouped[~is_new]], order[keeper[~is_new]]
 
 
-def share_landmarks(files: Sequence[str], bases: Sequence[int], partition: int, target: str, num_rows: int) -> None:
+def share_landmarks(files: Sequence[str], bases: Sequence[int], partition: int, target: str) -> None:
     """Writes which segments share landmarks, of one partition of these.
 
     Args:
         files: What the survey wrote, by batch.
         bases: Number of the first segment of each batch.
         partition: Which of the files' partitions.
-        target: Where to write; as many partitions as these files have, by the left segment.
-        num_rows: Of all segments.
+        target: Where to write; as many partitions as these files have, by the right segment. The left one is the first
+            that has the landmark, which for all that is common lies in the first few segments.
     """
     num_partitions = scatter.num_partitions(files[0])
     tables = scatter.gather(files, partition)
@@ -118,7 +118,7 @@ def share_landmarks(files: Sequence[str], bases: Sequence[int], partition: int, 
     del tables, found
     left, right, lag, frame = _shared(keys, rows, frames)
     table = pa.table([left, right, lag.astype(np.int32), frame.astype(np.uint16)], schema=PAIR_SCHEMA)
-    scatter.write(target, table, left * num_partitions // max(1, num_rows), num_partitions)
+    scatter.write(target, table, right % num_partitions, num_partitions)
 
 
 def _shared(

@@ -163,7 +163,7 @@ class _Packing:
         if near.drop != "none":
             reasons.exact(priority)
         if near.drop == "near":
-            similar = self._similar(survey, bases, len(table))
+            similar = self._similar(survey, bases)
             reasons.near(similar, priority, splits != SPLITS.index("train"), near, self._frame_rate_hz)
 
         kept = reasons.kept()
@@ -232,12 +232,12 @@ class _Packing:
         priority[~reasons.kept()] = -1
         return priority
 
-    def _similar(self, survey: Survey, bases: list[int], num_rows: int) -> pa.Table:
+    def _similar(self, survey: Survey, bases: list[int]) -> pa.Table:
         """Segments that may be of one recording, compared (SIMILAR_SCHEMA)."""
         landmarks = [survey.landmarks_uri(batch.number) for batch in self.batches]
         partitions = range(survey.num_partitions)
         pairs = [storage.join(self.folder, f"pairs-{number:06d}.scatter") for number in partitions]
-        share = functools.partial(_unless_done, duplicates.share_landmarks, landmarks, bases, num_rows=num_rows)
+        share = functools.partial(_unless_done, duplicates.share_landmarks, landmarks, bases)
         self._map(share, list(zip(partitions, pairs, strict=True)), "groups of landmarks")
         proposed = [storage.join(self.folder, f"candidates-{number:06d}.parquet") for number in partitions]
         landmark_units = survey.duplicates.landmark_units

@@ -44,7 +44,7 @@ def test_shared_landmarks_pair_up_their_segments(
         scatter.write(files[-1], pa.table(columns, schema=LANDMARK_SCHEMA), partitions, num_partitions)
     targets = [str(folder / f"pairs-{partition}.scatter") for partition in range(num_partitions)]
     for partition, target in enumerate(targets):
-        share_landmarks(files, edges[:-1], partition, target, num_rows=len(keys))
+        share_landmarks(files, edges[:-1], partition, target)
     found = []
     for partition in range(num_partitions):
         for table in scatter.gather(targets, partition):
@@ -57,6 +57,18 @@ def test_shared_landmarks_pair_up_their_segments(
         lefts = rows if len(rows) <= MAX_ALL_PAIRS else rows[:1]
         expected += [(a, b, frame_of[a] - frame_of[b], frame_of[a]) for a in lefts for b in rows if a < b]
     assert sorted(found) == sorted(expected)
+
+
+def test_a_common_landmark_is_work_for_all_partitions(tmp_path) -> None:
+    """All pair with the first that has it: dealt out by that one, a single task would get as much as there is."""
+    num_rows, num_partitions = 1000, 4
+    columns = [np.zeros(num_rows, np.uint64), np.arange(num_rows, dtype=np.uint32), np.zeros(num_rows, np.uint16)]
+    source, target = str(tmp_path / "landmarks.scatter"), str(tmp_path / "pairs.scatter")
+    scatter.write(source, pa.table(columns, schema=LANDMARK_SCHEMA), np.zeros(num_rows, np.int64), num_partitions)
+    share_landmarks([source], [0], 0, target)
+    sizes = [len(scatter.gather([target], partition)[0] or ()) for partition in range(num_partitions)]
+    assert sum(sizes) == num_rows - 1
+    assert max(sizes) - min(sizes) <= 1
 
 
 def test_candidates_are_those_that_agree_on_a_lag(tmp_path) -> None:
