@@ -13,6 +13,8 @@ PARITY := .venv-parity
 AUDIO  ?=
 RUN     = $(if $(strip $(AUDIO)),runs/demo-$$(basename "$(AUDIO)"),runs/demo)
 JOBS   ?= 2
+# A test process that dies ends the run: pytest-xdist 3.8 may wait for ever for the one that takes its place (#1323).
+PARALLEL = -n $(JOBS) --dist loadgroup --max-worker-restart 0
 
 .PHONY: demo setup setup-dev test faults parity check format clean
 
@@ -31,10 +33,10 @@ setup: $(VENV)/.runtime
 setup-dev: $(VENV)/.dev
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not faults"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not faults"
 
 faults: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests/faults tests/jobs/test_faults.py \
+	$(BIN)/python -m pytest $(PARALLEL) tests/faults tests/jobs/test_faults.py \
 		tests/jobs/test_s3_run.py tests/jobs/test_run.py tests/pipeline/test_dataflow.py tests/pipeline/test_s3_faults.py
 
 parity: $(VENV)/.dev $(PARITY)/.ready

@@ -26,11 +26,11 @@ from pipeline.split import SplitConfig, assign_splits
 from pipeline.stage import DROPPED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
 RECORDING_COLUMNS = ["recording_id", "corpus", "speaker", "split", "language"]
+# As Python's texts; of all at once they take several times the space of the columns.
+IDS_AT_ONCE = 100_000
 
 
 @dataclass(frozen=True)
@@ -120,13 +120,9 @@ def arrange(
     size = np.bincount(samples[kept], num_units[kept], len(samples))[firsts].astype(np.int64)
     last = np.zeros(len(samples), np.int64)
     last[samples[kept]] = kept  # the last assignment stays
-    ids = segment_ids.take(pa.array(firsts)).to_pylist()
-    ends = segment_ids.take(pa.array(last[firsts])).to_pylist()
-    joined = [
-        one if one == end else f"{one.rpartition('-')[0]}-{end.rpartition('-')[2]}"
-        for one, end in zip(ids, ends, strict=True)
-    ]
-    order = np.argsort(_places(joined, seed), kind="stable")
+    is_joined = last[firsts] != firsts
+    ids = _sample_ids(segment_ids, firsts, last[firsts])
+    order = np.argsort(_places(ids, seed), kind="stable")
     names: list[str] = []
     shard, index = (np.full(len(samples), -1, np.int32) for _ in range(2))
     for number, split in enumerate(SPLITS):
@@ -141,13 +137,23 @@ def arrange(
     member = np.zeros(len(samples), np.int32)
     shard[kept], index[kept] = shard[samples[kept]], index[samples[kept]]
     member[kept] = _member(samples[kept])
-    is_joined = np.zeros(len(samples), bool)
-    is_joined[firsts] = [one != end for one, end in zip(ids, ends, strict=True)]
     of_sample = np.full(len(samples), -1, np.int64)
-    of_sample[firsts] = np.arange(len(firsts))
-    chosen = np.where((samples >= 0) & is_joined[samples], of_sample[samples], -1)
-    sample_ids = pa.array(joined, pa.large_string()).take(pa.array(chosen, mask=chosen < 0))
+    of_sample[firsts[is_joined]] = np.flatnonzero(is_joined)
+    chosen = np.where(samples >= 0, of_sample[samples], -1)
+    sample_ids = ids.take(pa.array(chosen, mask=chosen < 0))
     return Arrangement(names, shard, index, member, sample_ids)
+
+
+def _sample_ids(segment_ids: pa.ChunkedArray, firsts: NDArray[np.int64], lasts: NDArray[np.int64]) -> pa.Array:
+    """[samples] the id of each: its segment's, or from where its first begins to where its last ends."""
+    ids = segment_ids.take(pa.array(firsts)).combine_chunks()
+    is_joined = lasts != firsts
+    if not is_joined.any():
+        return ids
+    begins = pc.replace_substring_regex(ids.filter(pa.array(is_joined)), "-[^-]*$", "-")
+    ends = pc.replace_substring_regex(segment_ids.take(pa.array(lasts[is_joined])).combine_chunks(), "^.*-", "")
+    nothing = pa.scalar("", begins.type)
+    return pc.replace_with_mask(ids, pa.array(is_joined), pc.binary_join_element_wise(begins, ends, nothing))
 
 
 def _member(samples: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -202,10 +208,11 @@ def even_edges(sizes: NDArray[np.int64], units_per_shard: int, minimum: int) -> 
     return [*starts.tolist(), len(sizes)]
 
 
-def _places(sample_ids: Sequence[str], seed: int) -> NDArray[np.uint64]:
+def _places(sample_ids: pa.Array, seed: int) -> NDArray[np.uint64]:
     """Where the shuffle puts each sample: as evenly as a hash spreads them."""
-    return np.fromiter(
-        (int.from_bytes(hashlib.blake2b(f"{seed}:{id}".encode(), digest_size=8).digest(), "big") for id in sample_ids),
-        np.uint64,
-        len(sample_ids),
-    )
+    places = np.empty(len(sample_ids), np.uint64)
+    for start in range(0, len(sample_ids), IDS_AT_ONCE):
+        ids = sample_ids.slice(start, IDS_AT_ONCE).to_pylist()
+        digests = b"".join(hashlib.blake2b(f"{seed}:{id}".encode(), digest_size=8).digest() for id in ids)
+        places[start : start + len(ids)] = np.frombuffer(digests, ">u8")
+    return places

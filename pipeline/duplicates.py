@@ -3,7 +3,8 @@
 How near duplicates are found, with segments of any number in bounded memory (see speech_match.py for what is compared):
 
 1. `survey.py` writes each segment's pairs of landmarks, dealt out by their hashes.
-2. `share_landmarks` brings equal ones together: which two segments share one, and at which lag; dealt out by the later segment.
+2. `share_landmarks` brings equal ones together: which two segments share one, and at which lag; dealt out by the
+   later segment.
 3. `propose` lets these vote: candidates.
 4. `fetch_speech` brings the candidates' units together, and `compare` aligns them.
 5. `choose_twins` decides which of two stays.
@@ -12,7 +13,7 @@ How near duplicates are found, with segments of any number in bounded memory (se
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,7 @@ from pipeline.errors import TwistError
 from pipeline.speech_match import MIN_SHARED_PAIRS, MIN_SPAN_FRAMES, align, vote
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 MAX_ALL_PAIRS = 4
 FEW_UNITS = 10_000_000
 LANDMARK_SCHEMA = pa.schema([("key", pa.uint64()), ("row", pa.uint32()), ("frame", pa.uint16())])
-PAIR_SCHEMA = pa.schema([("left", pa.int64()), ("right", pa.int64()), ("lag", pa.int32()), ("frame", pa.uint16())])
+PAIR_SCHEMA = pa.schema([("left", pa.uint32()), ("right", pa.uint32()), ("lag", pa.int32()), ("frame", pa.uint16())])
 CANDIDATE_SCHEMA = pa.schema([("left", pa.int64()), ("right", pa.int64()), ("lag", pa.int32())])
 SPEECH_SCHEMA = pa.schema([("row", pa.int64()), ("units", pa.list_(pa.uint16())), ("durations", pa.list_(pa.uint16()))])
 SIMILAR_SCHEMA = pa.schema(
@@ -109,23 +110,25 @@ def share_landmarks(files: Sequence[str], bases: Sequence[int], partition: int, 
             that has the landmark, which for all that is common lies in the first few segments.
     """
     num_partitions = scatter.num_partitions(files[0])
-    tables = scatter.gather(files, partition)
-    found = [(table, base) for table, base in zip(tables, bases, strict=True) if table is not None]
-    empty = np.empty(0, np.int64)
-    keys = np.concatenate([np.empty(0, np.uint64), *(table["key"].to_numpy() for table, _ in found)])
-    rows = np.concatenate([empty, *(table["row"].to_numpy().astype(np.int64) + base for table, base in found)])
-    frames = np.concatenate([empty, *(table["frame"].to_numpy().astype(np.int64) for table, _ in found)])
-    del tables, found
-    left, right, lag, frame = _shared(keys, rows, frames)
-    table = pa.table([left, right, lag.astype(np.int32), frame.astype(np.uint16)], schema=PAIR_SCHEMA)
-    scatter.write(target, table, right % num_partitions, num_partitions)
+    found = [
+        (table, base) for table, base in zip(scatter.gather(files, partition), bases, strict=True) if table is not None
+    ]
+    keys = _concatenated(np.uint64, (table["key"].to_numpy() for table, _ in found))
+    rows = _concatenated(np.uint32, (table["row"].to_numpy() + np.uint32(base) for table, base in found))
+    frames = _concatenated(np.int32, (table["frame"].to_numpy().astype(np.int32) for table, _ in found))
+    del found
+    table = _shared(keys, rows, frames)
+    scatter.write(target, table, table["right"].to_numpy() % num_partitions, num_partitions)
 
 
-def _shared(
-    keys: NDArray[np.uint64], rows: NDArray[np.int64], frames: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Two segments with a landmark in common, the lag between them there, and its frame in the first."""
-    order = np.argsort(keys, kind="stable")  # rows ascend within a key
+def _concatenated(dtype: type, arrays: Iterable[NDArray[Any]]) -> NDArray[Any]:
+    return np.concatenate([np.empty(0, dtype), *arrays])
+
+
+def _shared(keys: NDArray[np.uint64], rows: NDArray[np.uint32], frames: NDArray[np.int32]) -> pa.Table:
+    """Two segments with a landmark in common, the lag between them there, and its frame in the first (PAIR_SCHEMA)."""
+    # A task holds millions of landmarks, and this machine as many tasks as cores: 4 bytes a number, not 8.
+    order = np.argsort(keys, kind="stable").astype(np.int32)  # rows ascend within a key
     keys = keys[order]
     is_new = np.ones(len(keys), bool)
     is_new[1:] = keys[1:] != keys[:-1]
@@ -134,8 +137,9 @@ def _shared(
     many = sizes > 1
     starts, sizes = starts[many], sizes[many]
     # Places in `order` of all keys that come more than once: number within their run, and the run's size.
-    run = np.repeat(np.arange(len(starts)), sizes)
-    number = np.arange(len(run)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    starts, sizes = starts.astype(np.int32), sizes.astype(np.int32)
+    run = np.repeat(np.arange(len(starts), dtype=np.int32), sizes)
+    number = np.arange(len(run), dtype=np.int32) - np.repeat(np.cumsum(sizes, dtype=np.int32) - sizes, sizes)
     place = starts[run] + number
     lefts, rights = [place[:0]], [place[:0]]
     for step in range(1, MAX_ALL_PAIRS):
@@ -148,7 +152,8 @@ def _shared(
     first, second = order[np.concatenate(lefts)], order[np.concatenate(rights)]
     other = rows[first] != rows[second]
     first, second = first[other], second[other]
-    return rows[first], rows[second], frames[first] - frames[second], frames[first]
+    columns = [rows[first], rows[second], frames[first] - frames[second], frames[first].astype(np.uint16)]
+    return pa.table(columns, schema=PAIR_SCHEMA)
 
 
 def propose(files: Sequence[str], partition: int, target: str, landmark_units: int) -> None:
@@ -156,7 +161,7 @@ def propose(files: Sequence[str], partition: int, target: str, landmark_units: i
     tables = [table for table in scatter.gather(files, partition) if table is not None]
     table = pa.concat_tables([PAIR_SCHEMA.empty_table(), *tables])
     found = vote(
-        *(table[name].to_numpy().astype(np.int64) for name in PAIR_SCHEMA.names),
+        *(table[name].to_numpy() for name in PAIR_SCHEMA.names),
         min_votes=MIN_SHARED_PAIRS[landmark_units],
         min_span_frames=MIN_SPAN_FRAMES,
     )

@@ -362,8 +362,9 @@ class _Reasons:
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table
-        self._reasons = np.array(table["reason"].to_pylist(), object)
-        own = np.flatnonzero(self._reasons != None)  # noqa: E711 - elementwise
+        self._reasons = np.full(len(table), None, object)
+        own = np.flatnonzero(table["reason"].is_valid())
+        self._reasons[own] = table["reason"].take(pa.array(own)).to_pylist()
         self._details = dict(zip(own.tolist(), table["detail"].take(pa.array(own)).to_pylist(), strict=True))
 
     def kept(self) -> NDArray[np.bool_]:
@@ -373,7 +374,8 @@ class _Reasons:
 
     def exact(self, priority: NDArray[np.int64]) -> None:
         """Segments with the very units of another go."""
-        halves = np.frombuffer(b"".join(self._table["content"].to_pylist()), "<u8").reshape(-1, 2)
+        contents = [chunk for chunk in self._table["content"].chunks if len(chunk)]
+        halves = np.concatenate([np.empty((0, 2), "<u8"), *map(_halves, contents)])
         order = np.argsort(priority, kind="stable")
         order = order[priority[order] >= 0]
         gone, twins = duplicates.find_exact((halves[:, 0], halves[:, 1]), order)
@@ -420,6 +422,12 @@ class _Reasons:
     def _ids(self, rows: NDArray[np.int64]) -> list[str]:
         ids: list[str] = self._table["segment_id"].take(pa.array(rows)).to_pylist()
         return ids
+
+
+def _halves(contents: pa.FixedSizeBinaryArray) -> NDArray[np.uint64]:
+    """[rows, 2] two halves of each hash."""
+    whole = np.frombuffer(contents.buffers()[1], "<u8").reshape(-1, 2)
+    return whole[contents.offset : contents.offset + len(contents)]
 
 
 def _unless_done(function: Callable[..., None], *given: Any, **named: Any) -> None:

@@ -37,12 +37,15 @@ def write(uri: str, table: pa.Table, partitions: NDArray[np.integer], num_partit
     order = np.argsort(partitions, kind="stable")
     table = table.take(pa.array(order)).combine_chunks()
     ends = np.searchsorted(partitions[order], np.arange(num_partitions), side="right")
-    blobs = []
+    content = pa.BufferOutputStream()
+    offsets = [8 * (num_partitions + 1)]
     for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
-        blobs.append(_to_bytes(table.slice(start, end - start)) if end > start else b"")
-    header_bytes = 8 * (num_partitions + 1)
-    offsets = np.cumsum([header_bytes, *map(len, blobs)], dtype="<i8")
-    storage.write_bytes(uri, b"".join([offsets.tobytes(), *blobs]))
+        if end > start:
+            with pa.ipc.new_stream(content, table.schema) as writer:
+                writer.write_table(table.slice(start, end - start))
+        offsets.append(offsets[0] + content.tell())
+    del table
+    storage.write_bytes(uri, b"".join([np.array(offsets, "<i8").tobytes(), content.getvalue()]))
 
 
 def gather(uris: Sequence[str], partition: int) -> list[pa.Table | None]:
@@ -55,14 +58,6 @@ def gather(uris: Sequence[str], partition: int) -> list[pa.Table | None]:
 def _read(uri: str, partition: int) -> bytes:
     start, end = np.frombuffer(storage.read_range(uri, 8 * partition, 16), "<i8").tolist()
     return storage.read_range(uri, start, end - start) if end > start else b""
-
-
-def _to_bytes(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
 
 
 def num_partitions(uri: str) -> int:

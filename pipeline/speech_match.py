@@ -116,10 +116,10 @@ def landmark_pairs(
 
 
 def vote(
-    left: NDArray[np.int64],
-    right: NDArray[np.int64],
-    lag: NDArray[np.int64],
-    frames: NDArray[np.int64],
+    left: NDArray[np.integer],
+    right: NDArray[np.integer],
+    lag: NDArray[np.integer],
+    frames: NDArray[np.integer],
     *,
     min_votes: int,
     min_span_frames: int,
@@ -135,12 +135,13 @@ def vote(
         min_span_frames: How far the first and the last of them must lie apart, unless they are many.
     """
     # Nearly all share one landmark by chance, and go before anything else is sorted.
-    together = left << 32 | right
+    together = left.astype(np.int64) << 32 | right
     order = np.argsort(together)
     ends = np.flatnonzero(np.append(np.diff(together[order]) != 0, len(order) > 0)) + 1
     sizes = np.diff(ends, prepend=0)
     order = order[np.repeat(sizes >= min_votes, sizes)]
-    left, right, lag, frames = left[order], right[order], lag[order], frames[order]
+    del together
+    left, right, lag, frames = (column[order].astype(np.int64) for column in (left, right, lag, frames))
 
     order = np.lexsort((lag, right, left))
     left, right, lag, frames = left[order], right[order], lag[order], frames[order]
