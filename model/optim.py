@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Schedule = Literal["inverse_sqrt", "cosine", "linear"]
+Precision = Literal["float32", "bfloat16"]
 
 
 def adamw(model: nn.Module, betas: tuple[float, float], weight_decay: float, eps: float = 1e-8) -> torch.optim.AdamW:

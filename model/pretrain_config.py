@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
 from model.distributed import Device
 from model.hubert import HubertConfig
-from model.optim import Schedule, learning_rate
-from pipeline.errors import TwistError
+from model.optim import Precision, Schedule
+from model.training_rules import Rules, may_change, rate_of_step
 
 CHANGEABLE = frozenset(
     {"gradient_accumulation", "validate_every", "checkpoint_every", "keep_last", "log_every", "num_workers", "device"}
@@ -86,7 +84,7 @@ class PretrainConfig:
     layer_drop: float = 0.05
     validation_share: float = 0.02
     validation_clips: int = 500
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     seed: int = 0
     validate_every: int = 1000
     checkpoint_every: int = 1000
@@ -96,65 +94,22 @@ class PretrainConfig:
     device: Device = "auto"
 
     def __post_init__(self) -> None:
-        for name in (
-            "batch_size",
-            "gradient_accumulation",
-            "num_steps",
-            "mask_span_frames",
-            "embedding_dim",
-            "validation_clips",
-            "validate_every",
-            "checkpoint_every",
-            "keep_last",
-            "log_every",
-        ):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in (
-            "warmup_steps",
-            "num_workers",
-            "seed",
-            "weight_decay",
-            "masked_weight",
-            "unmasked_weight",
-            "feature_penalty",
-            "feature_gradient_scale",
-        ):
-            self._require(name, 0 <= getattr(self, name) < math.inf, "at least 0")
-        for name in ("crop_s", "peak_lr", "eps", "logit_temperature"):
-            self._require(name, 0 < getattr(self, name) < math.inf, "above 0")
+        rules = Rules("pretrain", self)
+        rules.common()
+        rules.at_least_one("gradient_accumulation", "mask_span_frames", "embedding_dim", "validation_clips")
+        rules.at_least_zero("masked_weight", "unmasked_weight", "feature_penalty", "feature_gradient_scale")
+        rules.above_zero("crop_s", "eps", "logit_temperature")
         for name in ("dropout", "layer_drop"):
-            self._require(name, 0 <= getattr(self, name) < 1, "from 0 to below 1")
+            rules.require(name, 0 <= getattr(self, name) < 1, "from 0 to below 1")
         for name in ("mask_share", "validation_share"):
-            self._require(name, 0 < getattr(self, name) < 1, "between 0 and 1")
-        self._require("masked_weight", self.masked_weight + self.unmasked_weight > 0, "above 0, or unmasked_weight be")
-        self._require("final_lr", 0 <= self.final_lr <= self.peak_lr, "between 0 and peak_lr")
-        self._require("betas", all(0 <= beta < 1 for beta in self.betas), "two numbers from 0 to below 1")
-        self._require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "above 0, or null")
-        for name, values in (
-            ("schedule", get_args(Schedule)),
-            ("precision", ("float32", "bfloat16")),
-            ("device", get_args(Device)),
-        ):
-            self._require(name, getattr(self, name) in values, " or ".join(values))
-        if self.schedule != "inverse_sqrt":
-            self._require("warmup_steps", self.warmup_steps < self.num_steps, "below num_steps")
-
-    def _require(self, name: str, holds: bool, rule: str) -> None:
-        if not holds:
-            raise TwistError(f"pretrain.{name} is {getattr(self, name)!r}; it must be {rule}")
+            rules.require(name, 0 < getattr(self, name) < 1, "between 0 and 1")
+        rules.require("masked_weight", self.masked_weight + self.unmasked_weight > 0, "above 0, or unmasked_weight be")
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of update `step`, from 1."""
-        return learning_rate(
-            step,
-            self.schedule,
-            peak=self.peak_lr,
-            final=self.final_lr,
-            warmup_steps=self.warmup_steps,
-            num_steps=self.num_steps,
-        )
+        return rate_of_step(self, step)
 
     @property
     def changeable(self) -> frozenset[str]:
         """The settings in which a resumed run may differ from its beginning."""
-        return CHANGEABLE | ({"num_steps"} if self.schedule == "inverse_sqrt" else set())
+        return may_change(self, CHANGEABLE)

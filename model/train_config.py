@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 from model.distributed import Device
 from model.loader_config import CHANGEABLE as CHANGEABLE_DATA
 from model.loader_config import LoaderConfig
-from model.optim import Schedule, learning_rate
+from model.optim import Precision, Schedule
+from model.training_rules import Rules, may_change, rate_of_step
 from pipeline.errors import TwistError
 
 # A resumed run may differ from its beginning in these; num_steps too, where the schedule does not depend on it.
@@ -83,7 +83,7 @@ class TrainConfig:
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float | None = 1.0
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     sharded: bool = False
     activation_checkpointing: bool = False
     compile: bool = False
@@ -102,39 +102,16 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if (self.init is None) == (self.architecture is None):
             raise TwistError("give either train.init (a text LM's folder) or train.architecture, and not both")
-        for name in ("batch_size", "gradient_accumulation", "num_steps"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("validate_every", "checkpoint_every", "keep_last", "log_every"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("warmup_steps", "num_workers", "seed", "weight_decay"):
-            self._require(name, getattr(self, name) >= 0, "at least 0")
-        self._require("max_units", self.max_units >= 2, "at least 2")
-        self._require("peak_lr", 0 < self.peak_lr < math.inf, "above 0")
-        self._require("final_lr", 0 <= self.final_lr <= self.peak_lr, "between 0 and peak_lr")
-        self._require("betas", all(0 <= beta < 1 for beta in self.betas), "two numbers from 0 to below 1")
-        self._require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "above 0, or null")
-        self._require("schedule", self.schedule in get_args(Schedule), " or ".join(get_args(Schedule)))
-        self._require("precision", self.precision in ("float32", "bfloat16"), "float32 or bfloat16")
-        self._require("device", self.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda")
-        if self.schedule != "inverse_sqrt":
-            self._require("warmup_steps", self.warmup_steps < self.num_steps, "below num_steps")
-
-    def _require(self, name: str, holds: bool, rule: str) -> None:
-        if not holds:
-            raise TwistError(f"train.{name} is {getattr(self, name)!r}; it must be {rule}")
+        rules = Rules("train", self)
+        rules.common()
+        rules.at_least_one("gradient_accumulation")
+        rules.require("max_units", self.max_units >= 2, "at least 2")
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of update `step`, from 1."""
-        return learning_rate(
-            step,
-            self.schedule,
-            peak=self.peak_lr,
-            final=self.final_lr,
-            warmup_steps=self.warmup_steps,
-            num_steps=self.num_steps,
-        )
+        return rate_of_step(self, step)
 
     @property
     def changeable(self) -> frozenset[str]:
         """The settings in which a resumed run may differ from its beginning."""
-        return CHANGEABLE | ({"num_steps"} if self.schedule == "inverse_sqrt" else set())
+        return may_change(self, CHANGEABLE)

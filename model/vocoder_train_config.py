@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
 from model.distributed import Device
 from model.mel import MelConfig
-from model.optim import Schedule, learning_rate
+from model.optim import Precision, Schedule
+from model.training_rules import Rules, may_change, rate_of_step
 from model.vocoder_config import VocoderConfig
-from pipeline.errors import TwistError
 
 CHANGEABLE = frozenset(
     {
@@ -86,7 +84,7 @@ class VocoderTrainConfig:
     clip_norm: float | None = None
     validation_share: float = 0.02
     validation_clips: int = 50
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     seed: int = 0
     validate_every: int = 1000
     checkpoint_every: int = 1000
@@ -98,71 +96,29 @@ class VocoderTrainConfig:
     device: Device = "auto"
 
     def __post_init__(self) -> None:
-        for name in (
-            "batch_size",
-            "crop_frames",
-            "num_steps",
-            "validation_clips",
-            "validate_every",
-            "checkpoint_every",
-            "keep_last",
-            "log_every",
-        ):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in (
-            "discriminator_start",
-            "mel_weight",
-            "feature_weight",
-            "duration_weight",
-            "warmup_steps",
-            "weight_decay",
-            "seed",
-            "sample_every",
-            "num_samples",
-            "num_workers",
-        ):
-            self._require(name, 0 <= getattr(self, name) < math.inf, "at least 0")
-        self._require("peak_lr", 0 < self.peak_lr < math.inf, "above 0")
-        self._require("final_lr", 0 <= self.final_lr <= self.peak_lr, "between 0 and peak_lr")
-        self._require("validation_share", 0 < self.validation_share < 1, "between 0 and 1")
-        self._require("betas", all(0 <= beta < 1 for beta in self.betas), "two numbers from 0 to below 1")
-        self._require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "above 0, or null")
+        rules = Rules("vocoder", self)
+        rules.common()
+        rules.at_least_one("crop_frames", "validation_clips")
+        rules.at_least_zero("discriminator_start", "mel_weight", "feature_weight", "duration_weight")
+        rules.at_least_zero("sample_every", "num_samples")
+        rules.require("validation_share", 0 < self.validation_share < 1, "between 0 and 1")
         width = self.discriminator_width
-        self._require("discriminator_width", width >= 128 and width % 128 == 0, "a multiple of 128")
-        self._require("mels", len(self.mels) > 0, "one at least")
+        rules.require("discriminator_width", width >= 128 and width % 128 == 0, "a multiple of 128")
+        rules.require("mels", len(self.mels) > 0, "one at least")
         for mel in self.mels:
             fits = mel.sample_rate_hz == self.model.sampling_rate
-            self._require("mels", fits, f"of sample_rate_hz {self.model.sampling_rate}, the model's")
+            rules.require("mels", fits, f"of sample_rate_hz {self.model.sampling_rate}, the model's")
             window_fits = mel.n_fft - mel.hop_samples < 2 * self.crop_frames * self.model.hop_samples
-            self._require("crop_frames", window_fits, f"longer than half of a window of {mel.n_fft} samples")
-        for name, values in (
-            ("schedule", get_args(Schedule)),
-            ("precision", ("float32", "bfloat16")),
-            ("device", get_args(Device)),
-        ):
-            self._require(name, getattr(self, name) in values, " or ".join(values))
-        self._require("model", self.model.duration_predictor is not None, "one with a duration predictor")
+            rules.require("crop_frames", window_fits, f"longer than half of a window of {mel.n_fft} samples")
+        rules.require("model", self.model.duration_predictor is not None, "one with a duration predictor")
         takes_more = self.model.multispkr or self.model.multistyle or self.model.f0
-        self._require("model", not takes_more, "one without multispkr, multistyle and f0: a run says nothing of these")
-        if self.schedule != "inverse_sqrt":
-            self._require("warmup_steps", self.warmup_steps < self.num_steps, "below num_steps")
-
-    def _require(self, name: str, holds: bool, rule: str) -> None:
-        if not holds:
-            raise TwistError(f"vocoder.{name} is {getattr(self, name)!r}; it must be {rule}")
+        rules.require("model", not takes_more, "one without multispkr, multistyle and f0: a run says nothing of these")
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of update `step`, from 1."""
-        return learning_rate(
-            step,
-            self.schedule,
-            peak=self.peak_lr,
-            final=self.final_lr,
-            warmup_steps=self.warmup_steps,
-            num_steps=self.num_steps,
-        )
+        return rate_of_step(self, step)
 
     @property
     def changeable(self) -> frozenset[str]:
         """The settings in which a resumed run may differ from its beginning."""
-        return CHANGEABLE | ({"num_steps"} if self.schedule == "inverse_sqrt" else set())
+        return may_change(self, CHANGEABLE)
