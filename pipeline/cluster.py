@@ -101,24 +101,22 @@ def map_tasks(function: Callable[[Item], Result], items: Iterable[Item], *, num_
     shared = ray.put(function)
     under_way: deque[Any] = deque()
     remaining = iter(items)
-    try:
-        while True:
-            room = TASKS_PER_CORE * int(ray.cluster_resources().get("CPU", 1)) - len(under_way)
-            for item in (next(remaining, _END) for _ in range(room)):
-                if item is not _END:
-                    under_way.append(task.remote(shared, item))
-            if not under_way:
-                return
-            try:
-                result, failure = ray.get(under_way.popleft())
-            except ray.exceptions.RayError as death:
-                raise RunError(f"a worker died {MAX_RETRIES + 1} times, or an input was lost: {death}") from None
-            if failure is not None:
-                raise failure
-            yield result
-    finally:
-        for reference in under_way:
-            ray.cancel(reference)
+    # Where this ends early, the few tasks under way are left to end by themselves: cancelling one that is just ending
+    # aborts the driver ("Tried to complete task that was not pending", Ray 2.60).
+    while True:
+        room = TASKS_PER_CORE * int(ray.cluster_resources().get("CPU", 1)) - len(under_way)
+        for item in (next(remaining, _END) for _ in range(room)):
+            if item is not _END:
+                under_way.append(task.remote(shared, item))
+        if not under_way:
+            return
+        try:
+            result, failure = ray.get(under_way.popleft())
+        except ray.exceptions.RayError as death:
+            raise RunError(f"a worker died {MAX_RETRIES + 1} times, or an input was lost: {death}") from None
+        if failure is not None:
+            raise failure
+        yield result
 
 
 _END: Any = object()
