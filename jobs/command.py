@@ -1,4 +1,5 @@
-"""What all commands share: exit statuses, errors in one sentence, progress, and the line that sums up a stage."""
+"""What all commands share: both spellings of an option, exit statuses, errors in one sentence, progress, and the line
+that sums up a stage."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import contextlib
 import os
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -16,10 +17,18 @@ from pipeline.errors import RunError, TwistError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from jsonargparse import ArgumentParser
+
     from pipeline.progress import ReportProgress
 
 USERS_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 LOG_LINE_EVERY_S = 30.0
+
+
+def add_option(parser: ArgumentParser, name: str, **settings: Any) -> None:
+    """Adds --a-b, also as --a_b."""
+    spellings = dict.fromkeys((f"--{name}", f"--{name.replace('-', '_')}"))
+    parser.add_argument(*spellings, **settings)
 
 
 def quiet_transformers() -> None:

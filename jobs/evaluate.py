@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from jobs.command import guard, quiet_transformers
+from jobs.command import add_option, guard, quiet_transformers
 from jobs.recipe import read_recipe
 from model import checkpoint
 from model.bootstrap import MEAN, perplexity_intervals, speakers_of
@@ -123,9 +123,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--split", type=Literal["train", "validation", "test"], default="validation", help="The split to measure on."
     )
-    parser.add_argument(
-        "--max_units", type=int, default=704, help="Units that a sample has at most; longer ones are cut."
-    )
+    add_option(parser, "max-units", type=int, default=704, help="Units that a sample has at most; longer ones are cut.")
     parser.add_argument("--level", type=float, default=0.95, help="Share of draws that confidence intervals hold.")
     parser.add_argument("--seed", type=int, default=0, help="Of the draws of speakers for confidence intervals.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")

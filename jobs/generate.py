@@ -15,7 +15,7 @@ import numpy as np
 from jsonargparse import ArgumentParser
 
 from jobs import speech
-from jobs.command import guard, quiet_transformers
+from jobs.command import add_option, guard, quiet_transformers
 from jobs.recipe import read_recipe
 from model import checkpoint
 from model.artefacts import ARTEFACTS, resolve
@@ -163,11 +163,11 @@ def _speak(
 
 def _add_arguments(parser: ArgumentParser) -> None:
     def add(name: str, kind: Any, default: Any, text: str) -> None:
-        speech.add_option(parser, name, type=kind, default=default, help=text)
+        add_option(parser, name, type=kind, default=default, help=text)
 
     add("input-file", str | None, None, "A recording of any format and rate, or a folder of them.")
     add("held-out", str | None, None, "Instead of it: validation or test, an utterance of that split of the run.")
-    speech.add_option(
+    add_option(
         parser,
         "output-file",
         type=str,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import ArgumentParser
 
 from jobs import speech
-from jobs.command import guard
+from jobs.command import add_option, guard
 from jobs.recipe import read_recipe
 from model.synthesis import Utterance
 from pipeline.units import run_lengths
@@ -66,30 +66,28 @@ def work(given: Namespace, run: str) -> None:
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
-    speech.add_option(
-        parser, "input-file", type=str | None, help="A recording of any format and rate, or a folder of them."
-    )
-    speech.add_option(
+    add_option(parser, "input-file", type=str | None, help="A recording of any format and rate, or a folder of them.")
+    add_option(
         parser,
         "held-out",
         type=str | None,
         help="Instead of it: validation or test, an utterance of that split of the run.",
     )
-    speech.add_option(
+    add_option(
         parser,
         "output-file",
         type=str,
         required=True,
         help="The wav file to write, units beside it as .json; of a folder, the folder.",
     )
-    speech.add_option(
+    add_option(
         parser,
         "codebook",
         type=str | None,
         help=f"Folder of the codebook, or {speech.OFFICIAL_CODEBOOK}; the run's, else the embedded one unless given.",
     )
     speech.add_vocoder_option(parser)
-    speech.add_option(
+    add_option(
         parser,
         "durations",
         type=Literal["original", "predicted"],

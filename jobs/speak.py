@@ -18,7 +18,7 @@ import soundfile
 from jsonargparse import ArgumentParser
 
 from jobs import speech
-from jobs.command import guard
+from jobs.command import add_option, guard
 from jobs.recipe import read_recipe
 from model.synthesis import Utterance
 from pipeline.errors import TwistError
@@ -99,10 +99,8 @@ def _speaker(value: Any) -> int | NDArray[np.float32] | None:
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
-    speech.add_option(parser, "input-file", type=str, required=True, help="The JSON file, or a folder of them.")
-    speech.add_option(
-        parser, "output-file", type=str, required=True, help="The wav file to write; of a folder, the folder."
-    )
+    add_option(parser, "input-file", type=str, required=True, help="The JSON file, or a folder of them.")
+    add_option(parser, "output-file", type=str, required=True, help="The wav file to write; of a folder, the folder.")
     speech.add_vocoder_option(parser)
     speech.add_device_options(parser)
 

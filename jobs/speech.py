@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import soundfile
 import torch
 
+from jobs.command import add_option
 from model import checkpoint, mel_picture
 from model.artefacts import ARTEFACTS, EMBEDDED_FOLDER, VOCODER, resolve
 from model.encoder import EncoderConfig
@@ -51,12 +52,6 @@ class Recording:
     name: str
     span: Span
     output: Path
-
-
-def add_option(parser: ArgumentParser, name: str, **settings: Any) -> None:
-    """Adds --a-b, also as --a_b."""
-    spellings = dict.fromkeys((f"--{name}", f"--{name.replace('-', '_')}"))
-    parser.add_argument(*spellings, **settings)
 
 
 def add_device_options(parser: ArgumentParser) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from jobs.command import guard, run_stage
+from jobs.command import add_option, guard, run_stage
 from jobs.recipe import Recipe, read_recipe
 from pipeline.tokenize import STAGE, tokenize
 
@@ -22,8 +22,9 @@ def work(recipe: Recipe, *, retry_dropped: bool = False) -> None:
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--retry-dropped",
+    add_option(
+        parser,
+        "retry-dropped",
         action="store_true",
         help="Take up again work units that were quarantined, and those with segments whose audio was missing.",
     )

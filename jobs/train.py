@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 from tqdm import tqdm
 
-from jobs.command import guard, progress, quiet_transformers
+from jobs.command import add_option, guard, progress, quiet_transformers
 from jobs.recipe import Recipe, read_recipe
 from jobs.train_on_ray import train_on_ray
 from model.curve_plot import draw_curve
@@ -94,8 +94,9 @@ def _add_arguments(parser: ArgumentParser) -> None:
         "--shards", type=str | None, help="Folder of the shards, local or s3://; RUN/shards unless given."
     )
     add_checkpoints(parser)
-    parser.add_argument(
-        "--ray_workers",
+    add_option(
+        parser,
+        "ray-workers",
         type=PositiveInt | None,
         help="Train by so many processes of the Ray cluster (RAY_ADDRESS, or this machine's), a GPU each if there are.",
     )

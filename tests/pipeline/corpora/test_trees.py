@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import parquet, storage
 from pipeline.audio import AudioError, Span, probe, read_spans
-from pipeline.corpora.readers import READERS, find_recordings
+from pipeline.corpora.readers import READERS, find_recordings, kind_of
 from pipeline.corpora.source import CorpusConfig, CorpusError
 from pipeline.manifest import make_manifest, read_recordings
 from pipeline.segment import tidy
@@ -77,6 +77,14 @@ def decoded(recording: Recording) -> np.ndarray:
     (wav,) = read_spans([Span(recording.uri, recording.channel, 0.0, recording.duration_s)])
     assert not isinstance(wav, AudioError), f"{recording.recording_id}: {wav}"
     return wav
+
+
+@pytest.mark.parametrize("kind", ["librispeech", "ljspeech", "folder"])
+def test_the_kind_is_seen_where_it_is_not_given(corpus_tree: Tree, kind: str) -> None:
+    assert kind_of(CorpusConfig(str(corpus_tree(kind)))) == kind
+    if kind != "folder":
+        table = str(corpus_tree("folder") / "metadata.csv")
+        assert kind_of(CorpusConfig(str(corpus_tree(kind)), metadata=table)) == "folder"
 
 
 def test_every_reader_has_a_tree() -> None:
