@@ -241,10 +241,14 @@ def client_of_process(pid: int) -> S3Client:  # noqa: ARG001 - the key of the ca
 
 @contextlib.contextmanager
 def _as_os_errors(uri: str) -> Iterator[None]:
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
     try:
         yield
+    except NoCredentialsError:
+        raise TwistError(
+            f"there are no credentials for {uri}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        ) from None
     except ClientError as error:
         if _status(error) == 404:
             is_bucket = error.response["Error"]["Code"] == "NoSuchBucket"
