@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import random
 import shutil
 import socket
@@ -29,6 +30,18 @@ STARTING_TAKES_AT_MOST_S = 60.0
 # What goes wrong with a request, half of the time: answered 503; dropped unread by the server; done, but its answer
 # lost; its answer cut off in the middle.
 FAULTS = ("refused", "dropped", "answer lost", "answer cut")
+
+
+def client_settings(endpoint: str) -> dict[str, str]:
+    """Environment variables by which a client finds a server, whatever this machine has for others."""
+    return {
+        "AWS_ENDPOINT_URL_S3": endpoint,
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": KEY,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
 
 
 @contextlib.contextmanager

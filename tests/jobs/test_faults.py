@@ -15,7 +15,7 @@ import pytest
 
 from pipeline import parquet
 from tests.ray_clusters import ROOT
-from tests.s3_servers import KEY, FaultyProxy, moto
+from tests.s3_servers import FaultyProxy, client_settings, moto
 
 pytestmark = pytest.mark.xdist_group("finished_run")
 GONE_FOR_S = 20.0
@@ -26,24 +26,14 @@ def parts_of(run: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.faults
-def test_a_store_that_is_gone_for_a_while(finished_run, recipe, demo_speech):
+def test_a_store_that_is_gone_for_a_while(finished_run, recipe, demo_speech, monkeypatch):
     """It goes away as soon as the first parts are there."""
     run = "s3://runs/one"
     with moto() as endpoint, FaultyProxy(endpoint, seed=2, share_of_faults=0.0).running() as proxy:
-        environment = {
-            **os.environ,
-            "AWS_ACCESS_KEY_ID": KEY,
-            "AWS_SECRET_ACCESS_KEY": KEY,
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL_S3": proxy.url,
-        }
-        client = boto3.client(
-            "s3",
-            endpoint_url=endpoint,
-            region_name="us-east-1",
-            aws_access_key_id=KEY,
-            aws_secret_access_key=KEY,
-        )
+        for name, value in client_settings(endpoint).items():
+            monkeypatch.setenv(name, value)
+        environment = {**os.environ, "AWS_ENDPOINT_URL_S3": proxy.url}
+        client = boto3.client("s3")
         client.create_bucket(Bucket="runs")
 
         def committed() -> list[str]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import boto3
 import pytest
 
-from tests.s3_servers import FAULTS, KEY, FaultyProxy, moto, rclone
+from tests.s3_servers import FAULTS, FaultyProxy, client_settings, moto, rclone
 
 pytestmark = pytest.mark.xdist_group("finished_run")
 
@@ -20,16 +18,9 @@ def test_a_run_on_s3_equals_one_on_disk(kind, finished_run, twist, recipe, demo_
         moto() if kind == "moto" else rclone(tmp_path / "buckets") as endpoint,
         FaultyProxy(endpoint, seed=1).running() as proxy,
     ):
-        environment = {
-            "AWS_ACCESS_KEY_ID": KEY,
-            "AWS_SECRET_ACCESS_KEY": KEY,
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_CONFIG_FILE": os.devnull,
-            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        }
-        for name, value in environment.items():
+        for name, value in client_settings(endpoint).items():
             monkeypatch.setenv(name, value)
-        client = boto3.client("s3", endpoint_url=endpoint)
+        client = boto3.client("s3")
         client.create_bucket(Bucket="corpora")
         client.create_bucket(Bucket="runs")
         for path in demo_speech.rglob("*"):

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import s3
 from pipeline.shards import Dataset, Sample, write_index, write_shard
-from tests.s3_servers import KEY, FaultyProxy, moto
+from tests.s3_servers import FaultyProxy, client_settings, moto
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -103,15 +103,7 @@ def tiny_opt() -> dict[str, Any]:
 def faulty_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An empty bucket of a local S3 server, of whose requests half fail."""
     with moto() as endpoint, FaultyProxy(endpoint, seed=2).running() as proxy:
-        environment = {
-            "AWS_ENDPOINT_URL_S3": endpoint,
-            "AWS_ACCESS_KEY_ID": KEY,
-            "AWS_SECRET_ACCESS_KEY": KEY,
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_CONFIG_FILE": "/dev/null",
-            "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-        }
-        for name, value in environment.items():
+        for name, value in client_settings(endpoint).items():
             monkeypatch.setenv(name, value)
         boto3.client("s3").create_bucket(Bucket="models")
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)

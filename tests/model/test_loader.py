@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import pickle
 from collections import Counter
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from model.vocab import Vocabulary
 from pipeline import s3, storage
 from pipeline.errors import TwistError
 from pipeline.shards import Dataset, Sample, make_key, open_dataset, write_index, write_shard
-from tests.s3_servers import KEY, FaultyProxy, moto
+from tests.s3_servers import FaultyProxy, client_settings, moto
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -479,15 +478,9 @@ class TestOnS3:
     ) -> Iterator[Dataset]:
         dataset = make_dataset({"train": markov_units})
         with moto() as endpoint, FaultyProxy(endpoint, seed=1).running() as proxy:
-            for name, value in {
-                "AWS_ACCESS_KEY_ID": KEY,
-                "AWS_SECRET_ACCESS_KEY": KEY,
-                "AWS_DEFAULT_REGION": "us-east-1",
-                "AWS_CONFIG_FILE": os.devnull,
-                "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-                "AWS_ENDPOINT_URL_S3": endpoint,
-            }.items():
+            for name, value in client_settings(endpoint).items():
                 monkeypatch.setenv(name, value)
+            s3.client_of_process.cache_clear()  # another test's
             boto3.client("s3").create_bucket(Bucket="shards")
             for path in Path(dataset.uri).rglob("*"):
                 if path.is_file():

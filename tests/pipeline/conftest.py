@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from pipeline import s3
-from tests.s3_servers import moto
+from tests.s3_servers import client_settings, moto
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,15 +27,7 @@ def _s3_endpoint() -> Iterator[str]:
 @pytest.fixture
 def s3_folder(_s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An empty bucket of a local S3 server."""
-    environment = {
-        "AWS_ENDPOINT_URL_S3": _s3_endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_CONFIG_FILE": "/dev/null",
-        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-    }
-    for name, value in environment.items():
+    for name, value in client_settings(_s3_endpoint).items():
         monkeypatch.setenv(name, value)
     s3.client_of_process.cache_clear()
     bucket = f"test-{secrets.token_hex(8)}"

@@ -12,7 +12,8 @@ import boto3
 import pytest
 
 from pipeline import s3, storage
-from tests.s3_servers import FAULTS, KEY, FaultyProxy, moto, rclone
+from pipeline.errors import TwistError
+from tests.s3_servers import FAULTS, FaultyProxy, client_settings, moto, rclone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,14 +35,7 @@ def proxy(server: tuple[str, str]) -> Iterator[FaultyProxy]:
 @pytest.fixture
 def bucket(server: tuple[str, str], proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An empty bucket, behind the proxy."""
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": KEY,
-        "AWS_SECRET_ACCESS_KEY": KEY,
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "AWS_ENDPOINT_URL_S3": server[1],
-    }.items():
+    for name, value in client_settings(server[1]).items():
         monkeypatch.setenv(name, value)
     name = f"test-{secrets.token_hex(8)}"
     boto3.client("s3").create_bucket(Bucket=name)
@@ -138,6 +132,6 @@ def test_what_will_not_pass_is_told_at_once(bucket: str, monkeypatch: pytest.Mon
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     s3.client_of_process.cache_clear()
-    with pytest.raises(ConnectionError, match="credentials"):
+    with pytest.raises(TwistError, match=f"there are no credentials for {bucket}/file.*AWS_ACCESS_KEY_ID"):
         storage.read_bytes(f"{bucket}/file")
     assert tries == [], "credentials that are missing were waited for"

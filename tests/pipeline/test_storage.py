@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
 import io
 import os
 import random
@@ -251,19 +250,6 @@ def test_a_store_out_of_reach_is_a_connection_error(s3_folder: str, monkeypatch:
             use(uri)
     with pytest.raises(ConnectionError, match=uri):
         storage.write_bytes(uri, b"x")
-
-
-def test_missing_credentials_are_told_as_what_they_are(
-    s3_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    monkeypatch.setattr(s3, "_client", functools.partial(s3.client_of_process.__wrapped__, 0))
-    with pytest.raises(TwistError, match=r"there are no credentials for s3://.*AWS_ACCESS_KEY_ID"):
-        storage.read_bytes(storage.join(s3_folder, "x"))
 
 
 def test_only_paths_and_s3_are_understood() -> None:
