@@ -17,7 +17,7 @@ from jobs.inspect_text import table_of_corpora
 from jobs.recipe import SECTIONS, Recipe, read_recipe
 from model.speech_lm import require_model
 from pipeline import report, stage, storage
-from pipeline.tokenize import STAGE as UNITS
+from pipeline.unit_parts import STAGE as UNITS
 from pipeline.units import describe_encoder
 
 STAGES: dict[str, Callable[[Recipe], None]] = {

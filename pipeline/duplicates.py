@@ -3,10 +3,10 @@
 How near duplicates are found, with segments of any number in bounded memory (see speech_match.py for what is compared):
 
 1. `survey.py` writes each segment's pairs of landmarks, dealt out by their hashes.
-2. `share_landmarks` brings equal ones together: which two segments share one, and at which lag; dealt out by the
-   later segment.
-3. `propose` lets these vote: candidates.
-4. `fetch_speech` brings the candidates' units together, and `compare` aligns them.
+2. `ShareLandmarks` brings equal ones together: which two segments share one, and at which lag; dealt out by the later
+   segment.
+3. `Propose` lets these vote: candidates.
+4. `FetchSpeech` (survey.py) brings the candidates' units together, and `Compare` aligns them.
 5. `choose_twins` decides which of two stays.
 """
 
@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from pipeline import parquet, scatter
+from pipeline import parquet, scatter, storage
 from pipeline.errors import TwistError
 from pipeline.speech_match import MIN_SHARED_PAIRS, MIN_SPAN_FRAMES, align, vote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
@@ -99,26 +99,42 @@ def find_exact(
     return order[grouped[~is_new]], order[keeper[~is_new]]
 
 
-def share_landmarks(files: Sequence[str], bases: Sequence[int], partition: int, target: str) -> None:
-    """Writes which segments share landmarks, of one partition of these.
+@dataclass(frozen=True)
+class ShareLandmarks:
+    """Tells which segments share landmarks, of one partition of these.
 
-    Args:
+    Attributes:
+        folder: Of intermediate files.
         files: What the survey wrote, by batch.
         bases: Number of the first segment of each batch.
-        partition: Which of the files' partitions.
-        target: Where to write; as many partitions as these files have, by the right segment. The left one is the first
-            that has the landmark, which for all that is common lies in the first few segments.
     """
-    num_partitions = scatter.num_partitions(files[0])
-    found = [
-        (table, base) for table, base in zip(scatter.gather(files, partition), bases, strict=True) if table is not None
-    ]
-    keys = _concatenated(np.uint64, (table["key"].to_numpy() for table, _ in found))
-    rows = _concatenated(np.uint32, (table["row"].to_numpy() + np.uint32(base) for table, base in found))
-    frames = _concatenated(np.int32, (table["frame"].to_numpy().astype(np.int32) for table, _ in found))
-    del found
-    table = _shared(keys, rows, frames)
-    scatter.write(target, table, table["right"].to_numpy() % num_partitions, num_partitions)
+
+    folder: str
+    files: tuple[str, ...]
+    bases: tuple[int, ...]
+
+    def pairs_uri(self, partition: int) -> str:
+        """Pairs that share one partition's landmarks (PAIR_SCHEMA).
+
+        They are dealt out by the right segment: the left one is the first that has the landmark, which for all that is
+        common lies in the first few segments.
+        """
+        return storage.join(self.folder, f"pairs-{partition:06d}.scatter")
+
+    def __call__(self, partition: int) -> None:
+        """Does one partition, unless that was done before."""
+        target = self.pairs_uri(partition)
+        if storage.exists(target):
+            return
+        num_partitions = scatter.num_partitions(self.files[0])
+        tables = scatter.gather(self.files, partition)
+        found = [(table, base) for table, base in zip(tables, self.bases, strict=True) if table is not None]
+        keys = _concatenated(np.uint64, (table["key"].to_numpy() for table, _ in found))
+        rows = _concatenated(np.uint32, (table["row"].to_numpy() + np.uint32(base) for table, base in found))
+        frames = _concatenated(np.int32, (table["frame"].to_numpy().astype(np.int32) for table, _ in found))
+        del tables, found
+        pairs = _shared(keys, rows, frames)
+        scatter.write(target, pairs, pairs["right"].to_numpy() % num_partitions, num_partitions)
 
 
 def _concatenated(dtype: type, arrays: Iterable[NDArray[Any]]) -> NDArray[Any]:
@@ -156,31 +172,80 @@ def _shared(keys: NDArray[np.uint64], rows: NDArray[np.uint32], frames: NDArray[
     return pa.table(columns, schema=PAIR_SCHEMA)
 
 
-def propose(files: Sequence[str], partition: int, target: str, landmark_units: int) -> None:
-    """Writes the candidates among the segments of one partition, whose landmarks have so many units."""
-    tables = [table for table in scatter.gather(files, partition) if table is not None]
-    table = pa.concat_tables([PAIR_SCHEMA.empty_table(), *tables])
-    found = vote(
-        *(table[name].to_numpy() for name in PAIR_SCHEMA.names),
-        min_votes=MIN_SHARED_PAIRS[landmark_units],
-        min_span_frames=MIN_SPAN_FRAMES,
-    )
-    columns = [found.left, found.right, found.lag.astype(np.int32)]
-    parquet.write(target, pa.table(columns, schema=CANDIDATE_SCHEMA))
+@dataclass(frozen=True)
+class Propose:
+    """Takes pairs that share enough landmarks at one lag as candidates.
 
-
-def compare(files: Sequence[str], candidates: str, partition: int, num_partitions: int, target: str) -> None:
-    """Aligns one partition's candidates.
-
-    Args:
-        files: Units of the segments, by batch (SPEECH_SCHEMA), dealt out to where they are wanted.
-        candidates: All candidates (CANDIDATE_SCHEMA), in order; a partition has every `num_partitions`-th.
-        partition: Which partition.
-        num_partitions: Of how many.
-        target: Where to write (SIMILAR_SCHEMA).
+    Attributes:
+        folder: Of intermediate files.
+        files: Pairs that share landmarks (PAIR_SCHEMA).
+        landmark_units: How many units a landmark has.
     """
-    tables = [table for table in scatter.gather(files, partition) if table is not None]
-    speech = pa.concat_tables([SPEECH_SCHEMA.empty_table(), *tables]).combine_chunks()
+
+    folder: str
+    files: tuple[str, ...]
+    landmark_units: int
+
+    def candidates_uri(self, partition: int) -> str:
+        """The candidates of one partition (CANDIDATE_SCHEMA)."""
+        return storage.join(self.folder, f"candidates-{partition:06d}.parquet")
+
+    def __call__(self, partition: int) -> None:
+        """Does one partition, unless that was done before."""
+        target = self.candidates_uri(partition)
+        if storage.exists(target):
+            return
+        tables = [table for table in scatter.gather(self.files, partition) if table is not None]
+        table = pa.concat_tables([PAIR_SCHEMA.empty_table(), *tables])
+        found = vote(
+            *(table[name].to_numpy() for name in PAIR_SCHEMA.names),
+            min_votes=MIN_SHARED_PAIRS[self.landmark_units],
+            min_span_frames=MIN_SPAN_FRAMES,
+        )
+        columns = [found.left, found.right, found.lag.astype(np.int32)]
+        parquet.write(target, pa.table(columns, schema=CANDIDATE_SCHEMA))
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Aligns candidates.
+
+    Attributes:
+        folder: Of intermediate files.
+        files: Units of the candidates' segments, by batch (SPEECH_SCHEMA), dealt out to where they are wanted.
+        candidates: All candidates (CANDIDATE_SCHEMA), in order; a partition has every `num_partitions`-th.
+        num_partitions: Of how many.
+    """
+
+    folder: str
+    files: tuple[str, ...]
+    candidates: str
+    num_partitions: int
+
+    def similar_uri(self, partition: int) -> str:
+        """How alike the candidates of one partition are (SIMILAR_SCHEMA)."""
+        return storage.join(self.folder, f"similar-{partition:06d}.parquet")
+
+    def __call__(self, partition: int) -> None:
+        """Does one partition, unless that was done before."""
+        target = self.similar_uri(partition)
+        if storage.exists(target):
+            return
+        tables = [table for table in scatter.gather(self.files, partition) if table is not None]
+        frames = _frames_by_row(pa.concat_tables([SPEECH_SCHEMA.empty_table(), *tables]).combine_chunks())
+        table = parquet.read(self.candidates)
+        mine = table.take(pa.array(np.arange(partition, len(table), self.num_partitions)))
+        columns: list[list[float]] = [[], [], [], []]
+        for left, right, lag in zip(*(mine[name].to_pylist() for name in CANDIDATE_SCHEMA.names), strict=True):
+            alignment = align(frames(left), frames(right), lag)
+            values = (left, right, alignment.similarity, alignment.overlap_frames)
+            for column, value in zip(columns, values, strict=True):
+                column.append(value)
+        parquet.write(target, pa.table(columns, schema=SIMILAR_SCHEMA))
+
+
+def _frames_by_row(speech: pa.Table) -> Callable[[int], NDArray[np.uint16]]:
+    """Gives the frames of a segment by its row."""
     place_of = {row: place for place, row in enumerate(speech["row"].to_pylist())}
     units, durations = (_flat(speech[name]) for name in ("units", "durations"))
 
@@ -190,14 +255,7 @@ def compare(files: Sequence[str], candidates: str, partition: int, num_partition
         found: NDArray[np.uint16] = np.repeat(units[0][start:end], durations[0][start:end])
         return found
 
-    table = parquet.read(candidates)
-    mine = table.take(pa.array(np.arange(partition, len(table), num_partitions)))
-    columns: list[list[float]] = [[], [], [], []]
-    for left, right, lag in zip(*(mine[name].to_pylist() for name in CANDIDATE_SCHEMA.names), strict=True):
-        alignment = align(frames(left), frames(right), lag)
-        for column, value in zip(columns, (left, right, alignment.similarity, alignment.overlap_frames), strict=True):
-            column.append(value)
-    parquet.write(target, pa.table(columns, schema=SIMILAR_SCHEMA))
+    return frames
 
 
 def _flat(column: pa.ChunkedArray) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:

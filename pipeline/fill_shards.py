@@ -111,7 +111,9 @@ class Fill:
             start, end = np.searchsorted(shard_of_row, [shard, shard + 1])
             samples = _samples(table.take(pa.array(order[start:end])), self.names[shard].partition("/")[0])
             description, shard_rows = shards.write_shard(self.uri, self.names[shard], samples)
-            counts = np.bincount(np.concatenate([sample.units for sample in samples]), minlength=self.num_units)
+            counts = np.zeros(self.num_units, np.int64)
+            for sample in samples:
+                counts += np.bincount(sample.units, minlength=self.num_units)
             told.append(
                 {
                     "split": samples[0].split,

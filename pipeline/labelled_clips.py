@@ -22,8 +22,8 @@ from pipeline.errors import TwistError
 from pipeline.records import SAMPLE_RATE_HZ, LabelClock
 from pipeline.segment import read_segments
 from pipeline.stage import fingerprint_of
-from pipeline.tokenize import STAGE as UNITS
-from pipeline.tokenize import read_parts
+from pipeline.unit_parts import STAGE as UNITS
+from pipeline.unit_parts import read_parts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,7 +14,6 @@ the folder goes when all is done. A sample's place depends on the seed and the i
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 from dataclasses import asdict, dataclass, field
@@ -25,22 +24,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model.encoder import EncoderConfig
-from pipeline import cluster, codebook, duplicates, parquet, scatter, shards, storage
+from pipeline import cluster, codebook, duplicates, parquet, shards, storage
 from pipeline.arrange import Arrangement, arrange, join_neighbours, read_recordings, split_recordings
 from pipeline.codebook_fit import STAGE as CODEBOOK
-from pipeline.decontaminate import EvaluationSet, read_evaluation_sets
 from pipeline.degenerate import DegenerateConfig
-from pipeline.duplicates import SPEECH_SCHEMA, DuplicatesConfig
+from pipeline.duplicates import DuplicatesConfig
 from pipeline.errors import TwistError
+from pipeline.evaluation_sets import EvaluationSet, read_evaluation_sets
 from pipeline.fill_shards import PLAN_SCHEMA, Deal, Fill
 from pipeline.language import STAGE as LANGUAGE
 from pipeline.manifest import STAGE as MANIFEST
 from pipeline.records import DROPPED_SCHEMA, SPLITS
 from pipeline.split import SplitConfig
 from pipeline.stage import Stage, StageCounts, Tally, fingerprint_of, read_facts
-from pipeline.survey import Batch, Survey, read_kept
-from pipeline.tokenize import STAGE as UNITS
-from pipeline.tokenize import part_uris
+from pipeline.survey import Batch, FetchSpeech, Survey
+from pipeline.unit_parts import STAGE as UNITS
+from pipeline.unit_parts import part_uris
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -234,29 +233,31 @@ class _Packing:
 
     def _similar(self, survey: Survey, bases: list[int]) -> pa.Table:
         """Segments that may be of one recording, compared (SIMILAR_SCHEMA)."""
-        landmarks = [survey.landmarks_uri(batch.number) for batch in self.batches]
+        share = duplicates.ShareLandmarks(
+            self.folder, tuple(survey.landmarks_uri(batch.number) for batch in self.batches), tuple(bases)
+        )
         partitions = range(survey.num_partitions)
-        pairs = [storage.join(self.folder, f"pairs-{number:06d}.scatter") for number in partitions]
-        share = functools.partial(_unless_done, duplicates.share_landmarks, landmarks, bases)
-        self._map(share, list(zip(partitions, pairs, strict=True)), "groups of landmarks")
-        proposed = [storage.join(self.folder, f"candidates-{number:06d}.parquet") for number in partitions]
-        landmark_units = survey.duplicates.landmark_units
-        propose = functools.partial(_unless_done, duplicates.propose, pairs, landmark_units=landmark_units)
-        self._map(propose, list(zip(partitions, proposed, strict=True)), "groups of candidates")
+        self._map(share, partitions, "groups of landmarks")
+        assert survey.duplicates.landmark_units is not None
+        propose = duplicates.Propose(
+            self.folder, tuple(map(share.pairs_uri, partitions)), survey.duplicates.landmark_units
+        )
+        self._map(propose, partitions, "groups of candidates")
 
-        candidates = pa.concat_tables(parquet.read_many(proposed))
+        candidates = pa.concat_tables(parquet.read_many(map(propose.candidates_uri, partitions)))
         candidates_uri = storage.join(self.folder, "candidates.parquet")
         parquet.write(candidates_uri, candidates)
         num_partitions = 1 + len(candidates) // CANDIDATES_PER_PARTITION
-        fetch = _FetchSpeech(self.folder, candidates_uri, tuple(bases), num_partitions)
+        fetch = FetchSpeech(self.folder, candidates_uri, tuple(bases), num_partitions)
         self._map(fetch, self.batches, "batches fetched from")
-        speech = [fetch.speech_uri(batch.number) for batch in self.batches]
-        similar = [storage.join(self.folder, f"similar-{number:06d}.parquet") for number in range(num_partitions)]
-        compare = functools.partial(
-            _unless_done, duplicates.compare, speech, candidates_uri, num_partitions=num_partitions
+        compare = duplicates.Compare(
+            self.folder,
+            tuple(fetch.speech_uri(batch.number) for batch in self.batches),
+            candidates_uri,
+            num_partitions,
         )
-        self._map(compare, list(enumerate(similar)), "groups compared")
-        return pa.concat_tables(parquet.read_many(similar))
+        self._map(compare, range(num_partitions), "groups compared")
+        return pa.concat_tables(parquet.read_many(map(compare.similar_uri, range(num_partitions))))
 
     def _plan(
         self,
@@ -323,38 +324,6 @@ class _Packing:
             columns = [arrangement.sample_ids.filter(is_joined), segment_ids.filter(is_joined)]
             table = pa.table(columns, schema=shards.GROUP_SCHEMA)
             parquet.write(storage.join(self.stage.uri, shards.GROUPS), table)
-
-
-@dataclass(frozen=True)
-class _FetchSpeech:
-    """Brings the units of candidates to where they are compared."""
-
-    folder: str
-    candidates: str
-    bases: tuple[int, ...]
-    num_partitions: int
-
-    def speech_uri(self, batch: int) -> str:
-        """What one batch has of them."""
-        return storage.join(self.folder, f"speech-{batch:06d}.scatter")
-
-    def __call__(self, batch: Batch) -> None:
-        target = self.speech_uri(batch.number)
-        if storage.exists(target):
-            return
-        candidates = parquet.read(self.candidates, ["left", "right"])
-        partition = np.tile(np.arange(len(candidates)) % self.num_partitions, 2)
-        row = np.concatenate([candidates[name].to_numpy() for name in ("left", "right")])
-        base = self.bases[batch.number]
-        end = self.bases[batch.number + 1] if batch.number + 1 < len(self.bases) else np.iinfo(np.int64).max
-        is_mine = (row >= base) & (row < end)
-        wanted = np.unique(np.stack([partition[is_mine], row[is_mine] - base]), axis=1)
-        table = SPEECH_SCHEMA.empty_table()
-        if wanted.size:
-            speech = pa.concat_tables(part.select(["units", "durations"]) for part in read_kept(batch))
-            taken = speech.take(pa.array(wanted[1]))
-            table = pa.table([pa.array(wanted[1] + base), taken["units"], taken["durations"]], schema=SPEECH_SCHEMA)
-        scatter.write(target, table, wanted[0], self.num_partitions)
 
 
 class _Reasons:
@@ -428,13 +397,6 @@ def _halves(contents: pa.FixedSizeBinaryArray) -> NDArray[np.uint64]:
     """[rows, 2] two halves of each hash."""
     whole = np.frombuffer(contents.buffers()[1], "<u8").reshape(-1, 2)
     return whole[contents.offset : contents.offset + len(contents)]
-
-
-def _unless_done(function: Callable[..., None], *given: Any, **named: Any) -> None:
-    """Calls a task with its number and the file that it writes, unless that is there."""
-    *others, (number, target) = given
-    if not storage.exists(target):
-        function(*others, number, target=target, **named)
 
 
 def _sums(figures: Iterable[dict[str, Any]], keys: tuple[str, ...]) -> dict[tuple[str, ...], dict[str, Any]]:

@@ -23,8 +23,8 @@ from pipeline.records import SPLITS
 from pipeline.segment import SPEECH, read_segments
 from pipeline.segment import STAGE as SEGMENTS
 from pipeline.shards import DATASET, Dataset, DatasetError, open_dataset
-from pipeline.tokenize import STAGE as UNITS
-from pipeline.tokenize import part_uris, read_part
+from pipeline.unit_parts import STAGE as UNITS
+from pipeline.unit_parts import part_uris, read_part
 from pipeline.work_progress import read_progress
 
 if TYPE_CHECKING:

@@ -72,13 +72,13 @@ def open_read(uri: str, read_ahead_bytes: int = READ_AHEAD_BYTES) -> io.Buffered
     return io.BufferedReader(RangeReader(size(uri), functools.partial(read_range, uri)), read_ahead_bytes)
 
 
-def write_bytes(uri: str, data: bytes) -> None:
+def write_bytes(uri: str, data: bytes | memoryview) -> None:
     """Puts an object, replacing what is there, in one step."""
     if len(data) > PART_BYTES:
         _upload(uri, data)
         return
     bucket, key = _split(uri)
-    _patiently(uri, lambda: _client().put_object(Bucket=bucket, Key=key, Body=data))
+    _patiently(uri, lambda: _client().put_object(Bucket=bucket, Key=key, Body=bytes(data)))
 
 
 def put_if_absent(uri: str, data: bytes) -> bool:
@@ -145,7 +145,7 @@ def _get(uri: str, **options: str) -> bytes:
     return _patiently(uri, get)
 
 
-def _upload(uri: str, data: bytes) -> None:
+def _upload(uri: str, data: bytes | memoryview) -> None:
     """Puts a large object in parts, which S3 makes one of at the end; or none of it."""
     bucket, key = _split(uri)
     upload_id = _patiently(uri, lambda: _client().create_multipart_upload(Bucket=bucket, Key=key)["UploadId"])

@@ -9,6 +9,7 @@ one partition from all of these files, in their order, by two small reads of eac
 
 from __future__ import annotations
 
+import io
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -35,17 +36,21 @@ def write(uri: str, table: pa.Table, partitions: NDArray[np.integer], num_partit
         num_partitions: P.
     """
     order = np.argsort(partitions, kind="stable")
-    table = table.take(pa.array(order)).combine_chunks()
+    table = table.take(pa.array(order))
     ends = np.searchsorted(partitions[order], np.arange(num_partitions), side="right")
-    content = pa.BufferOutputStream()
-    offsets = [8 * (num_partitions + 1)]
-    for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+    content = io.BytesIO()
+    offsets = np.empty(num_partitions + 1, "<i8")
+    offsets[0] = content.seek(offsets.nbytes)
+    start = 0
+    for partition, end in enumerate(ends.tolist()):
         if end > start:
             with pa.ipc.new_stream(content, table.schema) as writer:
-                writer.write_table(table.slice(start, end - start))
-        offsets.append(offsets[0] + content.tell())
-    del table
-    storage.write_bytes(uri, b"".join([np.array(offsets, "<i8").tobytes(), content.getvalue()]))
+                writer.write_table(table.slice(start, end - start).combine_chunks())
+        offsets[partition + 1] = content.tell()
+        start = end
+    content.seek(0)
+    content.write(offsets.tobytes())
+    storage.write_bytes(uri, content.getbuffer())
 
 
 def gather(uris: Sequence[str], partition: int) -> list[pa.Table | None]:

@@ -12,12 +12,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import tarfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import webdataset
 
 from pipeline import parquet, storage
 from pipeline.errors import TwistError
@@ -162,24 +162,18 @@ def write_shard(shards: str, name: str, samples: Sequence[Sample]) -> tuple[dict
     """
     buffer = io.BytesIO()
     rows = []
-    # Neither clock nor user in the headers.
-    with webdataset.TarWriter(buffer, mtime=0, user="root", group="root", encoder=False) as tar:
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
         for index, sample in enumerate(samples):
-            offset = tar.tarstream.offset  # what is written through it; the buffer itself lags behind
+            offset = tar.offset
             units = _npy(sample.units)
-            tar.write(
-                {
-                    "__key__": sample.key,
-                    "durations.npy": _npy(sample.durations),
-                    "json": json.dumps(_description(sample), sort_keys=True).encode(),
-                    "units.npy": units,
-                }
-            )
-            # units.npy is the sample's last member: its data end at the last block before this position.
+            _add(tar, f"{sample.key}.durations.npy", _npy(sample.durations))
+            _add(tar, f"{sample.key}.json", json.dumps(_description(sample), sort_keys=True).encode())
+            _add(tar, f"{sample.key}.units.npy", units)
+            # Its data end at the last block before this position.
             blocks = -(-len(units) // TAR_BLOCK_BYTES) * TAR_BLOCK_BYTES
-            units_offset = tar.tarstream.offset - blocks + len(units) - 2 * len(sample.units)
+            units_offset = tar.offset - blocks + len(units) - 2 * len(sample.units)
             rows.append(_manifest_row(sample, name, index, offset, units_offset))
-    content = buffer.getvalue()
+    content = buffer.getbuffer()
     storage.write_bytes(storage.join(shards, name), content)
     return {
         "path": name,
@@ -189,6 +183,14 @@ def write_shard(shards: str, name: str, samples: Sequence[Sample]) -> tuple[dict
         "num_units": sum(len(sample.units) for sample in samples),
         "num_frames": sum(sample.num_frames for sample in samples),
     }, rows
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Adds a member; neither clock nor user are in its header."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(content), 0o444
+    member.uname = member.gname = "root"
+    tar.addfile(member, io.BytesIO(content))
 
 
 def write_index(shards: str, info: dict[str, Any], rows: Sequence[dict[str, Any]] | Iterable[pa.Table]) -> Dataset:

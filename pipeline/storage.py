@@ -86,7 +86,7 @@ def read_range(uri: str, start: int, length: int) -> bytes:
         return file.read(length)
 
 
-def write_bytes(uri: str, data: bytes) -> None:
+def write_bytes(uri: str, data: bytes | memoryview) -> None:
     """Puts `data` under `uri`, replacing what is there, in one step."""
     if is_s3(uri):
         s3.write_bytes(uri, data)
@@ -176,7 +176,7 @@ def remove_temporaries(uri: str) -> None:
             path.unlink(missing_ok=True)
 
 
-def _write_temporary(path: Path, data: bytes) -> Path:
+def _write_temporary(path: Path, data: bytes | memoryview) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
     try:

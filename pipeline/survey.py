@@ -6,6 +6,7 @@ segments.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,10 +18,10 @@ import pyarrow.compute as pc
 from pipeline import parquet, scatter, storage
 from pipeline.decontaminate import EvaluationIndex, contaminated
 from pipeline.degenerate import DegenerateConfig, degenerate
-from pipeline.duplicates import LANDMARK_SCHEMA, DuplicatesConfig
+from pipeline.duplicates import LANDMARK_SCHEMA, SPEECH_SCHEMA, DuplicatesConfig
 from pipeline.records import UNITS_SCHEMA
 from pipeline.speech_match import landmark_pairs
-from pipeline.tokenize import read_part_tables
+from pipeline.unit_parts import read_part_tables
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -89,7 +90,7 @@ class Survey:
             num_rows += len(table)
         if self.duplicates.drop == "near":
             joined = pa.concat_tables(landmarks)
-            partitions = (joined["key"].to_numpy() % np.uint64(self.num_partitions)).astype(np.int64)
+            partitions = (joined["key"].to_numpy() % np.uint64(self.num_partitions)).astype(np.uint32)
             scatter.write(self.landmarks_uri(batch.number), joined, partitions, self.num_partitions)
         parquet.write(self.facts_uri(batch.number), pa.concat_tables(facts))
 
@@ -135,18 +136,48 @@ class Survey:
 
 
 @dataclass(frozen=True)
+class FetchSpeech:
+    """Brings the units of candidates to where they are compared."""
+
+    folder: str
+    candidates: str
+    bases: tuple[int, ...]
+    num_partitions: int
+
+    def speech_uri(self, batch: int) -> str:
+        """What one batch has of them."""
+        return storage.join(self.folder, f"speech-{batch:06d}.scatter")
+
+    def __call__(self, batch: Batch) -> None:
+        target = self.speech_uri(batch.number)
+        if storage.exists(target):
+            return
+        candidates = parquet.read(self.candidates, ["left", "right"])
+        partition = np.tile(np.arange(len(candidates)) % self.num_partitions, 2)
+        row = np.concatenate([candidates[name].to_numpy() for name in ("left", "right")])
+        base = self.bases[batch.number]
+        end = self.bases[batch.number + 1] if batch.number + 1 < len(self.bases) else np.iinfo(np.int64).max
+        is_mine = (row >= base) & (row < end)
+        wanted = np.unique(np.stack([partition[is_mine], row[is_mine] - base]), axis=1)
+        table = SPEECH_SCHEMA.empty_table()
+        if wanted.size:
+            speech = pa.concat_tables(part.select(["units", "durations"]) for part in read_kept(batch))
+            taken = speech.take(pa.array(wanted[1]))
+            table = pa.table([pa.array(wanted[1] + base), taken["units"], taken["durations"]], schema=SPEECH_SCHEMA)
+        scatter.write(target, table, wanted[0], self.num_partitions)
+
+
+@dataclass(frozen=True)
 class Flat:
     """The units of a table's segments, one behind the other.
 
     Attributes:
         offsets: [segments + 1] where each begins and ends.
-        owners: [n] the segment of each unit.
         units: [n].
         durations: [n] in frames.
     """
 
     offsets: NDArray[np.int64]
-    owners: NDArray[np.int64]
     units: NDArray[np.uint16]
     durations: NDArray[np.uint16]
 
@@ -156,7 +187,12 @@ class Flat:
         lengths = pc.list_value_length(table["units"]).to_numpy().astype(np.int64)
         units, durations = (pc.list_flatten(table[name]).to_numpy() for name in ("units", "durations"))
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return cls(offsets, np.repeat(np.arange(len(table)), lengths), units, durations)
+        return cls(offsets, units, durations)
+
+    @functools.cached_property
+    def owners(self) -> NDArray[np.int64]:
+        """[n] the segment of each unit."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
     def segment(self, row: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
         """Units and durations of one."""

@@ -1,6 +1,6 @@
 """The main job: every segment's audio to units.
 
-    RUN/segments/, RUN/codebook/ -> RUN/units/part-<work_unit>.parquet    UNITS_SCHEMA, a row per segment
+    RUN/segments/, RUN/codebook/ -> RUN/units/part-<work_unit>.parquet    (unit_parts.py)
 
 A part's metadata holds the fingerprints of the encoder and codebook that made it.
 """
@@ -8,7 +8,6 @@ A part's metadata holds the fingerprints of the encoder and codebook that made i
 from __future__ import annotations
 
 import functools
-import json
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +25,11 @@ from pipeline.records import UNITS_SCHEMA, Dropped
 from pipeline.segment import STAGE as SEGMENTS
 from pipeline.segment import open_segments, plan_of
 from pipeline.stage import Stage, StageCounts, Tally, digest, fingerprint_of
+from pipeline.unit_parts import STAGE, digest_of_part, part_uris, read_parts
 from pipeline.units import UnitEncoder, describe_encoder, encoder_settings, run_lengths
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STAGE = "units"
 # Whatever is wrong with an audio file itself stays wrong.
 RETRIED_REASONS = ("quarantined", "missing")
 
@@ -145,53 +144,6 @@ def _units_table(unit: WorkUnit, outcomes: Sequence[NDArray[np.uint16] | AudioEr
         },
         schema=UNITS_SCHEMA,
     )
-
-
-def read_parts(run: str) -> Iterator[pa.Table]:
-    """The units of a run, a table per work unit, in their order.
-
-    Raises:
-        TwistError: a part is damaged; the message names it.
-    """
-    return read_part_tables(part_uris(run))
-
-
-def read_part_tables(uris: Sequence[str]) -> Iterator[pa.Table]:
-    """The same of some part files.
-
-    Raises:
-        TwistError: a part is damaged; the message names it.
-    """
-    return map(_check_columns, uris, parquet.read_many(uris))
-
-
-def part_uris(run: str) -> list[str]:
-    """The part files of a run's units, in the order of their work units."""
-    uri = storage.join(run, STAGE)
-    return [storage.join(uri, name) for name in storage.list_files(uri, ".parquet") if name.startswith("part-")]
-
-
-def read_part(uri: str) -> pa.Table:
-    """The units of one work unit (UNITS_SCHEMA).
-
-    Raises:
-        TwistError: the part is damaged.
-    """
-    return _check_columns(uri, parquet.read(uri))
-
-
-def _check_columns(uri: str, table: pa.Table) -> pa.Table:
-    if not table.schema.equals(UNITS_SCHEMA):
-        raise TwistError(f"{uri} holds other columns than units; delete it and tokenize again")
-    return table
-
-
-def digest_of_part(part: pa.Table) -> str:
-    """A digest of what became of each segment of a part, unit by unit; the stage's output is known by all of these."""
-    columns = {name: part[name].to_pylist() for name in ("segment_id", "drop_reason")}
-    columns["num_units"] = pc.list_value_length(part["units"]).to_pylist()
-    content = [pc.list_flatten(part[name]).to_numpy().tobytes() for name in ("units", "durations")]
-    return digest(json.dumps(columns), *content)
 
 
 def _account(stage: Stage, num_planned: int, book: codebook.Codebook, work: dict[str, Any]) -> None:

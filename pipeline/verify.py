@@ -26,8 +26,8 @@ from pipeline.report import STAGES
 from pipeline.segment import SEGMENTS as SEGMENTS_FILE
 from pipeline.segment import STAGE as SEGMENTS
 from pipeline.segment import read_segments
-from pipeline.tokenize import STAGE as UNITS
-from pipeline.tokenize import digest_of_part, part_uris, read_part
+from pipeline.unit_parts import STAGE as UNITS
+from pipeline.unit_parts import digest_of_part, part_uris, read_part
 from pipeline.verify_shards import as_violations, verify_runs, verify_shards
 
 if TYPE_CHECKING:

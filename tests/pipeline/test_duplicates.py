@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import parquet, scatter
-from pipeline.duplicates import LANDMARK_SCHEMA, MAX_ALL_PAIRS, PAIR_SCHEMA, find_exact, propose, share_landmarks
+from pipeline.duplicates import LANDMARK_SCHEMA, MAX_ALL_PAIRS, PAIR_SCHEMA, Propose, ShareLandmarks, find_exact
 
 
 @given(contents=st.lists(st.integers(0, 9), max_size=40), seed=st.integers(0, 9))
@@ -42,9 +42,10 @@ def test_shared_landmarks_pair_up_their_segments(
         files.append(str(folder / f"{number}.scatter"))
         partitions = (part % np.uint64(num_partitions)).astype(np.int64)
         scatter.write(files[-1], pa.table(columns, schema=LANDMARK_SCHEMA), partitions, num_partitions)
-    targets = [str(folder / f"pairs-{partition}.scatter") for partition in range(num_partitions)]
-    for partition, target in enumerate(targets):
-        share_landmarks(files, edges[:-1], partition, target)
+    share = ShareLandmarks(str(folder), tuple(files), tuple(edges[:-1]))
+    targets = [share.pairs_uri(partition) for partition in range(num_partitions)]
+    for partition in range(num_partitions):
+        share(partition)
     found = []
     for partition in range(num_partitions):
         for table in scatter.gather(targets, partition):
@@ -63,10 +64,11 @@ def test_a_common_landmark_is_work_for_all_partitions(tmp_path) -> None:
     """All pair with the first that has it: dealt out by that one, a single task would get as much as there is."""
     num_rows, num_partitions = 1000, 4
     columns = [np.zeros(num_rows, np.uint64), np.arange(num_rows, dtype=np.uint32), np.zeros(num_rows, np.uint16)]
-    source, target = str(tmp_path / "landmarks.scatter"), str(tmp_path / "pairs.scatter")
+    source = str(tmp_path / "landmarks.scatter")
     scatter.write(source, pa.table(columns, schema=LANDMARK_SCHEMA), np.zeros(num_rows, np.int64), num_partitions)
-    share_landmarks([source], [0], 0, target)
-    sizes = [len(scatter.gather([target], partition)[0] or ()) for partition in range(num_partitions)]
+    share = ShareLandmarks(str(tmp_path), (source,), (0,))
+    share(0)
+    sizes = [len(scatter.gather([share.pairs_uri(0)], partition)[0] or ()) for partition in range(num_partitions)]
     assert sum(sizes) == num_rows - 1
     assert max(sizes) - min(sizes) <= 1
 
@@ -77,8 +79,10 @@ def test_candidates_are_those_that_agree_on_a_lag(tmp_path) -> None:
 
     rows = [*pairs(0, 1, [7, 7, 8, 40, -9]), *pairs(0, 2, [7, 20, 33, 50]), *pairs(1, 2, [-3, -3, -2])]
     table = pa.Table.from_pylist([dict(zip(PAIR_SCHEMA.names, row, strict=True)) for row in rows], schema=PAIR_SCHEMA)
-    source, target = str(tmp_path / "pairs.scatter"), str(tmp_path / "candidates.parquet")
+    source = str(tmp_path / "pairs.scatter")
     scatter.write(source, table, np.zeros(len(rows), np.int64), 1)
-    propose([source], 0, target, landmark_units=2)
+    propose = Propose(str(tmp_path), (source,), landmark_units=2)
+    propose(0)
+    target = propose.candidates_uri(0)
     assert [(row["left"], row["right"]) for row in parquet.read(target).to_pylist()] == [(0, 1), (1, 2)]
     assert [row["lag"] for row in parquet.read(target).to_pylist()] == [8, -2]

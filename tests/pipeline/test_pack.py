@@ -21,7 +21,7 @@ from pipeline.errors import TwistError
 from pipeline.pack import PackConfig, pack
 from pipeline.shards import Dataset, open_dataset
 from pipeline.split import SplitConfig
-from pipeline.tokenize import part_uris, read_parts
+from pipeline.unit_parts import part_uris, read_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

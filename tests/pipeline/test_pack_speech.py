@@ -18,10 +18,10 @@ import soundfile
 from model.encoder import EncoderConfig
 from pipeline import codebook, duplicates, pack, parquet, storage
 from pipeline.audio import read_spans
-from pipeline.decontaminate import EvaluationSet
 from pipeline.degenerate import DegenerateConfig
 from pipeline.duplicates import DuplicatesConfig, choose_twins
 from pipeline.errors import TwistError
+from pipeline.evaluation_sets import EvaluationSet
 from pipeline.pack import PackConfig
 from pipeline.records import LANGUAGE_SCHEMA, RECORDING_SCHEMA, UNITS_SCHEMA
 from pipeline.shards import open_dataset

@@ -14,7 +14,7 @@ from pipeline import parquet, report
 from pipeline.errors import TwistError
 from pipeline.records import SAMPLE_SCHEMA
 from pipeline.shards import DatasetError, open_dataset
-from pipeline.tokenize import read_parts
+from pipeline.unit_parts import read_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,15 +17,8 @@ from pipeline.codebook import CodebookError
 from pipeline.errors import TwistError
 from pipeline.records import UNITS_SCHEMA
 from pipeline.segment import open_segments, plan_of, read_segments
-from pipeline.tokenize import (
-    Tokenize,
-    _all_dropped,
-    digest_of_part,
-    part_uris,
-    read_part,
-    read_parts,
-    tokenize,
-)
+from pipeline.tokenize import Tokenize, _all_dropped, tokenize
+from pipeline.unit_parts import digest_of_part, part_uris, read_part, read_parts
 from pipeline.work_plan import WorkPlan, WorkUnit
 
 if TYPE_CHECKING:
