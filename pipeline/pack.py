@@ -42,7 +42,7 @@ from pipeline.unit_parts import STAGE as UNITS
 from pipeline.unit_parts import part_uris
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -211,9 +211,15 @@ class _Packing:
 
     def _read_facts(self, survey: Survey) -> tuple[pa.Table, list[int]]:
         """All segments' facts, and the number of the first segment of each batch."""
-        tables = list(parquet.read_many(survey.facts_uri(batch.number) for batch in self.batches))
-        bases = np.cumsum([0, *map(len, tables)])[:-1].tolist()
-        return pa.concat_tables(tables), bases
+        lengths: list[int] = []
+
+        def read() -> Iterator[pa.Table]:
+            for table in parquet.read_many(survey.facts_uri(batch.number) for batch in self.batches):
+                lengths.append(len(table))
+                yield table
+
+        table = parquet.as_one(read())
+        return table, np.cumsum([0, *lengths])[:-1].tolist()
 
     def _priority(
         self, table: pa.Table, splits: NDArray[np.int8], by_id: NDArray[np.int64], reasons: _Reasons
@@ -244,7 +250,7 @@ class _Packing:
         )
         self._map(propose, partitions, "groups of candidates")
 
-        candidates = pa.concat_tables(parquet.read_many(map(propose.candidates_uri, partitions)))
+        candidates = parquet.as_one(parquet.read_many(map(propose.candidates_uri, partitions)))
         candidates_uri = storage.join(self.folder, "candidates.parquet")
         parquet.write(candidates_uri, candidates)
         num_partitions = 1 + len(candidates) // CANDIDATES_PER_PARTITION
@@ -257,7 +263,7 @@ class _Packing:
             num_partitions,
         )
         self._map(compare, range(num_partitions), "groups compared")
-        return pa.concat_tables(parquet.read_many(map(compare.similar_uri, range(num_partitions))))
+        return parquet.as_one(parquet.read_many(map(compare.similar_uri, range(num_partitions))))
 
     def _plan(
         self,
