@@ -15,7 +15,6 @@ after the other in one process, without Ray.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import math
 import os
@@ -33,6 +32,7 @@ import pyarrow as pa
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
+from benchmarks.processes import cpu_seconds, family, memory_gib
 from pipeline import codebook, parquet, storage
 from pipeline.codebook_fit import STAGE as CODEBOOK
 from pipeline.records import LANGUAGE_SCHEMA, RECORDING_SCHEMA, UNITS_SCHEMA
@@ -127,34 +127,6 @@ def watch(process: subprocess.Popen[bytes], run: Path) -> tuple[float, float, fl
     done.set()
     thread.join()
     return peak, disk, sum(cpu_s.values()) / 60
-
-
-def family(pid: int) -> list[int]:
-    """A process and all below it."""
-    parents = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-    found = [pid]
-    for one in found:
-        found += [child for child, parent in parents.items() if parent == one]
-    return found
-
-
-def cpu_seconds(pid: int) -> float:
-    """What a process has computed so far."""
-    with contextlib.suppress(OSError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return 0.0
-
-
-def memory_gib(pid: int) -> float:
-    """What a process holds; of what it shares, its share."""
-    with contextlib.suppress(OSError):
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 2**20
-    return 0.0
 
 
 def pack_run(run: str) -> None:

@@ -14,11 +14,9 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import multiprocessing
 import os
-import secrets
 import sys
 import tempfile
 import threading
@@ -35,6 +33,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
+from benchmarks.processes import family, memory_gib, title
 from model.encoder import EncoderConfig
 from pipeline import codebook, dataflow, parquet, storage
 from pipeline.audio import read_spans
@@ -44,7 +43,7 @@ from pipeline.tokenize import Tokenize, _all_dropped
 from pipeline.work_plan import WorkPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -57,7 +56,6 @@ TEXT = "The quiet harbour slept while boats came in. Nobody had told them of the
 FILE_MINUTES = 15
 SEGMENT_S = 15.0
 OBJECT_STORE_BYTES = 2 * 2**30
-MARK = "TWIST_BENCHMARK"
 
 
 def main() -> None:
@@ -157,7 +155,6 @@ def memory(folder: Path, num_units: int) -> dict[str, float]:
 
     from benchmarks.pipeline import Listen  # by the name that Ray's workers find it under
 
-    os.environ[MARK] = mark = secrets.token_hex(8)
     ray.init(
         address="local",
         num_cpus=2,
@@ -169,7 +166,7 @@ def memory(folder: Path, num_units: int) -> dict[str, float]:
     work = plan(folder / "speech.flac", num_units, 14.4, 864.0)
     peaks: defaultdict[str, float] = defaultdict(float)
     done = threading.Event()
-    watcher = threading.Thread(target=watch, args=(mark, peaks, done))
+    watcher = threading.Thread(target=watch, args=(peaks, done))
     watcher.start()
     try:
         dataflow.run_work_units(
@@ -182,37 +179,17 @@ def memory(folder: Path, num_units: int) -> dict[str, float]:
     return dict(peaks)
 
 
-def watch(mark: str, peaks: dict[str, float], done: threading.Event) -> None:
+def watch(peaks: dict[str, float], done: threading.Event) -> None:
     """Looks at all processes of this run, and at the object store, a few times a second."""
     import ray
 
     while not done.wait(0.2):
         free = ray.available_resources().get("object_store_memory", OBJECT_STORE_BYTES)
         peaks["object_store"] = max(peaks["object_store"], (OBJECT_STORE_BYTES - free) / 2**20)
-        for pid, title in processes_with(mark):
-            status = Path("/proc", str(pid), "status")
-            try:
-                lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-            except (OSError, ValueError):
-                continue
-            anonymous = int(lines.get("RssAnon", "0").split()[0]) / 1024
-            if title.startswith("ray::"):
-                peaks["largest_worker"] = max(peaks["largest_worker"], anonymous)
-            elif pid == os.getpid():
-                peaks["driver"] = max(peaks["driver"], anonymous)
-
-
-def processes_with(mark: str) -> Iterator[tuple[int, str]]:
-    """Process ids and titles of this process and of all that have `mark` in their environment."""
-    for path in itertools.chain(Path("/proc").glob("[0-9]*"), [Path("/proc/self")]):
-        try:
-            title = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-            if path.name == "self":
-                yield os.getpid(), "driver"
-            elif mark.encode() in (path / "environ").read_bytes():
-                yield int(path.name), title
-        except OSError:
-            continue
+        for pid in family(os.getpid()):
+            if pid == os.getpid() or title(pid).startswith("ray::"):
+                name = "driver" if pid == os.getpid() else "largest_worker"
+                peaks[name] = max(peaks[name], 1024 * memory_gib(pid, "Anonymous"))
 
 
 def in_a_process(function: Callable[..., dict[str, float]], *arguments: object) -> dict[str, float]:

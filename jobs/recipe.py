@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -69,6 +70,9 @@ class Recipe:
 _LANGUAGES = re.compile(r"[a-z]{2}(?:,[a-z]{2})*")
 
 
+Settings = TypeVar("Settings")
+
+
 class UsageError(TwistError):
     """A command line or a recipe that cannot be read."""
 
@@ -114,6 +118,24 @@ def read_recipe(
         raise UsageError("no run is named: give --run FOLDER, or `run:` in the recipe")
     run = storage.absolute(made.run) if made.run else ""
     return Recipe(**{"run": run, **{name: made[name] for name in sections if made.get(name) is not None}}), made
+
+
+def read_settings(
+    command: str, description: str, settings: type[Settings], argv: Sequence[str]
+) -> tuple[Path, Settings]:
+    """Parses the command line of a command that makes a folder of speech: that folder, and --speech.SETTING.
+
+    Raises:
+        UsageError: as `read_recipe`.
+    """
+    parser = ArgumentParser(prog=f"twist {command}", description=description, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("folder", type=str, help="The folder to make.")
+    parser.add_class_arguments(settings, "speech")
+    try:
+        given = parser.instantiate(parser.parse_args(list(argv)))
+    except ArgumentError as error:
+        raise UsageError(_sentence(error)) from error
+    return Path(given.folder), given.speech
 
 
 def _parser(sections: Sequence[str], **settings: str) -> ArgumentParser:

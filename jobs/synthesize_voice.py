@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentError
 from collections.abc import Sequence
-from pathlib import Path
-
-from jsonargparse import ArgumentParser
 
 from jobs.command import guard, progress
-from jobs.recipe import UsageError
+from jobs.recipe import read_settings
 from pipeline.voice_corpus import VoiceConfig, write_voice_corpus
 
 
@@ -19,18 +15,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
 
     def work() -> None:
-        parser = ArgumentParser(
-            prog="twist synthesize-voice", description=__doc__, exit_on_error=False, allow_abbrev=False
-        )
-        parser.add_argument("folder", type=str, help="The folder to make.")
-        parser.add_class_arguments(VoiceConfig, "speech")
-        try:
-            given = parser.instantiate(parser.parse_args(list(arguments)))
-        except ArgumentError as error:
-            raise UsageError(" ".join(str(error).split())) from error
+        folder, settings = read_settings("synthesize-voice", __doc__, VoiceConfig, arguments)
         with progress("voice") as report:
-            duration_s = write_voice_corpus(Path(given.folder), given.speech, report)
-        print(f"voice      {duration_s / 60:.1f} min of {given.speech.voice} in {given.folder}")
+            duration_s = write_voice_corpus(folder, settings, report)
+        print(f"voice      {duration_s / 60:.1f} min of {settings.voice} in {folder}")
 
     return guard("synthesize-voice", work)
 
