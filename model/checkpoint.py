@@ -30,7 +30,7 @@ from pipeline import storage
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from torch import Tensor
 
@@ -220,14 +220,16 @@ def load_trainer_state(folder: str, step: int) -> dict[str, Any]:
     return state
 
 
-def refuse_other_settings(before: dict[str, Any], config: Any, changeable: Collection[str], folder: str) -> None:
-    """Refuses to go on with a run that was begun with settings that train another model.
+def refuse_other_settings(before: dict[str, Any], config: Any, section: str, folder: str, step: int) -> None:
+    """Refuses to go on with a run that was begun with settings that train another model, or that has gone further.
 
     Args:
         before: The settings of the run so far, as `dataclasses.asdict` gives them and JSON keeps them.
-        config: The settings now, a dataclass.
-        changeable: Names of the settings that may differ; of one in a group, `group.name`.
+        config: The settings now, a dataclass whose `changeable` names those that may differ (of one in a group,
+            `group.name`).
+        section: What recipes call them.
         folder: The folder of the run's checkpoints.
+        step: Of the newest of these.
 
     Raises:
         TwistError: names each setting that differs, with both values.
@@ -237,13 +239,41 @@ def refuse_other_settings(before: dict[str, Any], config: Any, changeable: Colle
     changes = [
         f"{name} was {json.dumps(then.get(name))}, is {json.dumps(value)}"
         for name, value in now.items()
-        if name not in changeable and then.get(name) != value
+        if name not in config.changeable and then.get(name) != value
     ]
     if changes:
         raise TwistError(
             f"{folder} holds checkpoints of other settings: {'; '.join(changes)}. Set them back, or train into another "
             f"folder"
         )
+    if step > config.num_steps:
+        raise TwistError(
+            f"{folder} has a checkpoint of step {step} already; set {section}.num_steps to that or more, or train into "
+            f"another folder"
+        )
+
+
+def refuse_other_clips(before: Sequence[str], now: Sequence[str], folder: str) -> None:
+    """Refuses to go on with a run that was begun on other clips or units, by fingerprints of these.
+
+    Raises:
+        TwistError: they differ.
+    """
+    if before != now:
+        raise TwistError(
+            f"{folder} holds checkpoints that were trained on other clips or units; give the run that they were "
+            f"trained on, or train into another folder"
+        )
+
+
+def refuse_damage(path: Path) -> None:
+    """Refuses to go on from a checkpoint whose files are not as they were written.
+
+    Raises:
+        TwistError: names them.
+    """
+    if damaged := damaged_files(path):
+        raise TwistError(f"{path} is damaged ({', '.join(damaged)}); delete it to go on from the one before it")
 
 
 def _flat(settings: dict[str, Any], groups: Collection[str]) -> dict[str, Any]:

@@ -297,20 +297,9 @@ class _Pretraining:
 
     def _load_weights(self, folder: Path, step: int) -> None:
         state = checkpoint.load_trainer_state(self.folder, step)
-        checkpoint.refuse_other_settings(state["config"], self.config, self.config.changeable, self.folder)
-        if state["clips"] != self.clips.fingerprint:
-            raise TwistError(
-                f"{self.folder} holds checkpoints that were trained on other clips or units; give the run that they "
-                f"were trained on, or train into another folder"
-            )
-        if step > self.config.num_steps:
-            raise TwistError(
-                f"{self.folder} has a checkpoint of step {step} already; set pretrain.num_steps to that or more, or "
-                f"train into another folder"
-            )
-        damaged = checkpoint.damaged_files(folder)
-        if damaged:
-            raise TwistError(f"{folder} is damaged ({', '.join(damaged)}); delete it to go on from the one before it")
+        checkpoint.refuse_other_settings(state["config"], self.config, "pretrain", self.folder, step)
+        checkpoint.refuse_other_clips([state["clips"]], [self.clips.fingerprint], self.folder)
+        checkpoint.refuse_damage(folder)
         body, _, _ = load_hubert(folder)
         self.model.body.load_state_dict(body.state_dict())
         self.model.load_state_dict(safetensors.torch.load_file(folder / HEAD), strict=False)

@@ -161,7 +161,8 @@ class _Training:
         resumed_step = checkpoint.newest_step(folder, ranks)
         if resumed_step:
             state = checkpoint.load_trainer_state(folder, resumed_step)
-            self._refuse_other_settings(state, resumed_step)
+            checkpoint.refuse_other_settings(state["config"], config, "train", folder, resumed_step)
+            self.batches.load_state_dict(state["loader"])
             newest = checkpoint.fetch(checkpoint.step_folder(folder, resumed_step))
             self.model, _ = load_speech_lm(str(newest))
         elif config.init is not None:
@@ -346,15 +347,6 @@ class _Training:
     def _report_checkpoints(self) -> None:
         for step in self.checkpoint_writer.made():
             self._report("checkpoint", step, path=checkpoint.step_folder(self.folder, step))
-
-    def _refuse_other_settings(self, state: dict[str, Any], resumed_step: int) -> None:
-        checkpoint.refuse_other_settings(state["config"], self.config, self.config.changeable, self.folder)
-        self.batches.load_state_dict(state["loader"])
-        if resumed_step > self.config.num_steps:
-            raise TwistError(
-                f"{self.folder} has a checkpoint of step {resumed_step} already; set train.num_steps to that or more, "
-                f"or train into another folder"
-            )
 
     def _refuse_non_finite(self, index: int, loss: float, grad_norm: float) -> None:
         path = storage.join(self.folder, f"non-finite-{index + 1:08d}.json")

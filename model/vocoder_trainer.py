@@ -369,20 +369,10 @@ class _Training:
 
     def _load_weights(self, folder: Path, step: int) -> None:
         state = checkpoint.load_trainer_state(self.folder, step)
-        checkpoint.refuse_other_settings(state["config"], self.config, self.config.changeable, self.folder)
-        if (state["clips"], state["codebook"]) != (self.clips_fingerprint, self.codebook_fingerprint):
-            raise TwistError(
-                f"{self.folder} holds checkpoints that were trained on other clips or units; give the run that they "
-                f"were trained on, or train into another folder"
-            )
-        if step > self.config.num_steps:
-            raise TwistError(
-                f"{self.folder} has a checkpoint of step {step} already; set vocoder.num_steps to that or more, or "
-                f"train into another folder"
-            )
-        damaged = checkpoint.damaged_files(folder)
-        if damaged:
-            raise TwistError(f"{folder} is damaged ({', '.join(damaged)}); delete it to go on from the one before it")
+        checkpoint.refuse_other_settings(state["config"], self.config, "vocoder", self.folder, step)
+        now = [self.clips_fingerprint, self.codebook_fingerprint]
+        checkpoint.refuse_other_clips([state["clips"], state["codebook"]], now, self.folder)
+        checkpoint.refuse_damage(folder)
         self.vocoder.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
         self.discriminators.load_state_dict(safetensors.torch.load_file(folder / DISCRIMINATORS))
         self.progress = Progress.from_dict(state["progress"])

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 def test_a_run_on_other_data_refuses_to_go_on(settings: dict[str, Any], told: str, tmp_path: Path) -> None:
     begun = TrainConfig(architecture={"model_type": "opt"})
     before = json.loads(json.dumps(asdict(begun)))
-    refuse_other_settings(before, begun, begun.changeable, tmp_path)
+    refuse_other_settings(before, begun, "train", str(tmp_path), 1)
     with pytest.raises(TwistError) as refusal:
-        refuse_other_settings(before, replace(begun, data=LoaderConfig(**settings)), begun.changeable, tmp_path)
+        refuse_other_settings(before, replace(begun, data=LoaderConfig(**settings)), "train", str(tmp_path), 1)
     assert told in str(refusal.value)
 
 
@@ -44,7 +44,7 @@ def test_where_units_come_from_may_change(tmp_path: Path) -> None:
     begun = TrainConfig(architecture={"model_type": "opt"})
     other = LoaderConfig(cache="/scratch", damaged="skip", verify_checksums=True)
     before = json.loads(json.dumps(asdict(begun)))
-    refuse_other_settings(before, replace(begun, data=other), begun.changeable, tmp_path)
+    refuse_other_settings(before, replace(begun, data=other), "train", str(tmp_path), 1)
 
 
 def test_training_goes_on_past_a_damaged_shard_and_counts_it(
