@@ -100,8 +100,13 @@ class TrainConfig:
     data: LoaderConfig = field(default_factory=LoaderConfig)
 
     def __post_init__(self) -> None:
-        if (self.init is None) == (self.architecture is None):
-            raise TwistError("give either train.init (a text LM's folder) or train.architecture, and not both")
+        if self.init is None and self.architecture is None:
+            raise TwistError(
+                "nothing says which model to train: give --config with one of recipes/, train.init (a text LM's "
+                "folder) or train.architecture"
+            )
+        if self.init is not None and self.architecture is not None:
+            raise TwistError("train.init and train.architecture are two ways to begin: give one of them")
         rules = Rules("train", self)
         rules.common()
         rules.at_least_one("gradient_accumulation")

@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import time
@@ -283,6 +284,9 @@ def _differences(before: Any, now: Any, path: str = "") -> list[str]:
         return [line for k in keys for line in _differences(before.get(k), now.get(k), f"{path}.{k}" if path else k)]
     if before == now:
         return []
+    if isinstance(before, list) and isinstance(now, list) and any(isinstance(item, dict) for item in before + now):
+        pairs = enumerate(itertools.zip_longest(before, now))
+        return [line for number, pair in pairs for line in _differences(*pair, f"{path}[{number}]")]
     if path.startswith("inputs."):
         return [f"its input {path.removeprefix('inputs.')} has changed since"]
     return [f"{path.removeprefix('config.')} was {json.dumps(before)}, is {json.dumps(now)}"]

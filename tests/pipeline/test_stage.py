@@ -126,11 +126,13 @@ def test_the_done_marker_comes_last(folder: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_other_settings_are_refused_with_both_values(folder: str) -> None:
-    finish(make(folder, {"min_s": 2.0, "speech": {"threshold": 0.5}, "languages": ("en", "de")}))
-    same = make(folder, {"languages": ["en", "de"], "speech": {"threshold": 0.5}, "min_s": 2.0})
+    corpora = {"corpora": [{"name": "a", "language": "en"}, {"name": "b", "language": None}]}
+    finish(make(folder, {"min_s": 2.0, "speech": {"threshold": 0.5}, "languages": ("en", "de"), **corpora}))
+    same = make(folder, {**corpora, "languages": ["en", "de"], "speech": {"threshold": 0.5}, "min_s": 2.0})
     with same.begin() as has_work:
         assert not has_work, "a tuple and a list, or another order of keys, are not other settings"
-    other = make(folder, {"min_s": 2.0, "speech": {"threshold": 0.6}, "languages": ("en",), "new": True})
+    others = {"corpora": [{"name": "a", "language": "en"}, {"name": "b", "language": "de"}, {"name": "c"}]}
+    other = make(folder, {"min_s": 2.0, "speech": {"threshold": 0.6}, "languages": ("en",), "new": True, **others})
     with pytest.raises(StageError) as refusal, other.begin():
         pass
     message = str(refusal.value)
@@ -139,6 +141,7 @@ def test_other_settings_are_refused_with_both_values(folder: str) -> None:
         "speech.threshold was 0.5, is 0.6",
         'languages was ["en", "de"], is ["en"]',
         "new was null, is true",
+        'corpora[1].language was null, is "de"; corpora[2] was null, is {"name": "c"}; ',
         "--run",
     ):
         assert part in message, f"{part!r} is not in: {message}"
