@@ -72,7 +72,7 @@ def test_help_of_twist_lists_the_commands(capsys):
         (["inspect", "EMPTY"], "is no run"),
         (["evaluate", "perplexity", "--run", "RUN"], "holds no checkpoint"),
         (["evaluate", "beauty", "--run", "RUN"], "beauty"),
-        (["train", "--run", "RUN"], "either train.init"),
+        (["train", "--run", "RUN"], "nothing says which model to train"),
         (["train", "--run", "RUN", "--train.architecture", '{"model_type": "opt"}'], "holds no finished shards"),
     ],
 )
