@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import parquet, storage
 from pipeline.errors import TwistError
@@ -223,20 +224,16 @@ def _even_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting)
 
 
-def segment_ids(dataset: Dataset) -> list[str]:
+def segment_ids(dataset: Dataset) -> pa.ChunkedArray:
     """The segments that the samples of some shards are made of, also where several make up one sample."""
+    ids = dataset.columns(["segment_id"])["segment_id"].cast(pa.large_string())
     groups = storage.join(dataset.uri, GROUPS)
-    members: dict[str, list[str]] = {}
-    if storage.exists(groups):
-        for sample, segment in zip(
-            *(parquet.read(groups)[name].to_pylist() for name in GROUP_SCHEMA.names), strict=True
-        ):
-            members.setdefault(sample, []).append(segment)
-    return [
-        id
-        for sample in dataset.columns(["segment_id"])["segment_id"].to_pylist()
-        for id in members.get(sample, [sample])
-    ]
+    if not storage.exists(groups):
+        return ids
+    members = parquet.read(groups)
+    alone = ids.filter(pc.invert(pc.is_in(ids, members["sample"])))
+    joined = members.filter(pc.is_in(members["sample"], ids))["segment"]
+    return pa.chunked_array([*alone.chunks, *joined.chunks])
 
 
 def dataset_fingerprint(info: dict[str, Any]) -> str:

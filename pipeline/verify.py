@@ -11,6 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import codebook, parquet, shards, stage, storage
@@ -32,8 +33,6 @@ from pipeline.verify_shards import as_violations, verify_runs, verify_shards
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-
-    import pyarrow as pa
 
     from pipeline.codebook import Codebook
 
@@ -115,14 +114,35 @@ def _verify_output(run: str, name: str, output: str) -> Iterator[str]:
         yield f"{storage.join(run, name)} holds other data than when it was finished: its DONE does not fit them"
 
 
-def _verify_accounts(run: str, name: str, came_in: Iterable[str], kept: Iterable[str]) -> Iterator[str]:
+def _verify_accounts(
+    run: str, name: str, came_in: Iterable[str] | pa.ChunkedArray, kept: Iterable[str] | pa.ChunkedArray
+) -> Iterator[str]:
     """Every item that came in is either kept or dropped, once."""
     dropped = parquet.read(storage.join(run, name, stage.DROPPED))
-    expected = Counter(came_in)
-    found = Counter(kept) + Counter(dropped.filter(pc.equal(dropped["num_items"], 1))["id"].to_pylist())
-    for ids, what in ((expected - found, "neither kept nor dropped"), (found - expected, "there twice, or unexpected")):
-        if ids:
-            yield f"{storage.join(run, name)}: {ids.total()} items are {what}, e.g. {min(ids)}"
+    gone = dropped.filter(pc.equal(dropped["num_items"], 1))["id"]
+    # An item that came in counts 1, one that is accounted for -1: as columns, since there may be many millions.
+    ids = [_column(came_in), _column(kept), _column(gone)]
+    signs = [np.full(len(column), sign, np.int8) for column, sign in zip(ids, (1, -1, -1), strict=True)]
+    table = pa.table([pa.chunked_array(ids), pa.chunked_array(signs)], ["id", "n"])
+    left = table.group_by("id").aggregate([("n", "sum")])
+    for which, what in (
+        (pc.greater(left["n_sum"], 0), "neither kept nor dropped"),
+        (pc.less(left["n_sum"], 0), "there twice, or unexpected"),
+    ):
+        found = left.filter(which)
+        if len(found):
+            total, example = pc.sum(pc.abs(found["n_sum"])).as_py(), pc.min(found["id"]).as_py()
+            yield f"{storage.join(run, name)}: {total} items are {what}, e.g. {example}"
+
+
+def _column(ids: Iterable[str]) -> pa.Array:
+    if isinstance(ids, pa.ChunkedArray):
+        return ids.cast(pa.large_string()).combine_chunks()
+    return pa.array(ids, pa.large_string())
+
+
+def _joined(columns: list[pa.ChunkedArray]) -> pa.ChunkedArray:
+    return pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
 
 
 def _verify_manifest(run: str) -> Iterator[str]:
@@ -187,8 +207,7 @@ def _verify_codebook(uri: str) -> Iterator[str]:
 
 def _verify_units(run: str) -> Iterator[str]:
     book = codebook.load(storage.join(run, CODEBOOK))
-    planned = read_segments(run)["segment_id"].to_pylist()
-    kept: list[str] = []
+    kept: list[pa.ChunkedArray] = []
     part_digests = []
     for uri in part_uris(run):
         try:
@@ -196,10 +215,10 @@ def _verify_units(run: str) -> Iterator[str]:
         except TwistError as error:
             yield str(error)
             continue
-        kept += part.filter(pc.is_null(part["drop_reason"]))["segment_id"].to_pylist()
+        kept.append(part.filter(pc.is_null(part["drop_reason"]))["segment_id"])
         part_digests.append(digest_of_part(part))
         yield from as_violations(uri, _verify_part(uri, part, book))
-    yield from _verify_accounts(run, UNITS, planned, kept)
+    yield from _verify_accounts(run, UNITS, read_segments(run)["segment_id"], _joined(kept))
     yield from _verify_output(run, UNITS, stage.digest(book.fingerprint, *part_digests))
 
 
@@ -221,9 +240,7 @@ def _verify_packed(run: str) -> Iterator[str]:
     dataset = shards.open_dataset(uri)
     if dataset.info["codebook"]["fingerprint"] != codebook.load(storage.join(run, CODEBOOK)).fingerprint:
         yield f"{storage.join(uri, shards.DATASET)} names another codebook than the one in {run}"
-    tokenized: list[str] = []
-    for part_uri in part_uris(run):
-        part = read_part(part_uri)
-        tokenized += part.filter(pc.is_null(part["drop_reason"]))["segment_id"].to_pylist()
+    parts = map(read_part, part_uris(run))
+    tokenized = _joined([part.filter(pc.is_null(part["drop_reason"]))["segment_id"] for part in parts])
     yield from _verify_accounts(run, SHARDS, tokenized, shards.segment_ids(dataset))
     yield from _verify_output(run, SHARDS, dataset.fingerprint)

@@ -10,11 +10,12 @@ import hashlib
 import io
 import json
 import tarfile
-from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.errors import TwistError
@@ -24,7 +25,6 @@ from pipeline.shards import DATASET, MANIFEST, dataset_fingerprint, open_dataset
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import pyarrow as pa
     from numpy.typing import NDArray
 
     from pipeline.shards import Dataset
@@ -82,26 +82,23 @@ def _verify_shards(uri: str) -> Iterator[str]:
     index_uri, manifest_uri = storage.join(uri, DATASET), storage.join(uri, MANIFEST)
     if dataset.fingerprint != dataset_fingerprint(dataset.info):
         yield f"{index_uri}: its fingerprint is not that of the codebook and shards that it names"
-    keys = Counter(dataset.manifest["key"].to_pylist())
-    if twice := keys - Counter(set(keys)):
-        yield f"{manifest_uri}: {len(twice)} keys occur more than once, e.g. {min(twice)}"
+    counted = pc.value_counts(dataset.manifest["key"])
+    twice = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
+    if len(twice):
+        yield f"{manifest_uri}: {len(twice)} keys occur more than once, e.g. {min(twice.to_pylist())}"
     yield from _verify_splits(manifest_uri, dataset.manifest)
     shards: _Told = {(shard["path"],): shard for shard in dataset.info["shards"]}
     yield from _verify_sums(index_uri, dataset.manifest, ["shard"], shards)
     totals: _Told = {(total["corpus"], total["split"]): total for total in dataset.info["totals"]}
     yield from _verify_sums(index_uri, dataset.manifest, ["corpus", "split"], totals)
-    rows_by_shard: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in dataset.manifest.to_pylist():
-        rows_by_shard[row["shard"]].append(row)
+    rows = _RowsByShard(dataset.manifest)
     for path in storage.list_files(uri, ".tar"):
         if (path,) not in shards:
             yield f"{storage.join(uri, path)} is none of the shards in {DATASET}"
     counts = {split: np.zeros(dataset.num_units, np.int64) for split in dataset.info.get("unit_counts", {})}
     num_violations = 0
     for (path,), shard in shards.items():
-        for violation in as_violations(
-            storage.join(uri, path), _verify_shard(dataset, shard, rows_by_shard[path], counts)
-        ):
+        for violation in as_violations(storage.join(uri, path), _verify_shard(dataset, shard, rows.of(path), counts)):
             num_violations += 1
             yield violation
     if not num_violations:
@@ -110,13 +107,37 @@ def _verify_shards(uri: str) -> Iterator[str]:
                 yield f"{index_uri} says otherwise how often units occur in {split} than its shards do"
 
 
+class _RowsByShard:
+    """The manifest's rows, of which one shard's are Python objects at a time."""
+
+    def __init__(self, manifest: pa.Table) -> None:
+        self._manifest = manifest
+        paths = pc.unique(manifest["shard"])
+        number = pc.index_in(manifest["shard"], paths).to_numpy()
+        self._order = np.argsort(number, kind="stable")
+        self._edges = np.searchsorted(number[self._order], np.arange(len(paths) + 1))
+        self._numbers = {path: place for place, path in enumerate(paths.to_pylist())}
+
+    def of(self, path: str) -> list[dict[str, Any]]:
+        """Those of one shard, in the manifest's order."""
+        if path not in self._numbers:
+            return []
+        start, end = self._edges[self._numbers[path] : self._numbers[path] + 2]
+        rows: list[dict[str, Any]] = self._manifest.take(pa.array(self._order[start:end])).to_pylist()
+        return rows
+
+
 def _verify_splits(manifest_uri: str, manifest: pa.Table) -> Iterator[str]:
-    split_of: dict[str, str] = {}
-    columns = ("segment_id", "speaker", "split")
-    for id, speaker, split in zip(*(manifest[name].to_pylist() for name in columns), strict=True):
-        group = speaker or id.rpartition("#")[0]
-        if split_of.setdefault(group, split) != split:
-            yield f"{manifest_uri}: {group} is in {split_of[group]} and, with {id}, in {split}"
+    recordings = pc.replace_substring_regex(manifest["segment_id"], "#[^#]*$", "")
+    columns = [pc.coalesce(manifest["speaker"].cast(recordings.type), recordings), manifest["split"]]
+    table = pa.table([*columns, manifest["segment_id"]], names=["group", "split", "segment_id"])
+    counted = table.select(["group", "split"]).group_by("group").aggregate([("split", "count_distinct")])
+    torn = counted.filter(pc.greater(counted["split_count_distinct"], 1))["group"]
+    first_split: dict[str, str] = {}
+    for row in table.filter(pc.is_in(table["group"], torn)).to_pylist():
+        group, split = row["group"], row["split"]
+        if first_split.setdefault(group, split) != split:
+            yield f"{manifest_uri}: {group} is in {first_split[group]} and, with {row['segment_id']}, in {split}"
 
 
 def _verify_sums(index_uri: str, manifest: pa.Table, columns: Sequence[str], told: _Told) -> Iterator[str]:
