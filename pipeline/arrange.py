@@ -151,7 +151,7 @@ def _sample_ids(segment_ids: pa.ChunkedArray, firsts: NDArray[np.int64], lasts: 
     if not is_joined.any():
         return ids
     begins = pc.replace_substring_regex(ids.filter(pa.array(is_joined)), "-[^-]*$", "-")
-    ends = pc.replace_substring_regex(segment_ids.take(pa.array(lasts[is_joined])).combine_chunks(), "^.*-", "")
+    ends = pc.replace_substring_regex(segment_ids.take(pa.array(lasts[is_joined])).combine_chunks(), "(?s)^.*-", "")
     nothing = pa.scalar("", begins.type)
     return pc.replace_with_mask(ids, pa.array(is_joined), pc.binary_join_element_wise(begins, ends, nothing))
 

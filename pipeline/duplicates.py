@@ -119,7 +119,7 @@ class ShareLandmarks:
         They are dealt out by the right segment: the left one is the first that has the landmark, which for all that is
         common lies in the first few segments.
         """
-        return storage.join(self.folder, f"pairs-{partition:06d}.scatter")
+        return storage.join(self.folder, f"shared-{partition:06d}.scatter")
 
     def __call__(self, partition: int) -> None:
         """Does one partition, unless that was done before."""

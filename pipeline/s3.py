@@ -245,10 +245,11 @@ def _as_os_errors(uri: str) -> Iterator[None]:
 
     try:
         yield
-    except NoCredentialsError:
-        raise TwistError(
+    except NoCredentialsError as error:
+        # Not a fault of what is read there: whoever takes this for a damaged file would drop it for good.
+        raise ConnectionError(
             f"there are no credentials for {uri}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-        ) from None
+        ) from error
     except ClientError as error:
         if _status(error) == 404:
             is_bucket = error.response["Error"]["Code"] == "NoSuchBucket"

@@ -233,7 +233,7 @@ def segment_ids(dataset: Dataset) -> pa.ChunkedArray:
     members = parquet.read(groups)
     alone = ids.filter(pc.invert(pc.is_in(ids, members["sample"])))
     joined = members.filter(pc.is_in(members["sample"], ids))["segment"]
-    return pa.chunked_array([*alone.chunks, *joined.chunks])
+    return pa.chunked_array([*alone.chunks, *joined.chunks], pa.large_string())
 
 
 def dataset_fingerprint(info: dict[str, Any]) -> str:

@@ -82,7 +82,7 @@ def _verify_shards(uri: str) -> Iterator[str]:
     index_uri, manifest_uri = storage.join(uri, DATASET), storage.join(uri, MANIFEST)
     if dataset.fingerprint != dataset_fingerprint(dataset.info):
         yield f"{index_uri}: its fingerprint is not that of the codebook and shards that it names"
-    counted = pc.value_counts(dataset.manifest["key"])
+    counted = pc.value_counts(dataset.manifest["key"].cast(pa.large_string()))  # may be more than 2 GB of text
     twice = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
     if len(twice):
         yield f"{manifest_uri}: {len(twice)} keys occur more than once, e.g. {min(twice.to_pylist())}"
@@ -111,7 +111,9 @@ class _RowsByShard:
     """The manifest's rows, of which one shard's are Python objects at a time."""
 
     def __init__(self, manifest: pa.Table) -> None:
-        self._manifest = manifest
+        text = {pa.string(): pa.large_string()}
+        wide = pa.schema([(field.name, text.get(field.type, field.type)) for field in manifest.schema])
+        self._manifest = manifest.cast(wide).combine_chunks()  # else each shard's rows cost a pass over all
         paths = pc.unique(manifest["shard"])
         number = pc.index_in(manifest["shard"], paths).to_numpy()
         self._order = np.argsort(number, kind="stable")

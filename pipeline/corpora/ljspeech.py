@@ -17,17 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TABLE = "metadata.csv"
-UNPACKED = "LJSpeech-1.1"
-
-
-def is_ljspeech(root: str) -> bool:
-    """Whether a folder is laid out as LJSpeech, or holds it as its archive unpacks: the table's first clip is there."""
-    for folder in (root, storage.join(root, UNPACKED)):
-        table = storage.join(folder, TABLE)
-        if storage.exists(table):
-            id, *others = next(iter(read_lines(table)), "").split("|")
-            return bool(others) and storage.exists(storage.join(folder, "wavs", f"{id}.wav"))
-    return False
 
 
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:

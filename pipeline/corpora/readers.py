@@ -55,8 +55,5 @@ def kind_of(config: CorpusConfig) -> Kind:
     """How a corpus is laid out, looked at where its settings say `auto`."""
     if config.kind != "auto":
         return config.kind
-    if config.metadata is None and ljspeech.is_ljspeech(config.root):
-        return "ljspeech"
-    if config.metadata is None and librispeech.is_librispeech(config.root):
-        return "librispeech"
-    return "folder"
+    looks_like_it = config.metadata is None and librispeech.is_librispeech(config.root)
+    return "librispeech" if looks_like_it else "folder"

@@ -42,8 +42,8 @@ class CorpusConfig:
 
     Args:
         root: Its folder, local or s3://.
-        kind: How the corpus is laid out (docs/corpora.md); auto: librispeech or ljspeech where the folder looks like
-            one, else folder.
+        kind: How the corpus is laid out (docs/corpora.md); auto: librispeech where the folder looks like it, else
+            folder.
         name: What it is called in tables and ids, the folder's name unless given; two corpora of a run need two names.
         language: ISO 639-1 code of every recording, where the corpus does not say but you know.
         metadata: CSV or JSONL file of a plain folder; ROOT/metadata.csv or ROOT/metadata.jsonl unless given. Its name

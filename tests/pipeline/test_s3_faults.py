@@ -12,7 +12,7 @@ import boto3
 import pytest
 
 from pipeline import s3, storage
-from pipeline.errors import TwistError
+from pipeline.audio import Span, read_spans
 from tests.s3_servers import FAULTS, FaultyProxy, client_settings, moto, rclone
 
 if TYPE_CHECKING:
@@ -132,6 +132,8 @@ def test_what_will_not_pass_is_told_at_once(bucket: str, monkeypatch: pytest.Mon
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     s3.client_of_process.cache_clear()
-    with pytest.raises(TwistError, match=f"there are no credentials for {bucket}/file.*AWS_ACCESS_KEY_ID"):
+    with pytest.raises(ConnectionError, match=f"there are no credentials for {bucket}/file.*AWS_ACCESS_KEY_ID"):
         storage.read_bytes(f"{bucket}/file")
+    with pytest.raises(ConnectionError, match="there are no credentials"):  # and no audio is dropped as unreadable
+        list(read_spans([Span(f"{bucket}/file.flac", None, 0.0, 1.0)]))
     assert tries == [], "credentials that are missing were waited for"

@@ -79,7 +79,7 @@ def decoded(recording: Recording) -> np.ndarray:
     return wav
 
 
-@pytest.mark.parametrize("kind", ["librispeech", "ljspeech", "folder"])
+@pytest.mark.parametrize("kind", ["librispeech", "folder"])
 def test_the_kind_is_seen_where_it_is_not_given(corpus_tree: Tree, kind: str) -> None:
     assert kind_of(CorpusConfig(str(corpus_tree(kind)))) == kind
     if kind != "folder":
