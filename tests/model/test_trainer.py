@@ -388,8 +388,8 @@ def test_missing_splits_and_positions_are_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"init": "folder"}, "either train.init"),
-        ({"architecture": None}, "either train.init"),
+        ({"init": "folder"}, "two ways to begin"),
+        ({"architecture": None}, "nothing says which model to train"),
         ({"batch_size": 0}, "train.batch_size is 0; it must be at least 1"),
         ({"max_units": 1}, "train.max_units is 1"),
         ({"peak_lr": 0.0}, "train.peak_lr"),
