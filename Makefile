@@ -13,7 +13,8 @@ PARITY := .venv-parity
 AUDIO  ?=
 RUN     = $(if $(strip $(AUDIO)),runs/demo-$$(basename "$(AUDIO)"),runs/demo)
 JOBS   ?= 2
-# A test process that dies ends the run: pytest-xdist 3.8 may wait for ever for the one that takes its place (pytest-dev/pytest-xdist#1323).
+# A test process that dies ends the run: pytest-xdist 3.8 may wait for ever for the one that takes its place
+# (pytest-dev/pytest-xdist#1323).
 PARALLEL = -n $(JOBS) --dist loadgroup --max-worker-restart 0
 
 .PHONY: demo setup setup-dev test faults parity check format clean

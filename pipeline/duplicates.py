@@ -6,7 +6,7 @@ How near duplicates are found, with segments of any number in bounded memory (se
 2. `ShareLandmarks` brings equal ones together: which two segments share one, and at which lag; dealt out by the later
    segment.
 3. `Propose` lets these vote: candidates.
-4. `FetchSpeech` (survey.py) brings the candidates' units together, and `Compare` aligns them.
+4. `FetchSpeech` brings the candidates' units together, and `Compare` aligns them.
 5. `choose_twins` decides which of two stays.
 """
 
@@ -21,11 +21,14 @@ import pyarrow as pa
 from pipeline import parquet, scatter, storage
 from pipeline.errors import TwistError
 from pipeline.speech_match import MIN_SHARED_PAIRS, MIN_SPAN_FRAMES, align, vote
+from pipeline.unit_parts import read_kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
+
+    from pipeline.unit_parts import Batch
 
 # Segments that share a landmark all pair up where they are few; else each with the first alone, so that work stays in
 # proportion to the data however common a phrase is.
@@ -195,8 +198,7 @@ class Propose:
         target = self.candidates_uri(partition)
         if storage.exists(target):
             return
-        tables = [table for table in scatter.gather(self.files, partition) if table is not None]
-        table = pa.concat_tables([PAIR_SCHEMA.empty_table(), *tables])
+        table = scatter.gather_as_one(self.files, partition, PAIR_SCHEMA)
         found = vote(
             *(table[name].to_numpy() for name in PAIR_SCHEMA.names),
             min_votes=MIN_SHARED_PAIRS[self.landmark_units],
@@ -204,6 +206,46 @@ class Propose:
         )
         columns = [found.left, found.right, found.lag.astype(np.int32)]
         parquet.write(target, pa.table(columns, schema=CANDIDATE_SCHEMA))
+
+
+@dataclass(frozen=True)
+class FetchSpeech:
+    """Brings the units of candidates to where they are compared.
+
+    Attributes:
+        folder: Of intermediate files.
+        candidates: All candidates (CANDIDATE_SCHEMA), in order; a partition has every `num_partitions`-th.
+        bases: Number of the first segment of each batch.
+        num_partitions: Of how many.
+    """
+
+    folder: str
+    candidates: str
+    bases: tuple[int, ...]
+    num_partitions: int
+
+    def speech_uri(self, batch: int) -> str:
+        """What one batch has of them (SPEECH_SCHEMA), dealt out to the partitions."""
+        return storage.join(self.folder, f"speech-{batch:06d}.scatter")
+
+    def __call__(self, batch: Batch) -> None:
+        """Does one batch, unless that was done before."""
+        target = self.speech_uri(batch.number)
+        if storage.exists(target):
+            return
+        candidates = parquet.read(self.candidates, ["left", "right"])
+        partition = np.tile(np.arange(len(candidates)) % self.num_partitions, 2)
+        row = np.concatenate([candidates[name].to_numpy() for name in ("left", "right")])
+        base = self.bases[batch.number]
+        end = self.bases[batch.number + 1] if batch.number + 1 < len(self.bases) else np.iinfo(np.int64).max
+        is_mine = (row >= base) & (row < end)
+        wanted = np.unique(np.stack([partition[is_mine], row[is_mine] - base]), axis=1)
+        table = SPEECH_SCHEMA.empty_table()
+        if wanted.size:
+            speech = pa.concat_tables(part.select(["units", "durations"]) for part in read_kept(batch))
+            taken = speech.take(pa.array(wanted[1]))
+            table = pa.table([pa.array(wanted[1] + base), taken["units"], taken["durations"]], schema=SPEECH_SCHEMA)
+        scatter.write(target, table, wanted[0], self.num_partitions)
 
 
 @dataclass(frozen=True)
@@ -231,8 +273,7 @@ class Compare:
         target = self.similar_uri(partition)
         if storage.exists(target):
             return
-        tables = [table for table in scatter.gather(self.files, partition) if table is not None]
-        frames = _frames_by_row(pa.concat_tables([SPEECH_SCHEMA.empty_table(), *tables]).combine_chunks())
+        frames = _frames_by_row(scatter.gather_as_one(self.files, partition, SPEECH_SCHEMA).combine_chunks())
         table = parquet.read(self.candidates)
         mine = table.take(pa.array(np.arange(partition, len(table), self.num_partitions)))
         columns: list[list[float]] = [[], [], [], []]

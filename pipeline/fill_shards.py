@@ -14,7 +14,7 @@ import pyarrow as pa
 from pipeline import parquet, scatter, shards, storage
 from pipeline.records import SAMPLE_SCHEMA
 from pipeline.shards import Sample
-from pipeline.survey import Batch, Flat, read_kept
+from pipeline.unit_parts import Batch, Flat, read_kept
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

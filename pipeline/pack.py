@@ -37,9 +37,9 @@ from pipeline.manifest import STAGE as MANIFEST
 from pipeline.records import DROPPED_SCHEMA, SPLITS
 from pipeline.split import SplitConfig
 from pipeline.stage import Stage, StageCounts, Tally, fingerprint_of, read_facts
-from pipeline.survey import Batch, FetchSpeech, Survey
+from pipeline.survey import Survey
 from pipeline.unit_parts import STAGE as UNITS
-from pipeline.unit_parts import part_uris
+from pipeline.unit_parts import Batch, part_uris
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -254,7 +254,7 @@ class _Packing:
         candidates_uri = storage.join(self.folder, "candidates.parquet")
         parquet.write(candidates_uri, candidates)
         num_partitions = 1 + len(candidates) // CANDIDATES_PER_PARTITION
-        fetch = FetchSpeech(self.folder, candidates_uri, tuple(bases), num_partitions)
+        fetch = duplicates.FetchSpeech(self.folder, candidates_uri, tuple(bases), num_partitions)
         self._map(fetch, self.batches, "batches fetched from")
         compare = duplicates.Compare(
             self.folder,

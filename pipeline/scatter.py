@@ -60,6 +60,12 @@ def gather(uris: Sequence[str], partition: int) -> list[pa.Table | None]:
     return [pa.ipc.open_stream(blob).read_all() if blob else None for blob in blobs]
 
 
+def gather_as_one(uris: Sequence[str], partition: int, schema: pa.Schema) -> pa.Table:
+    """The rows of one partition in all files, which have these columns."""
+    tables = [table for table in gather(uris, partition) if table is not None]
+    return pa.concat_tables([schema.empty_table(), *tables])
+
+
 def _read(uri: str, partition: int) -> bytes:
     start, end = np.frombuffer(storage.read_range(uri, 8 * partition, 16), "<i8").tolist()
     return storage.read_range(uri, start, end - start) if end > start else b""

@@ -6,7 +6,6 @@ segments.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,10 +17,9 @@ import pyarrow.compute as pc
 from pipeline import parquet, scatter, storage
 from pipeline.decontaminate import EvaluationIndex, contaminated
 from pipeline.degenerate import DegenerateConfig, degenerate
-from pipeline.duplicates import LANDMARK_SCHEMA, SPEECH_SCHEMA, DuplicatesConfig
-from pipeline.records import UNITS_SCHEMA
+from pipeline.duplicates import LANDMARK_SCHEMA, DuplicatesConfig
 from pipeline.speech_match import landmark_pairs
-from pipeline.unit_parts import read_part_tables
+from pipeline.unit_parts import Batch, Flat, read_kept
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,14 +38,6 @@ FACTS_SCHEMA = pa.schema(
         pa.field("detail", pa.string()),
     ]
 )
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Part files that one task reads."""
-
-    number: int
-    parts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -133,81 +123,6 @@ class Survey:
         rows = (found.owners[order] + first_row).astype(np.uint32)
         columns = [found.keys[order], rows, found.frames[order].astype(np.uint16)]
         return pa.table(columns, schema=LANDMARK_SCHEMA)
-
-
-@dataclass(frozen=True)
-class FetchSpeech:
-    """Brings the units of candidates to where they are compared."""
-
-    folder: str
-    candidates: str
-    bases: tuple[int, ...]
-    num_partitions: int
-
-    def speech_uri(self, batch: int) -> str:
-        """What one batch has of them."""
-        return storage.join(self.folder, f"speech-{batch:06d}.scatter")
-
-    def __call__(self, batch: Batch) -> None:
-        target = self.speech_uri(batch.number)
-        if storage.exists(target):
-            return
-        candidates = parquet.read(self.candidates, ["left", "right"])
-        partition = np.tile(np.arange(len(candidates)) % self.num_partitions, 2)
-        row = np.concatenate([candidates[name].to_numpy() for name in ("left", "right")])
-        base = self.bases[batch.number]
-        end = self.bases[batch.number + 1] if batch.number + 1 < len(self.bases) else np.iinfo(np.int64).max
-        is_mine = (row >= base) & (row < end)
-        wanted = np.unique(np.stack([partition[is_mine], row[is_mine] - base]), axis=1)
-        table = SPEECH_SCHEMA.empty_table()
-        if wanted.size:
-            speech = pa.concat_tables(part.select(["units", "durations"]) for part in read_kept(batch))
-            taken = speech.take(pa.array(wanted[1]))
-            table = pa.table([pa.array(wanted[1] + base), taken["units"], taken["durations"]], schema=SPEECH_SCHEMA)
-        scatter.write(target, table, wanted[0], self.num_partitions)
-
-
-@dataclass(frozen=True)
-class Flat:
-    """The units of a table's segments, one behind the other.
-
-    Attributes:
-        offsets: [segments + 1] where each begins and ends.
-        units: [n].
-        durations: [n] in frames.
-    """
-
-    offsets: NDArray[np.int64]
-    units: NDArray[np.uint16]
-    durations: NDArray[np.uint16]
-
-    @classmethod
-    def of(cls, table: pa.Table) -> Flat:
-        """Takes them from columns `units` and `durations`, neither of which has a null."""
-        lengths = pc.list_value_length(table["units"]).to_numpy().astype(np.int64)
-        units, durations = (pc.list_flatten(table[name]).to_numpy() for name in ("units", "durations"))
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return cls(offsets, units, durations)
-
-    @functools.cached_property
-    def owners(self) -> NDArray[np.int64]:
-        """[n] the segment of each unit."""
-        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
-
-    def segment(self, row: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-        """Units and durations of one."""
-        start, end = self.offsets[row : row + 2]
-        return self.units[start:end], self.durations[start:end]
-
-
-def read_kept(batch: Batch) -> list[pa.Table]:
-    """The segments of a batch that have units, a table per part.
-
-    Raises:
-        TwistError: a part is damaged.
-    """
-    tables = read_part_tables(batch.parts)
-    return [table.filter(pc.is_valid(table["units"])).select(UNITS_SCHEMA.names[:7]) for table in tables]
 
 
 def _content(units: NDArray[np.uint16], durations: NDArray[np.uint16]) -> bytes:

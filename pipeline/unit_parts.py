@@ -7,9 +7,12 @@ Apart from what makes them, so that who reads them needs no torch: many tasks do
 
 from __future__ import annotations
 
+import functools
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,7 +24,50 @@ from pipeline.stage import digest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from numpy.typing import NDArray
+
 STAGE = "units"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Part files that one task reads."""
+
+    number: int
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Flat:
+    """The units of a table's segments, one behind the other.
+
+    Attributes:
+        offsets: [segments + 1] where each begins and ends.
+        units: [n].
+        durations: [n] in frames.
+    """
+
+    offsets: NDArray[np.int64]
+    units: NDArray[np.uint16]
+    durations: NDArray[np.uint16]
+
+    @classmethod
+    def of(cls, table: pa.Table) -> Flat:
+        """Takes them from columns `units` and `durations`, neither of which has a null."""
+        lengths = pc.list_value_length(table["units"]).to_numpy().astype(np.int64)
+        units, durations = (pc.list_flatten(table[name]).to_numpy() for name in ("units", "durations"))
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        return cls(offsets, units, durations)
+
+    @functools.cached_property
+    def owners(self) -> NDArray[np.int64]:
+        """[n] the segment of each unit."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+    def segment(self, row: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+        """Units and durations of one."""
+        start, end = self.offsets[row : row + 2]
+        return self.units[start:end], self.durations[start:end]
 
 
 def read_parts(run: str) -> Iterator[pa.Table]:
@@ -40,6 +86,16 @@ def read_part_tables(uris: Sequence[str]) -> Iterator[pa.Table]:
         TwistError: a part is damaged; the message names it.
     """
     return map(_check_columns, uris, parquet.read_many(uris))
+
+
+def read_kept(batch: Batch) -> list[pa.Table]:
+    """The segments of a batch that have units, a table per part.
+
+    Raises:
+        TwistError: a part is damaged.
+    """
+    tables = read_part_tables(batch.parts)
+    return [table.filter(pc.is_valid(table["units"])).select(UNITS_SCHEMA.names[:7]) for table in tables]
 
 
 def part_uris(run: str) -> list[str]:

@@ -114,9 +114,7 @@ def _verify_output(run: str, name: str, output: str) -> Iterator[str]:
         yield f"{storage.join(run, name)} holds other data than when it was finished: its DONE does not fit them"
 
 
-def _verify_accounts(
-    run: str, name: str, came_in: Iterable[str] | pa.ChunkedArray, kept: Iterable[str] | pa.ChunkedArray
-) -> Iterator[str]:
+def _verify_accounts(run: str, name: str, came_in: Iterable[str], kept: Iterable[str]) -> Iterator[str]:
     """Every item that came in is either kept or dropped, once."""
     dropped = parquet.read(storage.join(run, name, stage.DROPPED))
     gone = dropped.filter(pc.equal(dropped["num_items"], 1))["id"]
@@ -141,7 +139,11 @@ def _column(ids: Iterable[str]) -> pa.Array:
     return pa.array(ids, pa.large_string())
 
 
-def _joined(columns: list[pa.ChunkedArray]) -> pa.ChunkedArray:
+def _kept_ids(part: pa.Table) -> pa.ChunkedArray:
+    return part.filter(pc.is_null(part["drop_reason"]))["segment_id"]
+
+
+def _joined(columns: Iterable[pa.ChunkedArray]) -> pa.ChunkedArray:
     return pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
 
 
@@ -215,7 +217,7 @@ def _verify_units(run: str) -> Iterator[str]:
         except TwistError as error:
             yield str(error)
             continue
-        kept.append(part.filter(pc.is_null(part["drop_reason"]))["segment_id"])
+        kept.append(_kept_ids(part))
         part_digests.append(digest_of_part(part))
         yield from as_violations(uri, _verify_part(uri, part, book))
     yield from _verify_accounts(run, UNITS, read_segments(run)["segment_id"], _joined(kept))
@@ -240,7 +242,6 @@ def _verify_packed(run: str) -> Iterator[str]:
     dataset = shards.open_dataset(uri)
     if dataset.info["codebook"]["fingerprint"] != codebook.load(storage.join(run, CODEBOOK)).fingerprint:
         yield f"{storage.join(uri, shards.DATASET)} names another codebook than the one in {run}"
-    parts = map(read_part, part_uris(run))
-    tokenized = _joined([part.filter(pc.is_null(part["drop_reason"]))["segment_id"] for part in parts])
+    tokenized = _joined(_kept_ids(read_part(part_uri)) for part_uri in part_uris(run))
     yield from _verify_accounts(run, SHARDS, tokenized, shards.segment_ids(dataset))
     yield from _verify_output(run, SHARDS, dataset.fingerprint)

@@ -82,16 +82,17 @@ def _verify_shards(uri: str) -> Iterator[str]:
     index_uri, manifest_uri = storage.join(uri, DATASET), storage.join(uri, MANIFEST)
     if dataset.fingerprint != dataset_fingerprint(dataset.info):
         yield f"{index_uri}: its fingerprint is not that of the codebook and shards that it names"
-    counted = pc.value_counts(dataset.manifest["key"].cast(pa.large_string()))  # may be more than 2 GB of text
+    manifest = _with_room(dataset.manifest)
+    counted = pc.value_counts(manifest["key"])
     twice = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
     if len(twice):
         yield f"{manifest_uri}: {len(twice)} keys occur more than once, e.g. {min(twice.to_pylist())}"
-    yield from _verify_splits(manifest_uri, dataset.manifest)
+    yield from _verify_splits(manifest_uri, manifest)
     shards: _Told = {(shard["path"],): shard for shard in dataset.info["shards"]}
-    yield from _verify_sums(index_uri, dataset.manifest, ["shard"], shards)
+    yield from _verify_sums(index_uri, manifest, ["shard"], shards)
     totals: _Told = {(total["corpus"], total["split"]): total for total in dataset.info["totals"]}
-    yield from _verify_sums(index_uri, dataset.manifest, ["corpus", "split"], totals)
-    rows = _RowsByShard(dataset.manifest)
+    yield from _verify_sums(index_uri, manifest, ["corpus", "split"], totals)
+    rows = _RowsByShard(manifest)
     for path in storage.list_files(uri, ".tar"):
         if (path,) not in shards:
             yield f"{storage.join(uri, path)} is none of the shards in {DATASET}"
@@ -107,13 +108,18 @@ def _verify_shards(uri: str) -> Iterator[str]:
                 yield f"{index_uri} says otherwise how often units occur in {split} than its shards do"
 
 
+def _with_room(manifest: pa.Table) -> pa.Table:
+    """The same rows in one piece, whose columns may each hold more than 2 GB of text."""
+    text = {pa.string(): pa.large_string()}
+    schema = pa.schema([(field.name, text.get(field.type, field.type)) for field in manifest.schema])
+    return manifest.cast(schema).combine_chunks()
+
+
 class _RowsByShard:
     """The manifest's rows, of which one shard's are Python objects at a time."""
 
     def __init__(self, manifest: pa.Table) -> None:
-        text = {pa.string(): pa.large_string()}
-        wide = pa.schema([(field.name, text.get(field.type, field.type)) for field in manifest.schema])
-        self._manifest = manifest.cast(wide).combine_chunks()  # else each shard's rows cost a pass over all
+        self._manifest = manifest
         paths = pc.unique(manifest["shard"])
         number = pc.index_in(manifest["shard"], paths).to_numpy()
         self._order = np.argsort(number, kind="stable")
@@ -131,7 +137,7 @@ class _RowsByShard:
 
 def _verify_splits(manifest_uri: str, manifest: pa.Table) -> Iterator[str]:
     recordings = pc.replace_substring_regex(manifest["segment_id"], "#[^#]*$", "")
-    columns = [pc.coalesce(manifest["speaker"].cast(recordings.type), recordings), manifest["split"]]
+    columns = [pc.coalesce(manifest["speaker"], recordings), manifest["split"]]
     table = pa.table([*columns, manifest["segment_id"]], names=["group", "split", "segment_id"])
     counted = table.select(["group", "split"]).group_by("group").aggregate([("split", "count_distinct")])
     torn = counted.filter(pc.greater(counted["split_count_distinct"], 1))["group"]

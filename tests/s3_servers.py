@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,8 +23,12 @@ from urllib.parse import urlsplit
 
 from moto.server import ThreadedMotoServer
 
+from pipeline import s3
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import pytest
 
 KEY = "test"
 STARTING_TAKES_AT_MOST_S = 60.0
@@ -32,25 +37,29 @@ STARTING_TAKES_AT_MOST_S = 60.0
 FAULTS = ("refused", "dropped", "answer lost", "answer cut")
 
 
-def client_settings(endpoint: str) -> dict[str, str]:
-    """Environment variables by which a client finds a server, whatever this machine has for others."""
-    return {
+def point_clients_at(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has this process and those that it starts use a server, whatever this machine or a test before has set."""
+    for name, value in {
         "AWS_ENDPOINT_URL_S3": endpoint,
         "AWS_ACCESS_KEY_ID": KEY,
         "AWS_SECRET_ACCESS_KEY": KEY,
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-    }
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3.client_of_process.cache_clear()
 
 
 @contextlib.contextmanager
 def moto() -> Iterator[str]:
-    """Its endpoint."""
+    """The endpoint of a server without buckets: what moto holds outlives its servers, so it is told to forget."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     try:
+        request = urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")
+        urllib.request.urlopen(request).close()
         yield f"http://{host}:{port}"
     finally:
         server.stop()

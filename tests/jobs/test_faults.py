@@ -15,7 +15,7 @@ import pytest
 
 from pipeline import parquet
 from tests.ray_clusters import ROOT
-from tests.s3_servers import FaultyProxy, client_settings, moto
+from tests.s3_servers import FaultyProxy, moto, point_clients_at
 
 pytestmark = pytest.mark.xdist_group("finished_run")
 GONE_FOR_S = 20.0
@@ -28,16 +28,15 @@ def parts_of(run: Path) -> dict[str, bytes]:
 @pytest.mark.faults
 def test_a_store_that_is_gone_for_a_while(finished_run, recipe, demo_speech, monkeypatch):
     """It goes away as soon as the first parts are there."""
-    run = "s3://outage/one"  # moto keeps buckets for as long as the process lives, and another test has "runs"
+    run = "s3://runs/one"
     with moto() as endpoint, FaultyProxy(endpoint, seed=2, share_of_faults=0.0).running() as proxy:
-        for name, value in client_settings(endpoint).items():
-            monkeypatch.setenv(name, value)
+        point_clients_at(endpoint, monkeypatch)
         environment = {**os.environ, "AWS_ENDPOINT_URL_S3": proxy.url}
         client = boto3.client("s3")
-        client.create_bucket(Bucket="outage")
+        client.create_bucket(Bucket="runs")
 
         def committed() -> list[str]:
-            listed = client.list_objects_v2(Bucket="outage", Prefix="one/units/part-").get("Contents", [])
+            listed = client.list_objects_v2(Bucket="runs", Prefix="one/units/part-").get("Contents", [])
             return [item["Key"] for item in listed]
 
         command = [sys.executable, "-m", "jobs.run", "--config", recipe, "--run", run, "--audio", demo_speech]
@@ -61,9 +60,9 @@ def test_a_store_that_is_gone_for_a_while(finished_run, recipe, demo_speech, mon
         assert work.returncode == 0, errors
         names = committed()
         assert before < len(names), "all was done before the store went away"
-        read = {name: client.get_object(Bucket="outage", Key=name)["Body"].read() for name in names}
-        everything = client.list_objects_v2(Bucket="outage")["Contents"]
-        uploads = client.list_multipart_uploads(Bucket="outage").get("Uploads", [])
+        read = {name: client.get_object(Bucket="runs", Key=name)["Body"].read() for name in names}
+        everything = client.list_objects_v2(Bucket="runs")["Contents"]
+        uploads = client.list_multipart_uploads(Bucket="runs").get("Uploads", [])
     assert {Path(name).name: content for name, content in read.items()} == parts_of(finished_run)
     assert not uploads and not [item["Key"] for item in everything if item["Key"].endswith(".tmp")]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import boto3
 import pytest
 
-from tests.s3_servers import FAULTS, FaultyProxy, client_settings, moto, rclone
+from tests.s3_servers import FAULTS, FaultyProxy, moto, point_clients_at, rclone
 
 pytestmark = pytest.mark.xdist_group("finished_run")
 
@@ -18,8 +18,7 @@ def test_a_run_on_s3_equals_one_on_disk(kind, finished_run, twist, recipe, demo_
         moto() if kind == "moto" else rclone(tmp_path / "buckets") as endpoint,
         FaultyProxy(endpoint, seed=1).running() as proxy,
     ):
-        for name, value in client_settings(endpoint).items():
-            monkeypatch.setenv(name, value)
+        point_clients_at(endpoint, monkeypatch)
         client = boto3.client("s3")
         client.create_bucket(Bucket="corpora")
         client.create_bucket(Bucket="runs")

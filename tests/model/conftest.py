@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import s3
 from pipeline.shards import Dataset, Sample, write_index, write_shard
-from tests.s3_servers import FaultyProxy, client_settings, moto
+from tests.s3_servers import FaultyProxy, moto, point_clients_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -103,10 +103,8 @@ def tiny_opt() -> dict[str, Any]:
 def faulty_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An empty bucket of a local S3 server, of whose requests half fail."""
     with moto() as endpoint, FaultyProxy(endpoint, seed=2).running() as proxy:
-        for name, value in client_settings(endpoint).items():
-            monkeypatch.setenv(name, value)
+        point_clients_at(endpoint, monkeypatch)
         boto3.client("s3").create_bucket(Bucket="models")
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
-        s3.client_of_process.cache_clear()
+        point_clients_at(proxy.url, monkeypatch)
         yield "s3://models"
         s3.client_of_process.cache_clear()

@@ -24,7 +24,7 @@ from model.vocab import Vocabulary
 from pipeline import s3, storage
 from pipeline.errors import TwistError
 from pipeline.shards import Dataset, Sample, make_key, open_dataset, write_index, write_shard
-from tests.s3_servers import FaultyProxy, client_settings, moto
+from tests.s3_servers import FaultyProxy, moto, point_clients_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -478,16 +478,13 @@ class TestOnS3:
     ) -> Iterator[Dataset]:
         dataset = make_dataset({"train": markov_units})
         with moto() as endpoint, FaultyProxy(endpoint, seed=1).running() as proxy:
-            for name, value in client_settings(endpoint).items():
-                monkeypatch.setenv(name, value)
-            s3.client_of_process.cache_clear()  # another test's
+            point_clients_at(endpoint, monkeypatch)
             boto3.client("s3").create_bucket(Bucket="shards")
             for path in Path(dataset.uri).rglob("*"):
                 if path.is_file():
                     storage.write_bytes(f"s3://shards/{path.relative_to(dataset.uri)}", path.read_bytes())
-            monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+            point_clients_at(proxy.url, monkeypatch)
             monkeypatch.setattr(s3, "LONGEST_PAUSE_S", 0.2)
-            s3.client_of_process.cache_clear()
             yield dataset
             s3.client_of_process.cache_clear()
 

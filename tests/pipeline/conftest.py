@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from pipeline import s3
-from tests.s3_servers import client_settings, moto
+from tests.s3_servers import moto, point_clients_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,9 +27,7 @@ def _s3_endpoint() -> Iterator[str]:
 @pytest.fixture
 def s3_folder(_s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An empty bucket of a local S3 server."""
-    for name, value in client_settings(_s3_endpoint).items():
-        monkeypatch.setenv(name, value)
-    s3.client_of_process.cache_clear()
+    point_clients_at(_s3_endpoint, monkeypatch)
     bucket = f"test-{secrets.token_hex(8)}"
     boto3.client("s3").create_bucket(Bucket=bucket)
     yield f"s3://{bucket}"

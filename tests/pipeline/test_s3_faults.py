@@ -13,7 +13,7 @@ import pytest
 
 from pipeline import s3, storage
 from pipeline.audio import Span, read_spans
-from tests.s3_servers import FAULTS, FaultyProxy, client_settings, moto, rclone
+from tests.s3_servers import FAULTS, FaultyProxy, moto, point_clients_at, rclone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,13 +35,11 @@ def proxy(server: tuple[str, str]) -> Iterator[FaultyProxy]:
 @pytest.fixture
 def bucket(server: tuple[str, str], proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An empty bucket, behind the proxy."""
-    for name, value in client_settings(server[1]).items():
-        monkeypatch.setenv(name, value)
+    point_clients_at(server[1], monkeypatch)
     name = f"test-{secrets.token_hex(8)}"
     boto3.client("s3").create_bucket(Bucket=name)
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+    point_clients_at(proxy.url, monkeypatch)
     monkeypatch.setattr(s3, "LONGEST_PAUSE_S", 0.5)  # a test has not the time that a run has
-    s3.client_of_process.cache_clear()
     yield f"s3://{name}"
     s3.client_of_process.cache_clear()
 

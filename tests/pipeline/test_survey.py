@@ -9,7 +9,8 @@ from pipeline import parquet
 from pipeline.degenerate import DegenerateConfig
 from pipeline.duplicates import DuplicatesConfig
 from pipeline.records import UNITS_SCHEMA
-from pipeline.survey import FACTS_SCHEMA, Batch, Survey
+from pipeline.survey import FACTS_SCHEMA, Survey
+from pipeline.unit_parts import Batch
 
 CONTENTS = [
     ([1, 2, 1], [3, 1, 7]),
