@@ -38,7 +38,7 @@ test: $(VENV)/.dev
 
 faults: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PARALLEL) tests/faults tests/jobs/test_faults.py \
-		tests/jobs/test_s3_run.py tests/jobs/test_run.py tests/pipeline/test_dataflow.py tests/pipeline/test_s3_faults.py
+		tests/jobs/test_s3_run.py tests/jobs/test_run.py tests/pipeline/work/test_dataflow.py tests/pipeline/files/test_s3_faults.py
 
 parity: $(VENV)/.dev $(PARITY)/.ready
 	rm -rf build/parity

@@ -39,17 +39,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.machine import machine
 from benchmarks.pack import finish, write_inputs
 from model.artefacts import resolve
-from model.encoder import EncoderConfig
-from pipeline import codebook, parquet, storage
-from pipeline.codebook_fit import STAGE as CODEBOOK
-from pipeline.demo_sentences import paragraphs
-from pipeline.duplicates import DuplicatesConfig
-from pipeline.espeak import synthesize
-from pipeline.pack import PackConfig, pack
+from model.encoder.encoder import EncoderConfig
+from pipeline.files import parquet, storage
+from pipeline.packing.duplicates import DuplicatesConfig
+from pipeline.packing.pack import PackConfig, pack
+from pipeline.packing.split import SplitConfig
 from pipeline.records import UNITS_SCHEMA
-from pipeline.split import SplitConfig
 from pipeline.stage import Tally
-from pipeline.units import UnitEncoder, run_lengths
+from pipeline.synthetic.espeak import synthesize
+from pipeline.synthetic.sentences import paragraphs
+from pipeline.units import codebook
+from pipeline.units.codebook_fit import STAGE as CODEBOOK
+from pipeline.units.encode import UnitEncoder, run_lengths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

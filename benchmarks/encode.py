@@ -31,9 +31,9 @@ import transformers
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
-from model.encoder import SAMPLE_RATE_HZ, EncoderConfig, load_encoder
-from pipeline.codebook import Codebook
-from pipeline.units import UnitEncoder
+from model.encoder.encoder import SAMPLE_RATE_HZ, EncoderConfig, load_encoder
+from pipeline.units.codebook import Codebook
+from pipeline.units.encode import UnitEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -31,13 +31,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
 from model.artefacts import resolve
-from model.generate import SamplingConfig, continue_units, ready_for_generation
-from model.synthesis import Synthesizer, Utterance
-from model.vocab import Vocabulary
-from model.vocoder import Vocoder
-from model.vocoder_checkpoint import load_vocoder
-from model.vocoder_config import VocoderConfig
-from model.vocoder_stream import VocoderStream, look_ahead_frames
+from model.lm.generate import SamplingConfig, continue_units, ready_for_generation
+from model.lm.vocab import Vocabulary
+from model.vocoder.checkpoint import load_vocoder
+from model.vocoder.config import VocoderConfig
+from model.vocoder.stream import VocoderStream, look_ahead_frames
+from model.vocoder.synthesizer import Synthesizer, Utterance
+from model.vocoder.vocoder import Vocoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -37,9 +37,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
-from model.loader import TrainingBatches, UnitSamples
-from model.loader_config import LoaderConfig
-from model.vocab import Vocabulary
+from model.lm.loader import TrainingBatches, UnitSamples
+from model.lm.loader_config import LoaderConfig
+from model.lm.vocab import Vocabulary
 from pipeline.shards import Dataset, Sample, open_dataset, write_index, write_shard
 
 if TYPE_CHECKING:

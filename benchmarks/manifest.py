@@ -26,9 +26,9 @@ import soundfile
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
-from pipeline import storage
+from pipeline.corpora.manifest import make_manifest
 from pipeline.corpora.source import CorpusConfig
-from pipeline.manifest import make_manifest
+from pipeline.files import storage
 from pipeline.stage import read_facts
 
 QUICK_FILES = 4_000

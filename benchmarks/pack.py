@@ -33,11 +33,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
 from benchmarks.processes import cpu_seconds, family, memory_gib
-from pipeline import codebook, parquet, storage
-from pipeline.codebook_fit import STAGE as CODEBOOK
+from pipeline.files import parquet, storage
 from pipeline.records import LANGUAGE_SCHEMA, RECORDING_SCHEMA, UNITS_SCHEMA
 from pipeline.shards import open_dataset
 from pipeline.stage import Stage, StageCounts, Tally, read_facts
+from pipeline.units import codebook
+from pipeline.units.codebook_fit import STAGE as CODEBOOK
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -130,7 +131,7 @@ def watch(process: subprocess.Popen[bytes], run: Path) -> tuple[float, float, fl
 
 
 def pack_run(run: str) -> None:
-    from pipeline.pack import PackConfig, pack
+    from pipeline.packing.pack import PackConfig, pack
 
     begin = time.perf_counter()
     last = [""]
@@ -145,7 +146,7 @@ def pack_run(run: str) -> None:
 
 def pack_run_here(run: str) -> None:
     """The same by this process alone."""
-    from pipeline import cluster
+    from pipeline.work import cluster
 
     cluster.map_tasks = lambda function, items, num_cpus=1: map(function, items)  # noqa: ARG005 - its keyword
     pack_run(run)

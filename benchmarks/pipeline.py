@@ -34,21 +34,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
 from benchmarks.processes import family, memory_gib, title
-from model.encoder import EncoderConfig
-from pipeline import codebook, dataflow, parquet, storage
-from pipeline.audio import read_spans
-from pipeline.cluster import ClusterConfig
-from pipeline.espeak import synthesize
-from pipeline.tokenize import Tokenize, _all_dropped
-from pipeline.work_plan import WorkPlan
+from model.encoder.encoder import EncoderConfig
+from pipeline.audio.read import read_spans
+from pipeline.files import parquet, storage
+from pipeline.synthetic.espeak import synthesize
+from pipeline.units import codebook
+from pipeline.units.tokenize import Tokenize, _all_dropped
+from pipeline.work import dataflow
+from pipeline.work.cluster import ClusterConfig
+from pipeline.work.plan import WorkPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from pipeline.audio import AudioError
-    from pipeline.work_plan import WorkUnit
+    from pipeline.audio.read import AudioError
+    from pipeline.work.plan import WorkUnit
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "model" / "embedded"
 ENCODER = EncoderConfig(name="hubert", path="hubert-tiny-25hz", layer=3, device="cpu")

@@ -31,20 +31,21 @@ import pyarrow as pa
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
-from pipeline import dataflow, parquet, storage
-from pipeline.cluster import ClusterConfig
+from pipeline.files import parquet, storage
 from pipeline.records import LANGUAGE_SCHEMA, RECORDING_SCHEMA
-from pipeline.segment import STAGE as SEGMENTS
-from pipeline.segment import SegmentConfig, make_segments, open_segments, plan_of
+from pipeline.segments.segment import STAGE as SEGMENTS
+from pipeline.segments.segment import SegmentConfig, make_segments, open_segments, plan_of
 from pipeline.stage import Stage, StageCounts, Tally, read_facts
+from pipeline.work import dataflow
+from pipeline.work.cluster import ClusterConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from pipeline.audio import AudioError
-    from pipeline.work_plan import WorkUnit
+    from pipeline.audio.read import AudioError
+    from pipeline.work.plan import WorkUnit
 
 # Corpora: name, recordings at full scale, their length in seconds, and whether voice activity is known.
 CORPORA = (

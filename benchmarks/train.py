@@ -37,13 +37,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
 from jobs.command import quiet_transformers
-from model.loader import TrainingBatches, UnitSamples
-from model.metrics import read_metrics
-from model.optim import adamw
-from model.speech_lm import cold_start
-from model.train_config import TrainConfig
-from model.trainer import train
-from model.vocab import Vocabulary
+from model.lm.loader import TrainingBatches, UnitSamples
+from model.lm.speech_lm import cold_start
+from model.lm.train_config import TrainConfig
+from model.lm.trainer import train
+from model.lm.vocab import Vocabulary
+from model.training.metrics import read_metrics
+from model.training.optim import adamw
 from pipeline.shards import Sample, open_dataset, write_index, write_shard
 
 if TYPE_CHECKING:

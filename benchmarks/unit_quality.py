@@ -3,7 +3,7 @@
     python benchmarks/unit_quality.py [--hubert PATH:LAYER ...] [--units K ...] [--speech FOLDER] [--quick] [--json]
 
 Speech and its phonemes are espeak-ng's (`twist synthesize-voices`): each codebook is fitted on the voices of train, and
-all is measured on the voices and sentences of test. See pipeline/unit_quality.py for what is measured:
+all is measured on the voices and sentences of test. See pipeline/evaluation/unit_quality.py for what is measured:
 
     phone_purity, cluster_purity, pnmi     over frames; a pause is a phone too
     same_sentence, same_word               how often the same text by two speakers is closer than another text
@@ -30,16 +30,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
-from model.encoder import EncoderConfig, load_encoder
-from pipeline import codebook, kmeans
-from pipeline.unit_quality import labels_at, phone_agreement, same_words
-from pipeline.units import run_lengths
-from pipeline.voices_corpus import PHONEMES, VoicesConfig, write_voices_corpus
+from model.encoder.encoder import EncoderConfig, load_encoder
+from pipeline.evaluation.unit_quality import labels_at, phone_agreement, same_words
+from pipeline.synthetic.many_voices import PHONEMES, VoicesConfig, write_voices_corpus
+from pipeline.units import codebook, kmeans
+from pipeline.units.encode import run_lengths
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from model.encoder import Encoder
+    from model.encoder.encoder import Encoder
 
 # Shorter words hardly have units enough to be told apart.
 MIN_WORD_S = 0.3

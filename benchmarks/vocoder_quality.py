@@ -34,17 +34,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
 from model.artefacts import resolve
-from model.encoder import EncoderConfig
-from model.mel import LogMel, MelConfig
-from model.synthesis import Synthesizer, Utterance
-from model.vocoder_checkpoint import load_vocoder
-from pipeline import codebook
-from pipeline.espeak import synthesize
+from model.encoder.encoder import EncoderConfig
+from model.vocoder.checkpoint import load_vocoder
+from model.vocoder.mel import LogMel, MelConfig
+from model.vocoder.synthesizer import Synthesizer, Utterance
+from pipeline.evaluation.unit_quality import unit_distance
 from pipeline.records import SAMPLE_RATE_HZ
-from pipeline.unit_quality import unit_distance
-from pipeline.units import UnitEncoder, run_lengths
-from pipeline.voice_corpus import PEAK, VoiceConfig
-from pipeline.voices_corpus import prose
+from pipeline.synthetic.espeak import synthesize
+from pipeline.synthetic.many_voices import prose
+from pipeline.synthetic.one_voice import PEAK, VoiceConfig
+from pipeline.units import codebook
+from pipeline.units.encode import UnitEncoder, run_lengths
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

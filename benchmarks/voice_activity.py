@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.encode import OURS_16, SHAPE, unit_encoder
 from benchmarks.machine import machine
-from pipeline.espeak import synthesize
-from pipeline.voice_activity import SpeechDetector, speech_regions
+from pipeline.audio.voice_activity import SpeechDetector, speech_regions
+from pipeline.synthetic.espeak import synthesize
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -32,9 +32,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
 from jobs.command import quiet_transformers
-from model.metrics import read_metrics
-from model.train_config import TrainConfig
-from model.trainer import TrainResult, train
+from model.lm.train_config import TrainConfig
+from model.lm.trainer import TrainResult, train
+from model.training.metrics import read_metrics
 from pipeline.shards import Sample, write_index, write_shard
 
 if TYPE_CHECKING:

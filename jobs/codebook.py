@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jobs.command import guard, run_stage
 from jobs.recipe import Recipe, read_recipe
-from pipeline.codebook_fit import STAGE, fit_codebook
+from pipeline.units.codebook_fit import STAGE, fit_codebook
 
 
 def work(recipe: Recipe) -> None:

@@ -12,12 +12,12 @@ from jsonargparse import ArgumentParser, Namespace
 
 from jobs.command import add_option, guard, quiet_transformers
 from jobs.recipe import read_recipe
-from model import checkpoint
-from model.bootstrap import MEAN, perplexity_intervals, speakers_of
-from model.loader import UnitSamples
-from model.perplexity import PerplexityReport, report_of, sample_nll, unigram_perplexity, unit_counts
-from model.speech_lm import load_speech_lm
-from pipeline import storage
+from model.lm.confidence import MEAN, perplexity_intervals, speakers_of
+from model.lm.loader import UnitSamples
+from model.lm.perplexity import PerplexityReport, report_of, sample_nll, unigram_perplexity, unit_counts
+from model.lm.speech_lm import load_speech_lm
+from model.training import checkpoint
+from pipeline.files import storage
 from pipeline.shards import open_dataset
 
 

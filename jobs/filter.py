@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from jobs.command import guard, run_stage
 from jobs.recipe import Recipe, read_recipe
-from pipeline.language import STAGE, filter_languages
+from pipeline.language.filter import STAGE, filter_languages
 from pipeline.stage import read_facts
 
 SECTIONS = ("same_speech", "language", "cluster")

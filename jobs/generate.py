@@ -17,20 +17,20 @@ from jsonargparse import ArgumentParser
 from jobs import speech
 from jobs.command import add_option, guard, quiet_transformers
 from jobs.recipe import read_recipe
-from model import checkpoint
 from model.artefacts import ARTEFACTS, resolve
-from model.generate import SamplingConfig, continue_units, ready_for_generation
-from model.speech_lm import load_speech_lm
-from model.synthesis import Utterance
-from pipeline import storage
+from model.lm.generate import SamplingConfig, continue_units, ready_for_generation
+from model.lm.speech_lm import load_speech_lm
+from model.training import checkpoint
+from model.vocoder.synthesizer import Utterance
 from pipeline.errors import TwistError
-from pipeline.units import run_lengths
+from pipeline.files import storage
+from pipeline.units.encode import run_lengths
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
     from numpy.typing import NDArray
 
-    from model.synthesis import Synthesizer
+    from model.vocoder.synthesizer import Synthesizer
 
 # Prompts that are read, continued and spoken before the next ones are.
 PROMPTS_AT_ONCE = 64

@@ -13,14 +13,16 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from jobs.command import guard, quiet_transformers
-from jobs.inspect_plots import write_plots
-from jobs.inspect_text import as_text
 from jobs.recipe import UsageError
-from model import checkpoint
-from model.metrics import METRICS, read_metrics
-from model.speech_lm import load_speech_lm
-from pipeline import report, storage, verify
+from model.lm.speech_lm import load_speech_lm
+from model.training import checkpoint
+from model.training.metrics import METRICS, read_metrics
 from pipeline.errors import TwistError
+from pipeline.files import storage
+from pipeline.inspection import verify
+from pipeline.inspection.describe import describe_folder, describe_run, kind_of
+from pipeline.inspection.plots import write_plots
+from pipeline.inspection.text import as_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ArgumentError as error:
             raise UsageError(" ".join(str(error).split())) from error
         path = given.path.rstrip("/") if storage.is_s3(given.path) else os.path.normpath(storage.absolute(given.path))
-        kind = report.kind_of(path)
+        kind = kind_of(path)
         description: dict[str, Any] = {"path": path, "kind": kind}
         if given.verify:
             description["violations"] = list(dict.fromkeys(violations(path, kind)))
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def describe(path: str, kind: str) -> dict[str, Any]:
     """What there is to know of one place, as plain data."""
     if kind == "run":
-        description = report.describe_run(path)
+        description = describe_run(path)
         checkpoints = storage.join(path, "checkpoints")
         if storage.exists(storage.join(checkpoints, METRICS)):
             description["checkpoints"] = _describe_checkpoints(checkpoints)
@@ -70,7 +72,7 @@ def describe(path: str, kind: str) -> dict[str, Any]:
         return _describe_checkpoints(path)
     if kind == "checkpoint":
         return _describe_checkpoint(path)
-    return report.describe_folder(path, kind)
+    return describe_folder(path, kind)
 
 
 def violations(path: str, kind: str) -> Iterator[str]:

@@ -14,8 +14,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from jobs.command import guard, run_stage
 from jobs.recipe import Recipe, UsageError, read_recipe
+from pipeline.corpora.manifest import STAGE, make_manifest
 from pipeline.corpora.source import CorpusConfig, Kind
-from pipeline.manifest import STAGE, make_manifest
 
 
 def work(recipe: Recipe) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jobs.command import guard, run_stage
 from jobs.recipe import Recipe, read_recipe
-from pipeline.pack import STAGE, pack
+from pipeline.packing.pack import STAGE, pack
 
 
 def work(recipe: Recipe) -> None:

@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from jobs.command import guard, progress
 from jobs.recipe import Recipe, read_recipe
-from model.hubert_trainer import PretrainResult, pretrain
-from pipeline import storage
+from model.encoder.hubert_trainer import PretrainResult, pretrain
 from pipeline.errors import RunError
-from pipeline.labelled_clips import read_clips
+from pipeline.files import storage
+from pipeline.units.labelled_clips import read_clips
 
 
 def work(recipe: Recipe, checkpoints: str | None = None) -> PretrainResult:

@@ -20,19 +20,19 @@ from typing import TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 
-from model.encoder import EncoderConfig
-from model.pretrain_config import PretrainConfig
-from model.train_config import TrainConfig
-from model.vocoder_train_config import VocoderTrainConfig
-from pipeline import storage
-from pipeline.cluster import ClusterConfig
-from pipeline.codebook_fit import CodebookConfig
+from model.encoder.encoder import EncoderConfig
+from model.encoder.pretrain_config import PretrainConfig
+from model.lm.train_config import TrainConfig
+from model.vocoder.train_config import VocoderTrainConfig
 from pipeline.corpora.source import CorpusConfig
 from pipeline.errors import TwistError
-from pipeline.language import LanguageConfig
-from pipeline.pack import PackConfig
-from pipeline.same_speech import SameSpeechConfig
-from pipeline.segment import SegmentConfig
+from pipeline.files import storage
+from pipeline.language.filter import LanguageConfig
+from pipeline.language.same_speech import SameSpeechConfig
+from pipeline.packing.pack import PackConfig
+from pipeline.segments.segment import SegmentConfig
+from pipeline.units.codebook_fit import CodebookConfig
+from pipeline.work.cluster import ClusterConfig
 
 SECTIONS: dict[str, type] = {
     "same_speech": SameSpeechConfig,

@@ -11,8 +11,8 @@ from jsonargparse import ArgumentParser
 from jobs import speech
 from jobs.command import add_option, guard
 from jobs.recipe import read_recipe
-from model.synthesis import Utterance
-from pipeline.units import run_lengths
+from model.vocoder.synthesizer import Utterance
+from pipeline.units.encode import run_lengths
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace

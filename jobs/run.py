@@ -13,12 +13,14 @@ from jsonargparse import ArgumentParser
 
 from jobs import codebook, evaluate, filter, manifest, pack, segment, tokenize, train
 from jobs.command import guard
-from jobs.inspect_text import table_of_corpora
 from jobs.recipe import SECTIONS, Recipe, read_recipe
-from model.speech_lm import require_model
-from pipeline import report, stage, storage
-from pipeline.unit_parts import STAGE as UNITS
-from pipeline.units import describe_encoder
+from model.lm.speech_lm import require_model
+from pipeline import stage
+from pipeline.files import storage
+from pipeline.inspection.describe import describe_shards
+from pipeline.inspection.text import table_of_corpora
+from pipeline.units.encode import describe_encoder
+from pipeline.units.parts import STAGE as UNITS
 
 STAGES: dict[str, Callable[[Recipe], None]] = {
     "manifest": manifest.work,
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if given.until is not None:
             _run_until(recipe, given.until)
             if given.until == "pack":
-                print(f"\n{table_of_corpora(report.describe_shards(storage.join(recipe.run, 'shards')))}")
+                print(f"\n{table_of_corpora(describe_shards(storage.join(recipe.run, 'shards')))}")
             return
         checkpoints = given.checkpoints or storage.join(recipe.run, "checkpoints")
         assert recipe.train is not None
@@ -57,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = train.work(recipe, checkpoints=checkpoints)
         shards = storage.join(recipe.run, "shards")
         evaluation = evaluate.evaluate_perplexity(result.checkpoint, shards, "validation", recipe.train.max_units)
-        print(f"\n{table_of_corpora(report.describe_shards(shards))}")
+        print(f"\n{table_of_corpora(describe_shards(shards))}")
         print(f"\n{_table(recipe, result.initial.mean.perplexity, evaluation)}")
 
     return guard("run", work)
@@ -80,7 +82,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 def _table(recipe: Recipe, perplexity_before: float, evaluation: evaluate.Evaluation) -> str:
     shards = storage.join(recipe.run, "shards")
-    description = report.describe_shards(shards)
+    description = describe_shards(shards)
     input_hours = stage.read_facts(recipe.run, "manifest")["counts"]["kept"]["hours"]
     rows = {
         "hours of audio": f"{input_hours:.2f} read, {description['hours']:.2f} in shards",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jobs.command import guard, run_stage
 from jobs.recipe import Recipe, read_recipe
-from pipeline.segment import STAGE, make_segments
+from pipeline.segments.segment import STAGE, make_segments
 
 
 def work(recipe: Recipe) -> None:

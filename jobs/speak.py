@@ -20,7 +20,7 @@ from jsonargparse import ArgumentParser
 from jobs import speech
 from jobs.command import add_option, guard
 from jobs.recipe import read_recipe
-from model.synthesis import Utterance
+from model.vocoder.synthesizer import Utterance
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:

@@ -16,20 +16,22 @@ import soundfile
 import torch
 
 from jobs.command import add_option
-from model import checkpoint, mel_picture
 from model.artefacts import ARTEFACTS, EMBEDDED_FOLDER, VOCODER, resolve
-from model.encoder import EncoderConfig
-from model.mel import MelConfig
-from model.synthesis import Synthesizer
-from model.vocoder_checkpoint import load_vocoder
-from pipeline import codebook, codebook_import, storage
-from pipeline.audio import AUDIO_SUFFIXES, AudioError, Span, probe, read_spans
-from pipeline.codebook_fit import STAGE as CODEBOOK
+from model.encoder.encoder import EncoderConfig
+from model.training import checkpoint
+from model.vocoder import mel_picture
+from model.vocoder.checkpoint import load_vocoder
+from model.vocoder.mel import MelConfig
+from model.vocoder.synthesizer import Synthesizer
+from pipeline.audio.read import AUDIO_SUFFIXES, AudioError, Span, probe, read_spans
 from pipeline.errors import TwistError
+from pipeline.files import storage
 from pipeline.records import SAMPLE_RATE_HZ
-from pipeline.segment import read_segments
+from pipeline.segments.segment import read_segments
 from pipeline.shards import open_dataset
-from pipeline.units import UnitEncoder, describe_encoder
+from pipeline.units import codebook, codebook_import
+from pipeline.units.codebook_fit import STAGE as CODEBOOK
+from pipeline.units.encode import UnitEncoder, describe_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
     from numpy.typing import NDArray
 
-    from pipeline.codebook import Codebook
+    from pipeline.units.codebook import Codebook
 
 Device = Literal["auto", "cpu", "cuda"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

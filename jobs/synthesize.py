@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jobs.command import guard, progress
 from jobs.recipe import read_settings
-from pipeline.demo_corpus import DemoCorpusConfig, write_demo_corpus
+from pipeline.synthetic.demo import DemoCorpusConfig, write_demo_corpus
 
 
 def main(argv: Sequence[str] | None = None) -> int:

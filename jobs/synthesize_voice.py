@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jobs.command import guard, progress
 from jobs.recipe import read_settings
-from pipeline.voice_corpus import VoiceConfig, write_voice_corpus
+from pipeline.synthetic.one_voice import VoiceConfig, write_voice_corpus
 
 
 def main(argv: Sequence[str] | None = None) -> int:

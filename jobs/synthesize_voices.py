@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jobs.command import guard, progress
 from jobs.recipe import read_settings
-from pipeline.voices_corpus import VoicesConfig, write_voices_corpus
+from pipeline.synthetic.many_voices import VoicesConfig, write_voices_corpus
 
 
 def main(argv: Sequence[str] | None = None) -> int:

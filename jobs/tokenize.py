@@ -9,8 +9,8 @@ from jsonargparse import ArgumentParser
 
 from jobs.command import add_option, guard, run_stage
 from jobs.recipe import Recipe, read_recipe
-from pipeline.tokenize import tokenize
-from pipeline.unit_parts import STAGE
+from pipeline.units.parts import STAGE
+from pipeline.units.tokenize import tokenize
 
 
 def work(recipe: Recipe, *, retry_dropped: bool = False) -> None:

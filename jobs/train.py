@@ -15,10 +15,10 @@ from tqdm import tqdm
 from jobs.command import add_option, guard, progress, quiet_transformers
 from jobs.recipe import Recipe, read_recipe
 from jobs.train_on_ray import train_on_ray
-from model.curve_plot import draw_curve
-from model.trainer import TrainResult, train
-from pipeline import storage
+from model.lm.trainer import TrainResult, train
+from model.training.curve_plot import draw_curve
 from pipeline.errors import RunError
+from pipeline.files import storage
 
 
 def work(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from model.train_config import TrainConfig
-from model.trainer import TrainResult, train
-from pipeline import storage
-from pipeline.cluster import connect
+from model.lm.train_config import TrainConfig
+from model.lm.trainer import TrainResult, train
 from pipeline.errors import RunError, TwistError
+from pipeline.files import storage
+from pipeline.work.cluster import connect
 
 # A worker that dies, or a machine that goes away, costs a run so many new starts, from the newest checkpoint each.
 MAX_FAILURES = 20
@@ -18,7 +18,7 @@ MAX_FAILURES = 20
 def train_on_ray(
     config: TrainConfig, shards: str, checkpoints: str, num_workers: int, on_event: Callable[[dict[str, Any]], None]
 ) -> TrainResult:
-    """What `model.trainer.train` does, by `num_workers` processes of the cluster (RAY_ADDRESS, or this machine's).
+    """What `model.lm.trainer.train` does, by `num_workers` processes of the cluster (RAY_ADDRESS, or this machine's).
 
     Each has a GPU unless config.device is cpu, or the cluster has none. `shards` and `checkpoints` must be places that
     all of them see. The curve is in metrics.jsonl; `on_event` hears only of the start, once all is over.

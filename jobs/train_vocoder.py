@@ -12,11 +12,12 @@ from tqdm import tqdm
 
 from jobs.command import guard, progress
 from jobs.recipe import Recipe, read_recipe
-from model.vocoder_trainer import VocoderResult, train_vocoder
-from pipeline import codebook, storage
-from pipeline.codebook_fit import STAGE as CODEBOOK
+from model.vocoder.trainer import VocoderResult, train_vocoder
 from pipeline.errors import RunError
-from pipeline.labelled_clips import read_clips
+from pipeline.files import storage
+from pipeline.units import codebook
+from pipeline.units.codebook_fit import STAGE as CODEBOOK
+from pipeline.units.labelled_clips import read_clips
 
 
 def work(recipe: Recipe, checkpoints: str | None = None) -> VocoderResult:

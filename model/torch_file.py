@@ -1,8 +1,8 @@
 """Reads what torch.save wrote, as data: torch.load without its unpickling.
 
 torch.load(weights_only=True) refuses the configs that lie beside the weights in fairseq's checkpoints, and with
-weights_only=False it runs what the file says. Here the pickle is read by pipeline/inert_pickle.py, which runs nothing,
-and only those tensors are read from the file that are asked for.
+weights_only=False it runs what the file says. Here pipeline/files/inert_pickle.py reads the pickle, which runs
+nothing, and only the tensors that are asked for are read from the file.
 
     zip format (torch >= 1.6)   <folder>/data.pkl: the pickle; <folder>/data/<key>: the bytes of each storage
     legacy format               pickles of magic number, version, platform, the content and the storages' keys; then,
@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from pipeline import inert_pickle
 from pipeline.errors import TwistError
-from pipeline.inert_pickle import Recorded
+from pipeline.files import inert_pickle
+from pipeline.files.inert_pickle import Recorded
 
 if TYPE_CHECKING:
     from collections.abc import Collection

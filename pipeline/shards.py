@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import parquet, storage
 from pipeline.errors import TwistError
+from pipeline.files import parquet, storage
 from pipeline.records import SAMPLE_SCHEMA
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from pipeline import parquet, storage
 from pipeline.errors import TwistError
+from pipeline.files import parquet, storage
 from pipeline.records import DROPPED_SCHEMA, Dropped, to_table
 
 if TYPE_CHECKING:

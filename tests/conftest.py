@@ -14,18 +14,19 @@ import pytest
 import soundfile
 from hypothesis import settings
 
-from model.encoder import EncoderConfig
-from pipeline import cluster, dataflow, parquet, storage
-from pipeline.audio import read_spans
-from pipeline.cluster import ClusterConfig
-from pipeline.codebook_fit import CodebookConfig, fit_codebook
+from model.encoder.encoder import EncoderConfig
+from pipeline.audio.read import read_spans
+from pipeline.corpora.manifest import make_manifest
 from pipeline.corpora.source import CorpusConfig
-from pipeline.language import LanguageConfig, filter_languages
-from pipeline.manifest import make_manifest
-from pipeline.pack import PackConfig, pack
-from pipeline.segment import SegmentConfig, make_segments
-from pipeline.split import SplitConfig
-from pipeline.tokenize import tokenize
+from pipeline.files import parquet, storage
+from pipeline.language.filter import LanguageConfig, filter_languages
+from pipeline.packing.pack import PackConfig, pack
+from pipeline.packing.split import SplitConfig
+from pipeline.segments.segment import SegmentConfig, make_segments
+from pipeline.units.codebook_fit import CodebookConfig, fit_codebook
+from pipeline.units.tokenize import tokenize
+from pipeline.work import cluster, dataflow
+from pipeline.work.cluster import ClusterConfig
 from tests import corpora_trees
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.dataflow import Processor
-    from pipeline.work_plan import WorkUnit
+    from pipeline.work.dataflow import Processor
+    from pipeline.work.plan import WorkUnit
 
 # A busy machine makes no test wrong.
 settings.register_profile("no deadline", deadline=None)

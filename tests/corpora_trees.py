@@ -27,8 +27,8 @@ import soxr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.demo_sentences import paragraphs
-from pipeline.espeak import synthesize
+from pipeline.synthetic.espeak import synthesize
+from pipeline.synthetic.sentences import paragraphs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

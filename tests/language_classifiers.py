@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from model.ecapa import EcapaClassifier
+from model.language_id.ecapa import EcapaClassifier
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from moto.server import ThreadedMotoServer
 
-from pipeline import s3
+from pipeline.files import s3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

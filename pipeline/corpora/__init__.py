@@ -1,0 +1,1 @@
+"""From corpora to the manifest of recordings: a reader per kind."""

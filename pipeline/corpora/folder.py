@@ -15,9 +15,9 @@ import json
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from pipeline import storage
-from pipeline.audio import AUDIO_SUFFIXES
+from pipeline.audio.read import AUDIO_SUFFIXES
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError
+from pipeline.files import storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

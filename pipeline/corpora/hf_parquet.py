@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipeline import storage
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError
 from pipeline.corpora.tables import number
-from pipeline.location import ParquetRow, open_parquet
-from pipeline.spread import spread
+from pipeline.files import storage
+from pipeline.files.audio_uri import ParquetRow, open_parquet
+from pipeline.work.map_tasks import spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,9 +15,9 @@ from collections import defaultdict
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from pipeline import storage
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError
 from pipeline.corpora.tables import number, read_json_lines
+from pipeline.files import storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,10 +14,10 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING
 
-from pipeline import storage
 from pipeline.corpora.librivox import file_origin, section_of_stem, section_origins
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, is_audio, misplaced
 from pipeline.corpora.tables import number, parse_json
+from pipeline.files import storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,10 +13,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from pipeline import storage
 from pipeline.corpora.librivox import section_of_title, section_origins
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, is_audio, misplaced
 from pipeline.corpora.tables import read_lines
+from pipeline.files import storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,11 +14,11 @@ import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from pipeline import storage
 from pipeline.corpora.librivox import file_origin
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, is_audio, misplaced
 from pipeline.corpora.tables import number, read_lines
-from pipeline.language_codes import normalize_code
+from pipeline.files import storage
+from pipeline.languages import normalize_code
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

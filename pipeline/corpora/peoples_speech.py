@@ -19,10 +19,10 @@ import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from pipeline import storage
 from pipeline.corpora import hf_parquet, tars
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, is_audio, misplaced
 from pipeline.corpora.tables import number, read_json_lines
+from pipeline.files import storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

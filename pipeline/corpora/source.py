@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
-from pipeline.audio import AUDIO_SUFFIXES
+from pipeline.audio.read import AUDIO_SUFFIXES
 from pipeline.errors import TwistError
 
 # Beside the corpora's tables lies the stage's dropped.parquet.

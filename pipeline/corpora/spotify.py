@@ -13,9 +13,9 @@ import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from pipeline import storage
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, is_audio
 from pipeline.corpora.tables import number, read_columns
+from pipeline.files import storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

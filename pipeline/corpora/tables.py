@@ -9,8 +9,8 @@ import json
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from pipeline import storage
 from pipeline.corpora.source import CorpusError
+from pipeline.files import storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from pipeline import storage
 from pipeline.corpora.source import AudioFile, CorpusError
-from pipeline.location import TarMember
-from pipeline.spread import spread
+from pipeline.files import storage
+from pipeline.files.audio_uri import TarMember
+from pipeline.work.map_tasks import spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

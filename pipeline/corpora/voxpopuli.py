@@ -25,10 +25,10 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from pipeline import storage
 from pipeline.corpora import tars
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, is_audio, misplaced
 from pipeline.corpora.tables import number, read_columns
+from pipeline.files import storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

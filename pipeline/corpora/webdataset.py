@@ -14,11 +14,11 @@ import functools
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from pipeline import storage
 from pipeline.corpora import tars
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, is_audio, misplaced
 from pipeline.corpora.tables import number, parse_json
-from pipeline.spread import spread
+from pipeline.files import storage
+from pipeline.work.map_tasks import spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,10 +19,11 @@ import numpy as np
 import pyarrow as pa
 import soundfile
 
-from pipeline import dataflow, parquet
-from pipeline.audio import AudioError
-from pipeline.cluster import ClusterConfig
-from pipeline.work_plan import WorkPlan, WorkUnit
+from pipeline.audio.read import AudioError
+from pipeline.files import parquet
+from pipeline.work import dataflow
+from pipeline.work.cluster import ClusterConfig
+from pipeline.work.plan import WorkPlan, WorkUnit
 
 
 class SlowlyMeasure:
@@ -73,7 +74,7 @@ def outcomes_of(folder: Path) -> dict[str, bytes]:
 
 def expected_outcomes(folder: Path) -> dict[str, bytes]:
     """What the parts of an undisturbed run are, worked out without Ray."""
-    from pipeline.audio import read_spans
+    from pipeline.audio.read import read_spans
 
     plan = WorkPlan.of(parquet.read(str(folder / "plan.parquet")), "id")
     measure = SlowlyMeasure(str(folder / "marks"), 0.0)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.demo_corpus import DemoCorpusConfig, write_demo_corpus
+from pipeline.synthetic.demo import DemoCorpusConfig, write_demo_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """\

@@ -16,8 +16,8 @@ import pytest
 import soundfile
 
 from jobs.__main__ import COMMANDS, main
-from pipeline import verify
 from pipeline.errors import TwistError
+from pipeline.inspection import verify
 
 # One process makes the finished run for all tests that look at it.
 pytestmark = pytest.mark.xdist_group("finished_run")

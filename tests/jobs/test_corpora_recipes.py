@@ -11,14 +11,14 @@ import pytest
 from jobs import filter, manifest
 from jobs.recipe import read_recipe
 from jobs.run import DATA_SECTIONS
-from model.encoder import EncoderConfig
-from pipeline.codebook_fit import CodebookConfig, fit_codebook
+from model.encoder.encoder import EncoderConfig
 from pipeline.corpora.readers import READERS
-from pipeline.language_audio import AudioLanguageConfig
-from pipeline.pack import pack
-from pipeline.segment import make_segments
-from pipeline.tokenize import tokenize
-from pipeline.verify import verify_run
+from pipeline.inspection.verify import verify_run
+from pipeline.language.listen import AudioLanguageConfig
+from pipeline.packing.pack import pack
+from pipeline.segments.segment import make_segments
+from pipeline.units.codebook_fit import CodebookConfig, fit_codebook
+from pipeline.units.tokenize import tokenize
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes" / "corpora").glob("*.yaml"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from pipeline import parquet
+from pipeline.files import parquet
 from tests.ray_clusters import ROOT
 from tests.s3_servers import FaultyProxy, moto, point_clients_at
 

@@ -12,8 +12,8 @@ import pytest
 
 from jobs import filter, manifest
 from jobs.recipe import read_recipe
-from pipeline.language import LanguageConfig
-from pipeline.manifest import read_recordings
+from pipeline.corpora.manifest import read_recordings
+from pipeline.language.filter import LanguageConfig
 from tests.language_classifiers import write_ecapa
 
 pytestmark = pytest.mark.xdist_group("five_corpora")

@@ -13,13 +13,13 @@ import pytest
 
 from jobs import codebook
 from jobs.inspect import main
-from jobs.inspect_text import as_text
-from model.train_config import TrainConfig
-from model.trainer import train
-from pipeline import parquet
+from model.lm.train_config import TrainConfig
+from model.lm.trainer import train
+from pipeline.files import parquet
+from pipeline.inspection.text import as_text
 from pipeline.records import DROPPED_SCHEMA
 from pipeline.shards import open_dataset
-from pipeline.work_progress import ProgressFile, WorkProgress
+from pipeline.work.progress import ProgressFile, WorkProgress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,15 +17,15 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from jobs import speech
-from model import mel_picture
 from model.artefacts import ARTEFACTS, EMBEDDED_FOLDER, resolve
-from model.vocab import Vocabulary
-from model.vocoder import Vocoder
-from model.vocoder_checkpoint import save_vocoder
-from model.vocoder_config import VocoderConfig
-from pipeline import codebook
+from model.lm.vocab import Vocabulary
+from model.vocoder import mel_picture
+from model.vocoder.checkpoint import save_vocoder
+from model.vocoder.config import VocoderConfig
+from model.vocoder.vocoder import Vocoder
 from pipeline.errors import TwistError
-from pipeline.espeak import synthesize
+from pipeline.synthetic.espeak import synthesize
+from pipeline.units import codebook
 
 if TYPE_CHECKING:
     from tests.jobs.conftest import Twist

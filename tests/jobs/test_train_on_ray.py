@@ -11,9 +11,9 @@ import pytest
 import ray
 
 from jobs.train_on_ray import train_on_ray
-from model.metrics import read_metrics
-from model.train_config import TrainConfig
-from model.trainer import train
+from model.lm.train_config import TrainConfig
+from model.lm.trainer import train
+from model.training.metrics import read_metrics
 from pipeline.errors import TwistError
 from pipeline.shards import Sample, write_index, write_shard
 

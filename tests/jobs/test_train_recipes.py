@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-import model.speech_lm
+import model.lm.speech_lm
 from jobs.recipe import read_recipe
-from model.train_config import TrainConfig
-from model.vocab import Vocabulary
+from model.lm.train_config import TrainConfig
+from model.lm.vocab import Vocabulary
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 # Parameters of the speech LM with 500 units, in millions.
@@ -65,7 +65,7 @@ def test_cold_shape_is_that_of_the_text_lm(name: str, monkeypatch: pytest.Monkey
         with torch.device("meta"):
             return made(config)
 
-    monkeypatch.setattr(model.speech_lm.AutoModelForCausalLM, "from_config", without_memory)
-    speech_lm = model.speech_lm.cold_start(architecture, Vocabulary(500), seed=0)
+    monkeypatch.setattr(model.lm.speech_lm.AutoModelForCausalLM, "from_config", without_memory)
+    speech_lm = model.lm.speech_lm.cold_start(architecture, Vocabulary(500), seed=0)
     assert round(speech_lm.num_parameters() / 1e6) == MILLIONS[name]
-    model.speech_lm.require_positions(speech_lm.config, 704)
+    model.lm.speech_lm.require_positions(speech_lm.config, 704)

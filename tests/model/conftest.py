@@ -8,7 +8,7 @@ import boto3
 import numpy as np
 import pytest
 
-from pipeline import s3
+from pipeline.files import s3
 from pipeline.shards import Dataset, Sample, write_index, write_shard
 from tests.s3_servers import FaultyProxy, moto, point_clients_at
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from model.hubert import HubertConfig
-from model.pretrain_config import PretrainConfig
+from model.encoder.hubert import HubertConfig
+from model.encoder.pretrain_config import PretrainConfig
 from pipeline.records import LabelClock
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """The published unit HiFi-GAN, written from its description: a state dict and a config in, samples out.
 
-Independent of model/vocoder.py: float64 NumPy, one utterance at a time, convolutions as sums over taps.
+Independent of model/vocoder/vocoder.py: float64 NumPy, one utterance at a time, convolutions as sums over taps.
 """
 
 from __future__ import annotations

@@ -17,10 +17,10 @@ import pytest
 
 from model import artefacts
 from model.artefacts import ARTEFACTS, Artefact
-from model.encoder import EncoderConfig, load_encoder
-from model.vocoder_checkpoint import load_vocoder
-from pipeline import codebook
+from model.encoder.encoder import EncoderConfig, load_encoder
+from model.vocoder.checkpoint import load_vocoder
 from pipeline.errors import TwistError
+from pipeline.units import codebook
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

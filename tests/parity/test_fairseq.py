@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from model.encoder import EncoderConfig, load_encoder
-from model.hubert_checkpoint import load_fairseq_file
-from model.hubert_pretrain import HubertPretraining
-from model.pretrain_config import PretrainConfig
-from pipeline.codebook import Assigner
-from pipeline.codebook_import import read_centroids
+from model.encoder.encoder import EncoderConfig, load_encoder
+from model.encoder.hubert_checkpoint import load_fairseq_file
+from model.encoder.hubert_pretrain import HubertPretraining
+from model.encoder.pretrain_config import PretrainConfig
+from pipeline.units.codebook import Assigner
+from pipeline.units.codebook_import import read_centroids
 
 FOLDER = Path(os.environ.get("TWIST_PARITY_REFERENCES", "nowhere"))
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no references of fairseq here; `make parity` makes them")

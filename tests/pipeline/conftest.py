@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline import s3
+from pipeline.files import s3
 from tests.s3_servers import moto, point_clients_at
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import parquet
+from pipeline.files import parquet
 from pipeline.records import (
     DROPPED_SCHEMA,
     LANGUAGE_SCHEMA,

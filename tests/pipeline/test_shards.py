@@ -17,7 +17,7 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import parquet
+from pipeline.files import parquet
 from pipeline.records import SAMPLE_SCHEMA
 from pipeline.shards import DatasetError, Sample, make_key, open_dataset, write_index, write_shard
 

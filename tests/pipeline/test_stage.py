@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import parquet, storage
+from pipeline.files import parquet, storage
 from pipeline.records import Dropped
 from pipeline.stage import (
     Stage,

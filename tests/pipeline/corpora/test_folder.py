@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline import storage
 from pipeline.corpora import folder
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError
+from pipeline.files import storage
 
 if TYPE_CHECKING:
     from pathlib import Path

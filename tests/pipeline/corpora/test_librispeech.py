@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline import storage
 from pipeline.corpora import librispeech
 from pipeline.corpora.source import CorpusConfig, CorpusError
+from pipeline.files import storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

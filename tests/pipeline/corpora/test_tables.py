@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline import storage
 from pipeline.corpora.source import CorpusError
 from pipeline.corpora.tables import number, read_columns, read_json_lines, read_lines
+from pipeline.files import storage
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from pipeline import parquet, storage
-from pipeline.audio import AudioError, Span, probe, read_spans
+from pipeline.audio.read import AudioError, Span, probe, read_spans
+from pipeline.corpora.manifest import make_manifest, read_recordings
 from pipeline.corpora.readers import READERS, find_recordings, kind_of
 from pipeline.corpora.source import CorpusConfig, CorpusError
-from pipeline.manifest import make_manifest, read_recordings
-from pipeline.segment import tidy
+from pipeline.files import parquet, storage
+from pipeline.segments.segment import tidy
 from tests import corpora_trees
 from tests.corpora_trees import duration_s, say
 
@@ -403,7 +403,7 @@ def test_no_header_is_read_where_the_corpus_states_durations(
         probed.append(uri)
         raise AudioError("unreadable", "not to be read")
 
-    monkeypatch.setattr("pipeline.manifest.probe", note)
+    monkeypatch.setattr("pipeline.corpora.manifest.probe", note)
     recordings, _ = manifest(corpus_tree(kind), kind, tmp_path)
     assert len(recordings) >= KEPT[kind] - 2
     # One chapter of Libri-Light has no JSON, another no bytes.

@@ -1,0 +1,278 @@
+"""Encoders: 16 kHz clips in, frames of features out, which the codebook turns into units.
+
+1. Each clip is checked: one dimension, finite, long enough for one frame.
+2. HuBERT, where its checkpoint says so: the whole clip is normalized to zero mean and unit variance.
+3. A clip longer than `max_chunk_s` is cut into chunks of that length, each encoded as a clip of its own. This is
+   what textlesslib, GSLM and fairseq do at 1,600,000 samples, and no frame crosses a cut: 100 s give 2499 frames at
+   25 Hz, not 2500. A last chunk too short for a frame gives none.
+4. Chunks run through the network: each by itself, unpadded, on the CPU; on a GPU HuBERT takes many at once. A clip's
+   features do not depend on its neighbours either way.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from model.artefacts import resolve
+from model.encoder.hubert_batches import SAMPLES_PER_BATCH_ON_GPU, HubertBatches
+from model.encoder.hubert_checkpoint import load_hubert
+from model.encoder.mfcc import Mfcc
+from pipeline.errors import TwistError
+
+SAMPLE_RATE_HZ = 16_000
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Which features, and how they are computed. Everything but `path` and `device` is part of the fingerprint.
+
+    Args:
+        name: mfcc (39 values at 25 Hz, no weights) or hubert.
+        path: hubert: a Hugging Face folder with a HubertModel (config.json, model.safetensors), a .pt file of fairseq,
+            or the name of an official model, which is fetched once (mhubert-base-25hz); mfcc: none.
+        layer: hubert: the Transformer layer, counted from 1, whose output are the features (TWIST: 11).
+        dtype: hubert: float32, or bfloat16: faster where the hardware has it, with slightly other features.
+        device: auto takes cuda where there is one.
+        max_chunk_s: longest stretch in seconds that is encoded at once; longer clips are cut (official models: 100).
+        normalize: hubert: scale each waveform to zero mean and unit variance; null does as the checkpoint says.
+    """
+
+    name: Literal["mfcc", "hubert"] = "mfcc"
+    path: str | None = None
+    layer: int = 11
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    max_chunk_s: float = 100.0
+    normalize: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in ("mfcc", "hubert"):
+            raise TwistError(f"encoder name is {self.name!r}; it must be mfcc or hubert")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise TwistError(f"encoder dtype is {self.dtype!r}; it must be float32 or bfloat16")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise TwistError(f"encoder device is {self.device!r}; it must be auto, cpu or cuda")
+        if not (math.isfinite(self.max_chunk_s) and self.max_chunk_s > 0):
+            raise TwistError(f"encoder max_chunk_s is {self.max_chunk_s}; it must be a positive number of seconds")
+        if self.layer < 1:
+            raise TwistError(f"encoder layer is {self.layer}; layers count from 1")
+        if self.name == "hubert" and not self.path:
+            raise TwistError(
+                "encoder hubert needs a path: a folder of Hugging Face's, a file of fairseq's, or an official name"
+            )
+        if self.name == "mfcc":
+            for setting, default in (("path", None), ("layer", 11), ("dtype", "float32"), ("normalize", None)):
+                if getattr(self, setting) != default:
+                    raise TwistError(
+                        f"encoder mfcc has no {setting}, but it is set to {getattr(self, setting)!r}; leave it out"
+                    )
+
+
+class Encoder(Protocol):
+    """What turns clips into features. `load_encoder` gives one."""
+
+    sample_rate_hz: int
+    """Samples per second of the clips (16000)."""
+    hop_samples: int
+    """Samples per frame (640: 25 Hz)."""
+    feature_dim: int
+    """Values per frame, D."""
+    min_samples: int
+    """Length of the shortest clip that gives a frame."""
+    fingerprint: str
+    """sha256 (hex) of everything that changes features: kind, weights, shape, layer, dtype, normalization, chunks."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where features come out."""
+        ...
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames that a clip of `num_samples` gives; 0 for one that is too short."""
+        ...
+
+    def encode(self, wavs: Sequence[Tensor]) -> list[Tensor]:
+        """Clips [S] float32 at 16 kHz in [-1, 1] -> features [F, D] float32 on `device`, F = `num_frames(S)`.
+
+        Raises:
+            TwistError: a clip shorter than `min_samples`, or with a NaN or infinite sample.
+        """
+        ...
+
+    def describe(self) -> dict[str, object]:
+        """What a reader of the units must know about the encoder, fit for JSON."""
+        ...
+
+
+def load_encoder(config: EncoderConfig) -> Encoder:
+    """The encoder that `config` asks for, on its device.
+
+    Raises:
+        TwistError: no such device, layer or chunk length, or a checkpoint that cannot be loaded.
+    """
+    device = _pick_device(config.device)
+    if config.name == "mfcc":
+        mfcc = Mfcc().to(device)
+        return ClipEncoder(
+            config,
+            device=device,
+            features=lambda wavs: [mfcc(wav[None].to(device))[0] for wav in wavs],
+            num_frames=mfcc.num_frames,
+            normalize_eps=None,
+            hop_samples=mfcc.hop_samples,
+            min_samples=mfcc.min_samples,
+            feature_dim=mfcc.feature_dim,
+            frontend=mfcc.settings(),
+        )
+    assert config.path is not None
+    model, do_normalize, normalize_eps = load_hubert(Path(resolve(config.path)))
+    normalize = do_normalize if config.normalize is None else config.normalize
+    shape = model.config
+    if config.layer > shape.num_hidden_layers:
+        raise TwistError(
+            f"encoder layer is {config.layer}, but the model at {config.path} has {shape.num_hidden_layers} layers"
+        )
+    frontend = {**asdict(shape), "weights_sha256": _sha256(model.state_dict())}  # before inference rounds the weights
+    model.for_inference(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32, device)
+    frames_per_batch = SAMPLES_PER_BATCH_ON_GPU // shape.hop_samples if device.type == "cuda" else None
+    return ClipEncoder(
+        config,
+        device=device,
+        features=HubertBatches(model, config.layer, device, frames_per_batch),
+        num_frames=shape.num_frames,
+        normalize_eps=normalize_eps if normalize else None,
+        hop_samples=shape.hop_samples,
+        min_samples=shape.receptive_field_samples,
+        feature_dim=shape.hidden_size,
+        frontend=frontend,
+    )
+
+
+class ClipEncoder:
+    """The Encoder around a network; see the head of this file for its steps.
+
+    Args:
+        config: what was asked for.
+        device: where the network is.
+        features: wavs [S] on the CPU -> features [F, D] float32 of each, on `device`.
+        num_frames: S -> F of one chunk.
+        normalize_eps: added to the variance where each clip is scaled to zero mean and unit variance; None: it is not.
+        hop_samples: samples per frame.
+        min_samples: the shortest S with a frame.
+        feature_dim: D.
+        frontend: everything in the network that its features depend on, fit for JSON.
+    """
+
+    sample_rate_hz = SAMPLE_RATE_HZ
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        *,
+        device: torch.device,
+        features: Callable[[Sequence[Tensor]], list[Tensor]],
+        num_frames: Callable[[int], int],
+        normalize_eps: float | None,
+        hop_samples: int,
+        min_samples: int,
+        feature_dim: int,
+        frontend: Mapping[str, object],
+    ) -> None:
+        self.config = config
+        self.hop_samples = hop_samples
+        self.min_samples = min_samples
+        self.feature_dim = feature_dim
+        self._device = device
+        self._features = features
+        self._num_chunk_frames = num_frames
+        self._normalize_eps = normalize_eps
+        self._max_chunk_samples = round(config.max_chunk_s * SAMPLE_RATE_HZ)
+        if self._max_chunk_samples < min_samples:
+            raise TwistError(
+                f"encoder max_chunk_s is {config.max_chunk_s} ({self._max_chunk_samples} samples), too short for one "
+                f"frame of {config.name}; it must be at least {min_samples / SAMPLE_RATE_HZ} s"
+            )
+        changes_features = {
+            "name": config.name,
+            "layer": config.layer if config.name == "hubert" else None,
+            "dtype": config.dtype,
+            "normalize_eps": normalize_eps,
+            "max_chunk_samples": self._max_chunk_samples,
+            "frontend": frontend,
+        }
+        self.fingerprint = hashlib.sha256(json.dumps(changes_features, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    def num_frames(self, num_samples: int) -> int:
+        num_full_chunks, num_last_samples = divmod(num_samples, self._max_chunk_samples)
+        return num_full_chunks * self._num_chunk_frames(self._max_chunk_samples) + self._num_chunk_frames(
+            num_last_samples
+        )
+
+    @torch.inference_mode()
+    def encode(self, wavs: Sequence[Tensor]) -> list[Tensor]:
+        for index, wav in enumerate(wavs):
+            self._check(wav, f"clip {index} of {len(wavs)}")
+        chunks_by_clip = [self._chunks(wav) for wav in wavs]
+        features = iter(self._features([chunk for chunks in chunks_by_clip for chunk in chunks]))
+        return [torch.cat([next(features) for _ in chunks]) for chunks in chunks_by_clip]
+
+    def describe(self) -> dict[str, object]:
+        return {
+            "name": self.config.name,
+            "path": self.config.path,
+            "layer": self.config.layer if self.config.name == "hubert" else None,
+            "dtype": self.config.dtype,
+            "normalize": self._normalize_eps is not None,
+            "max_chunk_s": self.config.max_chunk_s,
+            "sample_rate_hz": self.sample_rate_hz,
+            "hop_samples": self.hop_samples,
+            "min_samples": self.min_samples,
+            "frame_rate_hz": self.sample_rate_hz / self.hop_samples,
+            "feature_dim": self.feature_dim,
+            "fingerprint": self.fingerprint,
+        }
+
+    def _check(self, wav: Tensor, which: str) -> None:
+        assert wav.ndim == 1 and wav.dtype == torch.float32, f"{which}: {wav.dtype} {list(wav.shape)}, not float32 [S]"
+        if len(wav) < self.min_samples:
+            raise TwistError(
+                f"{which} has {len(wav)} samples, too few for one frame of {self.config.name}: "
+                f"leave out clips under {self.min_samples} samples ({self.min_samples / SAMPLE_RATE_HZ} s)"
+            )
+        # A sum tells most often that all samples are finite, and takes a tenth of the time of looking at each.
+        if not wav.sum().isfinite() and not wav.isfinite().all():
+            first = int((~wav.isfinite()).nonzero()[0])
+            raise TwistError(f"{which} has a NaN or infinite sample, the first at {first / SAMPLE_RATE_HZ:.3f} s")
+
+    def _chunks(self, wav: Tensor) -> list[Tensor]:
+        """wav [S] -> what of it the network gets at once, normalized."""
+        if self._normalize_eps is not None:
+            wav = (wav - wav.mean()) / (wav.var(correction=0) + self._normalize_eps).sqrt()
+        return [chunk for chunk in torch.split(wav, self._max_chunk_samples) if len(chunk) >= self.min_samples]
+
+
+def _pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise TwistError("encoder device is cuda, but torch finds no CUDA device here; use auto or cpu")
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)
+
+
+def _sha256(weights: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,349 @@
+"""HuBERT at 50 Hz and below: waveform -> convolutions -> Transformer -> features of a chosen layer.
+
+Hsu et al. 2021, "HuBERT"; the 25 Hz model of Hassid et al. 2023, "Textually Pretrained Speech Language Models",
+appendix A.1, has an eighth convolution (stride 2; 3 or 4 for 16.6 and 12.5 Hz) and batch norm before the positional
+convolution. Modules and parameters carry the names of Hugging Face's HubertModel, so its weights fit as they are.
+
+    wav [B, S] -> feature_extractor [B, F, C] -> feature_projection [B, F, D] -> encoder.embed (adds positions)
+        -> encoder.layers[0] (layer 1) -> ... -> encoder.layers[-1]
+
+Wavs of several lengths may share a batch, shorter ones followed by zeros. What looks along time sees a wav's own
+samples and frames only: the first group norm, attention, and the positional convolution. This finds zeros beyond a
+wav's frames, as at the end of a wav alone; batch norm comes before, since it would turn them into something else.
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
+
+from model.encoder.hubert_frontend import FeatureExtractor, FirstConvLayer
+from model.packed_linear import can_pack, pack_linear_layers
+from pipeline.errors import TwistError
+
+# Far above any HuBERT; keeps a damaged or hostile config from asking for sizes that overflow.
+LARGEST_SIZE = 2**16
+
+
+@dataclass(frozen=True)
+class HubertConfig:
+    """The shape of a HuBERT; the names and defaults (HuBERT Base at 50 Hz) are those of Hugging Face's HubertConfig.
+
+    Args:
+        conv_dim: output channels of each convolution over the waveform.
+        conv_kernel: kernel size of each convolution, in its input's samples.
+        conv_stride: stride of each convolution; their product is the hop in samples.
+        conv_bias: whether those convolutions have a bias.
+        feat_extract_norm: "group": group norm over time after the first convolution only (Base);
+            "layer": layer norm over channels after each (Large).
+        feat_extract_activation: activation of the convolutions; only "gelu".
+        feat_proj_layer_norm: whether the convolutions' output is layer-normed before its projection.
+        hidden_size: width D of the Transformer and of its features.
+        num_hidden_layers: Transformer layers.
+        num_attention_heads: attention heads per layer.
+        intermediate_size: width of the feed-forward's inner layer.
+        hidden_act: activation of the feed-forward; only "gelu".
+        layer_norm_eps: epsilon of the layer norms in the projection and the Transformer.
+        do_stable_layer_norm: True: layer norm before attention and feed-forward (Large); False: after (Base).
+        num_conv_pos_embeddings: kernel size of the positional convolution, in frames.
+        num_conv_pos_embedding_groups: groups of the positional convolution.
+        conv_pos_batch_norm: True: batch norm before the positional convolution (TWIST's 25 Hz model);
+            False: weight norm on its weight (the original).
+
+    Raises:
+        TwistError: a value that is not supported or does not fit the others.
+    """
+
+    conv_dim: tuple[int, ...] = (512, 512, 512, 512, 512, 512, 512)
+    conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    conv_bias: bool = False
+    feat_extract_norm: str = "group"
+    feat_extract_activation: str = "gelu"
+    feat_proj_layer_norm: bool = True
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-5
+    do_stable_layer_norm: bool = False
+    num_conv_pos_embeddings: int = 128
+    num_conv_pos_embedding_groups: int = 16
+    conv_pos_batch_norm: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("conv_dim", "conv_kernel", "conv_stride"):
+            sizes = getattr(self, name)
+            if not isinstance(sizes, tuple) or not sizes or not all(_is_size(size) for size in sizes):
+                raise TwistError(f"HuBERT config: {name} must list integers from 1 to {LARGEST_SIZE}, not {sizes!r}")
+        if not len(self.conv_dim) == len(self.conv_kernel) == len(self.conv_stride):
+            raise TwistError(
+                "HuBERT config: conv_dim, conv_kernel and conv_stride must have one entry per convolution, but have "
+                f"{len(self.conv_dim)}, {len(self.conv_kernel)} and {len(self.conv_stride)}"
+            )
+        for name in (
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "num_conv_pos_embeddings",
+            "num_conv_pos_embedding_groups",
+        ):
+            if not _is_size(getattr(self, name)):
+                raise TwistError(
+                    f"HuBERT config: {name} must be an integer from 1 to {LARGEST_SIZE}, not {getattr(self, name)!r}"
+                )
+        for name in ("conv_bias", "feat_proj_layer_norm", "do_stable_layer_norm", "conv_pos_batch_norm"):
+            if not isinstance(getattr(self, name), bool):
+                raise TwistError(f"HuBERT config: {name} must be true or false, not {getattr(self, name)!r}")
+        for name in ("num_attention_heads", "num_conv_pos_embedding_groups"):
+            if self.hidden_size % getattr(self, name):
+                raise TwistError(
+                    f"HuBERT config: hidden_size {self.hidden_size} is not divisible by {name} {getattr(self, name)}"
+                )
+        for name, supported in (
+            ("feat_extract_norm", ("group", "layer")),
+            ("feat_extract_activation", ("gelu",)),
+            ("hidden_act", ("gelu",)),
+        ):
+            if getattr(self, name) not in supported:
+                raise TwistError(
+                    f"HuBERT config: {name} is {getattr(self, name)!r}; supported: {', '.join(map(repr, supported))}"
+                )
+        if not isinstance(self.layer_norm_eps, float | int) or not 0 < self.layer_norm_eps < 1:
+            raise TwistError(f"HuBERT config: layer_norm_eps must lie between 0 and 1, not {self.layer_norm_eps!r}")
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples from the start of one frame to the start of the next (25 Hz: 640)."""
+        return prod(self.conv_stride)
+
+    @property
+    def receptive_field_samples(self) -> int:
+        """Samples that the convolutions read for one frame, so the shortest wav that gives one (25 Hz: 720)."""
+        receptive_field = 1
+        for kernel, stride in zip(reversed(self.conv_kernel), reversed(self.conv_stride), strict=True):
+            receptive_field = (receptive_field - 1) * stride + kernel
+        return receptive_field
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames that a wav of `num_samples` gives; 0 where it is shorter than the receptive field."""
+        if num_samples < self.receptive_field_samples:
+            return 0
+        return (num_samples - self.receptive_field_samples) // self.hop_samples + 1
+
+
+class HubertModel(nn.Module):
+    """HuBERT without its pretraining head: features of any Transformer layer.
+
+    Layers count from 1: `layer=11` is the output of the eleventh Transformer layer, which is `hidden_states[11]` of
+    Hugging Face's model and `output_layer=11` of fairseq's. The last layer's features are its own output: with
+    `do_stable_layer_norm` the model's closing layer norm is not part of them (as in fairseq, and in transformers 5).
+
+    Args:
+        config: its shape.
+        dropout: share of values that training zeroes: of the Transformer's input, of attention and of what each half
+            of a layer adds. Features do not depend on it.
+    """
+
+    def __init__(self, config: HubertConfig, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.config = config
+        self.feature_extractor = FeatureExtractor(config)
+        self.feature_projection = FeatureProjection(config, dropout)
+        self.encoder = TransformerEncoder(config, dropout)
+
+    def forward(self, wav: Tensor, layer: int, num_samples: Tensor | None = None) -> Tensor:
+        """Features of one layer; the layers above it are not run.
+
+        Args:
+            wav: [B, S] float32 samples at 16 kHz.
+            layer: 0 to `config.num_hidden_layers`; 0 is the first layer's input.
+            num_samples: [B] how many samples of each wav are its own, at least `config.receptive_field_samples`;
+                None: all S.
+
+        Returns:
+            features [B, F, D] in the weights' dtype, F = `config.num_frames(S)`; of a wav with fewer samples the first
+            `config.num_frames(num_samples)` are features, and the others mean nothing.
+        """
+        assert 0 <= layer <= len(self.encoder.layers), f"layer {layer} of {len(self.encoder.layers)}"
+        hidden, is_own = self._embed(wav, num_samples)
+        for transformer_layer in self.encoder.layers[:layer]:
+            hidden = transformer_layer(hidden, is_own)
+        return hidden
+
+    def all_layers(self, wav: Tensor) -> list[Tensor]:
+        """Features [B, F, D] of layers 0 (the first layer's input) to `config.num_hidden_layers`, of wav [B, S]."""
+        hidden = [self._embed(wav, None)[0]]
+        for transformer_layer in self.encoder.layers:
+            hidden.append(transformer_layer(hidden[-1], None))
+        return hidden
+
+    def for_inference(self, dtype: torch.dtype, device: torch.device) -> "HubertModel":
+        """This model made ready to encode on `device` with weights in `dtype`, for good: in eval mode, without
+        gradients, weight norm folded in, weights laid out for the CPU's products.
+
+        The first convolution and its norm keep float32 weights. They see the waveform itself, whose quiet parts eight
+        bits of mantissa would blur, and cost under 1% of the arithmetic.
+        """
+        positional_conv = self.encoder.pos_conv_embed.conv
+        if is_parametrized(positional_conv):
+            remove_parametrizations(positional_conv, "weight", leave_parametrized=True)
+        self.eval().requires_grad_(False)
+        first_layer = deepcopy(self.feature_extractor.conv_layers[0])
+        assert isinstance(first_layer, FirstConvLayer)
+        first_layer.output_dtype = dtype
+        self.to(dtype)
+        self.feature_extractor.conv_layers[0] = first_layer
+        if can_pack(dtype, device):
+            self.feature_extractor.pack()
+            pack_linear_layers(self)
+        return self.to(device)
+
+    def _embed(self, wav: Tensor, num_samples: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """wav [B, S] -> the first Transformer layer's input [B, F, D] and which frames are a wav's own [B, F].
+
+        None stands for all of them.
+        """
+        frames = self.feature_projection(self.feature_extractor(wav, num_samples))
+        if num_samples is None:
+            return self.encoder.embed(frames, None), None
+        num_frames = (num_samples - self.config.receptive_field_samples) // self.config.hop_samples + 1
+        is_own = torch.arange(frames.shape[1], device=frames.device) < num_frames[:, None]
+        return self.encoder.embed(frames, is_own), is_own
+
+
+class FeatureProjection(nn.Module):
+    """Layer norm (where the config has it) and projection: frames [B, F, C] -> hidden [B, F, D]."""
+
+    def __init__(self, config: HubertConfig, dropout: float) -> None:
+        super().__init__()
+        self.has_layer_norm = config.feat_proj_layer_norm
+        if self.has_layer_norm:
+            self.layer_norm = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps)
+        self.projection = nn.Linear(config.conv_dim[-1], config.hidden_size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        if self.has_layer_norm:
+            frames = self.layer_norm(frames)
+        return self.dropout(self.projection(frames))  # type: ignore[no-any-return]
+
+
+class TransformerEncoder(nn.Module):
+    """Holds the positional convolution and the Transformer layers; HubertModel decides how many of them run."""
+
+    def __init__(self, config: HubertConfig, dropout: float) -> None:
+        super().__init__()
+        self.do_stable_layer_norm = config.do_stable_layer_norm
+        self.pos_conv_embed = PositionalConv(config)
+        # With do_stable_layer_norm this norm closes the whole model, after the last layer, and no layer's features
+        # pass through it; without, it opens the first layer.
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(TransformerLayer(config, dropout) for _ in range(config.num_hidden_layers))
+
+    def embed(self, frames: Tensor, is_own: Tensor | None) -> Tensor:
+        """frames [B, F, D], of which `is_own` [B, F] belong to their wav (None: all) -> the first layer's input."""
+        frames = frames + self.pos_conv_embed(frames, is_own)
+        return self.dropout(frames if self.do_stable_layer_norm else self.layer_norm(frames))  # type: ignore[no-any-return]
+
+
+class PositionalConv(nn.Module):
+    """Relative positions from a wide grouped convolution over frames: [B, F, D] -> [B, F, D]."""
+
+    def __init__(self, config: HubertConfig) -> None:
+        super().__init__()
+        kernel = config.num_conv_pos_embeddings
+        conv = nn.Conv1d(
+            config.hidden_size,
+            config.hidden_size,
+            kernel,
+            padding=kernel // 2,
+            groups=config.num_conv_pos_embedding_groups,
+        )
+        self.batch_norm = nn.BatchNorm1d(config.hidden_size) if config.conv_pos_batch_norm else None
+        self.conv = conv if config.conv_pos_batch_norm else weight_norm(conv, dim=2)
+
+    def forward(self, frames: Tensor, is_own: Tensor | None) -> Tensor:
+        num_frames = frames.shape[1]
+        if self.batch_norm is not None:
+            frames = self.batch_norm(frames.flatten(0, 1)).view_as(frames)
+        if is_own is not None:
+            frames = frames * is_own[..., None]
+        # As an image one pixel high: two-dimensional convolutions take channels last, as frames lie in memory.
+        channels = F.conv2d(
+            frames.transpose(1, 2)[:, :, None],
+            self.conv.weight[:, :, None],
+            self.conv.bias,
+            padding=(0, self.conv.kernel_size[0] // 2),
+            groups=self.conv.groups,
+        )
+        # An even kernel gives one frame too many, at the end.
+        return F.gelu(channels[:, :, 0, :num_frames].transpose(1, 2))
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention and feed-forward with residuals, layer norm before ("stable") or after each: [B, F, D]."""
+
+    def __init__(self, config: HubertConfig, dropout: float) -> None:
+        super().__init__()
+        self.norm_first = config.do_stable_layer_norm
+        self.attention = Attention(config.hidden_size, config.num_attention_heads, dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward = FeedForward(config.hidden_size, config.intermediate_size)
+        self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden: Tensor, is_own: Tensor | None) -> Tensor:
+        if self.norm_first:
+            hidden = hidden + self.dropout(self.attention(self.layer_norm(hidden), is_own))
+            return hidden + self.dropout(self.feed_forward(self.final_layer_norm(hidden)))  # type: ignore[no-any-return]
+        hidden = self.layer_norm(hidden + self.dropout(self.attention(hidden, is_own)))
+        return self.final_layer_norm(hidden + self.dropout(self.feed_forward(hidden)))  # type: ignore[no-any-return]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over a wav's own frames (`is_own` [B, F]; None: all): [B, F, D] -> [B, F, D]."""
+
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.q_proj = nn.Linear(hidden_size, hidden_size)
+        self.k_proj = nn.Linear(hidden_size, hidden_size)
+        self.v_proj = nn.Linear(hidden_size, hidden_size)
+        self.out_proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden: Tensor, is_own: Tensor | None) -> Tensor:
+        query, key, value = (
+            projection(hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        mask = None if is_own is None else is_own[:, None, None]
+        attended = F.scaled_dot_product_attention(  # [B, heads, F, D / heads]
+            query, key, value, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
+        )
+        return self.out_proj(attended.transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]
+
+
+class FeedForward(nn.Module):
+    """Linear, GELU, linear: [B, F, D] -> [B, F, D]."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
+        super().__init__()
+        self.intermediate_dense = nn.Linear(hidden_size, intermediate_size)
+        self.output_dense = nn.Linear(intermediate_size, hidden_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.output_dense(F.gelu(self.intermediate_dense(hidden)))  # type: ignore[no-any-return]
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_SIZE

@@ -1,0 +1,392 @@
+"""Reads HuBERT checkpoints into HubertModel; one loader per format, each ending in `_build`.
+
+Formats: a Hugging Face folder (`load_huggingface_folder`) and a file of fairseq (`load_fairseq_file`). A checkpoint
+comes from outside, so nothing in it is run: weights are read as tensors, and configs as plain values.
+"""
+
+import ast
+import json
+import re
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from model.encoder.hubert import HubertConfig, HubertModel
+from model.torch_file import TorchFile, mapping
+from pipeline.errors import TwistError
+from pipeline.files.inert_pickle import Recorded
+
+# Parameters of Hugging Face's HubertModel that only pretraining and fine-tuning read (the embedding of masked frames).
+TRAINING_ONLY = {"masked_spec_embed"}
+# torch's first weight norm named its two tensors otherwise; transformers wrote these names for years.
+OLD_WEIGHT_NORM_NAMES = {
+    "encoder.pos_conv_embed.conv.weight_g": "encoder.pos_conv_embed.conv.parametrizations.weight.original0",
+    "encoder.pos_conv_embed.conv.weight_v": "encoder.pos_conv_embed.conv.parametrizations.weight.original1",
+}
+SAMPLE_RATE_HZ = 16_000
+# Under the root of the variance of a waveform: that of transformers' Wav2Vec2FeatureExtractor, and that of torch's
+# layer_norm, which fairseq and textlesslib call on the clip. The difference counts where clips are quiet.
+HUGGINGFACE_WAVEFORM_NORM_EPS = 1e-7
+FAIRSEQ_WAVEFORM_NORM_EPS = 1e-5
+NUM_NAMES_IN_ERROR = 5
+# Far above any HuBERT; keeps a hostile config from asking for any number.
+LARGEST_NUM_CONV_LAYERS = 64
+
+# fairseq's settings that HubertModel has, by our names, and their defaults (fairseq's HubertConfig).
+FAIRSEQ_SETTINGS = {
+    "conv_bias": ("conv_bias", False),
+    "hidden_size": ("encoder_embed_dim", 768),
+    "num_hidden_layers": ("encoder_layers", 12),
+    "num_attention_heads": ("encoder_attention_heads", 12),
+    "intermediate_size": ("encoder_ffn_embed_dim", 3072),
+    "hidden_act": ("activation_fn", "gelu"),
+    "do_stable_layer_norm": ("layer_norm_first", False),
+    "num_conv_pos_embeddings": ("conv_pos", 128),
+    "num_conv_pos_embedding_groups": ("conv_pos_groups", 16),
+    "conv_pos_batch_norm": ("conv_pos_batch_norm", False),
+}
+# fairseq's settings that would change features and that HubertModel has only this value of.
+FAIRSEQ_FIXED = {"layer_type": "transformer", "pos_conv_depth": 1}
+FAIRSEQ_CONV_LAYERS = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
+FAIRSEQ_NORMS = {"default": "group", "layer_norm": "layer"}
+BUILTIN_TYPES = ("object", "dict", "list", "tuple", "set", "frozenset", "bool", "int", "float", "str", "bytes")
+# What lies beside the weights in fairseq's files: configs, dictionaries of labels, counters of the training.
+FAIRSEQ_NAMES = (
+    "argparse.Namespace",
+    "fairseq",
+    "omegaconf",
+    "enum",
+    "typing",
+    "numpy",
+    "pathlib",
+    "copyreg._reconstructor",
+    "copy_reg._reconstructor",
+    # The types of settings; Python 2's names of them stand in protocol 2, in which torch.save writes.
+    *(f"builtins.{name}" for name in BUILTIN_TYPES),
+    *(f"__builtin__.{name}" for name in (*BUILTIN_TYPES, "long", "unicode")),
+)
+# Parameters that only pretraining reads.
+FAIRSEQ_TRAINING_ONLY = re.compile(r"mask_emb|label_embs_concat|(final_proj|target_glu)\..*")
+FAIRSEQ_RENAMED = (
+    (r"feature_extractor\.conv_layers\.(\d+)\.0\.", r"feature_extractor.conv_layers.\1.conv."),
+    # "default" has the norm itself at place 2 of the first layer, "layer_norm" between two transpositions of every one.
+    (r"feature_extractor\.conv_layers\.(\d+)\.2\.(1\.)?", r"feature_extractor.conv_layers.\1.layer_norm."),
+    (r"layer_norm\.", r"feature_projection.layer_norm."),
+    (r"post_extract_proj\.", r"feature_projection.projection."),
+    (r"encoder\.layers\.(\d+)\.self_attn\.", r"encoder.layers.\1.attention."),
+    (r"encoder\.layers\.(\d+)\.self_attn_layer_norm\.", r"encoder.layers.\1.layer_norm."),
+    (r"encoder\.layers\.(\d+)\.fc1\.", r"encoder.layers.\1.feed_forward.intermediate_dense."),
+    (r"encoder\.layers\.(\d+)\.fc2\.", r"encoder.layers.\1.feed_forward.output_dense."),
+)
+FAIRSEQ_POS_CONV = ((r"encoder\.pos_conv\.0\.", "encoder.pos_conv_embed.conv."),)
+FAIRSEQ_POS_CONV_BATCH_NORM = (
+    (r"encoder\.pos_conv\.0\.", "encoder.pos_conv_embed.batch_norm."),
+    (r"encoder\.pos_conv\.1\.", "encoder.pos_conv_embed.conv."),
+)
+
+
+def load_hubert(path: Path) -> tuple[HubertModel, bool, float]:
+    """Load a checkpoint of whichever format it is: a file is fairseq's, a folder is Hugging Face's.
+
+    Returns:
+        The model and whether waveforms are to be normalized, as the format's loader gives them; and the epsilon that
+        the format's reference adds to the variance where it normalizes.
+
+    Raises:
+        TwistError: see the format's loader.
+    """
+    if path.is_file():
+        return *load_fairseq_file(path), FAIRSEQ_WAVEFORM_NORM_EPS
+    return *load_huggingface_folder(path), HUGGINGFACE_WAVEFORM_NORM_EPS
+
+
+def load_huggingface_folder(folder: Path) -> tuple[HubertModel, bool]:
+    """Load a folder that transformers' `save_pretrained` wrote: a HubertModel, or a model with one under `hubert.`.
+
+    Reads `config.json`; the weights in `model.safetensors`, else in `pytorch_model.bin`; and, where there is one,
+    `preprocessor_config.json`.
+
+    Returns:
+        The model, in float32, on the CPU, in eval mode; and whether waveforms are to be normalized to zero mean and
+        unit variance: the preprocessor's `do_normalize`, or False without a preprocessor.
+
+    Raises:
+        TwistError: a missing, unreadable or truncated file; a config of another architecture or with a setting that
+            HubertModel does not have; missing, unexpected, mis-shaped or non-finite weights.
+    """
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise TwistError(f"HuBERT folder {folder} {what}; give a folder with config.json and model.safetensors")
+    config = _huggingface_config(folder / "config.json")
+    weights_path = folder / "model.safetensors"
+    if not weights_path.is_file():
+        weights_path = folder / "pytorch_model.bin"
+    if not weights_path.is_file():
+        raise TwistError(f"HuBERT folder {folder} has neither model.safetensors nor pytorch_model.bin")
+    weights = _read_safetensors(weights_path) if weights_path.suffix == ".safetensors" else _read_torch(weights_path)
+    if any(name.startswith("hubert.") for name in weights):
+        # What lies beside the body is a head (CTC, classification), which features do not pass through.
+        weights = {
+            name.removeprefix("hubert."): tensor for name, tensor in weights.items() if name.startswith("hubert.")
+        }
+    weights = {
+        OLD_WEIGHT_NORM_NAMES.get(name, name): tensor for name, tensor in weights.items() if name not in TRAINING_ONLY
+    }
+    return _build(config, weights, weights_path), _huggingface_do_normalize(folder / "preprocessor_config.json")
+
+
+def save_huggingface_folder(model: HubertModel, folder: Path, mask_embedding: Tensor) -> None:
+    """Write a model that takes waveforms as they are as a folder that transformers' HubertModel loads, and ours.
+
+    Args:
+        model: with weight norm not folded in.
+        folder: where to; must exist.
+        mask_embedding: [D] what pretraining puts in place of masked frames.
+    """
+    config = {"model_type": "hubert", "architectures": ["HubertModel"], **asdict(model.config)}
+    preprocessor = {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "feature_size": 1,
+        "sampling_rate": SAMPLE_RATE_HZ,
+        "padding_value": 0.0,
+        "do_normalize": False,
+        "return_attention_mask": False,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    weights["masked_spec_embed"] = mask_embedding.detach().cpu().contiguous()
+    safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def load_fairseq_file(path: Path) -> tuple[HubertModel, bool]:
+    """Load a `.pt` file of fairseq's HuBERT pretraining, such as mhubert_base_25hz_cp_mls_cv_sp_fisher.pt.
+
+    Reads the settings from `cfg` (or, before fairseq 0.10, `args`) and the weights from `model`, in either of torch's
+    formats.
+
+    Returns:
+        The model, in float32, on the CPU, in eval mode; and whether waveforms are to be normalized: the task's
+        `normalize`.
+
+    Raises:
+        TwistError: a missing, truncated or damaged file, or one that names what no such checkpoint holds; another
+            architecture, or a setting that HubertModel does not have; missing, unexpected, mis-shaped or non-finite
+            weights.
+    """
+    with TorchFile(path, FAIRSEQ_NAMES) as file:
+        try:
+            checkpoint = mapping(file.content)
+            weights_by_name = mapping(checkpoint["model"])
+            model_settings, task_settings = _fairseq_settings(checkpoint)
+        except (ValueError, KeyError, TypeError) as error:
+            raise TwistError(f"{path} is no checkpoint of fairseq ({error}): it has no settings and weights") from None
+        architecture = model_settings.get("_name", model_settings.get("arch"))
+        if architecture not in ("hubert", None):
+            raise TwistError(f"{path} is of fairseq's architecture {architecture!r}; only 'hubert' can be loaded")
+        config, do_normalize = _fairseq_config(model_settings, task_settings, path)
+        weights = {
+            _fairseq_renamed(name, config): file.tensor(tensor)
+            for name, tensor in ((str(name), tensor) for name, tensor in weights_by_name.items())
+            if not FAIRSEQ_TRAINING_ONLY.fullmatch(name)
+        }
+    if config.conv_dim[-1] == config.hidden_size and "feature_projection.projection.weight" not in weights:
+        # fairseq projects only where the two sizes differ.
+        weights["feature_projection.projection.weight"] = torch.eye(config.hidden_size)
+        weights["feature_projection.projection.bias"] = torch.zeros(config.hidden_size)
+    return _build(config, weights, path), do_normalize
+
+
+def _fairseq_settings(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of the model and of the task; one flat set for both where they come from a command line."""
+    if checkpoint.get("cfg") is not None:
+        config = _fairseq_values(checkpoint["cfg"])
+        return _fairseq_values(config["model"]), _fairseq_values(config["task"])
+    settings = _fairseq_values(checkpoint["args"])
+    return settings, settings
+
+
+def _fairseq_values(node: Any) -> dict[str, Any]:
+    """The values of a dict, a Namespace or an omegaconf DictConfig by name; those of omegaconf are unwrapped."""
+    if isinstance(node, Recorded) and node.name == "argparse.Namespace":
+        node = node.state
+    elif isinstance(node, Recorded) and node.name.startswith("omegaconf."):
+        node = node.state["_content"]
+    return {name: value.state["_val"] if _is_omegaconf_value(value) else value for name, value in mapping(node).items()}
+
+
+def _is_omegaconf_value(node: object) -> TypeGuard[Recorded]:
+    return isinstance(node, Recorded) and node.name.startswith("omegaconf.nodes.")
+
+
+def _fairseq_config(model: dict[str, Any], task: dict[str, Any], path: Path) -> tuple[HubertConfig, bool]:
+    for name, supported in FAIRSEQ_FIXED.items():
+        if model.get(name, supported) != supported:
+            raise TwistError(f"{path} has {name} {model[name]!r}; only {supported!r} can be loaded")
+    if task.get("sample_rate", SAMPLE_RATE_HZ) != SAMPLE_RATE_HZ:
+        raise TwistError(f"{path} has sample_rate {task['sample_rate']!r}; only {SAMPLE_RATE_HZ} Hz is supported")
+    do_normalize = task.get("normalize", False)
+    if not isinstance(do_normalize, bool):
+        raise TwistError(f"{path} has normalize {do_normalize!r}; it must be true or false")
+    extractor_mode = model.get("extractor_mode", "default")
+    if extractor_mode not in tuple(FAIRSEQ_NORMS):  # which, unlike a dict, also takes a list that a file may hold
+        raise TwistError(f"{path} has extractor_mode {extractor_mode!r}; it must be default or layer_norm")
+    settings = {ours: model.get(theirs, default) for ours, (theirs, default) in FAIRSEQ_SETTINGS.items()}
+    try:
+        conv_dim, conv_kernel, conv_stride = zip(
+            *_conv_layers(model.get("conv_feature_layers", FAIRSEQ_CONV_LAYERS)), strict=True
+        )
+        config = HubertConfig(
+            **settings,
+            conv_dim=conv_dim,
+            conv_kernel=conv_kernel,
+            conv_stride=conv_stride,
+            feat_extract_norm=FAIRSEQ_NORMS[extractor_mode],
+        )
+    except TwistError as error:
+        raise TwistError(f"{path}: {error}") from error
+    return config, do_normalize
+
+
+def _conv_layers(expression: object) -> list[tuple[int, int, int]]:
+    """Width, kernel and stride of each convolution, from text such as "[(512,10,5)] + [(512,3,2)] * 4".
+
+    fairseq evaluates this text as Python. Here it may hold lists of triples of numbers, sums of lists, and products of
+    a list and a number; nothing is evaluated.
+
+    Raises:
+        TwistError: it holds anything else, or more convolutions than any HuBERT has.
+    """
+
+    def layers(node: ast.expr) -> list[tuple[int, int, int]]:
+        match node:
+            case ast.List(elts=elements):
+                found = [layer(element) for element in elements]
+            case ast.BinOp(op=ast.Add(), left=left, right=right):
+                found = layers(left) + layers(right)
+            case ast.BinOp(op=ast.Mult(), left=repeated, right=ast.Constant(value=int(times))):
+                found = layers(repeated) * min(times, LARGEST_NUM_CONV_LAYERS + 1)
+            case _:
+                raise ValueError
+        if not 1 <= len(found) <= LARGEST_NUM_CONV_LAYERS:
+            raise ValueError
+        return found
+
+    def layer(node: ast.expr) -> tuple[int, int, int]:
+        match node:
+            case ast.Tuple(
+                elts=[ast.Constant(value=int(width)), ast.Constant(value=int(kernel)), ast.Constant(value=int(stride))]
+            ):
+                return width, kernel, stride
+        raise ValueError
+
+    try:
+        parsed = layers(ast.parse(str(expression).strip(), mode="eval").body)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        raise TwistError(
+            f"conv_feature_layers is {str(expression)[:200]!r}; it must list the convolutions (at most "
+            f"{LARGEST_NUM_CONV_LAYERS}) as in {FAIRSEQ_CONV_LAYERS!r}"
+        ) from None
+    return parsed
+
+
+def _fairseq_renamed(name: str, config: HubertConfig) -> str:
+    positional = FAIRSEQ_POS_CONV_BATCH_NORM if config.conv_pos_batch_norm else FAIRSEQ_POS_CONV
+    for pattern, ours in (*FAIRSEQ_RENAMED, *positional):
+        renamed, count = re.subn(rf"^{pattern}", ours, name)
+        if count:
+            return OLD_WEIGHT_NORM_NAMES.get(renamed, renamed)
+    return name
+
+
+def _huggingface_config(path: Path) -> HubertConfig:
+    raw = _read_json(path)
+    if raw.get("model_type") != "hubert":
+        raise TwistError(f"{path} has model_type {raw.get('model_type')!r}; only 'hubert' can be loaded")
+    if raw.get("adapter_attn_dim") is not None:
+        raise TwistError(f"{path} has adapter_attn_dim {raw['adapter_attn_dim']!r}; adapter layers are not supported")
+    known = {field.name for field in fields(HubertConfig)}
+    settings: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in raw.items() if name in known
+    }
+    try:
+        return HubertConfig(**settings)
+    except TwistError as error:
+        raise TwistError(f"{path}: {error}") from error
+
+
+def _huggingface_do_normalize(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    raw = _read_json(path)
+    if raw.get("sampling_rate", SAMPLE_RATE_HZ) != SAMPLE_RATE_HZ:
+        raise TwistError(f"{path} has sampling_rate {raw['sampling_rate']!r}; only {SAMPLE_RATE_HZ} Hz is supported")
+    do_normalize = raw.get("do_normalize", True)  # transformers' own default
+    if not isinstance(do_normalize, bool):
+        raise TwistError(f"{path} has do_normalize {do_normalize!r}; it must be true or false")
+    return do_normalize
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    if not path.is_file():
+        raise TwistError(f"{path} does not exist; a Hugging Face folder has one")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise TwistError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise TwistError(f"{path} holds no JSON object")
+    return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise TwistError(f"{path} cannot be read ({error}); it may be truncated: fetch it again") from error
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    with TorchFile(path) as file:
+        try:
+            tensors = mapping(file.content)
+        except ValueError:
+            tensors = {"": None}
+        if not all(isinstance(tensor, Recorded) for tensor in tensors.values()):
+            raise TwistError(f"{path} is not a state dict: it must hold tensors by name")
+        return {name: file.tensor(tensor) for name, tensor in tensors.items()}
+
+
+def _build(config: HubertConfig, weights: dict[str, Tensor], source: Path) -> HubertModel:
+    """A model with exactly these weights, by HubertModel's own names, in float32."""
+    # Sizes are compared before memory is taken for them: a config may ask for any amount.
+    with torch.device("meta"):
+        model = HubertModel(config)
+    expected = model.state_dict()
+    for problem, names in (
+        ("lacks", [name for name in expected if name not in weights]),
+        ("has unexpected", [name for name in weights if name not in expected]),
+        (
+            "has tensors whose shape its config does not give:",
+            [
+                f"{name} {list(weights[name].shape)} (config: {list(tensor.shape)})"
+                for name, tensor in expected.items()
+                if name in weights and weights[name].shape != tensor.shape
+            ],
+        ),
+        (
+            "has NaN or infinite values in",
+            [name for name, tensor in weights.items() if name in expected and not tensor.float().isfinite().all()],
+        ),
+    ):
+        if names:
+            shown = ", ".join(names[:NUM_NAMES_IN_ERROR])
+            more = f" and {len(names) - NUM_NAMES_IN_ERROR} more" if len(names) > NUM_NAMES_IN_ERROR else ""
+            raise TwistError(f"{source} {problem} {shown}{more}: it is not the checkpoint its config describes")
+    model.load_state_dict({name: weights[name].to(tensor.dtype) for name, tensor in expected.items()}, assign=True)
+    return model.eval()

@@ -1,0 +1,1 @@
+"""The speech language model: its data, training, continuations and perplexity."""

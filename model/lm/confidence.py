@@ -1,0 +1,72 @@
+"""How far a perplexity could be off for the choice of whom it was measured on: bootstrap over speakers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from model.lm.loader import UnitSamples
+
+MEAN = "mean"
+
+
+def speakers_of(samples: UnitSamples) -> list[str]:
+    """Whom each sample is of: its speaker, or its recording where that is not known. Samples of one are alike."""
+    table = samples.dataset.manifest.select(["key", "speaker", "segment_id"]).to_pydict()
+    whose = {
+        key: f"speaker {speaker}" if speaker is not None else segment_id.rpartition("#")[0]
+        for key, speaker, segment_id in zip(table["key"], table["speaker"], table["segment_id"], strict=True)
+    }
+    return [whose[samples.key(index)] for index in range(len(samples))]
+
+
+def perplexity_intervals(
+    nll: NDArray[np.float64],
+    num_targets: NDArray[np.integer],
+    corpora: Sequence[str] | NDArray[np.str_],
+    speakers: Sequence[str],
+    *,
+    level: float = 0.95,
+    num_draws: int = 1000,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """Percentile intervals of each corpus' perplexity, and of their mean.
+
+    Each draw takes as many speakers as a corpus has, with replacement, and all samples of each: samples of one speaker
+    are no independent evidence. A corpus of one speaker has an interval of no width, which says nothing.
+
+    Args:
+        nll: Nats of each sample, [num_samples].
+        num_targets: Units scored in each, [num_samples].
+        corpora: The corpus of each.
+        speakers: Whom each is of.
+        level: Share of draws within the interval.
+        num_draws: Resampled data sets.
+        seed: Of the draws.
+
+    Returns:
+        (low, high) by corpus, and under `mean` of the mean of the corpora.
+    """
+    rng = np.random.default_rng(seed)
+    names = np.asarray(corpora)
+    drawn = {}
+    for corpus in np.unique(names):
+        here = names == corpus
+        _, owner = np.unique(np.asarray(speakers)[here], return_inverse=True)
+        nats, targets = np.bincount(owner, nll[here]), np.bincount(owner, num_targets[here])
+        perplexities = np.empty(num_draws)
+        for draw in range(num_draws):
+            chosen = rng.integers(len(nats), size=len(nats))
+            with np.errstate(over="ignore"):
+                perplexities[draw] = np.exp(nats[chosen].sum() / targets[chosen].sum())
+        drawn[str(corpus)] = perplexities
+    drawn[MEAN] = np.mean(list(drawn.values()), axis=0)
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    bounds = {name: np.quantile(perplexities, tails) for name, perplexities in drawn.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}

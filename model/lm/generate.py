@@ -1,0 +1,223 @@
+"""Continues sequences of units with a speech LM: many prompts at once, over one key-value cache.
+
+Prompts of unequal length share a batch, padded on the left behind an attention mask. Each continuation draws from
+random numbers of its own, which depend on the seed, its prompt and its number alone: what else is in the batch changes
+nothing.
+
+Source: Hassid et al. 2023 and textlesslib's examples/twist/twist_generation.py: temperature 0.8, and as many tokens as
+min(250, 3 x prompt) with the prompt among them. Ids below the offset (specials) are dropped from what comes out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from model.lm.speech_lm import require_positions
+from model.packed_linear import can_pack, pack_linear_layers
+from pipeline.errors import TwistError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from model.lm.vocab import Vocabulary
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How units are drawn.
+
+    Args:
+        temperature: What log-probabilities are divided by; 0 takes the likeliest unit each time.
+        top_k: Draw among so many likeliest units; null: all. The published script leaves this to transformers, whose
+            default is 50.
+        top_p: Draw among the fewest likeliest units that have this much probability together; null: all.
+        max_units: Longest sequence, the prompt included.
+        max_times_prompt: The same, as a multiple of the prompt.
+        seed: Of all that is drawn.
+    """
+
+    temperature: float = 0.8
+    top_k: int | None = 50
+    top_p: float | None = None
+    max_units: int = 250
+    max_times_prompt: float = 3.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, holds, rule in (
+            ("temperature", 0 <= self.temperature < math.inf, "at least 0"),
+            ("top_k", self.top_k is None or self.top_k >= 1, "at least 1, or null"),
+            ("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1, or null"),
+            ("max_units", self.max_units >= 2, "at least 2"),
+            ("max_times_prompt", 1 < self.max_times_prompt < math.inf, "above 1"),
+            ("seed", self.seed >= 0, "at least 0"),
+        ):
+            if not holds:
+                raise TwistError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
+
+    def max_length(self, num_prompt_units: int) -> int:
+        """Units that a prompt and its continuation have together, at most."""
+        return min(self.max_units, int(self.max_times_prompt * num_prompt_units))
+
+
+@dataclass
+class _Row:
+    """A continuation that is being written."""
+
+    place: tuple[int, int]
+    ids: list[int]
+    max_length: int
+    uniforms: NDArray[np.float64]
+    num_prompt_ids: int
+
+    def is_finished(self, end_ids: frozenset[int]) -> bool:
+        return len(self.ids) >= self.max_length or (len(self.ids) > self.num_prompt_ids and self.ids[-1] in end_ids)
+
+    def next_uniform(self) -> float:
+        return float(self.uniforms[len(self.ids) - self.num_prompt_ids])
+
+
+def ready_for_generation(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """Puts a speech LM on `device` in `dtype`, to be read from only.
+
+    On the CPU its linear layers are packed: one step of a few rows is bound by reading the weights, which torch's own
+    product of few rows does at half the speed.
+    """
+    model.to(device, dtype).eval().requires_grad_(False)
+    if can_pack(dtype, device):
+        pack_linear_layers(model)
+    return model
+
+
+@torch.inference_mode()
+def continue_units(
+    model: PreTrainedModel,
+    vocabulary: Vocabulary,
+    prompts: Sequence[NDArray[np.uint16]],
+    config: SamplingConfig,
+    num_continuations: int = 1,
+    batch_size: int = 32,
+) -> list[list[NDArray[np.uint16]]]:
+    """Continuations of each prompt: the units that follow it, without it and without specials.
+
+    Args:
+        model: A speech LM, ready for generation.
+        vocabulary: Its units; the model may have rows beyond them, which are specials too.
+        prompts: Units without repeats, [n] each.
+        config: How units are drawn.
+        num_continuations: For each prompt.
+        batch_size: Continuations that are written at once.
+
+    Raises:
+        TwistError: a prompt is empty, holds a unit that is not the model's, or leaves no room for more; the model has
+            no positions for that many units.
+    """
+    rows = [
+        _row(prompt, vocabulary, config, prompt_number, number)
+        for prompt_number, prompt in enumerate(prompts)
+        for number in range(num_continuations)
+    ]
+    if rows:
+        require_positions(model.config, max(row.max_length for row in rows))
+    end = model.config.eos_token_id
+    end_ids = frozenset(() if end is None else [end] if isinstance(end, int) else end)
+    # Rows that end together start together.
+    rows.sort(key=lambda row: (row.max_length, row.num_prompt_ids), reverse=True)
+    for first in range(0, len(rows), batch_size):
+        _write(model, rows[first : first + batch_size], vocabulary.pad_id, config, end_ids)
+    continuations: list[list[NDArray[np.uint16]]] = [[np.zeros(0, np.uint16)] * num_continuations for _ in prompts]
+    for row in rows:
+        written = np.array(row.ids[row.num_prompt_ids :], np.int64)
+        prompt_number, number = row.place
+        is_unit = (written >= vocabulary.offset) & (written < vocabulary.vocab_size)
+        continuations[prompt_number][number] = vocabulary.decode(written[is_unit])
+    return continuations
+
+
+def probabilities(logits: Tensor, config: SamplingConfig) -> Tensor:
+    """What is drawn from: logits [B, V] -> [B, V] float64, zeros outside of top_k and top_p."""
+    logits = logits.double()
+    if config.temperature == 0:
+        return torch.nn.functional.one_hot(logits.argmax(dim=1), logits.shape[1]).double()
+    logits = logits / config.temperature
+    if config.top_k is not None and config.top_k < logits.shape[1]:
+        least = logits.topk(config.top_k, dim=1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -math.inf)
+    shares = logits.softmax(dim=1)
+    if config.top_p is not None:
+        ordered, places = shares.sort(dim=1, descending=True, stable=True)
+        is_over = ordered.cumsum(dim=1) - ordered >= config.top_p
+        shares = torch.zeros_like(shares).scatter(1, places, ordered.masked_fill(is_over, 0.0))
+        shares = shares / shares.sum(dim=1, keepdim=True)
+    return shares
+
+
+def _row(
+    prompt: NDArray[np.uint16], vocabulary: Vocabulary, config: SamplingConfig, prompt_number: int, number: int
+) -> _Row:
+    if len(prompt) == 0:
+        raise TwistError("a prompt has no units")
+    max_length = config.max_length(len(prompt))
+    if max_length <= len(prompt):
+        raise TwistError(
+            f"a prompt of {len(prompt)} units leaves no room in max_units ({config.max_units}): raise it, or give less "
+            f"of a prompt"
+        )
+    digest = hashlib.sha256(np.ascontiguousarray(prompt, np.uint16).tobytes()).digest()
+    # By raw bits, the one part of numpy's random streams that is the same in every version.
+    stream = np.random.PCG64(np.random.SeedSequence([config.seed, number, int.from_bytes(digest[:16], "big")]))
+    bits = stream.random_raw(max_length - len(prompt)) >> np.uint64(11)
+    uniforms: NDArray[np.float64] = bits * np.float64(2.0**-53)
+    return _Row((prompt_number, number), vocabulary.encode(prompt).tolist(), max_length, uniforms, len(prompt))
+
+
+def _write(
+    model: PreTrainedModel, rows: list[_Row], pad_id: int, config: SamplingConfig, end_ids: frozenset[int]
+) -> None:
+    """Writes all rows to their ends, with one forward pass per unit for all that are not finished."""
+    longest = max(len(row.ids) for row in rows)
+    token_ids = torch.tensor([[pad_id] * (longest - len(row.ids)) + row.ids for row in rows], device=model.device)
+    num_pads = torch.tensor([longest - len(row.ids) for row in rows], device=model.device)
+    mask = (torch.arange(longest, device=model.device) >= num_pads[:, None]).long()
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+    while True:
+        given = {"position_ids": positions} if takes_positions else {}
+        output = model(
+            input_ids=token_ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **given
+        )
+        uniforms = torch.tensor([[row.next_uniform()] for row in rows], dtype=torch.float64, device=model.device)
+        drawn = _draw(probabilities(output.logits[:, -1], config), uniforms)
+        for row, token_id in zip(rows, drawn.tolist(), strict=True):
+            row.ids.append(token_id)
+        going = [place for place, row in enumerate(rows) if not row.is_finished(end_ids)]
+        if not going:
+            return
+        token_ids, positions = drawn[:, None], positions[:, -1:] + 1
+        if len(going) < len(rows):
+            rows = [rows[place] for place in going]
+            kept = torch.tensor(going, device=model.device)
+            cache.batch_select_indices(kept)
+            token_ids, positions, mask = token_ids[kept], positions[kept], mask[kept]
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+
+
+def _draw(shares: Tensor, uniforms: Tensor) -> Tensor:
+    """The unit at which the sum of shares [B, V] first exceeds each of uniforms [B, 1] in [0, 1) -> [B]."""
+    sums = shares.cumsum(dim=1)
+    # Never one of no share, however the sums are rounded.
+    last = shares.shape[1] - 1 - (shares > 0).flip(1).int().argmax(dim=1)
+    return torch.minimum(torch.searchsorted(sums, uniforms * sums[:, -1:], right=True)[:, 0], last)

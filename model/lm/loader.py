@@ -1,0 +1,494 @@
+"""Units out of shards, as batches whose order is a function of seed and step alone.
+
+1. `UnitSamples` indexes one split by the shards' manifest: a sample longer than `max_units` counts as several
+   consecutive pieces. Units are read straight from the tars by byte offset (`shard_reader.py`); no tar is parsed.
+2. All samples of an epoch, in an order drawn from (seed, epoch) (`epoch_order.py`), then all of the next epoch, and so
+   on, form one endless stream. Batch `i` is the stream from `i * batch_size` to `(i + 1) * batch_size`: nothing is left
+   over at the end of an epoch, and any step is found at once, without replay.
+3. Rank `r` of `W` takes the r-th of W equal slices of each batch. Which samples make up a step does not depend on `W`,
+   on the number of loader processes, or on whether the run was interrupted.
+4. The samples of a forward pass are rows of their own, padded, or share rows (`row_packing.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from model.lm.epoch_order import EpochOrder
+from model.lm.loader_config import LoaderConfig
+from model.lm.row_packing import fit_rows
+from model.lm.shard_reader import ShardReader
+from model.lm.speech_lm import IGNORED_LABEL
+from pipeline.errors import TwistError
+from pipeline.shards import ID_HASH_DIGITS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from model.lm.vocab import Vocabulary
+    from pipeline.shards import Dataset
+
+# What of the shards' manifest is read here; 22 million rows of it take 0.4 GB.
+MANIFEST_COLUMNS = ("shard", "units_offset", "num_units", "corpus", "split")
+# Samples that are read together: 300 KB or more of a tar, in one request.
+ROWS_PER_BLOCK = 128
+
+
+class UnitSamples:
+    """The samples of one split, each of 2 to `max_units` units.
+
+    Longer samples are cut into consecutive pieces; a piece of one unit, which has nothing to predict, is left out and
+    counted in `num_units_left_out`.
+
+    Args:
+        dataset: The shards.
+        split: Which of their splits.
+        max_units: The longest sample.
+        data: Which share of the samples, and what to do with damaged shards.
+
+    Raises:
+        TwistError: the split has no sample of two units.
+    """
+
+    def __init__(self, dataset: Dataset, split: str, max_units: int, data: LoaderConfig | None = None) -> None:
+        data = data or LoaderConfig()
+        splits, split_codes = _codes(dataset.columns(["split"])["split"])
+        rows = np.flatnonzero(split_codes == splits.index(split)) if split in splits else np.empty(0, np.int64)
+        if data.share < 1:
+            rows = rows[_in_share(dataset, rows, data.share)]
+        table = dataset.columns(list(MANIFEST_COLUMNS))
+        lengths = table["num_units"].to_numpy()[rows]
+        owner, starts = _cut(lengths, max_units)
+        num_units = np.minimum(lengths[owner] - starts, max_units).astype(np.int32)
+        kept = num_units >= 2
+        if not kept.any():
+            mend = (
+                "pack again with a larger pack.split.validation, or with more speakers"
+                if split == "validation"
+                else "pack again with more audio, or with another pack.split"
+            )
+            raise TwistError(f"{dataset.uri} has no sample of two or more units in its {split} split; {mend}")
+        shard_names, shards = _codes(table["shard"])
+        self.dataset = dataset
+        self.split = split
+        self.data = data
+        self.max_units = max_units
+        self.num_units: NDArray[np.int32] = num_units[kept]
+        self.num_units_left_out = int(num_units[~kept].sum())
+        self._rows = rows
+        self._owner = owner[kept]
+        self._starts = starts[kept]
+        block_starts = _block_starts(shards[rows])
+        self.blocks = np.repeat(np.arange(len(block_starts) - 1, dtype=np.int32), np.diff(block_starts))[self._owner]
+        self._first_rows = block_starts[:-1]
+        self._reader = ShardReader(
+            dataset,
+            shard_names,
+            shards[rows],
+            table["units_offset"].to_numpy()[rows],
+            lengths,
+            block_starts,
+            data,
+        )
+
+    def __len__(self) -> int:
+        return len(self.num_units)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint16]:
+        """The units of one sample.
+
+        Raises:
+            TwistError: its shard is gone or damaged.
+        """
+        found = self.read([index])[0]
+        if found is None:
+            raise TwistError(f"sample {index} lies in a damaged shard of {self.dataset.uri}")
+        return found
+
+    def read(
+        self, indices: Sequence[int] | NDArray[np.int64], below: int | None = None
+    ) -> list[NDArray[np.uint16] | None]:
+        """The units of some samples; None where a damaged shard is to be skipped.
+
+        Args:
+            indices: Which samples.
+            below: A shard in which a unit is this or more counts as damaged; not looked at unless given.
+
+        Raises:
+            TwistError: a shard is gone or damaged.
+        """
+        numbers = self.blocks[indices]
+        rows = self._owner[indices] - self._first_rows[numbers]
+        found: list[NDArray[np.uint16] | None] = []
+        for number, row, start, length in zip(
+            numbers.tolist(),
+            rows.tolist(),
+            self._starts[indices].tolist(),
+            self.num_units[indices].tolist(),
+            strict=True,
+        ):
+            block = self._reader.read(number)
+            if block is not None:
+                first = block.starts[row] + start
+                units = block.units[first : first + length]
+                if below is not None and units.max() >= below:
+                    self._reader.refuse_unit(number, int(units.max()))
+                    block = None
+            found.append(None if block is None else units)
+        return found
+
+    def prefetch(self, blocks: NDArray[np.int32]) -> None:
+        """Lets blocks of samples be read ahead."""
+        self._reader.prefetch(blocks.tolist())
+
+    def key(self, index: int) -> str:
+        """The sample's key in the shards; the pieces of a long one share it."""
+        return self.dataset.value("key", int(self._rows[self._owner[index]]))
+
+    def told_unit_counts(self) -> NDArray[np.int64] | None:
+        """How often each unit occurs [num_units], where dataset.json says so of exactly these samples."""
+        told = self.dataset.info.get("unit_counts", {}).get(self.split)
+        is_all = self.data.share == 1 and not self.num_units_left_out
+        return np.array(told, np.int64) if told is not None and is_all else None
+
+    def corpora(self) -> NDArray[np.str_]:
+        """The corpus of each sample, [num_samples]."""
+        names, codes = self.corpus_codes()
+        corpora: NDArray[np.str_] = np.array(names)[codes]
+        return corpora
+
+    def corpus_codes(self) -> tuple[list[str], NDArray[np.int32]]:
+        """The corpora's names, and the number of each sample's among them [num_samples]."""
+        names, codes = _codes(self.dataset.columns(["corpus"])["corpus"])
+        return names, codes[self._rows[self._owner]]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one forward pass sees.
+
+    Attributes:
+        token_ids: [B, T] int64, padded on the right.
+        labels: [B, T] int64: the same, with IGNORED_LABEL where nothing is to be predicted.
+        document_ids: [B, T] int32, which document of its row a token belongs to, from 0, and -1 at pads; None where
+            each row is one document.
+    """
+
+    token_ids: Tensor
+    labels: Tensor
+    document_ids: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's part of one training step.
+
+    Attributes:
+        index: Number of the step, from 0.
+        micro_batches: One per forward pass.
+        num_units: Units in the step, over all ranks.
+        num_targets: Units that are predicted in the step, over all ranks.
+        num_skipped: Samples of this rank's part that were left out because their shard is damaged; they do count in
+            the two above, which every rank knows without reading.
+    """
+
+    index: int
+    micro_batches: list[MicroBatch]
+    num_units: int
+    num_targets: int
+    num_skipped: int = 0
+
+
+class TrainingBatches:
+    """The batch of any step, for one rank.
+
+    Args:
+        samples: What to train on; their `data` says with which weights and in what rows.
+        vocabulary: Turns units into ids.
+        batch_size: Samples per step, over all ranks.
+        num_micro_batches: Forward passes into which each rank parts its slice.
+        seed: Of the order.
+        rank: Which slice of each batch to give.
+        world_size: Number of slices.
+
+    Raises:
+        TwistError: the batch cannot be parted evenly, or the weights are of other corpora or leave no sample.
+    """
+
+    def __init__(
+        self,
+        samples: UnitSamples,
+        vocabulary: Vocabulary,
+        *,
+        batch_size: int,
+        num_micro_batches: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size % (world_size * num_micro_batches):
+            raise TwistError(
+                f"batch_size {batch_size} cannot be parted evenly among {world_size} processes with "
+                f"gradient_accumulation {num_micro_batches}; make it a multiple of {world_size * num_micro_batches}"
+            )
+        self._samples = samples
+        self._vocabulary = vocabulary
+        self._batch_size = batch_size
+        self._num_micro_batches = num_micro_batches
+        self._seed = seed
+        self._rank = rank
+        self._world_size = world_size
+        self._row_units = samples.data.row_units or samples.max_units
+        if self._row_units < samples.max_units:
+            raise TwistError(
+                f"train.data.row_units is {self._row_units}, but samples have up to {samples.max_units} units; make it "
+                f"at least train.max_units"
+            )
+        self._order = EpochOrder(samples.blocks, seed, _weights(samples))
+        self._group_start = -1
+
+    def __getitem__(self, index: int) -> Batch:
+        indices = self.sample_indices(index)
+        mine = indices.reshape(self._world_size, self._num_micro_batches, -1)[self._rank]
+        self._read_ahead(index)
+        micro_batches, num_read = zip(*map(self._micro_batch, mine), strict=True)
+        num_units = int(self._samples.num_units[indices].sum(dtype=np.int64))
+        return Batch(
+            index,
+            list(micro_batches),
+            num_units=num_units,
+            num_targets=num_units - len(indices),
+            num_skipped=mine.size - sum(num_read),
+        )
+
+    def sample_indices(self, index: int) -> NDArray[np.int64]:
+        """The samples of batch `index` over all ranks, [batch_size]."""
+        return self._order.samples(index * self._batch_size, (index + 1) * self._batch_size)
+
+    def keys(self, index: int) -> list[str]:
+        """Keys of the samples of batch `index` over all ranks."""
+        return [self._samples.key(int(i)) for i in self.sample_indices(index)]
+
+    def iterate(self, start: int, stop: int, num_workers: int) -> DataLoader[Batch]:
+        """Batches `start` to `stop` in order, read by `num_workers` other processes (0: by this one)."""
+        return DataLoader(BatchStream(self, start, stop), batch_size=None, num_workers=num_workers)
+
+    def state_dict(self, num_batches: int) -> dict[str, Any]:
+        """Where the stream stands after `num_batches` batches, for a checkpoint."""
+        data = self._samples.data
+        return {
+            "seed": self._seed,
+            "num_batches": num_batches,
+            "dataset_fingerprint": self._samples.dataset.fingerprint,
+            "order": {
+                "batch_size": self._batch_size,
+                "num_samples": len(self._samples),
+                "share": data.share,
+                "corpus_weights": dict(sorted(data.corpus_weights.items())),
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> int:
+        """The number of the batch with which a run goes on.
+
+        Raises:
+            TwistError: the state is that of other data or another order.
+        """
+        here = self.state_dict(state["num_batches"])
+        meanings = {"dataset_fingerprint": "shards", "seed": "seed", "order": "samples in a step or an epoch"}
+        for name, meaning in meanings.items():
+            if state.get(name) != here[name]:
+                raise TwistError(
+                    f"the checkpoint was trained with other {meaning} ({state.get(name)}) than "
+                    f"{self._samples.dataset.uri} with these settings ({here[name]}); go on with the same, or train "
+                    f"into another folder"
+                )
+        return int(state["num_batches"])
+
+    def _micro_batch(self, indices: NDArray[np.int64]) -> tuple[MicroBatch, int]:
+        """The rows of some samples, and how many of these could be read."""
+        found = [units for units in self._samples.read(indices) if units is not None]
+        try:
+            return self._rows(found), len(found)
+        except TwistError:
+            # Looked for in each sample only now that one is known to have it.
+            sound = self._samples.read(indices, below=self._vocabulary.num_units)
+            found = [units for units in sound if units is not None]
+            return self._rows(found), len(found)
+
+    def _rows(self, samples: Sequence[NDArray[np.uint16]]) -> MicroBatch:
+        if self._samples.data.rows == "packed":
+            return pack_rows(samples, self._vocabulary, self._row_units)
+        return collate(samples, self._vocabulary)
+
+    def _read_ahead(self, index: int) -> None:
+        """Asks, as a group of blocks begins, for the blocks of this rank in it and in the one after."""
+        start, group = self._order.group_at(index * self._batch_size)
+        if start == self._group_start:
+            return
+        self._group_start = start
+        next_start = start + len(group)
+        for first, samples in ((start, group), (next_start, self._order.group_at(next_start)[1])):
+            slots = (first + np.arange(len(samples))) % self._batch_size
+            is_mine = slots * self._world_size // self._batch_size == self._rank
+            self._samples.prefetch(np.unique(self._samples.blocks[samples[is_mine]]))
+
+
+class BatchStream(IterableDataset[Batch]):
+    """Batches from `start` to `stop` in order, for torch's DataLoader or torchdata's StatefulDataLoader.
+
+    Give either `batch_size=None`. A state of the stream itself, or of `TrainingBatches`, restores it with any number of
+    workers; one that StatefulDataLoader took holds where each of its workers stood, and wants as many again.
+    """
+
+    def __init__(self, batches: TrainingBatches, start: int, stop: int) -> None:
+        self._batches = batches
+        self._next = start
+        self._stop = stop
+        # Worker and number of workers of which a state was taken.
+        self._part: tuple[int, int] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        part = (worker.id, worker.num_workers) if worker else (0, 1)
+        if self._part is None:
+            # The first worker is the first to be asked.
+            self._next += part[0]
+        elif self._part != part:
+            raise TwistError(
+                f"this state was taken in worker {self._part[0]} of {self._part[1]}; restore it with as many, or go on "
+                f"from the number of batches that were taken (TrainingBatches.state_dict)"
+            )
+        self._part = part
+        while self._next < self._stop:
+            index = self._next
+            self._next += part[1]
+            yield self._batches[index]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands, in this process."""
+        return {**self._batches.state_dict(self._next), "part": None if self._part == (0, 1) else self._part}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from there.
+
+        Raises:
+            TwistError: the state is that of other data or another order.
+        """
+        self._next = self._batches.load_state_dict(state)
+        part = state.get("part")
+        self._part = cast("tuple[int, int]", tuple(part)) if part else None
+
+
+def collate(samples: Sequence[NDArray[np.uint16]], vocabulary: Vocabulary) -> MicroBatch:
+    """Samples as rows of ids, padded on the right; of no samples, one row of pads.
+
+    Raises:
+        TwistError: a unit is not in the codebook.
+    """
+    shape = (max(1, len(samples)), max((len(units) for units in samples), default=1))
+    token_ids = np.full(shape, vocabulary.pad_id - vocabulary.offset)
+    for row, units in enumerate(samples):
+        token_ids[row, : len(units)] = units
+    _encode(token_ids, vocabulary)
+    labels = token_ids.copy()
+    for row, units in enumerate(samples):
+        labels[row, len(units) :] = IGNORED_LABEL
+    if not samples:
+        labels[:] = IGNORED_LABEL
+    return MicroBatch(torch.from_numpy(token_ids), torch.from_numpy(labels))
+
+
+def pack_rows(samples: Sequence[NDArray[np.uint16]], vocabulary: Vocabulary, row_units: int) -> MicroBatch:
+    """Samples as documents of rows of `row_units`, as few rows as fit them.
+
+    A document's first unit is given and not scored, so that what is scored are the very targets of padded rows.
+
+    Raises:
+        TwistError: a unit is not in the codebook.
+    """
+    rows = fit_rows([len(units) for units in samples], row_units) or [[]]
+    token_ids = np.full((len(rows), row_units), vocabulary.pad_id - vocabulary.offset)
+    document_ids = np.full(token_ids.shape, -1, np.int32)
+    for number, row in enumerate(rows):
+        end = 0
+        for document, sample in enumerate(row):
+            start, end = end, end + len(samples[sample])
+            token_ids[number, start:end] = samples[sample]
+            document_ids[number, start:end] = document
+    _encode(token_ids, vocabulary)
+    is_first = np.diff(document_ids, axis=1, prepend=-1) != 0
+    labels = np.where(is_first | (document_ids < 0), IGNORED_LABEL, token_ids)
+    return MicroBatch(torch.from_numpy(token_ids), torch.from_numpy(labels), torch.from_numpy(document_ids))
+
+
+def _encode(token_ids: NDArray[np.int64], vocabulary: Vocabulary) -> None:
+    """Turns units into ids, in place and at once: what `Vocabulary.encode` does to each sample takes longer."""
+    if (largest := int(token_ids.max())) >= vocabulary.num_units:
+        raise TwistError(f"unit {largest} is not in a codebook of {vocabulary.num_units} units")
+    token_ids += vocabulary.offset
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int32]]:
+    """Different values of a column, and the number of each row's among them."""
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    array = column.unify_dictionaries().combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = array.chunk(0)
+    return array.dictionary.to_pylist(), array.indices.to_numpy()
+
+
+def _in_share(dataset: Dataset, rows: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
+    """Which rows a share of the samples has: those whose ids' hashes (the ends of their keys) are small enough."""
+    ends = pc.utf8_slice_codeunits(dataset.columns(["key"])["key"].take(pa.array(rows)), -ID_HASH_DIGITS)
+    places = np.fromiter((int(end, 16) / 16**ID_HASH_DIGITS for end in ends.to_pylist()), np.float64, len(rows))
+    is_in: NDArray[np.bool_] = places < share
+    return is_in
+
+
+def _weights(samples: UnitSamples) -> NDArray[np.float64] | None:
+    """How often an epoch has each sample; None where that is once."""
+    weights = samples.data.corpus_weights
+    names, codes = samples.corpus_codes()
+    if unknown := sorted(weights.keys() - set(names)):
+        raise TwistError(
+            f"train.data.corpus_weights names {', '.join(unknown)}; the corpora are {', '.join(sorted(names))}"
+        )
+    of_corpus = np.array([weights.get(name, 1.0) for name in names])
+    if (of_corpus == 1).all():
+        return None
+    if of_corpus[np.unique(codes)].max() == 0:
+        raise TwistError("train.data.corpus_weights leaves no sample to train on")
+    return of_corpus[codes]
+
+
+def _block_starts(shards: NDArray[np.int32]) -> NDArray[np.int64]:
+    """The first row of each block of up to ROWS_PER_BLOCK neighbours in a shard, and at last the number of rows."""
+    shard_starts = np.concatenate([[0], np.flatnonzero(np.diff(shards)) + 1])
+    sizes = np.diff(np.append(shard_starts, len(shards)))
+    counts = -(-sizes // ROWS_PER_BLOCK)
+    of_block = np.repeat(np.arange(len(sizes)), counts)
+    number_in_shard = np.arange(len(of_block)) - np.repeat(np.cumsum(counts) - counts, counts)
+    starts = shard_starts[of_block] + number_in_shard * sizes[of_block] // counts[of_block]
+    return np.append(starts, len(shards))
+
+
+def _cut(lengths: NDArray[np.int32], max_units: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Pieces of at most `max_units`: the sample that each belongs to, and its first unit in it."""
+    num_pieces = -(-lengths // max_units)
+    owner = np.repeat(np.arange(len(lengths), dtype=np.int32), num_pieces)
+    number_in_sample = np.arange(len(owner), dtype=np.int32) - np.repeat(
+        (np.cumsum(num_pieces) - num_pieces).astype(np.int32), num_pieces
+    )
+    return owner, number_in_sample * np.int32(max_units)

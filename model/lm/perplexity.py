@@ -1,0 +1,147 @@
+"""How well a speech LM predicts units, beside what counting them alone gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from model.lm.document_attention import attention_within_documents
+from model.lm.loader import UnitSamples, collate
+from model.lm.speech_lm import IGNORED_LABEL, bare_model, next_unit_nll
+from model.training.distributed import Ranks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from model.lm.vocab import Vocabulary
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """A mean over targets, which are all units of the samples but the first of each."""
+
+    nats_per_unit: float
+    perplexity: float
+    num_targets: int
+
+
+@dataclass(frozen=True)
+class PerplexityReport:
+    """Perplexity per corpus, each target counting alike, and the mean of the corpora, each corpus counting alike.
+
+    `mean.perplexity` is the mean of the perplexities (by which the paper chooses checkpoints), not the exponential of
+    `mean.nats_per_unit`, the mean of the corpora's nats.
+    """
+
+    mean: Perplexity
+    corpora: dict[str, Perplexity]
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Self:
+        """Back from `dataclasses.asdict`."""
+        corpora = {name: Perplexity(**values) for name, values in content["corpora"].items()}
+        return cls(Perplexity(**content["mean"]), corpora)
+
+
+def perplexity(
+    model: nn.Module,
+    vocabulary: Vocabulary,
+    samples: UnitSamples,
+    *,
+    batch_size: int = 16,
+    ranks: Ranks | None = None,
+) -> PerplexityReport:
+    """Perplexity of the samples under a speech LM; takes and raises what `sample_nll` does."""
+    return report_of(sample_nll(model, vocabulary, samples, batch_size=batch_size, ranks=ranks), samples)
+
+
+def sample_nll(
+    model: nn.Module,
+    vocabulary: Vocabulary,
+    samples: UnitSamples,
+    *,
+    batch_size: int = 16,
+    ranks: Ranks | None = None,
+) -> NDArray[np.float64]:
+    """Nats of each sample under a speech LM, [num_samples]: of all its units but the first.
+
+    Args:
+        model: A causal LM; it is left in the mode (train or eval) that it was in.
+        vocabulary: The model's.
+        samples: What to predict.
+        batch_size: Samples per forward pass; samples of like length share one.
+        ranks: The processes among which the samples are parted; all of them must call this. None: this one alone.
+
+    Raises:
+        TwistError: the samples' units come from another codebook than the model's.
+    """
+    vocabulary.require_codebook_of(samples.dataset)
+    ranks = ranks or Ranks(device=next(model.parameters()).device)
+    by_length = np.argsort(-samples.num_units, kind="stable")
+    batches = [by_length[start : start + batch_size] for start in range(0, len(samples), batch_size)]
+    nll = np.zeros(len(samples))
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), attention_within_documents(bare_model(model)):
+        for round_start in range(0, len(batches), ranks.world_size):
+            # Where weights are sharded no process can compute alone: in the last round some have another's batch.
+            number = round_start + ranks.rank
+            batch = batches[min(number, len(batches) - 1)]
+            rows = collate([samples[int(i)] for i in batch], vocabulary)
+            token_ids, labels = rows.token_ids, rows.labels
+            if vocabulary.bos_id is not None:  # the first unit is given, here too
+                token_ids = F.pad(token_ids, (1, 0), value=vocabulary.bos_id)
+                labels = F.pad(labels[:, 1:], (2, 0), value=IGNORED_LABEL)
+            batch_nll = next_unit_nll(model, token_ids, labels)
+            if number < len(batches):
+                nll[batch] = batch_nll.double().sum(dim=1).cpu().numpy()
+    model.train(was_training)
+    return ranks.sum(torch.from_numpy(nll).to(ranks.device)).cpu().numpy()
+
+
+def unit_counts(samples: UnitSamples, vocabulary: Vocabulary, ranks: Ranks | None = None) -> NDArray[np.int64]:
+    """How often each unit occurs, [num_units]; the samples are parted among `ranks`, all of which must call this."""
+    told = samples.told_unit_counts()
+    if told is not None:
+        return told
+    ranks = ranks or Ranks()
+    counts = np.zeros(vocabulary.vocab_size, dtype=np.int64)
+    for index in range(ranks.rank, len(samples), ranks.world_size):
+        for units in samples.read([index]):
+            if units is not None:  # its shard is damaged, and to be skipped
+                counts += np.bincount(vocabulary.encode(units), minlength=vocabulary.vocab_size)
+    return ranks.sum(torch.from_numpy(counts).to(ranks.device)).cpu().numpy()[vocabulary.offset :]
+
+
+def unigram_perplexity(counts: NDArray[np.int64], samples: UnitSamples) -> PerplexityReport:
+    """Perplexity of the very targets that `perplexity` scores, each unit predicted by its frequency alone.
+
+    Args:
+        counts: [num_units], of the training units; one is added to each, so that no unit is impossible.
+        samples: What to predict.
+    """
+    unit_nll = -np.log((counts + 1) / (counts.sum() + len(counts)))
+    return report_of(np.array([unit_nll[samples[i][1:]].sum() for i in range(len(samples))]), samples)
+
+
+def report_of(nll: NDArray[np.float64], samples: UnitSamples) -> PerplexityReport:
+    """The samples' nats [num_samples], summed by corpus."""
+    names, corpus = np.unique(samples.corpora(), return_inverse=True)
+    nats = np.bincount(corpus, nll)
+    num_targets = np.bincount(corpus, samples.num_units - 1).astype(np.int64)
+    with np.errstate(over="ignore"):
+        corpora = {
+            str(name): Perplexity(float(nats[i] / num_targets[i]), float(np.exp(nats[i] / num_targets[i])), int(n))
+            for i, (name, n) in enumerate(zip(names, num_targets, strict=True))
+        }
+    mean = Perplexity(
+        float(np.mean([corpus.nats_per_unit for corpus in corpora.values()])),
+        float(np.mean([corpus.perplexity for corpus in corpora.values()])),
+        int(num_targets.sum()),
+    )
+    return PerplexityReport(mean, corpora)

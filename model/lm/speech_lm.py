@@ -1,0 +1,252 @@
+"""The speech LM of TWIST: a text LM's body with a new table of unit embeddings in place of the text's.
+
+Models are transformers' own; what is saved is a plain transformers folder that AutoModelForCausalLM loads.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn import functional as F
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    ImageGPTConfig,
+    ImageGPTForCausalImageModeling,
+    PreTrainedModel,
+)
+
+from model.lm import slamkit
+from model.lm.document_attention import Documents, attention_within_documents, set_documents
+from model.lm.vocab import Vocabulary
+from pipeline.errors import TwistError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+IGNORED_LABEL = -100
+
+# To transformers this one (the paper's Table 8) generates images, and is no causal LM.
+AutoModelForCausalLM.register(ImageGPTConfig, ImageGPTForCausalImageModeling, exist_ok=True)
+
+
+def warm_start(folder: str, vocabulary: Vocabulary, seed: int) -> PreTrainedModel:
+    """A text LM turned into a speech LM, as in section 2.2 of the paper.
+
+    The text vocabulary goes: its embedding table and output head are replaced by newly initialized ones for units (one
+    table for both where the text LM ties them). All other tensors are the text LM's, bit for bit, held in float32;
+    OPT-350M's projections around the table and BLOOM's norm behind it are among them.
+
+    Args:
+        folder: A local transformers folder of a causal LM.
+        vocabulary: The units to speak.
+        seed: Of the new table.
+
+    Raises:
+        TwistError: there is no such folder, or it holds no complete causal LM.
+    """
+    text_model = _load(folder)
+    settings = text_model.config.to_dict()
+    settings["tie_word_embeddings"] = _is_tied(text_model)
+    model = _initialize(settings, vocabulary, seed)
+
+    tables = _table_names(text_model)
+    body = {name: tensor for name, tensor in text_model.state_dict().items() if name not in tables}
+    missing, unexpected = model.load_state_dict(body, strict=False)
+    assert set(missing) == tables and not unexpected, f"the new model's body differs: {missing}, {unexpected}"
+    return model
+
+
+def cold_start(architecture: dict[str, Any], vocabulary: Vocabulary, seed: int) -> PreTrainedModel:
+    """A randomly initialized speech LM, the paper's COLD-INIT.
+
+    Args:
+        architecture: `model_type` (a transformers causal LM family) and settings of its config class.
+        vocabulary: The units to speak.
+        seed: Of all weights.
+
+    Raises:
+        TwistError: the family or a setting is unknown.
+    """
+    _refuse_unknown_settings(architecture)
+    return _initialize(architecture, vocabulary, seed)
+
+
+def _refuse_unknown_settings(architecture: dict[str, Any]) -> None:
+    model_type = architecture.get("model_type")
+    try:
+        known = AutoConfig.for_model(model_type)
+    except ValueError as error:
+        raise TwistError(f"architecture.model_type {model_type!r} is no model of transformers; try opt") from error
+    # transformers keeps whatever it is given; a misspelled setting would pass unseen.
+    unknown = [name for name in architecture if not hasattr(known, name)]
+    if unknown:
+        raise TwistError(
+            f"architecture: {', '.join(unknown)} is no setting of {model_type}; see {type(known).__name__}"
+        )
+
+
+def load_speech_lm(folder: str) -> tuple[PreTrainedModel, Vocabulary]:
+    """A saved speech LM in float32, and its vocabulary: a checkpoint's folder, one that Meta published, or slamkit's.
+
+    Raises:
+        TwistError: there is no such folder, it holds no complete causal LM, or the LM does not speak units.
+    """
+    model = _load(folder)
+    try:
+        return model, Vocabulary.from_config(model.config)
+    except TwistError as error:
+        raise TwistError(f"{folder}: {error}") from error
+
+
+def next_unit_nll(model: nn.Module, token_ids: Tensor, labels: Tensor, document_ids: Tensor | None = None) -> Tensor:
+    """Negative log-likelihood of each token given those before it in its document, in nats and float32.
+
+    Pads cost nothing: what the model sees is all documents behind each other, and attention keeps within them.
+
+    Args:
+        model: A causal LM, bare or wrapped (for data parallelism, in bfloat16, compiled).
+        token_ids: [B, T], padded on the right; best left on the CPU.
+        labels: [B, T], `token_ids` with IGNORED_LABEL where nothing is to be predicted, at pads for one.
+        document_ids: [B, T], which document of its row a token belongs to, -1 at pads; None where each row is one
+            document, which ends with its last label.
+
+    Returns:
+        [B, T - 1], on the model's device; 0 where there is nothing to predict.
+    """
+    bare = bare_model(model)
+    device = next(model.parameters()).device
+    if document_ids is None:
+        is_behind_last_label = (labels != IGNORED_LABEL).flip(1).cumsum(1).flip(1) == 0
+        document_ids = torch.zeros_like(token_ids).masked_fill(is_behind_last_label, -1)
+    is_token = document_ids >= 0
+    row = torch.arange(len(token_ids), device=token_ids.device)[:, None]
+    tokens_document = (row * token_ids.shape[1] + document_ids)[is_token]
+    lengths = torch.unique_consecutive(tokens_document, return_counts=True)[1].tolist()
+    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)[is_token].to(device)
+    documents = Documents.of_lengths(lengths, device)
+    # BLOOM knows no position ids: ALiBi is about distances.
+    positions = {} if bare.config.model_type == "bloom" else {"position_ids": documents.position_ids}
+    with attention_within_documents(bare):
+        set_documents(bare, documents)
+        logits = model(input_ids=token_ids[is_token][None].to(device), use_cache=False, **positions).logits[0]
+    nll = F.cross_entropy(logits.float(), targets, reduction="none", ignore_index=IGNORED_LABEL)
+    return nll.new_zeros(token_ids.shape).masked_scatter(is_token.to(device), nll)[:, :-1]
+
+
+def bare_model(model: nn.Module) -> PreTrainedModel:
+    """What computes inside its wrappers: DistributedDataParallel, BFloat16, torch.compile."""
+    while not isinstance(model, PreTrainedModel):
+        inner = next(getattr(model, name) for name in ("compute", "module", "_orig_mod") if hasattr(model, name))
+        model = inner
+    return model
+
+
+def layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The model's layers, one behind the other: the longest list of modules in it."""
+    lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=len)
+
+
+def weights_on_cpu(model: PreTrainedModel, *, keep: bool) -> dict[str, Tensor]:
+    """Copies of a model's weights as its state dict names them; a table tied to the head is one tensor.
+
+    Where the weights are sharded every process must call this; the ones with `keep` get them.
+    """
+    copies: dict[int, Tensor] = {}
+    weights = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in copies:
+            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            copies[id(tensor)] = whole.detach().to("cpu", copy=True) if keep else whole.new_empty(0)
+        weights[name] = copies[id(tensor)]
+    return weights if keep else {}
+
+
+def require_model(init: str | None, architecture: dict[str, Any] | None, max_units: int) -> None:
+    """Refuses, before anything is trained or even packed, a model that could not be made.
+
+    Raises:
+        TwistError: there is no such folder, family or setting, or it has no positions for samples of `max_units`.
+    """
+    if init is not None:
+        if not Path(init, "config.json").is_file():
+            raise TwistError(f"{init} is no local folder of a transformers model (there is no config.json in it)")
+        config = AutoConfig.from_pretrained(init, local_files_only=True, trust_remote_code=False)
+    else:
+        assert architecture is not None
+        _refuse_unknown_settings(architecture)
+        config = AutoConfig.for_model(**architecture)
+    require_positions(config, max_units)
+
+
+def require_positions(config: PretrainedConfig, max_units: int) -> None:
+    """Refuses a model that has no positions for samples of `max_units`.
+
+    Raises:
+        TwistError: the model's longest sequence is shorter.
+    """
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and max_units > positions:
+        raise TwistError(f"max_units is {max_units}, but the model has only {positions} positions; lower max_units")
+
+
+def _load(folder: str) -> PreTrainedModel:
+    if not Path(folder, "config.json").is_file():
+        raise TwistError(f"{folder} is no local folder of a transformers model (there is no config.json in it)")
+    try:
+        if slamkit.is_unit_lm(folder):
+            config = slamkit.read_config(folder)
+            with torch.device("meta"):
+                family = type(AutoModelForCausalLM.from_config(config))
+            model, report = family.from_pretrained(
+                None, config=config, state_dict=slamkit.read_weights(folder), output_loading_info=True
+            )
+        else:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, output_loading_info=True
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise TwistError(f"{folder} cannot be loaded as a causal LM: {reason}") from error
+    if report["missing_keys"] or report["mismatched_keys"]:  # transformers would have drawn them at random
+        lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+        raise TwistError(f"{folder} lacks {len(lacking)} of its model's tensors, {lacking[0]} among them")
+    # safetensors maps the file; there tensors lie at odd addresses, at which CPU kernels may round differently than for
+    # the same values in memory of their own, and a resumed run would drift from one never interrupted.
+    for parameter in model.float().parameters():
+        parameter.data = parameter.data.clone()
+    return model
+
+
+def _initialize(architecture: dict[str, Any], vocabulary: Vocabulary, seed: int) -> PreTrainedModel:
+    settings = {**architecture, **vocabulary.as_config()}
+    if settings["model_type"] == "imagegpt":  # a row for its start of sequence, always the last, which has no logit
+        settings["vocab_size"] += 1
+    for name in ("dtype", "torch_dtype"):  # a text LM stored in half precision would be initialized and trained in it
+        settings.pop(name, None)
+    config = AutoConfig.for_model(**settings)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config)
+
+
+def _is_tied(model: PreTrainedModel) -> bool:
+    head = model.get_output_embeddings()
+    return head is not None and head.weight is model.get_input_embeddings().weight
+
+
+def _table_names(model: PreTrainedModel) -> set[str]:
+    """State names of the embedding table and of the output head."""
+    tables = (model.get_input_embeddings(), model.get_output_embeddings())
+    return {
+        f"{prefix}.{name}"
+        for prefix, module in model.named_modules()
+        if module in tables
+        for name, _ in module.named_parameters()
+    }

@@ -1,0 +1,122 @@
+"""How a speech LM is trained, and which of it a resumed run may change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from model.lm.loader_config import CHANGEABLE as CHANGEABLE_DATA
+from model.lm.loader_config import LoaderConfig
+from model.training.distributed import Device
+from model.training.optim import Precision, Schedule
+from model.training.rules import Rules, may_change, rate_of_step
+from pipeline.errors import TwistError
+
+# A resumed run may differ from its beginning in these; num_steps too, where the schedule does not depend on it.
+CHANGEABLE = CHANGEABLE_DATA | frozenset(
+    {
+        "gradient_accumulation",
+        "sharded",
+        "activation_checkpointing",
+        "compile",
+        "validate_every",
+        "checkpoint_every",
+        "keep_last",
+        "save_in_background",
+        "log_every",
+        "tensorboard",
+        "wandb",
+        "num_workers",
+        "device",
+    }
+)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a speech LM is trained. The defaults are the paper's for a warm start (appendix A.1) where it gives them.
+
+    Args:
+        init: Warm start: local transformers folder of a text LM whose body is taken. Exclusive with architecture.
+        architecture: Cold start: `model_type` (opt, llama, ...) and settings of its transformers config class.
+        batch_size: Samples per step, over all processes.
+        gradient_accumulation: Forward passes per step and process; more need less memory and change no result.
+        max_units: Units that a sample has at most; longer ones are cut into pieces.
+        num_steps: Updates to make.
+        peak_lr: Learning rate after warm-up (the paper's cold start: 8e-5).
+        final_lr: Learning rate below which it does not fall (the paper's cold start: 2.5e-5).
+        warmup_steps: Updates over which the learning rate rises from 0.
+        schedule: How the learning rate falls: inverse_sqrt, or cosine or linear, which reach final_lr at num_steps.
+        weight_decay: AdamW's, on matrices other than embedding tables.
+        betas: AdamW's decay rates of the gradient's first and second moment.
+        clip_norm: Longest gradient (its norm over all parameters); null does not clip.
+        precision: float32, or bfloat16 for the forward and backward pass (weights, their gradients' sums and the
+            optimizer stay in float32).
+        sharded: Part weights, gradients and optimizer state among the processes (FSDP2), for models that do not fit on
+            one device; else each process has all of them (DDP).
+        activation_checkpointing: Compute layers anew in the backward pass instead of keeping what they gave: less
+            memory, a third more time.
+        compile: Compile each layer by torch.compile; the first steps take minutes.
+        seed: Of new weights, sample order and dropout.
+        validate_every: Updates between validations.
+        checkpoint_every: Updates between checkpoints.
+        keep_last: Newest checkpoints to keep; the best one is kept besides.
+        save_in_background: Write checkpoints while training goes on, from copies in the CPU's memory.
+        log_every: Updates between lines of metrics.
+        tensorboard: Folder for TensorBoard's files, which get all that metrics.jsonl gets (needs the extra `plots`).
+        wandb: Project of Weights & Biases to log to likewise (needs `pip install wandb`).
+        num_workers: Processes that read ahead, per training process; 0 reads in the training process.
+        device: auto takes cuda where there is one.
+        data: Which of the shards' samples to train on, in what rows, and what to do with damaged shards.
+    """
+
+    init: str | None = None
+    architecture: dict[str, Any] | None = None
+    batch_size: int = 64
+    gradient_accumulation: int = 1
+    max_units: int = 704
+    num_steps: int = 400_000
+    peak_lr: float = 4e-4
+    final_lr: float = 8e-5
+    warmup_steps: int = 100
+    schedule: Schedule = "inverse_sqrt"
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_norm: float | None = 1.0
+    precision: Precision = "float32"
+    sharded: bool = False
+    activation_checkpointing: bool = False
+    compile: bool = False
+    seed: int = 0
+    validate_every: int = 1000
+    checkpoint_every: int = 1000
+    keep_last: int = 2
+    save_in_background: bool = True
+    log_every: int = 10
+    tensorboard: str | None = None
+    wandb: str | None = None
+    num_workers: int = 0
+    device: Device = "auto"
+    data: LoaderConfig = field(default_factory=LoaderConfig)
+
+    def __post_init__(self) -> None:
+        if self.init is None and self.architecture is None:
+            raise TwistError(
+                "nothing says which model to train: give --config with one of recipes/, train.init (a text LM's "
+                "folder) or train.architecture"
+            )
+        if self.init is not None and self.architecture is not None:
+            raise TwistError("train.init and train.architecture are two ways to begin: give one of them")
+        rules = Rules("train", self)
+        rules.common()
+        rules.at_least_one("gradient_accumulation")
+        rules.require("max_units", self.max_units >= 2, "at least 2")
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of update `step`, from 1."""
+        return rate_of_step(self, step)
+
+    @property
+    def changeable(self) -> frozenset[str]:
+        """The settings in which a resumed run may differ from its beginning."""
+        return may_change(self, CHANGEABLE)

@@ -1,0 +1,392 @@
+"""Training checkpoints, on disk or S3: one folder per step, which counts only once it is whole.
+
+    FOLDER/00001000/   config.json, model*.safetensors          the model, a plain transformers folder
+                       optimizer-00000-of-00008.safetensors     AdamW's state, a file from each process
+                       trainer_state.json                       all else that a resumed run needs
+                       checksums.json                           of all these, written last
+
+On disk a checkpoint is made under another name and renamed; on S3 it is one that has its checksums.json. Random states
+are not among it: the trainer seeds its generators anew at every step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from model.training import optimizer_state
+from pipeline.errors import TwistError
+from pipeline.files import storage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from torch import Tensor
+
+    from model.training.distributed import Ranks
+
+UNFINISHED_PREFIX = ".saving-"
+CHECKSUMS = "checksums.json"
+TRAINER_STATE = "trainer_state.json"
+
+
+def open_folder(uri: str) -> str:
+    """The folder of a run's checkpoints, made where it is local and not there yet.
+
+    Raises:
+        TwistError: it cannot be written.
+    """
+    if not storage.is_s3(uri):
+        try:
+            Path(uri).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TwistError(f"cannot write checkpoints to {uri}: {error.strerror}") from error
+    return uri
+
+
+def open_local_folder(uri: str) -> str:
+    """The same for those that write to local folders only.
+
+    Raises:
+        TwistError: it is not local, or cannot be written.
+    """
+    if storage.is_s3(uri):
+        raise TwistError(f"{uri}: this trainer writes checkpoints to local folders only; copy them afterwards")
+    return open_folder(uri)
+
+
+def step_folder(folder: str, step: int) -> str:
+    """Where the checkpoint of one step lies."""
+    return storage.join(folder, f"{step:08d}")
+
+
+def steps(folder: str) -> list[int]:
+    """The steps that have a checkpoint, in order."""
+    if storage.is_s3(folder):
+        whole = (re.fullmatch(rf"(\d{{8,}})/{CHECKSUMS}", name) for name in storage.list_files(folder, CHECKSUMS))
+        return sorted(int(found[1]) for found in whole if found)
+    if not Path(folder).is_dir():
+        return []
+    return sorted(int(p.name) for p in Path(folder).iterdir() if p.is_dir() and re.fullmatch(r"\d{8,}", p.name))
+
+
+def newest_step(folder: str, ranks: Ranks) -> int:
+    """The step of the newest checkpoint, 0 where there is none; all processes call this as a run begins.
+
+    What a killed run left half-written is removed first.
+    """
+    if not ranks.is_main:
+        return ranks.from_main(0)
+    remove_unfinished(folder)
+    return ranks.from_main(max(steps(folder), default=0))
+
+
+def best_folder(folder: str) -> str:
+    """The checkpoint with the lowest validation perplexity of a run (its newest one before the first validation).
+
+    Raises:
+        TwistError: there is no checkpoint.
+    """
+    found = steps(folder)
+    if not found:
+        raise TwistError(f"{folder} holds no checkpoint; train one with `twist train`, or name a checkpoint's folder")
+    best_step = load_trainer_state(folder, found[-1])["progress"]["best_step"]
+    return step_folder(folder, best_step or found[-1])
+
+
+def fetch(path: str) -> Path:
+    """A local folder with the files of one checkpoint: itself, or copies of what lies on S3.
+
+    Copies of this process's are made once and held to their checksums.
+    """
+    if not storage.is_s3(path):
+        return Path(path)
+    local = Path(_copies(), hashlib.sha256(path.encode()).hexdigest()[:16], path.rstrip("/").rpartition("/")[2])
+    if not local.is_dir():
+        partial = local.with_name(f".{local.name}.part")
+        partial.mkdir(parents=True, exist_ok=True)
+        for name in storage.list_files(path):
+            (partial / name).write_bytes(storage.read_bytes(storage.join(path, name)))
+        partial.rename(local)
+    return local
+
+
+def save(
+    folder: str,
+    step: int,
+    save_model: Callable[[Path], None],
+    optimizer: torch.optim.Optimizer,
+    trainer_state: Mapping[str, Any],
+) -> str:
+    """Writes the checkpoint of one step, from one process for all; `model.training.checkpoint_writer` does it in parts.
+
+    Args:
+        folder: The folder of the run's checkpoints.
+        step: Updates done so far.
+        save_model: Writes the model's own files into a folder.
+        optimizer: The model's optimizer.
+        trainer_state: What else to keep, as JSON.
+    """
+    write_part(folder, step, 0, 1, optimizer_state.piece_of(optimizer, 0, 1), save_model, trainer_state)
+    return commit(folder, step, [read_part_checksums(folder, step, 0)])
+
+
+def write_part(
+    folder: str,
+    step: int,
+    rank: int,
+    world_size: int,
+    optimizer_piece: Mapping[str, Tensor],
+    save_model: Callable[[Path], None] | None = None,
+    trainer_state: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes what one process has of a checkpoint, and last the checksums of it, by which others see that it is there.
+
+    Args:
+        folder: The folder of the run's checkpoints.
+        step: Updates done so far.
+        rank: This process.
+        world_size: The processes that write parts.
+        optimizer_piece: Its part of the optimizer's state.
+        save_model: Writes the model's own files into a folder; in one process only.
+        trainer_state: What else to keep, as JSON; in that process only.
+    """
+    place = _unfinished(folder, step)
+    if storage.is_s3(folder):
+        with tempfile.TemporaryDirectory() as local:
+            checksums = _write_files(Path(local), rank, world_size, optimizer_piece, save_model, trainer_state)
+            for name in checksums:
+                storage.write_bytes(storage.join(place, name), Path(local, name).read_bytes())
+    else:
+        Path(place).mkdir(exist_ok=True)
+        # In a folder of its own, so that each process tells its files from those of others.
+        part = Path(place, f"part-{rank:05d}")
+        part.mkdir()
+        checksums = _write_files(part, rank, world_size, optimizer_piece, save_model, trainer_state)
+        for name in checksums:
+            _sync(part / name)
+            (part / name).rename(Path(place, name))
+        part.rmdir()
+    storage.write_bytes(storage.join(place, _part_name(rank)), json.dumps(checksums).encode())
+
+
+def read_part_checksums(folder: str, step: int, rank: int) -> dict[str, str] | None:
+    """The checksums of what one process has written; None while it is not done."""
+    try:
+        data = storage.read_bytes(storage.join(_unfinished(folder, step), _part_name(rank)))
+    except FileNotFoundError:
+        return None
+    checksums: dict[str, str] = json.loads(data)
+    return checksums
+
+
+def commit(folder: str, step: int, parts: Collection[dict[str, str] | None]) -> str:
+    """Makes a checkpoint of the parts that all processes have written."""
+    place, final = _unfinished(folder, step), step_folder(folder, step)
+    checksums = {name: sha256 for part in parts if part is not None for name, sha256 in part.items()}
+    for rank in range(len(parts)):
+        storage.delete(storage.join(place, _part_name(rank)))
+    data = (json.dumps(dict(sorted(checksums.items())), indent=2) + "\n").encode()
+    storage.write_bytes(storage.join(place, CHECKSUMS), data)
+    if not storage.is_s3(folder):
+        _sync(Path(place))
+        Path(place).rename(final)
+        _sync(Path(folder))
+    return final
+
+
+def load_trainer_state(folder: str, step: int) -> dict[str, Any]:
+    """What was kept as JSON.
+
+    Raises:
+        TwistError: it is damaged.
+    """
+    path = storage.join(step_folder(folder, step), TRAINER_STATE)
+    try:
+        state: dict[str, Any] = json.loads(storage.read_bytes(path))
+    except (FileNotFoundError, ValueError) as error:
+        raise _damaged(path) from error
+    return state
+
+
+def refuse_other_settings(before: dict[str, Any], config: Any, section: str, folder: str, step: int) -> None:
+    """Refuses to go on with a run that was begun with settings that train another model, or that has gone further.
+
+    Args:
+        before: The settings of the run so far, as `dataclasses.asdict` gives them and JSON keeps them.
+        config: The settings now, a dataclass whose `changeable` names those that may differ (of one in a group,
+            `group.name`).
+        section: What recipes call them.
+        folder: The folder of the run's checkpoints.
+        step: Of the newest of these.
+
+    Raises:
+        TwistError: names each setting that differs, with both values.
+    """
+    groups = [field.name for field in fields(config) if is_dataclass(getattr(config, field.name))]
+    then, now = (_flat(settings, groups) for settings in (before, json.loads(json.dumps(asdict(config)))))
+    changes = [
+        f"{name} was {json.dumps(then.get(name))}, is {json.dumps(value)}"
+        for name, value in now.items()
+        if name not in config.changeable and then.get(name) != value
+    ]
+    if changes:
+        raise TwistError(
+            f"{folder} holds checkpoints of other settings: {'; '.join(changes)}. Set them back, or train into another "
+            f"folder"
+        )
+    if step > config.num_steps:
+        raise TwistError(
+            f"{folder} has a checkpoint of step {step} already; set {section}.num_steps to that or more, or train into "
+            f"another folder"
+        )
+
+
+def refuse_other_clips(before: Sequence[str], now: Sequence[str], folder: str) -> None:
+    """Refuses to go on with a run that was begun on other clips or units, by fingerprints of these.
+
+    Raises:
+        TwistError: they differ.
+    """
+    if before != now:
+        raise TwistError(
+            f"{folder} holds checkpoints that were trained on other clips or units; give the run that they were "
+            f"trained on, or train into another folder"
+        )
+
+
+def refuse_damage(path: Path) -> None:
+    """Refuses to go on from a checkpoint whose files are not as they were written.
+
+    Raises:
+        TwistError: names them.
+    """
+    if damaged := damaged_files(path):
+        raise TwistError(f"{path} is damaged ({', '.join(damaged)}); delete it to go on from the one before it")
+
+
+def _flat(settings: dict[str, Any], groups: Collection[str]) -> dict[str, Any]:
+    """Settings with those of each group as `group.name`."""
+    flat = {name: value for name, value in settings.items() if name not in groups}
+    return flat | {f"{group}.{name}": value for group in groups for name, value in settings.get(group, {}).items()}
+
+
+def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
+    """Puts an optimizer back into the state that a checkpoint's (local) folder holds, whoever saved it.
+
+    Raises:
+        TwistError: the state is damaged.
+    """
+    try:
+        files = sorted(path.glob("optimizer-*.safetensors"))
+        if not files or not files[0].name.endswith(f"-of-{len(files):05d}.safetensors"):
+            raise ValueError("not all of its files are there")
+        optimizer_state.put_back(optimizer, [safetensors.torch.load_file(file) for file in files])
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _damaged(str(path / "optimizer-*.safetensors")) from error
+
+
+def remove_unfinished(folder: str) -> None:
+    """Removes what a killed run left half-written."""
+    if storage.is_s3(folder):
+        whole = {f"{step:08d}" for step in steps(folder)}
+        for name in storage.list_files(folder):
+            step = name.partition("/")[0]
+            if re.fullmatch(r"\d{8,}/.+", name) and step not in whole:
+                storage.delete(storage.join(folder, name))
+        return
+    for path in Path(folder).glob(f"{UNFINISHED_PREFIX}*"):
+        shutil.rmtree(path)
+
+
+def prune(folder: str, keep_last: int, best_step: int | None) -> None:
+    """Removes all checkpoints but the newest `keep_last` and the best one."""
+    for step in steps(folder)[:-keep_last]:
+        if step == best_step:
+            continue
+        doomed = step_folder(folder, step)
+        if storage.is_s3(folder):
+            # Its checksums first, so that a run killed meanwhile leaves nothing that counts as a checkpoint.
+            for name in (CHECKSUMS, *storage.list_files(doomed)):
+                storage.delete(storage.join(doomed, name))
+        else:
+            shutil.rmtree(Path(doomed).rename(_unfinished(folder, step)))
+
+
+def damaged_files(path: Path) -> list[str]:
+    """The files of one checkpoint's folder that are not what was saved.
+
+    Raises:
+        TwistError: the list of checksums is missing or damaged.
+    """
+    try:
+        checksums: dict[str, str] = json.loads((path / CHECKSUMS).read_text())
+    except (OSError, ValueError) as error:
+        raise TwistError(f"{path / CHECKSUMS} is missing or damaged: {error}") from error
+    return [name for name, sha256 in checksums.items() if not (path / name).is_file() or _sha256(path / name) != sha256]
+
+
+def _write_files(
+    folder: Path,
+    rank: int,
+    world_size: int,
+    optimizer_piece: Mapping[str, Tensor],
+    save_model: Callable[[Path], None] | None,
+    trainer_state: Mapping[str, Any] | None,
+) -> dict[str, str]:
+    """Writes one process's files; gives their checksums."""
+    safetensors.torch.save_file(dict(optimizer_piece), folder / f"optimizer-{rank:05d}-of-{world_size:05d}.safetensors")
+    if save_model is not None:
+        save_model(folder)
+    if trainer_state is not None:
+        (folder / TRAINER_STATE).write_text(json.dumps(trainer_state, indent=2) + "\n")
+    return {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+
+
+def _unfinished(folder: str, step: int) -> str:
+    """Where a checkpoint is made: on S3, where nothing can be renamed, under its own name."""
+    final = step_folder(folder, step)
+    return final if storage.is_s3(folder) else str(Path(folder, f"{UNFINISHED_PREFIX}{Path(final).name}"))
+
+
+def _part_name(rank: int) -> str:
+    return f"part-{rank:05d}.json"
+
+
+_copies_folder: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def _copies() -> str:
+    """A folder for copies of what lies on S3, for as long as this process lives."""
+    if not _copies_folder:
+        _copies_folder.append(tempfile.TemporaryDirectory(prefix="twist-checkpoints-"))
+    return _copies_folder[0].name
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _damaged(path: str) -> TwistError:
+    step = path.rpartition("/")[0]
+    return TwistError(f"{path} is missing or damaged; delete {step} to go on from the checkpoint before it")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,116 @@
+"""Writes checkpoints while training goes on, each process its part; the main process makes a checkpoint of them."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, Self
+
+from model.training import checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+    from torch import Tensor
+
+LOOK_EVERY_S = 0.1
+
+
+class CheckpointWriter:
+    """A writer for one process of `world_size`; at most one checkpoint is under way.
+
+    What is to be written is given as copies, of which this thread is the only user. Processes tell each other through
+    files that they are done, so that nothing here gets between the collectives of training.
+
+    Args:
+        folder: The folder of the run's checkpoints.
+        rank: This process.
+        world_size: All processes, each of which must save the same steps.
+        in_background: Whether `save` comes back before the checkpoint is written.
+    """
+
+    def __init__(self, folder: str, rank: int, world_size: int, *, in_background: bool) -> None:
+        self._folder = folder
+        self._rank = rank
+        self._world_size = world_size
+        self._in_background = in_background
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self._is_given_up = threading.Event()
+        self._made: list[int] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        if kind is not None:
+            self._is_given_up.set()  # other processes may never write theirs
+            if self._thread is not None:
+                self._thread.join()
+        else:
+            self.wait()
+
+    def save(
+        self,
+        step: int,
+        optimizer_piece: Mapping[str, Tensor],
+        save_model: Callable[[Path], None] | None,
+        trainer_state: Mapping[str, Any] | None,
+        *,
+        keep_last: int,
+        best_step: int | None,
+    ) -> None:
+        """Begins a checkpoint, after the one before it; see `checkpoint.write_part` and `checkpoint.prune`.
+
+        Raises:
+            OSError: the one before it could not be written.
+        """
+        self.wait()
+
+        def work() -> None:
+            try:
+                checkpoint.write_part(
+                    self._folder, step, self._rank, self._world_size, optimizer_piece, save_model, trainer_state
+                )
+                if self._rank == 0 and self._commit(step):
+                    checkpoint.prune(self._folder, keep_last, best_step)
+            except BaseException as failure:
+                self._failure = failure
+
+        if self._in_background:
+            self._thread = threading.Thread(target=work, name=f"checkpoint-{step}")
+            self._thread.start()
+        else:
+            work()
+            self.wait()
+
+    def wait(self) -> None:
+        """Comes back once nothing is under way.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def made(self) -> list[int]:
+        """The steps whose checkpoints have been made since this was last asked."""
+        made, self._made = self._made, []
+        return made
+
+    def _commit(self, step: int) -> bool:
+        parts: list[dict[str, str] | None] = [None] * self._world_size
+        while None in parts:
+            parts = [
+                part or checkpoint.read_part_checksums(self._folder, step, rank) for rank, part in enumerate(parts)
+            ]
+            if None in parts and self._is_given_up.wait(LOOK_EVERY_S):
+                return False
+        checkpoint.commit(self._folder, step, parts)
+        self._made.append(step)
+        return True

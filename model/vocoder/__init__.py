@@ -1,0 +1,1 @@
+"""From units to waveforms: the unit HiFi-GAN and its training."""

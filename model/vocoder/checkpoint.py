@@ -1,0 +1,118 @@
+"""Reads and writes vocoders: a folder of ours, or a published .pt with its JSON; nothing in a file is executed.
+
+    FOLDER/config.json          VocoderConfig, and codebook_fingerprint: whose units these are
+    FOLDER/model.safetensors    the weights
+
+    <name>.pt                   state under ["generator"]; the config is <name>_config.json or config.json beside it
+
+Weight norm is folded whichever way it is written: weight_g and weight_v (torch before 2.1), or parametrizations.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from model.torch_file import TorchFile, mapping
+from model.vocoder.config import VocoderConfig
+from model.vocoder.vocoder import Vocoder
+from pipeline.errors import TwistError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+# Length and direction of a normed weight, as torch named them then and names them now.
+NORMED = ((".weight_g", ".weight_v"), (".parametrizations.weight.original0", ".parametrizations.weight.original1"))
+
+
+def load_vocoder(path: Path, config: Path | None = None) -> tuple[Vocoder, str | None]:
+    """A vocoder in float32, and the fingerprint of the codebook whose units it speaks (None: the file does not say).
+
+    Args:
+        path: A folder of ours, or a file that torch.save wrote.
+        config: The JSON file of a published checkpoint; found beside it unless given.
+
+    Raises:
+        TwistError: missing, damaged, or no unit HiFi-GAN.
+    """
+    config_path = config or _config_beside(path)
+    shape = VocoderConfig.read(config_path)
+    fingerprint = json.loads(config_path.read_text()).get("codebook_fingerprint")
+    state = _read_folder(path / WEIGHTS) if path.is_dir() else _read_published(path)
+    vocoder = Vocoder(shape)
+    _load_state(vocoder, folded(state), path)
+    return vocoder, fingerprint
+
+
+def save_vocoder(
+    vocoder: Vocoder, folder: Path, codebook_fingerprint: str | None, dtype: torch.dtype = torch.float32
+) -> None:
+    """Writes a vocoder into a folder, weight norm as it is."""
+    weights = {name: weight.cpu().contiguous().to(dtype) for name, weight in vocoder.state_dict().items()}
+    safetensors.torch.save_file(weights, folder / WEIGHTS)
+    write_config(vocoder.config, folder, codebook_fingerprint)
+
+
+def write_config(config: VocoderConfig, folder: Path, codebook_fingerprint: str | None) -> None:
+    """Writes FOLDER/config.json."""
+    content: dict[str, Any] = {**config.to_json(), "codebook_fingerprint": codebook_fingerprint}
+    (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def folded(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """State in which normed weights are whole: g * v / |v|, the norm over all dimensions but the first."""
+    whole = dict(state)
+    for length, direction in NORMED:
+        for name in [name for name in state if name.endswith(length)]:
+            prefix = name.removesuffix(length)
+            g = whole.pop(name)
+            v = whole.pop(f"{prefix}{direction}", None)
+            if v is None:
+                raise TwistError(f"the vocoder's state has {name} without {prefix}{direction}")
+            whole[f"{prefix}.weight"] = torch._weight_norm(v.float(), g.float(), 0)
+    return whole
+
+
+def _load_state(vocoder: Vocoder, state: dict[str, Tensor], path: Path) -> None:
+    try:
+        missing, unexpected = vocoder.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise TwistError(f"the vocoder in {path} is not of the shape that its config says: {reason}") from error
+    if missing or unexpected:
+        what = f"lacks {missing[0]}" if missing else f"has {unexpected[0]}, which its config does not ask for"
+        raise TwistError(f"the vocoder in {path} {what}; give the config that belongs to it")
+
+
+def _config_beside(path: Path) -> Path:
+    if path.is_dir():
+        return path / CONFIG
+    beside = path.with_name(f"{path.stem}_config.json")
+    return beside if beside.is_file() else path.with_name(CONFIG)
+
+
+def _read_folder(path: Path) -> dict[str, Tensor]:
+    try:
+        # Cloned: the file is mapped, and there tensors lie at odd addresses, where kernels may round differently.
+        return {name: weight.float().clone() for name, weight in safetensors.torch.load_file(path).items()}
+    except FileNotFoundError:
+        raise TwistError(f"{path.parent} holds no vocoder (there is no {WEIGHTS} in it)") from None
+    except (OSError, SafetensorError) as error:
+        raise TwistError(f"{path} is damaged: {error}") from error
+
+
+def _read_published(path: Path) -> dict[str, Tensor]:
+    with TorchFile(path) as file:
+        try:
+            state = mapping(mapping(file.content)["generator"])
+        except (ValueError, KeyError) as error:
+            raise TwistError(f"{path} is no published vocoder: it holds no state named generator") from error
+        return {str(name): file.tensor(recorded).float() for name, recorded in state.items()}

@@ -1,0 +1,197 @@
+"""Speaks utterances of any lengths: one by one on the CPU, in batches on a GPU.
+
+As for HuBERT (model/encoder/hubert_batches.py), only many utterances at once fill a GPU, where those of like length
+share a batch; what one gives does not depend on this but for rounding. The CPU gains nothing from batches. There a long
+utterance is streamed in chunks, so that memory does not grow with it; a short one is faster in one piece.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from model.vocoder.stream import VocoderStream
+from pipeline.errors import TwistError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from model.vocoder.vocoder import Vocoder
+
+# Ten minutes at 25 Hz: the widest layer of a vocoder at full size takes some GiB.
+FRAMES_PER_BATCH_ON_GPU = 16_384
+# Half a minute at 25 Hz.
+FRAMES_PER_CHUNK_ON_CPU = 750
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What is to be said.
+
+    Attributes:
+        units: [n].
+        durations: Frames that each lasts, [n]; None: the vocoder predicts them.
+        speaker: A number, or a vector [embedder_dim], where the vocoder needs a speaker.
+        style: A number, where it needs a style.
+        f0: Pitch, where it needs one: see Vocoder.forward. Durations must be given with it.
+    """
+
+    units: NDArray[np.uint16]
+    durations: NDArray[np.uint16] | None = None
+    speaker: int | NDArray[np.float32] | None = None
+    style: int | None = None
+    f0: NDArray[np.float32] | NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        if self.durations is not None:
+            if len(self.durations) != len(self.units):
+                raise TwistError(f"there are {len(self.durations)} durations for {len(self.units)} units")
+            if len(self.durations) and int(self.durations.min()) < 1:
+                raise TwistError("a unit lasts at least one frame, but a duration is 0")
+
+
+class Synthesizer:
+    """A vocoder and how it is run.
+
+    Args:
+        vocoder: Ready for inference, on its device.
+        frames_per_batch: Frames that are made at once, padding included; None: each utterance alone. As suits the
+            device unless given.
+    """
+
+    def __init__(self, vocoder: Vocoder, frames_per_batch: int | None = None) -> None:
+        self._vocoder = vocoder
+        self._device = vocoder.dict.weight.device
+        if frames_per_batch is None and self._device.type == "cuda":
+            frames_per_batch = FRAMES_PER_BATCH_ON_GPU
+        self._frames_per_batch = frames_per_batch
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Of the audio."""
+        return self._vocoder.config.sampling_rate
+
+    @torch.inference_mode()
+    def __call__(self, utterances: Sequence[Utterance]) -> list[NDArray[np.float32]]:
+        """The audio of each utterance, [S] at the vocoder's rate.
+
+        Raises:
+            TwistError: a unit, speaker or style is not one of the vocoder's, or something that it needs is not given.
+        """
+        for utterance in utterances:
+            self._check(utterance)
+        if self._frames_per_batch is None:
+            return [self._alone(utterance) for utterance in utterances]
+        frames = self._frames(utterances)
+        lengths = [len(each) for each in frames]
+        takes_pitch = [utterance.f0 is not None for utterance in utterances]
+        wavs: dict[int, NDArray[np.float32]] = {}
+        for batch in _batches(lengths, self._frames_per_batch, takes_pitch):
+            given = [utterances[index] for index in batch]
+            padded = pad_sequence([frames[index] for index in batch], batch_first=True)
+            num_frames = torch.tensor([lengths[index] for index in batch], device=self._device)
+            made = self._vocoder(padded, num_frames, **self._conditions(given))
+            samples_per_frame = made.shape[1] // max(padded.shape[1], 1)
+            for index, row in zip(batch, made.float().cpu().numpy(), strict=True):
+                wavs[index] = row[: lengths[index] * samples_per_frame]
+        return [wavs.get(index, np.zeros(0, np.float32)) for index in range(len(utterances))]
+
+    def durations(self, units: NDArray[np.uint16]) -> NDArray[np.uint16]:
+        """The frames that each of units [n] would last.
+
+        Raises:
+            TwistError: the vocoder predicts none, or a unit is not one of the vocoder's.
+        """
+        self._check_units(units)
+        with torch.inference_mode():
+            durations = self._vocoder.durations(self._tensor(units)[None])[0]
+        return durations.cpu().numpy().astype(np.uint16)
+
+    def _alone(self, utterance: Utterance) -> NDArray[np.float32]:
+        if not len(utterance.units):
+            return np.zeros(0, np.float32)
+        (frames,) = self._frames([utterance])
+        conditions = self._conditions([utterance])
+        if utterance.f0 is not None or len(frames) <= FRAMES_PER_CHUNK_ON_CPU:
+            wav: NDArray[np.float32] = self._vocoder(frames[None], **conditions)[0].float().cpu().numpy()
+            return wav
+        stream = VocoderStream(self._vocoder, **{name: value[0] for name, value in conditions.items()})
+        pieces = [
+            stream.push(chunk.cpu().numpy().astype(np.uint16), np.ones(len(chunk), np.uint16))
+            for chunk in torch.split(frames, FRAMES_PER_CHUNK_ON_CPU)
+        ]
+        return np.concatenate([*pieces, stream.finish()])
+
+    def _frames(self, utterances: Sequence[Utterance]) -> list[Tensor]:
+        """The unit of each frame of each utterance, [F]; durations are predicted for all that have none, together."""
+        units = [self._tensor(utterance.units) for utterance in utterances]
+        unsaid = [i for i, utterance in enumerate(utterances) if utterance.durations is None and len(units[i])]
+        frames = [
+            each if utterance.durations is None else each.repeat_interleave(self._tensor(utterance.durations))
+            for each, utterance in zip(units, utterances, strict=True)
+        ]
+        if unsaid:
+            num_units = torch.tensor([len(units[i]) for i in unsaid], device=self._device)
+            padded = pad_sequence([units[i] for i in unsaid], batch_first=True)
+            for i, durations in zip(unsaid, self._vocoder.durations(padded, num_units), strict=True):
+                frames[i] = units[i].repeat_interleave(durations[: len(units[i])])
+        return frames
+
+    def _conditions(self, utterances: Sequence[Utterance]) -> dict[str, Tensor]:
+        """Speakers, styles and pitches of a batch, as Vocoder.forward takes them; utterances with pitch come alone."""
+        conditions: dict[str, Tensor] = {}
+        if utterances[0].speaker is not None:
+            speakers = np.stack([np.asarray(utterance.speaker) for utterance in utterances])
+            conditions["speaker"] = torch.from_numpy(speakers).to(self._device)
+        if utterances[0].style is not None:
+            conditions["style"] = torch.tensor([utterance.style for utterance in utterances], device=self._device)
+        if utterances[0].f0 is not None:
+            conditions["f0"] = torch.from_numpy(np.stack([utterances[0].f0])).to(self._device)
+        return conditions
+
+    def _check(self, utterance: Utterance) -> None:
+        config = self._vocoder.config
+        self._check_units(utterance.units)
+        for name, number, count in (
+            ("speaker", utterance.speaker, config.num_speakers),
+            ("style", utterance.style, config.num_styles),
+        ):
+            if isinstance(number, int) and not 0 <= number < count:
+                raise TwistError(f"there is no {name} {number}; this vocoder has 0 to {count - 1}")
+        for name, value, is_taken in (
+            ("speaker", utterance.speaker, bool(config.multispkr)),
+            ("style", utterance.style, bool(config.multistyle)),
+            ("f0", utterance.f0, config.takes_f0),
+        ):
+            if is_taken != (value is not None):
+                raise TwistError(f"this vocoder {'needs a' if is_taken else 'takes no'} {name}")
+        if utterance.f0 is not None and utterance.durations is None:
+            raise TwistError("pitch is given per frame: durations of units must be given with it")
+
+    def _check_units(self, units: NDArray[np.uint16]) -> None:
+        num_units = self._vocoder.config.num_embeddings
+        if len(units) and int(units.max()) >= num_units:
+            raise TwistError(f"unit {int(units.max())} is not one of the {num_units} that this vocoder speaks")
+
+    def _tensor(self, values: NDArray[np.uint16]) -> Tensor:
+        return torch.from_numpy(values.astype(np.int64)).to(self._device)
+
+
+def _batches(lengths: Sequence[int], frames_per_batch: int, is_alone: Sequence[bool]) -> list[list[int]]:
+    """Indices of the utterances of each batch, longest first; those of no length are in none."""
+    by_length = sorted((index for index, length in enumerate(lengths) if length), key=lambda index: -lengths[index])
+    batches: list[list[int]] = []
+    for index in by_length:
+        fits = batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= frames_per_batch
+        if fits and not is_alone[index] and not is_alone[batches[-1][0]]:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches

@@ -1,0 +1,124 @@
+"""How a vocoder is trained, and which of it a resumed run may change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from model.training.distributed import Device
+from model.training.optim import Precision, Schedule
+from model.training.rules import Rules, may_change, rate_of_step
+from model.vocoder.config import VocoderConfig
+from model.vocoder.mel import MelConfig
+
+CHANGEABLE = frozenset(
+    {
+        "validate_every",
+        "checkpoint_every",
+        "keep_last",
+        "log_every",
+        "sample_every",
+        "num_samples",
+        "num_workers",
+        "device",
+    }
+)
+
+
+@dataclass(frozen=True)
+class VocoderTrainConfig:
+    """How a vocoder is trained. Defaults are those of HiFi-GAN (Kong et al. 2020, section 3.3).
+
+    Args:
+        model: Shape of the vocoder. Its num_embeddings and hop must be the run's; it has a duration predictor, and no
+            speaker, style or pitch, of which a run says nothing.
+        init: A vocoder of the same shape whose weights training starts from: a folder, or an official .pt. Null: from
+            random weights. The discriminators always start from such.
+        batch_size: Clips per step, over all processes.
+        crop_frames: Frames of each clip that are made at once, at a place drawn anew each time (14: 0.56 s at 25 Hz).
+        num_steps: Updates to make.
+        discriminator_start: Updates before the discriminators take part: until then only mel distance and durations.
+            With num_steps they never do.
+        discriminator_width: Channels of the discriminators' widest layers, a multiple of 128.
+        mels: The mel spectrograms whose mean distance is trained on; the first one is what validation tells.
+        mel_weight: Weight of the mel distance.
+        feature_weight: Weight of feature matching.
+        duration_weight: Weight of the squared error of log(duration + 1).
+        peak_lr: Learning rate after warm-up.
+        final_lr: Learning rate at the last step.
+        warmup_steps: Updates over which the learning rate rises from 0.
+        schedule: How the learning rate falls from there: linear, cosine or inverse_sqrt.
+        weight_decay: AdamW's, on matrices.
+        betas: AdamW's decay rates of the gradient's first and second moment.
+        clip_norm: Longest gradient of the vocoder; null does not clip.
+        validation_share: Share of recordings that are kept for validation, by a stable hash.
+        validation_clips: Clips of these that are measured, at most.
+        precision: float32, or bfloat16 for the forward and backward pass (weights stay in float32).
+        seed: Of new weights, order of clips, crops and dropout.
+        validate_every: Updates between validations.
+        checkpoint_every: Updates between checkpoints.
+        keep_last: Newest checkpoints to keep; the best one is kept besides.
+        log_every: Updates between lines of metrics.
+        sample_every: Updates between samples of audio, with pictures where matplotlib is there; 0: none.
+        num_samples: Validation clips that are sampled.
+        num_workers: Processes that read ahead, per training process; 0 reads in the training process.
+        device: auto takes cuda where there is one.
+    """
+
+    model: VocoderConfig = field(default_factory=VocoderConfig)
+    init: str | None = None
+    batch_size: int = 16
+    crop_frames: int = 14
+    num_steps: int = 400_000
+    discriminator_start: int = 0
+    discriminator_width: int = 1024
+    mels: tuple[MelConfig, ...] = (MelConfig(),)
+    mel_weight: float = 45.0
+    feature_weight: float = 2.0
+    duration_weight: float = 1.0
+    peak_lr: float = 2e-4
+    final_lr: float = 1e-5
+    warmup_steps: int = 0
+    schedule: Schedule = "cosine"
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.8, 0.99)
+    clip_norm: float | None = None
+    validation_share: float = 0.02
+    validation_clips: int = 50
+    precision: Precision = "float32"
+    seed: int = 0
+    validate_every: int = 1000
+    checkpoint_every: int = 1000
+    keep_last: int = 2
+    log_every: int = 10
+    sample_every: int = 5000
+    num_samples: int = 4
+    num_workers: int = 0
+    device: Device = "auto"
+
+    def __post_init__(self) -> None:
+        rules = Rules("vocoder", self)
+        rules.common()
+        rules.at_least_one("crop_frames", "validation_clips")
+        rules.at_least_zero("discriminator_start", "mel_weight", "feature_weight", "duration_weight")
+        rules.at_least_zero("sample_every", "num_samples")
+        rules.require("validation_share", 0 < self.validation_share < 1, "between 0 and 1")
+        width = self.discriminator_width
+        rules.require("discriminator_width", width >= 128 and width % 128 == 0, "a multiple of 128")
+        rules.require("mels", len(self.mels) > 0, "one at least")
+        for mel in self.mels:
+            fits = mel.sample_rate_hz == self.model.sampling_rate
+            rules.require("mels", fits, f"of sample_rate_hz {self.model.sampling_rate}, the model's")
+            window_fits = mel.n_fft - mel.hop_samples < 2 * self.crop_frames * self.model.hop_samples
+            rules.require("crop_frames", window_fits, f"longer than half of a window of {mel.n_fft} samples")
+        rules.require("model", self.model.duration_predictor is not None, "one with a duration predictor")
+        takes_more = self.model.multispkr or self.model.multistyle or self.model.f0
+        rules.require("model", not takes_more, "one without multispkr, multistyle and f0: a run says nothing of these")
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of update `step`, from 1."""
+        return rate_of_step(self, step)
+
+    @property
+    def changeable(self) -> frozenset[str]:
+        """The settings in which a resumed run may differ from its beginning."""
+        return may_change(self, CHANGEABLE)

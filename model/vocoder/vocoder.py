@@ -1,0 +1,238 @@
+"""The unit HiFi-GAN: units in, audio out. Modules bear the names of published checkpoints.
+
+    units [B, N] --dur_predictor--> durations --repeat--> frames [B, F]
+    dict(frames), f0, spkr, style side by side -> conv_pre -> (ups, mean of resblocks) per stage -> conv_post -> wav
+
+Rows of unequal length share a batch: beyond a row's own length all values are kept at 0 before each convolution, which
+is what a convolution's padding is for the row alone. So what a row gives does not depend on its neighbours.
+
+Sources: Polyak et al. 2021, "Speech Resynthesis from Discrete Disentangled Self-Supervised Representations"; Kong et
+al. 2020, "HiFi-GAN"; textlesslib's vocoders/hifigan, whose TWIST checkpoints load into this.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import weight_norm
+
+from model.vocoder.config import DurationPredictorConfig, VocoderConfig
+from pipeline.errors import TwistError
+
+SLOPE = 0.1
+# The published generator's last activation has torch's default slope, not the others'.
+LAST_SLOPE = 0.01
+INITIAL_STD = 0.01
+
+
+class Lengths:
+    """How many frames of each row are its own, at any rate; None: all of them."""
+
+    def __init__(self, num_frames: Tensor | None, total: int) -> None:
+        # Rows of one length need no mask; this is asked once, since on a GPU the answer has to come back.
+        is_even = num_frames is None or bool((num_frames == total).all())
+        self._num_frames = None if is_even else num_frames
+
+    def mask(self, x: Tensor, rate: int = 1) -> Tensor:
+        """x [B, C, T] with zeros behind each row's frames, of which there are `rate` per frame of the input."""
+        if self._num_frames is None:
+            return x
+        is_own = torch.arange(x.shape[-1], device=x.device) < self._num_frames[:, None] * rate
+        return x * is_own[:, None].to(x.dtype)
+
+
+class ResBlock(nn.Module):
+    """Dilated convolutions, each followed by one undilated, around which the input is carried past them."""
+
+    def __init__(self, channels: int, kernel_size: int, dilations: tuple[int, ...]) -> None:
+        super().__init__()
+        self.convs1 = nn.ModuleList(_conv(channels, channels, kernel_size, dilation) for dilation in dilations)
+        self.convs2 = nn.ModuleList(_conv(channels, channels, kernel_size, 1) for _ in dilations)
+
+    def forward(self, x: Tensor, lengths: Lengths, rate: int) -> Tensor:
+        """x [B, C, T] -> [B, C, T]."""
+        for dilated, undilated in zip(self.convs1, self.convs2, strict=True):
+            inner = lengths.mask(dilated(F.leaky_relu(x, SLOPE)), rate)
+            x = x + lengths.mask(undilated(F.leaky_relu(inner, SLOPE)), rate)
+        return x
+
+
+class DurationPredictor(nn.Module):
+    """log(duration + 1) of each unit from it and its neighbours, two to either side."""
+
+    def __init__(self, config: DurationPredictorConfig) -> None:
+        super().__init__()
+        hidden, kernel = config.var_pred_hidden_dim, config.var_pred_kernel_size
+        first = nn.Conv1d(config.encoder_embed_dim, hidden, kernel, padding=(kernel - 1) // 2)
+        self.conv1 = nn.Sequential(first, nn.ReLU())
+        self.ln1 = nn.LayerNorm(hidden)
+        self.conv2 = nn.Sequential(nn.Conv1d(hidden, hidden, kernel, padding=1), nn.ReLU())
+        self.ln2 = nn.LayerNorm(hidden)
+        self.proj = nn.Linear(hidden, 1)
+        self.dropout = config.var_pred_dropout
+
+    def forward(self, x: Tensor, lengths: Lengths) -> Tensor:
+        """x [B, C, N], zeros behind each row's units -> [B, N]."""
+        x = self.conv1(x).transpose(1, 2)
+        x = F.dropout(self.ln1(x), self.dropout, self.training).transpose(1, 2)
+        x = self.conv2(lengths.mask(x)).transpose(1, 2)
+        x = F.dropout(self.ln2(x), self.dropout, self.training)
+        return self.proj(x)[..., 0]  # type: ignore[no-any-return]
+
+
+class Vocoder(nn.Module):
+    """A unit HiFi-GAN with random weights; see model/vocoder/checkpoint.py for others."""
+
+    def __init__(self, config: VocoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels, width = config.upsample_initial_channel, config.embedding_dim
+        self.dict = nn.Embedding(config.num_embeddings, width)
+        self.conv_pre = _conv(config.model_in_dim, channels, 7, 1)
+        self.ups = nn.ModuleList()
+        self.resblocks = nn.ModuleList()
+        for rate, kernel in zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True):
+            padding = (kernel - rate) // 2
+            self.ups.append(nn.ConvTranspose1d(channels, channels // 2, kernel, rate, padding=padding))
+            channels //= 2
+            for block in zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True):
+                self.resblocks.append(ResBlock(channels, *block))
+        self.conv_post = _conv(channels, 1, 7, 1)
+        for module in (*self.ups, self.conv_post):
+            nn.init.normal_(module.weight, 0.0, INITIAL_STD)
+        shape = config.duration_predictor
+        self.dur_predictor = DurationPredictor(shape) if shape else None
+        self.spkr: nn.Embedding | nn.Linear | None = None
+        if config.embedder_params:
+            self.spkr = nn.Linear(config.embedder_dim, width)
+        elif config.multispkr:
+            self.spkr = nn.Embedding(config.num_speakers, width)
+        self.style = nn.Embedding(config.num_styles, width) if config.multistyle else None
+        self.f0_quant_embed = nn.Embedding(config.f0_quant_num_bin, width) if config.f0_quant_num_bin > 0 else None
+
+    def forward(
+        self,
+        frames: Tensor,
+        num_frames: Tensor | None = None,
+        *,
+        speaker: Tensor | None = None,
+        style: Tensor | None = None,
+        f0: Tensor | None = None,
+    ) -> Tensor:
+        """Audio of the unit of each frame.
+
+        Args:
+            frames: [B, F] int64; behind a row's own frames any unit.
+            num_frames: [B], each row's own frames; None: all.
+            speaker: [B] int64, or [B, embedder_dim] where the config has embedder_params.
+            style: [B] int64.
+            f0: [B, F0]: int64 where pitch is quantized, else real numbers. F0 is F times a whole number (then units
+                are repeated, and the audio is that much longer) or a whole part of F (then pitch is repeated).
+
+        Returns:
+            wav [B, F * hop_samples] in [-1, 1]; zeros behind each row's own samples.
+
+        Raises:
+            TwistError: the vocoder asks for a speaker, style or pitch that is not given, or takes none that is.
+        """
+        x, repeats = self.inputs(frames, speaker=speaker, style=style, f0=f0)
+        lengths = Lengths(None if num_frames is None else num_frames * repeats, x.shape[-1])
+        return self.generate(x, lengths)[:, 0]
+
+    def generate(self, x: Tensor, lengths: Lengths) -> Tensor:
+        """x [B, model_in_dim, F] -> wav [B, 1, F * hop_samples]."""
+        num_blocks = len(self.config.resblock_kernel_sizes)
+        x = lengths.mask(self.conv_pre(lengths.mask(x.to(self.conv_pre.weight.dtype))))
+        rate = 1
+        for stage, up in enumerate(self.ups):
+            rate *= self.config.upsample_rates[stage]
+            x = lengths.mask(up(F.leaky_relu(x, SLOPE)), rate)
+            blocks = self.resblocks[stage * num_blocks : (stage + 1) * num_blocks]
+            summed = blocks[0](x, lengths, rate)
+            for block in blocks[1:]:
+                summed = summed + block(x, lengths, rate)
+            x = summed / num_blocks
+        return lengths.mask(torch.tanh(self.conv_post(F.leaky_relu(x, LAST_SLOPE))), rate)
+
+    def inputs(
+        self, frames: Tensor, *, speaker: Tensor | None, style: Tensor | None, f0: Tensor | None
+    ) -> tuple[Tensor, int]:
+        """What goes into the first convolution, [B, model_in_dim, F], and how often each frame was repeated for it."""
+        config = self.config
+        for name, value, is_taken in (
+            ("speaker", speaker, bool(config.multispkr)),
+            ("style", style, bool(config.multistyle)),
+            ("f0", f0, config.takes_f0),
+        ):
+            if is_taken != (value is not None):
+                raise TwistError(f"this vocoder {'needs a' if is_taken else 'takes no'} {name}")
+        x, repeats = self.dict(frames).transpose(1, 2), 1
+        if f0 is not None:
+            pitch = f0[:, None].to(x.dtype) if self.f0_quant_embed is None else self.f0_quant_embed(f0).transpose(1, 2)
+            longer, shorter = max(pitch.shape[-1], x.shape[-1]), min(pitch.shape[-1], x.shape[-1])
+            if longer % shorter:
+                raise TwistError(f"{pitch.shape[-1]} pitches do not go evenly with {x.shape[-1]} frames")
+            repeats = max(pitch.shape[-1] // x.shape[-1], 1)
+            x = torch.cat([each.repeat_interleave(longer // each.shape[-1], dim=2) for each in (x, pitch)], dim=1)
+        for value, table in ((speaker, self.spkr), (style, self.style)):
+            if value is not None:
+                assert table is not None
+                x = torch.cat([x, table(value)[:, :, None].expand(-1, -1, x.shape[-1])], dim=1)
+        return x, repeats
+
+    def log_durations(self, units: Tensor, num_units: Tensor | None = None) -> Tensor:
+        """log(duration in frames + 1) of units [B, N], of which `num_units` [B] are each row's own -> [B, N].
+
+        Raises:
+            TwistError: it has no duration predictor.
+        """
+        if self.dur_predictor is None:
+            raise TwistError("this vocoder predicts no durations; give units with theirs, or one per frame")
+        lengths = Lengths(num_units, units.shape[1])
+        log_durations: Tensor = self.dur_predictor(lengths.mask(self.dict(units).transpose(1, 2)), lengths)
+        return log_durations
+
+    def durations(self, units: Tensor, num_units: Tensor | None = None) -> Tensor:
+        """Frames that each unit lasts, at least 1: units [B, N] -> [B, N] int64, 0 behind each row's own units."""
+        durations = rounded_durations(self.log_durations(units, num_units))
+        if num_units is None:
+            return durations
+        return durations * (torch.arange(units.shape[1], device=units.device) < num_units[:, None])
+
+    def add_weight_norm(self) -> None:
+        """Parts the convolutions' weights into direction and length, as it is trained."""
+        for module in self._normed():
+            weight_norm(module)
+
+    def fold_weight_norm(self) -> None:
+        """Puts them together again."""
+        for module in self._normed():
+            if parametrize.is_parametrized(module, "weight"):
+                parametrize.remove_parametrizations(module, "weight")
+
+    def _normed(self) -> list[nn.Module]:
+        convs = [module for block in self.resblocks for module in block.modules() if isinstance(module, nn.Conv1d)]
+        return [self.conv_pre, *self.ups, *convs, self.conv_post]
+
+    def for_inference(self, dtype: torch.dtype, device: torch.device) -> Vocoder:
+        """Readies it for synthesis: weight norm folded, on `device`, what makes audio in `dtype`.
+
+        Embeddings and durations stay in float32: rounded, they would change how long units last.
+        """
+        self.fold_weight_norm()
+        for part in (self.conv_pre, self.ups, self.resblocks, self.conv_post):
+            part.to(dtype)
+        return self.requires_grad_(False).to(device).eval()
+
+
+def rounded_durations(log_durations: Tensor) -> Tensor:
+    """The frames that predicted logarithms stand for: at least 1."""
+    return torch.clamp(torch.round(torch.exp(log_durations.float()) - 1), min=1).long()
+
+
+def _conv(in_channels: int, out_channels: int, kernel_size: int, dilation: int) -> nn.Conv1d:
+    """A convolution that gives as many steps as it takes."""
+    padding = dilation * (kernel_size - 1) // 2
+    return nn.Conv1d(in_channels, out_channels, kernel_size, dilation=dilation, padding=padding)

@@ -1,0 +1,58 @@
+"""Where there is speech in a recording, by Silero's network (silero.py)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.audio.silero import WINDOW_SAMPLES, SileroNetwork
+from pipeline.records import SAMPLE_RATE_HZ
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+WINDOW_S = WINDOW_SAMPLES / SAMPLE_RATE_HZ
+# Speech goes on until the probability falls this much below the threshold where it began, or as good as to nothing, as
+# in Silero's own code.
+HYSTERESIS, LOWEST_THRESHOLD = 0.15, 0.01
+# Shorter gaps are closures of plosives, shorter speech is a click.
+MIN_PAUSE_S = 0.1
+MIN_SPEECH_S = 0.25
+
+
+class SpeechDetector:
+    """Finds speech in waveforms; one recording leaves no trace in the next."""
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._network = SileroNetwork()
+
+    def __call__(self, wav: NDArray[np.float32]) -> list[tuple[float, float]]:
+        """Speech in a waveform [S] at 16 kHz, as (on, off) seconds in order, within the waveform."""
+        return speech_regions(self.probabilities(wav), self._threshold, len(wav) / SAMPLE_RATE_HZ)
+
+    def probabilities(self, wav: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The probability of speech in each window of 32 ms [ceil(S / 512)]; the last window is padded with zeros."""
+        return self._network.probabilities(wav)
+
+
+def speech_regions(
+    probabilities: NDArray[np.float32], threshold: float, duration_s: float
+) -> list[tuple[float, float]]:
+    """Turns window probabilities [W] into (on, off) seconds.
+
+    First with hysteresis, then without the pauses and then without the speech that are too short to be either.
+    """
+    threshold_within = max(threshold - HYSTERESIS, min(threshold, LOWEST_THRESHOLD))
+    regions: list[tuple[float, float]] = []
+    in_speech = False
+    for window, probability in enumerate(probabilities.tolist()):
+        start_s, end_s = window * WINDOW_S, min((window + 1) * WINDOW_S, duration_s)
+        in_speech = probability >= (threshold_within if in_speech else threshold)
+        if not in_speech:
+            continue
+        if regions and start_s - regions[-1][1] < MIN_PAUSE_S:
+            regions[-1] = (regions[-1][0], end_s)
+        else:
+            regions.append((start_s, end_s))
+    return [(on_s, off_s) for on_s, off_s in regions if off_s - on_s >= MIN_SPEECH_S]

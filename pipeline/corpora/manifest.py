@@ -1,0 +1,272 @@
+"""The first stage: every recording of every corpus, with what its corpus and its header say.
+
+    corpora -> RUN/manifest/<corpus>.parquet (Recording)
+
+Corpora are listed one after the other. Of files whose corpus does not state how long they are, headers are read: those
+of the first seconds here, where there are more on all cores of the Ray cluster. A corpus that is finished when the
+command is interrupted is not listed again: its table is there, and what was dropped of it in
+RUN/manifest/<corpus>.drops until all are finished.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.audio.read import AudioError, AudioInfo, probe
+from pipeline.corpora.readers import find_recordings, kind_of
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError
+from pipeline.files import parquet, storage
+from pipeline.records import DROPPED_SCHEMA, RECORDING_SCHEMA, SPLITS, Dropped, Recording, from_table, to_table
+from pipeline.stage import DROPPED, Stage, StageCounts, Tally, digest, fingerprint_of
+from pipeline.work.map_tasks import spread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from pipeline.progress import ReportProgress
+
+STAGE = "manifest"
+# Reading a header waits for a disk or a bucket, not for a core.
+PROBE_THREADS = 16
+# Which a thread takes at a time: handing them over one by one would cost as much as reading a header.
+FILES_PER_THREAD = 16
+# What is worked on at a time, here or in a task of the cluster.
+FILES_PER_TASK = 1_000
+# Of a table, as objects.
+RECORDINGS_AT_ONCE = 10_000
+DROPS_SUFFIX = ".drops"
+
+
+def make_manifest(run: str, corpora: Sequence[CorpusConfig], report: ReportProgress) -> None:
+    """Lists all corpora and reads the headers that must be read; unreadable files are dropped with their reason.
+
+    Raises:
+        CorpusError: a root is missing, a corpus is not laid out as expected, two have one name, or nothing is readable.
+    """
+    # Whatever folder the command is run from, and with or without a slash at its end, a root is one place.
+    corpora = [replace(corpus, root=storage.absolute(corpus.root)) for corpus in corpora]
+    if not corpora:
+        raise CorpusError("no corpus is named; give `corpora:` in the recipe, or a folder on the command line")
+    names = [corpus.label for corpus in corpora]
+    for name in {name for name in names if names.count(name) > 1}:
+        raise CorpusError(f"two corpora are called {name!r}; give each a `name` of its own")
+    stage = Stage(run, STAGE, {"corpora": [asdict(corpus) for corpus in corpora]}, {})
+    with stage.begin() as has_work:
+        if not has_work:
+            return
+        for corpus in corpora:  # a mistyped name is told now, not after hours
+            _check_root(corpus)
+        try:
+            _write(stage, corpora, report)
+        except CorpusError:
+            # Mended, the recipe is another one, which must not be refused for what was made of the corpora before.
+            for name in storage.list_files(stage.uri):
+                if name.endswith((".parquet", DROPS_SUFFIX)):
+                    storage.delete(storage.join(stage.uri, name))
+            raise
+
+
+def _write(stage: Stage, corpora: Sequence[CorpusConfig], report: ReportProgress) -> None:
+    for corpus in corpora:
+        if not storage.exists(_drops_uri(stage, corpus)):
+            _write_corpus(stage, corpus, report)
+    dropped: list[Dropped] = []
+    kept = Tally()
+    digests = []
+    for corpus in corpora:
+        uri = storage.join(stage.uri, f"{corpus.label}.parquet")
+        digests.append(storage.read_bytes(uri))
+        with parquet.RowGroups(uri, ["duration_s"]) as groups:
+            for table in groups:
+                kept += Tally(len(table), (pc.sum(table["duration_s"]).as_py() or 0.0) / 3600)
+        dropped += from_table(Dropped, parquet.read(_drops_uri(stage, corpus), DROPPED_SCHEMA.names))
+    if not kept.items:
+        examples = "; ".join(f"{drop.id}: {drop.reason} ({drop.detail})" for drop in dropped[:3])
+        raise CorpusError(f"none of {len(dropped)} audio files can be used, e.g. {examples}")
+    # The hours of an unreadable file are unknown and count as none, on both sides.
+    total = kept + Tally(len(dropped), sum(drop.duration_s for drop in dropped) / 3600)
+    counts = StageCounts.of(total, kept, dropped)
+    stage.finish(counts, dropped, digest(*digests), kinds={corpus.label: kind_of(corpus) for corpus in corpora})
+    for corpus in corpora:
+        storage.delete(_drops_uri(stage, corpus))
+
+
+def _drops_uri(stage: Stage, corpus: CorpusConfig) -> str:
+    return storage.join(stage.uri, f"{corpus.label}{DROPS_SUFFIX}")
+
+
+def _write_corpus(stage: Stage, corpus: CorpusConfig, report: ReportProgress) -> None:
+    dropped: list[Dropped] = []
+    ids: set[bytes] = set()
+    num_files = num_seen = 0
+
+    def listed() -> Iterator[AudioFile]:
+        nonlocal num_files
+        for file in find_recordings(corpus):
+            num_files += 1
+            yield file
+
+    def take() -> Iterator[pa.Table]:
+        """Row groups of what stays; what goes is added to `dropped`."""
+        nonlocal num_seen
+        recordings: list[Recording] = []
+        for outcomes in _look_into(corpus, listed()):
+            num_seen += len(outcomes)
+            for outcome in outcomes:
+                if isinstance(outcome, Dropped):
+                    dropped.append(outcome)
+                    continue
+                # A million ids take a tenth of a GiB so.
+                key = hashlib.blake2b(outcome.recording_id.encode(), digest_size=16).digest()
+                if key in ids:
+                    detail = f"another file before {outcome.uri} has this id"
+                    dropped.append(
+                        Dropped(outcome.recording_id, corpus.label, "duplicate_id", detail, outcome.duration_s)
+                    )
+                else:
+                    ids.add(key)
+                    recordings.append(outcome)
+                if len(recordings) == parquet.ROW_GROUP_ROWS:
+                    yield to_table(recordings, RECORDING_SCHEMA)
+                    recordings.clear()
+            report(num_seen, num_files, "files", corpus.label)
+        if recordings:
+            yield to_table(recordings, RECORDING_SCHEMA)
+
+    content = parquet.groups_to_bytes(take(), RECORDING_SCHEMA)
+    if not num_files:
+        raise CorpusError(f"{corpus.root} holds no audio files; it is the root of corpus {corpus.label}")
+    storage.write_bytes(storage.join(stage.uri, f"{corpus.label}.parquet"), content)
+    parquet.write(_drops_uri(stage, corpus), to_table(dropped, DROPPED_SCHEMA))
+
+
+def _look_into(corpus: CorpusConfig, files: Iterator[AudioFile]) -> Iterator[list[Recording | Dropped]]:
+    """The outcome of each file, in order: here, or on the cluster where there is enough to do for it."""
+    here = functools.partial(_describe_all, corpus)
+    return spread(here, _batches(files, FILES_PER_TASK), lambda batch: any(map(_must_be_read, batch)))
+
+
+def _batches(files: Iterator[AudioFile], size: int) -> Iterator[list[AudioFile]]:
+    while batch := list(itertools.islice(files, size)):
+        yield batch
+
+
+def _check_root(corpus: CorpusConfig) -> None:
+    if storage.exists(corpus.root):
+        raise CorpusError(f"{corpus.root} is a file; name the folder that it lies in as the root of {corpus.label}")
+    try:
+        is_there = storage.has_files(corpus.root)
+    except PermissionError as error:
+        raise CorpusError(f"the root of corpus {corpus.label} cannot be listed: {error}") from error
+    if not is_there:
+        raise CorpusError(f"{corpus.root} does not exist or is empty; it is the root of corpus {corpus.label}")
+
+
+def _must_be_read(file: AudioFile) -> bool:
+    return file.drop_reason is None and (file.duration_s is None or file.complete is not None)
+
+
+def _describe_all(corpus: CorpusConfig, files: Sequence[AudioFile]) -> list[Recording | Dropped]:
+    """What becomes of each file; runs on any machine."""
+    if sum(map(_must_be_read, files)) < 2:
+        return [_describe(corpus, file) for file in files]
+    handfuls = [files[first : first + FILES_PER_THREAD] for first in range(0, len(files), FILES_PER_THREAD)]
+    with ThreadPoolExecutor(PROBE_THREADS) as threads:
+        outcomes = threads.map(lambda handful: [_describe(corpus, file) for file in handful], handfuls)
+        return list(itertools.chain.from_iterable(outcomes))
+
+
+def _describe(corpus: CorpusConfig, file: AudioFile) -> Recording | Dropped:
+    uri = file.uri if file.uri.startswith(("/", "s3://")) else storage.absolute(file.uri)
+    # A name that is not UTF-8 cannot stand in a table; its escaped form names the drop.
+    recording_id = f"{corpus.label}/{file.id}".encode("utf-8", "backslashreplace").decode()
+    try:
+        if uri.encode("utf-8", "backslashreplace").decode() != uri or "\0" in uri:
+            raise AudioError("bad_name", "the path is not valid UTF-8")
+        if file.drop_reason is not None:
+            raise AudioError(file.drop_reason, file.drop_detail)
+        if file.complete is not None:
+            file = file.complete(file)
+        if file.split is not None and file.split not in SPLITS:
+            raise AudioError("unknown_split", f"split {file.split!r} is none of {', '.join(SPLITS)}")
+        info = probe(uri) if file.duration_s is None else None
+        if info and file.channel is not None and file.channel >= info.num_channels:
+            raise AudioError("unreadable", f"no channel {file.channel} in a file of {info.num_channels}")
+    except AudioError as error:
+        return Dropped(recording_id, corpus.label, error.reason, error.detail, 0.0)
+    return _recording(corpus, recording_id, uri, file, info)
+
+
+def _recording(corpus: CorpusConfig, recording_id: str, uri: str, file: AudioFile, info: AudioInfo | None) -> Recording:
+    duration_s = file.duration_s if info is None else info.duration_s
+    assert duration_s is not None
+    return Recording(
+        recording_id=recording_id,
+        corpus=corpus.label,
+        uri=uri,
+        duration_s=duration_s,
+        sample_rate_hz=info.sample_rate_hz if info else file.sample_rate_hz,
+        num_channels=info.num_channels if info else file.num_channels,
+        channel=file.channel,
+        language=file.language or corpus.language,
+        speaker=f"{file.speaker_namespace or corpus.label}/{file.speaker}" if file.speaker else None,
+        split=file.split,
+        text=file.text,
+        voice_activity=file.voice_activity,
+        language_source=(file.language_source or "recording") if file.language else (corpus.language and "recipe"),
+        description=file.description,
+        origins=file.origins,
+        origin_start_s=file.origin_start_s,
+        origin_end_s=file.origin_end_s,
+    )
+
+
+def read_recordings(run: str) -> list[Recording]:
+    """Every recording of a finished manifest, corpus by corpus in the order of their names.
+
+    Raises:
+        StageError: the manifest is not finished.
+    """
+    return list(iterate_recordings(run))
+
+
+def iterate_recordings(run: str) -> Iterator[Recording]:
+    """The same, of which few are in memory at a time.
+
+    Raises:
+        StageError: the manifest is not finished.
+    """
+    for table in iterate_tables(run, RECORDING_SCHEMA.names):
+        for first in range(0, len(table), RECORDINGS_AT_ONCE):
+            yield from from_table(Recording, table.slice(first, RECORDINGS_AT_ONCE))
+
+
+def iterate_tables(run: str, columns: Iterable[str], corpus: str | None = None) -> Iterator[pa.Table]:
+    """Some columns of the same, or of one corpus alone, a row group after the other.
+
+    Raises:
+        StageError: the manifest is not finished.
+    """
+    for uri in table_uris(run):
+        if corpus in (None, uri.rpartition("/")[2].removesuffix(".parquet")):
+            with parquet.RowGroups(uri, list(columns)) as groups:
+                yield from groups
+
+
+def table_uris(run: str) -> list[str]:
+    """The tables of a finished manifest, one per corpus, in the order of their names.
+
+    Raises:
+        StageError: the manifest is not finished.
+    """
+    fingerprint_of(run, STAGE)
+    uri = storage.join(run, STAGE)
+    return [storage.join(uri, name) for name in storage.list_files(uri, ".parquet") if name != DROPPED]

@@ -1,0 +1,1 @@
+"""How good units and models are."""

@@ -1,0 +1,261 @@
+"""Objects on S3, through boto3, with patience: what may pass is tried again, whole, for minutes.
+
+boto3 retries requests too, but not the reading of an answer's body, and by a budget that all threads of a process
+share. So it is told not to, and every call here goes through `_patiently`: throttling (503, 429), servers' errors, and
+connections that break or cannot be made, at growing random pauses.
+
+Whatever fails for good is an OSError, as on a disk: a missing object FileNotFoundError, a forbidden one
+PermissionError, a store that cannot be reached ConnectionError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import itertools
+import logging
+import os
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pipeline.errors import TwistError
+from pipeline.files.range_reader import RangeReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mypy_boto3_s3.client import S3Client
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_S = 120.0
+LONGEST_PAUSE_S = 10.0
+READ_AHEAD_BYTES = 4 * 2**20
+# Larger objects go up in parts, each of which is tried again by itself.
+PART_BYTES = 64 * 2**20
+PARTS_AT_ONCE = 4
+# Threads of one process that talk to S3 at once, without waiting for each other's connection.
+CONNECTIONS = 32
+# Of an answer: what another try may change. 409: another writer is putting the same name, and may yet fail.
+PASSING_STATUSES = (408, 409, 429, 500, 502, 503, 504)
+PASSING_CODES = ("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "BadDigest")
+
+T = TypeVar("T")
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole content of an object, held to its checksum where the store has one."""
+    return _get(uri, ChecksumMode="ENABLED")
+
+
+def read_range(uri: str, start: int, length: int) -> bytes:
+    """`length` bytes from byte `start` (fewer where the object ends before)."""
+    from botocore.exceptions import ClientError
+
+    if not length:
+        return b""
+    try:
+        return _get(uri, Range=f"bytes={start}-{start + length - 1}")
+    except ConnectionError as error:
+        cause = error.__cause__
+        if isinstance(cause, ClientError) and _status(cause) == 416:
+            return b""  # it starts beyond the object's end
+        raise
+
+
+def open_read(uri: str, read_ahead_bytes: int = READ_AHEAD_BYTES) -> io.BufferedReader:
+    """A seekable reader that asks for ranges as they are needed."""
+    return io.BufferedReader(RangeReader(size(uri), functools.partial(read_range, uri)), read_ahead_bytes)
+
+
+def write_bytes(uri: str, data: bytes | memoryview) -> None:
+    """Puts an object, replacing what is there, in one step."""
+    if len(data) > PART_BYTES:
+        _upload(uri, data)
+        return
+    bucket, key = _split(uri)
+    _patiently(uri, lambda: _client().put_object(Bucket=bucket, Key=key, Body=bytes(data)))
+
+
+def put_if_absent(uri: str, data: bytes) -> bool:
+    """Puts an object unless there is one; says whether it did (False also where the answer to an earlier try was lost).
+
+    A store that ignores the condition replaces what is there.
+    """
+    from botocore.exceptions import ClientError
+
+    bucket, key = _split(uri)
+
+    def put() -> bool:
+        try:
+            _client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+        except ClientError as error:
+            if _status(error) == 412:  # it is there
+                return False
+            raise
+        return True
+
+    return _patiently(uri, put)
+
+
+def size(uri: str) -> int:
+    """Bytes in an object."""
+    bucket, key = _split(uri)
+    return _patiently(uri, lambda: _client().head_object(Bucket=bucket, Key=key)["ContentLength"])
+
+
+def list_names(uri: str) -> Iterator[str]:
+    """The objects below a prefix, as paths relative to it; none where there is no such bucket."""
+    bucket, key = _split(uri)
+    prefix = key.rstrip("/") + "/" if key else ""
+    request: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
+    while True:
+        try:
+            page = _patiently(uri, functools.partial(_list_page, request))
+        except FileNotFoundError:
+            return
+        for item in page.get("Contents", []):
+            if not item["Key"].endswith("/"):  # consoles put an empty object there to show a folder
+                yield item["Key"][len(prefix) :]
+        if not page.get("IsTruncated"):
+            return
+        request["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def delete(uri: str) -> None:
+    """Removes an object; nothing happens where there is none."""
+    bucket, key = _split(uri)
+    _patiently(uri, lambda: _client().delete_object(Bucket=bucket, Key=key))
+
+
+def _list_page(request: dict[str, Any]) -> dict[str, Any]:
+    return dict(_client().list_objects_v2(**request))
+
+
+def _get(uri: str, **options: str) -> bytes:
+    bucket, key = _split(uri)
+
+    def get() -> bytes:
+        return _client().get_object(Bucket=bucket, Key=key, **options)["Body"].read()  # type: ignore[arg-type]
+
+    return _patiently(uri, get)
+
+
+def _upload(uri: str, data: bytes | memoryview) -> None:
+    """Puts a large object in parts, which S3 makes one of at the end; or none of it."""
+    bucket, key = _split(uri)
+    upload_id = _patiently(uri, lambda: _client().create_multipart_upload(Bucket=bucket, Key=key)["UploadId"])
+    view = memoryview(data)
+    one_upload: dict[str, Any] = {"Bucket": bucket, "Key": key, "UploadId": upload_id}
+
+    def put_part(number: int) -> CompletedPartTypeDef:
+        body = bytes(view[(number - 1) * PART_BYTES : number * PART_BYTES])
+        part = _patiently(uri, lambda: _client().upload_part(**one_upload, PartNumber=number, Body=body))
+        return {"ETag": part["ETag"], "PartNumber": number}
+
+    try:
+        with ThreadPoolExecutor(PARTS_AT_ONCE) as threads:
+            parts = list(threads.map(put_part, range(1, -(-len(data) // PART_BYTES) + 1)))
+        try:
+            _patiently(uri, lambda: _client().complete_multipart_upload(**one_upload, MultipartUpload={"Parts": parts}))
+        except FileNotFoundError:  # of an upload that is complete, whose answer was lost
+            if size(uri) != len(data):
+                raise
+    except BaseException:
+        with contextlib.suppress(OSError):
+            _patiently(uri, lambda: _client().abort_multipart_upload(**one_upload), patience_s=LONGEST_PAUSE_S)
+        raise
+
+
+def _patiently(uri: str, do: Callable[[], T], patience_s: float | None = None) -> T:
+    """What `do` gives, tried again while it fails for a reason that may pass."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    began = time.monotonic()
+    for attempt in itertools.count():
+        try:
+            with _as_os_errors(uri):
+                return do()
+        except OSError as error:
+            cause = error.__cause__
+            assert isinstance(cause, BotoCoreError | ClientError)
+            waited_s = time.monotonic() - began
+            if not _may_pass(cause) or waited_s > (PATIENCE_S if patience_s is None else patience_s):
+                raise
+            if attempt and waited_s > LONGEST_PAUSE_S:
+                logger.warning("trying again after %.0f s: %s", waited_s, error)
+            time.sleep(random.uniform(0, min(LONGEST_PAUSE_S, 0.1 * 2**attempt)))
+    raise AssertionError("unreachable: the loop ends by returning or raising")
+
+
+def _may_pass(error: Exception) -> bool:
+    from botocore.exceptions import (
+        ClientError,
+        ConnectionError,
+        FlexibleChecksumError,
+        HTTPClientError,
+        IncompleteReadError,
+    )
+
+    if isinstance(error, ClientError):
+        return _status(error) in PASSING_STATUSES or error.response["Error"].get("Code") in PASSING_CODES
+    return isinstance(error, ConnectionError | HTTPClientError | IncompleteReadError | FlexibleChecksumError)
+
+
+def _status(error: Any) -> int:
+    return int(error.response["ResponseMetadata"]["HTTPStatusCode"])
+
+
+def _split(uri: str) -> tuple[str, str]:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise TwistError(f"{uri!r} names no bucket; write s3://BUCKET/KEY")
+    return bucket, key
+
+
+def _client() -> S3Client:
+    # A client must not be shared with a forked child (a data loader's worker), so each process has its own.
+    return client_of_process(os.getpid())
+
+
+@functools.cache
+def client_of_process(pid: int) -> S3Client:  # noqa: ARG001 - the key of the cache
+    """The client; endpoint, region and credentials are found as boto3 finds them."""
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        retries={"total_max_attempts": 1},
+        connect_timeout=10,
+        read_timeout=60,
+        max_pool_connections=CONNECTIONS,
+        # Some stores send a range with the checksum of the whole object.
+        response_checksum_validation="when_required",
+    )
+    return boto3.session.Session().client("s3", config=config)
+
+
+@contextlib.contextmanager
+def _as_os_errors(uri: str) -> Iterator[None]:
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+    try:
+        yield
+    except NoCredentialsError as error:
+        # Not a fault of what is read there: whoever takes this for a damaged file would drop it for good.
+        raise ConnectionError(
+            f"there are no credentials for {uri}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        ) from error
+    except ClientError as error:
+        if _status(error) == 404:
+            is_bucket = error.response["Error"]["Code"] == "NoSuchBucket"
+            raise FileNotFoundError(f"{'the bucket of ' if is_bucket else ''}{uri} does not exist") from error
+        if _status(error) in (401, 403):
+            raise PermissionError(f"access to {uri} is denied: {error}") from error
+        raise ConnectionError(f"{uri}: {error}") from error
+    except BotoCoreError as error:
+        raise ConnectionError(f"{uri}: {error}") from error

@@ -1,0 +1,221 @@
+"""Files on disk and objects on S3 behind a few functions, so that no other module asks which of the two it has.
+
+A URI is a local path or `s3://bucket/key`. What is written appears under its final name whole or not at all: locally
+through a temporary file, fsync and rename; on S3 through one PUT. On both, whatever fails is an OSError: a missing file
+FileNotFoundError, a forbidden one PermissionError, and a store that cannot be reached ConnectionError.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import TwistError
+from pipeline.files import s3
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+TEMPORARY_SUFFIX = ".tmp"
+
+# An absolute path that Path would leave as it is.
+_PLAIN = re.compile(r"(?:/(?!\.?(?:/|$))[^/]+)+")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def is_s3(uri: str) -> bool:
+    """Whether `uri` names an object or prefix on S3 rather than a local path.
+
+    Raises:
+        TwistError: it names something on another kind of store.
+    """
+    if uri.startswith("s3://"):
+        return True
+    if _SCHEME.match(uri):
+        raise TwistError(f"{uri!r} is neither a local path nor s3://BUCKET/KEY; no other kind of place is known")
+    return False
+
+
+def join(uri: str, *parts: str) -> str:
+    """`uri` with `parts` below it."""
+    if is_s3(uri):
+        return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
+    if len(parts) == 1 and _PLAIN.fullmatch(uri) and _PLAIN.fullmatch(f"/{parts[0]}"):
+        return f"{uri}/{parts[0]}"  # what the next line gives, for readers that join millions of names
+    return str(Path(uri, *parts))
+
+
+def absolute(uri: str) -> str:
+    """`uri` so that a process with another working directory finds the same file."""
+    return uri if is_s3(uri) else os.path.abspath(uri)  # noqa: PTH100 - which also resolves `..`, by name
+
+
+def open_read(uri: str, read_ahead_bytes: int = s3.READ_AHEAD_BYTES) -> io.BufferedReader:
+    """A seekable binary reader; an S3 object is read in ranges of `read_ahead_bytes` as they are asked for.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    if is_s3(uri):
+        return s3.open_read(uri, read_ahead_bytes)
+    try:
+        return Path(uri).open("rb")
+    except NotADirectoryError:
+        raise FileNotFoundError(f"{uri} does not exist") from None
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole content of one file."""
+    if is_s3(uri):
+        return s3.read_bytes(uri)
+    with open_read(uri) as file:
+        return file.read()
+
+
+def read_range(uri: str, start: int, length: int) -> bytes:
+    """`length` bytes from byte `start` (fewer where the file ends before)."""
+    if is_s3(uri):
+        return s3.read_range(uri, start, length)
+    with open_read(uri) as file:
+        file.seek(start)
+        return file.read(length)
+
+
+def write_bytes(uri: str, data: bytes | memoryview) -> None:
+    """Puts `data` under `uri`, replacing what is there, in one step."""
+    if is_s3(uri):
+        s3.write_bytes(uri, data)
+        return
+    path = Path(uri)
+    temporary = _write_temporary(path, data)
+    try:
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def put_if_absent(uri: str, data: bytes) -> bool:
+    """Puts `data` under `uri` unless something is there already; says whether it did.
+
+    On S3 this is a conditional PUT. A store that ignores the condition replaces what is there, which does no harm where
+    the bytes are a function of the name, as every caller's are.
+    """
+    if is_s3(uri):
+        return s3.put_if_absent(uri, data)
+    path = Path(uri)
+    if path.exists():
+        return False
+    temporary = _write_temporary(path, data)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+    return True
+
+
+def exists(uri: str) -> bool:
+    """Whether there is a file (not a folder) of this name."""
+    if not is_s3(uri):
+        return Path(uri).is_file()
+    try:
+        size(uri)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def size(uri: str) -> int:
+    """Bytes in one file."""
+    if is_s3(uri):
+        return s3.size(uri)
+    try:
+        return Path(uri).stat().st_size
+    except NotADirectoryError:
+        raise FileNotFoundError(f"{uri} does not exist") from None
+
+
+def list_files(uri: str, suffix: str = "") -> list[str]:
+    """The files below a folder, as sorted paths relative to it; empty where there is no such folder.
+
+    Links are followed, also to folders. Left out are temporary files of writers still at work (or killed), and what is
+    no file: pipes, sockets, devices.
+    """
+    names = s3.list_names(uri) if is_s3(uri) else _list_local(uri)
+    return sorted(name for name in names if name.endswith(suffix) and not name.endswith(TEMPORARY_SUFFIX))
+
+
+def has_files(uri: str) -> bool:
+    """Whether there is any file below a folder; told without listing all of them."""
+    return next(iter(s3.list_names(uri) if is_s3(uri) else _list_local(uri)), None) is not None
+
+
+def delete(uri: str) -> None:
+    """Removes one file; nothing happens where it is not there."""
+    if is_s3(uri):
+        s3.delete(uri)
+    else:
+        Path(uri).unlink(missing_ok=True)
+
+
+def remove_temporaries(uri: str) -> None:
+    """Removes what killed writers left in a local folder; on S3 an unfinished PUT leaves nothing."""
+    if not is_s3(uri) and Path(uri).is_dir():
+        for path in Path(uri).rglob(f".*{TEMPORARY_SUFFIX}"):
+            path.unlink(missing_ok=True)
+
+
+def _write_temporary(path: Path, data: bytes | memoryview) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:  # a full disk must not keep the half that fitted
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _list_local(folder: str, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
+    """`above` identifies the folders that `folder` lies in: a link back to one of them would never end."""
+    try:
+        status = Path(folder).stat()
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    within = above | {(status.st_dev, status.st_ino)}
+    if within == above:
+        return
+    for entry in entries:
+        if entry.is_symlink():
+            target = Path(entry.path)
+            # A link to nothing is listed, so that whoever opens it can tell that the file is missing.
+            is_folder, is_file = target.is_dir(), target.is_file() or not target.exists()
+        else:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        if is_folder:
+            yield from _list_local(entry.path, f"{prefix}{entry.name}/", within)
+        elif is_file:
+            yield prefix + entry.name

@@ -1,0 +1,273 @@
+"""Listening to recordings for their language: a few windows of speech of each, on GPU actors where there are GPUs.
+
+    Recording -> windows -> work units -> RUN/language/audio/part-*.parquet -> Heard
+
+Windows are spread over a recording; where its corpus says when there is speech, over that. For each there is a second
+one near it, which is taken where the first holds too little speech: jingles and applause have no language.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import torch
+
+from model.language_id.classifier import load_language_classifier
+from pipeline.audio.read import AudioError
+from pipeline.audio.voice_activity import SpeechDetector
+from pipeline.errors import TwistError
+from pipeline.files import parquet, storage
+from pipeline.languages import normalize_code
+from pipeline.records import SAMPLE_RATE_HZ
+from pipeline.work import dataflow
+from pipeline.work.plan import WorkPlan, WorkUnitNames
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.progress import ReportProgress
+    from pipeline.records import Recording
+    from pipeline.work.cluster import ClusterConfig
+    from pipeline.work.plan import WorkUnit
+
+AUDIO = "audio"
+PLAN_SCHEMA = pa.schema(
+    [
+        ("recording_id", pa.string()),
+        ("uri", pa.string()),
+        ("channel", pa.int32()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("work_unit", pa.string()),
+    ]
+)
+# How far into its slot a window is centred, the second where the first holds no speech.
+PLACES_IN_SLOT = (0.5, 0.2)
+# Less of a recording is no evidence.
+SHORTEST_S = 0.5
+# Of probabilities; what differs beyond depends on the machine.
+DECIMALS = 4
+NEGLIGIBLE = 0.0005
+
+Windows = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class AudioLanguageConfig:
+    """How recordings are listened to.
+
+    Args:
+        model: Whisper (multilingual), MMS-LID or SpeechBrain's ECAPA for VoxLingua107: a folder, or a name on the
+            Hugging Face hub; without it nothing is listened to.
+        required: Whether a model that cannot be found ends the command; else it goes on without, and says so.
+        window_s: Seconds of audio that are classified at a time.
+        min_windows: Fewest windows of a recording that is long enough for them.
+        max_windows: Most windows of a recording.
+        one_window_every_s: Seconds of a recording for each window between these bounds.
+        min_speech_s: Seconds of speech that a window must hold; of a shorter recording, half of it.
+        speech_threshold: Probability above which audio counts as speech.
+        work_unit_minutes: Minutes of windows that one worker takes at a time.
+    """
+
+    model: str | None = None
+    required: bool = True
+    window_s: float = 10.0
+    min_windows: int = 3
+    max_windows: int = 7
+    one_window_every_s: float = 300.0
+    min_speech_s: float = 3.0
+    speech_threshold: float = 0.5
+    work_unit_minutes: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_windows <= self.max_windows:
+            raise TwistError("language.audio needs 1 <= min_windows <= max_windows")
+        if not (0 < self.min_speech_s <= self.window_s and self.one_window_every_s > 0 and self.work_unit_minutes > 0):
+            raise TwistError(
+                "language.audio needs 0 < min_speech_s <= window_s, one_window_every_s > 0 and work_unit_minutes > 0"
+            )
+        if not 0 < self.speech_threshold < 1:
+            raise TwistError(f"language.audio.speech_threshold is a probability, not {self.speech_threshold}")
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a classifier made of a recording: the mean over its windows, by language; empty where nothing was heard.
+
+    `failure` says why not.
+    """
+
+    probabilities: dict[str, float] = field(default_factory=dict)
+    num_windows: int = 0
+    failure: str | None = None
+
+
+def choose_windows(
+    duration_s: float, voice_activity: Sequence[Sequence[float]] | None, config: AudioLanguageConfig
+) -> list[Windows]:
+    """Where to listen: for each window of a recording, the places to try in turn, each `window_s` long.
+
+    Args:
+        duration_s: The recording's length; one not longer than a window is listened to whole.
+        voice_activity: (on, off) seconds of speech, if known; windows are then spread over these.
+        config: How many windows, and how long.
+    """
+    if duration_s < SHORTEST_S:
+        return []
+    if duration_s <= config.window_s:
+        return [[(0.0, duration_s)]]
+    speech = _in_order(voice_activity, duration_s) or [(0.0, duration_s)]
+    speech_s = sum(off_s - on_s for on_s, off_s in speech)
+    wanted = min(config.max_windows, max(config.min_windows, int(speech_s // config.one_window_every_s)))
+    num_slots = max(1, min(wanted, int(speech_s // config.window_s)))
+    slots: list[Windows] = []
+    for number in range(num_slots):
+        places: Windows = []
+        for place in PLACES_IN_SLOT:
+            centre_s = _time_of((number + place) * speech_s / num_slots, speech)
+            start_s = round(min(max(0.0, centre_s - config.window_s / 2), duration_s - config.window_s), 3)
+            if all(abs(start_s - other_s) >= config.window_s / 2 for other_s, _ in places):
+                places.append((start_s, start_s + config.window_s))
+        slots.append(places)
+    return slots
+
+
+def _in_order(regions: Sequence[Sequence[float]] | None, duration_s: float) -> Windows:
+    """Speech within the recording, without overlap."""
+    tidied: Windows = []
+    for on_s, off_s in sorted((max(0.0, r[0]), min(r[1], duration_s)) for r in regions or ()):
+        on_s = max(on_s, tidied[-1][1]) if tidied else on_s
+        if on_s < off_s:
+            tidied.append((on_s, off_s))
+    return tidied
+
+
+def _time_of(spoken_s: float, speech: Windows) -> float:
+    """When so many seconds of speech have been heard."""
+    for on_s, off_s in speech:
+        if spoken_s <= off_s - on_s:
+            return on_s + spoken_s
+        spoken_s -= off_s - on_s
+    return speech[-1][1]
+
+
+def listen(
+    stage_uri: str,
+    recordings: Iterable[Recording],
+    config: AudioLanguageConfig,
+    cluster: ClusterConfig,
+    report: ReportProgress,
+) -> Iterator[tuple[str, Heard]]:
+    """Listens to recordings, a part file per work unit; gives what was heard, in the recordings' order.
+
+    Recordings too short to be listened to are not among them.
+    """
+    plan = _plan(recordings, config)
+    if not len(plan):
+        return iter(())
+    parts = storage.join(stage_uri, AUDIO)
+    dataflow.run_work_units(plan, parts, HearLanguage, {"config": config}, _all_failed, cluster, report)
+    return _read(dataflow.part_uri(parts, name) for name in plan.names)
+
+
+def _plan(recordings: Iterable[Recording], config: AudioLanguageConfig) -> WorkPlan:
+    columns: dict[str, list[object]] = {name: [] for name in PLAN_SCHEMA.names}
+    names = WorkUnitNames(config.work_unit_minutes * 60)
+    for recording in recordings:
+        slots = choose_windows(recording.duration_s, recording.voice_activity, config)
+        # All of a recording in one unit, which can then tell its slots from each other.
+        unit = names.next(recording.corpus, sum(end_s - start_s for places in slots for start_s, end_s in places))
+        for number, places in enumerate(slots):
+            for start_s, end_s in places:
+                id = f"{recording.recording_id}#{number}"
+                row = (id, recording.uri, recording.channel, start_s, end_s, unit)
+                for column, value in zip(columns.values(), row, strict=True):
+                    column.append(value)
+    return WorkPlan.of(pa.table(columns, schema=PLAN_SCHEMA), "recording_id")
+
+
+class HearLanguage:
+    """Classifies the windows of a work unit that hold speech.
+
+    Args:
+        config: Model and windows.
+    """
+
+    def __init__(self, config: AudioLanguageConfig) -> None:
+        assert config.model is not None
+        torch.set_num_threads(1)
+        self._config = config
+        self._classify = load_language_classifier(config.model)
+        self._codes = [normalize_code(label) for label in self._classify.labels]
+        self._detect = SpeechDetector(config.speech_threshold)
+
+    def __call__(self, unit: WorkUnit, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
+        chosen: dict[str, list[NDArray[np.float32]]] = {}
+        errors: dict[str, AudioError] = {}
+        windows = zip(unit.ids, wavs, strict=True)
+        for slot, places in itertools.groupby(windows, key=lambda window: window[0]):
+            recording_id = slot.rpartition("#")[0]
+            chosen.setdefault(recording_id, [])
+            for _, wav in places:
+                if isinstance(wav, AudioError):
+                    errors.setdefault(recording_id, wav)
+                elif self._holds_speech(wav):
+                    chosen[recording_id].append(wav)
+                    break
+        clips = [torch.from_numpy(wav) for wavs_of_one in chosen.values() for wav in wavs_of_one]
+        # Speech, the error that is in the way of it, or none.
+        rows = iter(self._classify(clips) if clips else torch.zeros(0, len(self._codes)))
+        outcomes: dict[str, Heard] = {}
+        for recording_id, wavs_of_one in chosen.items():
+            if wavs_of_one:
+                mean = torch.stack([next(rows) for _ in wavs_of_one]).double().mean(dim=0)
+                outcomes[recording_id] = Heard(self._by_language(mean.tolist()), len(wavs_of_one))
+            else:
+                error = errors.get(recording_id)
+                outcomes[recording_id] = Heard(failure=error.reason if error else "no_speech")
+        return _table(outcomes)
+
+    def _holds_speech(self, wav: NDArray[np.float32]) -> bool:
+        if len(wav) < SHORTEST_S * SAMPLE_RATE_HZ:
+            return False
+        needed_s = min(self._config.min_speech_s, len(wav) / SAMPLE_RATE_HZ / 2)
+        return sum(off_s - on_s for on_s, off_s in self._detect(wav)) >= needed_s
+
+    def _by_language(self, probabilities: Sequence[float]) -> dict[str, float]:
+        by_language: dict[str, float] = {}
+        for code, probability in zip(self._codes, probabilities, strict=True):
+            by_language[code] = by_language.get(code, 0.0) + probability
+        order = sorted(by_language, key=lambda code: (-by_language[code], code))
+        return {code: round(by_language[code], DECIMALS) for code in order if by_language[code] >= NEGLIGIBLE}
+
+
+def _all_failed(unit: WorkUnit, error: AudioError) -> pa.Table:
+    return _table({id.rpartition("#")[0]: Heard(failure=error.reason) for id in unit.ids})
+
+
+def _table(outcomes: dict[str, Heard]) -> pa.Table:
+    heard = outcomes.values()
+    return pa.table(
+        {
+            "recording_id": pa.array(outcomes, pa.string()),
+            "num_windows": pa.array([one.num_windows for one in heard], pa.int16()),
+            "languages": pa.array([list(one.probabilities) for one in heard], pa.list_(pa.string())),
+            "probabilities": pa.array([list(one.probabilities.values()) for one in heard], pa.list_(pa.float64())),
+            "drop_reason": pa.array([one.failure for one in heard], pa.string()),
+        }
+    )
+
+
+def _read(parts: Iterable[str]) -> Iterator[tuple[str, Heard]]:
+    for part in parquet.read_many(parts):
+        for row in part.to_pylist():
+            probabilities = dict(zip(row["languages"], row["probabilities"], strict=True))
+            assert not any(map(math.isnan, probabilities.values())), f"{row['recording_id']} was heard as NaN"
+            yield row["recording_id"], Heard(probabilities, row["num_windows"], row["drop_reason"])

@@ -1,0 +1,1 @@
+"""From units to shards: duplicates and evaluation sets out, splits, order, tars."""

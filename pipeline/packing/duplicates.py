@@ -1,0 +1,349 @@
+"""Speech that comes twice: the very same units, and the same recording encoded or cut otherwise.
+
+How near duplicates are found, with segments of any number in bounded memory (see speech_match.py for what is compared):
+
+1. `survey.py` writes each segment's pairs of landmarks, dealt out by their hashes.
+2. `ShareLandmarks` brings equal ones together: which two segments share one, and at which lag; dealt out by the later
+   segment.
+3. `Propose` lets these vote: candidates.
+4. `FetchSpeech` brings the candidates' units together, and `Compare` aligns them.
+5. `choose_twins` decides which of two stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.errors import TwistError
+from pipeline.files import parquet, partitioned, storage
+from pipeline.packing.landmarks import MIN_SHARED_PAIRS, MIN_SPAN_FRAMES, align, vote
+from pipeline.units.parts import read_kept
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from numpy.typing import NDArray
+
+    from pipeline.units.parts import Batch
+
+# Segments that share a landmark all pair up where they are few; else each with the first alone, so that work stays in
+# proportion to the data however common a phrase is.
+MAX_ALL_PAIRS = 4
+FEW_UNITS = 10_000_000
+LANDMARK_SCHEMA = pa.schema([("key", pa.uint64()), ("row", pa.uint32()), ("frame", pa.uint16())])
+PAIR_SCHEMA = pa.schema([("left", pa.uint32()), ("right", pa.uint32()), ("lag", pa.int32()), ("frame", pa.uint16())])
+CANDIDATE_SCHEMA = pa.schema([("left", pa.int64()), ("right", pa.int64()), ("lag", pa.int32())])
+SPEECH_SCHEMA = pa.schema([("row", pa.int64()), ("units", pa.list_(pa.uint16())), ("durations", pa.list_(pa.uint16()))])
+SIMILAR_SCHEMA = pa.schema(
+    [("left", pa.int64()), ("right", pa.int64()), ("similarity", pa.float64()), ("overlap", pa.int64())]
+)
+
+
+@dataclass(frozen=True)
+class DuplicatesConfig:
+    """Which repeated speech is dropped.
+
+    Args:
+        drop: none; exact, segments with exactly the units and durations of another; or near, also those of the same
+            recording encoded, resampled or cut otherwise.
+        min_similarity: Share of frames with the same unit (give or take a frame) from which two segments are the same
+            recording: copies have 0.65 to 1, other readings of the same text below 0.2.
+        min_overlap: Share of the dropped segment that the other must have too.
+        pairs_per_landmark: Fewer need less space and time (7 bytes a unit each), and find fewer shifted copies.
+        landmark_units: 2 finds more copies, 3 or 4 need less time in large corpora, where two units after two others
+            are no rare thing; unless given, 2 up to 10 million units and else 3.
+    """
+
+    drop: Literal["none", "exact", "near"] = "near"
+    min_similarity: float = 0.6
+    min_overlap: float = 0.45
+    pairs_per_landmark: int = 4
+    landmark_units: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.drop not in ("none", "exact", "near"):
+            raise TwistError(f"pack.duplicates.drop is {self.drop!r}; it must be none, exact or near")
+        if not 0 < self.min_similarity <= 1 or not 0 < self.min_overlap <= 1:
+            raise TwistError("pack.duplicates.min_similarity and min_overlap must be above 0 and at most 1")
+        if not 1 <= self.pairs_per_landmark <= 32:
+            raise TwistError("pack.duplicates.pairs_per_landmark must be 1 to 32")
+        if self.landmark_units is not None and self.landmark_units not in MIN_SHARED_PAIRS:
+            raise TwistError("pack.duplicates.landmark_units must be 2, 3 or 4")
+
+    def for_size(self, num_units: int) -> DuplicatesConfig:
+        """The same with `landmark_units` given, for a corpus of so many units."""
+        return replace(self, landmark_units=self.landmark_units or (2 if num_units <= FEW_UNITS else 3))
+
+
+def find_exact(
+    contents: tuple[NDArray[np.uint64], NDArray[np.uint64]], order: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Segments that repeat an earlier one.
+
+    At 25 Hz and hundreds of units no two recordings of natural speech coincide in every unit and duration, so an equal
+    pair is one recording that came in twice.
+
+    Args:
+        contents: Two halves [rows] of a hash of each segment's units and durations.
+        order: The rows to look at, in the order that decides which copy stays: the first.
+
+    Returns:
+        The rows that repeat another, and that other.
+    """
+    first, second = (half[order] for half in contents)
+    grouped = np.lexsort((np.arange(len(order)), second, first))
+    is_new = np.ones(len(order), bool)
+    is_new[1:] = (first[grouped][1:] != first[grouped][:-1]) | (second[grouped][1:] != second[grouped][:-1])
+    keeper = grouped[np.maximum.accumulate(np.where(is_new, np.arange(len(order)), 0))]
+    return order[grouped[~is_new]], order[keeper[~is_new]]
+
+
+@dataclass(frozen=True)
+class ShareLandmarks:
+    """Tells which segments share landmarks, of one partition of these.
+
+    Attributes:
+        folder: Of intermediate files.
+        files: What the survey wrote, by batch.
+        bases: Number of the first segment of each batch.
+    """
+
+    folder: str
+    files: tuple[str, ...]
+    bases: tuple[int, ...]
+
+    def pairs_uri(self, partition: int) -> str:
+        """Pairs that share one partition's landmarks (PAIR_SCHEMA).
+
+        They are dealt out by the right segment: the left one is the first that has the landmark, which for all that is
+        common lies in the first few segments.
+        """
+        return storage.join(self.folder, f"shared-{partition:06d}.scatter")
+
+    def __call__(self, partition: int) -> None:
+        """Does one partition, unless that was done before."""
+        target = self.pairs_uri(partition)
+        if storage.exists(target):
+            return
+        num_partitions = partitioned.num_partitions(self.files[0])
+        tables = partitioned.gather(self.files, partition)
+        found = [(table, base) for table, base in zip(tables, self.bases, strict=True) if table is not None]
+        keys = _concatenated(np.uint64, (table["key"].to_numpy() for table, _ in found))
+        rows = _concatenated(np.uint32, (table["row"].to_numpy() + np.uint32(base) for table, base in found))
+        frames = _concatenated(np.int32, (table["frame"].to_numpy().astype(np.int32) for table, _ in found))
+        del tables, found
+        pairs = _shared(keys, rows, frames)
+        partitioned.write(target, pairs, pairs["right"].to_numpy() % num_partitions, num_partitions)
+
+
+def _concatenated(dtype: type, arrays: Iterable[NDArray[Any]]) -> NDArray[Any]:
+    return np.concatenate([np.empty(0, dtype), *arrays])
+
+
+def _shared(keys: NDArray[np.uint64], rows: NDArray[np.uint32], frames: NDArray[np.int32]) -> pa.Table:
+    """Two segments with a landmark in common, the lag between them there, and its frame in the first (PAIR_SCHEMA)."""
+    # A task holds millions of landmarks, and this machine as many tasks as cores: 4 bytes a number, not 8.
+    order = np.argsort(keys, kind="stable").astype(np.int32)  # rows ascend within a key
+    keys = keys[order]
+    is_new = np.ones(len(keys), bool)
+    is_new[1:] = keys[1:] != keys[:-1]
+    starts = np.flatnonzero(is_new)
+    sizes = np.diff(np.append(starts, len(keys)))
+    many = sizes > 1
+    starts, sizes = starts[many], sizes[many]
+    # Places in `order` of all keys that come more than once: number within their run, and the run's size.
+    starts, sizes = starts.astype(np.int32), sizes.astype(np.int32)
+    run = np.repeat(np.arange(len(starts), dtype=np.int32), sizes)
+    number = np.arange(len(run), dtype=np.int32) - np.repeat(np.cumsum(sizes, dtype=np.int32) - sizes, sizes)
+    place = starts[run] + number
+    lefts, rights = [place[:0]], [place[:0]]
+    for step in range(1, MAX_ALL_PAIRS):
+        paired = (sizes[run] <= MAX_ALL_PAIRS) & (number >= step)
+        lefts.append(place[paired] - step)
+        rights.append(place[paired])
+    starred = (sizes[run] > MAX_ALL_PAIRS) & (number > 0)
+    lefts.append(starts[run[starred]])
+    rights.append(place[starred])
+    first, second = order[np.concatenate(lefts)], order[np.concatenate(rights)]
+    other = rows[first] != rows[second]
+    first, second = first[other], second[other]
+    columns = [rows[first], rows[second], frames[first] - frames[second], frames[first].astype(np.uint16)]
+    return pa.table(columns, schema=PAIR_SCHEMA)
+
+
+@dataclass(frozen=True)
+class Propose:
+    """Takes pairs that share enough landmarks at one lag as candidates.
+
+    Attributes:
+        folder: Of intermediate files.
+        files: Pairs that share landmarks (PAIR_SCHEMA).
+        landmark_units: How many units a landmark has.
+    """
+
+    folder: str
+    files: tuple[str, ...]
+    landmark_units: int
+
+    def candidates_uri(self, partition: int) -> str:
+        """The candidates of one partition (CANDIDATE_SCHEMA)."""
+        return storage.join(self.folder, f"candidates-{partition:06d}.parquet")
+
+    def __call__(self, partition: int) -> None:
+        """Does one partition, unless that was done before."""
+        target = self.candidates_uri(partition)
+        if storage.exists(target):
+            return
+        table = partitioned.gather_as_one(self.files, partition, PAIR_SCHEMA)
+        found = vote(
+            *(table[name].to_numpy() for name in PAIR_SCHEMA.names),
+            min_votes=MIN_SHARED_PAIRS[self.landmark_units],
+            min_span_frames=MIN_SPAN_FRAMES,
+        )
+        columns = [found.left, found.right, found.lag.astype(np.int32)]
+        parquet.write(target, pa.table(columns, schema=CANDIDATE_SCHEMA))
+
+
+@dataclass(frozen=True)
+class FetchSpeech:
+    """Brings the units of candidates to where they are compared.
+
+    Attributes:
+        folder: Of intermediate files.
+        candidates: All candidates (CANDIDATE_SCHEMA), in order; a partition has every `num_partitions`-th.
+        bases: Number of the first segment of each batch.
+        num_partitions: Of how many.
+    """
+
+    folder: str
+    candidates: str
+    bases: tuple[int, ...]
+    num_partitions: int
+
+    def speech_uri(self, batch: int) -> str:
+        """What one batch has of them (SPEECH_SCHEMA), dealt out to the partitions."""
+        return storage.join(self.folder, f"speech-{batch:06d}.scatter")
+
+    def __call__(self, batch: Batch) -> None:
+        """Does one batch, unless that was done before."""
+        target = self.speech_uri(batch.number)
+        if storage.exists(target):
+            return
+        candidates = parquet.read(self.candidates, ["left", "right"])
+        partition = np.tile(np.arange(len(candidates)) % self.num_partitions, 2)
+        row = np.concatenate([candidates[name].to_numpy() for name in ("left", "right")])
+        base = self.bases[batch.number]
+        end = self.bases[batch.number + 1] if batch.number + 1 < len(self.bases) else np.iinfo(np.int64).max
+        is_mine = (row >= base) & (row < end)
+        wanted = np.unique(np.stack([partition[is_mine], row[is_mine] - base]), axis=1)
+        table = SPEECH_SCHEMA.empty_table()
+        if wanted.size:
+            speech = pa.concat_tables(part.select(["units", "durations"]) for part in read_kept(batch))
+            taken = speech.take(pa.array(wanted[1]))
+            table = pa.table([pa.array(wanted[1] + base), taken["units"], taken["durations"]], schema=SPEECH_SCHEMA)
+        partitioned.write(target, table, wanted[0], self.num_partitions)
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Aligns candidates.
+
+    Attributes:
+        folder: Of intermediate files.
+        files: Units of the candidates' segments, by batch (SPEECH_SCHEMA), dealt out to where they are wanted.
+        candidates: All candidates (CANDIDATE_SCHEMA), in order; a partition has every `num_partitions`-th.
+        num_partitions: Of how many.
+    """
+
+    folder: str
+    files: tuple[str, ...]
+    candidates: str
+    num_partitions: int
+
+    def similar_uri(self, partition: int) -> str:
+        """How alike the candidates of one partition are (SIMILAR_SCHEMA)."""
+        return storage.join(self.folder, f"similar-{partition:06d}.parquet")
+
+    def __call__(self, partition: int) -> None:
+        """Does one partition, unless that was done before."""
+        target = self.similar_uri(partition)
+        if storage.exists(target):
+            return
+        frames = _frames_by_row(partitioned.gather_as_one(self.files, partition, SPEECH_SCHEMA).combine_chunks())
+        table = parquet.read(self.candidates)
+        mine = table.take(pa.array(np.arange(partition, len(table), self.num_partitions)))
+        columns: list[list[float]] = [[], [], [], []]
+        for left, right, lag in zip(*(mine[name].to_pylist() for name in CANDIDATE_SCHEMA.names), strict=True):
+            alignment = align(frames(left), frames(right), lag)
+            values = (left, right, alignment.similarity, alignment.overlap_frames)
+            for column, value in zip(columns, values, strict=True):
+                column.append(value)
+        parquet.write(target, pa.table(columns, schema=SIMILAR_SCHEMA))
+
+
+def _frames_by_row(speech: pa.Table) -> Callable[[int], NDArray[np.uint16]]:
+    """Gives the frames of a segment by its row."""
+    place_of = {row: place for place, row in enumerate(speech["row"].to_pylist())}
+    units, durations = (_flat(speech[name]) for name in ("units", "durations"))
+
+    def frames(row: int) -> NDArray[np.uint16]:
+        place = place_of[row]
+        start, end = units[1][place : place + 2]
+        found: NDArray[np.uint16] = np.repeat(units[0][start:end], durations[0][start:end])
+        return found
+
+    return frames
+
+
+def _flat(column: pa.ChunkedArray) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+    """The values of all lists, and where each list begins and ends in them."""
+    array = column.combine_chunks()
+    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
+    return array.values.to_numpy(), array.offsets.to_numpy().astype(np.int64)
+
+
+def choose_twins(
+    similar: pa.Table,
+    priority: NDArray[np.int64],
+    num_frames: NDArray[np.int64],
+    is_evaluation: NDArray[np.bool_],
+    config: DuplicatesConfig,
+) -> dict[int, tuple[int, float, int]]:
+    """Which segments go, for which other, that stays.
+
+    In the order of priority a segment goes where one that stays has enough of it. Where only one of the two is for
+    evaluation, it is enough that it has enough of the shorter one: training must not hold it.
+
+    Args:
+        similar: Compared candidates (SIMILAR_SCHEMA).
+        priority: [rows] place of each segment in the order in which they may stay; -1 for those gone already.
+        num_frames: [rows].
+        is_evaluation: [rows] whether a segment is for validation or test.
+        config: What counts as the same.
+
+    Returns:
+        By row: its twin, their similarity, and the frames that they share.
+    """
+    left, right = (similar[name].to_numpy() for name in ("left", "right"))
+    similarity, overlap = (similar[name].to_numpy() for name in ("similarity", "overlap"))
+    swap = priority[left] > priority[right]
+    stays, goes = np.where(swap, right, left), np.where(swap, left, right)
+    wanted = np.where(
+        is_evaluation[stays] != is_evaluation[goes],
+        np.minimum(num_frames[stays], num_frames[goes]),
+        num_frames[goes],
+    )
+    is_same = (similarity >= config.min_similarity) & (overlap >= config.min_overlap * wanted)
+    is_same &= (priority[left] >= 0) & (priority[right] >= 0)
+    chosen = np.flatnonzero(is_same)
+    chosen = chosen[np.lexsort((priority[stays[chosen]], -similarity[chosen], priority[goes[chosen]]))]
+    twins: dict[int, tuple[int, float, int]] = {}
+    for place in chosen.tolist():
+        kept, gone = int(stays[place]), int(goes[place])
+        if kept not in twins and gone not in twins:
+            twins[gone] = (kept, float(similarity[place]), int(overlap[place]))
+    return twins

@@ -1,0 +1,154 @@
+"""Reads speech to evaluate on, which is to be kept out of training (decontaminate.py).
+
+An evaluation set is a folder of audio (tokenized with the run's encoder and codebook), a JSONL of units as slamkit and
+others write it, or shards.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.audio.read import AUDIO_SUFFIXES, AudioError, Span, probe, read_spans
+from pipeline.errors import TwistError
+from pipeline.files import storage
+from pipeline.packing.decontaminate import Clip, EvaluationIndex
+from pipeline.shards import DATASET, open_dataset
+from pipeline.units.encode import UnitEncoder, run_lengths
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from model.encoder.encoder import EncoderConfig
+    from pipeline.units.codebook import Codebook
+
+# A clip with fewer units could be any speech.
+MIN_CLIP_UNITS = 12
+LONGEST_CLIP_S = 60.0
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Speech to evaluate on.
+
+    Args:
+        path: A folder of audio, a JSONL of units, or a folder of shards; local or s3://.
+        name: What drops call it; the last part of `path` unless given.
+        min_similarity: Share of frames with the same unit from which a segment holds a clip's speech.
+        min_overlap: Share of the clip, or of the segment where that is shorter, that must be in both.
+    """
+
+    path: str
+    name: str | None = None
+    min_similarity: float = 0.5
+    min_overlap: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_similarity <= 1 or not 0 < self.min_overlap <= 1:
+            raise TwistError("pack.decontaminate: min_similarity and min_overlap must be above 0 and at most 1")
+
+    @property
+    def label(self) -> str:
+        """The name."""
+        return self.name or self.path.rstrip("/").rpartition("/")[2]
+
+
+def read_evaluation_sets(
+    sets: Sequence[EvaluationSet], encoder: EncoderConfig, book: Codebook
+) -> tuple[EvaluationIndex, int]:
+    """Reads, and where need be tokenizes, all evaluation sets.
+
+    Returns:
+        The index, and how many clips are too short to be looked for.
+
+    Raises:
+        TwistError: a set is not there or has no clip, or a clip cannot be read: none may be passed over in silence.
+    """
+    clips: list[Clip] = []
+    num_short = 0
+    for one in sets:
+        before = len(clips) + num_short
+        for name, units, durations in _read(one, encoder, book):
+            if len(units) < MIN_CLIP_UNITS:
+                num_short += 1
+            else:
+                clips.append(Clip(f"{one.label}/{name}", units, durations, one.min_similarity, one.min_overlap))
+        if len(clips) + num_short == before:
+            raise TwistError(f"the evaluation set {one.label} has nothing at {one.path}; mend pack.decontaminate")
+    return EvaluationIndex.of(clips), num_short
+
+
+_Units = tuple[str, "NDArray[np.uint16]", "NDArray[np.uint16]"]
+
+
+def _read(one: EvaluationSet, encoder: EncoderConfig, book: Codebook) -> Iterator[_Units]:
+    if one.path.endswith((".jsonl", ".json")):
+        return _read_jsonl(one, book.num_units)
+    if storage.exists(storage.join(one.path, DATASET)):
+        return _read_shards(one, book)
+    return _tokenize(one, encoder, book)
+
+
+def _read_jsonl(one: EvaluationSet, num_units: int) -> Iterator[_Units]:
+    """Lines with `units` and, where known, `durations` (else a frame each); names in `file_name`, `id` or `name`."""
+    try:
+        lines = storage.read_bytes(one.path).decode().splitlines()
+    except FileNotFoundError:
+        raise TwistError(f"there is no evaluation set {one.path}; mend pack.decontaminate") from None
+    for number, line in enumerate(lines, start=1):
+        try:
+            row: dict[str, Any] = json.loads(line)
+            units = np.array(row["units"] if "units" in row else row["audio_repr"], np.int64)
+            durations = np.array(row.get("durations") or row.get("duration") or np.ones(len(units)), np.int64)
+            if units.shape != durations.shape or units.ndim != 1 or (len(units) and units.min() < 0):
+                raise ValueError("units and durations do not fit together")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise TwistError(f"{one.path}, line {number}, is no clip of units: {error}") from error
+        if len(units) and units.max() >= num_units:
+            raise TwistError(f"{one.path}, line {number}, has unit {units.max()}, the codebook only {num_units}")
+        frames = np.repeat(units, durations).astype(np.uint16)
+        name = next((str(row[key]) for key in ("file_name", "id", "name") if key in row), f"line {number}")
+        yield (name, *run_lengths(frames))
+
+
+def _read_shards(one: EvaluationSet, book: Codebook) -> Iterator[_Units]:
+    import webdataset
+
+    dataset = open_dataset(one.path)
+    if dataset.info["codebook"]["fingerprint"] != book.fingerprint:
+        raise TwistError(f"the evaluation set {one.path} was tokenized with another codebook than this run's")
+    for shard in dataset.info["shards"]:
+        content = io.BytesIO(storage.read_bytes(storage.join(one.path, shard["path"])))
+        files = webdataset.tariterators.tar_file_iterator(content)
+        samples: dict[str, dict[str, bytes]] = {}
+        for file in files:
+            key, _, extension = file["fname"].partition(".")
+            samples.setdefault(key, {})[extension] = file["data"]
+        for key, sample in samples.items():
+            units, durations = (np.load(io.BytesIO(sample[f"{kind}.npy"])) for kind in ("units", "durations"))
+            yield key, units, durations
+
+
+def _tokenize(one: EvaluationSet, encoder: EncoderConfig, book: Codebook) -> Iterator[_Units]:
+    names = [name for name in storage.list_files(one.path) if name.lower().endswith(tuple(AUDIO_SUFFIXES))]
+    encode = UnitEncoder(encoder, book) if names else None
+    for name in names:
+        uri = storage.join(one.path, name)
+        try:
+            duration_s = probe(uri).duration_s
+            starts = np.arange(0, max(duration_s, 1e-3), LONGEST_CLIP_S).tolist()
+            spans = [Span(uri, None, start, min(start + LONGEST_CLIP_S, duration_s)) for start in starts]
+            wavs = list(read_spans(spans))
+            if failed := next((wav for wav in wavs if isinstance(wav, AudioError)), None):
+                raise failed
+        except AudioError as error:
+            raise TwistError(f"the evaluation set {one.label} has a file that cannot be read, {uri}: {error}") from None
+        assert encode is not None
+        for number, frames in enumerate(encode([wav for wav in wavs if not isinstance(wav, AudioError)])):
+            yield (name if len(wavs) == 1 else f"{name}, part {number + 1}", *run_lengths(frames))

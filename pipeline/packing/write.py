@@ -1,0 +1,190 @@
+"""Units brought to the shards that they belong in: dealt out batch by batch, then written shard by shard."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import shards
+from pipeline.files import parquet, partitioned, storage
+from pipeline.records import SAMPLE_SCHEMA
+from pipeline.shards import Sample
+from pipeline.units.parts import Batch, Flat, read_kept
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PLAN_SCHEMA = pa.schema(
+    [
+        ("shard", pa.int32()),
+        ("index", pa.int32()),
+        ("member", pa.int32()),
+        ("sample_id", pa.large_string()),
+        ("corpus", pa.string()),
+        ("speaker", pa.string()),
+        ("language", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Deal:
+    """Deals a batch's segments out to where their shards are written.
+
+    Attributes:
+        folder: Of intermediate files; holds a plan (PLAN_SCHEMA) for each batch.
+        num_shards: In all.
+        num_partitions: Tasks that write shards; each has neighbouring ones.
+    """
+
+    folder: str
+    num_shards: int
+    num_partitions: int
+
+    def plan_uri(self, batch: int) -> str:
+        """What is to become of a batch's segments."""
+        return storage.join(self.folder, f"plan-{batch:06d}.parquet")
+
+    def samples_uri(self, batch: int) -> str:
+        """A batch's segments, dealt out."""
+        return storage.join(self.folder, f"samples-{batch:06d}.scatter")
+
+    def __call__(self, batch: Batch) -> None:
+        """Deals one batch out, unless that was done before."""
+        if storage.exists(self.samples_uri(batch.number)):
+            return
+        plan = parquet.read(self.plan_uri(batch.number))
+        tables = [table.select(["segment_id", "start_s", "end_s", "units", "durations"]) for table in read_kept(batch)]
+        table = pa.concat_tables(tables)
+        assert len(table) == len(plan), f"batch {batch.number} has {len(table)} segments, its plan {len(plan)}"
+        for field in PLAN_SCHEMA:
+            table = table.append_column(field, plan[field.name])
+        table = table.filter(pa.array(plan["shard"].to_numpy() >= 0))
+        partitions = table["shard"].to_numpy().astype(np.int64) * self.num_partitions // self.num_shards
+        partitioned.write(self.samples_uri(batch.number), table, partitions, self.num_partitions)
+
+
+@dataclass(frozen=True)
+class Fill:
+    """Writes the shards of one partition.
+
+    Attributes:
+        deal: How the segments were dealt out.
+        uri: The folder of the shards.
+        names: Paths of all shards.
+        num_batches: Files that segments were dealt from.
+        num_units: Size of the codebook.
+    """
+
+    deal: Deal
+    uri: str
+    names: tuple[str, ...]
+    num_batches: int
+    num_units: int
+
+    def rows_uri(self, partition: int) -> str:
+        """The manifest's rows of the partition's shards."""
+        return storage.join(self.deal.folder, f"rows-{partition:06d}.parquet")
+
+    def told_uri(self, partition: int) -> str:
+        """What dataset.json says of them, and how often each unit occurs in each; written last."""
+        return storage.join(self.deal.folder, f"shards-{partition:06d}.json")
+
+    def __call__(self, partition: int) -> None:
+        """Writes one partition, unless that was done before."""
+        if storage.exists(self.told_uri(partition)):
+            return
+        files = [self.deal.samples_uri(number) for number in range(self.num_batches)]
+        tables = [table for table in partitioned.gather(files, partition) if table is not None]
+        table = pa.concat_tables(tables)
+        keys = [table[name].to_numpy() for name in ("member", "index", "shard")]
+        order = np.lexsort(keys)
+        shard_of_row = keys[2][order]
+        told: list[dict[str, Any]] = []
+        rows = [SAMPLE_SCHEMA.empty_table()]
+        for shard in np.unique(shard_of_row).tolist():
+            start, end = np.searchsorted(shard_of_row, [shard, shard + 1])
+            samples = _samples(table.take(pa.array(order[start:end])), self.names[shard].partition("/")[0])
+            description, shard_rows = shards.write_shard(self.uri, self.names[shard], samples)
+            counts = np.zeros(self.num_units, np.int64)
+            for sample in samples:
+                counts += np.bincount(sample.units, minlength=self.num_units)
+            told.append(
+                {
+                    "split": samples[0].split,
+                    "description": description,
+                    "unit_counts": counts.tolist(),
+                    "figures": _figures(samples),
+                }
+            )
+            rows.append(pa.Table.from_pylist(shard_rows, schema=SAMPLE_SCHEMA))
+        parquet.write(self.rows_uri(partition), pa.concat_tables(rows))
+        storage.write_bytes(self.told_uri(partition), json.dumps(told).encode())
+
+
+def _samples(table: pa.Table, split: str) -> list[Sample]:
+    """The samples of one shard, whose segments are in order."""
+    flat = Flat.of(table)
+    names = ("segment_id", "start_s", "end_s", "sample_id", "corpus", "speaker", "language", "member")
+    columns = {name: table[name].to_pylist() for name in names}
+    firsts = [row for row, member in enumerate(columns["member"]) if member == 0]
+    samples = []
+    for first, end in zip(firsts, [*firsts[1:], len(table)], strict=True):
+        units, durations = joined([flat.segment(row) for row in range(first, end)])
+        segment_id = columns["sample_id"][first] or columns["segment_id"][first]
+        lengths_s = [columns["end_s"][row] - columns["start_s"][row] for row in range(first, end)]
+        samples.append(
+            Sample(
+                key=shards.make_key(segment_id),
+                segment_id=segment_id,
+                corpus=columns["corpus"][first],
+                speaker=columns["speaker"][first],
+                language=columns["language"][first],
+                split=split,
+                start_s=columns["start_s"][first],
+                end_s=columns["end_s"][end - 1],
+                units=units,
+                durations=durations,
+                segments=tuple(columns["segment_id"][first:end]) if end - first > 1 else (),
+                speech_s=sum(lengths_s) if end - first > 1 else None,
+            )
+        )
+    return samples
+
+
+def _figures(samples: list[Sample]) -> list[dict[str, Any]]:
+    """Sums over samples of one corpus and language."""
+    groups: dict[tuple[str, str], list[Sample]] = defaultdict(list)
+    for sample in samples:
+        groups[sample.corpus, sample.language or "unknown"].append(sample)
+    return [
+        {
+            "corpus": corpus,
+            "split": group[0].split,
+            "language": language,
+            "num_samples": len(group),
+            "duration_s": math.fsum(sample.duration_s for sample in group),
+            "num_units": sum(len(sample.units) for sample in group),
+            "num_frames": sum(sample.num_frames for sample in group),
+        }
+        for (corpus, language), group in sorted(groups.items())
+    ]
+
+
+def joined(
+    segments: list[tuple[NDArray[np.uint16], NDArray[np.uint16]]],
+) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """Units and durations of neighbours as one; a unit that ends one and begins the next becomes one run."""
+    if len(segments) == 1:
+        return segments[0]
+    units, durations = (np.concatenate(parts) for parts in zip(*segments, strict=True))
+    starts = np.flatnonzero(np.concatenate([[True], units[1:] != units[:-1]]))
+    total = np.add.reduceat(durations.astype(np.int64), starts)
+    assert total.max() < 2**16, f"a run of {total.max()} frames does not fit uint16"
+    return units[starts], total.astype(np.uint16)

@@ -1,0 +1,1 @@
+"""From recordings to segments, and segments in work units."""

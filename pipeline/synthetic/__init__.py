@@ -1,0 +1,1 @@
+"""Speech made by espeak-ng, for the demo, tests and small trainings."""

@@ -1,0 +1,282 @@
+"""A small speech corpus of our own making, so that everything can be tried without a download.
+
+    FOLDER/<speaker>/<speaker>-<number>.{flac,wav,mp3}
+    FOLDER/metadata.csv     path, language, speaker, split, text
+    FOLDER/corpus.json      the configuration it was made with, and what it holds
+
+It is as untidy as a real corpus: the sample rates and formats differ, most languages are unsaid, some of the speech is
+not English, one recording runs for minutes, and one file was cut off in its header. Files are FLAC, WAV and MP3 and
+not Ogg, because libsndfile gives each Ogg stream a random serial number.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import random
+import tempfile
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import soundfile
+import soxr
+
+from pipeline.errors import TwistError
+from pipeline.synthetic.espeak import synthesize
+from pipeline.synthetic.sentences import paragraphs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from pipeline.progress import ReportProgress
+
+METADATA = "metadata.csv"
+MARKER = "corpus.json"
+# Raise it when the same configuration comes to give other bytes, so that an older corpus is not taken for a new one.
+EDITION = 1
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A speaker: espeak-ng's voice, and how fast and how high it speaks."""
+
+    speaker: str
+    language: str
+    espeak_voice: str
+    words_per_minute: int
+    pitch: int
+
+
+# The first one reads the long recording, the others take turns.
+ENGLISH_VOICES = (
+    Voice("agnes", "en", "en-gb-x-rp+f2", 160, 50),
+    Voice("barnaby", "en", "en-us+m1", 165, 40),
+    Voice("colleen", "en", "en-gb-scotland+f3", 175, 60),
+    Voice("desmond", "en", "en-029+m7", 170, 45),
+    Voice("evelyn", "en", "en-us+f1", 150, 75),
+    Voice("fergus", "en", "en-gb-scotland+m2", 145, 30),
+    Voice("gloria", "en", "en-us-nyc+f5", 185, 55),
+    Voice("howard", "en", "en-gb-x-gbcwmd+m3", 155, 65),
+    Voice("imogen", "en", "en+f4", 165, 35),
+    Voice("jerome", "en", "en-us-nyc+m4", 180, 20),
+    Voice("kezia", "en", "en-029+f2", 160, 80),
+    Voice("leopold", "en", "en-gb-x-gbclan+m6", 140, 50),
+)
+OTHER_VOICES = (
+    Voice("matthias", "de", "de+m3", 155, 45),
+    Voice("noemie", "fr", "fr+f2", 160, 55),
+    Voice("octavio", "es", "es+m1", 165, 50),
+)
+
+LONG_SHARE = 0.22  # of all speech: the one long recording
+OTHER_SHARE = 0.08  # of all speech: languages other than English, together
+MEAN_RECORDING_S = 18.0
+MEAN_OTHER_RECORDING_S = 12.0
+MIN_RECORDING_S = 5.0
+LANGUAGE_SAID_EVERY = 4  # metadata.csv gives the language of one recording in so many
+
+SENTENCE_PAUSE_S = (0.2, 0.6)
+PARAGRAPH_PAUSE_S = (0.9, 1.3)
+TYPICAL_SENTENCE_S = 4.5
+
+# Taken in turns. 22.05 kHz is what espeak-ng speaks at.
+FORMATS = ((".flac", 16_000), (".mp3", 22_050), (".flac", 22_050), (".wav", 44_100), (".flac", 16_000))
+NUM_DAMAGED_BYTES = 30  # a FLAC header has 42
+
+
+@dataclass(frozen=True)
+class DemoCorpusConfig:
+    """How large the demo corpus is.
+
+    Args:
+        minutes: Length of all recordings together, in minutes; a corpus of very few runs over, as each voice
+            speaks for at least 5 s.
+        num_english_voices: How many speakers of English there are, 2 to 12.
+        seed: Chooses sentences, lengths and pauses.
+    """
+
+    minutes: float = 20.0
+    num_english_voices: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.minutes < math.inf:
+            raise TwistError(f"minutes is at least 1 and finite, not {self.minutes}")
+        if not 2 <= self.num_english_voices <= len(ENGLISH_VOICES):
+            raise TwistError(f"num_english_voices is 2 to {len(ENGLISH_VOICES)}, not {self.num_english_voices}")
+
+
+@dataclass(frozen=True)
+class DemoCorpusSummary:
+    """What a demo corpus holds; the damaged file is not counted."""
+
+    num_recordings: int
+    num_speakers: int
+    duration_s: float
+    duration_s_by_language: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Script:
+    """A recording to be made: who speaks, about how long, and what metadata.csv says of the language."""
+
+    path: str
+    voice: Voice
+    target_s: float
+    sample_rate_hz: int
+    language_said: str
+
+
+def write_demo_corpus(
+    folder: Path, config: DemoCorpusConfig, report: ReportProgress | None = None
+) -> DemoCorpusSummary:
+    """Makes the corpus in `folder`, or finds it there: one configuration always gives the same bytes.
+
+    It is made in a hidden folder beside its place, and renamed when complete.
+
+    Raises:
+        TwistError: the folder holds a corpus of another configuration, or something else.
+    """
+    folder = folder.resolve()
+    if _has_content(folder):
+        return _summary_of(folder, config)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
+        partial = Path(beside) / folder.name
+        partial.mkdir()
+        summary = _write(partial, config, report)
+        partial.rename(folder)
+    return summary
+
+
+def _has_content(folder: Path) -> bool:
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+
+
+def _settings(config: DemoCorpusConfig) -> dict[str, float]:
+    return {**asdict(config), "edition": EDITION}
+
+
+def _summary_of(folder: Path, config: DemoCorpusConfig) -> DemoCorpusSummary:
+    try:
+        marker = json.loads((folder / MARKER).read_text())
+        settings, summary = marker["settings"], DemoCorpusSummary(**marker["summary"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise TwistError(f"{folder} is in use, and not by a demo corpus; name another folder, or empty it") from None
+    if settings != _settings(config):
+        raise TwistError(
+            f"{folder} holds a demo corpus made with {settings}, not with {_settings(config)}; name another folder, "
+            f"or delete this one"
+        )
+    return summary
+
+
+def _write(folder: Path, config: DemoCorpusConfig, report: ReportProgress | None) -> DemoCorpusSummary:
+    rng = random.Random(config.seed)
+    texts = {voice.language: paragraphs(voice.language, rng) for voice in (*ENGLISH_VOICES, *OTHER_VOICES)}
+    scripts = _plan(config, rng)
+    rows: list[dict[str, str]] = []
+    duration_s: defaultdict[str, float] = defaultdict(float)
+    for number, script in enumerate(scripts, start=1):
+        text, recording_s = _record(folder, script, texts[script.voice.language], rng)
+        rows.append(_row(script, text))
+        duration_s[script.voice.language] += recording_s
+        if report:
+            report(number, len(scripts), "recordings")
+    damaged = _Script("damaged/damaged.flac", ENGLISH_VOICES[1], MIN_RECORDING_S, 16_000, "")
+    rows.append(_row(damaged, _record(folder, damaged, texts["en"], rng)[0]))
+    path = folder / damaged.path
+    path.write_bytes(path.read_bytes()[:NUM_DAMAGED_BYTES])
+    with (folder / METADATA).open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, ["path", "language", "speaker", "split", "text"], lineterminator="\n")
+        table.writeheader()
+        table.writerows(sorted(rows, key=lambda row: row["path"]))
+    summary = DemoCorpusSummary(
+        num_recordings=len(scripts),
+        num_speakers=len({script.voice.speaker for script in scripts}),
+        duration_s=sum(duration_s.values()),
+        duration_s_by_language=dict(duration_s),
+    )
+    marker = {"settings": _settings(config), "summary": asdict(summary)}
+    (folder / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
+    return summary
+
+
+def _plan(config: DemoCorpusConfig, rng: random.Random) -> list[_Script]:
+    total_s = config.minutes * 60
+    reader, *speakers = ENGLISH_VOICES[: config.num_english_voices]
+    english_s = total_s * (1 - LONG_SHARE - OTHER_SHARE)
+    num_english = max(len(speakers), round(english_s / MEAN_RECORDING_S))
+    weights = [rng.uniform(0.3, 1.7) for _ in range(num_english)]
+    casts = [(reader, total_s * LONG_SHARE)]
+    casts += [
+        (speakers[number % len(speakers)], english_s * weight / sum(weights)) for number, weight in enumerate(weights)
+    ]
+    for voice in OTHER_VOICES:
+        share_s = total_s * OTHER_SHARE / len(OTHER_VOICES)
+        num_other = max(1, round(share_s / MEAN_OTHER_RECORDING_S))
+        casts += [(voice, share_s / num_other)] * num_other
+
+    scripts = []
+    takes: Counter[str] = Counter()
+    for number, (voice, target_s) in enumerate(casts):
+        takes[voice.speaker] += 1
+        suffix, sample_rate_hz = FORMATS[number % len(FORMATS)]
+        path = f"{voice.speaker}/{voice.speaker}-{takes[voice.speaker]:03d}{suffix}"
+        language_said = voice.language if number % LANGUAGE_SAID_EVERY == 0 else ""
+        scripts.append(_Script(path, voice, target_s, sample_rate_hz, language_said))
+    return scripts
+
+
+def _record(folder: Path, script: _Script, texts: Iterator[list[str]], rng: random.Random) -> tuple[str, float]:
+    """Speaks until the recording is about as long as planned, and writes it; returns its text and duration in s."""
+    voice = script.voice
+    enough_s = max(script.target_s - TYPICAL_SENTENCE_S / 2, MIN_RECORDING_S)
+    sentences: list[str] = []
+    pieces: list[NDArray[np.int16]] = []
+    spoken_s = 0.0
+    for sentence, pause_s in _with_pauses(texts, rng):
+        wav, rate_hz = synthesize(
+            sentence, voice.espeak_voice, words_per_minute=voice.words_per_minute, pitch=voice.pitch
+        )
+        sentences.append(sentence)
+        pieces += [wav, np.zeros(round(pause_s * rate_hz), np.int16)]
+        spoken_s += len(wav) / rate_hz + pause_s
+        if spoken_s >= enough_s:
+            break
+    recording = _resample(np.concatenate(pieces), rate_hz, script.sample_rate_hz)
+    path = folder / script.path
+    path.parent.mkdir(exist_ok=True)
+    soundfile.write(path, recording, script.sample_rate_hz)
+    return " ".join(sentences), len(recording) / script.sample_rate_hz
+
+
+def _resample(wav: NDArray[np.int16], rate_hz: int, new_rate_hz: int) -> NDArray[np.int16]:
+    # In float32, because soxr dithers int16, and not always alike.
+    resampled: NDArray[np.float32] = soxr.resample(wav.astype(np.float32), rate_hz, new_rate_hz)
+    int16 = np.iinfo(np.int16)
+    return np.rint(resampled).clip(int16.min, int16.max).astype(np.int16)
+
+
+def _with_pauses(texts: Iterator[list[str]], rng: random.Random) -> Iterator[tuple[str, float]]:
+    """Sentences of endless paragraphs, each with the length of the pause after it in s."""
+    for paragraph in texts:
+        for sentence in paragraph[:-1]:
+            yield sentence, rng.uniform(*SENTENCE_PAUSE_S)
+        yield paragraph[-1], rng.uniform(*PARAGRAPH_PAUSE_S)
+
+
+def _row(script: _Script, text: str) -> dict[str, str]:
+    return {
+        "path": script.path,
+        "language": script.language_said,
+        "speaker": script.voice.speaker,
+        "split": "",
+        "text": text,
+    }

@@ -1,0 +1,148 @@
+"""Speech of one synthesized voice: what a small vocoder is trained on.
+
+    FOLDER/<number>.flac, FOLDER/metadata.csv
+    FOLDER/corpus.json      the configuration it was made with, and what it holds
+
+A plain folder corpus. Each recording is a sentence or a few, said as espeak-ng says them, in no room and without noise.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import random
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import soundfile
+import soxr
+
+from pipeline.errors import TwistError
+from pipeline.records import SAMPLE_RATE_HZ
+from pipeline.synthetic.espeak import synthesize
+from pipeline.synthetic.many_voices import prose
+from pipeline.synthetic.sentences import paragraphs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from pipeline.progress import ReportProgress
+
+MARKER = "corpus.json"
+# Raise it when the same configuration comes to give other bytes, so that an older corpus is not taken for a new one.
+EDITION = 1
+DEMO_SENTENCE_SHARE = 0.5
+MIN_RECORDING_S = 4.0
+PAUSE_S = (0.1, 0.4)
+PEAK = 0.7
+LANGUAGE = "en"  # of the sentences
+
+
+@dataclass(frozen=True)
+class VoiceConfig:
+    """How much speech of which voice is made.
+
+    Args:
+        minutes: Length of all recordings together, in minutes; the last one runs over.
+        voice: espeak-ng's name of the voice.
+        words_per_minute: Speaking rate.
+        pitch: Height of the voice, 0 to 99.
+        seed: Chooses sentences and pauses.
+    """
+
+    minutes: float = 60.0
+    voice: str = "en-us+f2"
+    words_per_minute: int = 150
+    pitch: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.minutes < math.inf:
+            raise TwistError(f"minutes is above 0 and finite, not {self.minutes}")
+
+
+def write_voice_corpus(folder: Path, config: VoiceConfig, report: ReportProgress | None = None) -> float:
+    """Makes the corpus in `folder`, or finds it there: one configuration always gives the same bytes.
+
+    It is made in a hidden folder beside its place, and renamed when complete.
+
+    Returns:
+        Its length in seconds.
+
+    Raises:
+        TwistError: the folder holds a corpus of another configuration, or something else; or there is no such voice.
+    """
+    folder = folder.resolve()
+    if folder.exists() and any(folder.iterdir()):
+        return _duration_of(folder, config)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
+        root = Path(beside) / folder.name
+        root.mkdir()
+        duration_s = _write(root, config, report)
+        facts = {"edition": EDITION, "config": asdict(config), "duration_s": duration_s}
+        (root / MARKER).write_text(json.dumps(facts, indent=2) + "\n")
+        root.rename(folder)  # over an empty folder, if there is one
+    return duration_s
+
+
+def _write(root: Path, config: VoiceConfig, report: ReportProgress | None) -> float:
+    rng = random.Random(f"voice {config.seed}")
+    sentences = _sentences(rng)
+    duration_s = 0.0
+    with (root / "metadata.csv").open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(("path", "language", "text"))
+        for number in range(10**6):
+            wav, text = _recording(sentences, rng, config)
+            path = f"{number:06d}.flac"
+            soundfile.write(root / path, wav, SAMPLE_RATE_HZ, subtype="PCM_16")
+            # No speaker: a split by speakers would leave one side empty.
+            rows.writerow((path, LANGUAGE, text))
+            duration_s += len(wav) / SAMPLE_RATE_HZ
+            if report is not None:
+                report(min(round(duration_s), round(60 * config.minutes)), round(60 * config.minutes), "seconds")
+            if duration_s >= 60 * config.minutes:
+                break
+    return duration_s
+
+
+def _sentences(rng: random.Random) -> Iterator[str]:
+    of_prose = prose()
+    demo = (sentence for paragraph in paragraphs("en", rng) for sentence in paragraph)
+    while True:
+        yield next(demo) if rng.random() < DEMO_SENTENCE_SHARE else rng.choice(of_prose)
+
+
+def _recording(sentences: Iterator[str], rng: random.Random, config: VoiceConfig) -> tuple[NDArray[np.float32], str]:
+    pieces: list[NDArray[np.float32]] = []
+    said: list[str] = []
+    while sum(map(len, pieces)) < MIN_RECORDING_S * SAMPLE_RATE_HZ:
+        said.append(next(sentences))
+        samples, rate_hz = synthesize(
+            said[-1], config.voice, words_per_minute=config.words_per_minute, pitch=config.pitch
+        )
+        pieces.append(soxr.resample(samples.astype(np.float32) / 2**15, rate_hz, SAMPLE_RATE_HZ))
+        pieces.append(np.zeros(int(rng.uniform(*PAUSE_S) * SAMPLE_RATE_HZ), np.float32))
+    wav = np.concatenate(pieces)
+    return wav * np.float32(PEAK / np.abs(wav).max()), " ".join(said)
+
+
+def _duration_of(folder: Path, config: VoiceConfig) -> float:
+    try:
+        facts = json.loads((folder / MARKER).read_text())
+        found, duration_s = (facts["edition"], facts["config"]), float(facts["duration_s"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise TwistError(f"{folder} is not empty and holds no corpus of one voice; name another folder") from None
+    if found != (EDITION, asdict(config)):
+        raise TwistError(
+            f"{folder} holds a voice that was made otherwise ({found[1]}, edition {found[0]}); name another folder, or "
+            f"delete it"
+        )
+    return duration_s

@@ -1,0 +1,1 @@
+"""From audio to units: the codebook, and tokenization."""

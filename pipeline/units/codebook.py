@@ -1,0 +1,134 @@
+"""The codebook: k-means centroids over an encoder's features; a frame's unit is the index of its nearest centroid.
+
+    RUN/codebook/codebook.safetensors     centroids [K, D] float32
+    RUN/codebook/codebook.json            encoder, K, seed, frames, inertia: what a reader must know
+
+pipeline/units/kmeans.py fits the centroids.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors.numpy
+import torch
+from safetensors import SafetensorError
+
+from pipeline.errors import TwistError
+from pipeline.files import storage
+from pipeline.stage import digest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from pipeline.units.kmeans import FitReport
+
+WEIGHTS = "codebook.safetensors"
+FACTS = "codebook.json"
+
+
+class CodebookError(TwistError):
+    """A codebook that cannot be loaded, or that belongs to another encoder."""
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """Centroids [K, D] and the encoder whose features they lie among."""
+
+    centroids: NDArray[np.float32]
+    facts: dict[str, Any]
+
+    @property
+    def num_units(self) -> int:
+        """K."""
+        return len(self.centroids)
+
+    @property
+    def encoder_fingerprint(self) -> str:
+        """The encoder whose features it was fitted on."""
+        return str(self.facts["encoder"]["fingerprint"])
+
+    @property
+    def fingerprint(self) -> str:
+        """The codebook's identity: equal units mean equal things only under equal fingerprints."""
+        return str(self.facts["fingerprint"])
+
+
+class Assigner:
+    """Nearest centroids by one matrix product, on the device where the features are."""
+
+    def __init__(self, centroids: NDArray[np.float32], device: torch.device) -> None:
+        self._minus_twice = torch.from_numpy(-2 * centroids).to(device).T.contiguous()
+        self._squared = torch.from_numpy((centroids**2).sum(axis=1)).to(device)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """features [F, D] float32 -> units [F] int64; of equally near centroids the first."""
+        # |x - c|^2 without |x|^2, which is the same for every centroid
+        return torch.addmm(self._squared, features, self._minus_twice).argmin(dim=1)
+
+
+def save(uri: str, centroids: NDArray[np.float32], facts: dict[str, Any]) -> Codebook:
+    """Writes a codebook into the folder `uri`, the facts last; adds the fingerprint to them."""
+    book = of_centroids(centroids, facts)
+    storage.write_bytes(storage.join(uri, WEIGHTS), _weights(centroids))
+    storage.write_bytes(storage.join(uri, FACTS), (json.dumps(book.facts, indent=2) + "\n").encode())
+    return book
+
+
+def of_centroids(centroids: NDArray[np.float32], facts: dict[str, Any]) -> Codebook:
+    """A codebook of these centroids [K, D], with its size and fingerprint added to the facts."""
+    fingerprint = digest(_weights(centroids), facts["encoder"]["fingerprint"])
+    size = {"num_units": len(centroids), "feature_dim": centroids.shape[1]}
+    return Codebook(centroids, {**size, "fingerprint": fingerprint, **facts})
+
+
+def _weights(centroids: NDArray[np.float32]) -> bytes:
+    return safetensors.numpy.save({"centroids": np.ascontiguousarray(centroids, np.float32)})
+
+
+def load(uri: str) -> Codebook:
+    """Loads a codebook from its folder.
+
+    Raises:
+        CodebookError: it is not there, damaged, or not a codebook.
+    """
+    weights_uri = storage.join(uri, WEIGHTS)
+    try:
+        facts = json.loads(storage.read_bytes(storage.join(uri, FACTS)))
+        weights = storage.read_bytes(weights_uri)
+        tensors = safetensors.numpy.load(weights)
+        fingerprint = digest(weights, facts["encoder"]["fingerprint"])
+    except FileNotFoundError as error:
+        raise CodebookError(f"{uri} holds no codebook ({error}); fit one with `twist codebook`") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        raise CodebookError(f"the codebook in {uri} is damaged: {type(error).__name__}: {error}") from error
+    if fingerprint != facts.get("fingerprint"):
+        raise CodebookError(f"{weights_uri} is not the file that {FACTS} beside it describes")
+    centroids = tensors.get("centroids")
+    shape = (facts.get("num_units"), facts.get("feature_dim"))
+    if centroids is None or centroids.dtype != np.float32 or centroids.shape != shape:
+        raise CodebookError(f"{weights_uri} holds no float32 centroids [K, D] of the size that {FACTS} beside it gives")
+    return Codebook(centroids, facts)
+
+
+def check_encoder(codebook: Codebook, encoder: dict[str, Any]) -> None:
+    """Refuses a codebook that was fitted on the features of another encoder.
+
+    Raises:
+        CodebookError: the fingerprints differ.
+    """
+    if codebook.encoder_fingerprint != encoder["fingerprint"]:
+        fitted = {key: value for key, value in codebook.facts["encoder"].items() if value != encoder.get(key)}
+        raise CodebookError(
+            f"the codebook was fitted on another encoder ({fitted}); its units mean nothing here. Use that encoder, or "
+            f"fit a codebook in a new run"
+        )
+
+
+def facts_of(encoder: dict[str, Any], seed: int, num_iterations: int, report: FitReport) -> dict[str, Any]:
+    """What codebook.json says beside the fingerprint and the size."""
+    return {"encoder": encoder, "seed": seed, "num_iterations": num_iterations, **asdict(report)}

@@ -1,0 +1,186 @@
+"""Codebooks from elsewhere: another run's, a NumPy file, or the k-means models of fairseq and textlesslib.
+
+fairseq's `learn_kmeans.py`, with which the official codebooks were made, writes scikit-learn's MiniBatchKMeans by
+joblib: a pickle in which the bytes of every array follow right behind the pickled description of it. It is read here
+without scikit-learn and joblib, and as data alone: see pipeline/files/inert_pickle.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import re
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.files import inert_pickle, storage
+from pipeline.files.inert_pickle import Recorded
+from pipeline.units.codebook import FACTS, WEIGHTS, Codebook, CodebookError, check_encoder, load
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# What scikit-learn's k-means models are made of: themselves, their arrays, and the generator that seeded them.
+KMEANS_NAMES = ("sklearn", "joblib", "numpy", "collections.OrderedDict", "copyreg._reconstructor", "builtins.object")
+ARRAY = "joblib.numpy_pickle.NumpyArrayWrapper"
+# A codebook is a few megabytes; what unpacks to more is none.
+MAX_BYTES = 2**30
+ZLIB, GZIP = b"\x78", b"\x1f\x8b"
+OTHER_COMPRESSIONS = {b"BZ": "bz2", b"\xfd7zXZ": "xz", b"\x5d\x00": "lzma", b"\x04\x22\x4d\x18": "lz4"}
+NPY_MAGIC = b"\x93NUMPY"
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A codebook from elsewhere.
+
+    Attributes:
+        centroids: [K, D] float32.
+        source: Where it came from, as the user named it.
+        sha256: Checksum (hex) of the file that holds the centroids.
+        codebook: The whole codebook, where it was a folder of ours; None where only the centroids are known.
+    """
+
+    centroids: NDArray[np.float32]
+    source: str
+    sha256: str
+    codebook: Codebook | None
+
+
+def read(uri: str, source: str) -> Imported:
+    """A codebook from a folder that `codebook.save` wrote, or from a file of centroids (see `read_centroids`).
+
+    Args:
+        uri: Where it lies, local or s3://.
+        source: What the user called it, for errors and facts.
+
+    Raises:
+        CodebookError: it is not there, damaged, or no codebook.
+    """
+    if storage.exists(storage.join(uri, FACTS)):
+        book = load(uri)
+        weights = storage.read_bytes(storage.join(uri, WEIGHTS))
+        return Imported(book.centroids, source, hashlib.sha256(weights).hexdigest(), book)
+    try:
+        content = storage.read_bytes(uri)
+    except (FileNotFoundError, IsADirectoryError):
+        raise CodebookError(f"{source} is neither a file of centroids nor the folder of a codebook") from None
+    except OSError as error:
+        raise CodebookError(f"cannot read the codebook {source}: {error.strerror or error}") from None
+    return Imported(read_centroids(content, source), source, hashlib.sha256(content).hexdigest(), None)
+
+
+def check(imported: Imported, num_units: int, encoder: dict[str, Any]) -> None:
+    """Refuses a codebook that does not fit what a run asks for.
+
+    Raises:
+        CodebookError: another number of units; centroids among features of another size; another encoder's codebook.
+    """
+    found_units, found_dim = imported.centroids.shape
+    if found_units != num_units:
+        raise CodebookError(
+            f"{imported.source} has {found_units} units; set codebook.num_units, now {num_units}, to that"
+        )
+    if found_dim != encoder["feature_dim"]:
+        raise CodebookError(
+            f"{imported.source} has centroids of {found_dim} dimensions, but the features of the encoder "
+            f"{encoder['name']} have {encoder['feature_dim']}; it belongs to another encoder"
+        )
+    if imported.codebook is not None:
+        check_encoder(imported.codebook, encoder)
+
+
+def facts_of(imported: Imported, encoder: dict[str, Any]) -> dict[str, Any]:
+    """What codebook.json says beside the fingerprint and the size."""
+    return {"encoder": encoder, "imported_from": imported.source, "imported_sha256": imported.sha256}
+
+
+def read_centroids(content: bytes, source: str) -> NDArray[np.float32]:
+    """Centroids [K, D] from the content of a `.npy` file or of a joblib k-means, compressed with zlib, gzip or not.
+
+    Args:
+        content: The whole file.
+        source: Its name, for errors.
+
+    Raises:
+        CodebookError: it is damaged, something else, or would run code; the centroids are not finite.
+    """
+    try:
+        centroids = _npy(content) if content.startswith(NPY_MAGIC) else _joblib(_decompressed(content))
+    except Exception as error:  # a damaged pickle raises whatever its bytes happen to ask for
+        reason = str(error) or type(error).__name__
+        raise CodebookError(f"{source} cannot be read as k-means centroids: {reason}") from error
+    if centroids.ndim != 2 or centroids.dtype.kind != "f" or not 2 <= len(centroids) <= 2**16:
+        raise CodebookError(
+            f"{source} holds {centroids.dtype} {list(centroids.shape)}, no floating-point centroids [K, D] of 2 to "
+            f"65536 units"
+        )
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and an error
+        centroids = np.ascontiguousarray(centroids, np.float32)
+    if not np.isfinite(centroids).all():
+        raise CodebookError(f"{source} holds centroids with NaN or infinite values")
+    return centroids
+
+
+def _npy(content: bytes) -> NDArray[Any]:
+    array: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
+    return array
+
+
+def _decompressed(content: bytes) -> bytes:
+    for magic, name in OTHER_COMPRESSIONS.items():
+        if content.startswith(magic):
+            raise ValueError(f"it is compressed with {name}; unpack it first")
+    if not content.startswith((ZLIB, GZIP)):
+        return content
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # either of the two
+    unpacked = unpacker.decompress(content, MAX_BYTES)
+    if not unpacker.eof:
+        raise ValueError(f"its compressed data breaks off, or unpacks to more than {MAX_BYTES} bytes")
+    return unpacked
+
+
+def _joblib(content: bytes) -> NDArray[Any]:
+    file = io.BytesIO(content)
+    arrays: dict[int, NDArray[Any]] = {}
+
+    def read_array(recorded: Recorded) -> None:
+        if recorded.name == ARRAY:
+            arrays[id(recorded)] = _array_behind(recorded.state, file)
+
+    model = inert_pickle.load(file, KMEANS_NAMES, on_state=read_array)
+    if not isinstance(model, Recorded) or not isinstance(model.state, dict):
+        raise ValueError("it holds no scikit-learn k-means")
+    centroids = model.state.get("cluster_centers_")
+    if id(centroids) not in arrays:
+        raise ValueError(f"its {model.name} has no array cluster_centers_, so it is no fitted k-means")
+    return arrays[id(centroids)]
+
+
+def _array_behind(description: dict[str, Any], file: io.BytesIO) -> NDArray[Any]:
+    """The array whose bytes lie at the file's position, which is then behind them."""
+    dtype = _dtype(description["dtype"])
+    shape = tuple(description["shape"])
+    assert all(isinstance(size, int) and size >= 0 for size in shape)
+    # Since joblib 1.2 a byte gives the length of a padding that aligns the array in the file.
+    if description.get("numpy_array_alignment_bytes") is not None:
+        file.seek(file.read(1)[0], io.SEEK_CUR)
+    num_bytes = math.prod(shape) * dtype.itemsize
+    data = file.read(num_bytes) if num_bytes <= MAX_BYTES else b""
+    if len(data) < num_bytes:
+        raise ValueError("it breaks off inside an array")
+    array = np.frombuffer(data, dtype)
+    return array.reshape(shape, order="F" if description["order"] == "F" else "C")
+
+
+def _dtype(recorded: Recorded) -> np.dtype[Any]:
+    """numpy.dtype("f8", ...) with state (version, byte order, ...)."""
+    kind, byte_order = recorded.args[0], recorded.state[1]
+    if recorded.name != "numpy.dtype" or not re.fullmatch(r"[biufc]\d{1,2}", kind) or byte_order not in "<>|=":
+        raise ValueError(f"it holds an array of {kind!r}")
+    dtype: np.dtype[Any] = np.dtype(kind).newbyteorder(byte_order)
+    return dtype

@@ -1,0 +1,79 @@
+"""Waveforms to units: an encoder's frames, their nearest centroids, and runs of equal ones as one with a duration."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from model.encoder.encoder import EncoderConfig, load_encoder
+from pipeline.units.codebook import Assigner, Codebook, check_encoder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+
+class UnitEncoder:
+    """An encoder and its codebook as one: clips in, units out.
+
+    Raises:
+        CodebookError: the codebook was fitted on another encoder.
+    """
+
+    def __init__(self, encoder: EncoderConfig, codebook: Codebook) -> None:
+        self._encoder = load_encoder(encoder)
+        check_encoder(codebook, self._encoder.describe())
+        self._assign = Assigner(codebook.centroids, self._encoder.device)
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames, and so units before de-duplication, of a clip of `num_samples` at 16 kHz."""
+        return self._encoder.num_frames(num_samples)
+
+    @torch.inference_mode()
+    def __call__(self, wavs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.uint16]]:
+        """Clips [S] at 16 kHz -> the unit of each frame [F]; what a clip gives does not depend on its neighbours."""
+        if not wavs:
+            return []
+        units = [self._assign(frames) for frames in self._encoder.encode(as_tensors(wavs))]
+        # One copy from a GPU for all of them.
+        joined = torch.cat(units).to(torch.int32).cpu().numpy().astype(np.uint16)
+        return np.split(joined, np.cumsum([len(clip_units) for clip_units in units[:-1]]))
+
+
+def as_tensors(wavs: Sequence[NDArray[np.float32]]) -> list[Tensor]:
+    """Clips as tensors over the same memory, which is not to be written to."""
+    with warnings.catch_warnings():
+        # Arrays from Ray's object store are read-only.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writ", category=UserWarning)
+        return [torch.from_numpy(wav) for wav in wavs]
+
+
+def describe_encoder(encoder: EncoderConfig) -> dict[str, Any]:
+    """What a reader of the units must know of the encoder, as found on a machine that may have no GPU: the driver's."""
+    return load_encoder(replace(encoder, device="cpu")).describe()
+
+
+def encoder_settings(encoder: EncoderConfig) -> dict[str, Any]:
+    """What of an encoder's settings changes its features, for a stage's fingerprint; not where it runs."""
+    settings = asdict(encoder)
+    del settings["device"]
+    return settings
+
+
+def run_lengths(units: NDArray[np.uint16]) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """Units per frame [F] -> units without repeats [n] and their durations in frames [n].
+
+    As textlesslib, whose de-duplication is torch.unique_consecutive with counts.
+    """
+    if len(units) == 0:
+        return units, units.copy()
+    starts = np.flatnonzero(np.concatenate([[True], units[1:] != units[:-1]]))
+    durations = np.diff(np.append(starts, len(units)))
+    assert durations.max() < 2**16, f"a run of {durations.max()} frames does not fit uint16"
+    return units[starts], durations.astype(np.uint16)

@@ -1,0 +1,192 @@
+"""The main job: every segment's audio to units.
+
+    RUN/segments/, RUN/codebook/ -> RUN/units/part-<work_unit>.parquet    (unit_parts.py)
+
+A part's metadata holds the fingerprints of the encoder and codebook that made it.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from model.encoder.encoder import EncoderConfig
+from pipeline.audio.read import AudioError
+from pipeline.errors import TwistError
+from pipeline.files import parquet, storage
+from pipeline.records import UNITS_SCHEMA, Dropped
+from pipeline.segments.segment import STAGE as SEGMENTS
+from pipeline.segments.segment import open_segments, plan_of
+from pipeline.stage import Stage, StageCounts, Tally, digest, fingerprint_of
+from pipeline.units import codebook
+from pipeline.units.codebook_fit import STAGE as CODEBOOK
+from pipeline.units.encode import UnitEncoder, describe_encoder, encoder_settings, run_lengths
+from pipeline.units.parts import STAGE, digest_of_part, part_uris, read_parts
+from pipeline.work import dataflow
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from pipeline.progress import ReportProgress
+    from pipeline.work.cluster import ClusterConfig
+    from pipeline.work.plan import WorkUnit
+
+logger = logging.getLogger(__name__)
+
+# Whatever is wrong with an audio file itself stays wrong.
+RETRIED_REASONS = ("quarantined", "missing")
+
+
+def tokenize(
+    run: str, encoder: EncoderConfig, cluster: ClusterConfig, report: ReportProgress, *, retry_dropped: bool = False
+) -> None:
+    """Tokenizes every segment that has not been, and accounts for all of them.
+
+    Args:
+        run: The run's folder.
+        encoder: What the run's codebook was fitted on.
+        cluster: How much of the cluster to use.
+        report: Told of every unit that is done.
+        retry_dropped: Takes up again the work units that failed, and those with segments whose audio was not there.
+
+    Raises:
+        TwistError: the codebook belongs to another encoder, parts cannot be written, or no segment gave units.
+    """
+    inputs = {name: fingerprint_of(run, name) for name in (SEGMENTS, CODEBOOK)}
+    stage = Stage(run, STAGE, {"encoder": encoder_settings(encoder)}, inputs)
+    with stage.begin(functools.partial(_take_back_dropped, stage) if retry_dropped else None) as has_work:
+        if not has_work:
+            return
+        book = codebook.load(storage.join(run, CODEBOOK))
+        codebook.check_encoder(book, describe_encoder(encoder))
+        arguments = {"encoder": encoder, "codebook_uri": storage.absolute(storage.join(run, CODEBOOK))}
+        parts = storage.absolute(stage.uri)
+        with open_segments(run) as segments:
+            plan = plan_of(segments)
+            work = dataflow.run_work_units(plan, parts, Tokenize, arguments, _all_dropped, cluster, report)
+            try:
+                _account(stage, plan.num_items, book, work)
+            except parquet.DamagedFileError as damage:
+                logger.warning("%s; its work unit is done once more", damage)
+                _delete_damaged(run)
+                dataflow.run_work_units(plan, parts, Tokenize, arguments, _all_dropped, cluster, report)
+                _account(stage, plan.num_items, book, work)
+
+
+def _take_back_dropped(stage: Stage) -> None:
+    """Deletes the parts in which something is missing for a reason that may have passed; the run makes them anew."""
+    uris = part_uris(stage.run)
+    to_retry = [
+        uri
+        for uri, table in zip(uris, parquet.read_many(uris, ["drop_reason"]), strict=True)
+        if pc.any(pc.is_in(table["drop_reason"], pa.array(RETRIED_REASONS))).as_py()
+    ]
+    if to_retry:
+        stage.reopen()  # before the first part goes: a stage with a done marker has all parts
+    for uri in to_retry:
+        storage.delete(uri)
+
+
+def _delete_damaged(run: str) -> None:
+    """Deletes the parts that a failing disk has damaged; what was in them can be made again."""
+    for uri in part_uris(run):
+        try:
+            parquet.read(uri)
+        except parquet.DamagedFileError:
+            storage.delete(uri)
+
+
+class Tokenize:
+    """Encodes the segments of a work unit and assigns their frames to units."""
+
+    def __init__(self, encoder: EncoderConfig, codebook_uri: str) -> None:
+        torch.set_num_threads(1)
+        book = codebook.load(codebook_uri)
+        self._encode = UnitEncoder(encoder, book)
+        self._metadata = {"codebook": book.fingerprint, "encoder": book.encoder_fingerprint}
+
+    def __call__(self, unit: WorkUnit, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
+        clips = [self._check_length(wav) for wav in wavs]
+        units = iter(self._encode([clip for clip in clips if not isinstance(clip, AudioError)]))
+        table = _units_table(unit, [clip if isinstance(clip, AudioError) else next(units) for clip in clips])
+        return table.replace_schema_metadata(self._metadata)
+
+    def _check_length(self, wav: NDArray[np.float32] | AudioError) -> NDArray[np.float32] | AudioError:
+        if isinstance(wav, AudioError) or self._encode.num_frames(len(wav)) > 0:
+            return wav
+        return AudioError("too_short", f"{len(wav)} samples give no frame")
+
+
+def _all_dropped(unit: WorkUnit, error: AudioError) -> pa.Table:
+    return _units_table(unit, [error] * len(unit.ids))
+
+
+def _units_table(unit: WorkUnit, outcomes: Sequence[NDArray[np.uint16] | AudioError]) -> pa.Table:
+    errors = [outcome if isinstance(outcome, AudioError) else None for outcome in outcomes]
+    runs = [None if isinstance(outcome, AudioError) else run_lengths(outcome) for outcome in outcomes]
+    return pa.table(
+        {
+            "segment_id": unit.ids,
+            "recording_id": [id.rpartition("#")[0] for id in unit.ids],
+            "start_s": [span.start_s for span in unit.spans],
+            "end_s": [span.end_s for span in unit.spans],
+            "num_frames": [0 if isinstance(outcome, AudioError) else len(outcome) for outcome in outcomes],
+            "units": [run and run[0] for run in runs],
+            "durations": [run and run[1] for run in runs],
+            "drop_reason": [error and error.reason for error in errors],
+            "drop_detail": [error and error.detail for error in errors],
+        },
+        schema=UNITS_SCHEMA,
+    )
+
+
+def _account(stage: Stage, num_planned: int, book: codebook.Codebook, work: dict[str, Any]) -> None:
+    dropped: list[Dropped] = []
+    kept, total = Tally(), Tally()
+    num_units = num_frames = 0
+    part_digests = []
+    for table in read_parts(stage.run):
+        made_with = (table.schema.metadata or {}).get(b"codebook", book.fingerprint.encode()).decode()
+        if made_with != book.fingerprint:
+            first = table["segment_id"][0]
+            raise TwistError(f"the part of {stage.uri} with {first} was made with another codebook; delete that part")
+        part_digests.append(digest_of_part(table))
+        durations = pc.subtract(table["end_s"], table["start_s"])
+        is_kept = pc.is_null(table["drop_reason"])
+        total += Tally(len(table), pc.sum(durations).as_py() / 3600)
+        kept_durations = durations.filter(is_kept)
+        kept += Tally(len(kept_durations), (pc.sum(kept_durations).as_py() or 0.0) / 3600)
+        num_frames += pc.sum(table["num_frames"]).as_py()
+        num_units += pc.sum(pc.list_value_length(table["units"])).as_py() or 0
+        for row in table.filter(pc.is_valid(table["drop_reason"])).drop_columns(["units", "durations"]).to_pylist():
+            corpus = row["recording_id"].partition("/")[0]
+            duration_s = row["end_s"] - row["start_s"]
+            dropped.append(Dropped(row["segment_id"], corpus, row["drop_reason"], row["drop_detail"], duration_s))
+    if total.items != num_planned:
+        raise TwistError(
+            f"{stage.uri} holds {total.items} segments where the plan has {num_planned}: a part is missing or does "
+            f"not belong here; run the command again, and `twist inspect --verify` if that does not help"
+        )
+    if not kept.items:
+        examples = "; ".join(f"{drop.id}: {drop.reason} ({drop.detail})" for drop in dropped[:3])
+        raise TwistError(f"none of {total.items} segments could be tokenized: {examples}")
+    output = digest(book.fingerprint, *part_digests)
+    rates = _rates(kept.hours, num_frames, num_units)
+    stage.finish(StageCounts.of(total, kept, dropped), dropped, output, **rates, work=work)
+
+
+def _rates(hours: float, num_frames: int, num_units: int) -> dict[str, Any]:
+    return {
+        "num_frames": num_frames,
+        "num_units": num_units,
+        "units_per_hour_before": round(num_frames / hours, 1),
+        "units_per_hour": round(num_units / hours, 1),
+    }

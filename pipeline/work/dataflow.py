@@ -1,0 +1,150 @@
+"""Streams work units through the machines of a Ray cluster.
+
+    WorkUnit -> decode (tasks, on CPUs) -> process and commit (actors, on GPUs where there are any) -> its part
+
+A part file is named before the work is done and committed whole by the actor that made it, so that a unit worked on
+twice leaves one part, and a run that is started again sees from a listing what is left to do.
+
+A unit that fails (an exception, or its worker died or hung) is taken up again later, by another actor: the one that it
+failed in may be what is broken, and is ended. After its second failure a unit is kept back until all others are done
+and then run alone, so that it cannot take a neighbour with it, nor be blamed for one; after its third it is
+quarantined: its part then says of every item why it is not there. A unit whose machine went away is not blamed, unless
+that happens again and again. Where nothing but failures comes back, a unit that was done before is tried; where that
+fails too, or there is none, the run stops: it is not the data.
+
+This is a loop over Ray's tasks and actors rather than Ray Data: there, a unit that kills its worker can stop the whole
+pipeline, and how often it is retried can no longer be bounded in coming versions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pipeline.audio.read import AudioError
+from pipeline.errors import RunError, TwistError
+from pipeline.files import parquet, storage
+from pipeline.work.driver import MAX_FAILURES, Outcome, Workers
+from pipeline.work.progress import ProgressFile, WorkProgress
+from pipeline.work.worker import Processor, part_uri
+
+if TYPE_CHECKING:
+    from pipeline.progress import ReportProgress
+    from pipeline.work.cluster import ClusterConfig
+    from pipeline.work.plan import WorkPlan, WorkUnit
+
+__all__ = ["Processor", "part_uri", "run_work_units"]
+
+# In the metadata of a part whose unit failed for good.
+QUARANTINED = {b"quarantined": b"yes"}
+MAX_PARTS_LOOKED_AT = 100
+
+
+def run_work_units(
+    plan: WorkPlan,
+    parts: str,
+    processor: type[Processor],
+    processor_args: dict[str, Any],
+    quarantine: Callable[[WorkUnit, AudioError], pa.Table],
+    cluster: ClusterConfig,
+    report: ReportProgress,
+) -> dict[str, Any]:
+    """Makes the part of every work unit that has none yet.
+
+    Args:
+        plan: All units of the stage, with different names.
+        parts: The folder of the part files.
+        processor: A class importable on every worker; made there with `processor_args`.
+        processor_args: Keyword arguments, small enough to send to every actor.
+        quarantine: Makes the part of a unit that cannot be processed.
+        cluster: How much of the cluster to use.
+        report: Told of every unit that is done.
+
+    Returns:
+        How the work went, for stage.json (WorkProgress); nothing where nothing was left to do.
+
+    Raises:
+        TwistError: the processor cannot be made.
+        RunError: parts cannot be written, no worker can be started, or nothing but failures comes back.
+    """
+    assert len(set(plan.names)) == len(plan), "two work units have one name"
+    done = set(storage.list_files(parts, ".parquet"))
+    pending = [number for number, name in enumerate(plan.names) if f"part-{name}.parquet" not in done]
+    if not pending:
+        return {}
+    hours = float(plan.durations_s.sum()) / 3600
+    hours_before = hours - float(plan.durations_s[pending].sum()) / 3600
+    progress = WorkProgress(len(plan), hours, len(plan) - len(pending), hours_before)
+    progress_file = ProgressFile(parts)
+    failed: list[Outcome] = []
+    known_to_work = _one_that_was_done(plan, parts, done)
+    workers = Workers(parts, processor, processor_args, cluster, len(pending), known_to_work, progress)
+    with contextlib.closing(workers):
+        metrics = _Metrics(processor.__name__, progress)
+        for outcome in workers.run(plan[number] for number in pending):
+            if outcome.error is not None:
+                failed.append(outcome)
+            else:
+                progress.add(outcome.unit.duration_s / 3600, outcome.worker_seconds, outcome.dropped)
+                metrics.add(outcome)
+                _tell(progress, progress_file, report)
+        if failed and progress.num_done == progress.num_done_before == 0:
+            raise RunError(f"every one of {len(plan)} work units failed, the last with: {failed[-1].error}")
+        for outcome in failed:
+            error = AudioError("quarantined", f"failed {MAX_FAILURES} times: {outcome.error}")
+            table = quarantine(outcome.unit, error)
+            part = parquet.to_bytes(table.replace_schema_metadata({**(table.schema.metadata or {}), **QUARANTINED}))
+            storage.put_if_absent(part_uri(parts, outcome.unit.name), part)
+            progress.add(outcome.unit.duration_s / 3600, {}, {"quarantined": len(outcome.unit.ids)})
+            _tell(progress, progress_file, report)
+    progress_file.remove()
+    return progress.as_dict(time.time())
+
+
+def _tell(progress: WorkProgress, file: ProgressFile, report: ReportProgress) -> None:
+    now = time.time()
+    file.write(progress, now)
+    report(progress.num_done_before + progress.num_done, progress.num_units, "units", progress.as_text(now))
+
+
+class _Metrics:
+    """The figures as Prometheus sees them, through Ray's own metrics: ray_twist_..., by processor."""
+
+    def __init__(self, processor: str, progress: WorkProgress) -> None:
+        from ray.util.metrics import Counter as Total
+        from ray.util.metrics import Gauge
+
+        tags = {"processor": processor}
+        self._units = Total("twist_units_done", "Work units that were done.", ("processor",))
+        self._hours = Total("twist_audio_hours_done", "Hours of audio in these.", ("processor",))
+        self._seconds = Total("twist_worker_seconds", "Seconds that workers spent.", ("processor", "step"))
+        self._dropped = Total("twist_items_dropped", "Items that were left out.", ("processor", "reason"))
+        for metric in (self._units, self._hours, self._seconds, self._dropped):
+            metric.set_default_tags(tags)
+        planned = Gauge("twist_units_planned", "Work units of the stage.", ("processor",))
+        planned.set(progress.num_units, tags)
+
+    def add(self, outcome: Outcome) -> None:
+        """Counts a unit that is done."""
+        self._units.inc(1)
+        self._hours.inc(outcome.unit.duration_s / 3600)
+        for step, seconds in outcome.worker_seconds.items():
+            if seconds > 0:
+                self._seconds.inc(seconds, {"step": step})
+        for reason, count in outcome.dropped.items():
+            self._dropped.inc(count, {"reason": reason})
+
+
+def _one_that_was_done(plan: WorkPlan, parts: str, done: set[str]) -> WorkUnit | None:
+    """A unit of which an earlier run made the part, if there is one."""
+    finished = (number for number, name in enumerate(plan.names) if f"part-{name}.parquet" in done)
+    for number in itertools.islice(finished, MAX_PARTS_LOOKED_AT):
+        with contextlib.suppress(TwistError), parquet.RowGroups(part_uri(parts, plan.names[number])) as part:
+            if not QUARANTINED.items() <= part.metadata.items():
+                return plan[number]
+    return None

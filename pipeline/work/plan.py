@@ -1,0 +1,138 @@
+"""The work of a stage as names and rows of a table, of which each unit is made when its turn comes.
+
+A plan of 150,000 hours has 22 million segments in 300,000 work units: as Python objects these would take a dozen GiB.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.audio.read import Span
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+# Tables that are kept at hand; units come in the order of the plan, but for those that are taken up again.
+CACHED_TABLES = 3
+
+
+@dataclass(frozen=True)
+class WorkUnit:
+    """Spans of audio that one worker takes together, each with the id of what it belongs to."""
+
+    name: str
+    ids: tuple[str, ...]
+    spans: tuple[Span, ...]
+
+    def __post_init__(self) -> None:
+        assert len(self.ids) == len(self.spans) > 0, f"work unit {self.name} has {len(self.ids)} ids"
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of audio."""
+        return sum(span.end_s - span.start_s for span in self.spans)
+
+
+class WorkPlan(collections.abc.Sequence[WorkUnit]):
+    """Work units by number, made from rows of tables.
+
+    Args:
+        tables: The tables one after the other, each with whole units whose rows lie together. Columns: work_unit, `id`,
+            uri, channel, start_s, end_s. Looked through once for names and lengths.
+        read: The number of a table -> that table, again.
+        id: The column of ids.
+    """
+
+    def __init__(self, tables: Iterable[pa.Table], read: Callable[[int], pa.Table], id: str) -> None:
+        self._read = functools.lru_cache(CACHED_TABLES)(read)
+        self._id = id
+        self.names: list[str] = []
+        """The units' names, in their order."""
+        firsts, places, durations_s = [], [], []
+        for number, table in enumerate(tables):
+            names, counts = _runs(table["work_unit"])
+            starts = np.cumsum(counts) - counts
+            seconds = pc.subtract(table["end_s"], table["start_s"]).to_numpy()
+            self.names += names
+            places.append(np.full(len(names), number))
+            firsts.append(np.stack([starts, counts], axis=1))
+            durations_s.append(np.add.reduceat(seconds, starts) if len(starts) else seconds)
+        self._table_of = np.concatenate([np.zeros(0, np.int64), *places])
+        self._rows = np.concatenate([np.zeros((0, 2), np.int64), *firsts])
+        self.durations_s: NDArray[np.float64] = np.concatenate([np.zeros(0), *durations_s])
+        """Seconds of audio in each unit."""
+
+    @classmethod
+    def of(cls, table: pa.Table, id: str) -> WorkPlan:
+        """The plan of one table that is at hand."""
+        return cls([table], lambda _: table, id)
+
+    @property
+    def num_items(self) -> int:
+        """Spans in all units."""
+        return int(self._rows[:, 1].sum())
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[WorkUnit]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> WorkUnit:  # type: ignore[override]  # slices are not needed
+        first, count = self._rows[index].tolist()
+        rows = self._read(int(self._table_of[index])).slice(first, count)
+        columns = (rows[name].to_pylist() for name in ("uri", "channel", "start_s", "end_s"))
+        spans = tuple(Span(*span) for span in zip(*columns, strict=True))
+        return WorkUnit(self.names[index], tuple(rows[self._id].to_pylist()), spans)
+
+
+class WorkUnitNames:
+    """Names spans by their running time: neighbours of one corpus share a unit of about `work_unit_s`.
+
+    Units are numbered within each corpus, so that another corpus beside it changes nothing.
+    """
+
+    def __init__(self, work_unit_s: float) -> None:
+        self._work_unit_s = work_unit_s
+        self._corpus: str | None = None
+        self._total_s = 0.0
+        self._place = 0
+        self._number = 0
+        self._name = ""
+
+    def next(self, corpus: str, duration_s: float) -> str:
+        """The work unit of the next span."""
+        if corpus != self._corpus:
+            self._corpus, self._total_s, self._place, self._number = corpus, 0.0, 0, 0
+            self._name = f"{corpus}-{0:07d}"
+        # Rounded, so that what sums of floats lose cannot move a span to another unit.
+        place = math.floor(round(self._total_s / self._work_unit_s, 6))
+        if place != self._place:
+            self._place = place
+            self._number += 1
+            self._name = f"{corpus}-{self._number:07d}"
+        self._total_s += duration_s
+        return self._name
+
+
+def name_work_units(corpora: Sequence[str], durations_s: Iterable[float], work_unit_s: float) -> list[str]:
+    """The work unit of each of a row of spans; see WorkUnitNames."""
+    names = WorkUnitNames(work_unit_s)
+    return [names.next(corpus, duration_s) for corpus, duration_s in zip(corpora, durations_s, strict=True)]
+
+
+def _runs(names: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
+    """Neighbouring equal names: each once, and how often it stands there."""
+    runs = pc.run_end_encode(names.combine_chunks() if names.num_chunks != 1 else names.chunk(0))
+    ends = runs.run_ends.to_numpy()
+    return runs.values.to_pylist(), np.diff(ends, prepend=0).astype(np.int64)

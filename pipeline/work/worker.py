@@ -1,0 +1,131 @@
+"""What a worker does with one work unit: decode it, in a task; process and commit it, in an actor."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import functools
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.audio.read import AudioError, read_spans
+from pipeline.errors import TwistError
+from pipeline.files import parquet, storage
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pipeline.work.plan import WorkUnit
+
+
+class Processor(Protocol):
+    """Made once per actor; turns a unit's decoded spans, wav [S] or the error of each, into its part.
+
+    The part's column `drop_reason` is null for what was kept.
+    """
+
+    def __call__(self, unit: WorkUnit, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table: ...
+
+
+def part_uri(parts: str, name: str) -> str:
+    """Where the part of a work unit lies."""
+    return storage.join(parts, f"part-{name}.parquet")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one unit: all is well unless one of these is said."""
+
+    mistake: str | None = None  # the user's: ends the run
+    failure: str | None = None  # of a disk or a store: ends the run
+    error: str | None = None  # counts against the unit
+    seconds: dict[str, float] = field(default_factory=dict)  # by step
+    dropped: dict[str, int] = field(default_factory=dict)  # items by reason
+
+
+def decode(unit: WorkUnit, time_limit_s: float) -> tuple[Result, list[NDArray[np.float32] | AudioError]]:
+    """Decodes a unit: the wav [S], or the error, of each span."""
+    began = time.perf_counter()
+    try:
+        with _time_limit(time_limit_s):
+            wavs = list(read_spans(unit.spans))
+            return Result(seconds={"decode": time.perf_counter() - began}), wavs
+    except ConnectionError as failure:
+        # The unit is not to blame for a bucket that is gone, and the next one would meet the same.
+        return Result(failure=f"cannot read {unit.spans[0].uri}: {failure}"), []
+    except Exception as failure:
+        return Result(error=_describe(failure)), []
+
+
+class ProcessAndCommit:
+    """The actor. It commits what it makes itself, so that a part never travels."""
+
+    def __init__(
+        self, parts: str, processor: type[Processor], processor_args: dict[str, Any], time_limit_s: float
+    ) -> None:
+        self._parts = parts
+        self._make_processor = functools.partial(processor, **processor_args)
+        self._time_limit_s = time_limit_s
+
+    def prepare(self) -> tuple[str, str | None]:
+        """Makes the processor; gives the machine that this is on, and what is wrong with the run if anything is."""
+        import ray
+
+        mistake = None
+        try:
+            self._process: Processor = self._make_processor()
+        except Exception as failure:
+            mistake = (
+                str(failure) if isinstance(failure, TwistError) else f"a worker cannot start: {_describe(failure)}"
+            )
+        return ray.get_runtime_context().get_node_id(), mistake
+
+    def process(self, unit: WorkUnit, wavs: list[NDArray[np.float32] | AudioError]) -> Result:
+        """Makes and commits one part."""
+        uri = part_uri(self._parts, unit.name)
+        began = time.perf_counter()
+        try:
+            with _time_limit(self._time_limit_s):
+                table = self._process(unit, wavs)
+                part = parquet.to_bytes(table)
+        except TwistError as mistake:
+            return Result(mistake=str(mistake))
+        except Exception as failure:
+            return Result(error=_describe(failure))
+        encoded = time.perf_counter()
+        try:
+            storage.put_if_absent(uri, part)
+        except Exception as failure:
+            # Nor is it to blame for a full disk.
+            return Result(failure=f"cannot write {uri}: {failure}")
+        seconds = {"encode": encoded - began, "commit": time.perf_counter() - encoded}
+        return Result(seconds=seconds, dropped=Counter(table["drop_reason"].drop_null().to_pylist()))
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Ends this worker process where a block takes too long; nothing gentler stops a C library that hangs."""
+    faulthandler.dump_traceback_later(seconds, exit=True, file=2)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _describe(failure: Exception) -> str:
+    frames = traceback.extract_tb(failure.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(failure).__name__}: {first_line(failure)}{place}"
+
+
+def first_line(error: Exception) -> str:
+    error = getattr(error, "cause", None) or error  # what Ray wraps says more than the wrapping
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

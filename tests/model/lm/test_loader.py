@@ -1,0 +1,508 @@
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from unittest.mock import Mock
+
+import boto3
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+import webdataset
+from hypothesis import given
+from hypothesis import strategies as st
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from model.lm.loader import Batch, BatchStream, MicroBatch, TrainingBatches, UnitSamples, collate, pack_rows
+from model.lm.loader_config import LoaderConfig
+from model.lm.vocab import Vocabulary
+from pipeline.errors import TwistError
+from pipeline.files import s3, storage
+from pipeline.shards import Dataset, Sample, make_key, open_dataset, write_index, write_shard
+from tests.s3_servers import FaultyProxy, moto, point_clients_at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from tests.model.conftest import MakeDataset
+
+VOCABULARY = Vocabulary(20)
+
+
+def indexed(lengths: list[int], fingerprint: str = "data-1") -> Dataset:
+    """A dataset whose index alone matters."""
+    manifest = pa.table(
+        {
+            "key": [f"sample-{i}" for i in range(len(lengths))],
+            "shard": ["train/train-000000.tar"] * len(lengths),
+            "units_offset": pa.array([1000 * i for i in range(len(lengths))], pa.int64()),
+            "num_units": pa.array(lengths, pa.int32()),
+            "corpus": ["librispeech"] * len(lengths),
+            "split": ["train"] * len(lengths),
+        }
+    )
+    return Dataset("shards", {"num_units": 20, "fingerprint": fingerprint}, manifest)
+
+
+def batches_over(
+    samples: UnitSamples,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    num_micro_batches: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+) -> TrainingBatches:
+    return TrainingBatches(
+        samples,
+        VOCABULARY,
+        batch_size=batch_size,
+        num_micro_batches=num_micro_batches,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def rows(batches: TrainingBatches, index: int) -> list[list[int]]:
+    """The ids of a batch's samples, without pads."""
+    return [
+        ids[labels != -100].tolist()
+        for micro_batch in batches[index].micro_batches
+        for ids, labels in zip(micro_batch.token_ids, micro_batch.labels, strict=True)
+    ]
+
+
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30), max_units=st.integers(2, 15))
+def test_pieces_tile_their_samples(lengths: list[int], max_units: int) -> None:
+    if max(lengths) < 2:
+        lengths = [*lengths, 2]
+    samples = UnitSamples(indexed(lengths), "train", max_units)
+    assert samples.num_units.min() >= 2, "a piece of one unit has nothing to predict"
+    assert samples.num_units.max() <= max_units
+    assert samples.num_units.sum() + samples.num_units_left_out == sum(lengths), "units were lost or doubled"
+    pieces = Counter(samples.key(i) for i in range(len(samples)))
+    for number, length in enumerate(lengths):
+        whole, rest = divmod(length, max_units)
+        assert pieces[f"sample-{number}"] == whole + (rest >= 2), f"a sample of {length} units in pieces of {max_units}"
+
+
+@given(
+    num_samples=st.integers(1, 40), batch_size=st.integers(1, 17), seed=st.integers(0, 5), num_epochs=st.integers(1, 3)
+)
+def test_each_epoch_sees_each_sample_once(num_samples: int, batch_size: int, seed: int, num_epochs: int) -> None:
+    batches = batches_over(UnitSamples(indexed([5] * num_samples), "train", 8), batch_size, seed=seed)
+    num_batches = -(-num_samples * num_epochs // batch_size)
+    stream = np.concatenate([batches.sample_indices(i) for i in range(num_batches)])
+    for epoch in range(num_epochs):
+        part = stream[epoch * num_samples : (epoch + 1) * num_samples]
+        assert sorted(part.tolist()) == list(range(num_samples)), f"epoch {epoch} left samples out or repeated some"
+
+
+@given(start=st.integers(0, 200), batch_size=st.integers(1, 9))
+def test_any_batch_is_found_without_those_before_it(start: int, batch_size: int) -> None:
+    samples = UnitSamples(indexed([5] * 13), "train", 8)
+    in_order = batches_over(samples, batch_size)
+    for index in range(start + 1):
+        expected = in_order.sample_indices(index)
+    assert np.array_equal(batches_over(samples, batch_size).sample_indices(start), expected)
+
+
+def test_order_is_drawn_anew_each_epoch_and_for_each_seed() -> None:
+    samples = UnitSamples(indexed([5] * 50), "train", 8)
+    first, second = (batches_over(samples, 50).sample_indices(i).tolist() for i in (0, 1))
+    other = batches_over(samples, 50, seed=1).sample_indices(0).tolist()
+    assert first != second, "two epochs have the same order"
+    assert first != other, "two seeds give the same order"
+    assert first != sorted(first), "the order is not shuffled"
+
+
+def test_order_never_changes_between_versions() -> None:
+    batches = batches_over(UnitSamples(indexed([5] * 10), "train", 8), 10, seed=3)
+    assert batches.sample_indices(0).tolist() == [8, 7, 3, 5, 1, 2, 4, 6, 9, 0], "runs begun before cannot be resumed"
+
+
+@pytest.mark.parametrize(("world_size", "num_micro_batches"), [(1, 1), (1, 4), (2, 1), (4, 2), (8, 1)])
+def test_a_step_has_the_same_samples_at_any_world_size(
+    make_dataset: MakeDataset, markov_units: list[NDArray[np.uint16]], world_size: int, num_micro_batches: int
+) -> None:
+    samples = UnitSamples(make_dataset({"train": markov_units}), "train", 32)
+    alone = batches_over(samples, 16)
+    ranks = [
+        batches_over(samples, 16, num_micro_batches=num_micro_batches, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    for index in (0, 3, 7):
+        together = [row for rank in ranks for row in rows(rank, index)]
+        assert together == rows(alone, index), f"step {index} has other samples, or another order of them"
+        assert all(len(rank[index].micro_batches) == num_micro_batches for rank in ranks)
+        assert {rank[index].num_targets for rank in ranks} == {sum(len(row) - 1 for row in together)}
+        assert {rank[index].num_units for rank in ranks} == {sum(len(row) for row in together)}
+
+
+def test_reader_processes_change_nothing(make_dataset: MakeDataset, markov_units: list[NDArray[np.uint16]]) -> None:
+    batches = batches_over(UnitSamples(make_dataset({"train": markov_units}), "train", 32), 8, num_micro_batches=2)
+    here, elsewhere = (list(batches.iterate(5, 12, num_workers)) for num_workers in (0, 2))
+    assert [batch.index for batch in here] == [batch.index for batch in elsewhere] == list(range(5, 12))
+    for mine, theirs in zip(here, elsewhere, strict=True):
+        for one, other in zip(mine.micro_batches, theirs.micro_batches, strict=True):
+            assert torch.equal(one.token_ids, other.token_ids)
+            assert torch.equal(one.labels, other.labels)
+    assert pickle.loads(pickle.dumps(batches)).keys(3) == batches.keys(3), (
+        "spawned reader processes need a picklable set"
+    )
+
+
+def test_units_are_those_that_webdataset_reads(
+    make_dataset: MakeDataset, markov_units: list[NDArray[np.uint16]]
+) -> None:
+    dataset = make_dataset({"train": markov_units, "validation": markov_units[:3]})
+    tars = sorted(str(path) for path in Path(dataset.uri, "train").glob("*.tar"))
+    reference = {s["__key__"]: s["units.npy"] for s in webdataset.WebDataset(tars, shardshuffle=False).decode()}
+    samples = UnitSamples(dataset, "train", max_units=10)
+    ours: dict[str, list[int]] = {}
+    for index in range(len(samples)):
+        ours.setdefault(samples.key(index), []).extend(samples[index].tolist())
+    assert ours.keys() == reference.keys()
+    for key, units in reference.items():
+        assert ours[key] == units[: len(ours[key])].tolist(), f"{key}: other units than in the tar"
+        assert len(units) - len(ours[key]) <= 1, f"{key}: more than a last single unit is missing"
+
+
+def test_collate_pads_on_the_right() -> None:
+    samples = [np.array([4, 0, 19], dtype=np.uint16), np.array([7, 7], dtype=np.uint16)]
+    rows = collate(samples, VOCABULARY)
+    assert rows.token_ids.tolist() == [[5, 1, 20], [8, 8, 0]]
+    assert rows.labels.tolist() == [[5, 1, 20], [8, 8, -100]]
+
+
+def test_state_names_the_next_batch() -> None:
+    batches = batches_over(UnitSamples(indexed([5] * 10), "train", 8), 4)
+    assert batches.load_state_dict(batches.state_dict(7)) == 7
+
+
+def test_state_of_other_data_or_order_is_refused() -> None:
+    samples = UnitSamples(indexed([5] * 10), "train", 8)
+    state = batches_over(samples, 4).state_dict(7)
+    with pytest.raises(TwistError, match="other shards"):
+        batches_over(UnitSamples(indexed([5] * 10, "data-2"), "train", 8), 4).load_state_dict(state)
+    with pytest.raises(TwistError, match="other seed"):
+        batches_over(samples, 4, seed=1).load_state_dict(state)
+
+
+def test_corpora_of_samples(make_dataset: MakeDataset) -> None:
+    units = [np.array([1, 2, 3, 4], dtype=np.uint16)] * 3
+    dataset = make_dataset({"train": units, "validation": units}, corpora=("a", "b"))
+    samples = UnitSamples(dataset, "validation", max_units=2)
+    corpora = dict(zip([samples.key(i) for i in range(len(samples))], samples.corpora().tolist(), strict=True))
+    assert corpora == {"validation-0": "a", "validation-1": "b", "validation-2": "a"}
+
+
+def test_empty_split_says_how_to_mend(make_dataset: MakeDataset) -> None:
+    dataset = make_dataset({"train": [np.array([1], dtype=np.uint16)]})
+    with pytest.raises(TwistError, match=r"train split; pack again with more audio"):
+        UnitSamples(dataset, "train", 8)
+    with pytest.raises(TwistError, match=r"validation split; pack again with a larger pack\.split\.validation"):
+        UnitSamples(dataset, "validation", 8)
+
+
+def test_missing_and_cut_shards_are_named(make_dataset: MakeDataset) -> None:
+    dataset = make_dataset({"train": [np.arange(10, dtype=np.uint16)]})
+    samples = UnitSamples(dataset, "train", 8)
+    shard = Path(dataset.uri, "train/train-000000.tar")
+    content = shard.read_bytes()
+    shard.write_bytes(content[: dataset.manifest["units_offset"][0].as_py() + 3])
+    with pytest.raises(TwistError, match=r"train-000000\.tar has \d+ bytes, not 10240"):
+        samples[0]
+    shard.unlink()
+    with pytest.raises(TwistError, match=r"train-000000\.tar is missing"):
+        samples[0]
+
+
+Damage = Callable[[Path], object]
+DAMAGES: dict[str, tuple[Damage, str]] = {
+    "missing": (lambda shard: shard.unlink(), "is missing"),
+    "cut": (lambda shard: shard.write_bytes(shard.read_bytes()[:-700]), "has .* bytes, not"),
+    "altered": (lambda shard: shard.write_bytes(shard.read_bytes()[:-1] + b"x"), "does not have the checksum"),
+    "impossible": (lambda shard: shard.write_bytes(b"\xff" * shard.stat().st_size), "holds unit 65535"),
+}
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("rows", ["padded", "packed"])
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_shard_is_named_or_left_out_and_counted(
+    make_dataset: MakeDataset,
+    markov_units: list[NDArray[np.uint16]],
+    tmp_path: Path,
+    name: str,
+    rows: Literal["padded", "packed"],
+    cached: bool,
+) -> None:
+    damage, message = DAMAGES[name]
+    dataset = make_dataset({"train": markov_units})
+    damage(Path(dataset.uri, "train/train-000001.tar"))
+    cache = str(tmp_path / "cache") if cached else None
+    fail = LoaderConfig(rows=rows, verify_checksums=name == "altered", cache=cache)
+    with pytest.raises(TwistError, match=rf"train-000001\.tar {message}"):
+        for index in range(8):
+            batches_over(UnitSamples(dataset, "train", 40, fail), 8)[index]
+
+    samples = UnitSamples(dataset, "train", 40, replace(fail, damaged="skip"))
+    batches = batches_over(samples, len(samples))
+    with pytest.warns(UserWarning, match=rf"train-000001\.tar {message}.*left out"):
+        batch = batches[0]
+    assert batch.num_skipped == 30
+    sound = {tuple(units.tolist()) for units in markov_units[::2]}
+    assert {tuple(document) for document in documents(batch)} == sound, "other samples than the sound shard's"
+    assert batches_over(samples, len(samples)).sample_indices(0).tolist() == batches.sample_indices(0).tolist()
+
+
+def test_a_step_of_nothing_but_damage_has_no_targets(
+    make_dataset: MakeDataset, markov_units: list[NDArray[np.uint16]]
+) -> None:
+    dataset = make_dataset({"train": markov_units})
+    for path in Path(dataset.uri).rglob("*.tar"):
+        path.unlink()
+    for rows in ("padded", "packed"):
+        samples = UnitSamples(dataset, "train", 40, LoaderConfig(rows=rows, damaged="skip"))  # type: ignore[arg-type]
+        with pytest.warns(UserWarning, match="is missing"):
+            batch = batches_over(samples, 4)[0]
+        assert batch.num_skipped == 4
+        assert all((micro_batch.labels == -100).all() for micro_batch in batch.micro_batches)
+
+
+def documents(batch: Batch) -> list[list[int]]:
+    """The units of each sample of a batch, whatever its rows."""
+    found = []
+    for micro_batch in batch.micro_batches:
+        ids = micro_batch.document_ids
+        if ids is None:
+            ids = (micro_batch.token_ids != VOCABULARY.pad_id).int() - 1
+        for tokens, row in zip(micro_batch.token_ids, ids, strict=True):
+            found += [VOCABULARY.decode(tokens[row == number].numpy()).tolist() for number in range(int(row.max()) + 1)]
+    return found
+
+
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=30), spare=st.integers(0, 60), seed=st.integers(0, 3))
+def test_packed_rows_score_the_very_targets_of_padded_rows(lengths: list[int], spare: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    samples = [generator.integers(0, 20, length).astype(np.uint16) for length in lengths]
+    packed = pack_rows(samples, VOCABULARY, max(lengths) + spare)
+    assert packed.token_ids.shape[1] == max(lengths) + spare
+    assert packed.document_ids is not None
+    assert sorted(documents(Batch(0, [packed], 0, 0))) == sorted(units.tolist() for units in samples)
+
+    def scored(micro_batch: MicroBatch) -> Counter[tuple[int, ...]]:
+        """What comes before each target in its document, and the target."""
+        found: Counter[tuple[int, ...]] = Counter()
+        ids = micro_batch.document_ids
+        for row, labels in enumerate(micro_batch.labels):
+            for place in range(1, len(labels)):
+                if labels[place] == -100:
+                    continue
+                assert labels[place] == micro_batch.token_ids[row, place]
+                context = micro_batch.token_ids[row, :place]
+                if ids is not None:
+                    context = context[ids[row, :place] == ids[row, place]]
+                found[(*context.tolist(), int(labels[place]))] += 1
+        return found
+
+    assert scored(packed) == scored(collate(samples, VOCABULARY))
+    at_pads = packed.document_ids < 0
+    assert (packed.token_ids[at_pads] == VOCABULARY.pad_id).all()
+    assert (packed.labels[at_pads] == -100).all()
+
+
+@pytest.mark.parametrize("data", [LoaderConfig(), LoaderConfig(rows="packed", row_units=100)], ids=["padded", "packed"])
+def test_a_step_has_the_same_samples_in_any_rows(
+    make_dataset: MakeDataset, markov_units: list[NDArray[np.uint16]], data: LoaderConfig
+) -> None:
+    dataset = make_dataset({"train": markov_units})
+    alone = batches_over(UnitSamples(dataset, "train", 32), 16)
+    samples = UnitSamples(dataset, "train", 32, data)
+    for index in (0, 5):
+        ranks = [batches_over(samples, 16, num_micro_batches=2, rank=rank, world_size=4)[index] for rank in range(4)]
+        assert sorted(document for rank in ranks for document in documents(rank)) == sorted(documents(alone[index]))
+        assert {(rank.num_units, rank.num_targets) for rank in ranks} == {
+            (alone[index].num_units, alone[index].num_targets)
+        }
+
+
+def test_rows_too_short_for_the_samples_are_refused() -> None:
+    samples = UnitSamples(indexed([5]), "train", 8, LoaderConfig(rows="packed", row_units=7))
+    with pytest.raises(TwistError, match=r"row_units is 7, but samples have up to 8"):
+        batches_over(samples, 1)
+
+
+def test_weights_of_corpora(make_dataset: MakeDataset, markov_units: list[NDArray[np.uint16]]) -> None:
+    dataset = make_dataset({"train": markov_units}, corpora=("a", "b", "c"))
+
+    def seen(num_batches: int, **weights: float) -> Counter[str]:
+        samples = UnitSamples(dataset, "train", 64, LoaderConfig(corpus_weights=weights))
+        batches = batches_over(samples, 10)
+        corpora = samples.corpora()
+        return Counter(str(corpora[i]) for index in range(num_batches) for i in batches.sample_indices(index))
+
+    assert seen(6) == {"a": 20, "b": 20, "c": 20}
+    found = seen(70, a=2.0, b=0.5)  # ten epochs
+    assert [found[name] for name in "abc"] == pytest.approx([400, 100, 200], abs=5)
+    assert seen(4, a=0.0) == {"b": 20, "c": 20}
+    with pytest.raises(TwistError, match="names d; the corpora are a, b, c"):
+        seen(1, d=1.0)
+    with pytest.raises(TwistError, match="leaves no sample"):
+        seen(1, a=0.0, b=0.0, c=0.0)
+
+
+def test_shares_are_nested_and_do_not_depend_on_the_order_of_the_shards(tmp_path: Path) -> None:
+    samples = [
+        Sample(
+            make_key(f"r{i}"), f"r{i}", "c", None, None, "train", 0.0, 1.0, np.full(3, i % 9, "u2"), np.ones(3, "u2")
+        )
+        for i in range(2000)
+    ]
+
+    def written(name: str, samples: list[Sample]) -> Dataset:
+        description, rows = write_shard(str(tmp_path / name), "train/a.tar", samples)
+        info = {"num_units": 20, "codebook": {"fingerprint": "book"}, "shards": [description]}
+        write_index(str(tmp_path / name), info, rows)
+        return open_dataset(str(tmp_path / name))
+
+    def keys(dataset: Dataset, share: float) -> set[str]:
+        chosen = UnitSamples(dataset, "train", 8, LoaderConfig(share=share))
+        return {chosen.key(i) for i in range(len(chosen))}
+
+    dataset, turned = written("one", samples), written("two", samples[::-1])
+    found = {share: keys(dataset, share) for share in (0.01, 0.1, 0.5, 1.0)}
+    assert found[0.01] < found[0.1] < found[0.5] < found[1.0]
+    for share, chosen in found.items():
+        assert len(chosen) == pytest.approx(2000 * share, abs=4 * (2000 * share) ** 0.5)
+        assert keys(turned, share) == chosen
+
+
+def test_units_are_kept_in_the_cache_and_damage_in_it_is_mended(
+    make_dataset: MakeDataset, markov_units: list[NDArray[np.uint16]], tmp_path: Path
+) -> None:
+    dataset = make_dataset({"train": markov_units})
+    data = LoaderConfig(cache=str(tmp_path / "cache"))
+    plain = [rows(batches_over(UnitSamples(dataset, "train", 32), 16), index) for index in range(4)]
+    read = [rows(batches_over(UnitSamples(dataset, "train", 32, data), 16), index) for index in range(4)]
+    assert read == plain
+    kept = sorted((tmp_path / "cache").rglob("*.units"))
+    assert sum(path.stat().st_size for path in kept) == 2 * sum(map(len, markov_units)) + 4 * len(kept)
+    kept[0].write_bytes(kept[0].read_bytes()[:-5] + b"other")
+    kept[1].write_bytes(b"")
+    assert [rows(batches_over(UnitSamples(dataset, "train", 32, data), 16), i) for i in range(4)] == plain
+    for path in Path(dataset.uri).rglob("*.tar"):  # what is kept is not fetched again
+        path.write_bytes(b"\0" * path.stat().st_size)
+    assert [rows(batches_over(UnitSamples(dataset, "train", 32, data), 16), i) for i in range(4)] == plain
+
+
+def loader(stream: BatchStream, num_workers: int) -> StatefulDataLoader[Batch]:
+    return StatefulDataLoader(stream, batch_size=None, num_workers=num_workers)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("taken", [0, 1, 5])
+def test_a_stateful_dataloader_goes_on_with_the_very_next_batch(
+    make_dataset: MakeDataset, markov_units: list[NDArray[np.uint16]], num_workers: int, taken: int
+) -> None:
+    samples = UnitSamples(make_dataset({"train": markov_units}), "train", 32)
+    expected = [rows(batches_over(samples, 8), index) for index in range(12)]
+
+    def content(batch: Batch) -> list[list[int]]:
+        return [[unit + 1 for unit in document] for document in documents(batch)]
+
+    first = loader(BatchStream(batches_over(samples, 8), 0, 12), num_workers)
+    iterator = iter(first)
+    assert [content(next(iterator)) for _ in range(taken)] == expected[:taken]
+    state = first.state_dict()
+    second = loader(BatchStream(batches_over(samples, 8), 0, 12), num_workers)
+    second.load_state_dict(state)
+    assert [content(batch) for batch in second] == expected[taken:], "batches were lost, repeated or changed"
+
+    # With other numbers of workers and of ranks, by the number of batches.
+    state = batches_over(samples, 8).state_dict(taken)
+    for others in (0, 3):
+        ranks = []
+        for rank in range(2):
+            stream = BatchStream(batches_over(samples, 8, rank=rank, world_size=2), 0, 12)
+            stream.load_state_dict(state)
+            ranks.append([content(batch) for batch in loader(stream, others)])
+        assert [[*one, *other] for one, other in zip(*ranks, strict=True)] == expected[taken:]
+
+
+def test_a_workers_state_is_refused_by_another_worker(
+    make_dataset: MakeDataset, markov_units: list[NDArray[np.uint16]]
+) -> None:
+    batches = batches_over(UnitSamples(make_dataset({"train": markov_units}), "train", 32), 8)
+    stream = BatchStream(batches, 0, 12)
+    stream.load_state_dict({**batches.state_dict(3), "part": (1, 2)})
+    with pytest.raises(TwistError, match="taken in worker 1 of 2"):
+        next(iter(stream))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rows": "long"}, "padded or packed"),
+        ({"row_units": 100}, "is for packed rows"),
+        ({"rows": "packed", "row_units": 1}, "is for packed rows"),
+        ({"share": 0.0}, "above 0"),
+        ({"share": 1.5}, "at most 1"),
+        ({"damaged": "mend"}, "fail or skip"),
+        ({"corpus_weights": {"a": -1.0}}, "at least 0"),
+        ({"corpus_weights": {"a": float("nan")}}, "at least 0"),
+        ({"cache": "s3://bucket"}, "a local folder"),
+    ],
+    ids=str,
+)
+def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(TwistError, match=message):
+        LoaderConfig(**settings)
+
+
+class TestOnS3:
+    """Shards on a server that fails half of the requests."""
+
+    @pytest.fixture
+    def remote(
+        self, make_dataset: MakeDataset, markov_units: list[NDArray[np.uint16]], monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[Dataset]:
+        dataset = make_dataset({"train": markov_units})
+        with moto() as endpoint, FaultyProxy(endpoint, seed=1).running() as proxy:
+            point_clients_at(endpoint, monkeypatch)
+            boto3.client("s3").create_bucket(Bucket="shards")
+            for path in Path(dataset.uri).rglob("*"):
+                if path.is_file():
+                    storage.write_bytes(f"s3://shards/{path.relative_to(dataset.uri)}", path.read_bytes())
+            point_clients_at(proxy.url, monkeypatch)
+            monkeypatch.setattr(s3, "LONGEST_PAUSE_S", 0.2)
+            yield dataset
+            s3.client_of_process.cache_clear()
+
+    def test_batches_are_those_of_local_shards(self, remote: Dataset, tmp_path: Path) -> None:
+        plain = [rows(batches_over(UnitSamples(remote, "train", 32), 16), index) for index in range(4)]
+        for data in (LoaderConfig(), LoaderConfig(cache=str(tmp_path / "cache"))):
+            samples = UnitSamples(open_dataset("s3://shards"), "train", 32, data)
+            assert [rows(batches_over(samples, 16), index) for index in range(4)] == plain
+
+    @pytest.mark.usefixtures("remote")
+    def test_a_damaged_shard_is_named(self) -> None:
+        storage.delete("s3://shards/train/train-000000.tar")
+        samples = UnitSamples(open_dataset("s3://shards"), "train", 32)
+        with pytest.raises(TwistError, match=r"s3://shards/train/train-000000\.tar is missing"):
+            batches_over(samples, 16)[0]
+
+
+def test_uneven_batch_is_refused() -> None:
+    samples = Mock(spec=UnitSamples)
+    with pytest.raises(TwistError, match="make it a multiple of 6"):
+        batches_over(samples, 16, world_size=3, num_micro_batches=2)

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from model.lm.speech_lm import cold_start, load_speech_lm
+from model.lm.vocab import Vocabulary
+from model.training import checkpoint, optimizer_state
+from model.training.checkpoint import CHECKSUMS
+from model.training.checkpoint_writer import CheckpointWriter
+from model.training.optim import adamw, set_learning_rate
+from pipeline.errors import TwistError
+from pipeline.files import storage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+OPTIMIZER = "optimizer-00000-of-00001.safetensors"
+SMALL = {"ffn_dim": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "word_embed_proj_dim": 16}
+VOCABULARY = Vocabulary(20, codebook_fingerprint="codebook-1")
+
+
+@pytest.fixture
+def trained(tiny_opt: dict[str, Any]) -> tuple[PreTrainedModel, torch.optim.Optimizer]:
+    """A model and its optimizer after two updates."""
+    model = cold_start(tiny_opt, VOCABULARY, seed=0)
+    optimizer = adamw(model, (0.9, 0.98), 0.01)
+    set_learning_rate(optimizer, 1e-3)
+    for _ in range(2):
+        update(model, optimizer)
+    return model, optimizer
+
+
+def update(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
+    model.eval()
+    ids = torch.tensor([[1, 2, 3, 4]])
+    model(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def test_loaded_equals_saved(trained: tuple[PreTrainedModel, torch.optim.Optimizer], tmp_path: Path) -> None:
+    model, optimizer = trained
+    state = {"progress": {"step": 2, "perplexity": 1.5}}
+    checkpoint.save(str(tmp_path), 2, model.save_pretrained, optimizer, state)
+
+    loaded, vocabulary = load_speech_lm(checkpoint.step_folder(str(tmp_path), 2))
+    loaded_optimizer = adamw(loaded, (0.9, 0.98), 0.01)
+    checkpoint.load_optimizer(tmp_path / "00000002", loaded_optimizer)
+    set_learning_rate(loaded_optimizer, 1e-3)
+    assert vocabulary == VOCABULARY
+    assert checkpoint.load_trainer_state(str(tmp_path), 2) == state
+    for _ in range(2):  # an optimizer that lost its moments or its step count shows in the next updates
+        update(model, optimizer)
+        update(loaded, loaded_optimizer)
+    for (name, ours), theirs in zip(model.named_parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(ours, theirs), f"{name} is updated differently after loading"
+
+
+def test_half_written_checkpoint_is_no_checkpoint(
+    trained: tuple[PreTrainedModel, torch.optim.Optimizer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, optimizer = trained
+    checkpoint.save(str(tmp_path), 2, model.save_pretrained, optimizer, {})
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for module, name in ((safetensors.torch, "save_file"), (Path, "rename"), (checkpoint, "commit")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, die)
+            with pytest.raises(KeyboardInterrupt):
+                checkpoint.save(str(tmp_path), 4, model.save_pretrained, optimizer, {})
+        assert checkpoint.steps(str(tmp_path)) == [2], "a checkpoint has its name before it is whole"
+        checkpoint.remove_unfinished(str(tmp_path))
+        assert [path.name for path in tmp_path.iterdir()] == ["00000002"], "what a killed run left half-written stays"
+    checkpoint.save(str(tmp_path), 4, model.save_pretrained, optimizer, {})
+    assert checkpoint.steps(str(tmp_path)) == [2, 4]
+
+
+def test_newest_and_best_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4, 100_000_000):
+        Path(checkpoint.step_folder(str(tmp_path), step)).mkdir()
+    (tmp_path / "notes").mkdir()
+    checkpoint.prune(str(tmp_path), keep_last=2, best_step=2)
+    assert checkpoint.steps(str(tmp_path)) == [2, 4, 100_000_000]
+    assert (tmp_path / "notes").is_dir(), "only checkpoints may be removed"
+    checkpoint.prune(str(tmp_path), keep_last=1, best_step=None)
+    assert checkpoint.steps(str(tmp_path)) == [100_000_000]
+
+
+def test_damaged_state_is_named(trained: tuple[PreTrainedModel, torch.optim.Optimizer], tmp_path: Path) -> None:
+    model, optimizer = trained
+    folder = Path(checkpoint.save(str(tmp_path), 2, model.save_pretrained, optimizer, {}))
+    for name in (OPTIMIZER, "trainer_state.json"):
+        (folder / name).write_bytes((folder / name).read_bytes()[:1])
+    with pytest.raises(TwistError, match=r"optimizer-\*\.safetensors is missing or damaged; delete .*00000002"):
+        checkpoint.load_optimizer(tmp_path / "00000002", optimizer)
+    with pytest.raises(TwistError, match=r"trainer_state\.json is missing or damaged"):
+        checkpoint.load_trainer_state(str(tmp_path), 2)
+
+
+def test_state_that_is_not_all_there_is_refused(
+    trained: tuple[PreTrainedModel, torch.optim.Optimizer], tmp_path: Path
+) -> None:
+    model, optimizer = trained
+    folder = Path(checkpoint.save(str(tmp_path), 2, model.save_pretrained, optimizer, {}))
+    (folder / OPTIMIZER).rename(folder / "optimizer-00000-of-00002.safetensors")
+    with pytest.raises(TwistError, match="damaged"):
+        checkpoint.load_optimizer(folder, optimizer)
+    other = adamw(cold_start({"model_type": "opt", "hidden_size": 16, **SMALL}, VOCABULARY, seed=0), (0.9, 0.98), 0.01)
+    (folder / "optimizer-00000-of-00002.safetensors").rename(folder / OPTIMIZER)
+    with pytest.raises(TwistError, match="damaged"):
+        checkpoint.load_optimizer(folder, other)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_processes_write_parts_of_one_checkpoint(
+    world_size: int, trained: tuple[PreTrainedModel, torch.optim.Optimizer], tmp_path: Path
+) -> None:
+    model, optimizer = trained
+    with contextlib.ExitStack() as stack:
+        writers = [
+            stack.enter_context(CheckpointWriter(str(tmp_path), rank, world_size, in_background=True))
+            for rank in range(world_size)
+        ]
+        for rank, writer in enumerate(writers):
+            assert checkpoint.steps(str(tmp_path)) == [], "it counts before all processes have written their parts"
+            piece = optimizer_state.piece_of(optimizer, rank, world_size)
+            save_model = model.save_pretrained if rank == 0 else None
+            state = {"progress": {}} if rank == 0 else None
+            writer.save(2, piece, save_model, state, keep_last=1, best_step=None)
+    assert writers[0].made() == [2]
+    folder = tmp_path / "00000002"
+    assert checkpoint.damaged_files(folder) == []
+    assert {path.name for path in folder.iterdir()} == {CHECKSUMS, *json.loads((folder / CHECKSUMS).read_text())}
+    again = adamw(model, (0.9, 0.98), 0.01)
+    checkpoint.load_optimizer(folder, again)
+    for parameter in model.parameters():
+        for name, value in optimizer.state[parameter].items():
+            assert torch.equal(again.state[parameter][name], value), f"{name} is not what it was"
+
+
+def test_a_process_that_dies_leaves_no_checkpoint_and_nobody_waiting(
+    trained: tuple[PreTrainedModel, torch.optim.Optimizer], tmp_path: Path
+) -> None:
+    model, optimizer = trained
+    with (
+        pytest.raises(KeyboardInterrupt),
+        CheckpointWriter(str(tmp_path), 0, world_size=2, in_background=True) as writer,
+    ):
+        piece = optimizer_state.piece_of(optimizer, 0, 2)
+        writer.save(2, piece, model.save_pretrained, {}, keep_last=1, best_step=None)
+        raise KeyboardInterrupt  # while the other process's part is still to come
+    assert checkpoint.steps(str(tmp_path)) == []
+
+
+def test_failure_in_the_background_is_told(
+    trained: tuple[PreTrainedModel, torch.optim.Optimizer], tmp_path: Path
+) -> None:
+    _, optimizer = trained
+
+    def fail(_: Path) -> None:
+        raise OSError("disk full")
+
+    with CheckpointWriter(str(tmp_path), 0, 1, in_background=True) as writer:
+        writer.save(2, optimizer_state.piece_of(optimizer, 0, 1), fail, {}, keep_last=1, best_step=None)
+        with pytest.raises(OSError, match="disk full"):
+            writer.wait()
+
+
+def test_checkpoints_on_s3(trained: tuple[PreTrainedModel, torch.optim.Optimizer], faulty_bucket: str) -> None:
+    """What is whole counts, what is half-written does not."""
+    model, optimizer = trained
+    folder = f"{faulty_bucket}/run/checkpoints"
+    assert checkpoint.steps(checkpoint.open_folder(folder)) == []
+    for step in (2, 4, 6):
+        checkpoint.save(folder, step, model.save_pretrained, optimizer, {"progress": {"best_step": 2}})
+    # A run that is killed before all is there.
+    checkpoint.write_part(folder, 8, 0, 2, optimizer_state.piece_of(optimizer, 0, 2), model.save_pretrained, {})
+    assert checkpoint.steps(folder) == [2, 4, 6]
+    checkpoint.remove_unfinished(folder)
+    assert not [name for name in storage.list_files(folder) if name.startswith("00000008")]
+    checkpoint.prune(folder, keep_last=1, best_step=2)
+    assert checkpoint.steps(folder) == [2, 6]
+    assert checkpoint.best_folder(folder) == f"{folder}/00000002"
+    local = checkpoint.fetch(f"{folder}/00000006")
+    assert checkpoint.damaged_files(local) == []
+    assert load_speech_lm(str(local))[1] == VOCABULARY
+    checkpoint.load_optimizer(local, optimizer)
+
+
+def test_folders_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
+    assert Path(checkpoint.open_folder(str(tmp_path / "a" / "b"))).is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TwistError, match="cannot write checkpoints to"):
+        checkpoint.open_folder(str(tmp_path / "file" / "checkpoints"))
+
+
+def test_best_folder_is_that_of_the_newest_state(
+    trained: tuple[PreTrainedModel, torch.optim.Optimizer], tmp_path: Path
+) -> None:
+    model, optimizer = trained
+    with pytest.raises(TwistError, match=str(tmp_path)):
+        checkpoint.best_folder(str(tmp_path))
+    checkpoint.save(str(tmp_path), 2, model.save_pretrained, optimizer, {"progress": {"best_step": None}})
+    assert Path(checkpoint.best_folder(str(tmp_path))).name == "00000002", "without a validation the newest is the best"
+    checkpoint.save(str(tmp_path), 4, model.save_pretrained, optimizer, {"progress": {"best_step": 2}})
+    assert Path(checkpoint.best_folder(str(tmp_path))).name == "00000002"

@@ -1,0 +1,67 @@
+"""A function mapped over the cluster: in order, with little under way, and with its own errors."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import RunError, TwistError
+from pipeline.work import cluster
+from pipeline.work.cluster import map_tasks
+
+pytestmark = pytest.mark.xdist_group("ray")
+
+
+def square_slowly_at_first(number: int) -> int:
+    time.sleep(0.2 if number == 0 else 0)
+    return number**2
+
+
+def refuse_seven(kind: type[Exception], number: int) -> int:
+    if number == 7:
+        raise kind("seven is not wanted")
+    return number
+
+
+def die_once(folder: Path, number: int) -> int:
+    """Kills its worker the first time that it sees a number."""
+    try:
+        (folder / str(number)).touch(exist_ok=False)
+    except FileExistsError:
+        return number
+    os._exit(1)
+
+
+def test_results_come_in_the_order_of_the_items() -> None:
+    assert list(map_tasks(square_slowly_at_first, range(40))) == [number**2 for number in range(40)]
+    assert list(map_tasks(square_slowly_at_first, [])) == []
+
+
+def test_items_are_drawn_as_there_is_room_for_them() -> None:
+    drawn = 0
+
+    def items():
+        nonlocal drawn
+        for number in range(1000):
+            drawn += 1
+            yield number
+
+    results = map_tasks(square_slowly_at_first, items())
+    assert next(results) == 0
+    assert drawn <= cluster.TASKS_PER_CORE * max(2, os.cpu_count() or 1)
+    results.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("raised", "seen"), [(TwistError, TwistError), (OSError, OSError), (KeyError, RunError)])
+def test_what_goes_wrong_is_raised_here(raised: type[Exception], seen: type[Exception]) -> None:
+    results = map_tasks(functools.partial(refuse_seven, raised), range(20))
+    with pytest.raises(seen, match="seven is not wanted"):
+        list(results)
+
+
+def test_a_worker_that_dies_costs_nothing(tmp_path: Path) -> None:
+    assert list(map_tasks(functools.partial(die_once, tmp_path), range(4))) == [0, 1, 2, 3]

@@ -1,0 +1,253 @@
+"""Work units on a Ray cluster of this machine: all done, done once, and never stopped by one that is bad."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import soundfile
+
+from pipeline.audio.read import AudioError, Span
+from pipeline.errors import RunError, TwistError
+from pipeline.files import parquet
+from pipeline.work import dataflow, driver
+from pipeline.work.cluster import ClusterConfig
+from pipeline.work.plan import WorkPlan, WorkUnit
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_workers_get_this_module() -> Iterator[None]:
+    import ray
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    ray.shutdown()
+
+
+class Measure:
+    """Writes down each clip's length; `faults` says what goes wrong in which unit."""
+
+    def __init__(self, faults: dict[str, str], marks: str) -> None:
+        self._faults = faults
+        self._marks = Path(marks)
+
+    def __call__(self, unit: WorkUnit, wavs: Sequence[np.ndarray | AudioError]) -> pa.Table:
+        mark = self._marks / f"{unit.name}-{len(list(self._marks.glob(f'{unit.name}-*')))}"
+        mark.touch()
+        fault = self._faults.get(unit.name)
+        if fault == "dies" or (fault == "dies once" and mark.name.endswith("-0")):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "hangs":
+            time.sleep(3600)
+        if fault == "breaks the worker":
+            self.is_broken = True
+        if getattr(self, "is_broken", False):
+            raise RuntimeError("this worker is broken")
+        if fault == "raises":
+            raise RuntimeError("a fault on purpose")
+        return table(unit, [wav.reason if isinstance(wav, AudioError) else str(len(wav)) for wav in wavs])
+
+
+def table(unit: WorkUnit, outcomes: Sequence[str]) -> pa.Table:
+    reasons = [outcome if not outcome.isdigit() else None for outcome in outcomes]
+    return pa.table({"id": unit.ids, "outcome": pa.array(outcomes), "drop_reason": pa.array(reasons, pa.string())})
+
+
+def quarantined(unit: WorkUnit, error: AudioError) -> pa.Table:
+    return table(unit, [f"{error.reason}: {error.detail}"] * len(unit.ids))
+
+
+@pytest.fixture
+def work_units(tmp_path: Path) -> list[WorkUnit]:
+    """Six units of two spans each, the second unit's second span in a file that does not exist."""
+    units = []
+    for number in range(6):
+        path = str(tmp_path / f"{number}.wav")
+        soundfile.write(path, np.random.default_rng(number).uniform(-0.5, 0.5, 32_000), 16_000)
+        other = path if number != 1 else str(tmp_path / "vanished.wav")
+        spans = (Span(path, None, 0.0, 0.5 + number / 10), Span(other, None, 1.0, 2.0))
+        units.append(WorkUnit(f"{number:06d}", (f"a{number}", f"b{number}"), spans))
+    return units
+
+
+def run(units: Sequence[WorkUnit], folder: Path, faults: dict[str, str], **settings: float) -> dict[str, list[str]]:
+    (folder / "marks").mkdir(exist_ok=True)
+    parts = str(folder / "parts")
+    arguments = {"faults": faults, "marks": str(folder / "marks")}
+    dataflow.run_work_units(
+        plan_of(units), parts, Measure, arguments, quarantined, ClusterConfig(**settings), ignore_progress
+    )
+    return {unit.name: parquet.read(dataflow.part_uri(parts, unit.name))["outcome"].to_pylist() for unit in units}
+
+
+def plan_of(units: Sequence[WorkUnit]) -> WorkPlan:
+    rows = [
+        {"work_unit": unit.name, "id": id, **dataclasses.asdict(span)}
+        for unit in units
+        for id, span in zip(unit.ids, unit.spans, strict=True)
+    ]
+    return WorkPlan.of(pa.Table.from_pylist(rows), "id")
+
+
+def ignore_progress(done: int, total: int, noun: str, detail: str = "") -> None:
+    assert done <= total, f"{done} of {total} {noun}: {detail}"
+
+
+def expected(units: Sequence[WorkUnit]) -> dict[str, list[str]]:
+    outcomes = {unit.name: [str(8000 + 1600 * number), "16000"] for number, unit in enumerate(units)}
+    outcomes["000001"][1] = "missing"
+    return outcomes
+
+
+def test_every_unit_gets_its_part_and_only_once(work_units, tmp_path):
+    assert run(work_units, tmp_path, {}) == expected(work_units)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").iterdir()}
+    assert run(work_units, tmp_path, {}) == expected(work_units)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").iterdir()} == before
+    assert len(list((tmp_path / "marks").iterdir())) == len(work_units), "finished units were worked on again"
+
+
+def test_progress_is_told_while_work_goes_on_and_summed_up(work_units, tmp_path):
+    (tmp_path / "marks").mkdir()
+    parts = tmp_path / "parts"
+    told = []
+
+    def report(done: int, total: int, noun: str, detail: str = "") -> None:
+        assert noun == "units"
+        told.append((done, total, detail))
+        assert json.loads((parts / "progress.json").read_text())["num_units"] == 6
+
+    arguments = {"faults": {}, "marks": str(tmp_path / "marks")}
+    work = dataflow.run_work_units(
+        plan_of(work_units), str(parts), Measure, arguments, quarantined, ClusterConfig(), report
+    )
+    assert [(done, total) for done, total, _ in told] == [(number, 6) for number in range(1, 7)]
+    assert "h/h, decode " in told[-1][2] and "dropped 1 missing" in told[-1][2]
+    assert not (parts / "progress.json").exists()
+    assert (work["num_done"], work["dropped"]) == (6, {"missing": 1})
+    assert work["hours_done"] * 3600 == pytest.approx(sum(unit.duration_s for unit in work_units))
+    assert all(seconds > 0 for seconds in work["worker_seconds"].values())
+    again = dataflow.run_work_units(
+        plan_of(work_units), str(parts), Measure, arguments, quarantined, ClusterConfig(), report
+    )
+    assert again == {}, "there was nothing left to do"
+
+
+def test_a_lost_part_is_made_again_and_the_same(work_units, tmp_path):
+    run(work_units, tmp_path, {})
+    part = tmp_path / "parts" / "part-000003.parquet"
+    content = part.read_bytes()
+    part.unlink()
+    run(work_units, tmp_path, {})
+    assert part.read_bytes() == content
+
+
+def test_units_that_fail_for_good_are_quarantined_and_the_rest_is_done(work_units, tmp_path):
+    faults = {"000000": "dies", "000002": "raises", "000004": "dies once"}
+    outcomes = run(work_units, tmp_path, faults)
+    wanted = expected(work_units)
+    for name in ("000000", "000002"):
+        assert all(outcome.startswith("quarantined: failed 3 times") for outcome in outcomes[name]), outcomes[name]
+        del outcomes[name], wanted[name]
+    assert outcomes == wanted
+    reason = parquet.read(dataflow.part_uri(str(tmp_path / "parts"), "000002"))["outcome"][0].as_py()
+    assert "a fault on purpose" in reason
+
+
+def test_a_worker_that_a_unit_breaks_does_not_fail_the_others(work_units, tmp_path):
+    outcomes = run(work_units, tmp_path, {"000001": "breaks the worker"}, max_actors=1)
+    wanted = expected(work_units)
+    assert outcomes.pop("000001")[0].startswith("quarantined")
+    del wanted["000001"]
+    assert outcomes == wanted
+
+
+def test_actors_leave_a_core_for_decoding(work_units, tmp_path):
+    assert run(work_units, tmp_path, {}, cpus_per_actor=0.9) == expected(work_units)
+
+
+def test_gpus_that_this_machine_does_not_have_are_refused(work_units, tmp_path):
+    with pytest.raises(TwistError, match=r"gpus_per_actor is 64, but this machine has"):
+        run(work_units, tmp_path, {}, gpus_per_actor=64.0)
+
+
+def test_more_actors_than_this_machine_has_room_for_are_refused(work_units, tmp_path):
+    with pytest.raises(TwistError, match=r"min_actors is 500, but this machine has room for"):
+        run(work_units, tmp_path, {}, min_actors=500)
+
+
+def test_many_failures_in_a_row_stop_the_run(work_units, tmp_path, monkeypatch):
+    monkeypatch.setattr(driver, "MAX_FAILURES_IN_A_ROW", 4)
+    with pytest.raises(RunError, match="4 work units failed in a row"):
+        run(work_units, tmp_path, {unit.name: "raises" for unit in work_units})
+
+
+def test_bad_units_that_are_all_that_is_left_are_quarantined(work_units, tmp_path, monkeypatch):
+    good, bad = work_units[:2], work_units[2:]
+    run(good, tmp_path, {})
+    monkeypatch.setattr(driver, "MAX_FAILURES_IN_A_ROW", 3)
+    outcomes = run(work_units, tmp_path, {unit.name: "raises" for unit in bad})
+    assert {unit.name: outcomes[unit.name] for unit in good} == {unit.name: expected(good)[unit.name] for unit in good}
+    assert all(outcomes[unit.name][0].startswith("quarantined") for unit in bad), outcomes
+
+
+def test_workers_that_fail_what_they_could_do_before_stop_the_run(work_units, tmp_path, monkeypatch):
+    good, others = work_units[:2], work_units[2:]
+    run(good, tmp_path, {})
+    monkeypatch.setattr(driver, "MAX_FAILURES_IN_A_ROW", 3)
+    with pytest.raises(RunError, match=r"3 work units failed in a row, and then 00000\d, which had been done before"):
+        run(work_units, tmp_path, {unit.name: "raises" for unit in work_units})
+    assert len(list((tmp_path / "parts").iterdir())) == len(good), f"of {len(others)} some were given up"
+
+
+def test_a_hung_unit_is_cut_off(work_units, tmp_path):
+    outcomes = run(work_units[:3], tmp_path, {"000001": "hangs"}, unit_time_limit_s=3.0)
+    assert outcomes["000001"][0].startswith("quarantined"), outcomes
+    assert outcomes["000000"] == expected(work_units)["000000"]
+
+
+def test_a_run_in_which_every_unit_fails_is_an_error(work_units, tmp_path):
+    with pytest.raises(RunError, match="every one of 6 work units failed, the last with: RuntimeError: a fault"):
+        run(work_units, tmp_path, {unit.name: "raises" for unit in work_units})
+    assert not list((tmp_path / "parts").glob("part-*")), "nothing was done, so nothing may look done"
+
+
+def test_a_disk_that_fills_up_while_parts_are_committed(work_units, tmp_path):
+    disk = tmp_path / "parts"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=12k", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        with pytest.raises(RunError, match="No space left on device"):
+            run(work_units, tmp_path, {})
+        assert not list(disk.glob(".*.tmp")), "a half-written part was left"
+        subprocess.run(["mount", "-o", "remount,size=1m", disk], check=True)
+        assert run(work_units, tmp_path, {}) == expected(work_units)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_settings_that_cannot_work_are_refused():
+    for settings in (
+        {"max_actors": 0},
+        {"min_actors": 0},
+        {"min_actors": 3, "max_actors": 2},
+        {"gpus_per_actor": -1},
+        {"cpus_per_actor": -1},
+        {"unit_time_limit_s": 0},
+    ):
+        with pytest.raises(TwistError, match="cluster"):
+            ClusterConfig(**settings)
