@@ -5,7 +5,7 @@
 The model has the size of TWIST's (HuBERT Base with an eighth convolution, 25 Hz, layer 11, 500 units); speed does not
 depend on what the weights are. The contestants take turns over the same clips, and each one's median turn counts, since
 machines have other work too. One thread by default: the pipeline runs a worker of one thread per core. On a GPU there
-is 20 times as much audio, about a work unit of the pipeline, and a turn before the first that counts.
+is 20 times as much audio, about a chunk of the pipeline, and a turn before the first that counts.
 
 1. transformers, float32, as slamkit uses it: clips sorted by length, batches of 8 padded to the longest, no mask, all
    hidden states. What it gives for a padded clip is not what the clip gives alone, and assignment is not counted.

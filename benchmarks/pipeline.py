@@ -2,13 +2,13 @@
 
     python benchmarks/pipeline.py [--quick] [--json]
 
-1. Throughput: 64 work units of speech with the embedded tokenizer, read from FLAC. The loop decodes, encodes and
-   commits one unit after the other in one process and thread; the pipeline does it with one actor. Its throughput is
-   taken between its first commit and its last; what comes before the first, but for the unit's own time, is its
+1. Throughput: 64 chunks of speech with the embedded tokenizer, read from FLAC. The loop decodes, encodes and
+   commits one chunk after the other in one process and thread; the pipeline does it with one actor. Its throughput is
+   taken between its first commit and its last; what comes before the first, but for the chunk's own time, is its
    start-up.
-2. Memory: units whose audio is more than 50 MB, through an object store of 2 GiB, with an encoder that does next to
+2. Memory: chunks whose audio is more than 50 MB, through an object store of 2 GiB, with an encoder that does next to
    nothing, so that audio piles up if it can. The peak of the driver and of the largest worker (anonymous memory) and of
-   the object store, with 20 units and with 200.
+   the object store, with 20 chunks and with 200.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.audio.read import AudioError
-    from pipeline.work.plan import WorkUnit
+    from pipeline.work.plan import Chunk
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "model" / "embedded"
 ENCODER = EncoderConfig(name="hubert", path="hubert-tiny-25hz", layer=3, device="cpu")
@@ -62,7 +62,7 @@ OBJECT_STORE_BYTES = 2 * 2**30
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="short units, and 60 in place of 200: a minute at most")
+    parser.add_argument("--quick", action="store_true", help="short chunks, and 60 in place of 200: a minute at most")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     arguments = parser.parse_args()
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])  # of Ray's workers
@@ -93,10 +93,10 @@ def write_speech(path: Path) -> None:
     soundfile.write(path, wav, 16_000)
 
 
-def plan(path: Path, num_units: int, minutes: float, segment_s: float) -> WorkPlan:
-    """Units of neighbouring segments; each unit begins somewhere else in the file."""
+def plan(path: Path, num_chunks: int, minutes: float, segment_s: float) -> WorkPlan:
+    """Chunks of neighbouring segments; each begins somewhere else in the file."""
     rows = []
-    for number in range(num_units):
+    for number in range(num_chunks):
         offset_s = (number * 7.0) % (FILE_MINUTES * 60 - minutes * 60 + 1)
         edges = np.arange(offset_s, offset_s + minutes * 60 - segment_s + 0.001, segment_s)
         for start_s in edges.tolist():
@@ -111,29 +111,29 @@ def plan(path: Path, num_units: int, minutes: float, segment_s: float) -> WorkPl
 
 
 def throughput(folder: Path, minutes: float) -> dict[str, float]:
-    """Hours of audio per hour of both, and the seconds before the pipeline's first unit."""
+    """Hours of audio per hour of both, and the seconds before the pipeline's first chunk."""
     work = plan(folder / "speech.flac", 64, minutes, SEGMENT_S)
     arguments = {"encoder": ENCODER, "codebook_uri": str(EMBEDDED / "hubert-tiny-25hz-km100")}
-    assert codebook.load(arguments["codebook_uri"]).num_units == 100
+    assert codebook.load(arguments["codebook_uri"]).codebook_size == 100
 
     process = Tokenize(**arguments)  # type: ignore[arg-type]
     loop_parts = str(folder / "loop")
     began = time.perf_counter()
-    for unit in work:
-        part = parquet.to_bytes(process(unit, list(read_spans(unit.spans))))
-        storage.put_if_absent(dataflow.part_uri(loop_parts, unit.name), part)
+    for chunk in work:
+        part = parquet.to_bytes(process(chunk, list(read_spans(chunk.spans))))
+        storage.put_if_absent(dataflow.part_uri(loop_parts, chunk.name), part)
     loop_s = time.perf_counter() - began
 
     parts = str(folder / "pipeline")
     began_at = time.time()
-    dataflow.run_work_units(work, parts, Tokenize, arguments, _all_dropped, ClusterConfig(max_actors=1), silently)
+    dataflow.run_chunks(work, parts, Tokenize, arguments, _all_dropped, ClusterConfig(max_actors=1), silently)
     committed = sorted(path.stat().st_mtime for path in Path(parts).glob("part-*"))
     for path in Path(parts).glob("part-*"):
         assert path.read_bytes() == (Path(loop_parts) / path.name).read_bytes(), f"{path.name} differs"
     per_unit_s = (committed[-1] - committed[0]) / (len(committed) - 1)
     unit_hours = float(work.durations_s.mean()) / 3600
     return {
-        "units": len(work),
+        "chunks": len(work),
         "minutes_per_unit": minutes,
         "loop_s_per_unit": loop_s / len(work),
         "pipeline_s_per_unit": per_unit_s,
@@ -146,13 +146,15 @@ def throughput(folder: Path, minutes: float) -> dict[str, float]:
 class Listen:
     """Stands for an encoder that takes no time to speak of."""
 
-    def __call__(self, unit: WorkUnit, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
+    def __call__(self, chunk: Chunk, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
         time.sleep(0.2)
-        return pa.table({"id": unit.ids, "num_samples": [len(wav) for wav in wavs], "drop_reason": pa.nulls(len(wavs))})  # type: ignore[arg-type]
+        return pa.table(
+            {"id": chunk.ids, "num_samples": [len(wav) for wav in wavs], "drop_reason": pa.nulls(len(wavs))}
+        )  # type: ignore[arg-type]
 
 
-def memory(folder: Path, num_units: int) -> dict[str, float]:
-    """Peak MiB of the driver, of the largest worker and of the object store while units of 55 MB pass through."""
+def memory(folder: Path, num_chunks: int) -> dict[str, float]:
+    """Peak MiB of the driver, of the largest worker and of the object store while chunks of 55 MB pass through."""
     import ray
 
     from benchmarks.pipeline import Listen  # by the name that Ray's workers find it under
@@ -165,14 +167,14 @@ def memory(folder: Path, num_units: int) -> dict[str, float]:
         log_to_driver=False,
         logging_level="error",
     )
-    work = plan(folder / "speech.flac", num_units, 14.4, 864.0)
+    work = plan(folder / "speech.flac", num_chunks, 14.4, 864.0)
     peaks: defaultdict[str, float] = defaultdict(float)
     done = threading.Event()
     watcher = threading.Thread(target=watch, args=(peaks, done))
     watcher.start()
     try:
-        dataflow.run_work_units(
-            work, str(folder / f"memory-{num_units}"), Listen, {}, _all_dropped, ClusterConfig(max_actors=1), silently
+        dataflow.run_chunks(
+            work, str(folder / f"memory-{num_chunks}"), Listen, {}, _all_dropped, ClusterConfig(max_actors=1), silently
         )
     finally:
         done.set()

@@ -5,9 +5,9 @@
 At full scale 1.5 million recordings hold 150,000 hours. Two fifths of the hours come with voice activity, as
 Libri-Light's do, and are cut at pauses; the rest is cut into equal parts.
 
-1. plan: the segment stage, from manifest and language decisions to some 22 million segments in work units.
-2. resume: the tokenize stage's own way from segments and a folder that has the parts of all units but one, through Ray,
-   to that one's part. (Its audio is not there, so that its part says so.)
+1. plan: the segment stage, from manifest and language decisions to some 22 million segments in chunks.
+2. resume: the tokenize stage's own way from segments and a folder that has the parts of all chunks but one, through
+   Ray, to that one's part. (Its audio is not there, so that its part says so.)
 
 --quick takes a hundredth of it, and extrapolates in proportion.
 """
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.audio.read import AudioError
-    from pipeline.work.plan import WorkUnit
+    from pipeline.work.plan import Chunk
 
 # Corpora: name, recordings at full scale, their length in seconds, and whether voice activity is known.
 CORPORA = (
@@ -167,7 +167,7 @@ def plan(run: str) -> None:
 
 
 def make_parts(run: str) -> None:
-    """A file for every unit but one; what is in them does not matter to a run that goes on."""
+    """A file for every chunk but one; what is in them does not matter to a run that goes on."""
     folder = Path(run) / "units"
     folder.mkdir()
     with open_segments(run) as segments:
@@ -179,8 +179,8 @@ def make_parts(run: str) -> None:
 class WriteReasons:
     """Stands for the encoder, which a part without audio does not need."""
 
-    def __call__(self, unit: WorkUnit, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
-        return pa.table({"id": unit.ids, "drop_reason": [getattr(wav, "reason", None) for wav in wavs]})
+    def __call__(self, chunk: Chunk, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
+        return pa.table({"id": chunk.ids, "drop_reason": [getattr(wav, "reason", None) for wav in wavs]})
 
 
 def resume(run: str) -> None:
@@ -189,11 +189,11 @@ def resume(run: str) -> None:
     parts = storage.join(run, "units")
     with open_segments(run) as segments:
         work = plan_of(segments)
-        dataflow.run_work_units(work, parts, WriteReasons, {}, quarantined, ClusterConfig(), silently)
+        dataflow.run_chunks(work, parts, WriteReasons, {}, quarantined, ClusterConfig(), silently)
 
 
-def quarantined(unit: WorkUnit, error: AudioError) -> pa.Table:
-    raise AssertionError(f"{unit.name}: {error}")
+def quarantined(chunk: Chunk, error: AudioError) -> pa.Table:
+    raise AssertionError(f"{chunk.name}: {error}")
 
 
 def silently(done: int, total: int, noun: str, detail: str = "") -> None:

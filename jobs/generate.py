@@ -67,9 +67,12 @@ def work(given: Namespace, run: str) -> None:
     ready_for_generation(model, speech.DTYPES[given.dtype], device)
     is_official = given.twist_model_name is not None
     book = speech.official_codebook() if is_official else speech.codebook_of(run, given.codebook)
-    if is_official and vocabulary.num_units > book.num_units:  # a table with rows to spare
-        vocabulary = replace(vocabulary, num_units=book.num_units)
-    if vocabulary.num_units != book.num_units or vocabulary.codebook_fingerprint not in (None, book.fingerprint):
+    if is_official and vocabulary.codebook_size > book.codebook_size:  # a table with rows to spare
+        vocabulary = replace(vocabulary, codebook_size=book.codebook_size)
+    if vocabulary.codebook_size != book.codebook_size or vocabulary.codebook_fingerprint not in (
+        None,
+        book.fingerprint,
+    ):
         raise TwistError(
             f"{folder} speaks units of another codebook than {given.codebook or run or 'the embedded one'}: the same "
             f"numbers mean other sounds; name its run with --run, or its codebook with --codebook"

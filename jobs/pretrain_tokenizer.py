@@ -34,7 +34,7 @@ def work(recipe: Recipe, checkpoints: str | None = None) -> PretrainResult:
                 too_short = f" ({event['num_too_short']:,} are too short)" if event["num_too_short"] else ""
                 tqdm.write(
                     f"pretrain   {event['num_parameters'] / 1e6:.2f}M parameters, {event['hours']:.2f} h in "
-                    f"{event['num_clips']:,} clips{too_short} with {event['num_units']} kinds of units, "
+                    f"{event['num_clips']:,} clips{too_short} with {event['codebook_size']} kinds of units, "
                     f"{event['world_size']} process(es) on {event['device']}{resumed}"
                 )
             elif event["event"] == "init":

@@ -1,4 +1,4 @@
-"""Cuts recordings into segments of speech and plans the work units of tokenization."""
+"""Cuts recordings into segments of speech and plans the chunks of tokenization."""
 
 from __future__ import annotations
 

@@ -145,9 +145,9 @@ def load_synthesizer(
             f"the vocoder {path} speaks the units of another codebook ({fingerprint}) than these ({wanted}): the same "
             f"numbers mean other sounds; name the vocoder of these units, or train one with `twist train-vocoder`"
         )
-    if not isinstance(units, str) and vocoder.config.num_embeddings < units.num_units:
+    if not isinstance(units, str) and vocoder.config.num_embeddings < units.codebook_size:
         raise TwistError(
-            f"the vocoder {path} speaks {vocoder.config.num_embeddings} units, but these are of {units.num_units}"
+            f"the vocoder {path} speaks {vocoder.config.num_embeddings} units, but these are of {units.codebook_size}"
         )
     return Synthesizer(vocoder.for_inference(DTYPES[dtype], device)), str(path)
 

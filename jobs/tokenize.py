@@ -27,7 +27,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
         parser,
         "retry-dropped",
         action="store_true",
-        help="Take up again work units that were quarantined, and those with segments whose audio was missing.",
+        help="Take up again chunks that were quarantined, and those with segments whose audio was missing.",
     )
 
 

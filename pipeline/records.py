@@ -110,7 +110,7 @@ LANGUAGE_SCHEMA = pa.schema(
     ]
 )
 
-# A stretch of speech, and all that a worker needs to read it: the plan of tokenization, in the order of work units.
+# A stretch of speech, and all that a worker needs to read it: the plan of tokenization, in the order of chunks.
 SEGMENT_SCHEMA = pa.schema(
     [
         pa.field("segment_id", pa.string(), nullable=False),
@@ -123,7 +123,7 @@ SEGMENT_SCHEMA = pa.schema(
     ]
 )
 
-# One part file holds every segment of one work unit, the dropped ones with their reason in place of units, so that a
+# One part file holds every segment of one chunk, the dropped ones with their reason in place of units, so that a
 # single commit accounts for the whole unit.
 UNITS_SCHEMA = pa.schema(
     [

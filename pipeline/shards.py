@@ -97,7 +97,7 @@ class Dataset:
         self._manifest = manifest
 
     @property
-    def num_units(self) -> int:
+    def codebook_size(self) -> int:
         """Size of the codebook."""
         return int(self.info["num_units"])
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.work.dataflow import Processor
-    from pipeline.work.plan import WorkUnit
+    from pipeline.work.plan import Chunk
 
 # A busy machine makes no test wrong.
 settings.register_profile("no deadline", deadline=None)
@@ -94,7 +94,7 @@ PACK = PackConfig(split=SplitConfig(validation=0.2, test=0.2), units_per_shard=6
 
 @pytest.fixture(scope="session")
 def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Makes runs by the real stages over synthetic audio; only that work units are done one by one instead of by Ray.
+    """Makes runs by the real stages over synthetic audio; only that chunks are done one by one instead of by Ray.
 
     One file of each run cannot be read, and one vanishes before it is encoded. Clips are given as tuples (see Clip).
     """
@@ -107,7 +107,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         _write_audio([*(Clip(*clip) for clip in clips), Clip("vanishes.wav", "f", 6.0, 103)], audio)
         (audio / "broken.wav").write_bytes(b"RIFF, but no more of it")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(dataflow, "run_work_units", _run_here)
+            patch.setattr(dataflow, "run_chunks", _run_here)
             patch.setattr(cluster, "map_tasks", _map_here)
             make_manifest(run, [CorpusConfig(str(audio))], _ignore)
             filter_languages(run, LanguageConfig(), _ignore)
@@ -137,8 +137,8 @@ def run_copy(small_run: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets stages do their work units one by one in the test's process."""
-    monkeypatch.setattr(dataflow, "run_work_units", _run_here)
+    """Lets stages do their chunks one by one in the test's process."""
+    monkeypatch.setattr(dataflow, "run_chunks", _run_here)
     monkeypatch.setattr(cluster, "map_tasks", _map_here)
 
 
@@ -170,13 +170,13 @@ def _tones(clip: Clip) -> NDArray[np.float64]:
 
 
 def _run_here(
-    work_units: Iterable[WorkUnit], parts: str, processor: type[Processor], processor_args: dict[str, Any], *_: object
+    chunks: Iterable[Chunk], parts: str, processor: type[Processor], processor_args: dict[str, Any], *_: object
 ) -> dict[str, Any]:
-    """What dataflow.run_work_units does, in this process."""
+    """What dataflow.run_chunks does, in this process."""
     process = processor(**processor_args)
-    for unit in work_units:
-        part = process(unit, list(read_spans(unit.spans)))
-        storage.put_if_absent(dataflow.part_uri(parts, unit.name), parquet.to_bytes(part))
+    for chunk in chunks:
+        part = process(chunk, list(read_spans(chunk.spans)))
+        storage.put_if_absent(dataflow.part_uri(parts, chunk.name), parquet.to_bytes(part))
     return {}
 
 

@@ -46,17 +46,17 @@ class HubertPretraining(nn.Module):
 
     Args:
         config: Shape and loss.
-        num_units: Kinds of labels, K.
+        codebook_size: Kinds of labels, K.
     """
 
-    def __init__(self, config: PretrainConfig, num_units: int) -> None:
+    def __init__(self, config: PretrainConfig, codebook_size: int) -> None:
         super().__init__()
         self.config = config
         self.body = HubertModel(config.model, config.dropout)
         self._initialize()
         self.mask_embedding = nn.Parameter(torch.rand(config.model.hidden_size))
         self.final_projection = nn.Linear(config.model.hidden_size, config.embedding_dim)
-        self.unit_embeddings = nn.Parameter(torch.rand(num_units, config.embedding_dim))
+        self.unit_embeddings = nn.Parameter(torch.rand(codebook_size, config.embedding_dim))
 
     def take_over(self, body: HubertModel) -> tuple[int, int]:
         """Takes the weights of another network as far as they have the same name and shape.

@@ -150,7 +150,7 @@ class _Pretraining:
         self.batches = PretrainBatches(train_clips, config, ranks.rank, ranks.world_size)
         self.validation = validation_batches(validation_clips, config, ranks.rank, ranks.world_size)
         torch.manual_seed(config.seed)
-        self.model = HubertPretraining(config, train_clips.num_units)
+        self.model = HubertPretraining(config, train_clips.codebook_size)
         self.progress = Progress()
         resumed_step = checkpoint.newest_step(folder, ranks)
         if resumed_step:
@@ -173,7 +173,7 @@ class _Pretraining:
             num_clips=self.batches.num_clips,
             hours=self.batches.num_samples / SAMPLE_RATE_HZ / 3600,
             num_too_short=len(train_clips) - self.batches.num_clips,
-            num_units=train_clips.num_units,
+            codebook_size=train_clips.codebook_size,
             world_size=ranks.world_size,
             device=str(ranks.device),
         )

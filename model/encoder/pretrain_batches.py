@@ -44,7 +44,7 @@ class LabelledClips(Protocol):
         ...
 
     @property
-    def num_units(self) -> int:
+    def codebook_size(self) -> int:
         """Kinds of labels, K."""
         ...
 

@@ -156,7 +156,7 @@ class UnitSamples:
         return self.dataset.value("key", int(self._rows[self._owner[index]]))
 
     def told_unit_counts(self) -> NDArray[np.int64] | None:
-        """How often each unit occurs [num_units], where dataset.json says so of exactly these samples."""
+        """How often each unit occurs [codebook_size], where dataset.json says so of exactly these samples."""
         told = self.dataset.info.get("unit_counts", {}).get(self.split)
         is_all = self.data.share == 1 and not self.num_units_left_out
         return np.array(told, np.int64) if told is not None and is_all else None
@@ -322,7 +322,7 @@ class TrainingBatches:
             return self._rows(found), len(found)
         except TwistError:
             # Looked for in each sample only now that one is known to have it.
-            sound = self._samples.read(indices, below=self._vocabulary.num_units)
+            sound = self._samples.read(indices, below=self._vocabulary.codebook_size)
             found = [units for units in sound if units is not None]
             return self._rows(found), len(found)
 
@@ -434,8 +434,8 @@ def pack_rows(samples: Sequence[NDArray[np.uint16]], vocabulary: Vocabulary, row
 
 def _encode(token_ids: NDArray[np.int64], vocabulary: Vocabulary) -> None:
     """Turns units into ids, in place and at once: what `Vocabulary.encode` does to each sample takes longer."""
-    if (largest := int(token_ids.max())) >= vocabulary.num_units:
-        raise TwistError(f"unit {largest} is not in a codebook of {vocabulary.num_units} units")
+    if (largest := int(token_ids.max())) >= vocabulary.codebook_size:
+        raise TwistError(f"unit {largest} is not in a codebook of {vocabulary.codebook_size} units")
     token_ids += vocabulary.offset
 
 

@@ -25,22 +25,22 @@ class Vocabulary:
     slamkit were trained with one id in front of, and behind, each sequence: `bos_id`.
 
     Args:
-        num_units: Size of the codebook.
+        codebook_size: Size of the codebook.
         offset: Id of unit 0.
         pad_id: Id that fills rows up to a common length; one of the specials.
         codebook_fingerprint: Which codebook the units come from; None where a model does not say.
         bos_id: Id with which the model's sequences begin; None where they begin with a unit.
     """
 
-    num_units: int
+    codebook_size: int
     offset: int = 1
     pad_id: int = 0
     codebook_fingerprint: str | None = None
     bos_id: int | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num_units <= 2**16:
-            raise TwistError(f"a vocabulary has 1 to 65536 units, not {self.num_units}")
+        if not 1 <= self.codebook_size <= 2**16:
+            raise TwistError(f"a vocabulary has 1 to 65536 units, not {self.codebook_size}")
         if not 0 <= self.pad_id < self.offset:
             raise TwistError(f"the pad id ({self.pad_id}) must be one of the ids below the offset ({self.offset})")
         if self.bos_id is not None and not 0 <= self.bos_id < self.offset:
@@ -49,7 +49,7 @@ class Vocabulary:
     @property
     def vocab_size(self) -> int:
         """Rows of the model's unit table: specials and units."""
-        return self.offset + self.num_units
+        return self.offset + self.codebook_size
 
     @classmethod
     def of_dataset(cls, dataset: Dataset) -> Self:
@@ -67,15 +67,15 @@ class Vocabulary:
         pad_id = getattr(config, "pad_token_id", None)
         if not isinstance(offset, int) or not isinstance(pad_id, int):
             raise TwistError("its config.json has no `offset` and `pad_token_id`: this is not a speech LM over units")
-        num_units = getattr(config, "num_units", None) or config.vocab_size - offset
+        codebook_size = getattr(config, "num_units", None) or config.vocab_size - offset
         bos_id = getattr(config, "unit_bos_id", None)  # not bos_token_id: Meta's configs have one that is of no use
-        return cls(num_units, offset, pad_id, getattr(config, "codebook_fingerprint", None), bos_id)
+        return cls(codebook_size, offset, pad_id, getattr(config, "codebook_fingerprint", None), bos_id)
 
     def as_config(self) -> dict[str, int | str | None]:
         """The entries of a model's config that hold this vocabulary."""
         return {
             "vocab_size": self.vocab_size,
-            "num_units": self.num_units,
+            "num_units": self.codebook_size,
             "offset": self.offset,
             "pad_token_id": self.pad_id,
             "bos_token_id": self.bos_id,
@@ -90,8 +90,8 @@ class Vocabulary:
         Raises:
             TwistError: a unit is not in the codebook.
         """
-        if units.size and int(units.max()) >= self.num_units:
-            raise TwistError(f"unit {int(units.max())} is not in a codebook of {self.num_units} units")
+        if units.size and int(units.max()) >= self.codebook_size:
+            raise TwistError(f"unit {int(units.max())} is not in a codebook of {self.codebook_size} units")
         return units.astype(np.int64) + self.offset
 
     def decode(self, ids: NDArray[np.int64]) -> NDArray[np.uint16]:
@@ -114,8 +114,8 @@ class Vocabulary:
             TwistError: the codebooks differ, in size or (where the model says which it has) in content.
         """
         theirs = Vocabulary.of_dataset(dataset)
-        if theirs.num_units != self.num_units:
-            raise TwistError(f"{dataset.uri} has {theirs.num_units} units, the model has {self.num_units}")
+        if theirs.codebook_size != self.codebook_size:
+            raise TwistError(f"{dataset.uri} has {theirs.codebook_size} units, the model has {self.codebook_size}")
         if self.codebook_fingerprint not in (None, theirs.codebook_fingerprint):
             raise TwistError(
                 f"{dataset.uri} was made with another codebook ({theirs.codebook_fingerprint}) than the model's "

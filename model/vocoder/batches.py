@@ -145,9 +145,10 @@ def require_fit(clips: LabelledClips, config: VocoderTrainConfig) -> None:
     Raises:
         TwistError: their number or their rate differs.
     """
-    if clips.num_units != config.model.num_embeddings:
+    if clips.codebook_size != config.model.num_embeddings:
         raise TwistError(
-            f"vocoder.model.num_embeddings is {config.model.num_embeddings}, but the run has {clips.num_units} units"
+            f"vocoder.model.num_embeddings is {config.model.num_embeddings}, but the run has "
+            f"{clips.codebook_size} units"
         )
     if clips.clock.hop_samples != config.model.hop_samples:
         raise TwistError(

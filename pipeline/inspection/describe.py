@@ -127,7 +127,7 @@ def describe_shards(uri: str) -> dict[str, Any]:
         "codebook": dataset.info["codebook"]["fingerprint"],
         "encoder": encoder["name"],
         "frame_rate_hz": dataset.info["frame_rate_hz"],
-        "codebook_size": dataset.num_units,
+        "codebook_size": dataset.codebook_size,
         "num_shards": len(dataset.info["shards"]),
         "num_samples": len(manifest),
         "num_speakers": pc.count_distinct(manifest["speaker"].cast(pa.string()), mode="only_valid").as_py(),
@@ -136,7 +136,7 @@ def describe_shards(uri: str) -> dict[str, Any]:
         "num_frames": num_frames,
         "units_per_hour_before": num_frames / hours,
         "units_per_hour": num_units / hours,
-        "remarks": _remarks(encoder, dataset.num_units, num_units / hours),
+        "remarks": _remarks(encoder, dataset.codebook_size, num_units / hours),
         "totals": dataset.info["totals"],
         "languages": dataset.info["languages"],
         "samples_s": _quantiles(manifest["duration_s"].to_numpy()),
@@ -154,16 +154,16 @@ def count_units(dataset: Dataset, splits: Iterable[str]) -> NDArray[np.int64]:
     Raises:
         DatasetError: a tar is missing, or does not hold what the manifest says.
     """
-    counts = np.zeros(dataset.num_units, np.int64)
+    counts = np.zeros(dataset.codebook_size, np.int64)
     told: dict[str, list[int]] = dataset.info.get("unit_counts", {})
-    if told and all(len(counts_of_split) == dataset.num_units for counts_of_split in told.values()):
+    if told and all(len(counts_of_split) == dataset.codebook_size for counts_of_split in told.values()):
         return sum((np.array(told[split]) for split in splits if split in told), start=counts)
     splits_of_samples = np.array(dataset.manifest["split"].to_pylist(), dtype=object)
     wanted = dataset.manifest.filter(np.isin(splits_of_samples, list(splits)))
     for shard in pc.unique(wanted["shard"]).to_pylist():
         rows = wanted.filter(pc.equal(wanted["shard"], shard))
         for units in _units_of(dataset, shard, rows):
-            counts += _count(units, dataset.num_units, storage.join(dataset.uri, shard))
+            counts += _count(units, dataset.codebook_size, storage.join(dataset.uri, shard))
     return counts
 
 
@@ -179,12 +179,12 @@ def _units_of(dataset: Dataset, shard: str, rows: pa.Table) -> list[NDArray[np.u
         raise DatasetError(f"{uri} ends too soon; `twist inspect --verify` says what else is wrong") from error
 
 
-def _count(units: NDArray[np.uint16], num_units: int, where: str) -> NDArray[np.int64]:
-    counts = np.bincount(units, minlength=num_units)
-    if len(counts) > num_units:
+def _count(units: NDArray[np.uint16], codebook_size: int, where: str) -> NDArray[np.int64]:
+    counts = np.bincount(units, minlength=codebook_size)
+    if len(counts) > codebook_size:
         raise TwistError(
-            f"{where} holds unit {len(counts) - 1}, the codebook only {num_units} units; `twist inspect --verify` says "
-            f"what else is wrong"
+            f"{where} holds unit {len(counts) - 1}, the codebook only {codebook_size} units; `twist inspect --verify` "
+            f"says what else is wrong"
         )
     return counts
 
@@ -194,7 +194,7 @@ def _example_samples(dataset: Dataset) -> list[dict[str, Any]]:
     rows = dataset.head(NUM_EXAMPLES).select(columns)
     units = [_units_of(dataset, rows["shard"][i].as_py(), rows.slice(i, 1))[0] for i in range(len(rows))]
     for i, first in enumerate(units):
-        _count(first, dataset.num_units, storage.join(dataset.uri, rows["shard"][i].as_py()))
+        _count(first, dataset.codebook_size, storage.join(dataset.uri, rows["shard"][i].as_py()))
     return [
         {**row, "first_units": first[:NUM_EXAMPLE_UNITS].tolist()}
         for row, first in zip(rows.select(columns[:6]).to_pylist(), units, strict=True)
@@ -281,11 +281,11 @@ def _describe_codebook(run: str) -> dict[str, Any]:
 
 def _describe_units(run: str) -> dict[str, Any]:
     book = codebook.load(storage.join(run, CODEBOOK))
-    counts = np.zeros(book.num_units, np.int64)
+    counts = np.zeros(book.codebook_size, np.int64)
     examples: list[dict[str, Any]] = []
     for uri in part_uris(run):
         part = read_part(uri)
-        counts += _count(pc.list_flatten(part["units"]).to_numpy(), book.num_units, uri)
+        counts += _count(pc.list_flatten(part["units"]).to_numpy(), book.codebook_size, uri)
         if len(examples) < NUM_EXAMPLES:
             kept = part.filter(pc.is_valid(part["units"])).slice(0, NUM_EXAMPLES - len(examples))
             examples += [_example_segment(row) for row in kept.to_pylist()]
@@ -294,9 +294,9 @@ def _describe_units(run: str) -> dict[str, Any]:
     return {
         "encoder": book.facts["encoder"]["name"],
         "frame_rate_hz": book.facts["encoder"]["frame_rate_hz"],
-        "codebook_size": book.num_units,
+        "codebook_size": book.codebook_size,
         **{key: facts[key] for key in rates},
-        "remarks": _remarks(book.facts["encoder"], book.num_units, facts["units_per_hour"]),
+        "remarks": _remarks(book.facts["encoder"], book.codebook_size, facts["units_per_hour"]),
         **_unit_statistics(counts),
         "examples": examples,
     }

@@ -140,7 +140,7 @@ def _language(description: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _segments(description: Mapping[str, Any]) -> Iterator[str]:
-    yield from _row("segments", f"{description['num_segments']:,} in {description['num_work_units']:,} work units")
+    yield from _row("segments", f"{description['num_segments']:,} in {description['num_work_units']:,} chunks")
     yield from _row("durations", _spread(description["segments_s"], _seconds))
     yield from _examples(
         f"{example['segment_id']}  {_seconds(example['end_s'] - example['start_s'])}"

@@ -234,7 +234,7 @@ def _verify_part(uri: str, part: pa.Table, book: Codebook) -> Iterator[str]:
     for row in part.filter(is_kept).to_pylist():
         units, durations = (np.array(row[name] or [], np.int64) for name in ("units", "durations"))
         where = f"{uri}: {row['segment_id']}"
-        yield from verify_runs(where, units, durations, row["num_frames"], book.num_units)
+        yield from verify_runs(where, units, durations, row["num_frames"], book.codebook_size)
 
 
 def _verify_packed(run: str) -> Iterator[str]:

@@ -62,7 +62,7 @@ def as_violations(where: str, check: Iterator[str]) -> Iterator[str]:
 
 
 def verify_runs(
-    where: str, units: NDArray[Any], durations: NDArray[Any], num_frames: int, num_units: int
+    where: str, units: NDArray[Any], durations: NDArray[Any], num_frames: int, codebook_size: int
 ) -> Iterator[str]:
     """One sample: units [n] and their durations in frames [n]."""
     if len(units) != len(durations) or len(units) == 0:
@@ -73,8 +73,8 @@ def verify_runs(
         yield f"{where}: durations from {durations.min()} add up to {total}; it has {num_frames} frames"
     if (units[1:] == units[:-1]).any():
         yield f"{where}: two neighbouring units are equal"
-    if units.max() >= num_units:
-        yield f"{where}: unit {units.max()} is outside the codebook of {num_units}"
+    if units.max() >= codebook_size:
+        yield f"{where}: unit {units.max()} is outside the codebook of {codebook_size}"
 
 
 def _verify_shards(uri: str) -> Iterator[str]:
@@ -96,7 +96,7 @@ def _verify_shards(uri: str) -> Iterator[str]:
     for path in storage.list_files(uri, ".tar"):
         if (path,) not in shards:
             yield f"{storage.join(uri, path)} is none of the shards in {DATASET}"
-    counts = {split: np.zeros(dataset.num_units, np.int64) for split in dataset.info.get("unit_counts", {})}
+    counts = {split: np.zeros(dataset.codebook_size, np.int64) for split in dataset.info.get("unit_counts", {})}
     num_violations = 0
     for (path,), shard in shards.items():
         for violation in as_violations(storage.join(uri, path), _verify_shard(dataset, shard, rows.of(path), counts)):
@@ -185,9 +185,9 @@ def _verify_shard(
         if not units.dtype == durations.dtype == np.uint16:
             yield f"{where}: units are {units.dtype} and durations {durations.dtype}, not uint16"
             continue
-        yield from verify_runs(where, units, durations, row["num_frames"], dataset.num_units)
-        if row["split"] in counts and len(units) and units.max() < dataset.num_units:
-            counts[row["split"]] += np.bincount(units, minlength=dataset.num_units)
+        yield from verify_runs(where, units, durations, row["num_frames"], dataset.codebook_size)
+        if row["split"] in counts and len(units) and units.max() < dataset.codebook_size:
+            counts[row["split"]] += np.bincount(units, minlength=dataset.codebook_size)
         found = _manifest_row(shard["path"], index, row["key"], members, len(units))
         if wrong := [name for name in SAMPLE_SCHEMA.names if found[name] != row[name]]:
             yield f"{storage.join(dataset.uri, MANIFEST)}: {', '.join(wrong)} of {row['key']} are not those of {uri}"

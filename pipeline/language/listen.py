@@ -1,6 +1,6 @@
 """Listening to recordings for their language: a few windows of speech of each, on GPU actors where there are GPUs.
 
-    Recording -> windows -> work units -> RUN/language/audio/part-*.parquet -> Heard
+    Recording -> windows -> chunks -> RUN/language/audio/part-*.parquet -> Heard
 
 Windows are spread over a recording; where its corpus says when there is speech, over that. For each there is a second
 one near it, which is taken where the first holds too little speech: jingles and applause have no language.
@@ -24,7 +24,7 @@ from pipeline.files import parquet, storage
 from pipeline.languages import normalize_code
 from pipeline.records import SAMPLE_RATE_HZ
 from pipeline.work import dataflow
-from pipeline.work.plan import WorkPlan, WorkUnitNames
+from pipeline.work.plan import ChunkNames, WorkPlan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pipeline.progress import ReportProgress
     from pipeline.records import Recording
     from pipeline.work.cluster import ClusterConfig
-    from pipeline.work.plan import WorkUnit
+    from pipeline.work.plan import Chunk
 
 AUDIO = "audio"
 PLAN_SCHEMA = pa.schema(
@@ -165,7 +165,7 @@ def listen(
     cluster: ClusterConfig,
     report: ReportProgress,
 ) -> Iterator[tuple[str, Heard]]:
-    """Listens to recordings, a part file per work unit; gives what was heard, in the recordings' order.
+    """Listens to recordings, a part file per chunk; gives what was heard, in the recordings' order.
 
     Recordings too short to be listened to are not among them.
     """
@@ -173,28 +173,28 @@ def listen(
     if not len(plan):
         return iter(())
     parts = storage.join(stage_uri, AUDIO)
-    dataflow.run_work_units(plan, parts, HearLanguage, {"config": config}, _all_failed, cluster, report)
+    dataflow.run_chunks(plan, parts, HearLanguage, {"config": config}, _all_failed, cluster, report)
     return _read(dataflow.part_uri(parts, name) for name in plan.names)
 
 
 def _plan(recordings: Iterable[Recording], config: AudioLanguageConfig) -> WorkPlan:
     columns: dict[str, list[object]] = {name: [] for name in PLAN_SCHEMA.names}
-    names = WorkUnitNames(config.work_unit_minutes * 60)
+    names = ChunkNames(config.work_unit_minutes * 60)
     for recording in recordings:
         slots = choose_windows(recording.duration_s, recording.voice_activity, config)
-        # All of a recording in one unit, which can then tell its slots from each other.
-        unit = names.next(recording.corpus, sum(end_s - start_s for places in slots for start_s, end_s in places))
+        # All of a recording in one chunk, which can then tell its slots from each other.
+        chunk = names.next(recording.corpus, sum(end_s - start_s for places in slots for start_s, end_s in places))
         for number, places in enumerate(slots):
             for start_s, end_s in places:
                 id = f"{recording.recording_id}#{number}"
-                row = (id, recording.uri, recording.channel, start_s, end_s, unit)
+                row = (id, recording.uri, recording.channel, start_s, end_s, chunk)
                 for column, value in zip(columns.values(), row, strict=True):
                     column.append(value)
     return WorkPlan.of(pa.table(columns, schema=PLAN_SCHEMA), "recording_id")
 
 
 class HearLanguage:
-    """Classifies the windows of a work unit that hold speech.
+    """Classifies the windows of a chunk that hold speech.
 
     Args:
         config: Model and windows.
@@ -208,10 +208,10 @@ class HearLanguage:
         self._codes = [normalize_code(label) for label in self._classify.labels]
         self._detect = SpeechDetector(config.speech_threshold)
 
-    def __call__(self, unit: WorkUnit, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
+    def __call__(self, chunk: Chunk, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
         chosen: dict[str, list[NDArray[np.float32]]] = {}
         errors: dict[str, AudioError] = {}
-        windows = zip(unit.ids, wavs, strict=True)
+        windows = zip(chunk.ids, wavs, strict=True)
         for slot, places in itertools.groupby(windows, key=lambda window: window[0]):
             recording_id = slot.rpartition("#")[0]
             chosen.setdefault(recording_id, [])
@@ -248,8 +248,8 @@ class HearLanguage:
         return {code: round(by_language[code], DECIMALS) for code in order if by_language[code] >= NEGLIGIBLE}
 
 
-def _all_failed(unit: WorkUnit, error: AudioError) -> pa.Table:
-    return _table({id.rpartition("#")[0]: Heard(failure=error.reason) for id in unit.ids})
+def _all_failed(chunk: Chunk, error: AudioError) -> pa.Table:
+    return _table({id.rpartition("#")[0]: Heard(failure=error.reason) for id in chunk.ids})
 
 
 def _table(outcomes: dict[str, Heard]) -> pa.Table:

@@ -89,13 +89,13 @@ _Units = tuple[str, "NDArray[np.uint16]", "NDArray[np.uint16]"]
 
 def _read(one: EvaluationSet, encoder: EncoderConfig, book: Codebook) -> Iterator[_Units]:
     if one.path.endswith((".jsonl", ".json")):
-        return _read_jsonl(one, book.num_units)
+        return _read_jsonl(one, book.codebook_size)
     if storage.exists(storage.join(one.path, DATASET)):
         return _read_shards(one, book)
     return _tokenize(one, encoder, book)
 
 
-def _read_jsonl(one: EvaluationSet, num_units: int) -> Iterator[_Units]:
+def _read_jsonl(one: EvaluationSet, codebook_size: int) -> Iterator[_Units]:
     """Lines with `units` and, where known, `durations` (else a frame each); names in `file_name`, `id` or `name`."""
     try:
         lines = storage.read_bytes(one.path).decode().splitlines()
@@ -110,8 +110,8 @@ def _read_jsonl(one: EvaluationSet, num_units: int) -> Iterator[_Units]:
                 raise ValueError("units and durations do not fit together")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise TwistError(f"{one.path}, line {number}, is no clip of units: {error}") from error
-        if len(units) and units.max() >= num_units:
-            raise TwistError(f"{one.path}, line {number}, has unit {units.max()}, the codebook only {num_units}")
+        if len(units) and units.max() >= codebook_size:
+            raise TwistError(f"{one.path}, line {number}, has unit {units.max()}, the codebook only {codebook_size}")
         frames = np.repeat(units, durations).astype(np.uint16)
         name = next((str(row[key]) for key in ("file_name", "id", "name") if key in row), f"line {number}")
         yield (name, *run_lengths(frames))

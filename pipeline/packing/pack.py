@@ -190,7 +190,7 @@ class _Packing:
         )
         deal = self._plan(arrangement, by_id, bases, recordings, recording)
         self._map(deal, self.batches, "batches dealt out")
-        fill = Fill(deal, self.stage.uri, tuple(arrangement.shards), len(self.batches), self.book.num_units)
+        fill = Fill(deal, self.stage.uri, tuple(arrangement.shards), len(self.batches), self.book.codebook_size)
         self._map(fill, range(deal.num_partitions), "groups of shards")
 
         dropped = reasons.dropped(by_id, recordings, recording)
@@ -313,7 +313,7 @@ class _Packing:
         figures = [row for one in told for row in one["figures"]]
         encoder = self.book.facts["encoder"]
         info = {
-            "num_units": self.book.num_units,
+            "num_units": self.book.codebook_size,
             "frame_rate_hz": encoder["frame_rate_hz"],
             "encoder": encoder,
             "codebook": {key: value for key, value in self.book.facts.items() if key != "encoder"},

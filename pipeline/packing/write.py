@@ -79,14 +79,14 @@ class Fill:
         uri: The folder of the shards.
         names: Paths of all shards.
         num_batches: Files that segments were dealt from.
-        num_units: Size of the codebook.
+        codebook_size: K.
     """
 
     deal: Deal
     uri: str
     names: tuple[str, ...]
     num_batches: int
-    num_units: int
+    codebook_size: int
 
     def rows_uri(self, partition: int) -> str:
         """The manifest's rows of the partition's shards."""
@@ -112,9 +112,9 @@ class Fill:
             start, end = np.searchsorted(shard_of_row, [shard, shard + 1])
             samples = _samples(table.take(pa.array(order[start:end])), self.names[shard].partition("/")[0])
             description, shard_rows = shards.write_shard(self.uri, self.names[shard], samples)
-            counts = np.zeros(self.num_units, np.int64)
+            counts = np.zeros(self.codebook_size, np.int64)
             for sample in samples:
-                counts += np.bincount(sample.units, minlength=self.num_units)
+                counts += np.bincount(sample.units, minlength=self.codebook_size)
             told.append(
                 {
                     "split": samples[0].split,

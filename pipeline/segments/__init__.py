@@ -1,1 +1,1 @@
-"""From recordings to segments, and segments in work units."""
+"""From recordings to segments, and segments in chunks."""

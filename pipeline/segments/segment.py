@@ -1,9 +1,9 @@
-"""Cuts the kept recordings into segments of speech and groups these into work units.
+"""Cuts the kept recordings into segments of speech and groups these into chunks.
 
     RUN/manifest/, RUN/language/ -> RUN/segments/segments.parquet (SEGMENT_SCHEMA)
 
 Where the corpus says where speech is, that is used, put in order first: corpora give it unsorted, overlapping, beyond
-the recording's end. Else speech is detected in the audio (`detect_speech`), on many workers, a part file per work unit
+the recording's end. Else speech is detected in the audio (`detect_speech`), on many workers, a part file per chunk
 of recordings below RUN/segments/speech/. Long recordings are cut at their pauses.
 """
 
@@ -29,7 +29,7 @@ from pipeline.language.filter import kept_recordings
 from pipeline.records import SEGMENT_SCHEMA, Dropped, Recording
 from pipeline.stage import Stage, StageCounts, Tally, digest, fingerprint_of
 from pipeline.work import dataflow
-from pipeline.work.plan import WorkPlan, WorkUnitNames
+from pipeline.work.plan import ChunkNames, WorkPlan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from pipeline.progress import ReportProgress
     from pipeline.work.cluster import ClusterConfig
-    from pipeline.work.plan import WorkUnit
+    from pipeline.work.plan import Chunk
 
 STAGE = "segments"
 SEGMENTS = "segments.parquet"
@@ -101,7 +101,7 @@ class SegmentConfig:
 
 
 def make_segments(run: str, config: SegmentConfig, cluster: ClusterConfig, report: ReportProgress) -> None:
-    """Finds speech where it is not known, cuts every kept recording and plans the work units.
+    """Finds speech where it is not known, cuts every kept recording and plans the chunks.
 
     Raises:
         TwistError: no recording holds a segment.
@@ -238,18 +238,18 @@ def _search(
         return iter(())
     parts = storage.join(stage.uri, SPEECH)
     threshold = config.speech_threshold
-    dataflow.run_work_units(plan, parts, FindSpeech, {"threshold": threshold}, _all_failed, cluster, report)
+    dataflow.run_chunks(plan, parts, FindSpeech, {"threshold": threshold}, _all_failed, cluster, report)
     return _read_search([dataflow.part_uri(parts, name) for name in plan.names])
 
 
-def _plan_search(recordings: Iterable[Recording], work_unit_s: float) -> WorkPlan:
-    """Work units of whole recordings; one longer than a work unit is searched in slices."""
+def _plan_search(recordings: Iterable[Recording], chunk_s: float) -> WorkPlan:
+    """Chunks of whole recordings; one longer than a chunk is searched in slices."""
     columns: dict[str, list[object]] = {
         name: [] for name in ("recording_id", "uri", "channel", "start_s", "end_s", "work_unit")
     }
-    names = WorkUnitNames(work_unit_s)
+    names = ChunkNames(chunk_s)
     for recording in recordings:
-        for start_s, end_s in _divide((0.0, recording.duration_s), work_unit_s):
+        for start_s, end_s in _divide((0.0, recording.duration_s), chunk_s):
             name = names.next(recording.corpus, end_s - start_s)
             row = (recording.recording_id, recording.uri, recording.channel, start_s, end_s, name)
             for column, value in zip(columns.values(), row, strict=True):
@@ -258,27 +258,27 @@ def _plan_search(recordings: Iterable[Recording], work_unit_s: float) -> WorkPla
 
 
 class FindSpeech:
-    """Searches the recordings of a work unit for speech."""
+    """Searches the recordings of a chunk for speech."""
 
     def __init__(self, threshold: float) -> None:
         torch.set_num_threads(1)
         self._detect = SpeechDetector(threshold)
 
-    def __call__(self, unit: WorkUnit, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
-        return _speech_table(unit, [wav if isinstance(wav, AudioError) else self._detect(wav) for wav in wavs])
+    def __call__(self, chunk: Chunk, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
+        return _speech_table(chunk, [wav if isinstance(wav, AudioError) else self._detect(wav) for wav in wavs])
 
 
-def _all_failed(unit: WorkUnit, error: AudioError) -> pa.Table:
-    return _speech_table(unit, [error] * len(unit.ids))
+def _all_failed(chunk: Chunk, error: AudioError) -> pa.Table:
+    return _speech_table(chunk, [error] * len(chunk.ids))
 
 
-def _speech_table(unit: WorkUnit, outcomes: Sequence[Regions | AudioError]) -> pa.Table:
+def _speech_table(chunk: Chunk, outcomes: Sequence[Regions | AudioError]) -> pa.Table:
     errors = [outcome if isinstance(outcome, AudioError) else None for outcome in outcomes]
     return pa.table(
         {
-            "recording_id": pa.array(unit.ids, pa.string()),
-            "start_s": pa.array([span.start_s for span in unit.spans], pa.float64()),
-            "end_s": pa.array([span.end_s for span in unit.spans], pa.float64()),
+            "recording_id": pa.array(chunk.ids, pa.string()),
+            "start_s": pa.array([span.start_s for span in chunk.spans], pa.float64()),
+            "end_s": pa.array([span.end_s for span in chunk.spans], pa.float64()),
             "regions": pa.array(
                 [None if isinstance(outcome, AudioError) else json.dumps(outcome) for outcome in outcomes], pa.string()
             ),
@@ -346,16 +346,16 @@ def _write(stage: Stage, recordings: Iterable[tuple[Recording, _Heard | None]], 
         )
     storage.write_bytes(storage.join(stage.uri, SEGMENTS), content)
     counts = StageCounts.of(total, kept, dropped)
-    stage.finish(counts, dropped, digest(content), segments=segments.num_rows, work_units=segments.num_work_units)
+    stage.finish(counts, dropped, digest(content), segments=segments.num_rows, work_units=segments.num_chunks)
 
 
 class _SegmentRows:
-    """Segments as tables of SEGMENT_SCHEMA, each with whole work units."""
+    """Segments as tables of SEGMENT_SCHEMA, each with whole chunks."""
 
-    def __init__(self, work_unit_s: float) -> None:
+    def __init__(self, chunk_s: float) -> None:
         self.num_rows = 0
-        self.num_work_units = 0
-        self._names = WorkUnitNames(work_unit_s)
+        self.num_chunks = 0
+        self._names = ChunkNames(chunk_s)
         self._last_name = ""
         self._columns: dict[str, list[object]] = {name: [] for name in SEGMENT_SCHEMA.names}
 
@@ -368,7 +368,7 @@ class _SegmentRows:
                 if len(columns["work_unit"]) >= parquet.ROW_GROUP_ROWS:
                     yield from self.rest()
                 self._last_name = name
-                self.num_work_units += 1
+                self.num_chunks += 1
             columns["segment_id"].append(f"{recording.recording_id}#{start_s * 1000:08.0f}-{end_s * 1000:08.0f}")
             columns["recording_id"].append(recording.recording_id)
             columns["start_s"].append(start_s)
@@ -416,14 +416,14 @@ def _losses(
 
 
 def read_segments(run: str) -> pa.Table:
-    """The segments of a finished stage, in the order of their work units."""
+    """The segments of a finished stage, in the order of their chunks."""
     fingerprint_of(run, STAGE)
     return parquet.read(storage.join(run, STAGE, SEGMENTS), SEGMENT_SCHEMA.names)
 
 
 @contextlib.contextmanager
 def open_segments(run: str) -> Iterator[parquet.RowGroups]:
-    """The same as tables of whole work units, which are read as they are asked for."""
+    """The same as tables of whole chunks, which are read as they are asked for."""
     fingerprint_of(run, STAGE)
     with parquet.RowGroups(storage.join(run, STAGE, SEGMENTS), SEGMENT_SCHEMA.names) as groups:
         yield groups

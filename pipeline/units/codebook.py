@@ -43,7 +43,7 @@ class Codebook:
     facts: dict[str, Any]
 
     @property
-    def num_units(self) -> int:
+    def codebook_size(self) -> int:
         """K."""
         return len(self.centroids)
 

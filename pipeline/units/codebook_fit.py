@@ -32,7 +32,7 @@ from pipeline.stage import Stage, StageCounts, Tally, fingerprint_of, read_facts
 from pipeline.units import codebook, codebook_import, kmeans
 from pipeline.units.encode import as_tensors, describe_encoder, encoder_settings
 from pipeline.work import dataflow
-from pipeline.work.plan import WorkPlan, name_work_units
+from pipeline.work.plan import WorkPlan, name_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from pipeline.progress import ReportProgress
     from pipeline.work.cluster import ClusterConfig
-    from pipeline.work.plan import WorkUnit
+    from pipeline.work.plan import Chunk
 
 STAGE = "codebook"
 FRAMES = "frames"
@@ -109,7 +109,7 @@ def fit_codebook(
         parts = storage.join(stage.uri, FRAMES)
         plan = WorkPlan.of(segments, "segment_id")
         arguments = {"encoder": encoder, "share": share, "seed": config.seed}
-        dataflow.run_work_units(plan, parts, DrawFrames, arguments, _none_drawn, cluster, report)
+        dataflow.run_chunks(plan, parts, DrawFrames, arguments, _none_drawn, cluster, report)
         _fit_and_write(stage, segments, plan.names, config, encoder, durations)
 
 
@@ -135,7 +135,7 @@ def _import_codebook(run: str, config: CodebookConfig, encoder_config: EncoderCo
 
 
 def _draw_segments(run: str, config: CodebookConfig) -> pa.Table:
-    """At most `max_hours` of segments, the first by a hash of seed and id, in work units of their own."""
+    """At most `max_hours` of segments, the first by a hash of seed and id, in chunks of their own."""
     with open_segments(run) as tables:
         hashes = [[_hash(config.seed, id) for id in table["segment_id"].to_pylist()] for table in tables]
         durations = [pc.subtract(table["end_s"], table["start_s"]).to_numpy() for table in tables]
@@ -148,8 +148,8 @@ def _draw_segments(run: str, config: CodebookConfig) -> pa.Table:
         drawn = pa.concat_tables(table.filter(chosen) for table, chosen in zip(tables, by_table, strict=True))
     corpora = [id.partition("/")[0] for id in drawn["recording_id"].to_pylist()]
     seconds = pc.subtract(drawn["end_s"], drawn["start_s"]).to_pylist()
-    # Of a large run few segments of a planned unit are drawn, perhaps one.
-    names = name_work_units(corpora, seconds, 60 * read_facts(run, SEGMENTS)["config"]["work_unit_minutes"])
+    # Of a large run few segments of a planned chunk are drawn, perhaps one.
+    names = name_chunks(corpora, seconds, 60 * read_facts(run, SEGMENTS)["config"]["work_unit_minutes"])
     return drawn.set_column(drawn.schema.get_field_index("work_unit"), "work_unit", [names]).combine_chunks()
 
 
@@ -158,7 +158,7 @@ def _hash(seed: int, id: str) -> int:
 
 
 class DrawFrames:
-    """Encodes the segments of a work unit and keeps a share of their frames."""
+    """Encodes the segments of a chunk and keeps a share of their frames."""
 
     def __init__(self, encoder: EncoderConfig, share: float, seed: int) -> None:
         torch.set_num_threads(1)
@@ -166,14 +166,14 @@ class DrawFrames:
         self._share = share
         self._seed = seed
 
-    def __call__(self, unit: WorkUnit, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
+    def __call__(self, chunk: Chunk, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
         clips = [self._check_length(wav) for wav in wavs]
         features = iter(self._encoder.encode(as_tensors([clip for clip in clips if not isinstance(clip, AudioError)])))
         drawn = [
             clip if isinstance(clip, AudioError) else self._draw(id, next(features))
-            for id, clip in zip(unit.ids, clips, strict=True)
+            for id, clip in zip(chunk.ids, clips, strict=True)
         ]
-        return _frames_table(unit, drawn)
+        return _frames_table(chunk, drawn)
 
     def _check_length(self, wav: NDArray[np.float32] | AudioError) -> NDArray[np.float32] | AudioError:
         if isinstance(wav, AudioError) or len(wav) >= self._encoder.min_samples:
@@ -186,16 +186,16 @@ class DrawFrames:
         return frames[generator.random(len(frames)) < self._share]
 
 
-def _none_drawn(unit: WorkUnit, error: AudioError) -> pa.Table:
-    return _frames_table(unit, [error] * len(unit.ids))
+def _none_drawn(chunk: Chunk, error: AudioError) -> pa.Table:
+    return _frames_table(chunk, [error] * len(chunk.ids))
 
 
-def _frames_table(unit: WorkUnit, drawn: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
+def _frames_table(chunk: Chunk, drawn: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
     errors = [outcome if isinstance(outcome, AudioError) else None for outcome in drawn]
     num_frames = [0 if isinstance(outcome, AudioError) else len(outcome) for outcome in drawn]
     return pa.table(
         {
-            "segment_id": pa.array(unit.ids, pa.string()),
+            "segment_id": pa.array(chunk.ids, pa.string()),
             "num_frames": pa.array(num_frames, pa.int32()),
             "frames": pa.array([None if isinstance(o, AudioError) else o.tobytes() for o in drawn], pa.binary()),
             "drop_reason": pa.array([error and error.reason for error in errors], pa.string()),

@@ -74,16 +74,16 @@ def read(uri: str, source: str) -> Imported:
     return Imported(read_centroids(content, source), source, hashlib.sha256(content).hexdigest(), None)
 
 
-def check(imported: Imported, num_units: int, encoder: dict[str, Any]) -> None:
+def check(imported: Imported, codebook_size: int, encoder: dict[str, Any]) -> None:
     """Refuses a codebook that does not fit what a run asks for.
 
     Raises:
         CodebookError: another number of units; centroids among features of another size; another encoder's codebook.
     """
     found_units, found_dim = imported.centroids.shape
-    if found_units != num_units:
+    if found_units != codebook_size:
         raise CodebookError(
-            f"{imported.source} has {found_units} units; set codebook.num_units, now {num_units}, to that"
+            f"{imported.source} has {found_units} units; set codebook.num_units, now {codebook_size}, to that"
         )
     if found_dim != encoder["feature_dim"]:
         raise CodebookError(

@@ -58,13 +58,13 @@ class FitReport:
 
 
 def fit(
-    frames: NDArray[np.float32], num_units: int, seed: int, num_steps: int
+    frames: NDArray[np.float32], codebook_size: int, seed: int, num_steps: int
 ) -> tuple[NDArray[np.float32], FitReport]:
     """Fits centroids; the same frames, in the same order, give the same centroids (on as many threads).
 
     Args:
         frames: [N, D] in random order: the first ones are held out, and samples are stretches of the others.
-        num_units: Centroids to fit, K.
+        codebook_size: Centroids to fit, K.
         seed: Of the starts.
         num_steps: Lloyd's steps on all frames.
 
@@ -76,22 +76,22 @@ def fit(
     """
     num_held_out = int(len(frames) * HELD_OUT_FRACTION)
     held_out, fitted = frames[:num_held_out], frames[num_held_out:]
-    if len(fitted) < num_units:
+    if len(fitted) < codebook_size:
         raise FitError(
-            f"{len(frames)} frames are too few to fit {num_units} units: give more audio (codebook.max_hours), draw "
-            f"more frames (codebook.max_frames) or ask for fewer units"
+            f"{len(frames)} frames are too few to fit {codebook_size} units: give more audio (codebook.max_hours), "
+            f"draw more frames (codebook.max_frames) or ask for fewer units"
         )
     if not all(np.isfinite(part).all() for part in np.array_split(frames, -(-len(frames) // FRAMES_AT_ONCE))):
         raise FitError("the encoder's features hold NaN or infinite values; check its weights and dtype")
-    centroids = plus_plus(fitted[: SEEDING_FRAMES_PER_UNIT * num_units], num_units, seed)
+    centroids = plus_plus(fitted[: SEEDING_FRAMES_PER_UNIT * codebook_size], codebook_size, seed)
     for frames_per_unit in STEPPING_FRAMES_PER_UNIT:
-        if frames_per_unit * num_units < len(fitted):
-            centroids = lloyd(fitted[: frames_per_unit * num_units], centroids, STEPS_PER_SAMPLE, seed)
+        if frames_per_unit * codebook_size < len(fitted):
+            centroids = lloyd(fitted[: frames_per_unit * codebook_size], centroids, STEPS_PER_SAMPLE, seed)
     centroids = lloyd(fitted, centroids, num_steps, seed)
     return centroids, _report(centroids, fitted, held_out)
 
 
-def plus_plus(sample: NDArray[np.float32], num_units: int, seed: int) -> NDArray[np.float32]:
+def plus_plus(sample: NDArray[np.float32], codebook_size: int, seed: int) -> NDArray[np.float32]:
     """k-means++ starts [K, D] from a sample of frames [N, D] (Arthur and Vassilvitskii, 2007).
 
     Greedy, as in scikit-learn, with which fairseq fits HuBERT's codebooks: each start is the best of a few draws.
@@ -112,8 +112,8 @@ def plus_plus(sample: NDArray[np.float32], num_units: int, seed: int) -> NDArray
 
     chosen = [int(generator.integers(len(sample)))]
     nearest = distances_to(np.array(chosen))[0]
-    num_draws = 2 + int(np.log(num_units))
-    while len(chosen) < num_units:
+    num_draws = 2 + int(np.log(codebook_size))
+    while len(chosen) < codebook_size:
         cumulated = np.cumsum(nearest.numpy(), dtype=np.float64)
         if cumulated[-1] == 0:
             raise FitError(f"the features hold only {len(chosen)} different frames; ask for fewer units")

@@ -40,7 +40,7 @@ class SegmentClips:
 
     table: pa.Table
     num_samples: NDArray[np.int64]
-    num_units: int
+    codebook_size: int
     clock: LabelClock
     fingerprint: str
 
@@ -97,7 +97,7 @@ def read_clips(run: str, validation_share: float) -> tuple[SegmentClips, Segment
             SegmentClips(
                 rows.combine_chunks(),
                 np.rint(durations_s * SAMPLE_RATE_HZ).astype(np.int64),
-                book.num_units,
+                book.codebook_size,
                 clock,
                 f"{units_fingerprint}/{validation_share:g}",
             )

@@ -1,4 +1,4 @@
-"""The files that tokenizing leaves: one per work unit, with a row per segment.
+"""The files that tokenizing leaves: one per chunk, with a row per segment.
 
     RUN/units/part-<work_unit>.parquet    UNITS_SCHEMA
 
@@ -71,7 +71,7 @@ class Flat:
 
 
 def read_parts(run: str) -> Iterator[pa.Table]:
-    """The units of a run, a table per work unit, in their order.
+    """The units of a run, a table per chunk, in their order.
 
     Raises:
         TwistError: a part is damaged; the message names it.
@@ -99,13 +99,13 @@ def read_kept(batch: Batch) -> list[pa.Table]:
 
 
 def part_uris(run: str) -> list[str]:
-    """The part files of a run's units, in the order of their work units."""
+    """The part files of a run's units, in the order of their chunks."""
     uri = storage.join(run, STAGE)
     return [storage.join(uri, name) for name in storage.list_files(uri, ".parquet") if name.startswith("part-")]
 
 
 def read_part(uri: str) -> pa.Table:
-    """The units of one work unit (UNITS_SCHEMA).
+    """The units of one chunk (UNITS_SCHEMA).
 
     Raises:
         TwistError: the part is damaged.

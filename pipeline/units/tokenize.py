@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from pipeline.progress import ReportProgress
     from pipeline.work.cluster import ClusterConfig
-    from pipeline.work.plan import WorkUnit
+    from pipeline.work.plan import Chunk
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +54,8 @@ def tokenize(
         run: The run's folder.
         encoder: What the run's codebook was fitted on.
         cluster: How much of the cluster to use.
-        report: Told of every unit that is done.
-        retry_dropped: Takes up again the work units that failed, and those with segments whose audio was not there.
+        report: Told of every chunk that is done.
+        retry_dropped: Takes up again the chunks that failed, and those with segments whose audio was not there.
 
     Raises:
         TwistError: the codebook belongs to another encoder, parts cannot be written, or no segment gave units.
@@ -71,13 +71,13 @@ def tokenize(
         parts = storage.absolute(stage.uri)
         with open_segments(run) as segments:
             plan = plan_of(segments)
-            work = dataflow.run_work_units(plan, parts, Tokenize, arguments, _all_dropped, cluster, report)
+            work = dataflow.run_chunks(plan, parts, Tokenize, arguments, _all_dropped, cluster, report)
             try:
                 _account(stage, plan.num_items, book, work)
             except parquet.DamagedFileError as damage:
-                logger.warning("%s; its work unit is done once more", damage)
+                logger.warning("%s; its chunk is done once more", damage)
                 _delete_damaged(run)
-                dataflow.run_work_units(plan, parts, Tokenize, arguments, _all_dropped, cluster, report)
+                dataflow.run_chunks(plan, parts, Tokenize, arguments, _all_dropped, cluster, report)
                 _account(stage, plan.num_items, book, work)
 
 
@@ -105,7 +105,7 @@ def _delete_damaged(run: str) -> None:
 
 
 class Tokenize:
-    """Encodes the segments of a work unit and assigns their frames to units."""
+    """Encodes the segments of a chunk and assigns their frames to units."""
 
     def __init__(self, encoder: EncoderConfig, codebook_uri: str) -> None:
         torch.set_num_threads(1)
@@ -113,10 +113,10 @@ class Tokenize:
         self._encode = UnitEncoder(encoder, book)
         self._metadata = {"codebook": book.fingerprint, "encoder": book.encoder_fingerprint}
 
-    def __call__(self, unit: WorkUnit, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
+    def __call__(self, chunk: Chunk, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
         clips = [self._check_length(wav) for wav in wavs]
         units = iter(self._encode([clip for clip in clips if not isinstance(clip, AudioError)]))
-        table = _units_table(unit, [clip if isinstance(clip, AudioError) else next(units) for clip in clips])
+        table = _units_table(chunk, [clip if isinstance(clip, AudioError) else next(units) for clip in clips])
         return table.replace_schema_metadata(self._metadata)
 
     def _check_length(self, wav: NDArray[np.float32] | AudioError) -> NDArray[np.float32] | AudioError:
@@ -125,19 +125,19 @@ class Tokenize:
         return AudioError("too_short", f"{len(wav)} samples give no frame")
 
 
-def _all_dropped(unit: WorkUnit, error: AudioError) -> pa.Table:
-    return _units_table(unit, [error] * len(unit.ids))
+def _all_dropped(chunk: Chunk, error: AudioError) -> pa.Table:
+    return _units_table(chunk, [error] * len(chunk.ids))
 
 
-def _units_table(unit: WorkUnit, outcomes: Sequence[NDArray[np.uint16] | AudioError]) -> pa.Table:
+def _units_table(chunk: Chunk, outcomes: Sequence[NDArray[np.uint16] | AudioError]) -> pa.Table:
     errors = [outcome if isinstance(outcome, AudioError) else None for outcome in outcomes]
     runs = [None if isinstance(outcome, AudioError) else run_lengths(outcome) for outcome in outcomes]
     return pa.table(
         {
-            "segment_id": unit.ids,
-            "recording_id": [id.rpartition("#")[0] for id in unit.ids],
-            "start_s": [span.start_s for span in unit.spans],
-            "end_s": [span.end_s for span in unit.spans],
+            "segment_id": chunk.ids,
+            "recording_id": [id.rpartition("#")[0] for id in chunk.ids],
+            "start_s": [span.start_s for span in chunk.spans],
+            "end_s": [span.end_s for span in chunk.spans],
             "num_frames": [0 if isinstance(outcome, AudioError) else len(outcome) for outcome in outcomes],
             "units": [run and run[0] for run in runs],
             "durations": [run and run[1] for run in runs],

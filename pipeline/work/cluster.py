@@ -38,7 +38,7 @@ class ClusterConfig:
         gpus_per_actor: GPUs, or the share of one, that an actor takes; unless given, one where the cluster has GPUs as
             the command starts. Give it where machines with GPUs join later.
         cpus_per_actor: Cores that an actor takes beside the one core of each decode task.
-        unit_time_limit_s: Seconds after which work on one unit counts as hung and its worker is ended.
+        unit_time_limit_s: Seconds after which work on one chunk counts as hung and its worker is ended.
     """
 
     min_actors: int = 1

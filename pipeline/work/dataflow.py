@@ -1,18 +1,18 @@
-"""Streams work units through the machines of a Ray cluster.
+"""Streams chunks through the machines of a Ray cluster.
 
-    WorkUnit -> decode (tasks, on CPUs) -> process and commit (actors, on GPUs where there are any) -> its part
+    Chunk -> decode (tasks, on CPUs) -> process and commit (actors, on GPUs where there are any) -> its part
 
-A part file is named before the work is done and committed whole by the actor that made it, so that a unit worked on
+A part file is named before the work is done and committed whole by the actor that made it, so that a chunk worked on
 twice leaves one part, and a run that is started again sees from a listing what is left to do.
 
-A unit that fails (an exception, or its worker died or hung) is taken up again later, by another actor: the one that it
-failed in may be what is broken, and is ended. After its second failure a unit is kept back until all others are done
+A chunk that fails (an exception, or its worker died or hung) is taken up again later, by another actor: the one that it
+failed in may be what is broken, and is ended. After its second failure a chunk is kept back until all others are done
 and then run alone, so that it cannot take a neighbour with it, nor be blamed for one; after its third it is
-quarantined: its part then says of every item why it is not there. A unit whose machine went away is not blamed, unless
-that happens again and again. Where nothing but failures comes back, a unit that was done before is tried; where that
+quarantined: its part then says of every item why it is not there. A chunk whose machine went away is not blamed, unless
+that happens again and again. Where nothing but failures comes back, a chunk that was done before is tried; where that
 fails too, or there is none, the run stops: it is not the data.
 
-This is a loop over Ray's tasks and actors rather than Ray Data: there, a unit that kills its worker can stop the whole
+This is a loop over Ray's tasks and actors rather than Ray Data: there, a chunk that kills its worker can stop the whole
 pipeline, and how often it is retried can no longer be bounded in coming versions.
 """
 
@@ -36,34 +36,34 @@ from pipeline.work.worker import Processor, part_uri
 if TYPE_CHECKING:
     from pipeline.progress import ReportProgress
     from pipeline.work.cluster import ClusterConfig
-    from pipeline.work.plan import WorkPlan, WorkUnit
+    from pipeline.work.plan import Chunk, WorkPlan
 
-__all__ = ["Processor", "part_uri", "run_work_units"]
+__all__ = ["Processor", "part_uri", "run_chunks"]
 
-# In the metadata of a part whose unit failed for good.
+# In the metadata of a part whose chunk failed for good.
 QUARANTINED = {b"quarantined": b"yes"}
 MAX_PARTS_LOOKED_AT = 100
 
 
-def run_work_units(
+def run_chunks(
     plan: WorkPlan,
     parts: str,
     processor: type[Processor],
     processor_args: dict[str, Any],
-    quarantine: Callable[[WorkUnit, AudioError], pa.Table],
+    quarantine: Callable[[Chunk, AudioError], pa.Table],
     cluster: ClusterConfig,
     report: ReportProgress,
 ) -> dict[str, Any]:
-    """Makes the part of every work unit that has none yet.
+    """Makes the part of every chunk that has none yet.
 
     Args:
-        plan: All units of the stage, with different names.
+        plan: All chunks of the stage, with different names.
         parts: The folder of the part files.
         processor: A class importable on every worker; made there with `processor_args`.
         processor_args: Keyword arguments, small enough to send to every actor.
-        quarantine: Makes the part of a unit that cannot be processed.
+        quarantine: Makes the part of a chunk that cannot be processed.
         cluster: How much of the cluster to use.
-        report: Told of every unit that is done.
+        report: Told of every chunk that is done.
 
     Returns:
         How the work went, for stage.json (WorkProgress); nothing where nothing was left to do.
@@ -72,7 +72,7 @@ def run_work_units(
         TwistError: the processor cannot be made.
         RunError: parts cannot be written, no worker can be started, or nothing but failures comes back.
     """
-    assert len(set(plan.names)) == len(plan), "two work units have one name"
+    assert len(set(plan.names)) == len(plan), "two chunks have one name"
     done = set(storage.list_files(parts, ".parquet"))
     pending = [number for number, name in enumerate(plan.names) if f"part-{name}.parquet" not in done]
     if not pending:
@@ -90,17 +90,17 @@ def run_work_units(
             if outcome.error is not None:
                 failed.append(outcome)
             else:
-                progress.add(outcome.unit.duration_s / 3600, outcome.worker_seconds, outcome.dropped)
+                progress.add(outcome.chunk.duration_s / 3600, outcome.worker_seconds, outcome.dropped)
                 metrics.add(outcome)
                 _tell(progress, progress_file, report)
         if failed and progress.num_done == progress.num_done_before == 0:
-            raise RunError(f"every one of {len(plan)} work units failed, the last with: {failed[-1].error}")
+            raise RunError(f"every one of {len(plan)} chunks failed, the last with: {failed[-1].error}")
         for outcome in failed:
             error = AudioError("quarantined", f"failed {MAX_FAILURES} times: {outcome.error}")
-            table = quarantine(outcome.unit, error)
+            table = quarantine(outcome.chunk, error)
             part = parquet.to_bytes(table.replace_schema_metadata({**(table.schema.metadata or {}), **QUARANTINED}))
-            storage.put_if_absent(part_uri(parts, outcome.unit.name), part)
-            progress.add(outcome.unit.duration_s / 3600, {}, {"quarantined": len(outcome.unit.ids)})
+            storage.put_if_absent(part_uri(parts, outcome.chunk.name), part)
+            progress.add(outcome.chunk.duration_s / 3600, {}, {"quarantined": len(outcome.chunk.ids)})
             _tell(progress, progress_file, report)
     progress_file.remove()
     return progress.as_dict(time.time())
@@ -109,7 +109,7 @@ def run_work_units(
 def _tell(progress: WorkProgress, file: ProgressFile, report: ReportProgress) -> None:
     now = time.time()
     file.write(progress, now)
-    report(progress.num_done_before + progress.num_done, progress.num_units, "units", progress.as_text(now))
+    report(progress.num_done_before + progress.num_done, progress.num_chunks, "chunks", progress.as_text(now))
 
 
 class _Metrics:
@@ -120,19 +120,19 @@ class _Metrics:
         from ray.util.metrics import Gauge
 
         tags = {"processor": processor}
-        self._units = Total("twist_units_done", "Work units that were done.", ("processor",))
+        self._chunks = Total("twist_chunks_done", "Chunks that were done.", ("processor",))
         self._hours = Total("twist_audio_hours_done", "Hours of audio in these.", ("processor",))
         self._seconds = Total("twist_worker_seconds", "Seconds that workers spent.", ("processor", "step"))
         self._dropped = Total("twist_items_dropped", "Items that were left out.", ("processor", "reason"))
-        for metric in (self._units, self._hours, self._seconds, self._dropped):
+        for metric in (self._chunks, self._hours, self._seconds, self._dropped):
             metric.set_default_tags(tags)
-        planned = Gauge("twist_units_planned", "Work units of the stage.", ("processor",))
-        planned.set(progress.num_units, tags)
+        planned = Gauge("twist_chunks_planned", "Chunks of the stage.", ("processor",))
+        planned.set(progress.num_chunks, tags)
 
     def add(self, outcome: Outcome) -> None:
-        """Counts a unit that is done."""
-        self._units.inc(1)
-        self._hours.inc(outcome.unit.duration_s / 3600)
+        """Counts a chunk that is done."""
+        self._chunks.inc(1)
+        self._hours.inc(outcome.chunk.duration_s / 3600)
         for step, seconds in outcome.worker_seconds.items():
             if seconds > 0:
                 self._seconds.inc(seconds, {"step": step})
@@ -140,8 +140,8 @@ class _Metrics:
             self._dropped.inc(count, {"reason": reason})
 
 
-def _one_that_was_done(plan: WorkPlan, parts: str, done: set[str]) -> WorkUnit | None:
-    """A unit of which an earlier run made the part, if there is one."""
+def _one_that_was_done(plan: WorkPlan, parts: str, done: set[str]) -> Chunk | None:
+    """A chunk of which an earlier run made the part, if there is one."""
     finished = (number for number, name in enumerate(plan.names) if f"part-{name}.parquet" in done)
     for number in itertools.islice(finished, MAX_PARTS_LOOKED_AT):
         with contextlib.suppress(TwistError), parquet.RowGroups(part_uri(parts, plan.names[number])) as part:

@@ -1,6 +1,6 @@
-"""The driver's view of a cluster at work: where every unit is, and which actors there are.
+"""The driver's view of a cluster at work: where every chunk is, and which actors there are.
 
-What fails, which units are suspects, and when the run stops: see dataflow.py.
+What fails, which chunks are suspects, and when the run stops: see dataflow.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.work.worker import ProcessAndCommit, Result, decode, first_line
 
 if TYPE_CHECKING:
     from pipeline.work.cluster import ClusterConfig
-    from pipeline.work.plan import WorkUnit
+    from pipeline.work.plan import Chunk
     from pipeline.work.progress import WorkProgress
     from pipeline.work.worker import Processor
 
@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 3
 MAX_MACHINES_LOST = 5
-# So many different units in a row that fail, or workers that cannot start, are the fault of none of them.
+# So many different chunks in a row that fail, or workers that cannot start, are the fault of none of them.
 MAX_FAILURES_IN_A_ROW = 20
-# Decoded units that wait for each actor: enough that it never waits, few enough for the object store.
+# Decoded chunks that wait for each actor: enough that it never waits, few enough for the object store.
 DECODED_PER_ACTOR = 2
 # Actors that had nothing to do for so long are given back, where the cluster grows and shrinks.
 IDLE_AT_MOST_S = 300.0
@@ -41,37 +41,37 @@ PATIENCE_S = 60.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """A unit that is committed (error None), or that has failed for good.
+    """A chunk that is committed (error None), or that has failed for good.
 
     Attributes:
-        unit: Which.
+        chunk: Which.
         error: What went wrong the last time.
         worker_seconds: What each step took.
         dropped: Items of it that were left out, by reason.
     """
 
-    unit: WorkUnit
+    chunk: Chunk
     error: str | None
     worker_seconds: dict[str, float] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
 
 
 class _Actor:
-    """An actor, where it is, and the unit in its hands; None while it is idle or still being made."""
+    """An actor, where it is, and the chunk in its hands; None while it is idle or still being made."""
 
     def __init__(self, handle: Any) -> None:
         self.handle = handle
         self.node_id: str | None = None
-        self.unit: WorkUnit | None = None
+        self.chunk: Chunk | None = None
         self.idle_since = time.monotonic()
 
     @property
     def is_idle(self) -> bool:
-        return self.node_id is not None and self.unit is None
+        return self.node_id is not None and self.chunk is None
 
 
 class Workers:
-    """The driver's view of where every unit is: queued, being decoded, decoded, or in an actor's hands."""
+    """The driver's view of where every chunk is: queued, being decoded, decoded, or in an actor's hands."""
 
     def __init__(
         self,
@@ -79,8 +79,8 @@ class Workers:
         processor: type[Processor],
         processor_args: dict[str, Any],
         cluster: ClusterConfig,
-        num_units: int,
-        known_to_work: WorkUnit | None,
+        num_chunks: int,
+        known_to_work: Chunk | None,
         progress: WorkProgress,
     ) -> None:
         import ray
@@ -94,12 +94,12 @@ class Workers:
                 f"cluster.gpus_per_actor is {self._gpus_per_actor:g}, but this machine has {num_gpus:g} GPUs; leave it "
                 f"out, or run on a cluster (RAY_ADDRESS)"
             )
-        self._num_units = num_units
+        self._num_chunks = num_chunks
         self._progress = progress
         self._known_to_work = known_to_work
         self._is_trying_known = False
-        self._num_new = num_units
-        self._new: Iterator[WorkUnit] = iter(())
+        self._num_new = num_chunks
+        self._new: Iterator[Chunk] = iter(())
         self._time_limit_s = cluster.unit_time_limit_s
         # What fails is taken up again here, where it is counted; never by Ray itself.
         self._decode = ray.remote(decode).options(num_cpus=1, num_returns=2, max_retries=0)
@@ -113,13 +113,13 @@ class Workers:
         self._actors: list[_Actor] = []
         self._num_wanted = 0
         self._last_news = time.monotonic()
-        self._again: deque[WorkUnit] = deque()
-        self._suspects: deque[WorkUnit] = deque()
-        self._decoded: deque[tuple[WorkUnit, Any]] = deque()
+        self._again: deque[Chunk] = deque()
+        self._suspects: deque[Chunk] = deque()
+        self._decoded: deque[tuple[Chunk, Any]] = deque()
         self._decode_seconds: dict[str, float] = {}
         # References to what is under way, each with what it is about.
         self._preparing: dict[Any, _Actor] = {}
-        self._decoding: dict[Any, tuple[WorkUnit, Any]] = {}
+        self._decoding: dict[Any, tuple[Chunk, Any]] = {}
         self._processing: dict[Any, _Actor] = {}
         self._num_failures: Counter[str] = Counter()
         self._num_machines_lost: Counter[str] = Counter()
@@ -131,11 +131,11 @@ class Workers:
         for actor in list(self._actors):
             self._end(actor)
 
-    def run(self, units: Iterator[WorkUnit]) -> Iterator[Outcome]:
-        """Does the work; yields each unit when it is committed or has failed for good, in whatever order."""
+    def run(self, chunks: Iterator[Chunk]) -> Iterator[Outcome]:
+        """Does the work; yields each chunk when it is committed or has failed for good, in whatever order."""
         import ray
 
-        self._new = units
+        self._new = chunks
         while self._num_queued or self._suspects or self._decoding or self._decoded or self._processing:
             self._start_what_can_start()
             under_way = [*self._preparing, *self._decoding, *self._processing]
@@ -175,7 +175,7 @@ class Workers:
     def _num_queued(self) -> int:
         return self._num_new + len(self._again)
 
-    def _next_unit(self) -> WorkUnit:
+    def _next_chunk(self) -> Chunk:
         """New ones first: what failed is not to fail for the same passing reason."""
         if not self._num_new or (self._again and self._again[0] is self._known_to_work):
             return self._again.popleft()
@@ -183,7 +183,7 @@ class Workers:
         return next(self._new)
 
     def _room(self) -> tuple[int, int]:
-        """How many actors there shall be, and how many units may be decoded before one takes them.
+        """How many actors there shall be, and how many chunks may be decoded before one takes them.
 
         Asked anew each time, as machines come and go.
         """
@@ -203,7 +203,7 @@ class Workers:
         num_actors = max(self._cluster.min_actors, int(actors))
         if self._cluster.max_actors is not None:
             num_actors = self._scale(min(num_actors, self._cluster.max_actors), self._cluster.max_actors)
-        num_actors = min(self._num_units, num_actors)
+        num_actors = min(self._num_chunks, num_actors)
         return num_actors, int(num_cpus) + DECODED_PER_ACTOR * num_actors
 
     def _scale(self, num_at_first: int, at_most: int) -> int:
@@ -211,7 +211,7 @@ class Workers:
         if not os.environ.get("RAY_ADDRESS"):
             return num_at_first
         self._num_wanted = self._num_wanted or num_at_first
-        all_are_busy = bool(self._actors) and all(actor.unit is not None for actor in self._actors)
+        all_are_busy = bool(self._actors) and all(actor.chunk is not None for actor in self._actors)
         if all_are_busy and self._decoded:
             self._num_wanted = min(at_most, 2 * len(self._actors))
         now = time.monotonic()
@@ -228,7 +228,7 @@ class Workers:
             self._again.append(self._suspects.popleft())
         num_actors = min(max_actors, self._num_queued + in_hand)
         # What too many of them hold is of use to others: a GPU perhaps, or the core that decoding waits for.
-        without_work = sorted((a for a in self._actors if a.unit is None), key=lambda a: a.is_idle)
+        without_work = sorted((a for a in self._actors if a.chunk is None), key=lambda a: a.is_idle)
         for actor in without_work[: max(0, len(self._actors) - num_actors)]:
             self._end(actor)
         while len(self._actors) < num_actors:
@@ -236,13 +236,13 @@ class Workers:
             self._actors.append(actor)
             self._preparing[actor.handle.prepare.remote()] = actor
         while self._num_queued and len(self._decoding) + len(self._decoded) < max_ahead:
-            unit = self._next_unit()
-            status, wavs = self._decode.remote(unit, self._time_limit_s)
-            self._decoding[status] = (unit, wavs)
+            chunk = self._next_chunk()
+            status, wavs = self._decode.remote(chunk, self._time_limit_s)
+            self._decoding[status] = (chunk, wavs)
         for actor in self._actors:
             if self._decoded and actor.is_idle:
-                actor.unit, wavs = self._decoded.popleft()
-                self._processing[actor.handle.process.remote(actor.unit, wavs)] = actor
+                actor.chunk, wavs = self._decoded.popleft()
+                self._processing[actor.handle.process.remote(actor.chunk, wavs)] = actor
 
     def _take_actor(self, reference: Any, actor: _Actor) -> None:
         import ray
@@ -261,89 +261,89 @@ class Workers:
         actor.node_id = node_id
         actor.idle_since = time.monotonic()
 
-    def _take_decoded(self, reference: Any, unit: WorkUnit, wavs: Any) -> Iterator[Outcome]:
+    def _take_decoded(self, reference: Any, chunk: Chunk, wavs: Any) -> Iterator[Outcome]:
         import ray
 
         try:
             result: Result = ray.get(reference)
         except (ray.exceptions.NodeDiedError, ray.exceptions.ObjectLostError):
-            yield from self._lose(unit)
+            yield from self._lose(chunk)
             return
         except ray.exceptions.RayError as death:
-            yield from self._fail(unit, _died(death))
+            yield from self._fail(chunk, _died(death))
             return
         if result.failure is not None:
             raise RunError(result.failure)
         if result.error is not None:
-            yield from self._fail(unit, f"decoding: {result.error}")
+            yield from self._fail(chunk, f"decoding: {result.error}")
         else:
-            self._decode_seconds[unit.name] = result.seconds["decode"]
-            self._decoded.append((unit, wavs))
+            self._decode_seconds[chunk.name] = result.seconds["decode"]
+            self._decoded.append((chunk, wavs))
 
     def _take_result(self, reference: Any, actor: _Actor) -> Iterator[Outcome]:
         import ray
 
-        unit = actor.unit
-        assert unit is not None
-        actor.unit = None
+        chunk = actor.chunk
+        assert chunk is not None
+        actor.chunk = None
         actor.idle_since = time.monotonic()
         try:
             result: Result = ray.get(reference)
         except ray.exceptions.ObjectLostError:  # the machine that had decoded it is gone, not this one
-            yield from self._lose(unit)
+            yield from self._lose(chunk)
             return
         except ray.exceptions.RayError as death:
             self._end(actor)
             if actor.node_id in {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
-                yield from self._fail(unit, _died(death))
+                yield from self._fail(chunk, _died(death))
             else:
-                yield from self._lose(unit)
+                yield from self._lose(chunk)
             return
         if result.mistake is not None:
             raise TwistError(result.mistake)
         if result.failure is not None:
             raise RunError(result.failure)
         if result.error is not None:
-            self._end(actor)  # a GPU in a bad state fails every later unit too
-            yield from self._fail(unit, result.error)
+            self._end(actor)  # a GPU in a bad state fails every later chunk too
+            yield from self._fail(chunk, result.error)
         else:
             self._first_failures_in_a_row = 0
-            if unit is self._known_to_work:  # which is worked on again only to see whether anything works
+            if chunk is self._known_to_work:  # which is worked on again only to see whether anything works
                 self._is_trying_known = False
                 return
             if not self._is_trying_known:
-                self._known_to_work = unit
-            seconds = {"decode": self._decode_seconds.pop(unit.name, 0.0), **result.seconds}
-            yield Outcome(unit, None, seconds, result.dropped)
+                self._known_to_work = chunk
+            seconds = {"decode": self._decode_seconds.pop(chunk.name, 0.0), **result.seconds}
+            yield Outcome(chunk, None, seconds, result.dropped)
 
-    def _lose(self, unit: WorkUnit) -> Iterator[Outcome]:
-        """Takes a unit up again whose machine went away; one that does this to every machine is a failure after all."""
-        self._num_machines_lost[unit.name] += 1
-        if self._num_machines_lost[unit.name] % MAX_MACHINES_LOST == 0:
-            yield from self._fail(unit, f"{MAX_MACHINES_LOST} machines went away with it")
+    def _lose(self, chunk: Chunk) -> Iterator[Outcome]:
+        """Queues a chunk again whose machine went away; one that does this to every machine is a failure after all."""
+        self._num_machines_lost[chunk.name] += 1
+        if self._num_machines_lost[chunk.name] % MAX_MACHINES_LOST == 0:
+            yield from self._fail(chunk, f"{MAX_MACHINES_LOST} machines went away with it")
         else:
-            self._again.append(unit)
+            self._again.append(chunk)
 
-    def _fail(self, unit: WorkUnit, error: str) -> Iterator[Outcome]:
-        self._num_failures[unit.name] += 1
-        if self._num_failures[unit.name] == 1:  # the suspects, at the end, do fail one after the other
+    def _fail(self, chunk: Chunk, error: str) -> Iterator[Outcome]:
+        self._num_failures[chunk.name] += 1
+        if self._num_failures[chunk.name] == 1:  # the suspects, at the end, do fail one after the other
             self._first_failures_in_a_row += 1
         if self._first_failures_in_a_row >= MAX_FAILURES_IN_A_ROW and not self._is_trying_known:
             if self._known_to_work is None:
-                raise RunError(f"{MAX_FAILURES_IN_A_ROW} work units failed in a row, the last with: {error}")
+                raise RunError(f"{MAX_FAILURES_IN_A_ROW} chunks failed in a row, the last with: {error}")
             self._is_trying_known = True
             self._again.appendleft(self._known_to_work)
-        elif unit is self._known_to_work:
+        elif chunk is self._known_to_work:
             raise RunError(
-                f"{MAX_FAILURES_IN_A_ROW} work units failed in a row, and then {unit.name}, which had been done "
+                f"{MAX_FAILURES_IN_A_ROW} chunks failed in a row, and then {chunk.name}, which had been done "
                 f"before, with: {error}"
             )
-        if self._num_failures[unit.name] == MAX_FAILURES:
-            yield Outcome(unit, error)
-        elif self._num_failures[unit.name] == MAX_FAILURES - 1:
-            self._suspects.append(unit)
+        if self._num_failures[chunk.name] == MAX_FAILURES:
+            yield Outcome(chunk, error)
+        elif self._num_failures[chunk.name] == MAX_FAILURES - 1:
+            self._suspects.append(chunk)
         else:
-            self._again.append(unit)
+            self._again.append(chunk)
 
     def _end(self, actor: _Actor) -> None:
         import ray

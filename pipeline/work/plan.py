@@ -1,6 +1,6 @@
-"""The work of a stage as names and rows of a table, of which each unit is made when its turn comes.
+"""The work of a stage as names and rows of a table, of which each chunk is made when its turn comes.
 
-A plan of 150,000 hours has 22 million segments in 300,000 work units: as Python objects these would take a dozen GiB.
+A plan of 150,000 hours has 22 million segments in 300,000 chunks: as Python objects these would take a dozen GiB.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Tables that are kept at hand; units come in the order of the plan, but for those that are taken up again.
+# Tables that are kept at hand; chunks come in the order of the plan, but for those that are taken up again.
 CACHED_TABLES = 3
 
 
 @dataclass(frozen=True)
-class WorkUnit:
+class Chunk:
     """Spans of audio that one worker takes together, each with the id of what it belongs to."""
 
     name: str
@@ -35,7 +35,7 @@ class WorkUnit:
     spans: tuple[Span, ...]
 
     def __post_init__(self) -> None:
-        assert len(self.ids) == len(self.spans) > 0, f"work unit {self.name} has {len(self.ids)} ids"
+        assert len(self.ids) == len(self.spans) > 0, f"chunk {self.name} has {len(self.ids)} ids"
 
     @property
     def duration_s(self) -> float:
@@ -43,12 +43,12 @@ class WorkUnit:
         return sum(span.end_s - span.start_s for span in self.spans)
 
 
-class WorkPlan(collections.abc.Sequence[WorkUnit]):
-    """Work units by number, made from rows of tables.
+class WorkPlan(collections.abc.Sequence[Chunk]):
+    """Chunks by number, made from rows of tables.
 
     Args:
-        tables: The tables one after the other, each with whole units whose rows lie together. Columns: work_unit, `id`,
-            uri, channel, start_s, end_s. Looked through once for names and lengths.
+        tables: The tables one after the other, each with whole chunks whose rows lie together. Columns: work_unit (the
+            chunk's name), `id`, uri, channel, start_s, end_s. Looked through once for names and lengths.
         read: The number of a table -> that table, again.
         id: The column of ids.
     """
@@ -57,7 +57,7 @@ class WorkPlan(collections.abc.Sequence[WorkUnit]):
         self._read = functools.lru_cache(CACHED_TABLES)(read)
         self._id = id
         self.names: list[str] = []
-        """The units' names, in their order."""
+        """The chunks' names, in their order."""
         firsts, places, durations_s = [], [], []
         for number, table in enumerate(tables):
             names, counts = _runs(table["work_unit"])
@@ -70,7 +70,7 @@ class WorkPlan(collections.abc.Sequence[WorkUnit]):
         self._table_of = np.concatenate([np.zeros(0, np.int64), *places])
         self._rows = np.concatenate([np.zeros((0, 2), np.int64), *firsts])
         self.durations_s: NDArray[np.float64] = np.concatenate([np.zeros(0), *durations_s])
-        """Seconds of audio in each unit."""
+        """Seconds of audio in each chunk."""
 
     @classmethod
     def of(cls, table: pa.Table, id: str) -> WorkPlan:
@@ -79,31 +79,31 @@ class WorkPlan(collections.abc.Sequence[WorkUnit]):
 
     @property
     def num_items(self) -> int:
-        """Spans in all units."""
+        """Spans in all chunks."""
         return int(self._rows[:, 1].sum())
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __iter__(self) -> Iterator[WorkUnit]:
+    def __iter__(self) -> Iterator[Chunk]:
         return (self[index] for index in range(len(self)))
 
-    def __getitem__(self, index: int) -> WorkUnit:  # type: ignore[override]  # slices are not needed
+    def __getitem__(self, index: int) -> Chunk:  # type: ignore[override]  # slices are not needed
         first, count = self._rows[index].tolist()
         rows = self._read(int(self._table_of[index])).slice(first, count)
         columns = (rows[name].to_pylist() for name in ("uri", "channel", "start_s", "end_s"))
         spans = tuple(Span(*span) for span in zip(*columns, strict=True))
-        return WorkUnit(self.names[index], tuple(rows[self._id].to_pylist()), spans)
+        return Chunk(self.names[index], tuple(rows[self._id].to_pylist()), spans)
 
 
-class WorkUnitNames:
-    """Names spans by their running time: neighbours of one corpus share a unit of about `work_unit_s`.
+class ChunkNames:
+    """Names spans by their running time: neighbours of one corpus share a chunk of about `chunk_s`.
 
-    Units are numbered within each corpus, so that another corpus beside it changes nothing.
+    Chunks are numbered within each corpus, so that another corpus beside it changes nothing.
     """
 
-    def __init__(self, work_unit_s: float) -> None:
-        self._work_unit_s = work_unit_s
+    def __init__(self, chunk_s: float) -> None:
+        self._chunk_s = chunk_s
         self._corpus: str | None = None
         self._total_s = 0.0
         self._place = 0
@@ -111,12 +111,12 @@ class WorkUnitNames:
         self._name = ""
 
     def next(self, corpus: str, duration_s: float) -> str:
-        """The work unit of the next span."""
+        """The chunk of the next span."""
         if corpus != self._corpus:
             self._corpus, self._total_s, self._place, self._number = corpus, 0.0, 0, 0
             self._name = f"{corpus}-{0:07d}"
-        # Rounded, so that what sums of floats lose cannot move a span to another unit.
-        place = math.floor(round(self._total_s / self._work_unit_s, 6))
+        # Rounded, so that what sums of floats lose cannot move a span to another chunk.
+        place = math.floor(round(self._total_s / self._chunk_s, 6))
         if place != self._place:
             self._place = place
             self._number += 1
@@ -125,9 +125,9 @@ class WorkUnitNames:
         return self._name
 
 
-def name_work_units(corpora: Sequence[str], durations_s: Iterable[float], work_unit_s: float) -> list[str]:
-    """The work unit of each of a row of spans; see WorkUnitNames."""
-    names = WorkUnitNames(work_unit_s)
+def name_chunks(corpora: Sequence[str], durations_s: Iterable[float], chunk_s: float) -> list[str]:
+    """The chunk of each of a row of spans; see ChunkNames."""
+    names = ChunkNames(chunk_s)
     return [names.next(corpus, duration_s) for corpus, duration_s in zip(corpora, durations_s, strict=True)]
 
 

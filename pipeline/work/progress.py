@@ -1,4 +1,4 @@
-"""How the work on a stage's units gets on: for the eye, for stage.json, for `twist inspect` and for Prometheus.
+"""How the work on a stage's chunks gets on: for the eye, for stage.json, for `twist inspect` and for Prometheus.
 
 PARTS/progress.json    written anew now and then while work goes on; gone when all is done
 """
@@ -28,20 +28,20 @@ class WorkProgress:
     """Counts of this command; what earlier ones did is counted apart.
 
     Attributes:
-        num_units: Units of the stage.
+        num_chunks: Chunks of the stage.
         hours: Hours of audio in them.
-        num_done_before: Units that were done as the command began.
+        num_done_before: Chunks that were done as the command began.
         hours_done_before: Their hours.
-        num_done: Units done since.
+        num_done: Chunks done since.
         hours_done: Their hours.
         worker_seconds: What workers spent on each step, added up over all of them.
         dropped: Items left out, by reason.
         starved_s: Seconds for which an actor had nothing to do since nothing was decoded yet.
-        backed_up_s: Seconds for which decoded units waited and no actor was free.
+        backed_up_s: Seconds for which decoded chunks waited and no actor was free.
         begun_at: Seconds since 1970.
     """
 
-    num_units: int
+    num_chunks: int
     hours: float
     num_done_before: int = 0
     hours_done_before: float = 0.0
@@ -54,7 +54,7 @@ class WorkProgress:
     begun_at: float = field(default_factory=time.time)
 
     def add(self, hours: float, worker_seconds: Mapping[str, float], dropped: Mapping[str, int]) -> None:
-        """Counts a unit that is done."""
+        """Counts a chunk that is done."""
         self.num_done += 1
         self.hours_done += hours
         for step, seconds in worker_seconds.items():

@@ -1,4 +1,4 @@
-"""What a worker does with one work unit: decode it, in a task; process and commit it, in an actor."""
+"""What a worker does with one chunk: decode it, in a task; process and commit it, in an actor."""
 
 from __future__ import annotations
 
@@ -23,44 +23,44 @@ from pipeline.files import parquet, storage
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pipeline.work.plan import WorkUnit
+    from pipeline.work.plan import Chunk
 
 
 class Processor(Protocol):
-    """Made once per actor; turns a unit's decoded spans, wav [S] or the error of each, into its part.
+    """Made once per actor; turns a chunk's decoded spans, wav [S] or the error of each, into its part.
 
     The part's column `drop_reason` is null for what was kept.
     """
 
-    def __call__(self, unit: WorkUnit, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table: ...
+    def __call__(self, chunk: Chunk, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table: ...
 
 
 def part_uri(parts: str, name: str) -> str:
-    """Where the part of a work unit lies."""
+    """Where the part of a chunk lies."""
     return storage.join(parts, f"part-{name}.parquet")
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one unit: all is well unless one of these is said."""
+    """What came of one chunk: all is well unless one of these is said."""
 
     mistake: str | None = None  # the user's: ends the run
     failure: str | None = None  # of a disk or a store: ends the run
-    error: str | None = None  # counts against the unit
+    error: str | None = None  # counts against the chunk
     seconds: dict[str, float] = field(default_factory=dict)  # by step
     dropped: dict[str, int] = field(default_factory=dict)  # items by reason
 
 
-def decode(unit: WorkUnit, time_limit_s: float) -> tuple[Result, list[NDArray[np.float32] | AudioError]]:
-    """Decodes a unit: the wav [S], or the error, of each span."""
+def decode(chunk: Chunk, time_limit_s: float) -> tuple[Result, list[NDArray[np.float32] | AudioError]]:
+    """Decodes a chunk: the wav [S], or the error, of each span."""
     began = time.perf_counter()
     try:
         with _time_limit(time_limit_s):
-            wavs = list(read_spans(unit.spans))
+            wavs = list(read_spans(chunk.spans))
             return Result(seconds={"decode": time.perf_counter() - began}), wavs
     except ConnectionError as failure:
-        # The unit is not to blame for a bucket that is gone, and the next one would meet the same.
-        return Result(failure=f"cannot read {unit.spans[0].uri}: {failure}"), []
+        # The chunk is not to blame for a bucket that is gone, and the next one would meet the same.
+        return Result(failure=f"cannot read {chunk.spans[0].uri}: {failure}"), []
     except Exception as failure:
         return Result(error=_describe(failure)), []
 
@@ -88,13 +88,13 @@ class ProcessAndCommit:
             )
         return ray.get_runtime_context().get_node_id(), mistake
 
-    def process(self, unit: WorkUnit, wavs: list[NDArray[np.float32] | AudioError]) -> Result:
+    def process(self, chunk: Chunk, wavs: list[NDArray[np.float32] | AudioError]) -> Result:
         """Makes and commits one part."""
-        uri = part_uri(self._parts, unit.name)
+        uri = part_uri(self._parts, chunk.name)
         began = time.perf_counter()
         try:
             with _time_limit(self._time_limit_s):
-                table = self._process(unit, wavs)
+                table = self._process(chunk, wavs)
                 part = parquet.to_bytes(table)
         except TwistError as mistake:
             return Result(mistake=str(mistake))

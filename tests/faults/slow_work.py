@@ -2,8 +2,8 @@
 
     python -m tests.faults.slow_work FOLDER SETTINGS
 
-FOLDER holds plan.parquet; parts go to FOLDER/parts, FOLDER/marks gets a file for each try at a unit, and work.json what
-dataflow says of the work.
+FOLDER holds plan.parquet; parts go to FOLDER/parts, FOLDER/marks gets a file for each try at a chunk, and work.json
+what dataflow says of the work.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.audio.read import AudioError
 from pipeline.files import parquet
 from pipeline.work import dataflow
 from pipeline.work.cluster import ClusterConfig
-from pipeline.work.plan import WorkPlan, WorkUnit
+from pipeline.work.plan import Chunk, WorkPlan
 
 
 class SlowlyMeasure:
@@ -33,27 +33,29 @@ class SlowlyMeasure:
         self._marks = Path(marks)
         self._seconds = seconds
 
-    def __call__(self, unit: WorkUnit, wavs: Sequence[np.ndarray | AudioError]) -> pa.Table:
-        (self._marks / f"{unit.name}-{os.getpid()}-{time.time_ns()}").touch()
+    def __call__(self, chunk: Chunk, wavs: Sequence[np.ndarray | AudioError]) -> pa.Table:
+        (self._marks / f"{chunk.name}-{os.getpid()}-{time.time_ns()}").touch()
         time.sleep(self._seconds)
-        return _table(unit, [wav.reason if isinstance(wav, AudioError) else f"{np.abs(wav).sum():.6f}" for wav in wavs])
+        return _table(
+            chunk, [wav.reason if isinstance(wav, AudioError) else f"{np.abs(wav).sum():.6f}" for wav in wavs]
+        )
 
 
-def write_plan(folder: Path, num_units: int, seconds_of_audio: float) -> None:
-    """A plan of units that each read the same file whole, and the file."""
+def write_plan(folder: Path, num_chunks: int, seconds_of_audio: float) -> None:
+    """A plan of chunks that each read the same file whole, and the file."""
     (folder / "marks").mkdir(parents=True, exist_ok=True)
     uri = str(folder / "noise.flac")
     wav = np.random.default_rng(0).uniform(-0.5, 0.5, round(seconds_of_audio * 44_100)).astype(np.float32)
     soundfile.write(uri, wav, 44_100)
-    names = [f"noise-{number:07d}" for number in range(num_units)]
+    names = [f"noise-{number:07d}" for number in range(num_chunks)]
     columns = {
         "work_unit": names,
         "id": [f"{name}/whole" for name in names],
-        "uri": [uri] * num_units,
-        "channel": pa.array([None] * num_units, pa.int32()),
-        "start_s": [0.0] * num_units,
+        "uri": [uri] * num_chunks,
+        "channel": pa.array([None] * num_chunks, pa.int32()),
+        "start_s": [0.0] * num_chunks,
         # Each a little shorter, so that no two parts are alike.
-        "end_s": [seconds_of_audio - 0.01 * number for number in range(num_units)],
+        "end_s": [seconds_of_audio - 0.01 * number for number in range(num_chunks)],
     }
     parquet.write(str(folder / "plan.parquet"), pa.table(columns))
 
@@ -64,7 +66,7 @@ def do_work(folder: Path, seconds: float, **cluster: float) -> dict[str, object]
     arguments = {"marks": str(folder / "marks"), "seconds": seconds}
     parts = str(folder / "parts")
     settings = ClusterConfig(**cluster)  # type: ignore[arg-type]
-    return dataflow.run_work_units(plan, parts, SlowlyMeasure, arguments, _quarantined, settings, _silently)
+    return dataflow.run_chunks(plan, parts, SlowlyMeasure, arguments, _quarantined, settings, _silently)
 
 
 def outcomes_of(folder: Path) -> dict[str, bytes]:
@@ -79,19 +81,19 @@ def expected_outcomes(folder: Path) -> dict[str, bytes]:
     plan = WorkPlan.of(parquet.read(str(folder / "plan.parquet")), "id")
     measure = SlowlyMeasure(str(folder / "marks"), 0.0)
     parts = {
-        f"part-{unit.name}.parquet": parquet.to_bytes(measure(unit, list(read_spans(unit.spans)))) for unit in plan
+        f"part-{chunk.name}.parquet": parquet.to_bytes(measure(chunk, list(read_spans(chunk.spans)))) for chunk in plan
     }
     for mark in (folder / "marks").iterdir():
         mark.unlink()
     return parts
 
 
-def _table(unit: WorkUnit, outcomes: Sequence[str]) -> pa.Table:
-    return pa.table({"id": unit.ids, "outcome": outcomes, "drop_reason": pa.nulls(len(outcomes), pa.string())})
+def _table(chunk: Chunk, outcomes: Sequence[str]) -> pa.Table:
+    return pa.table({"id": chunk.ids, "outcome": outcomes, "drop_reason": pa.nulls(len(outcomes), pa.string())})
 
 
-def _quarantined(unit: WorkUnit, error: AudioError) -> pa.Table:
-    return _table(unit, [str(error)] * len(unit.ids))
+def _quarantined(chunk: Chunk, error: AudioError) -> pa.Table:
+    return _table(chunk, [str(error)] * len(chunk.ids))
 
 
 def _silently(done: int, total: int, noun: str, detail: str = "") -> None:

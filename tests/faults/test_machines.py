@@ -49,7 +49,7 @@ def test_a_machine_that_goes_takes_nothing_with_it(tmp_path: Path) -> None:
         _, errors = work.communicate(timeout=500)
         assert work.returncode == 0, errors
     assert slow_work.outcomes_of(tmp_path) == expected
-    assert json.loads((tmp_path / "work.json").read_text())["dropped"] == {}, "units were blamed for a lost machine"
+    assert json.loads((tmp_path / "work.json").read_text())["dropped"] == {}, "chunks were blamed for a lost machine"
 
 
 def test_a_cluster_grows_with_the_work(tmp_path: Path) -> None:

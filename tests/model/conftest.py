@@ -24,7 +24,7 @@ class MakeDataset(Protocol):
         self,
         splits: Mapping[str, Sequence[NDArray[np.uint16]]],
         *,
-        num_units: int = ...,
+        codebook_size: int = ...,
         corpora: Sequence[str] = ...,
         codebook: str = ...,
         name: str = ...,
@@ -38,7 +38,7 @@ def make_dataset(tmp_path: Path) -> MakeDataset:
     def make(
         splits: Mapping[str, Sequence[NDArray[np.uint16]]],
         *,
-        num_units: int = 20,
+        codebook_size: int = 20,
         corpora: Sequence[str] = ("librispeech",),
         codebook: str = "codebook-1",
         name: str = "shards",
@@ -53,7 +53,7 @@ def make_dataset(tmp_path: Path) -> MakeDataset:
                     descriptions.append(description)
                     rows += shard_rows
         info = {
-            "num_units": num_units,
+            "num_units": codebook_size,
             "frame_rate_hz": 25,
             "codebook": {"fingerprint": codebook},
             "shards": descriptions,

@@ -35,7 +35,7 @@ class LabelledTones:
     """Clips of these numbers of frames at 50 Hz, each unit four frames long."""
 
     frames_per_clip: tuple[int, ...] = (40, 40, 44, 44, 48, 48, 52, 52, 60, 60, 60, 80)
-    num_units: int = NUM_UNITS
+    codebook_size: int = NUM_UNITS
     clock: LabelClock = field(default_factory=lambda: LabelClock(HOP_SAMPLES, 400, 1_600_000))
     fingerprint: str = "tones"
 
@@ -49,7 +49,7 @@ class LabelledTones:
     def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
         generator = np.random.default_rng(index)
         num_frames = self.frames_per_clip[index]
-        units = np.repeat(generator.integers(self.num_units, size=-(-num_frames // 4)), 4)[:num_frames]
+        units = np.repeat(generator.integers(self.codebook_size, size=-(-num_frames // 4)), 4)[:num_frames]
         hertz = 300 * 2.0 ** np.repeat(units, HOP_SAMPLES)
         wav = np.zeros(int(self.num_samples[index]), np.float32)
         wav[: len(hertz)] = 0.3 * np.sin(2 * np.pi * np.cumsum(hertz) / 16_000)

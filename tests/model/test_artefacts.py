@@ -220,7 +220,7 @@ def test_the_embedded_tokenizer_fits_together() -> None:
     encoder = load_encoder(EncoderConfig("hubert", "hubert-tiny-25hz", layer=3, device="cpu"))
     book = codebook.load(artefacts.resolve("hubert-tiny-25hz-km100"))
     assert book.facts["encoder"]["fingerprint"] == encoder.fingerprint, "the codebook was fitted on other features"
-    assert (book.num_units, encoder.feature_dim, encoder.hop_samples) == (100, 256, 640)
+    assert (book.codebook_size, encoder.feature_dim, encoder.hop_samples) == (100, 256, 640)
     for name in artefacts.EMBEDDED:
         num_bytes = sum(path.stat().st_size for path in (artefacts.EMBEDDED_FOLDER / name).iterdir())
         assert num_bytes < 10e6, f"{name} is too much for every checkout"

@@ -185,7 +185,7 @@ def test_the_index_comes_back_as_it_was_written(tmp_path: Path) -> None:
     rows = write(tmp_path, {"train/train-000000.tar": many_samples()[:7]})
     dataset = open_dataset(str(tmp_path))
     assert dataset.manifest.to_pylist() == rows
-    assert dataset.num_units == 500
+    assert dataset.codebook_size == 500
     assert dataset.info["format_version"] == 1
 
 

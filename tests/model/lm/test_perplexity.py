@@ -65,7 +65,7 @@ def test_batched_equals_alone_and_transformers(dataset: Dataset, tiny_opt: dict[
 
 
 def test_unigram_by_hand(make_dataset: MakeDataset) -> None:
-    dataset = make_dataset({"train": [units(0, 1, 0), units(1, 0)], "validation": [units(1, 0, 2)]}, num_units=3)
+    dataset = make_dataset({"train": [units(0, 1, 0), units(1, 0)], "validation": [units(1, 0, 2)]}, codebook_size=3)
     counts = unit_counts(UnitSamples(dataset, "train", 8), Vocabulary.of_dataset(dataset))
     assert counts.tolist() == [3, 2, 0]
     report = unigram_perplexity(counts, UnitSamples(dataset, "validation", 8))
@@ -79,7 +79,7 @@ def test_model_and_unigram_score_the_same_targets(dataset: Dataset, tiny_opt: di
     vocabulary = Vocabulary.of_dataset(dataset)
     samples = UnitSamples(dataset, "validation", max_units=16)
     model = perplexity(cold_start(tiny_opt, vocabulary, seed=0), vocabulary, samples)
-    unigram = unigram_perplexity(np.ones(vocabulary.num_units, dtype=np.int64), samples)
+    unigram = unigram_perplexity(np.ones(vocabulary.codebook_size, dtype=np.int64), samples)
     assert {name: c.num_targets for name, c in model.corpora.items()} == {
         name: c.num_targets for name, c in unigram.corpora.items()
     }
@@ -89,7 +89,7 @@ def test_model_and_unigram_score_the_same_targets(dataset: Dataset, tiny_opt: di
 
 def test_corpora_count_alike_in_the_mean(make_dataset: MakeDataset) -> None:
     rare, common = units(*[1] * 40), units(0, 0)
-    dataset = make_dataset({"validation": [rare, common]}, corpora=("rare", "common"), num_units=2)
+    dataset = make_dataset({"validation": [rare, common]}, corpora=("rare", "common"), codebook_size=2)
     report = unigram_perplexity(np.array([98, 0]), UnitSamples(dataset, "validation", 64))
     assert report.corpora["rare"].perplexity == pytest.approx(100.0)
     assert report.corpora["common"].perplexity == pytest.approx(100 / 99)
@@ -113,7 +113,7 @@ def test_units_of_another_codebook_are_refused(
 def test_models_with_a_bos_are_given_it(dataset: Dataset, tiny_opt: dict[str, Any]) -> None:
     """The same units are scored as of other models, each given BOS and what comes before it."""
     plain = Vocabulary.of_dataset(dataset)
-    vocabulary = Vocabulary(plain.num_units, offset=2, bos_id=1, codebook_fingerprint=plain.codebook_fingerprint)
+    vocabulary = Vocabulary(plain.codebook_size, offset=2, bos_id=1, codebook_fingerprint=plain.codebook_fingerprint)
     model = cold_start(tiny_opt, vocabulary, seed=0).eval()
     samples = UnitSamples(dataset, "validation", max_units=30)
     nll = sample_nll(model, vocabulary, samples, batch_size=7)

@@ -65,17 +65,19 @@ def test_ids_that_are_no_units_are_refused(id: int) -> None:
         Vocabulary(500).decode(np.array([id, 7]))
 
 
-@pytest.mark.parametrize(("num_units", "offset", "pad_id"), [(0, 1, 0), (2**16 + 1, 1, 0), (500, 0, 0), (500, 1, 1)])
-def test_impossible_layouts_are_refused(num_units: int, offset: int, pad_id: int) -> None:
+@pytest.mark.parametrize(
+    ("codebook_size", "offset", "pad_id"), [(0, 1, 0), (2**16 + 1, 1, 0), (500, 0, 0), (500, 1, 1)]
+)
+def test_impossible_layouts_are_refused(codebook_size: int, offset: int, pad_id: int) -> None:
     with pytest.raises(TwistError):
-        Vocabulary(num_units, offset, pad_id)
+        Vocabulary(codebook_size, offset, pad_id)
 
 
 def test_codebook_is_compared(make_dataset: MakeDataset) -> None:
     samples = {"train": [np.array([1, 2], dtype=np.uint16)]}
     vocabulary = Vocabulary.of_dataset(make_dataset(samples, codebook="mine"))
     other_book = make_dataset(samples, codebook="other", name="other-book")
-    other_size = make_dataset(samples, num_units=30, codebook="mine", name="other-size")
+    other_size = make_dataset(samples, codebook_size=30, codebook="mine", name="other-size")
     with pytest.raises(TwistError, match="another codebook"):
         vocabulary.require_codebook_of(other_book)
     with pytest.raises(TwistError, match="30 units, the model has 20"):

@@ -101,7 +101,7 @@ def beyond_the_end(rows: list[dict[str, Any]]) -> None:
 def redone_with_other_settings(run: Path) -> None:
     shutil.rmtree(run / "codebook")
     book = codebook.save(str(run / "codebook"), np.eye(5, dtype=np.float32), {"encoder": {"fingerprint": "other"}})
-    assert book.num_units == 5
+    assert book.codebook_size == 5
     facts = {"inputs": {}, "fingerprint": "x", "counts": {"input": {"items": 0, "hours": 0.0}}}
     facts["counts"] |= {"kept": {"items": 0, "hours": 0.0}, "dropped": {}}
     (run / "codebook/stage.json").write_text(json.dumps(facts))

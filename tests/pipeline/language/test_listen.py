@@ -21,7 +21,7 @@ from pipeline.language.listen import AudioLanguageConfig, Heard, HearLanguage, c
 from pipeline.records import Recording
 from pipeline.stage import StageError, read_facts
 from pipeline.work.cluster import ClusterConfig
-from pipeline.work.plan import WorkUnit
+from pipeline.work.plan import Chunk
 from tests.language_classifiers import write_ecapa
 
 if TYPE_CHECKING:
@@ -118,11 +118,11 @@ def speech_of(speech: Path, language: str) -> NDArray[np.float32]:
     return wav / np.abs(wav).max()
 
 
-def unit_of(*slots: str) -> WorkUnit:
-    return WorkUnit("u", slots, tuple(Span("x", None, 0.0, 10.0) for _ in slots))
+def unit_of(*slots: str) -> Chunk:
+    return Chunk("u", slots, tuple(Span("x", None, 0.0, 10.0) for _ in slots))
 
 
-def rows_of(process: HearLanguage, unit: WorkUnit, wavs: Sequence[Any]) -> dict[str, dict[str, Any]]:
+def rows_of(process: HearLanguage, unit: Chunk, wavs: Sequence[Any]) -> dict[str, dict[str, Any]]:
     return {row["recording_id"]: row for row in process(unit, wavs).to_pylist()}
 
 
@@ -460,7 +460,7 @@ def test_units_quarantined_are_told(run: str, monkeypatch: pytest.MonkeyPatch) -
                 f"{parts}/part-{unit.name}.parquet", quarantine(unit, AudioError("quarantined", "three times"))
             )
 
-    monkeypatch.setattr(language_listen.dataflow, "run_work_units", all_fail)
+    monkeypatch.setattr(language_listen.dataflow, "run_chunks", all_fail)
     recordings = [r for r in read_recordings(run) if r.recording_id.endswith(("_en", "episode1"))]
     told = list(listen(f"{run}/language", recordings, CONFIG, ClusterConfig(), silently))
     assert [id for id, _ in told] == [recording.recording_id for recording in recordings]

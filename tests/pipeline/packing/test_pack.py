@@ -89,7 +89,7 @@ def test_the_same_units_and_seed_give_the_same_bytes(run_copy: Path) -> None:
     assert shard_bytes(run_copy) == first
 
 
-def test_neither_order_nor_number_of_work_units_matters(make_run: Callable[..., Path]) -> None:
+def test_neither_order_nor_number_of_chunks_matters(make_run: Callable[..., Path]) -> None:
     runs = [make_run(work_unit_minutes=minutes, packed=PACK) for minutes in (0.1, 0.25, 30.0)]
     assert len({len(part_uris(str(run))) for run in runs}) == 3
     first, *others = [shard_bytes(run) for run in runs]

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.work.dataflow import Processor
-    from pipeline.work.plan import WorkUnit
+    from pipeline.work.plan import Chunk
 
 MILLISECOND = 0.001
 ROUNDING = 1e-9
@@ -206,7 +206,7 @@ def test_settings_that_make_no_sense(wrong: dict[str, float]) -> None:
         SegmentConfig(**wrong)  # type: ignore[arg-type]
 
 
-# Work units
+# Chunks
 
 
 # The stage
@@ -383,18 +383,18 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
 
 
 def run_here(
-    work_units: Iterable[WorkUnit], parts: str, processor: type[Processor], processor_args: dict[str, Any], *_: object
+    chunks: Iterable[Chunk], parts: str, processor: type[Processor], processor_args: dict[str, Any], *_: object
 ) -> None:
-    """What `run_work_units` does, in this process."""
+    """What `run_chunks` does, in this process."""
     process = processor(**processor_args)
-    for unit in work_units:
+    for unit in chunks:
         parquet.write(part_uri(parts, unit.name), process(unit, list(read_spans(unit.spans))))
 
 
 @pytest.fixture
 def searched(speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A run with speech between silences, silence alone, and a file that is gone."""
-    monkeypatch.setattr(dataflow, "run_work_units", run_here)
+    monkeypatch.setattr(dataflow, "run_chunks", run_here)
     utterance = speech / "LibriSpeech" / "test-other" / "1688" / "142285" / "1688-142285-0003.flac"
     samples, _ = soundfile.read(utterance, dtype="float32")
     silence = np.zeros(3 * 16_000, np.float32)

@@ -44,12 +44,15 @@ def clusters() -> tuple[Frames, Frames]:
 
 @settings(max_examples=50)
 @given(
-    seed=st.integers(0, 2**32 - 1), num_frames=st.integers(1, 40), num_units=st.integers(1, 70), dim=st.integers(1, 24)
+    seed=st.integers(0, 2**32 - 1),
+    num_frames=st.integers(1, 40),
+    codebook_size=st.integers(1, 70),
+    dim=st.integers(1, 24),
 )
-def test_assigner_finds_the_nearest_centroid(seed: int, num_frames: int, num_units: int, dim: int) -> None:
+def test_assigner_finds_the_nearest_centroid(seed: int, num_frames: int, codebook_size: int, dim: int) -> None:
     generator = np.random.default_rng(seed)
     frames = (10 * generator.standard_normal((num_frames, dim))).astype(np.float32)
-    centroids = (10 * generator.standard_normal((num_units, dim))).astype(np.float32)
+    centroids = (10 * generator.standard_normal((codebook_size, dim))).astype(np.float32)
     units = Assigner(centroids, torch.device("cpu"))(torch.from_numpy(frames))
     assert units.shape == (num_frames,)
     assert units.dtype == torch.int64
@@ -99,7 +102,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     loaded = codebook.load(str(tmp_path))
     assert loaded.centroids.tobytes() == centroids.tobytes()
     assert loaded.facts == saved.facts
-    assert (loaded.num_units, loaded.encoder_fingerprint) == (10, "encoder-1")
+    assert (loaded.codebook_size, loaded.encoder_fingerprint) == (10, "encoder-1")
     assert loaded.facts["inertia"] == report.inertia
     json.loads((tmp_path / "codebook.json").read_text(), parse_constant=pytest.fail)
 

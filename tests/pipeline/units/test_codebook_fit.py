@@ -19,7 +19,7 @@ from pipeline.units.codebook_fit import CodebookConfig, DrawFrames, fit_codebook
 from pipeline.units.tokenize import tokenize
 from pipeline.work import dataflow
 from pipeline.work.cluster import ClusterConfig
-from pipeline.work.plan import WorkUnit
+from pipeline.work.plan import Chunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,8 +38,8 @@ def wav_of(num_samples: int, seed: int = 0) -> NDArray[np.float32]:
 WAVS = [wav_of(20_000 + 3_000 * number, number) for number in range(5)]
 
 
-def unit_of(ids: Sequence[str]) -> WorkUnit:
-    return WorkUnit("000000", tuple(ids), tuple(Span("x/a.wav", None, 0.0, 1.0) for _ in ids))
+def unit_of(ids: Sequence[str]) -> Chunk:
+    return Chunk("000000", tuple(ids), tuple(Span("x/a.wav", None, 0.0, 1.0) for _ in ids))
 
 
 def frames_by_id(part: pa.Table) -> dict[str, NDArray[np.float32] | None]:
@@ -50,7 +50,7 @@ def frames_by_id(part: pa.Table) -> dict[str, NDArray[np.float32] | None]:
     }
 
 
-def test_the_frames_drawn_from_a_segment_do_not_depend_on_its_work_unit() -> None:
+def test_the_frames_drawn_from_a_segment_do_not_depend_on_its_chunk() -> None:
     draw = DrawFrames(EncoderConfig(), share=0.3, seed=4)
     together = draw(unit_of(IDS), WAVS).to_pylist()
     for number in range(5):
@@ -120,7 +120,7 @@ def test_fitting_again_gives_the_same_codebook(run_copy: Path, small_run: Path) 
     assert fit(run_copy, seed=1).centroids.tobytes() != codebook.load(str(small_run / "codebook")).centroids.tobytes()
 
 
-def test_the_codebook_does_not_depend_on_the_plan_of_work_units(make_run: Callable[..., Path], small_run: Path) -> None:
+def test_the_codebook_does_not_depend_on_the_plan_of_chunks(make_run: Callable[..., Path], small_run: Path) -> None:
     other = make_run(work_unit_minutes=1.0, packed=None)
     assert len(list(other.glob("units/part-*"))) < len(list(small_run.glob("units/part-*")))
     book, other_book = (codebook.load(str(run / "codebook")) for run in (small_run, other))
@@ -171,12 +171,12 @@ def test_too_few_frames_say_what_to_change(run_copy: Path) -> None:
 
 
 def test_segments_that_cannot_be_read_fail_loudly(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def nothing_works(units: Sequence[WorkUnit], parts: str, *others: Any) -> None:
+    def nothing_works(units: Sequence[Chunk], parts: str, *others: Any) -> None:
         for unit in units:
             part = others[2](unit, AudioError("quarantined", "failed 3 times"))
             storage.put_if_absent(dataflow.part_uri(parts, unit.name), parquet.to_bytes(part))
 
-    monkeypatch.setattr(dataflow, "run_work_units", nothing_works)
+    monkeypatch.setattr(dataflow, "run_chunks", nothing_works)
     with pytest.raises(TwistError, match=r"none of the 36 segments .* could be read: .*quarantined \(failed 3 times\)"):
         fit(run_copy)
 

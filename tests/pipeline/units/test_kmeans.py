@@ -37,11 +37,11 @@ def squared_distances(centroids: NDArray[Any], frames: Frames) -> NDArray[np.flo
     return distances
 
 
-def plain_kmeans(frames: Frames, num_units: int, num_steps: int, seed: int) -> NDArray[np.float64]:
+def plain_kmeans(frames: Frames, codebook_size: int, num_steps: int, seed: int) -> NDArray[np.float64]:
     """Lloyd's algorithm from k-means++ starts, written out in numpy."""
     generator = np.random.default_rng(seed)
     centroids = frames[[generator.integers(len(frames))]].astype(np.float64)
-    while len(centroids) < num_units:
+    while len(centroids) < codebook_size:
         nearest = squared_distances(centroids, frames).min(axis=1)
         centroids = np.vstack([centroids, frames[generator.choice(len(frames), p=nearest / nearest.sum())]])
     for _ in range(num_steps):

@@ -46,7 +46,7 @@ def test_a_clip_has_its_audio_and_the_unit_of_each_frame(small_run: Path) -> Non
             assert wav.dtype == np.float32 and np.abs(wav).max() > 0
             assert len(labels) == row["num_frames"] == sum(row["durations"])
             assert labels[0] == row["units"][0] and labels[-1] == row["units"][-1]
-            assert int(labels.max()) < clips.num_units == 20
+            assert int(labels.max()) < clips.codebook_size == 20
 
 
 def test_labels_are_when_the_encoder_made_them(small_run: Path) -> None:
@@ -76,7 +76,7 @@ def test_audio_that_is_gone_is_named(run_copy: Path) -> None:
     gone = train.table.set_column(
         train.table.schema.get_field_index("uri"), "uri", [[storage.join(str(run_copy), "gone.wav")] * len(train)]
     )
-    clips = SegmentClips(gone, train.num_samples, train.num_units, train.clock, train.fingerprint)
+    clips = SegmentClips(gone, train.num_samples, train.codebook_size, train.clock, train.fingerprint)
     with pytest.raises(TwistError, match=r"gone\.wav was tokenized but can no longer be read"):
         clips[0]
 

@@ -20,7 +20,7 @@ from pipeline.units.codebook import CodebookError
 from pipeline.units.parts import digest_of_part, part_uris, read_part, read_parts
 from pipeline.units.tokenize import Tokenize, _all_dropped, tokenize
 from pipeline.work.cluster import ClusterConfig
-from pipeline.work.plan import WorkPlan, WorkUnit
+from pipeline.work.plan import Chunk, WorkPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,17 +32,17 @@ def wav_of(num_samples: int, seed: int = 0) -> NDArray[np.float32]:
     return (0.1 * np.random.default_rng(seed).standard_normal(num_samples)).astype(np.float32)
 
 
-def unit_of(lengths: Sequence[int], name: str = "000000") -> WorkUnit:
-    """A work unit of consecutive segments of one recording."""
+def unit_of(lengths: Sequence[int], name: str = "000000") -> Chunk:
+    """A chunk of consecutive segments of one recording."""
     ends_s = np.cumsum(lengths) / 16_000
     starts_s = ends_s - np.array(lengths) / 16_000
     spans = [Span("x/rec 1.wav", None, float(s), float(e)) for s, e in zip(starts_s, ends_s, strict=True)]
-    return WorkUnit(name, tuple(f"x/rec 1#2.wav#{number:08d}" for number in range(len(lengths))), tuple(spans))
+    return Chunk(name, tuple(f"x/rec 1#2.wav#{number:08d}" for number in range(len(lengths))), tuple(spans))
 
 
 @pytest.fixture(scope="module")
 def process(small_run: Path) -> Tokenize:
-    """What an actor does with a work unit."""
+    """What an actor does with a chunk."""
     return Tokenize(EncoderConfig(), str(small_run / "codebook"))
 
 
@@ -61,15 +61,15 @@ def test_each_segment_has_a_row_in_the_units_order(process: Tokenize) -> None:
         assert max(row["units"]) < 20
 
 
-def test_a_segments_units_do_not_depend_on_its_work_unit(process: Tokenize) -> None:
+def test_a_segments_units_do_not_depend_on_its_chunk(process: Tokenize) -> None:
     lengths = [20_000, 40_000, 16_000, 33_333]
     unit = unit_of(lengths)
     wavs = [wav_of(length, seed) for seed, length in enumerate(lengths)]
     together = process(unit, wavs).to_pylist()
     for number, wav in enumerate(wavs):
-        alone = WorkUnit("000009", (unit.ids[number],), (unit.spans[number],))
+        alone = Chunk("000009", (unit.ids[number],), (unit.spans[number],))
         assert process(alone, [wav]).to_pylist() == [together[number]]
-    backwards = WorkUnit("000010", unit.ids[::-1], unit.spans[::-1])
+    backwards = Chunk("000010", unit.ids[::-1], unit.spans[::-1])
     assert process(backwards, wavs[::-1]).to_pylist() == together[::-1]
 
 
@@ -91,7 +91,7 @@ def test_what_cannot_be_used_becomes_a_row_with_its_reason(process: Tokenize) ->
         is_dropped = row["drop_reason"] is not None
         assert (row["units"] is None) == (row["durations"] is None) == is_dropped
         assert (row["num_frames"] == 0) == is_dropped
-    alone = WorkUnit("000001", (unit.ids[1],), (unit.spans[1],))
+    alone = Chunk("000001", (unit.ids[1],), (unit.spans[1],))
     assert process(alone, [outcomes[1]]).to_pylist() == [rows[1]], "broken neighbours change a segment's units"
 
 

@@ -1,4 +1,4 @@
-"""Work units on a Ray cluster of this machine: all done, done once, and never stopped by one that is bad."""
+"""Chunks on a Ray cluster of this machine: all done, done once, and never stopped by one that is bad."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.errors import RunError, TwistError
 from pipeline.files import parquet
 from pipeline.work import dataflow, driver
 from pipeline.work.cluster import ClusterConfig
-from pipeline.work.plan import WorkPlan, WorkUnit
+from pipeline.work.plan import Chunk, WorkPlan
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,16 +35,16 @@ def ray_workers_get_this_module() -> Iterator[None]:
 
 
 class Measure:
-    """Writes down each clip's length; `faults` says what goes wrong in which unit."""
+    """Writes down each clip's length; `faults` says what goes wrong in which chunk."""
 
     def __init__(self, faults: dict[str, str], marks: str) -> None:
         self._faults = faults
         self._marks = Path(marks)
 
-    def __call__(self, unit: WorkUnit, wavs: Sequence[np.ndarray | AudioError]) -> pa.Table:
-        mark = self._marks / f"{unit.name}-{len(list(self._marks.glob(f'{unit.name}-*')))}"
+    def __call__(self, chunk: Chunk, wavs: Sequence[np.ndarray | AudioError]) -> pa.Table:
+        mark = self._marks / f"{chunk.name}-{len(list(self._marks.glob(f'{chunk.name}-*')))}"
         mark.touch()
-        fault = self._faults.get(unit.name)
+        fault = self._faults.get(chunk.name)
         if fault == "dies" or (fault == "dies once" and mark.name.endswith("-0")):
             os.kill(os.getpid(), signal.SIGKILL)
         if fault == "hangs":
@@ -55,46 +55,46 @@ class Measure:
             raise RuntimeError("this worker is broken")
         if fault == "raises":
             raise RuntimeError("a fault on purpose")
-        return table(unit, [wav.reason if isinstance(wav, AudioError) else str(len(wav)) for wav in wavs])
+        return table(chunk, [wav.reason if isinstance(wav, AudioError) else str(len(wav)) for wav in wavs])
 
 
-def table(unit: WorkUnit, outcomes: Sequence[str]) -> pa.Table:
+def table(chunk: Chunk, outcomes: Sequence[str]) -> pa.Table:
     reasons = [outcome if not outcome.isdigit() else None for outcome in outcomes]
-    return pa.table({"id": unit.ids, "outcome": pa.array(outcomes), "drop_reason": pa.array(reasons, pa.string())})
+    return pa.table({"id": chunk.ids, "outcome": pa.array(outcomes), "drop_reason": pa.array(reasons, pa.string())})
 
 
-def quarantined(unit: WorkUnit, error: AudioError) -> pa.Table:
-    return table(unit, [f"{error.reason}: {error.detail}"] * len(unit.ids))
+def quarantined(chunk: Chunk, error: AudioError) -> pa.Table:
+    return table(chunk, [f"{error.reason}: {error.detail}"] * len(chunk.ids))
 
 
 @pytest.fixture
-def work_units(tmp_path: Path) -> list[WorkUnit]:
-    """Six units of two spans each, the second unit's second span in a file that does not exist."""
-    units = []
+def chunks(tmp_path: Path) -> list[Chunk]:
+    """Six chunks of two spans each, the second chunk's second span in a file that does not exist."""
+    chunks = []
     for number in range(6):
         path = str(tmp_path / f"{number}.wav")
         soundfile.write(path, np.random.default_rng(number).uniform(-0.5, 0.5, 32_000), 16_000)
         other = path if number != 1 else str(tmp_path / "vanished.wav")
         spans = (Span(path, None, 0.0, 0.5 + number / 10), Span(other, None, 1.0, 2.0))
-        units.append(WorkUnit(f"{number:06d}", (f"a{number}", f"b{number}"), spans))
-    return units
+        chunks.append(Chunk(f"{number:06d}", (f"a{number}", f"b{number}"), spans))
+    return chunks
 
 
-def run(units: Sequence[WorkUnit], folder: Path, faults: dict[str, str], **settings: float) -> dict[str, list[str]]:
+def run(chunks: Sequence[Chunk], folder: Path, faults: dict[str, str], **settings: float) -> dict[str, list[str]]:
     (folder / "marks").mkdir(exist_ok=True)
     parts = str(folder / "parts")
     arguments = {"faults": faults, "marks": str(folder / "marks")}
-    dataflow.run_work_units(
-        plan_of(units), parts, Measure, arguments, quarantined, ClusterConfig(**settings), ignore_progress
+    dataflow.run_chunks(
+        plan_of(chunks), parts, Measure, arguments, quarantined, ClusterConfig(**settings), ignore_progress
     )
-    return {unit.name: parquet.read(dataflow.part_uri(parts, unit.name))["outcome"].to_pylist() for unit in units}
+    return {chunk.name: parquet.read(dataflow.part_uri(parts, chunk.name))["outcome"].to_pylist() for chunk in chunks}
 
 
-def plan_of(units: Sequence[WorkUnit]) -> WorkPlan:
+def plan_of(chunks: Sequence[Chunk]) -> WorkPlan:
     rows = [
-        {"work_unit": unit.name, "id": id, **dataclasses.asdict(span)}
-        for unit in units
-        for id, span in zip(unit.ids, unit.spans, strict=True)
+        {"work_unit": chunk.name, "id": id, **dataclasses.asdict(span)}
+        for chunk in chunks
+        for id, span in zip(chunk.ids, chunk.spans, strict=True)
     ]
     return WorkPlan.of(pa.Table.from_pylist(rows), "id")
 
@@ -103,59 +103,55 @@ def ignore_progress(done: int, total: int, noun: str, detail: str = "") -> None:
     assert done <= total, f"{done} of {total} {noun}: {detail}"
 
 
-def expected(units: Sequence[WorkUnit]) -> dict[str, list[str]]:
-    outcomes = {unit.name: [str(8000 + 1600 * number), "16000"] for number, unit in enumerate(units)}
+def expected(chunks: Sequence[Chunk]) -> dict[str, list[str]]:
+    outcomes = {chunk.name: [str(8000 + 1600 * number), "16000"] for number, chunk in enumerate(chunks)}
     outcomes["000001"][1] = "missing"
     return outcomes
 
 
-def test_every_unit_gets_its_part_and_only_once(work_units, tmp_path):
-    assert run(work_units, tmp_path, {}) == expected(work_units)
+def test_every_unit_gets_its_part_and_only_once(chunks, tmp_path):
+    assert run(chunks, tmp_path, {}) == expected(chunks)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").iterdir()}
-    assert run(work_units, tmp_path, {}) == expected(work_units)
+    assert run(chunks, tmp_path, {}) == expected(chunks)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").iterdir()} == before
-    assert len(list((tmp_path / "marks").iterdir())) == len(work_units), "finished units were worked on again"
+    assert len(list((tmp_path / "marks").iterdir())) == len(chunks), "finished chunks were worked on again"
 
 
-def test_progress_is_told_while_work_goes_on_and_summed_up(work_units, tmp_path):
+def test_progress_is_told_while_work_goes_on_and_summed_up(chunks, tmp_path):
     (tmp_path / "marks").mkdir()
     parts = tmp_path / "parts"
     told = []
 
     def report(done: int, total: int, noun: str, detail: str = "") -> None:
-        assert noun == "units"
+        assert noun == "chunks"
         told.append((done, total, detail))
-        assert json.loads((parts / "progress.json").read_text())["num_units"] == 6
+        assert json.loads((parts / "progress.json").read_text())["num_chunks"] == 6
 
     arguments = {"faults": {}, "marks": str(tmp_path / "marks")}
-    work = dataflow.run_work_units(
-        plan_of(work_units), str(parts), Measure, arguments, quarantined, ClusterConfig(), report
-    )
+    work = dataflow.run_chunks(plan_of(chunks), str(parts), Measure, arguments, quarantined, ClusterConfig(), report)
     assert [(done, total) for done, total, _ in told] == [(number, 6) for number in range(1, 7)]
     assert "h/h, decode " in told[-1][2] and "dropped 1 missing" in told[-1][2]
     assert not (parts / "progress.json").exists()
     assert (work["num_done"], work["dropped"]) == (6, {"missing": 1})
-    assert work["hours_done"] * 3600 == pytest.approx(sum(unit.duration_s for unit in work_units))
+    assert work["hours_done"] * 3600 == pytest.approx(sum(chunk.duration_s for chunk in chunks))
     assert all(seconds > 0 for seconds in work["worker_seconds"].values())
-    again = dataflow.run_work_units(
-        plan_of(work_units), str(parts), Measure, arguments, quarantined, ClusterConfig(), report
-    )
+    again = dataflow.run_chunks(plan_of(chunks), str(parts), Measure, arguments, quarantined, ClusterConfig(), report)
     assert again == {}, "there was nothing left to do"
 
 
-def test_a_lost_part_is_made_again_and_the_same(work_units, tmp_path):
-    run(work_units, tmp_path, {})
+def test_a_lost_part_is_made_again_and_the_same(chunks, tmp_path):
+    run(chunks, tmp_path, {})
     part = tmp_path / "parts" / "part-000003.parquet"
     content = part.read_bytes()
     part.unlink()
-    run(work_units, tmp_path, {})
+    run(chunks, tmp_path, {})
     assert part.read_bytes() == content
 
 
-def test_units_that_fail_for_good_are_quarantined_and_the_rest_is_done(work_units, tmp_path):
+def test_units_that_fail_for_good_are_quarantined_and_the_rest_is_done(chunks, tmp_path):
     faults = {"000000": "dies", "000002": "raises", "000004": "dies once"}
-    outcomes = run(work_units, tmp_path, faults)
-    wanted = expected(work_units)
+    outcomes = run(chunks, tmp_path, faults)
+    wanted = expected(chunks)
     for name in ("000000", "000002"):
         assert all(outcome.startswith("quarantined: failed 3 times") for outcome in outcomes[name]), outcomes[name]
         del outcomes[name], wanted[name]
@@ -164,65 +160,67 @@ def test_units_that_fail_for_good_are_quarantined_and_the_rest_is_done(work_unit
     assert "a fault on purpose" in reason
 
 
-def test_a_worker_that_a_unit_breaks_does_not_fail_the_others(work_units, tmp_path):
-    outcomes = run(work_units, tmp_path, {"000001": "breaks the worker"}, max_actors=1)
-    wanted = expected(work_units)
+def test_a_worker_that_a_unit_breaks_does_not_fail_the_others(chunks, tmp_path):
+    outcomes = run(chunks, tmp_path, {"000001": "breaks the worker"}, max_actors=1)
+    wanted = expected(chunks)
     assert outcomes.pop("000001")[0].startswith("quarantined")
     del wanted["000001"]
     assert outcomes == wanted
 
 
-def test_actors_leave_a_core_for_decoding(work_units, tmp_path):
-    assert run(work_units, tmp_path, {}, cpus_per_actor=0.9) == expected(work_units)
+def test_actors_leave_a_core_for_decoding(chunks, tmp_path):
+    assert run(chunks, tmp_path, {}, cpus_per_actor=0.9) == expected(chunks)
 
 
-def test_gpus_that_this_machine_does_not_have_are_refused(work_units, tmp_path):
+def test_gpus_that_this_machine_does_not_have_are_refused(chunks, tmp_path):
     with pytest.raises(TwistError, match=r"gpus_per_actor is 64, but this machine has"):
-        run(work_units, tmp_path, {}, gpus_per_actor=64.0)
+        run(chunks, tmp_path, {}, gpus_per_actor=64.0)
 
 
-def test_more_actors_than_this_machine_has_room_for_are_refused(work_units, tmp_path):
+def test_more_actors_than_this_machine_has_room_for_are_refused(chunks, tmp_path):
     with pytest.raises(TwistError, match=r"min_actors is 500, but this machine has room for"):
-        run(work_units, tmp_path, {}, min_actors=500)
+        run(chunks, tmp_path, {}, min_actors=500)
 
 
-def test_many_failures_in_a_row_stop_the_run(work_units, tmp_path, monkeypatch):
+def test_many_failures_in_a_row_stop_the_run(chunks, tmp_path, monkeypatch):
     monkeypatch.setattr(driver, "MAX_FAILURES_IN_A_ROW", 4)
-    with pytest.raises(RunError, match="4 work units failed in a row"):
-        run(work_units, tmp_path, {unit.name: "raises" for unit in work_units})
+    with pytest.raises(RunError, match="4 chunks failed in a row"):
+        run(chunks, tmp_path, {chunk.name: "raises" for chunk in chunks})
 
 
-def test_bad_units_that_are_all_that_is_left_are_quarantined(work_units, tmp_path, monkeypatch):
-    good, bad = work_units[:2], work_units[2:]
+def test_bad_units_that_are_all_that_is_left_are_quarantined(chunks, tmp_path, monkeypatch):
+    good, bad = chunks[:2], chunks[2:]
     run(good, tmp_path, {})
     monkeypatch.setattr(driver, "MAX_FAILURES_IN_A_ROW", 3)
-    outcomes = run(work_units, tmp_path, {unit.name: "raises" for unit in bad})
-    assert {unit.name: outcomes[unit.name] for unit in good} == {unit.name: expected(good)[unit.name] for unit in good}
-    assert all(outcomes[unit.name][0].startswith("quarantined") for unit in bad), outcomes
+    outcomes = run(chunks, tmp_path, {chunk.name: "raises" for chunk in bad})
+    assert {chunk.name: outcomes[chunk.name] for chunk in good} == {
+        chunk.name: expected(good)[chunk.name] for chunk in good
+    }
+    assert all(outcomes[chunk.name][0].startswith("quarantined") for chunk in bad), outcomes
 
 
-def test_workers_that_fail_what_they_could_do_before_stop_the_run(work_units, tmp_path, monkeypatch):
-    good, others = work_units[:2], work_units[2:]
+def test_workers_that_fail_what_they_could_do_before_stop_the_run(chunks, tmp_path, monkeypatch):
+    good, others = chunks[:2], chunks[2:]
     run(good, tmp_path, {})
     monkeypatch.setattr(driver, "MAX_FAILURES_IN_A_ROW", 3)
-    with pytest.raises(RunError, match=r"3 work units failed in a row, and then 00000\d, which had been done before"):
-        run(work_units, tmp_path, {unit.name: "raises" for unit in work_units})
+    with pytest.raises(RunError, match=r"3 chunks failed in a row, and then 00000\d, which had been done before"):
+        run(chunks, tmp_path, {chunk.name: "raises" for chunk in chunks})
     assert len(list((tmp_path / "parts").iterdir())) == len(good), f"of {len(others)} some were given up"
 
 
-def test_a_hung_unit_is_cut_off(work_units, tmp_path):
-    outcomes = run(work_units[:3], tmp_path, {"000001": "hangs"}, unit_time_limit_s=3.0)
+def test_a_hung_unit_is_cut_off(chunks, tmp_path):
+    outcomes = run(chunks[:3], tmp_path, {"000001": "hangs"}, unit_time_limit_s=3.0)
     assert outcomes["000001"][0].startswith("quarantined"), outcomes
-    assert outcomes["000000"] == expected(work_units)["000000"]
+    assert outcomes["000000"] == expected(chunks)["000000"]
 
 
-def test_a_run_in_which_every_unit_fails_is_an_error(work_units, tmp_path):
-    with pytest.raises(RunError, match="every one of 6 work units failed, the last with: RuntimeError: a fault"):
-        run(work_units, tmp_path, {unit.name: "raises" for unit in work_units})
+def test_a_run_in_which_every_unit_fails_is_an_error(chunks, tmp_path):
+    with pytest.raises(RunError, match="every one of 6 chunks failed, the last with: RuntimeError: a fault"):
+        run(chunks, tmp_path, {chunk.name: "raises" for chunk in chunks})
     assert not list((tmp_path / "parts").glob("part-*")), "nothing was done, so nothing may look done"
 
 
-def test_a_disk_that_fills_up_while_parts_are_committed(work_units, tmp_path):
+def test_a_disk_that_fills_up_while_parts_are_committed(chunks, tmp_path):
     disk = tmp_path / "parts"
     disk.mkdir()
     mounted = subprocess.run(
@@ -232,10 +230,10 @@ def test_a_disk_that_fills_up_while_parts_are_committed(work_units, tmp_path):
         pytest.skip("mounting a small disk needs root")
     try:
         with pytest.raises(RunError, match="No space left on device"):
-            run(work_units, tmp_path, {})
+            run(chunks, tmp_path, {})
         assert not list(disk.glob(".*.tmp")), "a half-written part was left"
         subprocess.run(["mount", "-o", "remount,size=1m", disk], check=True)
-        assert run(work_units, tmp_path, {}) == expected(work_units)
+        assert run(chunks, tmp_path, {}) == expected(chunks)
     finally:
         subprocess.run(["umount", disk], check=True)
 

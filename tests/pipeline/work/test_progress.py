@@ -62,7 +62,7 @@ def test_the_file_is_written_now_and_then(work: WorkProgress, tmp_path: Path) ->
     first = (tmp_path / PROGRESS).read_bytes()
     work.add(1.0, {}, {})
     file.write(work, NOW + 1)
-    assert (tmp_path / PROGRESS).read_bytes() == first, "a file for each unit would be a request for each unit"
+    assert (tmp_path / PROGRESS).read_bytes() == first, "a file for each chunk would be a request for each chunk"
     file.write(work, NOW + WRITE_EVERY_S)
     told = read_progress(str(tmp_path), NOW + WRITE_EVERY_S)
     assert told is not None and told["num_done"] == 5 and not told["is_stale"]
