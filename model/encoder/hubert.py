@@ -28,6 +28,8 @@ from pipeline.errors import TwistError
 
 # Far above any HuBERT; keeps a damaged or hostile config from asking for sizes that overflow.
 LARGEST_SIZE = 2**16
+# Narrower groups of the positional convolution are computed in float32 on a CPU; published models have 48 and more.
+MIN_BFLOAT16_CHANNELS = 16
 
 
 @dataclass(frozen=True)
@@ -278,15 +280,21 @@ class PositionalConv(nn.Module):
         if is_own is not None:
             frames = frames * is_own[..., None]
         # As an image one pixel high: two-dimensional convolutions take channels last, as frames lie in memory.
+        dtype = self._dtype_of_products(frames)
         channels = F.conv2d(
-            frames.transpose(1, 2)[:, :, None],
-            self.conv.weight[:, :, None],
-            self.conv.bias,
+            frames.transpose(1, 2)[:, :, None].to(dtype),
+            self.conv.weight[:, :, None].to(dtype),
+            None if self.conv.bias is None else self.conv.bias.to(dtype),
             padding=(0, self.conv.kernel_size[0] // 2),
             groups=self.conv.groups,
-        )
+        ).to(frames.dtype)
         # An even kernel gives one frame too many, at the end.
         return F.gelu(channels[:, :, 0, :num_frames].transpose(1, 2))
+
+    def _dtype_of_products(self, frames: Tensor) -> torch.dtype:
+        """That of the frames, but float32 for narrow groups on a CPU: with AMX, torch 2.13 gives noise in bfloat16."""
+        is_narrow = self.conv.in_channels < MIN_BFLOAT16_CHANNELS * self.conv.groups
+        return torch.float32 if is_narrow and frames.device.type == "cpu" else frames.dtype
 
 
 class TransformerLayer(nn.Module):

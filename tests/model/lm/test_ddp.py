@@ -38,7 +38,7 @@ train(TrainConfig(**{**settings, "data": LoaderConfig(**settings["data"])}), sha
 def torchrun(script: Path, config: TrainConfig, shards: str, checkpoints: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     settings = json.dumps(dataclasses.asdict(config))
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     return subprocess.run(
         [*command, settings, shards, str(checkpoints)],
         env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},

@@ -165,7 +165,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
             json.dumps(settings),
             str(tmp_path / "two"),
         ],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
