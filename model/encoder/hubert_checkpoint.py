@@ -7,6 +7,7 @@ comes from outside, so nothing in it is run: weights are read as tensors, and co
 import ast
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -140,15 +141,18 @@ def load_huggingface_folder(folder: Path) -> tuple[HubertModel, bool]:
     return _build(config, weights, weights_path), _huggingface_do_normalize(folder / "preprocessor_config.json")
 
 
-def save_huggingface_folder(model: HubertModel, folder: Path, mask_embedding: Tensor) -> None:
-    """Write a model that takes waveforms as they are as a folder that transformers' HubertModel loads, and ours.
+def write_huggingface_folder(
+    config: HubertConfig, weights: Mapping[str, Tensor], folder: Path, mask_embedding: Tensor
+) -> None:
+    """Writes a model that takes waveforms as they are as a folder that transformers' HubertModel loads, and ours.
 
     Args:
-        model: with weight norm not folded in.
+        config: its shape.
+        weights: on the CPU, by the names of HubertModel's state dict; weight norm not folded in.
         folder: where to; must exist.
         mask_embedding: [D] what pretraining puts in place of masked frames.
     """
-    config = {"model_type": "hubert", "architectures": ["HubertModel"], **asdict(model.config)}
+    content = {"model_type": "hubert", "architectures": ["HubertModel"], **asdict(config)}
     preprocessor = {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
         "feature_size": 1,
@@ -157,11 +161,11 @@ def save_huggingface_folder(model: HubertModel, folder: Path, mask_embedding: Te
         "do_normalize": False,
         "return_attention_mask": False,
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    weights["masked_spec_embed"] = mask_embedding.detach().cpu().contiguous()
-    safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
+    tensors["masked_spec_embed"] = mask_embedding.contiguous()
+    safetensors.torch.save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
 def load_fairseq_file(path: Path) -> tuple[HubertModel, bool]:

@@ -5,26 +5,20 @@ Each checkpoint is a Hugging Face folder of the model, ready to encode with, and
     FOLDER/00001000/   config.json, preprocessor_config.json, model.safetensors, head.safetensors,
                        optimizer-00000-of-00001.safetensors, trainer_state.json, checksums.json
 
-Everything that happens in a step is a function of the checkpoint before it, the configuration, the clips and the step's
-number: dropout is seeded anew at each step. A resumed run therefore equals one never interrupted.
+It runs in the loop of every training (model/training/loop.py).
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import safetensors.torch
 import torch
-from torch import Tensor, nn
 
 from model.artefacts import resolve
-from model.encoder.hubert_checkpoint import load_hubert, save_huggingface_folder
+from model.encoder.hubert_checkpoint import load_hubert, write_huggingface_folder
 from model.encoder.hubert_pretrain import HubertPretraining, PretrainLoss
 from model.encoder.pretrain_batches import (
     SAMPLE_RATE_HZ,
@@ -34,18 +28,18 @@ from model.encoder.pretrain_batches import (
     validation_batches,
 )
 from model.training import checkpoint
-from model.training.distributed import Ranks, gradient_sync, join_ranks, sigterm_flag
-from model.training.metrics import MetricsFile
-from model.training.optim import adamw, set_learning_rate
+from model.training.distributed import Ranks, gradient_sync
+from model.training.loop import run_training
+from model.training.optim import adamw
 from model.training.step_batches import iterate
+from model.training.training import OnEvent, Report, Resumed, Training
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
-    import threading
+    from collections.abc import Callable, Iterable
 
     from model.encoder.pretrain_config import PretrainConfig
 
-OnEvent = Callable[[dict[str, Any]], None]
 HEAD = "head.safetensors"
 
 
@@ -64,21 +58,6 @@ class UnitPrediction:
     masked_accuracy: float
     unmasked_loss: float
     unmasked_accuracy: float
-
-
-@dataclass
-class Progress:
-    """How far a run has come; kept in every checkpoint."""
-
-    step: int = 0
-    num_samples_seen: int = 0
-    best: UnitPrediction | None = None
-    best_step: int | None = None
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> Progress:
-        """Back from `dataclasses.asdict`."""
-        return cls(**{**content, "best": content["best"] and UnitPrediction(**content["best"])})
 
 
 @dataclass(frozen=True)
@@ -115,23 +94,31 @@ def pretrain(
         config: How to train.
         train_clips: What to train on.
         validation_clips: What to measure on, with the same units.
-        checkpoints: Local folder for checkpoints and metrics.jsonl.
-        on_event: Called in the main process with a dict: `event` (start, step, validation, checkpoint, stopped), `step`
-            and the event's figures.
+        checkpoints: Folder for checkpoints and metrics.jsonl, local or s3://.
+        on_event: See model/training/training.py.
 
     Raises:
         TwistError: clips, settings, checkpoints and the initial model do not fit together, or the loss is no longer
             finite.
     """
-    with join_ranks(config.device) as ranks, sigterm_flag() as sigterm:
-        folder = checkpoint.open_local_folder(checkpoints)
-        training = _Pretraining(config, train_clips, validation_clips, folder, ranks, on_event)
-        training.run(sigterm)
-        return training.result()
+
+    def make(ranks: Ranks, resumed: Resumed | None, report: Report) -> HubertTraining:
+        return HubertTraining(config, train_clips, validation_clips, checkpoints, ranks, resumed, report)
+
+    outcome, _ = run_training("pretrain", config, checkpoints, make, on_event)
+    return PretrainResult(
+        num_steps=outcome.num_steps,
+        hours_seen=outcome.num_seen / SAMPLE_RATE_HZ / 3600,
+        best=outcome.best,
+        checkpoint=outcome.checkpoint,
+        is_finished=outcome.is_finished,
+    )
 
 
-class _Pretraining:
+class HubertTraining(Training[PretrainBatch, UnitPrediction]):
     """One process's part of a run."""
+
+    seen_name = "num_samples_seen"
 
     def __init__(
         self,
@@ -140,108 +127,59 @@ class _Pretraining:
         validation_clips: LabelledClips,
         folder: str,
         ranks: Ranks,
-        on_event: OnEvent,
+        resumed: Resumed | None,
+        report: Report,
     ) -> None:
-        self.config = config
-        self.folder = folder
-        self.ranks = ranks
-        self.on_event = on_event
-        self.clips = train_clips
-        self.batches = PretrainBatches(train_clips, config, ranks.rank, ranks.world_size)
-        self.validation = validation_batches(validation_clips, config, ranks.rank, ranks.world_size)
+        self._config = config
+        self._ranks = ranks
+        self._clips = train_clips
+        self._batches = PretrainBatches(train_clips, config, ranks.rank, ranks.world_size)
+        self._validation = validation_batches(validation_clips, config, ranks.rank, ranks.world_size)
         torch.manual_seed(config.seed)
-        self.model = HubertPretraining(config, train_clips.codebook_size)
-        self.progress = Progress()
-        resumed_step = checkpoint.newest_step(folder, ranks)
-        if resumed_step:
-            newest = Path(checkpoint.step_folder(folder, resumed_step))
-            self._load_weights(newest, resumed_step)
+        self._hubert = HubertPretraining(config, train_clips.codebook_size)
+        if resumed:
+            checkpoint.refuse_other_clips([resumed.state["clips"]], [train_clips.fingerprint], folder)
+            body, _, _ = load_hubert(resumed.folder)
+            self._hubert.body.load_state_dict(body.state_dict())
+            self._hubert.load_state_dict(safetensors.torch.load_file(resumed.folder / HEAD), strict=False)
         elif config.init is not None:
-            self._take_over(config.init)
-        self.model.to(ranks.device).train()
-        self.data_parallel_model = ranks.data_parallel(self.model, may_skip_parameters=config.layer_drop > 0)
-        self.optimizer = adamw(self.model, config.betas, config.weight_decay, config.eps)
-        if resumed_step:
-            checkpoint.load_optimizer(newest, self.optimizer)
-        if ranks.is_main:
-            self.metrics = MetricsFile(folder, resumed_step)
-        self._report(
-            "start",
-            resumed_step,
-            num_steps=config.num_steps,
-            num_parameters=sum(p.numel() for p in self.model.body.parameters()),
-            num_clips=self.batches.num_clips,
-            hours=self.batches.num_samples / SAMPLE_RATE_HZ / 3600,
-            num_too_short=len(train_clips) - self.batches.num_clips,
-            codebook_size=train_clips.codebook_size,
-            world_size=ranks.world_size,
-            device=str(ranks.device),
-        )
+            self._take_over(config.init, report)
+        self._hubert.to(ranks.device).train()
+        self._data_parallel_model = ranks.data_parallel(self._hubert, may_skip_parameters=config.layer_drop > 0)
+        self.model = self._hubert
+        self.optimizer = adamw(self._hubert, config.betas, config.weight_decay, config.eps)
 
-    def run(self, sigterm: threading.Event) -> None:
-        """Steps until `num_steps` or, with a checkpoint, until any process has been told to stop."""
-        config, progress = self.config, self.progress
-        logged_at_s, logged_samples = time.monotonic(), progress.num_samples_seen
-        for batch in iterate(self.batches, progress.step, config.num_steps, config.num_workers):
-            step = batch.index + 1
-            rate = config.learning_rate(step)
-            prediction, feature_penalty, grad_norm, is_stopped = self._update(batch, rate, sigterm.is_set())
-            progress.step = step
-            progress.num_samples_seen += batch.num_samples
+    def _take_over(self, init: str, report: Report) -> None:
+        body, normalizes, _ = load_hubert(Path(resolve(init)))
+        if normalizes:
+            raise TwistError(f"pretrain.init {init} normalizes waveforms, which pretraining here does not")
+        num_taken, num_all = self._hubert.take_over(body)
+        if not num_taken:
+            raise TwistError(f"pretrain.init {init} has no weight that fits pretrain.model; give one of like shape")
+        report("init", 0, num_taken=num_taken, num_all=num_all)
 
-            if step % config.log_every == 0 or step == config.num_steps:
-                audio_s = (progress.num_samples_seen - logged_samples) / SAMPLE_RATE_HZ
-                self._report(
-                    "step",
-                    step,
-                    **asdict(prediction),
-                    feature_penalty=feature_penalty,
-                    lr=rate,
-                    grad_norm=grad_norm,
-                    audio_s_per_s=round(audio_s / (time.monotonic() - logged_at_s), 1),
-                )
-                logged_at_s, logged_samples = time.monotonic(), progress.num_samples_seen
+    def facts(self) -> dict[str, Any]:
+        return {
+            "num_parameters": sum(p.numel() for p in self._hubert.body.parameters()),
+            "num_clips": self._batches.num_clips,
+            "hours": self._batches.num_samples / SAMPLE_RATE_HZ / 3600,
+            "num_too_short": len(self._clips) - self._batches.num_clips,
+            "codebook_size": self._clips.codebook_size,
+        }
 
-            is_best = False
-            paused_at_s = time.monotonic()
-            if step % config.validate_every == 0 or step == config.num_steps:
-                validation = self._validate(step)
-                is_best = progress.best is None or validation.masked_loss < progress.best.masked_loss
-                if is_best:
-                    progress.best, progress.best_step = validation, step
-            if is_best or is_stopped or step % config.checkpoint_every == 0 or step == config.num_steps:
-                self._save()
-            logged_at_s += time.monotonic() - paused_at_s
-            if is_stopped and step < config.num_steps:
-                self._report("stopped", step)
-                return
+    def batches(self, start: int, stop: int) -> Iterable[PretrainBatch]:
+        return iterate(self._batches, start, stop, self._config.num_workers)
 
-    def result(self) -> PretrainResult:
-        """What the run has come to."""
-        progress = self.progress
-        return PretrainResult(
-            num_steps=progress.step,
-            hours_seen=progress.num_samples_seen / SAMPLE_RATE_HZ / 3600,
-            best=progress.best,
-            checkpoint=checkpoint.step_folder(self.folder, progress.best_step or progress.step),
-            is_finished=progress.step == self.config.num_steps,
-        )
+    def amount(self, batch: PretrainBatch) -> int:
+        return batch.num_samples
 
-    def _update(self, batch: PretrainBatch, rate: float, is_stopped: bool) -> tuple[UnitPrediction, float, float, bool]:
-        """One update of the weights.
-
-        Returns:
-            How well units were told, the mean square of the convolutions' output, the norm of the gradient, and whether
-            any process has been told to stop.
-        """
-        config, ranks, step = self.config, self.ranks, batch.index + 1
-        seed = np.random.SeedSequence([config.seed, step, ranks.rank]).generate_state(1, np.uint64)
-        torch.manual_seed(int(seed[0]))
+    def backward(self, batch: PretrainBatch) -> dict[str, float]:
+        config, ranks = self._config, self._ranks
         sums = torch.zeros(len(PretrainLoss._fields), dtype=torch.float64, device=ranks.device)
         for number, micro_batch in enumerate(batch.micro_batches, start=1):
-            with gradient_sync(self.data_parallel_model, is_last=number == len(batch.micro_batches)):
-                with self.ranks.autocast(self.config.precision):
-                    loss: PretrainLoss = self.data_parallel_model(*(part.to(ranks.device) for part in micro_batch))
+            with gradient_sync(self._data_parallel_model, is_last=number == len(batch.micro_batches)):
+                with ranks.autocast(config.precision):
+                    loss: PretrainLoss = self._data_parallel_model(*(part.to(ranks.device) for part in micro_batch))
                     # Data parallelism takes the mean over processes; units are counted over all of them.
                     told = config.masked_weight * loss.masked_nll / batch.num_masked
                     if config.unmasked_weight and batch.num_unmasked:
@@ -249,83 +187,50 @@ class _Pretraining:
                     penalty = config.feature_penalty * loss.feature_penalty / len(batch.micro_batches)
                 torch.autograd.backward(told * ranks.world_size + penalty)
             sums += torch.stack([value.detach().double() for value in loss])
-
-        max_norm = math.inf if config.clip_norm is None else config.clip_norm
-        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), max_norm).item()
-        flag = torch.tensor([float(is_stopped)], dtype=torch.float64, device=ranks.device)
-        *totals, feature_penalty, num_stopped = ranks.sum(torch.cat([sums, flag])).tolist()
+        *totals, feature_penalty = ranks.sum(sums).tolist()
         prediction = _prediction(totals, batch.num_masked, batch.num_unmasked)
-        if not math.isfinite(prediction.masked_loss) or not math.isfinite(grad_norm):
-            raise TwistError(
-                f"step {step}: the loss is {prediction.masked_loss} and the gradient's norm {grad_norm}; the weights "
-                f"of the last checkpoint in {self.folder} are sound. Lower pretrain.peak_lr and train anew"
-            )
-        set_learning_rate(self.optimizer, rate)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         feature_penalty /= ranks.world_size * len(batch.micro_batches)
-        return prediction, feature_penalty, grad_norm, num_stopped > 0
+        return {**asdict(prediction), "feature_penalty": feature_penalty}
+
+    def pace(self, num_seen: int, num_new: int, seconds: float) -> dict[str, float]:
+        return {"audio_s_per_s": round(num_new / SAMPLE_RATE_HZ / seconds, 1)}
 
     @torch.no_grad()
-    def _validate(self, step: int) -> UnitPrediction:
-        self.model.eval()
+    def validate(self) -> UnitPrediction:
+        ranks = self._ranks
+        self._hubert.eval()
         # Batch norm's statistics differ between processes; the checkpoint will hold the main process's.
-        self.ranks.copy_from_main(self.model.buffers())
-        sums = torch.zeros(len(PretrainLoss._fields) + 2, dtype=torch.float64, device=self.ranks.device)
-        for wav, units, is_masked in self.validation:
-            with self.ranks.autocast(self.config.precision):
-                loss = self.model(*(part.to(self.ranks.device) for part in (wav, units, is_masked)))
-            counts = torch.tensor([is_masked.sum(), (~is_masked).sum()], device=self.ranks.device)
+        ranks.copy_from_main(self._hubert.buffers())
+        sums = torch.zeros(len(PretrainLoss._fields) + 2, dtype=torch.float64, device=ranks.device)
+        for wav, units, is_masked in self._validation:
+            with ranks.autocast(self._config.precision):
+                loss = self._hubert(*(part.to(ranks.device) for part in (wav, units, is_masked)))
+            counts = torch.tensor([is_masked.sum(), (~is_masked).sum()], device=ranks.device)
             sums += torch.cat([torch.stack([value.double() for value in loss]), counts.double()])
-        self.model.train()
-        *totals, _, num_masked, num_unmasked = self.ranks.sum(sums).tolist()
-        prediction = _prediction(totals, num_masked, num_unmasked)
-        self._report("validation", step, validation=asdict(prediction))
-        return prediction
+        self._hubert.train()
+        *totals, _, num_masked, num_unmasked = ranks.sum(sums).tolist()
+        return _prediction(totals, num_masked, num_unmasked)
 
-    def _save(self) -> None:
-        step = self.progress.step
-        if self.ranks.is_main:
-            state = {"config": asdict(self.config), "clips": self.clips.fingerprint, "progress": asdict(self.progress)}
-            path = checkpoint.save(self.folder, step, self._save_model, self.optimizer, state)
-            checkpoint.prune(self.folder, self.config.keep_last, self.progress.best_step)
-            self._report("checkpoint", step, path=path)
-        self.ranks.from_main(step)  # nobody ends the run before the checkpoint is whole
+    def is_better(self, score: UnitPrediction, best: UnitPrediction | None, step: int) -> bool:
+        return best is None or score.masked_loss < best.masked_loss
 
-    def _save_model(self, folder: Path) -> None:
-        save_huggingface_folder(self.model.body, folder, self.model.mask_embedding)
-        safetensors.torch.save_file(self._head(), folder / HEAD)
+    def score_of(self, content: dict[str, Any]) -> UnitPrediction:
+        return UnitPrediction(**content)
 
-    def _head(self) -> dict[str, Tensor]:
-        """What only pretraining needs, by name."""
-        weights = self.model.state_dict()
-        return {name: weight.cpu().contiguous() for name, weight in weights.items() if not name.startswith("body.")}
+    def state(self, step: int) -> dict[str, Any]:
+        return {"clips": self._clips.fingerprint}
 
-    def _load_weights(self, folder: Path, step: int) -> None:
-        state = checkpoint.load_trainer_state(self.folder, step)
-        checkpoint.refuse_other_settings(state["config"], self.config, "pretrain", self.folder, step)
-        checkpoint.refuse_other_clips([state["clips"]], [self.clips.fingerprint], self.folder)
-        checkpoint.refuse_damage(folder)
-        body, _, _ = load_hubert(folder)
-        self.model.body.load_state_dict(body.state_dict())
-        self.model.load_state_dict(safetensors.torch.load_file(folder / HEAD), strict=False)
-        self.progress = Progress.from_dict(state["progress"])
+    def copy_model(self) -> Callable[[Path], None]:
+        weights = {name: weight.detach().to("cpu", copy=True) for name, weight in self._hubert.state_dict().items()}
+        # What only pretraining needs lies beside the model.
+        head = {name: weight for name, weight in weights.items() if not name.startswith("body.")}
+        body = {name.removeprefix("body."): weight for name, weight in weights.items() if name.startswith("body.")}
 
-    def _take_over(self, init: str) -> None:
-        body, normalizes, _ = load_hubert(Path(resolve(init)))
-        if normalizes:
-            raise TwistError(f"pretrain.init {init} normalizes waveforms, which pretraining here does not")
-        num_taken, num_all = self.model.take_over(body)
-        if not num_taken:
-            raise TwistError(f"pretrain.init {init} has no weight that fits pretrain.model; give one of like shape")
-        self._report("init", 0, num_taken=num_taken, num_all=num_all)
+        def write(folder: Path) -> None:
+            write_huggingface_folder(self._hubert.body.config, body, folder, weights["mask_embedding"])
+            safetensors.torch.save_file(head, folder / HEAD)
 
-    def _report(self, event: str, step: int, **figures: Any) -> None:
-        if not self.ranks.is_main:
-            return
-        if event in ("step", "validation"):
-            self.metrics.append(step, **figures)
-        self.on_event({"event": event, "step": step, **figures})
+        return write
 
 
 def _prediction(totals: list[float], num_masked: float, num_unmasked: float) -> UnitPrediction:

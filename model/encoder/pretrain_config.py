@@ -10,7 +10,18 @@ from model.training.optim import Precision, Schedule
 from model.training.rules import Rules, may_change, rate_of_step
 
 CHANGEABLE = frozenset(
-    {"gradient_accumulation", "validate_every", "checkpoint_every", "keep_last", "log_every", "num_workers", "device"}
+    {
+        "gradient_accumulation",
+        "validate_every",
+        "checkpoint_every",
+        "keep_last",
+        "save_in_background",
+        "log_every",
+        "tensorboard",
+        "wandb",
+        "num_workers",
+        "device",
+    }
 )
 
 
@@ -53,7 +64,10 @@ class PretrainConfig:
         validate_every: Updates between validations.
         checkpoint_every: Updates between checkpoints.
         keep_last: Newest checkpoints to keep; the best one is kept besides.
+        save_in_background: Write checkpoints while training goes on, from copies in the CPU's memory.
         log_every: Updates between lines of metrics.
+        tensorboard: Folder for TensorBoard's files, which get all that metrics.jsonl gets (needs the extra `plots`).
+        wandb: Project of Weights & Biases to log to likewise (needs `pip install wandb`).
         num_workers: Processes that read ahead, per training process; 0 reads in the training process.
         device: auto takes cuda where there is one.
     """
@@ -89,7 +103,10 @@ class PretrainConfig:
     validate_every: int = 1000
     checkpoint_every: int = 1000
     keep_last: int = 2
+    save_in_background: bool = True
     log_every: int = 10
+    tensorboard: str | None = None
+    wandb: str | None = None
     num_workers: int = 0
     device: Device = "auto"
 

@@ -55,17 +55,6 @@ def open_folder(uri: str) -> str:
     return uri
 
 
-def open_local_folder(uri: str) -> str:
-    """The same for those that write to local folders only.
-
-    Raises:
-        TwistError: it is not local, or cannot be written.
-    """
-    if storage.is_s3(uri):
-        raise TwistError(f"{uri}: this trainer writes checkpoints to local folders only; copy them afterwards")
-    return open_folder(uri)
-
-
 def step_folder(folder: str, step: int) -> str:
     """Where the checkpoint of one step lies."""
     return storage.join(folder, f"{step:08d}")
@@ -108,7 +97,10 @@ def best_folder(folder: str) -> str:
 def fetch(path: str) -> Path:
     """A local folder with the files of one checkpoint: itself, or copies of what lies on S3.
 
-    Copies of this process's are made once and held to their checksums.
+    Copies are made once in a process, and held to their checksums.
+
+    Raises:
+        TwistError: a copy is not what was saved.
     """
     if not storage.is_s3(path):
         return Path(path)
@@ -118,28 +110,10 @@ def fetch(path: str) -> Path:
         partial.mkdir(parents=True, exist_ok=True)
         for name in storage.list_files(path):
             (partial / name).write_bytes(storage.read_bytes(storage.join(path, name)))
+        if (partial / CHECKSUMS).exists():  # a model from elsewhere has none
+            refuse_damage(partial, path)
         partial.rename(local)
     return local
-
-
-def save(
-    folder: str,
-    step: int,
-    save_model: Callable[[Path], None],
-    optimizer: torch.optim.Optimizer,
-    trainer_state: Mapping[str, Any],
-) -> str:
-    """Writes the checkpoint of one step, from one process for all; `model.training.checkpoint_writer` does it in parts.
-
-    Args:
-        folder: The folder of the run's checkpoints.
-        step: Updates done so far.
-        save_model: Writes the model's own files into a folder.
-        optimizer: The model's optimizer.
-        trainer_state: What else to keep, as JSON.
-    """
-    write_part(folder, step, 0, 1, optimizer_state.piece_of(optimizer, 0, 1), save_model, trainer_state)
-    return commit(folder, step, [read_part_checksums(folder, step, 0)])
 
 
 def write_part(
@@ -207,7 +181,7 @@ def commit(folder: str, step: int, parts: Collection[dict[str, str] | None]) -> 
 
 
 def load_trainer_state(folder: str, step: int) -> dict[str, Any]:
-    """What was kept as JSON.
+    """The trainer_state.json of one step.
 
     Raises:
         TwistError: it is damaged.
@@ -266,14 +240,18 @@ def refuse_other_clips(before: Sequence[str], now: Sequence[str], folder: str) -
         )
 
 
-def refuse_damage(path: Path) -> None:
-    """Refuses to go on from a checkpoint whose files are not as they were written.
+def refuse_damage(folder: Path, uri: str) -> None:
+    """Refuses a checkpoint whose files are not as they were written.
+
+    Args:
+        folder: Its files, on this machine.
+        uri: Where it lies, for the message.
 
     Raises:
-        TwistError: names them.
+        TwistError: names the files.
     """
-    if damaged := damaged_files(path):
-        raise TwistError(f"{path} is damaged ({', '.join(damaged)}); delete it to go on from the one before it")
+    if damaged := damaged_files(folder):
+        raise TwistError(f"{uri} is damaged ({', '.join(damaged)}); delete it to go on from the one before it")
 
 
 def _flat(settings: dict[str, Any], groups: Collection[str]) -> dict[str, Any]:
@@ -334,7 +312,9 @@ def damaged_files(path: Path) -> list[str]:
         checksums: dict[str, str] = json.loads((path / CHECKSUMS).read_text())
     except (OSError, ValueError) as error:
         raise TwistError(f"{path / CHECKSUMS} is missing or damaged: {error}") from error
-    return [name for name, sha256 in checksums.items() if not (path / name).is_file() or _sha256(path / name) != sha256]
+    return [
+        name for name, sha256 in checksums.items() if not (path / name).is_file() or sha256_of(path / name) != sha256
+    ]
 
 
 def _write_files(
@@ -351,7 +331,7 @@ def _write_files(
         save_model(folder)
     if trainer_state is not None:
         (folder / TRAINER_STATE).write_text(json.dumps(trainer_state, indent=2) + "\n")
-    return {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+    return {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
 
 
 def _unfinished(folder: str, step: int) -> str:
@@ -374,7 +354,8 @@ def _copies() -> str:
     return _copies_folder[0].name
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """A file's sha256, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

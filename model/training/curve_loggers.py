@@ -14,7 +14,7 @@ class CurveLogger(Protocol):
     """Takes figures by name at each step."""
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Adds them."""
+        """Adds a point to each curve."""
 
     def close(self) -> None:
         """Ends the curve."""
@@ -27,11 +27,11 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard.writer import SummaryWriter
         except ImportError as error:
-            raise TwistError("train.tensorboard needs TensorBoard; pip install 'twist-pipeline[plots]'") from error
+            raise TwistError("`tensorboard` needs TensorBoard; pip install 'twist-pipeline[plots]'") from error
         self._writer: Any = SummaryWriter(folder, purge_step=resumed_step + 1 if resumed_step else None)
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Adds them."""
+        """Adds a point to each curve."""
         for name, value in figures.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
@@ -48,11 +48,11 @@ class WeightsAndBiases:
         try:
             import wandb
         except ImportError as error:
-            raise TwistError("train.wandb needs Weights & Biases; pip install wandb") from error
+            raise TwistError("`wandb` needs Weights & Biases; pip install wandb") from error
         self._run = wandb.init(project=project, id=run_id, resume="allow", config=dict(config))
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Adds them."""
+        """Adds a point to each curve."""
         self._run.log(dict(figures), step=step)
 
     def close(self) -> None:

@@ -49,6 +49,14 @@ class Ranks:
         """The main process's value, in every process; none goes on before the main process has got here."""
         return int(self.sum(torch.tensor(value if self.is_main else 0, device=self.device)).item())
 
+    def wait_for_main(self) -> None:
+        """Comes back once the main process has got here too."""
+        self.from_main(0)
+
+    def any(self, value: bool) -> bool:
+        """Whether it is true in any process."""
+        return bool(self.sum(torch.tensor(float(value), device=self.device)).item())
+
     def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
         """Overwrites tensors in every process with the main process's."""
         if self.world_size > 1:

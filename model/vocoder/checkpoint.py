@@ -23,6 +23,7 @@ from model.vocoder.vocoder import Vocoder
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -57,8 +58,15 @@ def save_vocoder(
 ) -> None:
     """Writes a vocoder into a folder, weight norm as it is."""
     weights = {name: weight.cpu().contiguous().to(dtype) for name, weight in vocoder.state_dict().items()}
-    safetensors.torch.save_file(weights, folder / WEIGHTS)
-    write_config(vocoder.config, folder, codebook_fingerprint)
+    write_vocoder(vocoder.config, weights, folder, codebook_fingerprint)
+
+
+def write_vocoder(
+    config: VocoderConfig, weights: Mapping[str, Tensor], folder: Path, codebook_fingerprint: str | None
+) -> None:
+    """The same from a state dict on the CPU."""
+    safetensors.torch.save_file(dict(weights), folder / WEIGHTS)
+    write_config(config, folder, codebook_fingerprint)
 
 
 def write_config(config: VocoderConfig, folder: Path, codebook_fingerprint: str | None) -> None:

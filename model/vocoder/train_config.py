@@ -15,7 +15,10 @@ CHANGEABLE = frozenset(
         "validate_every",
         "checkpoint_every",
         "keep_last",
+        "save_in_background",
         "log_every",
+        "tensorboard",
+        "wandb",
         "sample_every",
         "num_samples",
         "num_workers",
@@ -57,7 +60,10 @@ class VocoderTrainConfig:
         validate_every: Updates between validations.
         checkpoint_every: Updates between checkpoints.
         keep_last: Newest checkpoints to keep; the best one is kept besides.
+        save_in_background: Write checkpoints while training goes on, from copies in the CPU's memory.
         log_every: Updates between lines of metrics.
+        tensorboard: Folder for TensorBoard's files, which get all that metrics.jsonl gets (needs the extra `plots`).
+        wandb: Project of Weights & Biases to log to likewise (needs `pip install wandb`).
         sample_every: Updates between samples of audio, with pictures where matplotlib is there; 0: none.
         num_samples: Validation clips that are sampled.
         num_workers: Processes that read ahead, per training process; 0 reads in the training process.
@@ -89,7 +95,10 @@ class VocoderTrainConfig:
     validate_every: int = 1000
     checkpoint_every: int = 1000
     keep_last: int = 2
+    save_in_background: bool = True
     log_every: int = 10
+    tensorboard: str | None = None
+    wandb: str | None = None
     sample_every: int = 5000
     num_samples: int = 4
     num_workers: int = 0

@@ -268,7 +268,7 @@ class _PyAVDecoder(Decoder):
     def seek(self, frame: int) -> None:
         self.pass_over(frame)
 
-    def _decode(self, num_frames: int) -> NDArray[np.float32]:  # noqa: ARG002 - a codec's block, as it is
+    def _decode(self, num_frames: int) -> NDArray[np.float32]:
         with self._failures():
             return next(self._blocks, self._rest[:0])
 

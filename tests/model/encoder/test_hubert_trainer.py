@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +24,8 @@ from pipeline.errors import TwistError
 from tests.model.labelled_tones import NETWORK, LabelledTones, small_config
 
 if TYPE_CHECKING:
-    from model.encoder.hubert_trainer import OnEvent, PretrainResult
+    from model.encoder.hubert_trainer import PretrainResult
+    from model.training.training import OnEvent
 
 CLIPS, VALIDATION = LabelledTones(), LabelledTones((44, 50, 60), fingerprint="more tones")
 SCRIPT = """
@@ -88,22 +88,12 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, num_workers: int) -> None:
     shape = dataclasses.replace(NETWORK, conv_pos_batch_norm=True)
     config = small_config(model=shape, checkpoint_every=4, validate_every=5, num_workers=num_workers)
     whole = train(config, tmp_path / "whole")
-    for step in (2, 7, 9):  # before the first checkpoint, between two, and again later
-        with pytest.raises(Killed):
-            train(config, tmp_path / "killed", at_step(step, kill))
+    with pytest.raises(Killed):
+        train(config, tmp_path / "killed", at_step(7, kill))
     resumed = train(config, tmp_path / "killed")
     assert_same_run(tmp_path / "killed", tmp_path / "whole", 10)
     assert resumed == dataclasses.replace(whole, checkpoint=resumed.checkpoint)
     assert whole.hours_seen > 0
-
-
-def test_sigterm_saves_and_stops(tmp_path: Path) -> None:
-    train(small_config(), tmp_path / "whole")
-    stopped = train(small_config(), tmp_path / "stopped", at_step(5, lambda: os.kill(os.getpid(), signal.SIGTERM)))
-    assert (stopped.is_finished, stopped.best) == (False, None)
-    assert stopped.num_steps == 6, "the step under way is finished, and one more may have been begun"
-    assert train(small_config(), tmp_path / "stopped").is_finished
-    assert_same_run(tmp_path / "stopped", tmp_path / "whole", 10)
 
 
 def test_passes_part_a_step(tmp_path: Path) -> None:
@@ -184,23 +174,8 @@ def test_another_run_is_not_gone_on_with(tmp_path: Path) -> None:
         pretrain(small_config(), LabelledTones(fingerprint="others"), VALIDATION, str(tmp_path))
     with pytest.raises(TwistError, match="num_steps"):
         train(small_config(num_steps=20), tmp_path)
-    longer = small_config(schedule="inverse_sqrt")
-    train(longer, tmp_path / "longer")
-    assert train(dataclasses.replace(longer, num_steps=12), tmp_path / "longer").num_steps == 12
-    with pytest.raises(TwistError, match="has a checkpoint of step 12 already"):
-        train(dataclasses.replace(longer, num_steps=11), tmp_path / "longer")
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "head.safetensors", "optimizer-00000-of-00001.safetensors"])
-def test_damaged_checkpoints_are_named(tmp_path: Path, name: str) -> None:
-    folder = Path(train(small_config(num_steps=3), tmp_path).checkpoint)
-    content = bytearray((folder / name).read_bytes())
-    content[-100] ^= 1
-    (folder / name).write_bytes(content)
-    with pytest.raises(TwistError, match=rf"00000003 is damaged \({name}\)"):
-        train(small_config(num_steps=3), tmp_path)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(TwistError, match=r"step \d+: the loss is .*Lower pretrain.peak_lr"):
+    with pytest.raises(TwistError, match=r"step \d+: not all is finite .*Lower pretrain.peak_lr"):
         train(small_config(peak_lr=1e30, clip_norm=None, num_steps=30), tmp_path)

@@ -19,6 +19,8 @@ from pipeline.errors import TwistError
 from pipeline.files import storage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from transformers import PreTrainedModel
 
 OPTIMIZER = "optimizer-00000-of-00001.safetensors"
@@ -37,6 +39,19 @@ def trained(tiny_opt: dict[str, Any]) -> tuple[PreTrainedModel, torch.optim.Opti
     return model, optimizer
 
 
+def save(
+    folder: str,
+    step: int,
+    save_model: Callable[[Path], None],
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+) -> str:
+    """A checkpoint by one process."""
+    piece = optimizer_state.piece_of(optimizer, 0, 1)
+    checkpoint.write_part(folder, step, 0, 1, piece, save_model, state)
+    return checkpoint.commit(folder, step, [checkpoint.read_part_checksums(folder, step, 0)])
+
+
 def update(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
     model.eval()
     ids = torch.tensor([[1, 2, 3, 4]])
@@ -48,7 +63,7 @@ def update(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
 def test_loaded_equals_saved(trained: tuple[PreTrainedModel, torch.optim.Optimizer], tmp_path: Path) -> None:
     model, optimizer = trained
     state = {"progress": {"step": 2, "perplexity": 1.5}}
-    checkpoint.save(str(tmp_path), 2, model.save_pretrained, optimizer, state)
+    save(str(tmp_path), 2, model.save_pretrained, optimizer, state)
 
     loaded, vocabulary = load_speech_lm(checkpoint.step_folder(str(tmp_path), 2))
     loaded_optimizer = adamw(loaded, (0.9, 0.98), 0.01)
@@ -67,7 +82,7 @@ def test_half_written_checkpoint_is_no_checkpoint(
     trained: tuple[PreTrainedModel, torch.optim.Optimizer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, optimizer = trained
-    checkpoint.save(str(tmp_path), 2, model.save_pretrained, optimizer, {})
+    save(str(tmp_path), 2, model.save_pretrained, optimizer, {})
 
     def die(*_: object) -> None:
         raise KeyboardInterrupt
@@ -76,11 +91,11 @@ def test_half_written_checkpoint_is_no_checkpoint(
         with monkeypatch.context() as patch:
             patch.setattr(module, name, die)
             with pytest.raises(KeyboardInterrupt):
-                checkpoint.save(str(tmp_path), 4, model.save_pretrained, optimizer, {})
+                save(str(tmp_path), 4, model.save_pretrained, optimizer, {})
         assert checkpoint.steps(str(tmp_path)) == [2], "a checkpoint has its name before it is whole"
         checkpoint.remove_unfinished(str(tmp_path))
         assert [path.name for path in tmp_path.iterdir()] == ["00000002"], "what a killed run left half-written stays"
-    checkpoint.save(str(tmp_path), 4, model.save_pretrained, optimizer, {})
+    save(str(tmp_path), 4, model.save_pretrained, optimizer, {})
     assert checkpoint.steps(str(tmp_path)) == [2, 4]
 
 
@@ -97,7 +112,7 @@ def test_newest_and_best_are_kept(tmp_path: Path) -> None:
 
 def test_damaged_state_is_named(trained: tuple[PreTrainedModel, torch.optim.Optimizer], tmp_path: Path) -> None:
     model, optimizer = trained
-    folder = Path(checkpoint.save(str(tmp_path), 2, model.save_pretrained, optimizer, {}))
+    folder = Path(save(str(tmp_path), 2, model.save_pretrained, optimizer, {}))
     for name in (OPTIMIZER, "trainer_state.json"):
         (folder / name).write_bytes((folder / name).read_bytes()[:1])
     with pytest.raises(TwistError, match=r"optimizer-\*\.safetensors is missing or damaged; delete .*00000002"):
@@ -110,7 +125,7 @@ def test_state_that_is_not_all_there_is_refused(
     trained: tuple[PreTrainedModel, torch.optim.Optimizer], tmp_path: Path
 ) -> None:
     model, optimizer = trained
-    folder = Path(checkpoint.save(str(tmp_path), 2, model.save_pretrained, optimizer, {}))
+    folder = Path(save(str(tmp_path), 2, model.save_pretrained, optimizer, {}))
     (folder / OPTIMIZER).rename(folder / "optimizer-00000-of-00002.safetensors")
     with pytest.raises(TwistError, match="damaged"):
         checkpoint.load_optimizer(folder, optimizer)
@@ -181,7 +196,7 @@ def test_checkpoints_on_s3(trained: tuple[PreTrainedModel, torch.optim.Optimizer
     folder = f"{faulty_bucket}/run/checkpoints"
     assert checkpoint.steps(checkpoint.open_folder(folder)) == []
     for step in (2, 4, 6):
-        checkpoint.save(folder, step, model.save_pretrained, optimizer, {"progress": {"best_step": 2}})
+        save(folder, step, model.save_pretrained, optimizer, {"progress": {"best_step": 2}})
     # A run that is killed before all is there.
     checkpoint.write_part(folder, 8, 0, 2, optimizer_state.piece_of(optimizer, 0, 2), model.save_pretrained, {})
     assert checkpoint.steps(folder) == [2, 4, 6]
@@ -209,7 +224,7 @@ def test_best_folder_is_that_of_the_newest_state(
     model, optimizer = trained
     with pytest.raises(TwistError, match=str(tmp_path)):
         checkpoint.best_folder(str(tmp_path))
-    checkpoint.save(str(tmp_path), 2, model.save_pretrained, optimizer, {"progress": {"best_step": None}})
+    save(str(tmp_path), 2, model.save_pretrained, optimizer, {"progress": {"best_step": None}})
     assert Path(checkpoint.best_folder(str(tmp_path))).name == "00000002", "without a validation the newest is the best"
-    checkpoint.save(str(tmp_path), 4, model.save_pretrained, optimizer, {"progress": {"best_step": 2}})
+    save(str(tmp_path), 4, model.save_pretrained, optimizer, {"progress": {"best_step": 2}})
     assert Path(checkpoint.best_folder(str(tmp_path))).name == "00000002"

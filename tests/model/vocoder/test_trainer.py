@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -28,10 +27,12 @@ from model.vocoder.synthesizer import Synthesizer, Utterance
 from model.vocoder.train_config import VocoderTrainConfig
 from model.vocoder.trainer import train_vocoder
 from pipeline.errors import TwistError
+from pipeline.files import storage
 from tests.model.labelled_tones import HOP_SAMPLES, LabelledTones
 
 if TYPE_CHECKING:
-    from model.vocoder.trainer import OnEvent, VocoderResult
+    from model.training.training import OnEvent
+    from model.vocoder.trainer import VocoderResult
 
 CLIPS, VALIDATION = LabelledTones(), LabelledTones((44, 50, 60), fingerprint="more tones")
 NETWORK = VocoderConfig(
@@ -126,22 +127,12 @@ def assert_same_run(folder: Path, reference: Path, step: int) -> None:
 def test_resumed_equals_uninterrupted(tmp_path: Path, num_workers: int) -> None:
     config = small_config(checkpoint_every=3, validate_every=4, num_workers=num_workers)
     whole = train(config, tmp_path / "whole")
-    for step in (2, 5, 9):  # before the first checkpoint, after the discriminators came in, and again later
-        with pytest.raises(Killed):
-            train(config, tmp_path / "killed", at_step(step, kill))
+    with pytest.raises(Killed):  # after the discriminators came in
+        train(config, tmp_path / "killed", at_step(8, kill))
     resumed = train(config, tmp_path / "killed")
     assert_same_run(tmp_path / "killed", tmp_path / "whole", 10)
     assert resumed == dataclasses.replace(whole, checkpoint=resumed.checkpoint)
     assert whole.hours_seen > 0
-
-
-def test_sigterm_saves_and_stops(tmp_path: Path) -> None:
-    train(small_config(), tmp_path / "whole")
-    stopped = train(small_config(), tmp_path / "stopped", at_step(5, lambda: os.kill(os.getpid(), signal.SIGTERM)))
-    assert (stopped.is_finished, stopped.best) == (False, None)
-    assert stopped.num_steps == 6, "the step under way is finished, and one more may have been begun"
-    assert train(small_config(), tmp_path / "stopped").is_finished
-    assert_same_run(tmp_path / "stopped", tmp_path / "whole", 10)
 
 
 @pytest.mark.slow
@@ -208,6 +199,21 @@ def test_it_learns_what_units_sound_like_and_how_long_they_last(tmp_path: Path) 
     assert abs(loudest_hz - 1200) < 100, f"unit 2 is a tone of 1200 Hz, but sounds at {loudest_hz} Hz"
 
 
+def test_checkpoints_and_samples_may_lie_on_s3(faulty_bucket: str, tmp_path: Path) -> None:
+    config = small_config(num_steps=4, checkpoint_every=2, sample_every=4, num_samples=1)
+    with pytest.raises(Killed):
+        train_vocoder(config, CLIPS, VALIDATION, "codebook", f"{faulty_bucket}/vocoder", at_step(3, kill))
+    resumed = train_vocoder(config, CLIPS, VALIDATION, "codebook", f"{faulty_bucket}/vocoder")
+    train(config, tmp_path / "whole")
+    ours, theirs = (
+        load_file(checkpoint.fetch(where) / "model.safetensors")
+        for where in (resumed.checkpoint, str(tmp_path / "whole" / "00000004"))
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    samples = storage.list_files(f"{faulty_bucket}/vocoder/samples", ".wav")
+    assert sorted(samples) == ["0-00000004.wav", "0-recorded.wav"]
+
+
 def test_samples_and_pictures_come_on_schedule(tmp_path: Path) -> None:
     train(small_config(num_steps=4, discriminator_start=0, sample_every=2, num_samples=2), tmp_path)
     folder = tmp_path / "samples"
@@ -245,10 +251,6 @@ def test_a_resumed_run_must_be_the_same(tmp_path: Path) -> None:
         train(small_config(num_steps=3, discriminator_start=0, mel_weight=1.0), tmp_path)
     with pytest.raises(TwistError, match="other clips or units"):
         train_vocoder(small_config(num_steps=3, discriminator_start=0), CLIPS, VALIDATION, "other", str(tmp_path))
-    path = Path(checkpoint.step_folder(str(tmp_path), 3), "discriminators.safetensors")
-    path.write_bytes(path.read_bytes()[:-4] + b"ouch")
-    with pytest.raises(TwistError, match=r"damaged \(discriminators.safetensors\)"):
-        train(small_config(num_steps=3, discriminator_start=0), tmp_path)
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
