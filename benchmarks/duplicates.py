@@ -45,11 +45,11 @@ from pipeline.packing.duplicates import DuplicatesConfig
 from pipeline.packing.pack import PackConfig, pack
 from pipeline.packing.split import SplitConfig
 from pipeline.records import UNITS_SCHEMA
+from pipeline.runs import CODEBOOK
 from pipeline.stage import Tally
 from pipeline.synthetic.espeak import synthesize
 from pipeline.synthetic.sentences import paragraphs
 from pipeline.units import codebook
-from pipeline.units.codebook_fit import STAGE as CODEBOOK
 from pipeline.units.encode import UnitEncoder, run_lengths
 
 if TYPE_CHECKING:

@@ -35,10 +35,10 @@ from benchmarks.machine import machine
 from benchmarks.processes import cpu_seconds, family, memory_gib
 from pipeline.files import parquet, storage
 from pipeline.records import LANGUAGE_SCHEMA, RECORDING_SCHEMA, UNITS_SCHEMA
+from pipeline.runs import CODEBOOK
 from pipeline.shards import open_dataset
 from pipeline.stage import Stage, StageCounts, Tally, read_facts
 from pipeline.units import codebook
-from pipeline.units.codebook_fit import STAGE as CODEBOOK
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

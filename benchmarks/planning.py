@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.machine import machine
 from pipeline.files import parquet, storage
 from pipeline.records import LANGUAGE_SCHEMA, RECORDING_SCHEMA
-from pipeline.segments.segment import STAGE as SEGMENTS
+from pipeline.runs import SEGMENTS
 from pipeline.segments.segment import SegmentConfig, make_segments, open_segments, plan_of
 from pipeline.stage import Stage, StageCounts, Tally, read_facts
 from pipeline.work import dataflow

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 
 from jobs.command import guard, run_stage
 from jobs.recipe import Recipe, read_recipe
-from pipeline.units.codebook_fit import STAGE, fit_codebook
+from pipeline.runs import CODEBOOK
+from pipeline.units.codebook_fit import fit_codebook
 
 
 def work(recipe: Recipe) -> None:
     """Does the stage of this recipe, or says that it is done."""
     run_stage(
         recipe.run,
-        STAGE,
+        CODEBOOK,
         lambda report: fit_codebook(recipe.run, recipe.codebook, recipe.encoder, recipe.cluster, report),
     )
 

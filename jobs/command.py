@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from pipeline import stage
 from pipeline.errors import RunError, TwistError
+from pipeline.runs import stage_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -105,8 +106,7 @@ def summary(run: str, name: str) -> str:
     if "imported_from" in facts:
         return f"taken from {facts['imported_from']}"
     counts = facts["counts"]
-    noun = {"manifest": "recordings", "language": "recordings", "segments": "recordings"}.get(name, "segments")
-    line = f"kept {_hours(counts['kept']['hours'])} in {counts['kept']['items']:,} {noun}"
+    line = f"kept {_hours(counts['kept']['hours'])} in {counts['kept']['items']:,} {stage_of(name).counts}"
     if "segments" in facts:
         line += f" ({facts['segments']:,} segments)"
     dropped = [

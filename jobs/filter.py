@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from jobs.command import guard, run_stage
 from jobs.recipe import Recipe, read_recipe
-from pipeline.language.filter import STAGE, filter_languages
+from pipeline.language.filter import filter_languages
+from pipeline.runs import LANGUAGE
 from pipeline.stage import read_facts
 
 SECTIONS = ("same_speech", "language", "cluster")
@@ -20,10 +21,10 @@ def work(recipe: Recipe) -> None:
     """Does the stage of this recipe, or says that it is done."""
     run_stage(
         recipe.run,
-        STAGE,
+        LANGUAGE,
         lambda report: filter_languages(recipe.run, recipe.language, report, recipe.same_speech, recipe.cluster),
     )
-    audio = read_facts(recipe.run, STAGE)["audio_evidence"]
+    audio = read_facts(recipe.run, LANGUAGE)["audio_evidence"]
     if not audio["available"] and audio["unheard"]["items"]:
         print(
             f"{'':<10} audio evidence was not available: {audio['unheard']['items']:,} recordings "

@@ -14,13 +14,14 @@ from jsonargparse import ArgumentParser, Namespace
 
 from jobs.command import guard, run_stage
 from jobs.recipe import Recipe, UsageError, read_recipe
-from pipeline.corpora.manifest import STAGE, make_manifest
+from pipeline.corpora.manifest import make_manifest
 from pipeline.corpora.source import CorpusConfig, Kind
+from pipeline.runs import MANIFEST
 
 
 def work(recipe: Recipe) -> None:
     """Does the stage of this recipe, or says that it is done."""
-    run_stage(recipe.run, STAGE, lambda report: make_manifest(recipe.run, recipe.corpora, report))
+    run_stage(recipe.run, MANIFEST, lambda report: make_manifest(recipe.run, recipe.corpora, report))
 
 
 def add_audio(parser: ArgumentParser) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from jobs.command import guard, run_stage
 from jobs.recipe import Recipe, read_recipe
-from pipeline.packing.pack import STAGE, pack
+from pipeline.packing.pack import pack
+from pipeline.runs import SHARDS
 
 
 def work(recipe: Recipe) -> None:
     """Does the stage of this recipe, or says that it is done."""
-    run_stage(recipe.run, STAGE, lambda report: pack(recipe.run, recipe.pack, report, recipe.encoder))
+    run_stage(recipe.run, SHARDS, lambda report: pack(recipe.run, recipe.pack, report, recipe.encoder))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

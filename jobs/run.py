@@ -19,8 +19,8 @@ from pipeline import stage
 from pipeline.files import storage
 from pipeline.inspection.describe import describe_shards
 from pipeline.inspection.text import table_of_corpora
+from pipeline.runs import UNITS
 from pipeline.units.encode import describe_encoder
-from pipeline.units.parts import STAGE as UNITS
 
 STAGES: dict[str, Callable[[Recipe], None]] = {
     "manifest": manifest.work,

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from jobs.command import guard, run_stage
 from jobs.recipe import Recipe, read_recipe
-from pipeline.segments.segment import STAGE, make_segments
+from pipeline.runs import SEGMENTS
+from pipeline.segments.segment import make_segments
 
 
 def work(recipe: Recipe) -> None:
     """Does the stage of this recipe, or says that it is done."""
-    run_stage(recipe.run, STAGE, lambda report: make_segments(recipe.run, recipe.segments, recipe.cluster, report))
+    run_stage(recipe.run, SEGMENTS, lambda report: make_segments(recipe.run, recipe.segments, recipe.cluster, report))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,10 +27,10 @@ from pipeline.audio.read import AUDIO_SUFFIXES, AudioError, Span, probe, read_sp
 from pipeline.errors import TwistError
 from pipeline.files import storage
 from pipeline.records import SAMPLE_RATE_HZ
+from pipeline.runs import CODEBOOK
 from pipeline.segments.segment import read_segments
 from pipeline.shards import open_dataset
 from pipeline.units import codebook, codebook_import
-from pipeline.units.codebook_fit import STAGE as CODEBOOK
 from pipeline.units.encode import UnitEncoder, describe_encoder
 
 if TYPE_CHECKING:

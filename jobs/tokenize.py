@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 
 from jobs.command import add_option, guard, run_stage
 from jobs.recipe import Recipe, read_recipe
-from pipeline.units.parts import STAGE
+from pipeline.runs import UNITS
 from pipeline.units.tokenize import tokenize
 
 
@@ -17,7 +17,7 @@ def work(recipe: Recipe, *, retry_dropped: bool = False) -> None:
     """Does the stage of this recipe, or says that it is done."""
     run_stage(
         recipe.run,
-        STAGE,
+        UNITS,
         lambda report: tokenize(recipe.run, recipe.encoder, recipe.cluster, report, retry_dropped=retry_dropped),
     )
 

@@ -15,8 +15,8 @@ from jobs.recipe import Recipe, read_recipe
 from model.vocoder.trainer import VocoderResult, train_vocoder
 from pipeline.errors import RunError
 from pipeline.files import storage
+from pipeline.runs import CODEBOOK
 from pipeline.units import codebook
-from pipeline.units.codebook_fit import STAGE as CODEBOOK
 from pipeline.units.labelled_clips import read_clips
 
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 from pipeline.records import DROPPED_SCHEMA, Dropped, to_table
+from pipeline.runs import stage_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -219,7 +220,7 @@ def fingerprint_of(run: str, name: str) -> str:
     try:
         return storage.read_bytes(storage.join(uri, DONE)).decode(errors="replace")
     except FileNotFoundError:
-        raise StageError(f"{uri} is not finished; run {_command_of(name)} on this run first") from None
+        raise StageError(f"{uri} is not finished; run `twist {stage_of(name).command}` on this run first") from None
 
 
 def read_facts(run: str, name: str) -> dict[str, Any]:
@@ -257,11 +258,6 @@ def digest(*parts: bytes | str) -> str:
         data = part.encode() if isinstance(part, str) else part
         total.update(len(data).to_bytes(8, "little") + data)
     return total.hexdigest()
-
-
-def _command_of(stage: str) -> str:
-    commands = {"language": "filter", "segments": "segment", "units": "tokenize", "shards": "pack"}
-    return f"`twist {commands.get(stage, stage)}`"
 
 
 def _done_marker(fingerprint: str, output: str) -> str:

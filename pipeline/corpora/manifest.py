@@ -25,6 +25,7 @@ from pipeline.corpora.readers import find_recordings, kind_of
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError
 from pipeline.files import parquet, storage
 from pipeline.records import DROPPED_SCHEMA, RECORDING_SCHEMA, SPLITS, Dropped, Recording, from_table, to_table
+from pipeline.runs import MANIFEST
 from pipeline.stage import DROPPED, Stage, StageCounts, Tally, digest, fingerprint_of
 from pipeline.work.map_tasks import spread
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
     from pipeline.progress import ReportProgress
 
-STAGE = "manifest"
 # Reading a header waits for a disk or a bucket, not for a core.
 PROBE_THREADS = 16
 # Which a thread takes at a time: handing them over one by one would cost as much as reading a header.
@@ -58,7 +58,7 @@ def make_manifest(run: str, corpora: Sequence[CorpusConfig], report: ReportProgr
     names = [corpus.label for corpus in corpora]
     for name in {name for name in names if names.count(name) > 1}:
         raise CorpusError(f"two corpora are called {name!r}; give each a `name` of its own")
-    stage = Stage(run, STAGE, {"corpora": [asdict(corpus) for corpus in corpora]}, {})
+    stage = Stage(run, MANIFEST, {"corpora": [asdict(corpus) for corpus in corpora]}, {})
     with stage.begin() as has_work:
         if not has_work:
             return
@@ -267,6 +267,6 @@ def table_uris(run: str) -> list[str]:
     Raises:
         StageError: the manifest is not finished.
     """
-    fingerprint_of(run, STAGE)
-    uri = storage.join(run, STAGE)
+    fingerprint_of(run, MANIFEST)
+    uri = storage.join(run, MANIFEST)
     return [storage.join(uri, name) for name in storage.list_files(uri, ".parquet") if name != DROPPED]

@@ -10,22 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import stage
-from pipeline.corpora.manifest import STAGE as MANIFEST
 from pipeline.corpora.manifest import read_recordings
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
-from pipeline.language.filter import STAGE as LANGUAGE
 from pipeline.language.filter import read_decisions
-from pipeline.language.listen import AUDIO
-from pipeline.packing.pack import STAGE as SHARDS
 from pipeline.records import SPLITS
-from pipeline.segments.segment import SPEECH, read_segments
-from pipeline.segments.segment import STAGE as SEGMENTS
+from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, STAGE_NAMES, UNITS, parts_uri
+from pipeline.segments.segment import read_segments
 from pipeline.shards import DATASET, Dataset, DatasetError, open_dataset
 from pipeline.units import codebook
-from pipeline.units.codebook_fit import FRAMES
-from pipeline.units.codebook_fit import STAGE as CODEBOOK
-from pipeline.units.parts import STAGE as UNITS
 from pipeline.units.parts import part_uris, read_part
 from pipeline.work.progress import read_progress
 
@@ -34,9 +27,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-STAGES = (MANIFEST, LANGUAGE, SEGMENTS, CODEBOOK, UNITS, SHARDS)
-# Where a stage has parts, if not in its folder itself.
-PARTS_BELOW = {LANGUAGE: (AUDIO,), SEGMENTS: (SPEECH,), CODEBOOK: (FRAMES,)}
 NUM_EXAMPLES = 3
 NUM_EXAMPLE_UNITS = 12
 NUM_BINS = 60
@@ -56,11 +46,12 @@ def kind_of(uri: str) -> str:
         return CODEBOOK
     if storage.exists(storage.join(uri, stage.STAGE_JSON)):
         kind = str(stage.read_facts(uri, "").get("stage"))
-        if kind in STAGES and uri.rpartition("/")[2] != kind:
+        if kind in STAGE_NAMES and uri.rpartition("/")[2] != kind:
             raise TwistError(f"{uri} holds the output of stage {kind}; give the folder that name, in its run")
-        if kind in STAGES:
+        if kind in STAGE_NAMES:
             return kind
-    if any(_was_begun(uri, name) for name in STAGES) or storage.exists(storage.join(uri, "checkpoints/metrics.jsonl")):
+    was_begun = any(_was_begun(uri, name) for name in STAGE_NAMES)
+    if was_begun or storage.exists(storage.join(uri, "checkpoints/metrics.jsonl")):
         return "run"
     if storage.exists(storage.join(uri, "config.json")):
         return "checkpoint"
@@ -73,7 +64,7 @@ def kind_of(uri: str) -> str:
 
 def describe_run(run: str) -> dict[str, Any]:
     """Every stage of a run that was begun: its counts, or that it is unfinished."""
-    return {"run": run, "stages": {name: describe_stage(run, name) for name in STAGES if _was_begun(run, name)}}
+    return {"run": run, "stages": {name: describe_stage(run, name) for name in STAGE_NAMES if _was_begun(run, name)}}
 
 
 def describe_folder(uri: str, kind: str) -> dict[str, Any]:
@@ -91,8 +82,7 @@ def describe_stage(run: str, name: str) -> dict[str, Any]:
     if not stage.is_finished(run, name):
         made = [file for file in storage.list_files(uri) if file.endswith((".parquet", ".tar"))]
         description = {"finished": False, "files_so_far": len(made), "config": facts["config"]}
-        parts = storage.join(uri, *PARTS_BELOW.get(name, ()))
-        return {**description, "progress": read_progress(parts, time.time())}
+        return {**description, "progress": read_progress(parts_uri(run, name), time.time())}
     particulars: dict[str, Callable[[str], dict[str, Any]]] = {
         MANIFEST: _describe_manifest,
         LANGUAGE: _describe_language,

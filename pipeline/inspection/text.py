@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, UNITS
+
 WIDTH = 120
 LABEL_WIDTH = 18
 BAR_WIDTH = 60
@@ -78,12 +80,12 @@ def _when_told(told: Mapping[str, Any]) -> str:
 def _folder(kind: str, description: Mapping[str, Any]) -> Iterator[str]:
     """Everything particular to one place."""
     particulars = {
-        "manifest": _manifest,
-        "language": _language,
-        "segments": _segments,
-        "codebook": _codebook,
-        "units": _units,
-        "shards": _shards,
+        MANIFEST: _manifest,
+        LANGUAGE: _language,
+        SEGMENTS: _segments,
+        CODEBOOK: _codebook,
+        UNITS: _units,
+        SHARDS: _shards,
         "checkpoints": _checkpoints,
         "checkpoint": _checkpoint,
     }

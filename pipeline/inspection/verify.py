@@ -15,22 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import shards, stage
-from pipeline.corpora.manifest import STAGE as MANIFEST
 from pipeline.corpora.manifest import read_recordings
 from pipeline.corpora.source import CorpusConfig
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
-from pipeline.inspection.describe import STAGES
 from pipeline.inspection.verify_shards import as_violations, verify_runs, verify_shards
 from pipeline.language.filter import DECISIONS, read_decisions
-from pipeline.language.filter import STAGE as LANGUAGE
-from pipeline.packing.pack import STAGE as SHARDS
-from pipeline.segments.segment import SEGMENTS as SEGMENTS_FILE
-from pipeline.segments.segment import STAGE as SEGMENTS
-from pipeline.segments.segment import read_segments
+from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, STAGE_NAMES, UNITS, stage_of
+from pipeline.segments.segment import SEGMENTS_FILE, read_segments
 from pipeline.units import codebook
-from pipeline.units.codebook_fit import STAGE as CODEBOOK
-from pipeline.units.parts import STAGE as UNITS
 from pipeline.units.parts import digest_of_part, part_uris, read_part
 
 if TYPE_CHECKING:
@@ -39,13 +32,11 @@ if TYPE_CHECKING:
     from pipeline.units.codebook import Codebook
 
 TIME_TOLERANCE_S = 1e-6
-# Whose kept hours go into which stage. (The codebook takes a sample, and nothing is made from what it keeps.)
-SOURCES = {LANGUAGE: MANIFEST, SEGMENTS: LANGUAGE, UNITS: SEGMENTS, SHARDS: UNITS}
 
 
 def verify_run(run: str) -> Iterator[str]:
     """All finished stages of a run, each against itself and against what it was made from."""
-    for name in STAGES:
+    for name in STAGE_NAMES:
         if stage.is_finished(run, name):
             yield from verify_stage(run, name)
 
@@ -81,17 +72,17 @@ def verify_stage(run: str, name: str) -> Iterator[str]:
 def _verify_counts(run: str, name: str) -> Iterator[str]:
     uri = storage.join(run, name, stage.STAGE_JSON)
     counts = stage.read_facts(run, name)["counts"]
-    source = stage.read_facts(run, SOURCES[name])["counts"]["kept"] if name in SOURCES else counts["input"]
+    source = stage_of(name).source
+    source_kept = stage.read_facts(run, source)["counts"]["kept"] if source else counts["input"]
     dropped = parquet.read(storage.join(run, name, stage.DROPPED)).to_pylist()
     for measure, tolerance in (("items", 0.5), ("hours", 1e-6 * max(1, counts["input"]["items"]))):
         came_in = counts["input"][measure]
         out = counts["kept"][measure] + sum(tally[measure] for tally in counts["dropped"].values())
         if abs(out - came_in) > tolerance:
             yield f"{uri}: kept and dropped {measure} add up to {out}, not to the {came_in} that went in"
-        # Segmentation counts the recordings that it keeps, tokenization their segments.
-        is_comparable = measure == "hours" or name != UNITS
-        if is_comparable and abs(source[measure] - came_in) > tolerance:
-            yield f"{uri}: {came_in} {measure} went in, but {SOURCES[name]} had kept {source[measure]}"
+        is_comparable = measure == "hours" or (source and stage_of(source).counts == stage_of(name).counts)
+        if is_comparable and abs(source_kept[measure] - came_in) > tolerance:
+            yield f"{uri}: {came_in} {measure} went in, but {source} had kept {source_kept[measure]}"
     for reason in sorted({row["reason"] for row in dropped} | counts["dropped"].keys()):
         rows = [row for row in dropped if row["reason"] == reason]
         told = counts["dropped"].get(reason, {"items": 0, "hours": 0.0})

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import pyarrow as pa
 
 from model.language_id.classifier import find_language_classifier, fingerprint_of_classifier
-from pipeline.corpora.manifest import STAGE as MANIFEST
 from pipeline.corpora.manifest import iterate_recordings, iterate_tables, table_uris
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
@@ -46,6 +45,7 @@ from pipeline.records import (
     from_table,
     to_table,
 )
+from pipeline.runs import LANGUAGE, MANIFEST
 from pipeline.stage import Stage, StageCounts, Tally, digest, fingerprint_of, read_facts
 from pipeline.work.cluster import ClusterConfig
 from pipeline.work.map_tasks import spread
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
 
     from pipeline.progress import ReportProgress
 
-STAGE = "language"
 DECISIONS = "decisions.parquet"
 # What metadata and text say, before anything is listened to; there until the stage is finished.
 BEFORE_AUDIO = "before_audio.parquet"
@@ -204,7 +203,7 @@ def filter_languages(
         "same_speech": {**asdict(same_speech), "evaluation_ids": digest(*sorted(evaluation))},
         "classifier": classifier,
     }
-    stage = Stage(run, STAGE, settings, inputs)
+    stage = Stage(run, LANGUAGE, settings, inputs)
     with stage.begin() as has_work:
         if not has_work:
             return
@@ -448,8 +447,8 @@ def kept_recordings(run: str) -> Iterator[Recording]:
         StageError: the stage is not finished.
         TwistError: its decisions are not those of this manifest.
     """
-    fingerprint_of(run, STAGE)
-    uri = storage.join(run, STAGE, DECISIONS)
+    fingerprint_of(run, LANGUAGE)
+    uri = storage.join(run, LANGUAGE, DECISIONS)
     with parquet.RowGroups(uri, ["recording_id", "keep"]) as groups:
         columns = ([table[name].to_pylist() for name in ("recording_id", "keep")] for table in groups)
         decisions = itertools.chain.from_iterable(zip(*both, strict=True) for both in columns)
@@ -462,6 +461,6 @@ def kept_recordings(run: str) -> Iterator[Recording]:
 
 def read_decisions(run: str) -> dict[str, LanguageDecision]:
     """The decisions of a finished stage by recording id."""
-    fingerprint_of(run, STAGE)
-    table = parquet.read(storage.join(run, STAGE, DECISIONS), LANGUAGE_SCHEMA.names)
+    fingerprint_of(run, LANGUAGE)
+    table = parquet.read(storage.join(run, LANGUAGE, DECISIONS), LANGUAGE_SCHEMA.names)
     return {decision.recording_id: decision for decision in from_table(LanguageDecision, table)}

@@ -23,6 +23,7 @@ from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 from pipeline.languages import normalize_code
 from pipeline.records import SAMPLE_RATE_HZ
+from pipeline.runs import LANGUAGE, stage_of
 from pipeline.work import dataflow
 from pipeline.work.plan import ChunkNames, WorkPlan
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from pipeline.work.cluster import ClusterConfig
     from pipeline.work.plan import Chunk
 
-AUDIO = "audio"
 PLAN_SCHEMA = pa.schema(
     [
         ("recording_id", pa.string()),
@@ -172,7 +172,7 @@ def listen(
     plan = _plan(recordings, config)
     if not len(plan):
         return iter(())
-    parts = storage.join(stage_uri, AUDIO)
+    parts = storage.join(stage_uri, stage_of(LANGUAGE).parts)
     dataflow.run_chunks(plan, parts, HearLanguage, {"config": config}, _all_failed, cluster, report)
     return _read(dataflow.part_uri(parts, name) for name in plan.names)
 

@@ -25,10 +25,8 @@ import pyarrow.compute as pc
 
 from model.encoder.encoder import EncoderConfig
 from pipeline import shards
-from pipeline.corpora.manifest import STAGE as MANIFEST
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
-from pipeline.language.filter import STAGE as LANGUAGE
 from pipeline.packing import duplicates
 from pipeline.packing.degenerate import DegenerateConfig
 from pipeline.packing.duplicates import DuplicatesConfig
@@ -38,10 +36,9 @@ from pipeline.packing.place import Arrangement, arrange, join_neighbours, read_r
 from pipeline.packing.split import SplitConfig
 from pipeline.packing.write import PLAN_SCHEMA, Deal, Fill
 from pipeline.records import DROPPED_SCHEMA, SPLITS
+from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SHARDS, UNITS
 from pipeline.stage import Stage, StageCounts, Tally, fingerprint_of, read_facts
 from pipeline.units import codebook
-from pipeline.units.codebook_fit import STAGE as CODEBOOK
-from pipeline.units.parts import STAGE as UNITS
 from pipeline.units.parts import Batch, part_uris
 from pipeline.work import cluster
 
@@ -52,7 +49,6 @@ if TYPE_CHECKING:
 
     from pipeline.progress import ReportProgress
 
-STAGE = "shards"
 WORK = "work"
 # What a task holds of a batch or a partition is some hundred MB.
 PARTS_PER_BATCH = 64
@@ -119,7 +115,7 @@ def pack(run: str, config: PackConfig, report: ReportProgress, encoder: EncoderC
         index, num_short = read_evaluation_sets(config.decontaminate, encoder or EncoderConfig(), book)
         inputs["evaluation sets"] = index.digest()
         facts = {"evaluation_clips": len(index.clips), "evaluation_clips_too_short": num_short}
-    stage = Stage(run, STAGE, asdict(config), inputs)
+    stage = Stage(run, SHARDS, asdict(config), inputs)
     with stage.begin() as has_work:
         if not has_work:
             return

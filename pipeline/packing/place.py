@@ -16,13 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.corpora.manifest import STAGE as MANIFEST
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 from pipeline.language.filter import DECISIONS, normalize_code
-from pipeline.language.filter import STAGE as LANGUAGE
 from pipeline.packing.split import SplitConfig, assign_splits
 from pipeline.records import SPLITS
+from pipeline.runs import LANGUAGE, MANIFEST
 from pipeline.stage import DROPPED
 
 if TYPE_CHECKING:

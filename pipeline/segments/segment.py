@@ -21,12 +21,11 @@ import torch
 
 from pipeline.audio.read import AudioError
 from pipeline.audio.voice_activity import SpeechDetector
-from pipeline.corpora.manifest import STAGE as MANIFEST
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
-from pipeline.language.filter import STAGE as LANGUAGE
 from pipeline.language.filter import kept_recordings
 from pipeline.records import SEGMENT_SCHEMA, Dropped, Recording
+from pipeline.runs import LANGUAGE, MANIFEST, SEGMENTS, parts_uri
 from pipeline.stage import Stage, StageCounts, Tally, digest, fingerprint_of
 from pipeline.work import dataflow
 from pipeline.work.plan import ChunkNames, WorkPlan
@@ -41,9 +40,7 @@ if TYPE_CHECKING:
     from pipeline.work.cluster import ClusterConfig
     from pipeline.work.plan import Chunk
 
-STAGE = "segments"
-SEGMENTS = "segments.parquet"
-SPEECH = "speech"
+SEGMENTS_FILE = "segments.parquet"
 SEARCH_SCHEMA = pa.schema(
     [
         ("recording_id", pa.string()),
@@ -107,7 +104,7 @@ def make_segments(run: str, config: SegmentConfig, cluster: ClusterConfig, repor
         TwistError: no recording holds a segment.
     """
     inputs = {name: fingerprint_of(run, name) for name in (MANIFEST, LANGUAGE)}
-    stage = Stage(run, STAGE, asdict(config), inputs)
+    stage = Stage(run, SEGMENTS, asdict(config), inputs)
     with stage.begin() as has_work:
         if not has_work:
             return
@@ -236,7 +233,7 @@ def _search(
     plan = _plan_search(to_search, config.work_unit_minutes * 60)
     if not len(plan):
         return iter(())
-    parts = storage.join(stage.uri, SPEECH)
+    parts = parts_uri(stage.run, SEGMENTS)
     threshold = config.speech_threshold
     dataflow.run_chunks(plan, parts, FindSpeech, {"threshold": threshold}, _all_failed, cluster, report)
     return _read_search([dataflow.part_uri(parts, name) for name in plan.names])
@@ -344,7 +341,7 @@ def _write(stage: Stage, recordings: Iterable[tuple[Recording, _Heard | None]], 
             f"none of {total.items} recordings holds a segment of {config.min_s:g} to {config.max_s:g} s: "
             + "; ".join(f"{drop.id}: {drop.reason} ({drop.detail})" for drop in dropped[:3])
         )
-    storage.write_bytes(storage.join(stage.uri, SEGMENTS), content)
+    storage.write_bytes(storage.join(stage.uri, SEGMENTS_FILE), content)
     counts = StageCounts.of(total, kept, dropped)
     stage.finish(counts, dropped, digest(content), segments=segments.num_rows, work_units=segments.num_chunks)
 
@@ -417,15 +414,15 @@ def _losses(
 
 def read_segments(run: str) -> pa.Table:
     """The segments of a finished stage, in the order of their chunks."""
-    fingerprint_of(run, STAGE)
-    return parquet.read(storage.join(run, STAGE, SEGMENTS), SEGMENT_SCHEMA.names)
+    fingerprint_of(run, SEGMENTS)
+    return parquet.read(storage.join(run, SEGMENTS, SEGMENTS_FILE), SEGMENT_SCHEMA.names)
 
 
 @contextlib.contextmanager
 def open_segments(run: str) -> Iterator[parquet.RowGroups]:
     """The same as tables of whole chunks, which are read as they are asked for."""
-    fingerprint_of(run, STAGE)
-    with parquet.RowGroups(storage.join(run, STAGE, SEGMENTS), SEGMENT_SCHEMA.names) as groups:
+    fingerprint_of(run, SEGMENTS)
+    with parquet.RowGroups(storage.join(run, SEGMENTS, SEGMENTS_FILE), SEGMENT_SCHEMA.names) as groups:
         yield groups
 
 

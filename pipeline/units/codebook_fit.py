@@ -24,9 +24,9 @@ from model.artefacts import resolve
 from model.encoder.encoder import EncoderConfig, load_encoder
 from pipeline.audio.read import AudioError
 from pipeline.errors import TwistError
-from pipeline.files import parquet, storage
+from pipeline.files import parquet
 from pipeline.records import Dropped
-from pipeline.segments.segment import STAGE as SEGMENTS
+from pipeline.runs import CODEBOOK, SEGMENTS, parts_uri
 from pipeline.segments.segment import open_segments
 from pipeline.stage import Stage, StageCounts, Tally, fingerprint_of, read_facts
 from pipeline.units import codebook, codebook_import, kmeans
@@ -43,9 +43,6 @@ if TYPE_CHECKING:
     from pipeline.progress import ReportProgress
     from pipeline.work.cluster import ClusterConfig
     from pipeline.work.plan import Chunk
-
-STAGE = "codebook"
-FRAMES = "frames"
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ def fit_codebook(
         _import_codebook(run, config, encoder)
         return
     settings = {**asdict(config), "encoder": encoder_settings(encoder)}
-    stage = Stage(run, STAGE, settings, {SEGMENTS: fingerprint_of(run, SEGMENTS)})
+    stage = Stage(run, CODEBOOK, settings, {SEGMENTS: fingerprint_of(run, SEGMENTS)})
     with stage.begin() as has_work:
         if not has_work:
             return
@@ -106,7 +103,7 @@ def fit_codebook(
         frame_rate_hz = float(describe_encoder(encoder)["frame_rate_hz"])
         # Each frame is drawn or not by itself, so that about max_frames come together, without counting them first.
         share = min(1.0, config.max_frames / (durations.sum() * frame_rate_hz))
-        parts = storage.join(stage.uri, FRAMES)
+        parts = parts_uri(run, CODEBOOK)
         plan = WorkPlan.of(segments, "segment_id")
         arguments = {"encoder": encoder, "share": share, "seed": config.seed}
         dataflow.run_chunks(plan, parts, DrawFrames, arguments, _none_drawn, cluster, report)
@@ -122,7 +119,7 @@ def _import_codebook(run: str, config: CodebookConfig, encoder_config: EncoderCo
         "sha256": imported.sha256,
         "encoder": encoder_settings(encoder_config),
     }
-    stage = Stage(run, STAGE, settings, {})
+    stage = Stage(run, CODEBOOK, settings, {})
     with stage.begin() as has_work:
         if not has_work:
             return
@@ -212,7 +209,7 @@ def _fit_and_write(
     encoder_config: EncoderConfig,
     durations: NDArray[np.float64],
 ) -> None:
-    parts = storage.join(stage.uri, FRAMES)
+    parts = parts_uri(stage.run, CODEBOOK)
     columns = ["segment_id", "num_frames", "drop_reason", "drop_detail"]
     outcomes = pa.concat_tables(parquet.read_many([dataflow.part_uri(parts, name) for name in names], columns))
     rows = outcomes.to_pylist()

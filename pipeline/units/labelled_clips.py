@@ -19,11 +19,10 @@ from pipeline.audio.read import AudioError, Span, read_spans
 from pipeline.errors import TwistError
 from pipeline.files import storage
 from pipeline.records import SAMPLE_RATE_HZ, LabelClock
+from pipeline.runs import CODEBOOK, UNITS
 from pipeline.segments.segment import read_segments
 from pipeline.stage import fingerprint_of
 from pipeline.units import codebook
-from pipeline.units.codebook_fit import STAGE as CODEBOOK
-from pipeline.units.parts import STAGE as UNITS
 from pipeline.units.parts import read_parts
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """The main job: every segment's audio to units.
 
-    RUN/segments/, RUN/codebook/ -> RUN/units/part-<work_unit>.parquet    (unit_parts.py)
+    RUN/segments/, RUN/codebook/ -> RUN/units/part-<work_unit>.parquet    (parts.py)
 
 A part's metadata holds the fingerprints of the encoder and codebook that made it.
 """
@@ -21,13 +21,12 @@ from pipeline.audio.read import AudioError
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 from pipeline.records import UNITS_SCHEMA, Dropped
-from pipeline.segments.segment import STAGE as SEGMENTS
+from pipeline.runs import CODEBOOK, SEGMENTS, UNITS
 from pipeline.segments.segment import open_segments, plan_of
 from pipeline.stage import Stage, StageCounts, Tally, digest, fingerprint_of
 from pipeline.units import codebook
-from pipeline.units.codebook_fit import STAGE as CODEBOOK
 from pipeline.units.encode import UnitEncoder, describe_encoder, encoder_settings, run_lengths
-from pipeline.units.parts import STAGE, digest_of_part, part_uris, read_parts
+from pipeline.units.parts import digest_of_part, part_uris, read_parts
 from pipeline.work import dataflow
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def tokenize(
         TwistError: the codebook belongs to another encoder, parts cannot be written, or no segment gave units.
     """
     inputs = {name: fingerprint_of(run, name) for name in (SEGMENTS, CODEBOOK)}
-    stage = Stage(run, STAGE, {"encoder": encoder_settings(encoder)}, inputs)
+    stage = Stage(run, UNITS, {"encoder": encoder_settings(encoder)}, inputs)
     with stage.begin(functools.partial(_take_back_dropped, stage) if retry_dropped else None) as has_work:
         if not has_work:
             return

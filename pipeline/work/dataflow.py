@@ -29,6 +29,7 @@ import pyarrow as pa
 from pipeline.audio.read import AudioError
 from pipeline.errors import RunError, TwistError
 from pipeline.files import parquet, storage
+from pipeline.runs import part_file
 from pipeline.work.driver import MAX_FAILURES, Outcome, Workers
 from pipeline.work.progress import ProgressFile, WorkProgress
 from pipeline.work.worker import Processor, part_uri
@@ -74,7 +75,7 @@ def run_chunks(
     """
     assert len(set(plan.names)) == len(plan), "two chunks have one name"
     done = set(storage.list_files(parts, ".parquet"))
-    pending = [number for number, name in enumerate(plan.names) if f"part-{name}.parquet" not in done]
+    pending = [number for number, name in enumerate(plan.names) if part_file(name) not in done]
     if not pending:
         return {}
     hours = float(plan.durations_s.sum()) / 3600
@@ -142,7 +143,7 @@ class _Metrics:
 
 def _one_that_was_done(plan: WorkPlan, parts: str, done: set[str]) -> Chunk | None:
     """A chunk of which an earlier run made the part, if there is one."""
-    finished = (number for number, name in enumerate(plan.names) if f"part-{name}.parquet" in done)
+    finished = (number for number, name in enumerate(plan.names) if part_file(name) in done)
     for number in itertools.islice(finished, MAX_PARTS_LOOKED_AT):
         with contextlib.suppress(TwistError), parquet.RowGroups(part_uri(parts, plan.names[number])) as part:
             if not QUARANTINED.items() <= part.metadata.items():

@@ -19,6 +19,7 @@ import pyarrow as pa
 from pipeline.audio.read import AudioError, read_spans
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
+from pipeline.runs import part_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,7 +38,7 @@ class Processor(Protocol):
 
 def part_uri(parts: str, name: str) -> str:
     """Where the part of a chunk lies."""
-    return storage.join(parts, f"part-{name}.parquet")
+    return storage.join(parts, part_file(name))
 
 
 @dataclass(frozen=True)

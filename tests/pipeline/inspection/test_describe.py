@@ -14,6 +14,7 @@ from pipeline.errors import TwistError
 from pipeline.files import parquet
 from pipeline.inspection import describe
 from pipeline.records import SAMPLE_SCHEMA
+from pipeline.runs import STAGE_NAMES
 from pipeline.shards import DatasetError, open_dataset
 from pipeline.units.parts import read_parts
 
@@ -34,7 +35,7 @@ def foreign(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", describe.STAGES)
+@pytest.mark.parametrize("name", STAGE_NAMES)
 def test_the_kind_of_a_stage_is_its_name(small_run: Path, name: str) -> None:
     assert describe.kind_of(str(small_run / name)) == name
 
@@ -77,7 +78,7 @@ def test_a_stage_in_a_folder_of_another_name_is_told_so(run_copy: Path) -> None:
 
 def test_a_run_is_described_stage_by_stage(small_run: Path) -> None:
     description = describe.describe_run(str(small_run))
-    assert list(description["stages"]) == list(describe.STAGES)
+    assert list(description["stages"]) == list(STAGE_NAMES)
     for name, stage in description["stages"].items():
         facts = json.loads((small_run / name / "stage.json").read_text())
         assert stage["finished"]

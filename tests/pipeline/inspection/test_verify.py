@@ -13,8 +13,9 @@ import pyarrow as pa
 import pytest
 
 from pipeline.files import parquet, storage
-from pipeline.inspection.verify import STAGES, verify_folder, verify_run, verify_stage
+from pipeline.inspection.verify import verify_folder, verify_run, verify_stage
 from pipeline.records import UNITS_SCHEMA
+from pipeline.runs import STAGE_NAMES
 from pipeline.stage import StageError
 from pipeline.units import codebook
 
@@ -338,7 +339,7 @@ def test_an_empty_run_has_nothing_to_verify(tmp_path: Path) -> None:
     assert violations(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", STAGE_NAMES)
 def test_a_stage_can_be_verified_alone(small_run: Path, name: str) -> None:
     assert list(verify_folder(str(small_run / name), name)) == []
 
