@@ -34,9 +34,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.machine import machine
 from model.artefacts import resolve
 from model.encoder.hubert_checkpoint import load_hubert
-from pipeline.synthetic.many_voices import VoicesConfig, write_voices_corpus
+from pipeline.synthetic.config import VoicesConfig
+from pipeline.synthetic.many_voices import write_voices_corpus
 from pipeline.units import kmeans
-from pipeline.units.codebook_fit import CodebookConfig
+from pipeline.units.config import CodebookConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

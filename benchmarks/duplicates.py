@@ -39,11 +39,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.machine import machine
 from benchmarks.pack import finish, write_inputs
 from model.artefacts import resolve
-from model.encoder.encoder import EncoderConfig
+from model.encoder.config import EncoderConfig
 from pipeline.files import parquet, storage
-from pipeline.packing.duplicates import DuplicatesConfig
-from pipeline.packing.pack import PackConfig, pack
-from pipeline.packing.split import SplitConfig
+from pipeline.packing.config import DuplicatesConfig, PackConfig, SplitConfig
+from pipeline.packing.pack import pack
 from pipeline.records import UNITS_SCHEMA
 from pipeline.runs import CODEBOOK
 from pipeline.stage import Tally

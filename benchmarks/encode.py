@@ -31,7 +31,8 @@ import transformers
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
-from model.encoder.encoder import SAMPLE_RATE_HZ, EncoderConfig, load_encoder
+from model.encoder.config import EncoderConfig
+from model.encoder.encoder import SAMPLE_RATE_HZ, load_encoder
 from pipeline.units.codebook import Codebook
 from pipeline.units.encode import UnitEncoder
 

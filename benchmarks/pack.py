@@ -131,7 +131,8 @@ def watch(process: subprocess.Popen[bytes], run: Path) -> tuple[float, float, fl
 
 
 def pack_run(run: str) -> None:
-    from pipeline.packing.pack import PackConfig, pack
+    from pipeline.packing.config import PackConfig
+    from pipeline.packing.pack import pack
 
     begin = time.perf_counter()
     last = [""]

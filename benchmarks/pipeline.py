@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
 from benchmarks.processes import family, memory_gib, title
-from model.encoder.encoder import EncoderConfig
+from model.encoder.config import EncoderConfig
 from pipeline.audio.read import read_spans
 from pipeline.files import parquet, storage
 from pipeline.synthetic.espeak import synthesize

@@ -34,7 +34,8 @@ from benchmarks.machine import machine
 from pipeline.files import parquet, storage
 from pipeline.records import LANGUAGE_SCHEMA, RECORDING_SCHEMA
 from pipeline.runs import SEGMENTS
-from pipeline.segments.segment import SegmentConfig, make_segments, open_segments, plan_of
+from pipeline.segments.config import SegmentConfig
+from pipeline.segments.segment import make_segments, open_segments, plan_of
 from pipeline.stage import Stage, StageCounts, Tally, read_facts
 from pipeline.work import dataflow
 from pipeline.work.cluster import ClusterConfig

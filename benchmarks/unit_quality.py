@@ -2,8 +2,8 @@
 
     python benchmarks/unit_quality.py [--hubert PATH:LAYER ...] [--units K ...] [--speech FOLDER] [--quick] [--json]
 
-Speech and its phonemes are espeak-ng's (`twist synthesize-voices`): each codebook is fitted on the voices of train, and
-all is measured on the voices and sentences of test. See pipeline/evaluation/unit_quality.py for what is measured:
+Speech and its phonemes are espeak-ng's (`twist make-speech voices`): each codebook is fitted on the voices of train,
+and all is measured on the voices and sentences of test. See pipeline/evaluation/unit_quality.py for what is measured:
 
     phone_purity, cluster_purity, pnmi     over frames; a pause is a phone too
     same_sentence, same_word               how often the same text by two speakers is closer than another text
@@ -30,9 +30,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
-from model.encoder.encoder import EncoderConfig, load_encoder
+from model.encoder.config import EncoderConfig
+from model.encoder.encoder import load_encoder
 from pipeline.evaluation.unit_quality import labels_at, phone_agreement, same_words
-from pipeline.synthetic.many_voices import PHONEMES, VoicesConfig, write_voices_corpus
+from pipeline.synthetic.config import VoicesConfig
+from pipeline.synthetic.many_voices import PHONEMES, write_voices_corpus
 from pipeline.units import codebook, kmeans
 from pipeline.units.encode import run_lengths
 
@@ -52,7 +54,7 @@ def main() -> None:
     parser.add_argument("--hubert", nargs="*", default=["hubert-tiny-25hz:3"], help="encoders: a path and a layer each")
     parser.add_argument("--units", nargs="*", type=int, default=[100, 200], help="codebook sizes")
     parser.add_argument(
-        "--speech", type=Path, help="a folder that `twist synthesize-voices` made; made anew unless given"
+        "--speech", type=Path, help="a folder that `twist make-speech voices` made; made anew unless given"
     )
     parser.add_argument("--fit-minutes", type=float, default=40.0, help="speech that codebooks are fitted on")
     parser.add_argument("--quick", action="store_true", help="less speech: a minute at most")

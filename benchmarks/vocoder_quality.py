@@ -2,7 +2,7 @@
 
     python benchmarks/vocoder_quality.py --speech FOLDER [--vocoder PATH] [--sentences N] [--quick] [--json]
 
-FOLDER is what `twist synthesize-voice` made for training. Each sentence becomes units of the embedded tokenizer, these
+FOLDER is what `twist make-speech voice` made for training. Each sentence becomes units of the embedded tokenizer, these
 become audio, and the audio units again:
 
     mel_distance            between the recorded log-mel spectrogram and that of the audio made with recorded durations
@@ -34,15 +34,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
 from model.artefacts import resolve
-from model.encoder.encoder import EncoderConfig
+from model.encoder.config import EncoderConfig
 from model.vocoder.checkpoint import load_vocoder
-from model.vocoder.mel import LogMel, MelConfig
+from model.vocoder.mel import LogMel
+from model.vocoder.mel_config import MelConfig
 from model.vocoder.synthesizer import Synthesizer, Utterance
 from pipeline.evaluation.unit_quality import unit_distance
 from pipeline.records import SAMPLE_RATE_HZ
+from pipeline.synthetic.config import VoiceConfig
 from pipeline.synthetic.espeak import synthesize
 from pipeline.synthetic.many_voices import prose
-from pipeline.synthetic.one_voice import PEAK, VoiceConfig
+from pipeline.synthetic.one_voice import PEAK
 from pipeline.units import codebook
 from pipeline.units.encode import UnitEncoder, run_lengths
 

@@ -17,11 +17,11 @@ import torch
 
 from jobs.command import add_option
 from model.artefacts import ARTEFACTS, EMBEDDED_FOLDER, VOCODER, resolve
-from model.encoder.encoder import EncoderConfig
+from model.encoder.config import EncoderConfig
 from model.training import checkpoint
 from model.vocoder import mel_picture
 from model.vocoder.checkpoint import load_vocoder
-from model.vocoder.mel import MelConfig
+from model.vocoder.mel_config import MelConfig
 from model.vocoder.synthesizer import Synthesizer
 from pipeline.audio.read import AUDIO_SUFFIXES, AudioError, Span, probe, read_spans
 from pipeline.errors import TwistError

@@ -14,16 +14,19 @@ import pytest
 import soundfile
 from hypothesis import settings
 
-from model.encoder.encoder import EncoderConfig
+from model.encoder.config import EncoderConfig
 from pipeline.audio.read import read_spans
 from pipeline.corpora.manifest import make_manifest
 from pipeline.corpora.source import CorpusConfig
 from pipeline.files import parquet, storage
-from pipeline.language.filter import LanguageConfig, filter_languages
-from pipeline.packing.pack import PackConfig, pack
-from pipeline.packing.split import SplitConfig
-from pipeline.segments.segment import SegmentConfig, make_segments
-from pipeline.units.codebook_fit import CodebookConfig, fit_codebook
+from pipeline.language.config import LanguageConfig
+from pipeline.language.filter import filter_languages
+from pipeline.packing.config import PackConfig, SplitConfig
+from pipeline.packing.pack import pack
+from pipeline.segments.config import SegmentConfig
+from pipeline.segments.segment import make_segments
+from pipeline.units.codebook_fit import fit_codebook
+from pipeline.units.config import CodebookConfig
 from pipeline.units.tokenize import tokenize
 from pipeline.work import cluster, dataflow
 from pipeline.work.cluster import ClusterConfig

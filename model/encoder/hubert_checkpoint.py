@@ -17,7 +17,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from model.encoder.hubert import HubertConfig, HubertModel
+from model.encoder.hubert import HubertModel
+from model.encoder.hubert_config import HubertConfig
 from model.torch_file import TorchFile, mapping
 from pipeline.errors import TwistError
 from pipeline.files.inert_pickle import Recorded

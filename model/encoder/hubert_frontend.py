@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from model.packed_linear import PackedLinear
 
 if TYPE_CHECKING:
-    from model.encoder.hubert import HubertConfig
+    from model.encoder.hubert_config import HubertConfig
 
 # Frames that the CPU computes at once, few enough for what one layer hands to the next to stay in its cache.
 FRAMES_PER_TILE = 64

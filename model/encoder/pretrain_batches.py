@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.encoder.hubert import HubertConfig
+from model.encoder.hubert_config import HubertConfig
 from model.training.step_batches import draw_order, endless_order
 from pipeline.errors import TwistError
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from model.encoder.hubert import HubertConfig
-from model.training.distributed import Device
-from model.training.optim import Precision, Schedule
-from model.training.rules import Rules, may_change, rate_of_step
+from model.encoder.hubert_config import HubertConfig
+from model.training.rules import Device, Precision, Rules, may_change, rate_of_step
+from model.training.schedule import Schedule
 
 CHANGEABLE = frozenset(
     {

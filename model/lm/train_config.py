@@ -7,9 +7,8 @@ from typing import Any
 
 from model.lm.loader_config import CHANGEABLE as CHANGEABLE_DATA
 from model.lm.loader_config import LoaderConfig
-from model.training.distributed import Device
-from model.training.optim import Precision, Schedule
-from model.training.rules import Rules, may_change, rate_of_step
+from model.training.rules import Device, Precision, Rules, may_change, rate_of_step
+from model.training.schedule import Schedule
 from pipeline.errors import TwistError
 
 # A resumed run may differ from its beginning in these; num_steps too, where the schedule does not depend on it.

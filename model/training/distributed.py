@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -17,12 +17,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from model.training.rules import Device
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-Device = Literal["auto", "cpu", "cuda"]
 LETTING_GO_TAKES_S = 0.5
 
 

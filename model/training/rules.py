@@ -6,11 +6,13 @@ The classes that hold the settings are apart from each other, so that each comma
 from __future__ import annotations
 
 import math
-from typing import Protocol, get_args
+from typing import Literal, Protocol, get_args
 
-from model.training.distributed import Device
-from model.training.optim import Precision, Schedule, learning_rate
+from model.training.schedule import Schedule, learning_rate
 from pipeline.errors import TwistError
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["float32", "bfloat16"]
 
 
 class TrainingSettings(Protocol):

@@ -5,11 +5,11 @@ Source: Kong et al. 2020; filters as librosa's default (Slaney 1998, Auditory To
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from model.vocoder.mel_config import MelConfig
 
 FLOOR = 1e-5
 # Slaney's scale: linear to 1000 Hz, 3 mels per 200 Hz; above, 27 mels per factor of 6.4.
@@ -17,17 +17,6 @@ _HZ_PER_MEL = 200.0 / 3
 _BREAK_HZ = 1000.0
 _MEL_AT_BREAK = _BREAK_HZ / _HZ_PER_MEL
 _LOG_STEP = torch.log(torch.tensor(6.4, dtype=torch.float64)).item() / 27
-
-
-@dataclass(frozen=True)
-class MelConfig:
-    """Of a mel spectrogram: window and FFT length, hop, bands, and the highest frequency (None: half the rate)."""
-
-    n_fft: int = 1024
-    hop_samples: int = 256
-    num_mels: int = 80
-    max_hz: float | None = 8000.0
-    sample_rate_hz: int = 16_000
 
 
 class LogMel(nn.Module):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from model.vocoder.mel import MelConfig
+    from model.vocoder.mel_config import MelConfig
 
 DOTS_PER_INCH = 80
 NUM_COLOURS = 64

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from model.training.distributed import Device
-from model.training.optim import Precision, Schedule
-from model.training.rules import Rules, may_change, rate_of_step
+from model.training.rules import Device, Precision, Rules, may_change, rate_of_step
+from model.training.schedule import Schedule
 from model.vocoder.config import VocoderConfig
-from model.vocoder.mel import MelConfig
+from model.vocoder.mel_config import MelConfig
 
 CHANGEABLE = frozenset(
     {

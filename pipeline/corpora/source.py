@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
-from pipeline.audio.read import AUDIO_SUFFIXES
 from pipeline.errors import TwistError
 
 # Beside the corpora's tables lies the stage's dropped.parquet.
@@ -128,6 +127,9 @@ def misplaced(name: str, uri: str) -> AudioFile:
 
 def is_audio(name: str) -> bool:
     """Whether a file is audio by its name."""
+    # Here, so that a recipe is read without the decoders.
+    from pipeline.audio.decoders import AUDIO_SUFFIXES
+
     path = PurePosixPath(name)
     # A dot file is a system's own, e.g. what macOS leaves beside each file it copies.
     return path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")

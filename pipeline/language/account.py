@@ -12,7 +12,7 @@ from pipeline.records import Dropped
 from pipeline.stage import Tally
 
 if TYPE_CHECKING:
-    from pipeline.language.filter import LanguageConfig
+    from pipeline.language.config import LanguageConfig
     from pipeline.records import LanguageDecision, Recording
 
 NUM_LEAST_CERTAIN = 20

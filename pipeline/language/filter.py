@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from dataclasses import asdict
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
@@ -31,10 +31,10 @@ from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 from pipeline.language import listen
 from pipeline.language.account import Account
-from pipeline.language.listen import AudioLanguageConfig, Heard
+from pipeline.language.config import CorpusRules, LanguageConfig
+from pipeline.language.listen import Heard
 from pipeline.language.same_speech import Corpus, Mark, SameSpeechConfig, Spoken, find_same_speech, read_evaluation
 from pipeline.language.text import text_probabilities
-from pipeline.languages import ISO_639_1
 from pipeline.languages import normalize_code as normalize_code
 from pipeline.records import (
     LANGUAGE_SCHEMA,
@@ -66,117 +66,6 @@ TRUST = {"corpus": 1.0, "recording": 1.0, "folder": 1.0, "recipe": 1.0, "show": 
 assert TRUST.keys() == set(LANGUAGE_SOURCES)
 # py3langid takes half a millisecond for a text.
 RECORDINGS_PER_TASK = 10_000
-
-
-@dataclass(frozen=True)
-class CorpusEvidence:
-    """What of LanguageConfig is otherwise for one corpus; what is left out is as there.
-
-    Args:
-        metadata_trust: How far the corpus' tags are trusted, from 0 to 1; unless given, by where it has them from.
-        metadata_keep: As in LanguageConfig.
-        metadata_enough: As in LanguageConfig.
-        text_min_chars: As in LanguageConfig.
-        text_keep: As in LanguageConfig.
-        text_drop: As in LanguageConfig.
-        audio_keep: As in LanguageConfig.
-        audio_drop: As in LanguageConfig.
-        listen: As in LanguageConfig.
-    """
-
-    metadata_trust: float | None = None
-    metadata_keep: float | None = None
-    metadata_enough: float | None = None
-    text_min_chars: int | None = None
-    text_keep: float | None = None
-    text_drop: float | None = None
-    audio_keep: float | None = None
-    audio_drop: float | None = None
-    listen: Literal["needed", "always", "never"] | None = None
-
-    def __post_init__(self) -> None:
-        _check_thresholds("language.corpora", self)
-
-
-@dataclass(frozen=True)
-class LanguageConfig:
-    """Which languages stay, and what evidence it takes.
-
-    Args:
-        languages: ISO 639-1 codes of the languages that stay.
-        unknown: What becomes of a recording that no evidence speaks of.
-        metadata_keep: Trust from which a corpus' tag for a wanted language decides alone.
-        metadata_enough: Trust from which it is enough where there is no other evidence; below, quarantine.
-        text_min_chars: Shortest text, in characters, that counts as evidence.
-        text_keep: Probability of the wanted languages from which text keeps a recording.
-        text_drop: Probability below which text drops it.
-        audio_keep: Probability of the wanted languages from which audio keeps a recording.
-        audio_drop: Probability below which audio drops it; between the two it is in quarantine.
-        listen: To which recordings: needed: to those that metadata and text leave in doubt, and those with a tag that
-            cannot be trusted; always: to all but those with a tag for another language; never.
-        audio: The classifier, and which windows it hears.
-        corpora: What is otherwise for a corpus, by its name.
-    """
-
-    languages: tuple[str, ...] = ("en",)
-    unknown: Literal["keep", "drop"] = "drop"
-    metadata_keep: float = 0.9
-    metadata_enough: float = 0.6
-    text_min_chars: int = 20
-    text_keep: float = 0.7
-    text_drop: float = 0.3
-    audio_keep: float = 0.7
-    audio_drop: float = 0.5
-    listen: Literal["needed", "always", "never"] = "needed"
-    audio: AudioLanguageConfig = field(default_factory=AudioLanguageConfig)
-    corpora: dict[str, CorpusEvidence] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not self.languages:
-            raise TwistError("language.languages is empty; name at least one, e.g. [en]")
-        if unknown := set(self.languages) - ISO_639_1:
-            raise TwistError(f"language.languages: {sorted(unknown)} are no ISO 639-1 codes of languages known here")
-        _check_thresholds("language", self)
-        for corpus in self.corpora:
-            _check_thresholds(f"language.corpora.{corpus}", self.of_corpus(corpus))
-
-    def of_corpus(self, corpus: str) -> _Rules:
-        """The rules for the recordings of one corpus."""
-        own = self.corpora.get(corpus, CorpusEvidence())
-        names = [field.name for field in fields(_Rules) if field.name != "metadata_trust"]
-        given = {name: getattr(own, name) for name in names}
-        return _Rules(
-            metadata_trust=own.metadata_trust,
-            **{name: getattr(self, name) if value is None else value for name, value in given.items()},
-        )
-
-
-@dataclass(frozen=True)
-class _Rules:
-    metadata_trust: float | None
-    metadata_keep: float
-    metadata_enough: float
-    text_min_chars: int
-    text_keep: float
-    text_drop: float
-    audio_keep: float
-    audio_drop: float
-    listen: Literal["needed", "always", "never"]
-
-
-def _check_thresholds(where: str, config: Any) -> None:
-    for name in ("metadata_trust", *(f"{what}_{which}" for what in ("text", "audio") for which in ("keep", "drop"))):
-        value = getattr(config, name, None)
-        if value is not None and not 0 <= value <= 1:
-            raise TwistError(f"{where}.{name} is a probability, not {value}")
-    for name in ("metadata_keep", "metadata_enough"):
-        value = getattr(config, name, None)
-        if value is not None and not value >= 0:  # above 1: never
-            raise TwistError(f"{where}.{name} is a trust from 0 to 1, or more for never, not {value}")
-    for what in ("text", "audio"):
-        keep, drop = getattr(config, f"{what}_keep"), getattr(config, f"{what}_drop")
-        if keep is not None and drop is not None and drop > keep:
-            raise TwistError(f"{where}: {what}_drop {drop} must not be above {what}_keep {keep}")
 
 
 def filter_languages(
@@ -350,7 +239,7 @@ def _by_metadata_and_text(recording: Recording, config: LanguageConfig) -> tuple
     return LanguageDecision(id, keep, None, None, "none", None if keep else "unknown_language"), never
 
 
-def _enough_text(recording: Recording, rules: _Rules) -> str | None:
+def _enough_text(recording: Recording, rules: CorpusRules) -> str | None:
     texts = ((text or "").strip() for text in (recording.text, recording.description))
     return next((text for text in texts if len(text) >= rules.text_min_chars), None)
 

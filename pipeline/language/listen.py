@@ -19,8 +19,8 @@ import torch
 from model.language_id.classifier import load_language_classifier
 from pipeline.audio.read import AudioError
 from pipeline.audio.voice_activity import SpeechDetector
-from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
+from pipeline.language.config import AudioLanguageConfig
 from pipeline.languages import normalize_code
 from pipeline.records import SAMPLE_RATE_HZ
 from pipeline.runs import LANGUAGE, stage_of
@@ -57,44 +57,6 @@ DECIMALS = 4
 NEGLIGIBLE = 0.0005
 
 Windows = list[tuple[float, float]]
-
-
-@dataclass(frozen=True)
-class AudioLanguageConfig:
-    """How recordings are listened to.
-
-    Args:
-        model: Whisper (multilingual), MMS-LID or SpeechBrain's ECAPA for VoxLingua107: a folder, or a name on the
-            Hugging Face hub; without it nothing is listened to.
-        required: Whether a model that cannot be found ends the command; else it goes on without, and says so.
-        window_s: Seconds of audio that are classified at a time.
-        min_windows: Fewest windows of a recording that is long enough for them.
-        max_windows: Most windows of a recording.
-        one_window_every_s: Seconds of a recording for each window between these bounds.
-        min_speech_s: Seconds of speech that a window must hold; of a shorter recording, half of it.
-        speech_threshold: Probability above which audio counts as speech.
-        work_unit_minutes: Minutes of windows that one worker takes at a time.
-    """
-
-    model: str | None = None
-    required: bool = True
-    window_s: float = 10.0
-    min_windows: int = 3
-    max_windows: int = 7
-    one_window_every_s: float = 300.0
-    min_speech_s: float = 3.0
-    speech_threshold: float = 0.5
-    work_unit_minutes: float = 30.0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.min_windows <= self.max_windows:
-            raise TwistError("language.audio needs 1 <= min_windows <= max_windows")
-        if not (0 < self.min_speech_s <= self.window_s and self.one_window_every_s > 0 and self.work_unit_minutes > 0):
-            raise TwistError(
-                "language.audio needs 0 < min_speech_s <= window_s, one_window_every_s > 0 and work_unit_minutes > 0"
-            )
-        if not 0 < self.speech_threshold < 1:
-            raise TwistError(f"language.audio.speech_threshold is a probability, not {self.speech_threshold}")
 
 
 @dataclass(frozen=True)

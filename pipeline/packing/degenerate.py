@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.errors import TwistError
+from pipeline.packing.config import DegenerateConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-
-@dataclass(frozen=True)
-class DegenerateConfig:
-    """Bounds within which the units of speech lie; null turns one off. Normal speech in 100 to 500 units at 25 Hz has
-    15 to 20 units a second, no unit for more than a third of its length, and above 3.5 bits in any 2 seconds.
-
-    Args:
-        max_unit_share: Largest share of a segment's length that one unit may have.
-        min_entropy_bits: Least entropy of a segment's units.
-        min_units_per_s: Fewest units a second.
-        max_units_per_s: Most units a second.
-    """
-
-    max_unit_share: float | None = 0.7
-    min_entropy_bits: float | None = 1.5
-    min_units_per_s: float | None = 2.0
-    max_units_per_s: float | None = None
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value is not None and not 0 <= value < math.inf:
-                raise TwistError(f"pack.degenerate.{name} is {value}; it must be at least 0, or null")
-        if (self.min_units_per_s or 0) > (math.inf if self.max_units_per_s is None else self.max_units_per_s):
-            raise TwistError("pack.degenerate.min_units_per_s must not be above max_units_per_s")
 
 
 def degenerate(

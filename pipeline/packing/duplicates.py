@@ -12,14 +12,14 @@ How near duplicates are found, with segments of any number in bounded memory (se
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import TwistError
 from pipeline.files import parquet, partitioned, storage
+from pipeline.packing.config import DuplicatesConfig
 from pipeline.packing.landmarks import MIN_SHARED_PAIRS, MIN_SPAN_FRAMES, align, vote
 from pipeline.units.parts import read_kept
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 # Segments that share a landmark all pair up where they are few; else each with the first alone, so that work stays in
 # proportion to the data however common a phrase is.
 MAX_ALL_PAIRS = 4
-FEW_UNITS = 10_000_000
 LANDMARK_SCHEMA = pa.schema([("key", pa.uint64()), ("row", pa.uint32()), ("frame", pa.uint16())])
 PAIR_SCHEMA = pa.schema([("left", pa.uint32()), ("right", pa.uint32()), ("lag", pa.int32()), ("frame", pa.uint16())])
 CANDIDATE_SCHEMA = pa.schema([("left", pa.int64()), ("right", pa.int64()), ("lag", pa.int32())])
@@ -41,42 +40,6 @@ SPEECH_SCHEMA = pa.schema([("row", pa.int64()), ("units", pa.list_(pa.uint16()))
 SIMILAR_SCHEMA = pa.schema(
     [("left", pa.int64()), ("right", pa.int64()), ("similarity", pa.float64()), ("overlap", pa.int64())]
 )
-
-
-@dataclass(frozen=True)
-class DuplicatesConfig:
-    """Which repeated speech is dropped.
-
-    Args:
-        drop: none; exact, segments with exactly the units and durations of another; or near, also those of the same
-            recording encoded, resampled or cut otherwise.
-        min_similarity: Share of frames with the same unit (give or take a frame) from which two segments are the same
-            recording: copies have 0.65 to 1, other readings of the same text below 0.2.
-        min_overlap: Share of the dropped segment that the other must have too.
-        pairs_per_landmark: Fewer need less space and time (7 bytes a unit each), and find fewer shifted copies.
-        landmark_units: 2 finds more copies, 3 or 4 need less time in large corpora, where two units after two others
-            are no rare thing; unless given, 2 up to 10 million units and else 3.
-    """
-
-    drop: Literal["none", "exact", "near"] = "near"
-    min_similarity: float = 0.6
-    min_overlap: float = 0.45
-    pairs_per_landmark: int = 4
-    landmark_units: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.drop not in ("none", "exact", "near"):
-            raise TwistError(f"pack.duplicates.drop is {self.drop!r}; it must be none, exact or near")
-        if not 0 < self.min_similarity <= 1 or not 0 < self.min_overlap <= 1:
-            raise TwistError("pack.duplicates.min_similarity and min_overlap must be above 0 and at most 1")
-        if not 1 <= self.pairs_per_landmark <= 32:
-            raise TwistError("pack.duplicates.pairs_per_landmark must be 1 to 32")
-        if self.landmark_units is not None and self.landmark_units not in MIN_SHARED_PAIRS:
-            raise TwistError("pack.duplicates.landmark_units must be 2, 3 or 4")
-
-    def for_size(self, num_units: int) -> DuplicatesConfig:
-        """The same with `landmark_units` given, for a corpus of so many units."""
-        return replace(self, landmark_units=self.landmark_units or (2 if num_units <= FEW_UNITS else 3))
 
 
 def find_exact(

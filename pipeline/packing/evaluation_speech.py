@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from pipeline.audio.read import AUDIO_SUFFIXES, AudioError, Span, probe, read_spans
 from pipeline.errors import TwistError
 from pipeline.files import storage
+from pipeline.packing.config import EvaluationSet
 from pipeline.packing.decontaminate import Clip, EvaluationIndex
 from pipeline.shards import DATASET, open_dataset
 from pipeline.units.encode import UnitEncoder, run_lengths
@@ -25,38 +25,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from model.encoder.encoder import EncoderConfig
+    from model.encoder.config import EncoderConfig
     from pipeline.units.codebook import Codebook
 
 # A clip with fewer units could be any speech.
 MIN_CLIP_UNITS = 12
 LONGEST_CLIP_S = 60.0
-
-
-@dataclass(frozen=True)
-class EvaluationSet:
-    """Speech to evaluate on.
-
-    Args:
-        path: A folder of audio, a JSONL of units, or a folder of shards; local or s3://.
-        name: What drops call it; the last part of `path` unless given.
-        min_similarity: Share of frames with the same unit from which a segment holds a clip's speech.
-        min_overlap: Share of the clip, or of the segment where that is shorter, that must be in both.
-    """
-
-    path: str
-    name: str | None = None
-    min_similarity: float = 0.5
-    min_overlap: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not 0 < self.min_similarity <= 1 or not 0 < self.min_overlap <= 1:
-            raise TwistError("pack.decontaminate: min_similarity and min_overlap must be above 0 and at most 1")
-
-    @property
-    def label(self) -> str:
-        """The name."""
-        return self.name or self.path.rstrip("/").rpartition("/")[2]
 
 
 def read_evaluation_sets(

@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.files import parquet, partitioned, storage
+from pipeline.packing.config import DegenerateConfig, DuplicatesConfig
 from pipeline.packing.decontaminate import EvaluationIndex, contaminated
-from pipeline.packing.degenerate import DegenerateConfig, degenerate
-from pipeline.packing.duplicates import LANDMARK_SCHEMA, DuplicatesConfig
+from pipeline.packing.degenerate import degenerate
+from pipeline.packing.duplicates import LANDMARK_SCHEMA
 from pipeline.packing.landmarks import landmark_pairs
 from pipeline.units.parts import Batch, Flat, read_kept
 

@@ -16,24 +16,22 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model.encoder.encoder import EncoderConfig
+from model.encoder.config import EncoderConfig
 from pipeline import shards
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 from pipeline.packing import duplicates
-from pipeline.packing.degenerate import DegenerateConfig
-from pipeline.packing.duplicates import DuplicatesConfig
-from pipeline.packing.evaluation_speech import EvaluationSet, read_evaluation_sets
+from pipeline.packing.config import DuplicatesConfig, PackConfig
+from pipeline.packing.evaluation_speech import read_evaluation_sets
 from pipeline.packing.facts import Survey
 from pipeline.packing.place import Arrangement, arrange, join_neighbours, read_recordings, split_recordings
-from pipeline.packing.split import SplitConfig
 from pipeline.packing.write import PLAN_SCHEMA, Deal, Fill
 from pipeline.records import DROPPED_SCHEMA, SPLITS
 from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SHARDS, UNITS
@@ -59,40 +57,6 @@ UNITS_PER_FILL = 8_000_000
 MOST_FILLS = 1024
 # Fewer tasks than this are done here, without a cluster.
 FEW_TASKS = 2
-
-
-@dataclass(frozen=True)
-class PackConfig:
-    """How units become shards.
-
-    Args:
-        split: How samples are parted into train, validation and test.
-        degenerate: Units that cannot be speech.
-        duplicates: Which repeated speech is dropped.
-        decontaminate: Evaluation sets whose speech is kept out of training.
-        units_per_shard: Units that a shard holds at most, on average; 10 million are about 100 MB.
-        min_shards: Fewest shards of the training split, so that every reader has one (never more than samples).
-        sample_s: Neighbouring segments of a recording are joined to samples of up to this many seconds, for training on
-            long contexts; 0 makes each segment a sample.
-        sample_gap_s: Longest pause between neighbours that are joined.
-        seed: Seed of the shuffle.
-    """
-
-    split: SplitConfig = field(default_factory=SplitConfig)
-    degenerate: DegenerateConfig = field(default_factory=DegenerateConfig)
-    duplicates: DuplicatesConfig = field(default_factory=DuplicatesConfig)
-    decontaminate: tuple[EvaluationSet, ...] = ()
-    units_per_shard: int = 10_000_000
-    min_shards: int = 1
-    sample_s: float = 0.0
-    sample_gap_s: float = 2.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.units_per_shard < 1 or self.min_shards < 1:
-            raise TwistError("pack.units_per_shard and pack.min_shards must be positive")
-        if not (0 <= self.sample_s < math.inf and 0 <= self.sample_gap_s < math.inf):
-            raise TwistError("pack.sample_s and pack.sample_gap_s must be at least 0")
 
 
 def pack(run: str, config: PackConfig, report: ReportProgress, encoder: EncoderConfig | None = None) -> None:

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 from pipeline.language.filter import DECISIONS, normalize_code
-from pipeline.packing.split import SplitConfig, assign_splits
+from pipeline.packing.config import SplitConfig
+from pipeline.packing.split import assign_splits
 from pipeline.records import SPLITS
 from pipeline.runs import LANGUAGE, MANIFEST
 from pipeline.stage import DROPPED

@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.errors import TwistError
+from pipeline.packing.config import SplitConfig
 from pipeline.records import SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-
-
-@dataclass(frozen=True)
-class SplitConfig:
-    """How samples are parted.
-
-    Args:
-        corpus_splits: Whether the splits that a corpus defines are kept, or made anew.
-        validation: Share of speakers that goes to validation where the corpus defines no splits (TWIST: 0.02).
-        test: Share of speakers that goes to test there.
-        seed: Seed of the hash.
-    """
-
-    corpus_splits: Literal["keep", "ignore"] = "keep"
-    validation: float = 0.02
-    test: float = 0.02
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not (self.validation >= 0 and self.test >= 0 and self.validation + self.test < 1):
-            raise TwistError(
-                f"split.validation and split.test are shares that leave some for training, not {self.validation} and "
-                f"{self.test}"
-            )
 
 
 def assign_splits(groups: Sequence[str], own: NDArray[np.int8], config: SplitConfig) -> NDArray[np.int8]:

@@ -14,7 +14,7 @@ import itertools
 import json
 import math
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import torch
@@ -26,6 +26,7 @@ from pipeline.files import parquet, storage
 from pipeline.language.filter import kept_recordings
 from pipeline.records import SEGMENT_SCHEMA, Dropped, Recording
 from pipeline.runs import LANGUAGE, MANIFEST, SEGMENTS, parts_uri
+from pipeline.segments.config import SegmentConfig
 from pipeline.stage import Stage, StageCounts, Tally, digest, fingerprint_of
 from pipeline.work import dataflow
 from pipeline.work.plan import ChunkNames, WorkPlan
@@ -51,50 +52,10 @@ SEARCH_SCHEMA = pa.schema(
         ("work_unit", pa.string()),
     ]
 )
-# Durations are stored as uint16 frames of 40 ms.
-LONGEST_SEGMENT_S = 2_000.0
 # Less is what sums of floats lose.
 NEGLIGIBLE_S = 1e-6
 
 Regions = list[tuple[float, float]]
-
-
-@dataclass(frozen=True)
-class SegmentConfig:
-    """How recordings are cut.
-
-    Args:
-        min_s: Shortest segment, in seconds; shorter speech is dropped.
-        max_s: Longest segment, in seconds (TWIST trains on samples of up to 25 s).
-        max_pause_s: A longer pause, in seconds, always ends a segment.
-        padding_s: Seconds of the surrounding pause that are kept at each end of detected speech.
-        detect_speech: Whose audio is searched for speech where the corpus does not say where it is: of all
-            recordings, of those longer than max_s, or of none (these are then cut into equal parts).
-        speech_threshold: Probability above which a window of audio counts as speech.
-        work_unit_minutes: Minutes of audio that one worker takes at a time.
-    """
-
-    min_s: float = 2.0
-    max_s: float = 25.0
-    max_pause_s: float = 1.0
-    padding_s: float = 0.1
-    detect_speech: Literal["all", "long", "none"] = "long"
-    speech_threshold: float = 0.5
-    work_unit_minutes: float = 30.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.min_s < self.max_s <= LONGEST_SEGMENT_S:
-            bounds = f"0 < min_s < max_s <= {LONGEST_SEGMENT_S:g}"
-            raise TwistError(f"segments need {bounds}, not min_s {self.min_s} and max_s {self.max_s}")
-        if not (0 <= 2 * self.padding_s < self.max_s and self.max_pause_s > 0):
-            raise TwistError(
-                f"segments need 0 <= padding_s < max_s / 2 and max_pause_s > 0, not padding_s {self.padding_s} and "
-                f"max_pause_s {self.max_pause_s}"
-            )
-        if not 0 < self.speech_threshold < 1:
-            raise TwistError(f"segments.speech_threshold is a probability, not {self.speech_threshold}")
-        if not self.work_unit_minutes > 0:
-            raise TwistError(f"segments.work_unit_minutes must be positive, not {self.work_unit_minutes}")
 
 
 def make_segments(run: str, config: SegmentConfig, cluster: ClusterConfig, report: ReportProgress) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import random
 import tempfile
 from collections import Counter, defaultdict
@@ -26,6 +25,7 @@ import soundfile
 import soxr
 
 from pipeline.errors import TwistError
+from pipeline.synthetic.config import ENGLISH_VOICES, OTHER_VOICES, DemoCorpusConfig, Voice
 from pipeline.synthetic.espeak import synthesize
 from pipeline.synthetic.sentences import paragraphs
 
@@ -42,38 +42,6 @@ MARKER = "corpus.json"
 EDITION = 1
 
 
-@dataclass(frozen=True)
-class Voice:
-    """A speaker: espeak-ng's voice, and how fast and how high it speaks."""
-
-    speaker: str
-    language: str
-    espeak_voice: str
-    words_per_minute: int
-    pitch: int
-
-
-# The first one reads the long recording, the others take turns.
-ENGLISH_VOICES = (
-    Voice("agnes", "en", "en-gb-x-rp+f2", 160, 50),
-    Voice("barnaby", "en", "en-us+m1", 165, 40),
-    Voice("colleen", "en", "en-gb-scotland+f3", 175, 60),
-    Voice("desmond", "en", "en-029+m7", 170, 45),
-    Voice("evelyn", "en", "en-us+f1", 150, 75),
-    Voice("fergus", "en", "en-gb-scotland+m2", 145, 30),
-    Voice("gloria", "en", "en-us-nyc+f5", 185, 55),
-    Voice("howard", "en", "en-gb-x-gbcwmd+m3", 155, 65),
-    Voice("imogen", "en", "en+f4", 165, 35),
-    Voice("jerome", "en", "en-us-nyc+m4", 180, 20),
-    Voice("kezia", "en", "en-029+f2", 160, 80),
-    Voice("leopold", "en", "en-gb-x-gbclan+m6", 140, 50),
-)
-OTHER_VOICES = (
-    Voice("matthias", "de", "de+m3", 155, 45),
-    Voice("noemie", "fr", "fr+f2", 160, 55),
-    Voice("octavio", "es", "es+m1", 165, 50),
-)
-
 LONG_SHARE = 0.22  # of all speech: the one long recording
 OTHER_SHARE = 0.08  # of all speech: languages other than English, together
 MEAN_RECORDING_S = 18.0
@@ -88,28 +56,6 @@ TYPICAL_SENTENCE_S = 4.5
 # Taken in turns. 22.05 kHz is what espeak-ng speaks at.
 FORMATS = ((".flac", 16_000), (".mp3", 22_050), (".flac", 22_050), (".wav", 44_100), (".flac", 16_000))
 NUM_DAMAGED_BYTES = 30  # a FLAC header has 42
-
-
-@dataclass(frozen=True)
-class DemoCorpusConfig:
-    """How large the demo corpus is.
-
-    Args:
-        minutes: Length of all recordings together, in minutes; a corpus of very few runs over, as each voice
-            speaks for at least 5 s.
-        num_english_voices: How many speakers of English there are, 2 to 12.
-        seed: Chooses sentences, lengths and pauses.
-    """
-
-    minutes: float = 20.0
-    num_english_voices: int = 10
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.minutes < math.inf:
-            raise TwistError(f"minutes is at least 1 and finite, not {self.minutes}")
-        if not 2 <= self.num_english_voices <= len(ENGLISH_VOICES):
-            raise TwistError(f"num_english_voices is 2 to {len(ENGLISH_VOICES)}, not {self.num_english_voices}")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import multiprocessing
 import os
 import random
@@ -34,6 +33,7 @@ import soxr
 from pipeline.errors import TwistError
 from pipeline.files import parquet
 from pipeline.records import SAMPLE_RATE_HZ
+from pipeline.synthetic.config import VoicesConfig
 from pipeline.synthetic.espeak import Heard, speak
 from pipeline.synthetic.sentences import paragraphs
 
@@ -88,27 +88,6 @@ PHONEMES_SCHEMA = pa.schema(
         ("words", pa.list_(HEARD_TYPE)),
     ]
 )
-
-
-@dataclass(frozen=True)
-class VoicesConfig:
-    """How much speech of many voices is made.
-
-    Args:
-        hours: Length of the train tree, in hours.
-        test_sentences: Sentences that every test speaker says.
-        seed: Chooses voices, sentences, rooms and noise.
-    """
-
-    hours: float = 12.0
-    test_sentences: int = 40
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.hours < math.inf:
-            raise TwistError(f"hours is above 0 and finite, not {self.hours}")
-        if not 2 <= self.test_sentences <= 200:
-            raise TwistError(f"test_sentences is 2 to 200, not {self.test_sentences}")
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import random
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ import soxr
 
 from pipeline.errors import TwistError
 from pipeline.records import SAMPLE_RATE_HZ
+from pipeline.synthetic.config import VoiceConfig
 from pipeline.synthetic.espeak import synthesize
 from pipeline.synthetic.many_voices import prose
 from pipeline.synthetic.sentences import paragraphs
@@ -42,29 +42,6 @@ MIN_RECORDING_S = 4.0
 PAUSE_S = (0.1, 0.4)
 PEAK = 0.7
 LANGUAGE = "en"  # of the sentences
-
-
-@dataclass(frozen=True)
-class VoiceConfig:
-    """How much speech of which voice is made.
-
-    Args:
-        minutes: Length of all recordings together, in minutes; the last one runs over.
-        voice: espeak-ng's name of the voice.
-        words_per_minute: Speaking rate.
-        pitch: Height of the voice, 0 to 99.
-        seed: Chooses sentences and pauses.
-    """
-
-    minutes: float = 60.0
-    voice: str = "en-us+f2"
-    words_per_minute: int = 150
-    pitch: int = 50
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.minutes < math.inf:
-            raise TwistError(f"minutes is above 0 and finite, not {self.minutes}")
 
 
 def write_voice_corpus(folder: Path, config: VoiceConfig, report: ReportProgress | None = None) -> float:

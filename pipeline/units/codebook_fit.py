@@ -12,7 +12,7 @@ that the run has. Only a folder of ours says which encoder it was fitted on, and
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 import torch
 
 from model.artefacts import resolve
-from model.encoder.encoder import EncoderConfig, load_encoder
+from model.encoder.config import EncoderConfig
+from model.encoder.encoder import load_encoder
 from pipeline.audio.read import AudioError
 from pipeline.errors import TwistError
 from pipeline.files import parquet
@@ -30,6 +31,7 @@ from pipeline.runs import CODEBOOK, SEGMENTS, parts_uri
 from pipeline.segments.segment import open_segments
 from pipeline.stage import Stage, StageCounts, Tally, fingerprint_of, read_facts
 from pipeline.units import codebook, codebook_import, kmeans
+from pipeline.units.config import CodebookConfig
 from pipeline.units.encode import as_tensors, describe_encoder, encoder_settings
 from pipeline.work import dataflow
 from pipeline.work.plan import WorkPlan, name_chunks
@@ -43,42 +45,6 @@ if TYPE_CHECKING:
     from pipeline.progress import ReportProgress
     from pipeline.work.cluster import ClusterConfig
     from pipeline.work.plan import Chunk
-
-
-@dataclass(frozen=True)
-class CodebookConfig:
-    """How the codebook is fitted, or which one is taken.
-
-    Args:
-        num_units: Size of the codebook, K (TWIST: 500).
-        path: A codebook to take instead of fitting one: the folder of another run's, a .npy file of centroids [K, D], a
-            k-means of fairseq's (.bin), or the name of an official one, which is fetched (mhubert-base-25hz-km500).
-        max_hours: Hours of audio, drawn from all segments, that are encoded for the fit.
-        max_frames: Frames, drawn evenly from these hours, that the centroids are fitted on.
-        num_iterations: Lloyd's steps over all drawn frames, after those on samples of them.
-        seed: Seed of every draw.
-    """
-
-    num_units: int = 500
-    path: str | None = None
-    max_hours: float = 100.0
-    max_frames: int = 1_000_000
-    num_iterations: int = 10
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 2 <= self.num_units <= 2**16:
-            raise TwistError(
-                f"codebook.num_units is {self.num_units}; it must be 2 to 65536 (units are stored as uint16)"
-            )
-        if self.max_hours <= 0 or self.max_frames < 1 or self.num_iterations < 1:
-            raise TwistError("codebook.max_hours, max_frames and num_iterations must be positive")
-        if self.path is not None:
-            for name in ("max_hours", "max_frames", "num_iterations", "seed"):
-                if getattr(self, name) != getattr(CodebookConfig, name):
-                    raise TwistError(
-                        f"codebook.{name} is of no use with codebook.path, which takes a codebook as it is"
-                    )
 
 
 def fit_codebook(

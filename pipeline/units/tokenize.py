@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from model.encoder.encoder import EncoderConfig
+from model.encoder.config import EncoderConfig
 from pipeline.audio.read import AudioError
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage

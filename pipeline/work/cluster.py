@@ -9,8 +9,6 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import pyarrow as pa
-
 from pipeline.errors import RunError, TwistError
 
 if TYPE_CHECKING:
@@ -136,6 +134,8 @@ def _outcome(function: Callable[[Item], Result], item: Item) -> tuple[Result | N
 
 def _give_back_memory() -> None:
     """Returns what a task has freed to the system; allocators keep it, and more with every task that used threads."""
+    import pyarrow as pa
+
     pa.default_memory_pool().release_unused()
     with contextlib.suppress(AttributeError, OSError):  # glibc alone has it
         ctypes.CDLL(None).malloc_trim(0)

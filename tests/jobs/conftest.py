@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.synthetic.demo import DemoCorpusConfig, write_demo_corpus
+from pipeline.synthetic.config import DemoCorpusConfig
+from pipeline.synthetic.demo import write_demo_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """\

@@ -10,14 +10,14 @@ import pytest
 
 from jobs import filter, manifest
 from jobs.recipe import read_recipe
-from jobs.run import DATA_SECTIONS
-from model.encoder.encoder import EncoderConfig
+from model.encoder.config import EncoderConfig
 from pipeline.corpora.readers import READERS
 from pipeline.inspection.verify import verify_run
-from pipeline.language.listen import AudioLanguageConfig
+from pipeline.language.config import AudioLanguageConfig
 from pipeline.packing.pack import pack
 from pipeline.segments.segment import make_segments
-from pipeline.units.codebook_fit import CodebookConfig, fit_codebook
+from pipeline.units.codebook_fit import fit_codebook
+from pipeline.units.config import CodebookConfig
 from pipeline.units.tokenize import tokenize
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +37,7 @@ def test_every_corpus_has_a_recipe_and_a_page():
 @pytest.mark.usefixtures("without_ray")
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_from_its_tree_to_shards(path, corpus_tree, tmp_path):
-    recipe, _ = read_recipe("run", "", ("corpora", *DATA_SECTIONS), ["--config", str(path), "--run", str(tmp_path)])
+    recipe, _ = read_recipe("run", "", (), ["--config", str(path), "--run", str(tmp_path)])
     (corpus,) = recipe.corpora
     assert corpus.kind == path.stem
     # Nothing is fetched here.

@@ -13,7 +13,7 @@ import pytest
 from jobs import filter, manifest
 from jobs.recipe import read_recipe
 from pipeline.corpora.manifest import read_recordings
-from pipeline.language.filter import LanguageConfig
+from pipeline.language.config import LanguageConfig
 from tests.language_classifiers import write_ecapa
 
 pytestmark = pytest.mark.xdist_group("five_corpora")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from model.encoder.hubert import HubertConfig
+from model.encoder.hubert_config import HubertConfig
 from model.encoder.pretrain_config import PretrainConfig
 from pipeline.records import LabelClock
 

@@ -17,7 +17,8 @@ import pytest
 
 from model import artefacts
 from model.artefacts import ARTEFACTS, Artefact
-from model.encoder.encoder import EncoderConfig, load_encoder
+from model.encoder.config import EncoderConfig
+from model.encoder.encoder import load_encoder
 from model.vocoder.checkpoint import load_vocoder
 from pipeline.errors import TwistError
 from pipeline.units import codebook

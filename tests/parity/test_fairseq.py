@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.encoder.encoder import EncoderConfig, load_encoder
+from model.encoder.config import EncoderConfig
+from model.encoder.encoder import load_encoder
 from model.encoder.hubert_checkpoint import load_fairseq_file
 from model.encoder.hubert_pretrain import HubertPretraining
 from model.encoder.pretrain_config import PretrainConfig

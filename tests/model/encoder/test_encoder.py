@@ -12,7 +12,8 @@ from transformers import HubertConfig as HuggingFaceConfig
 from transformers import HubertModel as HuggingFaceModel
 from transformers import Wav2Vec2FeatureExtractor
 
-from model.encoder.encoder import Encoder, EncoderConfig, load_encoder
+from model.encoder.config import EncoderConfig
+from model.encoder.encoder import Encoder, load_encoder
 from pipeline.errors import TwistError
 
 CHUNK_S = 0.25

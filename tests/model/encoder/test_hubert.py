@@ -10,8 +10,9 @@ from torch.nn.utils.parametrize import is_parametrized
 from transformers import HubertConfig as HuggingFaceConfig
 from transformers import HubertModel as HuggingFaceModel
 
-from model.encoder.hubert import HubertConfig, HubertModel
+from model.encoder.hubert import HubertModel
 from model.encoder.hubert_checkpoint import load_huggingface_folder
+from model.encoder.hubert_config import HubertConfig
 from model.encoder.hubert_frontend import FRAMES_PER_TILE
 from pipeline.errors import TwistError
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from model.artefacts import resolve
-from model.encoder.hubert import HubertConfig, HubertModel
+from model.encoder.hubert import HubertModel
 from model.encoder.hubert_batches import HubertBatches
 from model.encoder.hubert_checkpoint import load_hubert
+from model.encoder.hubert_config import HubertConfig
 from pipeline.units import codebook
 from pipeline.units.codebook import Assigner
 

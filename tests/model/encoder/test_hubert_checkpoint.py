@@ -19,7 +19,8 @@ from transformers import HubertConfig as HuggingFaceConfig
 from transformers import HubertForCTC, Wav2Vec2FeatureExtractor
 from transformers import HubertModel as HuggingFaceModel
 
-from model.encoder.encoder import EncoderConfig, load_encoder
+from model.encoder.config import EncoderConfig
+from model.encoder.encoder import load_encoder
 from model.encoder.hubert_checkpoint import (
     FAIRSEQ_WAVEFORM_NORM_EPS,
     HUGGINGFACE_WAVEFORM_NORM_EPS,

@@ -15,7 +15,8 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from model.encoder.encoder import EncoderConfig, load_encoder
+from model.encoder.config import EncoderConfig
+from model.encoder.encoder import load_encoder
 from model.encoder.hubert_trainer import pretrain
 from model.encoder.pretrain_config import PretrainConfig
 from model.training import checkpoint
@@ -31,7 +32,7 @@ CLIPS, VALIDATION = LabelledTones(), LabelledTones((44, 50, 60), fingerprint="mo
 SCRIPT = """
 import json, sys
 import torch
-from model.encoder.hubert import HubertConfig
+from model.encoder.hubert_config import HubertConfig
 from model.encoder.hubert_trainer import pretrain
 from model.encoder.pretrain_config import PretrainConfig
 from tests.model.labelled_tones import LabelledTones

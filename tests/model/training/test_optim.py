@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import get_cosine_schedule_with_warmup
 
-from model.training.optim import Schedule, adamw, learning_rate, set_learning_rate
+from model.training.optim import adamw, set_learning_rate
+from model.training.schedule import Schedule, learning_rate
 
 
 class TiedModel(nn.Module):

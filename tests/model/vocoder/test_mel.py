@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
-from model.vocoder.mel import FLOOR, LogMel, MelConfig, mel_filters
+from model.vocoder.mel import FLOOR, LogMel, mel_filters
+from model.vocoder.mel_config import MelConfig
 
 CONFIGS = (MelConfig(), MelConfig(n_fft=512, hop_samples=128, num_mels=40, max_hz=None), MelConfig(2048, 300, 100))
 

@@ -22,7 +22,7 @@ from model.vocoder import mel_picture
 from model.vocoder.batches import VocoderBatches, validation_clips
 from model.vocoder.checkpoint import load_vocoder
 from model.vocoder.config import VocoderConfig
-from model.vocoder.mel import MelConfig
+from model.vocoder.mel_config import MelConfig
 from model.vocoder.synthesizer import Synthesizer, Utterance
 from model.vocoder.train_config import VocoderTrainConfig
 from model.vocoder.trainer import train_vocoder

@@ -9,7 +9,8 @@ import pytest
 from pipeline.corpora import manifest
 from pipeline.corpora.manifest import make_manifest
 from pipeline.corpora.source import CorpusConfig
-from pipeline.language.filter import LanguageConfig, filter_languages
+from pipeline.language.config import LanguageConfig
+from pipeline.language.filter import filter_languages
 from pipeline.work import map_tasks
 
 if TYPE_CHECKING:

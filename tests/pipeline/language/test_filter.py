@@ -8,7 +8,8 @@ from pipeline.corpora.manifest import make_manifest, read_recordings
 from pipeline.corpora.source import CorpusConfig
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
-from pipeline.language.filter import LanguageConfig, decide, filter_languages, normalize_code, read_decisions
+from pipeline.language.config import LanguageConfig
+from pipeline.language.filter import decide, filter_languages, normalize_code, read_decisions
 from pipeline.records import Recording
 from pipeline.stage import StageError, read_facts
 

@@ -16,8 +16,9 @@ from pipeline.errors import TwistError
 from pipeline.files import parquet
 from pipeline.language import filter as language_filter
 from pipeline.language import listen as language_listen
-from pipeline.language.filter import CorpusEvidence, LanguageConfig, decide, filter_languages, read_decisions
-from pipeline.language.listen import AudioLanguageConfig, Heard, HearLanguage, choose_windows, listen
+from pipeline.language.config import AudioLanguageConfig, CorpusEvidence, LanguageConfig
+from pipeline.language.filter import decide, filter_languages, read_decisions
+from pipeline.language.listen import Heard, HearLanguage, choose_windows, listen
 from pipeline.records import Recording
 from pipeline.stage import StageError, read_facts
 from pipeline.work.cluster import ClusterConfig

@@ -11,7 +11,8 @@ from pipeline.corpora.manifest import make_manifest
 from pipeline.corpora.source import CorpusConfig
 from pipeline.errors import TwistError
 from pipeline.files import parquet
-from pipeline.language.filter import LanguageConfig, filter_languages, read_decisions
+from pipeline.language.config import LanguageConfig
+from pipeline.language.filter import filter_languages, read_decisions
 from pipeline.language.same_speech import Corpus, Mark, SameSpeechConfig, Spoken, find_same_speech
 from pipeline.stage import StageError, read_facts
 

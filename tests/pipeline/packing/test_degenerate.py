@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import TwistError
-from pipeline.packing.degenerate import DegenerateConfig, degenerate
+from pipeline.packing.config import DegenerateConfig
+from pipeline.packing.degenerate import degenerate
 
 OFF = DegenerateConfig(max_unit_share=None, min_entropy_bits=None, min_units_per_s=None)
 

@@ -6,8 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.files import parquet
-from pipeline.packing.degenerate import DegenerateConfig
-from pipeline.packing.duplicates import DuplicatesConfig
+from pipeline.packing.config import DegenerateConfig, DuplicatesConfig
 from pipeline.packing.facts import FACTS_SCHEMA, Survey
 from pipeline.records import UNITS_SCHEMA
 from pipeline.units.parts import Batch

@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 
 from pipeline.errors import TwistError
 from pipeline.files import parquet
-from pipeline.packing.duplicates import DuplicatesConfig
-from pipeline.packing.pack import PackConfig, pack
+from pipeline.packing.config import DuplicatesConfig, PackConfig, SplitConfig
+from pipeline.packing.pack import pack
 from pipeline.packing.place import even_edges
-from pipeline.packing.split import SplitConfig
 from pipeline.shards import Dataset, open_dataset
 from pipeline.units.parts import part_uris, read_parts
 

@@ -15,17 +15,14 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from model.encoder.encoder import EncoderConfig
+from model.encoder.config import EncoderConfig
 from pipeline.audio.read import read_spans
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 from pipeline.inspection.verify_shards import verify_shards
 from pipeline.packing import duplicates, pack
-from pipeline.packing.degenerate import DegenerateConfig
-from pipeline.packing.duplicates import DuplicatesConfig, choose_twins
-from pipeline.packing.evaluation_speech import EvaluationSet
-from pipeline.packing.pack import PackConfig
-from pipeline.packing.split import SplitConfig
+from pipeline.packing.config import DegenerateConfig, DuplicatesConfig, EvaluationSet, PackConfig, SplitConfig
+from pipeline.packing.duplicates import choose_twins
 from pipeline.records import LANGUAGE_SCHEMA, RECORDING_SCHEMA, UNITS_SCHEMA
 from pipeline.shards import open_dataset
 from pipeline.stage import Stage, StageCounts, Tally

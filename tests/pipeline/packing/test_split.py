@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import TwistError
 from pipeline.packing import split as split_module
-from pipeline.packing.split import SplitConfig
+from pipeline.packing.config import SplitConfig
 from pipeline.records import SPLITS
 
 own_splits = st.none() | st.sampled_from(SPLITS)

@@ -13,18 +13,11 @@ from hypothesis import strategies as st
 from pipeline.audio.read import read_spans
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
-from pipeline.language.filter import LanguageConfig, decide
+from pipeline.language.config import LanguageConfig
+from pipeline.language.filter import decide
 from pipeline.records import LANGUAGE_SCHEMA, RECORDING_SCHEMA, SEGMENT_SCHEMA, Recording, to_table
-from pipeline.segments.segment import (
-    Regions,
-    SegmentConfig,
-    cut,
-    make_segments,
-    open_segments,
-    plan_of,
-    read_segments,
-    tidy,
-)
+from pipeline.segments.config import SegmentConfig
+from pipeline.segments.segment import Regions, cut, make_segments, open_segments, plan_of, read_segments, tidy
 from pipeline.stage import Stage, StageCounts, StageError, Tally, read_facts
 from pipeline.work import dataflow
 from pipeline.work.cluster import ClusterConfig

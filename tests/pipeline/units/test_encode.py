@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from model.encoder.encoder import EncoderConfig, load_encoder
+from model.encoder.config import EncoderConfig
+from model.encoder.encoder import load_encoder
 from pipeline.errors import TwistError
 from pipeline.units import codebook, kmeans
 from pipeline.units.codebook import Codebook, CodebookError

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from model.encoder.encoder import EncoderConfig
+from model.encoder.config import EncoderConfig
 from pipeline.audio.read import AudioError, Span, read_spans
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage

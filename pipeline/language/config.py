@@ -1,0 +1,160 @@
+"""Which languages stay, and what evidence it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from pipeline.errors import TwistError
+from pipeline.languages import ISO_639_1
+
+
+@dataclass(frozen=True)
+class AudioLanguageConfig:
+    """How recordings are listened to.
+
+    Args:
+        model: Whisper (multilingual), MMS-LID or SpeechBrain's ECAPA for VoxLingua107: a folder, or a name on the
+            Hugging Face hub; without it nothing is listened to.
+        required: Whether a model that cannot be found ends the command; else it goes on without, and says so.
+        window_s: Seconds of audio that are classified at a time.
+        min_windows: Fewest windows of a recording that is long enough for them.
+        max_windows: Most windows of a recording.
+        one_window_every_s: Seconds of a recording for each window between these bounds.
+        min_speech_s: Seconds of speech that a window must hold; of a shorter recording, half of it.
+        speech_threshold: Probability above which audio counts as speech.
+        work_unit_minutes: Minutes of windows that one worker takes at a time.
+    """
+
+    model: str | None = None
+    required: bool = True
+    window_s: float = 10.0
+    min_windows: int = 3
+    max_windows: int = 7
+    one_window_every_s: float = 300.0
+    min_speech_s: float = 3.0
+    speech_threshold: float = 0.5
+    work_unit_minutes: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_windows <= self.max_windows:
+            raise TwistError("language.audio needs 1 <= min_windows <= max_windows")
+        if not (0 < self.min_speech_s <= self.window_s and self.one_window_every_s > 0 and self.work_unit_minutes > 0):
+            raise TwistError(
+                "language.audio needs 0 < min_speech_s <= window_s, one_window_every_s > 0 and work_unit_minutes > 0"
+            )
+        if not 0 < self.speech_threshold < 1:
+            raise TwistError(f"language.audio.speech_threshold is a probability, not {self.speech_threshold}")
+
+
+@dataclass(frozen=True)
+class CorpusEvidence:
+    """What of LanguageConfig is otherwise for one corpus; what is left out is as there.
+
+    Args:
+        metadata_trust: How far the corpus' tags are trusted, from 0 to 1; unless given, by where it has them from.
+        metadata_keep: As in LanguageConfig.
+        metadata_enough: As in LanguageConfig.
+        text_min_chars: As in LanguageConfig.
+        text_keep: As in LanguageConfig.
+        text_drop: As in LanguageConfig.
+        audio_keep: As in LanguageConfig.
+        audio_drop: As in LanguageConfig.
+        listen: As in LanguageConfig.
+    """
+
+    metadata_trust: float | None = None
+    metadata_keep: float | None = None
+    metadata_enough: float | None = None
+    text_min_chars: int | None = None
+    text_keep: float | None = None
+    text_drop: float | None = None
+    audio_keep: float | None = None
+    audio_drop: float | None = None
+    listen: Literal["needed", "always", "never"] | None = None
+
+    def __post_init__(self) -> None:
+        _check_thresholds("language.corpora", self)
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """Which languages stay, and what evidence it takes.
+
+    Args:
+        languages: ISO 639-1 codes of the languages that stay.
+        unknown: What becomes of a recording that no evidence speaks of.
+        metadata_keep: Trust from which a corpus' tag for a wanted language decides alone.
+        metadata_enough: Trust from which it is enough where there is no other evidence; below, quarantine.
+        text_min_chars: Shortest text, in characters, that counts as evidence.
+        text_keep: Probability of the wanted languages from which text keeps a recording.
+        text_drop: Probability below which text drops it.
+        audio_keep: Probability of the wanted languages from which audio keeps a recording.
+        audio_drop: Probability below which audio drops it; between the two it is in quarantine.
+        listen: To which recordings: needed: to those that metadata and text leave in doubt, and those with a tag that
+            cannot be trusted; always: to all but those with a tag for another language; never.
+        audio: The classifier, and which windows it hears.
+        corpora: What is otherwise for a corpus, by its name.
+    """
+
+    languages: tuple[str, ...] = ("en",)
+    unknown: Literal["keep", "drop"] = "drop"
+    metadata_keep: float = 0.9
+    metadata_enough: float = 0.6
+    text_min_chars: int = 20
+    text_keep: float = 0.7
+    text_drop: float = 0.3
+    audio_keep: float = 0.7
+    audio_drop: float = 0.5
+    listen: Literal["needed", "always", "never"] = "needed"
+    audio: AudioLanguageConfig = field(default_factory=AudioLanguageConfig)
+    corpora: dict[str, CorpusEvidence] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.languages:
+            raise TwistError("language.languages is empty; name at least one, e.g. [en]")
+        if unknown := set(self.languages) - ISO_639_1:
+            raise TwistError(f"language.languages: {sorted(unknown)} are no ISO 639-1 codes of languages known here")
+        _check_thresholds("language", self)
+        for corpus in self.corpora:
+            _check_thresholds(f"language.corpora.{corpus}", self.of_corpus(corpus))
+
+    def of_corpus(self, corpus: str) -> CorpusRules:
+        """The rules for the recordings of one corpus."""
+        own = self.corpora.get(corpus, CorpusEvidence())
+        names = [field.name for field in fields(CorpusRules) if field.name != "metadata_trust"]
+        given = {name: getattr(own, name) for name in names}
+        return CorpusRules(
+            metadata_trust=own.metadata_trust,
+            **{name: getattr(self, name) if value is None else value for name, value in given.items()},
+        )
+
+
+@dataclass(frozen=True)
+class CorpusRules:
+    """What decides over the recordings of one corpus: its own CorpusEvidence, else LanguageConfig."""
+
+    metadata_trust: float | None
+    metadata_keep: float
+    metadata_enough: float
+    text_min_chars: int
+    text_keep: float
+    text_drop: float
+    audio_keep: float
+    audio_drop: float
+    listen: Literal["needed", "always", "never"]
+
+
+def _check_thresholds(where: str, config: Any) -> None:
+    for name in ("metadata_trust", *(f"{what}_{which}" for what in ("text", "audio") for which in ("keep", "drop"))):
+        value = getattr(config, name, None)
+        if value is not None and not 0 <= value <= 1:
+            raise TwistError(f"{where}.{name} is a probability, not {value}")
+    for name in ("metadata_keep", "metadata_enough"):
+        value = getattr(config, name, None)
+        if value is not None and not value >= 0:  # above 1: never
+            raise TwistError(f"{where}.{name} is a trust from 0 to 1, or more for never, not {value}")
+    for what in ("text", "audio"):
+        keep, drop = getattr(config, f"{what}_keep"), getattr(config, f"{what}_drop")
+        if keep is not None and drop is not None and drop > keep:
+            raise TwistError(f"{where}: {what}_drop {drop} must not be above {what}_keep {keep}")

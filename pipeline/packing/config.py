@@ -1,0 +1,157 @@
+"""How units become shards."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from pipeline.errors import TwistError
+
+# Up to as many, units that follow two others are rare.
+FEW_UNITS = 10_000_000
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How samples are parted.
+
+    Args:
+        corpus_splits: Whether the splits that a corpus defines are kept, or made anew.
+        validation: Share of speakers that goes to validation where the corpus defines no splits (TWIST: 0.02).
+        test: Share of speakers that goes to test there.
+        seed: Seed of the hash.
+    """
+
+    corpus_splits: Literal["keep", "ignore"] = "keep"
+    validation: float = 0.02
+    test: float = 0.02
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (self.validation >= 0 and self.test >= 0 and self.validation + self.test < 1):
+            raise TwistError(
+                f"split.validation and split.test are shares that leave some for training, not {self.validation} and "
+                f"{self.test}"
+            )
+
+
+@dataclass(frozen=True)
+class DegenerateConfig:
+    """Bounds within which the units of speech lie; null turns one off. Normal speech in 100 to 500 units at 25 Hz has
+    15 to 20 units a second, no unit for more than a third of its length, and above 3.5 bits in any 2 seconds.
+
+    Args:
+        max_unit_share: Largest share of a segment's length that one unit may have.
+        min_entropy_bits: Least entropy of a segment's units.
+        min_units_per_s: Fewest units a second.
+        max_units_per_s: Most units a second.
+    """
+
+    max_unit_share: float | None = 0.7
+    min_entropy_bits: float | None = 1.5
+    min_units_per_s: float | None = 2.0
+    max_units_per_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not 0 <= value < math.inf:
+                raise TwistError(f"pack.degenerate.{name} is {value}; it must be at least 0, or null")
+        if (self.min_units_per_s or 0) > (math.inf if self.max_units_per_s is None else self.max_units_per_s):
+            raise TwistError("pack.degenerate.min_units_per_s must not be above max_units_per_s")
+
+
+@dataclass(frozen=True)
+class DuplicatesConfig:
+    """Which repeated speech is dropped.
+
+    Args:
+        drop: none; exact, segments with exactly the units and durations of another; or near, also those of the same
+            recording encoded, resampled or cut otherwise.
+        min_similarity: Share of frames with the same unit (give or take a frame) from which two segments are the same
+            recording: copies have 0.65 to 1, other readings of the same text below 0.2.
+        min_overlap: Share of the dropped segment that the other must have too.
+        pairs_per_landmark: Fewer need less space and time (7 bytes a unit each), and find fewer shifted copies.
+        landmark_units: 2 finds more copies, 3 or 4 need less time in large corpora, where two units after two others
+            are no rare thing; unless given, 2 up to 10 million units and else 3.
+    """
+
+    drop: Literal["none", "exact", "near"] = "near"
+    min_similarity: float = 0.6
+    min_overlap: float = 0.45
+    pairs_per_landmark: int = 4
+    landmark_units: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.drop not in ("none", "exact", "near"):
+            raise TwistError(f"pack.duplicates.drop is {self.drop!r}; it must be none, exact or near")
+        if not 0 < self.min_similarity <= 1 or not 0 < self.min_overlap <= 1:
+            raise TwistError("pack.duplicates.min_similarity and min_overlap must be above 0 and at most 1")
+        if not 1 <= self.pairs_per_landmark <= 32:
+            raise TwistError("pack.duplicates.pairs_per_landmark must be 1 to 32")
+        if self.landmark_units not in (None, 2, 3, 4):
+            raise TwistError("pack.duplicates.landmark_units must be 2, 3 or 4")
+
+    def for_size(self, num_units: int) -> DuplicatesConfig:
+        """The same with `landmark_units` given, for a corpus of so many units."""
+        return replace(self, landmark_units=self.landmark_units or (2 if num_units <= FEW_UNITS else 3))
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Speech to evaluate on.
+
+    Args:
+        path: A folder of audio, a JSONL of units, or a folder of shards; local or s3://.
+        name: What drops call it; the last part of `path` unless given.
+        min_similarity: Share of frames with the same unit from which a segment holds a clip's speech.
+        min_overlap: Share of the clip, or of the segment where that is shorter, that must be in both.
+    """
+
+    path: str
+    name: str | None = None
+    min_similarity: float = 0.5
+    min_overlap: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_similarity <= 1 or not 0 < self.min_overlap <= 1:
+            raise TwistError("pack.decontaminate: min_similarity and min_overlap must be above 0 and at most 1")
+
+    @property
+    def label(self) -> str:
+        """The name."""
+        return self.name or self.path.rstrip("/").rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class PackConfig:
+    """How units become shards.
+
+    Args:
+        split: How samples are parted into train, validation and test.
+        degenerate: Units that cannot be speech.
+        duplicates: Which repeated speech is dropped.
+        decontaminate: Evaluation sets whose speech is kept out of training.
+        units_per_shard: Units that a shard holds at most, on average; 10 million are about 100 MB.
+        min_shards: Fewest shards of the training split, so that every reader has one (never more than samples).
+        sample_s: Neighbouring segments of a recording are joined to samples of up to this many seconds, for training on
+            long contexts; 0 makes each segment a sample.
+        sample_gap_s: Longest pause between neighbours that are joined.
+        seed: Seed of the shuffle.
+    """
+
+    split: SplitConfig = field(default_factory=SplitConfig)
+    degenerate: DegenerateConfig = field(default_factory=DegenerateConfig)
+    duplicates: DuplicatesConfig = field(default_factory=DuplicatesConfig)
+    decontaminate: tuple[EvaluationSet, ...] = ()
+    units_per_shard: int = 10_000_000
+    min_shards: int = 1
+    sample_s: float = 0.0
+    sample_gap_s: float = 2.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.units_per_shard < 1 or self.min_shards < 1:
+            raise TwistError("pack.units_per_shard and pack.min_shards must be positive")
+        if not (0 <= self.sample_s < math.inf and 0 <= self.sample_gap_s < math.inf):
+            raise TwistError("pack.sample_s and pack.sample_gap_s must be at least 0")

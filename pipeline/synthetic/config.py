@@ -1,0 +1,107 @@
+"""How much speech is made, and of which voices."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pipeline.errors import TwistError
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A speaker: espeak-ng's voice, and how fast and how high it speaks."""
+
+    speaker: str
+    language: str
+    espeak_voice: str
+    words_per_minute: int
+    pitch: int
+
+
+# The first one reads the long recording, the others take turns.
+ENGLISH_VOICES = (
+    Voice("agnes", "en", "en-gb-x-rp+f2", 160, 50),
+    Voice("barnaby", "en", "en-us+m1", 165, 40),
+    Voice("colleen", "en", "en-gb-scotland+f3", 175, 60),
+    Voice("desmond", "en", "en-029+m7", 170, 45),
+    Voice("evelyn", "en", "en-us+f1", 150, 75),
+    Voice("fergus", "en", "en-gb-scotland+m2", 145, 30),
+    Voice("gloria", "en", "en-us-nyc+f5", 185, 55),
+    Voice("howard", "en", "en-gb-x-gbcwmd+m3", 155, 65),
+    Voice("imogen", "en", "en+f4", 165, 35),
+    Voice("jerome", "en", "en-us-nyc+m4", 180, 20),
+    Voice("kezia", "en", "en-029+f2", 160, 80),
+    Voice("leopold", "en", "en-gb-x-gbclan+m6", 140, 50),
+)
+OTHER_VOICES = (
+    Voice("matthias", "de", "de+m3", 155, 45),
+    Voice("noemie", "fr", "fr+f2", 160, 55),
+    Voice("octavio", "es", "es+m1", 165, 50),
+)
+
+
+@dataclass(frozen=True)
+class DemoCorpusConfig:
+    """How large the demo corpus is.
+
+    Args:
+        minutes: Length of all recordings together, in minutes; a corpus of very few runs over, as each voice
+            speaks for at least 5 s.
+        num_english_voices: How many speakers of English there are, 2 to 12.
+        seed: Chooses sentences, lengths and pauses.
+    """
+
+    minutes: float = 20.0
+    num_english_voices: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.minutes < math.inf:
+            raise TwistError(f"minutes is at least 1 and finite, not {self.minutes}")
+        if not 2 <= self.num_english_voices <= len(ENGLISH_VOICES):
+            raise TwistError(f"num_english_voices is 2 to {len(ENGLISH_VOICES)}, not {self.num_english_voices}")
+
+
+@dataclass(frozen=True)
+class VoicesConfig:
+    """How much speech of many voices is made.
+
+    Args:
+        hours: Length of the train tree, in hours.
+        test_sentences: Sentences that every test speaker says.
+        seed: Chooses voices, sentences, rooms and noise.
+    """
+
+    hours: float = 12.0
+    test_sentences: int = 40
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.hours < math.inf:
+            raise TwistError(f"hours is above 0 and finite, not {self.hours}")
+        if not 2 <= self.test_sentences <= 200:
+            raise TwistError(f"test_sentences is 2 to 200, not {self.test_sentences}")
+
+
+@dataclass(frozen=True)
+class VoiceConfig:
+    """How much speech of which voice is made.
+
+    Args:
+        minutes: Length of all recordings together, in minutes; the last one runs over.
+        voice: espeak-ng's name of the voice.
+        words_per_minute: Speaking rate.
+        pitch: Height of the voice, 0 to 99.
+        seed: Chooses sentences and pauses.
+    """
+
+    minutes: float = 60.0
+    voice: str = "en-us+f2"
+    words_per_minute: int = 150
+    pitch: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.minutes < math.inf:
+            raise TwistError(f"minutes is above 0 and finite, not {self.minutes}")
