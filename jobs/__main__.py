@@ -6,16 +6,13 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from jobs.command import USERS_MISTAKE
+from pipeline.runs import STAGES
+
+USERS_MISTAKE = 2  # as of every command; see jobs/command.py, which takes longer to import
 
 COMMANDS = {
     "run": "all stages of a recipe in order, from audio to an evaluated model; finished ones are skipped",
-    "manifest": "list the recordings of the corpora",
-    "filter": "keep the recordings that are in a wanted language",
-    "segment": "cut recordings into segments of speech and plan the work",
-    "codebook": "fit the k-means codebook",
-    "tokenize": "turn segments into units, on a Ray cluster or this machine",
-    "pack": "pack units into WebDataset shards",
+    **{stage.command: stage.purpose for stage in STAGES},
     "train": "train a speech language model on shards",
     "evaluate": "measure a checkpoint on shards",
     "generate": "continue a spoken prompt with a speech language model",
@@ -31,7 +28,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Hands the arguments to the command that the first one names."""
+    """Hands the rest of the command line to the command that its first word names, and returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())

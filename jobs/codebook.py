@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
-from jobs.command import guard, run_stage
-from jobs.recipe import Recipe, read_recipe
+from jobs.command import command, run_stage
+from jobs.recipe import Recipe
 from pipeline.runs import CODEBOOK
-from pipeline.units.codebook_fit import fit_codebook
 
 
 def work(recipe: Recipe) -> None:
-    """Does the stage of this recipe, or says that it is done."""
+    """Fits a run's codebook, or takes the one that the recipe names."""
+    from pipeline.units.codebook_fit import fit_codebook
+
     run_stage(
         recipe.run,
         CODEBOOK,
@@ -20,12 +20,7 @@ def work(recipe: Recipe) -> None:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; gives its exit status."""
-    arguments = sys.argv[1:] if argv is None else argv
-    return guard(
-        "codebook", lambda: work(read_recipe("codebook", __doc__, ("codebook", "encoder", "cluster"), arguments)[0])
-    )
+main = command("codebook", __doc__, lambda recipe, _: work(recipe), ("codebook", "encoder", "cluster"))
 
 
 if __name__ == "__main__":

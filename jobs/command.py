@@ -1,47 +1,65 @@
-"""What all commands share: both spellings of an option, exit statuses, errors in one sentence, progress, and the line
-that sums up a stage."""
+"""What all commands share: settings read, errors in one sentence, exit statuses, and the line that sums up a stage."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from tqdm import tqdm
-
-from pipeline import stage
+from jobs.progress import progress
+from jobs.recipe import read_recipe
 from pipeline.errors import RunError, TwistError
 from pipeline.runs import stage_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Sequence
 
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentParser, Namespace
 
+    from jobs.recipe import Recipe
     from pipeline.progress import ReportProgress
 
 USERS_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
-LOG_LINE_EVERY_S = 30.0
 
 
-def add_option(parser: ArgumentParser, name: str, **settings: Any) -> None:
-    """Adds --a-b, also as --a_b."""
-    spellings = dict.fromkeys((f"--{name}", f"--{name.replace('-', '_')}"))
-    parser.add_argument(*spellings, **settings)
+class Main(Protocol):
+    """Runs a command by its command line (this process's unless given) and returns the exit status."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int: ...
 
 
-def quiet_transformers() -> None:
-    """Keeps transformers from drawing bars of its own for every file that it reads or writes."""
-    from transformers.utils import logging
+def command(
+    name: str,
+    description: str | None,
+    work: Callable[[Recipe, Namespace], object],
+    sections: Sequence[str] = (),
+    add_arguments: Callable[[ArgumentParser], None] | None = None,
+    needs_run: Callable[[Namespace], bool] = lambda _: True,
+) -> Main:
+    """The `main` of a job.
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    Args:
+        name: What follows `twist`.
+        description: What the command does, for --help.
+        work: Does it; takes the recipe and the command's own arguments.
+        sections: The sections of a recipe that the command has options for.
+        add_arguments: Adds the command's own arguments.
+        needs_run: Whether, with these arguments, the command reads or writes the run's folder.
+    """
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        arguments = sys.argv[1:] if argv is None else argv
+
+        def read_and_work() -> None:
+            work(*read_recipe(name, description or "", sections, arguments, add_arguments, needs_run))
+
+        return guard(name, read_and_work)
+
+    return main
 
 
 def guard(command: str, work: Callable[[], None]) -> int:
-    """Runs a command's work and gives its exit status; a mistake, or a disk that fails, is told in one sentence."""
+    """Runs a command's work and returns its exit status; a user's mistake, or a failing disk, becomes a sentence."""
     try:
         work()
     except TwistError as mistake:
@@ -59,50 +77,34 @@ def guard(command: str, work: Callable[[], None]) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def progress(name: str) -> Iterator[ReportProgress]:
-    """A bar on a terminal; elsewhere a line every half minute."""
-    if sys.stderr.isatty():
-        with tqdm(desc=f"{name:<10}", dynamic_ncols=True, leave=False) as bar:
+def add_option(parser: ArgumentParser, name: str, **settings: Any) -> None:
+    """Adds --a-b, also spelled --a_b."""
+    spellings = dict.fromkeys((f"--{name}", f"--{name.replace('-', '_')}"))
+    parser.add_argument(*spellings, **settings)
 
-            def draw(done: int, total: int, noun: str, detail: str = "") -> None:
-                bar.total, bar.unit = total, f" {noun}"
-                bar.set_postfix_str(detail, refresh=False)
-                bar.update(done - bar.n)
 
-            yield draw
-        return
-    started_at = last_line_at = time.monotonic()
-    done_before: int | None = None
+def quiet_transformers() -> None:
+    """Keeps transformers from drawing a bar of its own for every file that it reads or writes."""
+    from transformers.utils import logging
 
-    def log(done: int, total: int, noun: str, detail: str = "") -> None:
-        nonlocal last_line_at, done_before
-        if done_before is None:
-            done_before = done - 1  # by commands before this one
-        now = time.monotonic()
-        if now - last_line_at >= LOG_LINE_EVERY_S:
-            last_line_at = now
-            left_s = (now - started_at) / max(done - done_before, 1) * (total - done)
-            remark = f", {detail}" if detail else ""
-            print(
-                f"{name:<10} {done} of {total} {noun}, about {left_s:.0f} s left{remark}", file=sys.stderr, flush=True
-            )
-
-    yield log
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def run_stage(run: str, name: str, work: Callable[[ReportProgress], None]) -> None:
-    """Does one stage's work under a progress bar and prints a line on what it kept and dropped."""
+    """Does a stage's work under a progress bar and prints what it kept and dropped, or that this was done before."""
+    from pipeline import stage
+
     finished_before = stage.read_facts(run, name)["finished_at"] if stage.is_finished(run, name) else None
     with progress(name) as report:
         work(report)
-    is_as_before = stage.read_facts(run, name)["finished_at"] == finished_before
-    print(f"{name:<10} {'already finished: ' if is_as_before else ''}{summary(run, name)}", flush=True)
-
-
-def summary(run: str, name: str) -> str:
-    """One line on a finished stage: hours and items kept, and dropped by reason."""
     facts = stage.read_facts(run, name)
+    is_as_before = facts["finished_at"] == finished_before
+    print(f"{name:<10} {'already finished: ' if is_as_before else ''}{summary(name, facts)}", flush=True)
+
+
+def summary(name: str, facts: dict[str, Any]) -> str:
+    """One line on a finished stage, by its stage.json: hours and items kept, and dropped by reason."""
     if "imported_from" in facts:
         return f"taken from {facts['imported_from']}"
     counts = facts["counts"]

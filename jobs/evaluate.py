@@ -4,110 +4,31 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from jobs.command import add_option, guard, quiet_transformers
-from jobs.recipe import read_recipe
-from model.lm.confidence import MEAN, perplexity_intervals, speakers_of
-from model.lm.loader import UnitSamples
-from model.lm.perplexity import PerplexityReport, report_of, sample_nll, unigram_perplexity, unit_counts
-from model.lm.speech_lm import load_speech_lm
-from model.training import checkpoint
+from jobs.command import add_option, command, quiet_transformers
+from jobs.recipe import Recipe
 from pipeline.files import storage
-from pipeline.shards import open_dataset
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What was measured, on what."""
+def work(recipe: Recipe, given: Namespace) -> None:
+    """Prints the perplexity of a checkpoint, as a table or as JSON."""
+    from model.training import checkpoint
+    from pipeline.evaluation.perplexity import evaluate_perplexity, table
 
-    checkpoint: str
-    shards: str
-    split: str
-    model: PerplexityReport
-    unigram: PerplexityReport
-    intervals: dict[str, tuple[float, float]]
-
-
-def evaluate_perplexity(
-    checkpoint_folder: str, shards: str, split: str, max_units: int, *, level: float = 0.95, seed: int = 0
-) -> Evaluation:
-    """Perplexity of one split under a checkpoint, beside a unigram model of the training units on the same targets.
-
-    Args:
-        checkpoint_folder: A speech LM's folder, local or s3://.
-        shards: The shards' folder.
-        split: Of theirs.
-        max_units: Units that a sample has at most; longer ones are cut.
-        level: Share of draws that confidence intervals hold, by corpus and of the mean: bootstrap over speakers (over
-            recordings, where they are not known).
-        seed: Of the draws.
-
-    Raises:
-        TwistError: the checkpoint or the shards are not there, or their units come from different codebooks.
-    """
     quiet_transformers()
-    dataset = open_dataset(shards)
-    model, vocabulary = load_speech_lm(str(checkpoint.fetch(checkpoint_folder)))
-    samples = UnitSamples(dataset, split, max_units)
-    counts = unit_counts(UnitSamples(dataset, "train", max_units), vocabulary)
-    nll = sample_nll(model, vocabulary, samples)
-    intervals = perplexity_intervals(
-        nll, samples.num_units - 1, samples.corpora(), speakers_of(samples), level=level, seed=seed
+    evaluation = evaluate_perplexity(
+        given.checkpoint or checkpoint.best_folder(storage.join(recipe.run, "checkpoints")),
+        given.shards or storage.join(recipe.run, "shards"),
+        given.split,
+        given.max_units,
+        level=given.level,
+        seed=given.seed,
     )
-    unigram = unigram_perplexity(counts, samples)
-    return Evaluation(checkpoint_folder, shards, split, report_of(nll, samples), unigram, intervals)
-
-
-def table(evaluation: Evaluation) -> str:
-    """The evaluation for a person to read."""
-    rows: list[tuple[str, ...]] = [("corpus", "perplexity", "confidence", "unigram", "units scored")]
-    scores = {**evaluation.model.corpora, MEAN: evaluation.model.mean}
-    unigrams = {**evaluation.unigram.corpora, MEAN: evaluation.unigram.mean}
-    for name, score in scores.items():
-        low, high = evaluation.intervals[name]
-        interval = f"{low:.2f} to {high:.2f}" if low < high else "one speaker"
-        unigram = f"{unigrams[name].perplexity:.2f}"
-        rows.append((name, f"{score.perplexity:.2f}", interval, unigram, f"{score.num_targets:,}"))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    )
-
-
-def _needs_run(given: Namespace) -> bool:
-    return not (given.shards and given.checkpoint)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; gives its exit status."""
-    arguments = sys.argv[1:] if argv is None else argv
-
-    def do() -> None:
-        recipe, given = read_recipe("evaluate", __doc__, (), arguments, _add_arguments, _needs_run)
-        checkpoints = storage.join(recipe.run, "checkpoints")
-        evaluation = evaluate_perplexity(
-            given.checkpoint or checkpoint.best_folder(checkpoints),
-            given.shards or storage.join(recipe.run, "shards"),
-            given.split,
-            given.max_units,
-            level=given.level,
-            seed=given.seed,
-        )
-        print(json.dumps(_as_json(evaluation)) if given.json else table(evaluation))
-
-    return guard("evaluate", do)
-
-
-def _as_json(evaluation: Evaluation) -> dict[str, Any]:
-    return asdict(evaluation)
+    print(json.dumps(asdict(evaluation)) if given.json else table(evaluation))
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
@@ -127,6 +48,15 @@ def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--level", type=float, default=0.95, help="Share of draws that confidence intervals hold.")
     parser.add_argument("--seed", type=int, default=0, help="Of the draws of speakers for confidence intervals.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
+
+
+main = command(
+    "evaluate",
+    __doc__,
+    work,
+    add_arguments=_add_arguments,
+    needs_run=lambda given: not (given.shards and given.checkpoint),
+)
 
 
 if __name__ == "__main__":

@@ -6,19 +6,17 @@ What says so is what their corpus tells, their text, and, with --language.audio.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
-from jobs.command import guard, run_stage
-from jobs.recipe import Recipe, read_recipe
-from pipeline.language.filter import filter_languages
+from jobs.command import command, run_stage
+from jobs.recipe import Recipe
 from pipeline.runs import LANGUAGE
-from pipeline.stage import read_facts
-
-SECTIONS = ("same_speech", "language", "cluster")
 
 
 def work(recipe: Recipe) -> None:
-    """Does the stage of this recipe, or says that it is done."""
+    """Decides which recordings a run keeps."""
+    from pipeline.language.filter import filter_languages
+    from pipeline.stage import read_facts
+
     run_stage(
         recipe.run,
         LANGUAGE,
@@ -32,10 +30,7 @@ def work(recipe: Recipe) -> None:
         )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; gives its exit status."""
-    arguments = sys.argv[1:] if argv is None else argv
-    return guard("filter", lambda: work(read_recipe("filter", __doc__, SECTIONS, arguments)[0]))
+main = command("filter", __doc__, lambda recipe, _: work(recipe), ("same_speech", "language", "cluster"))
 
 
 if __name__ == "__main__":

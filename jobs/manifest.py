@@ -6,21 +6,21 @@ The corpora are those of a recipe, or the one that is named.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import get_args
 
 from jsonargparse import ArgumentParser, Namespace
 
-from jobs.command import guard, run_stage
-from jobs.recipe import Recipe, UsageError, read_recipe
-from pipeline.corpora.manifest import make_manifest
+from jobs.command import command, run_stage
+from jobs.recipe import Recipe, UsageError
 from pipeline.corpora.source import CorpusConfig, Kind
 from pipeline.runs import MANIFEST
 
 
 def work(recipe: Recipe) -> None:
-    """Does the stage of this recipe, or says that it is done."""
+    """Lists the recordings of a run's corpora."""
+    from pipeline.corpora.manifest import make_manifest
+
     run_stage(recipe.run, MANIFEST, lambda report: make_manifest(recipe.run, recipe.corpora, report))
 
 
@@ -57,13 +57,7 @@ def _with_corpus(recipe: Recipe, arguments: Namespace) -> Recipe:
     return replace(recipe, corpora=(CorpusConfig(arguments.root, arguments.corpus, arguments.name),))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; gives its exit status."""
-    arguments = sys.argv[1:] if argv is None else argv
-    return guard(
-        "manifest",
-        lambda: work(_with_corpus(*read_recipe("manifest", __doc__, ("corpora",), arguments, _add_corpus))),
-    )
+main = command("manifest", __doc__, lambda recipe, given: work(_with_corpus(recipe, given)), ("corpora",), _add_corpus)
 
 
 if __name__ == "__main__":

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
-from jobs.command import guard, progress
-from jobs.recipe import Recipe, read_recipe
-from model.encoder.hubert_trainer import PretrainResult, pretrain
+from jobs.command import command
+from jobs.progress import progress
+from jobs.recipe import Recipe
 from pipeline.errors import RunError
 from pipeline.files import storage
-from pipeline.units.labelled_clips import read_clips
+
+if TYPE_CHECKING:
+    from model.encoder.hubert_trainer import PretrainResult
 
 
 def work(recipe: Recipe, checkpoints: str | None = None) -> PretrainResult:
@@ -24,6 +25,9 @@ def work(recipe: Recipe, checkpoints: str | None = None) -> PretrainResult:
     Raises:
         RunError: pretraining was stopped by a signal before its last step.
     """
+    from model.encoder.hubert_trainer import pretrain
+    from pipeline.units.labelled_clips import read_clips
+
     checkpoints = checkpoints or storage.join(recipe.run, "tokenizer")
     train_clips, validation_clips = read_clips(recipe.run, recipe.pretrain.validation_share)
     with progress("pretrain") as report:
@@ -71,15 +75,13 @@ def _add_checkpoints(parser: ArgumentParser) -> None:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; gives its exit status."""
-    arguments = sys.argv[1:] if argv is None else argv
-
-    def do() -> None:
-        recipe, given = read_recipe("pretrain-tokenizer", __doc__, ("pretrain",), arguments, _add_checkpoints)
-        work(recipe, given.checkpoints)
-
-    return guard("pretrain-tokenizer", do)
+main = command(
+    "pretrain-tokenizer",
+    __doc__,
+    lambda recipe, given: work(recipe, given.checkpoints),
+    ("pretrain",),
+    _add_checkpoints,
+)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A recipe: every setting of a run in one YAML file, a section per owner; and how a command reads its own sections.
+"""A recipe: every setting of a run in one YAML file, a section per owner; and how a command reads it.
 
     twist segment --config recipes/demo.yaml --run runs/demo --segments.max_s 20
 
@@ -7,50 +7,36 @@ A recipe is checked whole, whichever command reads it, so that a mistyped key ne
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
-import re
 from argparse import ArgumentError
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 
-from model.encoder.encoder import EncoderConfig
+from model.encoder.config import EncoderConfig
 from model.encoder.pretrain_config import PretrainConfig
 from model.lm.train_config import TrainConfig
 from model.vocoder.train_config import VocoderTrainConfig
 from pipeline.corpora.source import CorpusConfig
 from pipeline.errors import TwistError
 from pipeline.files import storage
-from pipeline.language.filter import LanguageConfig
+from pipeline.language.config import LanguageConfig
 from pipeline.language.same_speech import SameSpeechConfig
-from pipeline.packing.pack import PackConfig
-from pipeline.segments.segment import SegmentConfig
-from pipeline.units.codebook_fit import CodebookConfig
+from pipeline.packing.config import PackConfig
+from pipeline.segments.config import SegmentConfig
+from pipeline.units.config import CodebookConfig
 from pipeline.work.cluster import ClusterConfig
-
-SECTIONS: dict[str, type] = {
-    "same_speech": SameSpeechConfig,
-    "language": LanguageConfig,
-    "segments": SegmentConfig,
-    "encoder": EncoderConfig,
-    "codebook": CodebookConfig,
-    "pack": PackConfig,
-    "train": TrainConfig,
-    "pretrain": PretrainConfig,
-    "vocoder": VocoderTrainConfig,
-    "cluster": ClusterConfig,
-}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of a run."""
+    """The settings of a run. `train` has no defaults: it is None where nothing says which model to train."""
 
     run: str
     corpora: tuple[CorpusConfig, ...] = ()
@@ -66,8 +52,14 @@ class Recipe:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 
-# What may follow --language: any other word is the command's own.
-_LANGUAGES = re.compile(r"[a-z]{2}(?:,[a-z]{2})*")
+def _sections() -> dict[str, type]:
+    kinds: dict[str, Any] = get_type_hints(Recipe)
+    del kinds["run"]
+    return {name: kind if name == "corpora" else (*get_args(kind), kind)[0] for name, kind in kinds.items()}
+
+
+SECTIONS = _sections()
+"""The sections of a recipe, and the class of each; `corpora` is a list."""
 
 
 Settings = TypeVar("Settings")
@@ -87,37 +79,41 @@ def read_recipe(
 ) -> tuple[Recipe, Namespace]:
     """Parses a command line: --config, --run, an option for each setting of `sections`, and the command's own.
 
-    Options given on the command line override the recipe's. `--help` prints all of them and exits.
+    Options on the command line override the recipe's. `--help` prints all of them and exits.
 
     Args:
         command: The command's name, for --help.
         description: What the command does, for --help.
         sections: The sections of a recipe that this command has options for.
         argv: The arguments after the command.
-        add_arguments: Adds what this command takes beside.
-        needs_run: Whether these arguments leave something to be looked for in the run's folder.
+        add_arguments: Adds the command's own arguments.
+        needs_run: Whether, with these arguments, the command reads or writes the run's folder.
+
+    Returns:
+        The recipe, with the sections of the file that this command has no options for too, and the command's own
+        arguments.
 
     Raises:
         UsageError: an unknown key or option, or a value that does not fit.
     """
-    argv = _spell_out_languages(argv) if "language" in sections else argv
     parser = _parser(sections, prog=f"twist {command}", description=description)
     parser.add_argument("--config", type=str | None, help="The recipe, a YAML file; options given here override it.")
     if add_arguments:
         add_arguments(parser)
     try:
-        given = _config_of(argv)
-        if given:
-            recipe = _read_file(given)
-            parser.set_defaults({name: recipe[name] for name in ("run", *sections) if recipe.get(name) is not None})
-        arguments = parser.parse_args(list(argv))
-        made = parser.instantiate(arguments)
+        path, argv = _take_option("--config", argv)
+        if "language" in sections:
+            argv = _spell_out_languages(argv)
+        file = _read_file(path) if path else {}
+        parser.set_defaults({name: file[name] for name in ("run", *sections) if name in file})
+        made = parser.instantiate(parser.parse_args(list(argv)))
+        others = _instantiate({name: value for name, value in file.items() if name not in ("run", *sections)})
     except ArgumentError as error:
         raise UsageError(_sentence(error)) from error
     if not made.run and needs_run(made):
         raise UsageError("no run is named: give --run FOLDER, or `run:` in the recipe")
     run = storage.absolute(made.run) if made.run else ""
-    return Recipe(**{"run": run, **{name: made[name] for name in sections if made.get(name) is not None}}), made
+    return Recipe(run=run, **others, **{name: made[name] for name in sections}), made
 
 
 def read_settings(
@@ -138,55 +134,72 @@ def read_settings(
     return Path(given.folder), given.speech
 
 
+def has_option(name: str, argv: Sequence[str]) -> bool:
+    """Whether a command line has an option; for one that decides which others there are."""
+    return _take_option(name, argv, nargs="?", without_value="")[0] is not None
+
+
+def usage_error(error: Exception) -> UsageError:
+    """What a parser says, as one sentence."""
+    return UsageError(_sentence(error))
+
+
 def _parser(sections: Sequence[str], **settings: str) -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, **settings)  # type: ignore[arg-type]
     parser.add_argument("--run", type=str | None, help="The run's folder, local or s3://bucket/prefix.")
     for name in sections:
         if name == "corpora":
-            parser.add_argument("--corpora", type=tuple[CorpusConfig, ...], default=(), help="The corpora of the run.")
+            parser.add_argument("--corpora", type=SECTIONS[name], default=(), help="The corpora of the run.")
         else:
             parser.add_class_arguments(SECTIONS[name], name)
     return parser
 
 
+def _take_option(
+    name: str, argv: Sequence[str], nargs: str | None = None, without_value: str | None = None
+) -> tuple[Any, list[str]]:
+    """The value of one option (None where it is not given), and the arguments without it.
+
+    Raises:
+        ArgumentError: it has no value, and `nargs` does not allow that.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument(name, dest="value", nargs=nargs, const=without_value)
+    found, rest = parser.parse_known_args(list(argv))
+    return found.value, rest
+
+
 def _spell_out_languages(argv: Sequence[str]) -> list[str]:
     """`--language en,de`, or `--language en de`, as the option of the section that it is short for."""
-    spelled: list[str] = []
-    rest = deque(argv)
-    while rest:
-        argument = rest.popleft()
-        name, equals, value = argument.partition("=")
-        if name != "--language":
-            spelled.append(argument)
-            continue
-        codes = [value] if equals else []
-        while not equals and rest and _LANGUAGES.fullmatch(rest[0]):
-            codes.append(rest.popleft())
-        languages = [code for part in codes for code in part.split(",") if code]
-        if not languages:
-            raise UsageError("--language takes codes of languages, e.g. --language en,de")
-        spelled.append(f"--language.languages={json.dumps(languages)}")
-    return spelled
+    words, rest = _take_option("--language", argv, nargs="*")
+    if words is None:
+        return rest
+    languages = [code for word in words for code in word.split(",") if code]
+    if not languages:
+        raise UsageError("--language takes codes of languages, e.g. --language en,de")
+    return [*rest, f"--language.languages={json.dumps(languages)}"]
 
 
-def _config_of(argv: Sequence[str]) -> str | None:
-    for position, argument in enumerate(argv):
-        if argument.startswith("--config="):
-            return argument.partition("=")[2]
-        if argument == "--config" and position + 1 < len(argv):
-            return argv[position + 1]
-    return None
-
-
-def _read_file(path: str) -> Namespace:
+def _read_file(path: str) -> dict[str, Any]:
+    """What a recipe says, and nothing that it leaves out."""
     if not Path(path).is_file():
         raise UsageError(f"there is no recipe {path}")
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            recipe: Namespace = _parser(("corpora", *SECTIONS)).parse_path(path)
-            return recipe
+            said = _parser(tuple(SECTIONS)).parse_path(path, defaults=False)
     except (ArgumentError, TypeError) as error:
         raise UsageError(f"{path}: {_sentence(error)}") from error
+    return {name: value for name, value in vars(said).items() if value is not None}
+
+
+def _instantiate(sections: dict[str, Any]) -> dict[str, Any]:
+    """The settings of some sections of a file."""
+    train = sections.get("train")
+    if train is not None and train.get("init") is None and train.get("architecture") is None:
+        # The model may be left to the command line of `twist train`.
+        sections = {name: value for name, value in sections.items() if name != "train"}
+    said = Namespace(sections)  # type: ignore[no-untyped-call]
+    return dict(vars(_parser(tuple(sections)).instantiate(said)))
 
 
 def _sentence(error: Exception) -> str:

@@ -1,89 +1,82 @@
 """Runs a recipe from audio to an evaluated model, stage by stage; what is finished is skipped.
 
-With --until it ends earlier, and the settings of what would come after are not looked at.
+With --until it ends earlier, and asks for no settings of training.
 """
 
 from __future__ import annotations
 
+import importlib
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
-from jobs import codebook, evaluate, filter, manifest, pack, segment, tokenize, train
-from jobs.command import guard
-from jobs.recipe import SECTIONS, Recipe, read_recipe
-from model.lm.speech_lm import require_model
-from pipeline import stage
+from jobs import manifest, train
+from jobs.command import command
+from jobs.recipe import SECTIONS, Recipe, has_option
 from pipeline.files import storage
-from pipeline.inspection.describe import describe_shards
-from pipeline.inspection.text import table_of_corpora
-from pipeline.runs import UNITS
-from pipeline.units.encode import describe_encoder
+from pipeline.runs import MANIFEST, STAGES, UNITS, StageRow
 
-STAGES: dict[str, Callable[[Recipe], None]] = {
-    "manifest": manifest.work,
-    "filter": filter.work,
-    "segment": segment.work,
-    "codebook": codebook.work,
-    "tokenize": tokenize.work,
-    "pack": pack.work,
-}
-# Of no use without an encoder that can be loaded, which is therefore seen to before them all.
-WITH_ENCODER = ("codebook", "tokenize", "pack")
+if TYPE_CHECKING:
+    from pipeline.evaluation.perplexity import Evaluation
+
 DATA_SECTIONS = tuple(name for name in SECTIONS if name not in ("train", "pretrain", "vocoder"))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; gives its exit status."""
-    arguments = sys.argv[1:] if argv is None else argv
+def work(recipe: Recipe, given: Namespace) -> None:
+    """Does what is left of a run.
 
-    def work() -> None:
-        ends_early = any(argument.partition("=")[0] == "--until" for argument in arguments)
-        sections = ("corpora", *DATA_SECTIONS, *(() if ends_early else ("train",)))
-        recipe, given = read_recipe("run", __doc__, sections, arguments, _add_arguments)
-        recipe = manifest.with_audio(recipe, given)
-        # Said now, not after days of tokenization.
-        if given.until in (None, *WITH_ENCODER) and not stage.is_finished(recipe.run, UNITS):
-            describe_encoder(recipe.encoder)
-        if given.until is not None:
-            _run_until(recipe, given.until)
-            if given.until == "pack":
-                print(f"\n{table_of_corpora(describe_shards(storage.join(recipe.run, 'shards')))}")
-            return
-        checkpoints = given.checkpoints or storage.join(recipe.run, "checkpoints")
-        assert recipe.train is not None
-        require_model(recipe.train.init, recipe.train.architecture, recipe.train.max_units)
-        _run_until(recipe, "pack")
-        result = train.work(recipe, checkpoints=checkpoints)
-        shards = storage.join(recipe.run, "shards")
-        evaluation = evaluate.evaluate_perplexity(result.checkpoint, shards, "validation", recipe.train.max_units)
-        print(f"\n{table_of_corpora(describe_shards(shards))}")
-        print(f"\n{_table(recipe, result.initial.mean.perplexity, evaluation)}")
+    Raises:
+        TwistError: what a stage or training needs is not there; looked for now, not after days of tokenization.
+    """
+    from pipeline.inspection.describe import describe_shards
+    from pipeline.inspection.text import table_of_corpora
 
-    return guard("run", work)
+    recipe = manifest.with_audio(recipe, given)
+    shards = storage.join(recipe.run, "shards")
+    commands = [stage.command for stage in STAGES]
+    stages = STAGES[: commands.index(given.until) + 1] if given.until else STAGES
+    _require_encoder(recipe, stages)
+    if given.until is not None:
+        _run_stages(recipe, stages)
+        if stages == STAGES:
+            print(f"\n{table_of_corpora(describe_shards(shards))}")
+        return
+    from model.lm.speech_lm import require_model
+    from pipeline.evaluation.perplexity import evaluate_perplexity
 
-
-def _run_until(recipe: Recipe, last: str) -> None:
-    for name, work in STAGES.items():
-        work(recipe)
-        if name == last:
-            return
+    assert recipe.train is not None
+    require_model(recipe.train.init, recipe.train.architecture, recipe.train.max_units)
+    _run_stages(recipe, stages)
+    result = train.work(recipe, checkpoints=given.checkpoints)
+    evaluation = evaluate_perplexity(result.checkpoint, shards, "validation", recipe.train.max_units)
+    print(f"\n{table_of_corpora(describe_shards(shards))}")
+    print(f"\n{_table(recipe, result.initial.mean.perplexity, evaluation)}")
 
 
-def _add_arguments(parser: ArgumentParser) -> None:
-    manifest.add_audio(parser)
-    train.add_checkpoints(parser)
-    parser.add_argument(
-        "--until", choices=tuple(STAGES), help="The last stage to do; training comes after, unless given."
-    )
+def _require_encoder(recipe: Recipe, stages: Sequence[StageRow]) -> None:
+    """Loads the encoder where one of these stages will."""
+    from pipeline import stage
+    from pipeline.units.encode import describe_encoder
+
+    if stages[-1].needs_encoder and not stage.is_finished(recipe.run, UNITS):
+        describe_encoder(recipe.encoder)
 
 
-def _table(recipe: Recipe, perplexity_before: float, evaluation: evaluate.Evaluation) -> str:
+def _run_stages(recipe: Recipe, stages: Sequence[StageRow]) -> None:
+    for stage in stages:
+        importlib.import_module(f"jobs.{stage.command}").work(recipe)
+
+
+def _table(recipe: Recipe, perplexity_before: float, evaluation: Evaluation) -> str:
+    from pipeline import stage
+    from pipeline.inspection.describe import describe_shards
+
     shards = storage.join(recipe.run, "shards")
     description = describe_shards(shards)
-    input_hours = stage.read_facts(recipe.run, "manifest")["counts"]["kept"]["hours"]
+    input_hours = stage.read_facts(recipe.run, MANIFEST)["counts"]["kept"]["hours"]
     rows = {
         "hours of audio": f"{input_hours:.2f} read, {description['hours']:.2f} in shards",
         "segments": f"{description['num_samples']:,}",
@@ -98,6 +91,23 @@ def _table(recipe: Recipe, perplexity_before: float, evaluation: evaluate.Evalua
     }
     width = max(map(len, rows))
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows.items())
+
+
+def _add_arguments(parser: ArgumentParser) -> None:
+    manifest.add_audio(parser)
+    train.add_checkpoints(parser)
+    parser.add_argument(
+        "--until",
+        choices=tuple(stage.command for stage in STAGES),
+        help="The last stage to do; training comes after, unless given.",
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if argv is None else argv
+    ends_early = has_option("--until", arguments)
+    sections = DATA_SECTIONS if ends_early else (*DATA_SECTIONS, "train")
+    return command("run", __doc__, work, sections, _add_arguments)(arguments)
 
 
 if __name__ == "__main__":

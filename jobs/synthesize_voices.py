@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs.command import guard, progress
+from jobs.command import guard
+from jobs.progress import progress
 from jobs.recipe import read_settings
-from pipeline.synthetic.many_voices import VoicesConfig, write_voices_corpus
+from pipeline.synthetic.config import VoicesConfig
+from pipeline.synthetic.many_voices import write_voices_corpus
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from jobs.command import add_option, guard, run_stage
-from jobs.recipe import Recipe, read_recipe
+from jobs.command import add_option, command, run_stage
+from jobs.recipe import Recipe
 from pipeline.runs import UNITS
-from pipeline.units.tokenize import tokenize
 
 
 def work(recipe: Recipe, *, retry_dropped: bool = False) -> None:
-    """Does the stage of this recipe, or says that it is done."""
+    """Turns a run's segments into units."""
+    from pipeline.units.tokenize import tokenize
+
     run_stage(
         recipe.run,
         UNITS,
@@ -31,15 +31,13 @@ def _add_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; gives its exit status."""
-    arguments = sys.argv[1:] if argv is None else argv
-
-    def do() -> None:
-        recipe, given = read_recipe("tokenize", __doc__, ("encoder", "cluster"), arguments, _add_arguments)
-        work(recipe, retry_dropped=given.retry_dropped)
-
-    return guard("tokenize", do)
+main = command(
+    "tokenize",
+    __doc__,
+    lambda recipe, given: work(recipe, retry_dropped=given.retry_dropped),
+    ("encoder", "cluster"),
+    _add_arguments,
+)
 
 
 if __name__ == "__main__":

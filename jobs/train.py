@@ -5,20 +5,20 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 from tqdm import tqdm
 
-from jobs.command import add_option, guard, progress, quiet_transformers
-from jobs.recipe import Recipe, read_recipe
-from jobs.train_on_ray import train_on_ray
-from model.lm.trainer import TrainResult, train
-from model.training.curve_plot import draw_curve
+from jobs.command import add_option, command, quiet_transformers
+from jobs.progress import progress
+from jobs.recipe import Recipe
 from pipeline.errors import RunError
 from pipeline.files import storage
+
+if TYPE_CHECKING:
+    from model.lm.trainer import TrainResult
 
 
 def work(
@@ -35,6 +35,9 @@ def work(
     Raises:
         RunError: training was stopped by a signal before its last step.
     """
+    from jobs.train_on_ray import train_on_ray
+    from model.lm.trainer import train
+
     quiet_transformers()
     assert recipe.train is not None
     shards = shards or storage.join(recipe.run, "shards")
@@ -78,6 +81,8 @@ def work(
 
 def _draw_curve(checkpoints: str) -> None:
     """Draws the curve beside it, where matplotlib is installed (the extra `plots`)."""
+    from model.training.curve_plot import draw_curve
+
     if importlib.util.find_spec("matplotlib") is not None:
         draw_curve(checkpoints)
 
@@ -102,19 +107,14 @@ def _add_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def _needs_run(given: Namespace) -> bool:
-    return not (given.shards and given.checkpoints)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; gives its exit status."""
-    arguments = sys.argv[1:] if argv is None else argv
-
-    def do() -> None:
-        recipe, given = read_recipe("train", __doc__, ("train",), arguments, _add_arguments, _needs_run)
-        work(recipe, given.shards, given.checkpoints, given.ray_workers)
-
-    return guard("train", do)
+main = command(
+    "train",
+    __doc__,
+    lambda recipe, given: work(recipe, given.shards, given.checkpoints, given.ray_workers),
+    ("train",),
+    _add_arguments,
+    needs_run=lambda given: not (given.shards and given.checkpoints),
+)
 
 
 if __name__ == "__main__":

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
-from jobs.command import guard, progress
-from jobs.recipe import Recipe, read_recipe
-from model.vocoder.trainer import VocoderResult, train_vocoder
+from jobs.command import command
+from jobs.progress import progress
+from jobs.recipe import Recipe
 from pipeline.errors import RunError
 from pipeline.files import storage
 from pipeline.runs import CODEBOOK
-from pipeline.units import codebook
-from pipeline.units.labelled_clips import read_clips
+
+if TYPE_CHECKING:
+    from model.vocoder.trainer import VocoderResult
 
 
 def work(recipe: Recipe, checkpoints: str | None = None) -> VocoderResult:
@@ -26,6 +26,10 @@ def work(recipe: Recipe, checkpoints: str | None = None) -> VocoderResult:
     Raises:
         RunError: training was stopped by a signal before its last step.
     """
+    from model.vocoder.trainer import train_vocoder
+    from pipeline.units import codebook
+    from pipeline.units.labelled_clips import read_clips
+
     config = recipe.vocoder
     checkpoints = checkpoints or storage.join(recipe.run, "vocoder")
     train, validation = read_clips(recipe.run, config.validation_share)
@@ -70,15 +74,9 @@ def _add_checkpoints(parser: ArgumentParser) -> None:
     parser.add_argument("--checkpoints", type=str | None, help="Local folder of checkpoints; RUN/vocoder unless given.")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; gives its exit status."""
-    arguments = sys.argv[1:] if argv is None else argv
-
-    def do() -> None:
-        recipe, given = read_recipe("train-vocoder", __doc__, ("vocoder",), arguments, _add_checkpoints)
-        work(recipe, given.checkpoints)
-
-    return guard("train-vocoder", do)
+main = command(
+    "train-vocoder", __doc__, lambda recipe, given: work(recipe, given.checkpoints), ("vocoder",), _add_checkpoints
+)
 
 
 if __name__ == "__main__":

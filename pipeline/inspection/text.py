@@ -18,7 +18,7 @@ MOST_CURVE_POINTS = 24
 
 
 def as_text(description: Mapping[str, Any]) -> str:
-    """A description, as jobs.inspect gives it, for a person to read."""
+    """A description (describe_place) for a person to read."""
     kind = description["kind"]
     title = f"{description['path']} ({kind})"
     lines = [""]

@@ -43,7 +43,32 @@ def test_help_names_every_option_with_its_default(command, capsys):
     if command == "tokenize":
         assert {"--encoder.layer", "--cluster.unit_time_limit_s", "--run", "--config"} <= set(options)
         text = " ".join(text.split())
-        assert "default: 3600.0" in text and "Seconds after which work on one unit counts as hung" in text
+        assert "default: 3600.0" in text and "Seconds after which work on one chunk counts as hung" in text
+
+
+# Each takes a tenth of a second to several seconds to import.
+HEAVY = ("torch", "transformers", "ray", "pyarrow", "numpy", "soundfile", "boto3", "matplotlib")
+HELP = """
+import sys
+from jobs.__main__ import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    pass
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+LIGHT = [command for command in COMMANDS if command not in ("generate", "resynthesize", "speak")]
+
+
+@pytest.mark.parametrize("command", [[], *([command] for command in LIGHT)], ids=lambda words: " ".join(words))
+def test_help_imports_nothing_heavy(command):
+    words = [sys.executable, "-c", HELP, *command, "--help"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    imported = set(done.stdout.splitlines()[-1].split())
+    assert "jobs" in imported, done.stdout
+    assert not imported.intersection(HEAVY), "import it in the function that needs it, not at the head of the job"
 
 
 def test_help_of_twist_lists_the_commands(capsys):
@@ -69,7 +94,13 @@ def test_help_of_twist_lists_the_commands(capsys):
         (["manifest", "--run", "/proc/1/nowhere", "--audio", "BROKEN"], "cannot write to"),
         (["run", "--run", "RUN", "--config", "nothing.yaml"], "there is no recipe nothing.yaml"),
         (["run", "--run", "RUN", "--config", "BAD.yaml"], "'language' does not accept option 'langs'"),
+        (["run", "--run", "RUN", "--until", "train"], "--until"),
+        (["run", "--run", "RUN", "--until", "pack", "--train.num_steps", "5"], "train.num_steps"),
+        (["filter", "--run", "RUN", "--language"], "--language takes codes of languages"),
+        (["segment", "--run", "RUN", "--pack.seed", "7"], "pack.seed"),
+        (["segment", "--config"], "--config: expected one argument"),
         (["inspect", "EMPTY"], "is no run"),
+        (["inspect", "EMPTY", "--verfy"], "--verfy"),
         (["evaluate", "perplexity", "--run", "RUN"], "holds no checkpoint"),
         (["evaluate", "beauty", "--run", "RUN"], "beauty"),
         (["train", "--run", "RUN"], "nothing says which model to train"),
@@ -96,6 +127,7 @@ def test_options_override_the_recipe_and_the_recipe_the_defaults(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("run: somewhere\nsegments: {min_s: 3, max_s: 20}\npack: {seed: 7}\n")
     recipe, _ = read_recipe("segment", "", ("segments",), ["--config", str(path), "--segments.max_s", "10"])
+    assert recipe.pack.seed == 7, "the recipe's other sections are lost on a command without options for them"
     assert (recipe.segments.min_s, recipe.segments.max_s, recipe.segments.max_pause_s) == (3, 10, 1.0)
     assert recipe.run == str(Path("somewhere").absolute())
     with pytest.raises(TwistError, match="packing"):
@@ -103,15 +135,40 @@ def test_options_override_the_recipe_and_the_recipe_the_defaults(tmp_path):
         read_recipe("segment", "", ("segments",), ["--config", str(path)])
 
 
+def test_a_recipe_is_checked_whole_by_every_command(tmp_path):
+    from jobs.recipe import read_recipe
+
+    path = tmp_path / "recipe.yaml"
+    path.write_text("train: {num_steps: 5}\n")
+    arguments = ["--run", "x", "--config", str(path)]
+    recipe, _ = read_recipe("segment", "", ("segments",), arguments)
+    assert recipe.train is None, "which model to train may still be said to `twist train`"
+    recipe, _ = read_recipe("train", "", ("train",), [*arguments, "--train.init", "models/opt"])
+    assert recipe.train is not None and (recipe.train.num_steps, recipe.train.init) == (5, "models/opt")
+    path.write_text("pack: {min_shards: 0}\n")
+    with pytest.raises(TwistError, match="min_shards must be positive"):
+        read_recipe("segment", "", ("segments",), arguments)
+    path.write_text("corpora: [{root: a}]\npack:\n")
+    recipe, _ = read_recipe("pack", "", ("pack",), arguments)
+    assert [corpus.root for corpus in recipe.corpora] == ["a"]
+
+
+@pytest.mark.parametrize("words", [["en,de"], ["en", "de"], ["en,", "de"]])
+def test_languages_may_be_listed_after_their_option(words):
+    from jobs.recipe import read_recipe
+
+    recipe, _ = read_recipe("filter", "", ("language",), ["--language", *words, "--run", "x"])
+    assert recipe.language.languages == ("en", "de")
+
+
 def test_every_recipe_can_be_read():
-    from jobs.recipe import SECTIONS, read_recipe
+    from jobs.recipe import read_recipe
 
     recipes = sorted((ROOT / "recipes").glob("*.yaml"))
     assert recipes
     for path in recipes:
+        recipe, _ = read_recipe("run", "", (), ["--config", str(path), "--run", "x"])
         trains_no_lm = path.name.startswith(("hubert_", "hifigan_"))
-        sections = [name for name in SECTIONS if name != ("train" if trains_no_lm else "pretrain")]
-        recipe, _ = read_recipe("run", "", ("corpora", *sections), ["--config", str(path), "--run", "x"])
         assert (recipe.train is None) == trains_no_lm, path
 
 
