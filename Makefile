@@ -21,7 +21,7 @@ PARALLEL = -n $(JOBS) --dist loadgroup --max-worker-restart 0
 
 demo: $(VENV)/.runtime
 ifeq ($(strip $(AUDIO)),)
-	$(BIN)/twist synthesize runs/demo-speech
+	$(BIN)/twist make-speech demo runs/demo-speech
 	$(BIN)/twist run --config recipes/demo.yaml --audio runs/demo-speech
 else
 	$(BIN)/twist run --config recipes/demo.yaml --audio "$(AUDIO)" --run "$(RUN)"

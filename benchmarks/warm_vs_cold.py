@@ -4,7 +4,7 @@
 
 1. A text LM (OPT-shaped, 3.5 million parameters) is trained on the bytes of English prose that any Python carries: the
    documentation in the standard library's source, but for pydoc's topics, which the synthesized speech reads from.
-2. Speech is synthesized (`twist synthesize-voices`), recordings in --speech are added, and both are tokenized by
+2. Speech is synthesized (`twist make-speech voices`), recordings in --speech are added, and both are tokenized by
    `twist run` with hubert-tiny-25hz and its 100 units. Speakers of validation are not in train.
 3. Warm (`init`: the text LM) and cold (`architecture`: its shape) runs, alike in all else, with three peak rates each;
    then the best rate of each with two more seeds (of new weights, sample order and dropout).
@@ -216,7 +216,7 @@ def _tokenized(folder: Path, hours: float, speech: list[Path]) -> str:
     voices = folder / "voices"
     twist = [sys.executable, "-m", "jobs"]
     if not (voices / "corpus.json").exists():
-        command = [*twist, "synthesize-voices", str(voices), "--speech.hours", str(hours)]
+        command = [*twist, "make-speech", "voices", str(voices), "--speech.hours", str(hours)]
         subprocess.run(command, cwd=ROOT, stdout=sys.stderr, check=True)
     corpora = [{"kind": "folder", "root": str((voices / "train").resolve()), "name": "voices"}]
     for root in speech:

@@ -19,9 +19,7 @@ COMMANDS = {
     "resynthesize": "turn audio into units and speak these",
     "speak": "speak units",
     "inspect": "show, and verify, a run or any part of one",
-    "synthesize": "make the demo's speech",
-    "synthesize-voices": "make speech of many voices with its phonemes, to pretrain a tokenizer on",
-    "synthesize-voice": "make speech of one voice, to train a vocoder on",
+    "make-speech": "make speech for the demo, to pretrain a tokenizer on, or to train a vocoder on",
     "train-vocoder": "train a vocoder on the audio and units of a run",
     "pretrain-tokenizer": "pretrain a HuBERT on the audio and units of a run",
 }

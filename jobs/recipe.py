@@ -15,7 +15,7 @@ from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -60,9 +60,6 @@ def _sections() -> dict[str, type]:
 
 SECTIONS = _sections()
 """The sections of a recipe, and the class of each; `corpora` is a list."""
-
-
-Settings = TypeVar("Settings")
 
 
 class UsageError(TwistError):
@@ -114,24 +111,6 @@ def read_recipe(
         raise UsageError("no run is named: give --run FOLDER, or `run:` in the recipe")
     run = storage.absolute(made.run) if made.run else ""
     return Recipe(run=run, **others, **{name: made[name] for name in sections}), made
-
-
-def read_settings(
-    command: str, description: str, settings: type[Settings], argv: Sequence[str]
-) -> tuple[Path, Settings]:
-    """Parses the command line of a command that makes a folder of speech: that folder, and --speech.SETTING.
-
-    Raises:
-        UsageError: as `read_recipe`.
-    """
-    parser = ArgumentParser(prog=f"twist {command}", description=description, exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("folder", type=str, help="The folder to make.")
-    parser.add_class_arguments(settings, "speech")
-    try:
-        given = parser.instantiate(parser.parse_args(list(argv)))
-    except ArgumentError as error:
-        raise UsageError(_sentence(error)) from error
-    return Path(given.folder), given.speech
 
 
 def has_option(name: str, argv: Sequence[str]) -> bool:

@@ -34,8 +34,10 @@ def stop_ray() -> Iterator[None]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_names_every_option_with_its_default(command, capsys):
+    # What makes several kinds of speech has options for each.
+    words = [command, "demo"] if command == "make-speech" else [command]
     with pytest.raises(SystemExit) as ended:
-        main([command, "--help"])
+        main([*words, "--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
     options = [line.split()[0] for line in text.splitlines() if line.startswith("  --")]
@@ -99,6 +101,10 @@ def test_help_of_twist_lists_the_commands(capsys):
         (["filter", "--run", "RUN", "--language"], "--language takes codes of languages"),
         (["segment", "--run", "RUN", "--pack.seed", "7"], "pack.seed"),
         (["segment", "--config"], "--config: expected one argument"),
+        (["make-speech"], "make-speech"),
+        (["make-speech", "song", "FOLDER"], "song"),
+        (["make-speech", "voice", "FOLDER", "--speech.minute", "1"], "--speech.minute"),
+        (["make-speech", "voice", "FOLDER", "--speech.minutes", "0"], "minutes is above 0"),
         (["inspect", "EMPTY"], "is no run"),
         (["inspect", "EMPTY", "--verfy"], "--verfy"),
         (["evaluate", "perplexity", "--run", "RUN"], "holds no checkpoint"),

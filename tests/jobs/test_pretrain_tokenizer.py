@@ -59,7 +59,7 @@ def test_an_unknown_stage_to_end_at_is_refused(twist, recipe, tmp_path):
 
 
 def test_voices_are_synthesized(twist, tmp_path):
-    said = twist("synthesize-voices", tmp_path / "voices", "--speech.hours", 0.005, "--speech.test_sentences", 2)
+    said = twist("make-speech", "voices", tmp_path / "voices", "--speech.hours", 0.005, "--speech.test_sentences", 2)
     assert "12, in" in said.stdout, "two sentences by six voices"
-    refused = twist("synthesize-voices", tmp_path / "other", "--speech.hours", 0, status=2)
+    refused = twist("make-speech", "voices", tmp_path / "other", "--speech.hours", 0, status=2)
     assert "hours is above 0" in refused.stderr
