@@ -14,13 +14,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from model.artefacts import resolve
 from model.encoder.config import EncoderConfig
+from model.device import pick_device
 from model.encoder.hubert_batches import SAMPLES_PER_BATCH_ON_GPU, HubertBatches
 from model.encoder.hubert_checkpoint import load_hubert
 from model.encoder.mfcc import Mfcc
@@ -71,7 +72,7 @@ def load_encoder(config: EncoderConfig) -> Encoder:
     Raises:
         TwistError: no such device, layer or chunk length, or a checkpoint that cannot be loaded.
     """
-    device = _pick_device(config.device)
+    device = pick_device(config.device)
     if config.name == "mfcc":
         mfcc = Mfcc().to(device)
         return ClipEncoder(
@@ -214,14 +215,6 @@ class ClipEncoder:
         if self._normalize_eps is not None:
             wav = (wav - wav.mean()) / (wav.var(correction=0) + self._normalize_eps).sqrt()
         return [chunk for chunk in torch.split(wav, self._max_chunk_samples) if len(chunk) >= self.min_samples]
-
-
-def _pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise TwistError("encoder device is cuda, but torch finds no CUDA device here; use auto or cpu")
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(wanted)
 
 
 def _sha256(weights: Mapping[str, Tensor]) -> str:

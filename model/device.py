@@ -1,0 +1,22 @@
+"""The device that models run on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from pipeline.errors import TwistError
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def pick_device(wanted: Device) -> torch.device:
+    """The device that is asked for; auto is cuda where there is a GPU.
+
+    Raises:
+        TwistError: cuda is asked for, and there is no GPU.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise TwistError("device is cuda, but torch finds no CUDA device here; use auto or cpu")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
