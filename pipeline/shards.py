@@ -145,6 +145,32 @@ class Dataset:
                 row -= len(table)
         raise AssertionError(f"{self._manifest_uri} ends {row + 1} rows before the one that is asked for")
 
+    def rows(self, columns: list[str]) -> Iterator[pa.Table]:
+        """Some columns of the manifest, a row group at a time, so that memory does not grow with the shards.
+
+        Raises:
+            TwistError: the manifest is damaged.
+        """
+        if self._manifest is not None:
+            yield self._manifest.select(columns)
+            return
+        with parquet.RowGroups(self._manifest_uri, columns) as groups:
+            yield from groups
+
+    def row(self, number: int) -> dict[str, Any]:
+        """One row of the manifest, counted from 0.
+
+        Raises:
+            TwistError: the manifest is damaged, or has fewer rows.
+        """
+        left = number
+        for table in self.rows(SAMPLE_SCHEMA.names):
+            if left < len(table):
+                found: dict[str, Any] = table.slice(left, 1).to_pylist()[0]
+                return found
+            left -= len(table)
+        raise DatasetError(f"{self._manifest_uri} has no row {number}")
+
     @property
     def _manifest_uri(self) -> str:
         return storage.join(self.uri, MANIFEST)
@@ -192,6 +218,76 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     member.size, member.mode = len(content), 0o444
     member.uname = member.gname = "root"
     tar.addfile(member, io.BytesIO(content))
+
+
+def read_shard(shards: str, name: str) -> Iterator[Sample]:
+    """The samples of one tar, in order.
+
+    Args:
+        shards: The folder of the shards.
+        name: The tar's path in it.
+
+    Raises:
+        DatasetError: it is missing or damaged.
+    """
+    uri = storage.join(shards, name)
+    try:
+        with storage.open_read(uri) as file, tarfile.open(fileobj=file, mode="r|") as tar:
+            yield from _samples_of(tar, name)
+    except FileNotFoundError:
+        raise DatasetError(f"{uri} is missing; restore it or pack again") from None
+    except (tarfile.TarError, ValueError, KeyError, TypeError, AssertionError, EOFError) as error:
+        raise DatasetError(f"{uri} is damaged: {error or type(error).__name__}; restore it or pack again") from error
+
+
+def read_sample(shards: str, row: dict[str, Any]) -> Sample:
+    """The sample of one row of the manifest, of whose shard nothing else is read.
+
+    Args:
+        shards: The folder of the shards.
+        row: As SAMPLE_SCHEMA describes it.
+
+    Raises:
+        DatasetError: its shard is missing or damaged.
+    """
+    uri = storage.join(shards, row["shard"])
+    end = row["units_offset"] + 2 * row["num_units"]
+    try:
+        data = storage.read_range(uri, row["offset"], end - row["offset"])
+        # Up to the end of a block, and the two empty ones that end a tar.
+        data += bytes(-len(data) % TAR_BLOCK_BYTES + 2 * TAR_BLOCK_BYTES)
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            return next(_samples_of(tar, row["shard"]))
+    except FileNotFoundError:
+        raise DatasetError(f"{uri} is missing; restore it or pack again") from None
+    except (tarfile.TarError, ValueError, KeyError, TypeError, AssertionError, StopIteration) as error:
+        raise DatasetError(
+            f"{uri} has no whole sample at byte {row['offset']} ({error or type(error).__name__}); restore it or pack "
+            f"again"
+        ) from error
+
+
+def _samples_of(tar: tarfile.TarFile, name: str) -> Iterator[Sample]:
+    parts: dict[str, bytes] = {}
+    for member in tar:
+        key, _, part = member.name.partition(".")
+        file = tar.extractfile(member)
+        if file is None:
+            raise ValueError(f"{member.name} is no file")
+        parts[part] = file.read()
+        if len(parts) == 3:
+            facts = json.loads(parts["json"])
+            yield Sample(
+                key=key,
+                split=name.partition("/")[0],
+                units=np.load(io.BytesIO(parts["units.npy"]), allow_pickle=False),
+                durations=np.load(io.BytesIO(parts["durations.npy"]), allow_pickle=False),
+                segments=tuple(facts.get("segments", ())),
+                speech_s=facts.get("speech_s"),
+                **{field: facts[field] for field in ("segment_id", "corpus", "speaker", "language")},
+                **{field: facts[field] for field in ("start_s", "end_s")},
+            )
+            parts = {}
 
 
 def write_index(shards: str, info: dict[str, Any], rows: Sequence[dict[str, Any]] | Iterable[pa.Table]) -> Dataset:

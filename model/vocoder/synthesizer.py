@@ -75,8 +75,13 @@ class Synthesizer:
 
     @property
     def sample_rate_hz(self) -> int:
-        """Of the audio."""
+        """Samples per second of the audio."""
         return self._vocoder.config.sampling_rate
+
+    @property
+    def num_units(self) -> int:
+        """How many different units the vocoder speaks."""
+        return self._vocoder.config.num_embeddings
 
     @torch.inference_mode()
     def __call__(self, utterances: Sequence[Utterance]) -> list[NDArray[np.float32]]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["AUDIO_SUFFIXES", "AudioError", "AudioInfo", "Span", "probe", "read_spans"]
+__all__ = ["AUDIO_SUFFIXES", "AudioError", "AudioInfo", "Span", "as_16_khz", "probe", "read_spans"]
 
 # Rates outside this band come from damaged headers, not from recorded speech.
 MIN_SAMPLE_RATE_HZ, MAX_SAMPLE_RATE_HZ = 4_000, 384_000
@@ -113,13 +113,22 @@ def _read_span(file: _File, span: Span) -> NDArray[np.float32]:
     missing_s = span.end_s - span.start_s - len(wav) / sample_rate_hz
     if missing_s > END_TOLERANCE_S or len(wav) == 0:
         raise AudioError("truncated", f"{missing_s:.2f} s missing of {span.end_s - span.start_s:.2f} s")
-    if not np.isfinite(wav).all():
+    return as_16_khz(wav, sample_rate_hz)
+
+
+def as_16_khz(samples: NDArray[np.float32], sample_rate_hz: int) -> NDArray[np.float32]:
+    """Samples [S] of one channel at any rate -> wav [S] at 16 kHz.
+
+    Raises:
+        AudioError: a sample is NaN or infinite, or all of them are silent.
+    """
+    if not np.isfinite(samples).all():
         raise AudioError("not_finite", "the file holds NaN or infinite samples")
-    if float(np.abs(wav).max()) < SILENCE_PEAK:
+    if float(np.abs(samples).max()) < SILENCE_PEAK:
         raise AudioError("silent", "digital silence")
     if sample_rate_hz == SAMPLE_RATE_HZ:
-        return wav
-    resampled: NDArray[np.float32] = soxr.resample(wav, sample_rate_hz, SAMPLE_RATE_HZ)
+        return samples
+    resampled: NDArray[np.float32] = soxr.resample(samples, sample_rate_hz, SAMPLE_RATE_HZ)
     return resampled
 
 
