@@ -1,39 +1,32 @@
 """Continues spoken prompts: audio in, the same and what a speech LM says after it out, with its units as JSON.
 
-The first seconds of each input become units, the model goes on with them, and the vocoder speaks both.
+The first seconds of each input become units, the model continues them, and the vocoder speaks both.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from jsonargparse import ArgumentParser
 
-from jobs import speech
+from jobs import speech_options
 from jobs.command import add_option, guard, quiet_transformers
 from jobs.recipe import read_recipe
-from model.artefacts import ARTEFACTS, resolve
-from model.lm.generate import SamplingConfig, continue_units, ready_for_generation
-from model.lm.speech_lm import load_speech_lm
-from model.training import checkpoint
-from model.vocoder.synthesizer import Utterance
+from model.artefacts import ARTEFACTS
+from model.lm.generate import SamplingConfig
 from pipeline.errors import TwistError
-from pipeline.files import storage
-from pipeline.units.encode import run_lengths
+from pipeline.speaking.clips import find_clips, held_out_clip
+from pipeline.speaking.speech_lm import OFFICIAL_MODELS, load_lm
+from pipeline.speaking.spoken import continue_clips, write_original
+from pipeline.speaking.tokenizer import EMBEDDED_CODEBOOK, OFFICIAL_CODEBOOK, Tokenizer, find_codebook
+from pipeline.speaking.voice import voice_for
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
-    from numpy.typing import NDArray
-
-    from model.vocoder.synthesizer import Synthesizer
-
-# Prompts that are read, continued and spoken before the next ones are.
-PROMPTS_AT_ONCE = 64
 
 
 def work(given: Namespace, run: str) -> None:
@@ -43,167 +36,111 @@ def work(given: Namespace, run: str) -> None:
         TwistError: prompts, model and vocoder are not there or do not fit together, or no prompt can be used.
     """
     quiet_transformers()
-    sampling = SamplingConfig(
-        given.temperature,
-        None if given.top_k == 0 else given.top_k,
-        given.top_p,
-        given.max_units,
-        given.max_times_prompt,
-        given.seed,
-    )
-    speech.require_one_input(given, run)
-    speech.require_pictures(given)
+    sampling = _sampling(given)
+    speech_options.require_one_input(given, run)
+    speech_options.require_matplotlib(given)
+    prompt_s = given.prompt_duration_sec
+    if given.held_out is not None:
+        original = held_out_clip(run, given.held_out, given.output_file, prompt_s)
+        end_s = min(original.span.end_s, original.span.start_s + prompt_s)
+        clips = [replace(original, span=replace(original.span, end_s=end_s))]
+    else:
+        clips = find_clips(given.input_file, given.output_file, prompt_s)
+    source, codebook, run = _model(given, run)
+    lm = load_lm(source, given.device, given.dtype)
+    book = find_codebook(codebook or run or EMBEDDED_CODEBOOK)
+    lm.require_codebook(book, codebook or run or "the embedded one")
+    tokenizer = Tokenizer(book, given.device)
+    voice = voice_for(book, named=given.vocoder, run=run, device=given.device, dtype=given.dtype)
+
+    stopwatch = speech_options.Stopwatch()
+    num_written, audio_s = 0, 0.0
+    for spoken in continue_clips(
+        clips,
+        tokenizer,
+        lm,
+        voice,
+        sampling,
+        num_continuations=given.num_continuations,
+        batch_size=given.batch_size,
+        max_s=given.max_duration_sec,
+        warn=speech_options.warner("generate"),
+    ):
+        spoken.write(picture=given.picture)
+        num_written += 1
+        audio_s += spoken.duration_s
+    where = given.output_file if num_written == 1 else f"{num_written} files, {clips[0].output.parent}"
+    print(f"generate   {where}: {stopwatch.summary(audio_s)}")
+    if given.held_out is not None:
+        print(f"original   {write_original(original)}")
+
+
+def _sampling(given: Namespace) -> SamplingConfig:
+    """How units are drawn.
+
+    Raises:
+        TwistError: a setting makes no sense.
+    """
     for name in ("prompt_duration_sec", "num_continuations", "batch_size"):
         if getattr(given, name) <= 0:
             raise TwistError(f"{name} is {getattr(given, name)}; it must be above 0")
-    if given.held_out is not None:
-        prompt_s = given.prompt_duration_sec
-        recordings = [speech.held_out_recording(run, given.held_out, given.output_file, prompt_s, prompt_s)]
-    else:
-        recordings = speech.recordings_of(given.input_file, given.output_file, given.prompt_duration_sec)
-    folder, run = _model(given, run)
-    model, vocabulary = load_speech_lm(str(checkpoint.fetch(folder)))
-    device = speech.pick_device(given.device)
-    ready_for_generation(model, speech.DTYPES[given.dtype], device)
-    is_official = given.twist_model_name is not None
-    book = speech.official_codebook() if is_official else speech.codebook_of(run, given.codebook)
-    if is_official and vocabulary.codebook_size > book.codebook_size:  # a table with rows to spare
-        vocabulary = replace(vocabulary, codebook_size=book.codebook_size)
-    if vocabulary.codebook_size != book.codebook_size or vocabulary.codebook_fingerprint not in (
-        None,
-        book.fingerprint,
-    ):
-        raise TwistError(
-            f"{folder} speaks units of another codebook than {given.codebook or run or 'the embedded one'}: the same "
-            f"numbers mean other sounds; name its run with --run, or its codebook with --codebook"
-        )
-    tokenizer = speech.load_tokenizer(book, given.device)
-    synthesizer, vocoder_path = speech.load_synthesizer(given.vocoder, run, book, device, given.dtype)
-    frame_rate_hz = float(book.facts["encoder"]["frame_rate_hz"])
-    facts = {
-        "model": folder,
-        "vocoder": vocoder_path,
-        "codebook_fingerprint": book.fingerprint,
-        "frame_rate_hz": frame_rate_hz,
-        "sampling": asdict(sampling),
-    }
-
-    stopwatch = speech.Stopwatch()
-    num_written, audio_s = 0, 0.0
-    readable = speech.read_all(recordings, tokenizer, speech.warn("generate"))
-    for group in speech.in_groups(readable, PROMPTS_AT_ONCE):
-        prompts = [run_lengths(units)[0] for units in tokenizer([wav for _, wav in group])]
-        continued = continue_units(
-            model, vocabulary, prompts, sampling, given.num_continuations, batch_size=given.batch_size
-        )
-        for (recording, heard), prompt, continuations in zip(group, prompts, continued, strict=True):
-            spoken = _speak(synthesizer, prompt, continuations, given.max_duration_sec, frame_rate_hz)
-            for number, (utterance, wav) in enumerate(spoken):
-                assert utterance.durations is not None
-                output = recording.output
-                if given.num_continuations > 1:
-                    output = output.with_name(f"{output.name}-{number}")
-                description = {
-                    **facts,
-                    "prompt": recording.name,
-                    "continuation": number,
-                    "num_prompt_units": min(len(prompt), len(utterance.units)),
-                    "units": utterance.units.tolist(),
-                    "durations": utterance.durations.tolist(),
-                }
-                speech.write_speech(output, wav, synthesizer.sample_rate_hz, description)
-                if given.picture:
-                    speech.draw(output, heard, wav)
-                num_written += 1
-                audio_s += len(wav) / synthesizer.sample_rate_hz
-    where = given.output_file if num_written == 1 else f"{num_written} files, {recordings[0].output.parent}"
-    print(f"generate   {where}: {stopwatch.summary(audio_s)}")
+    return SamplingConfig(
+        temperature=given.temperature,
+        top_k=None if given.top_k == 0 else given.top_k,
+        top_p=given.top_p,
+        max_units=given.max_units,
+        max_times_prompt=given.max_times_prompt,
+        seed=given.seed,
+    )
 
 
-def _model(given: Namespace, run: str) -> tuple[str, str]:
-    """The folder of the speech LM, and the run that it is of ("": of none).
+def _model(given: Namespace, run: str) -> tuple[str, str | None, str]:
+    """The speech LM, the codebook that is named for it, and the run that both belong to ("": none).
 
     Raises:
-        TwistError: none or several are named, or an unknown one.
+        TwistError: no model is named, or several, or an unknown one.
     """
     named = [name for name in ("twist_model_name", "checkpoint") if getattr(given, name) is not None]
     if len(named) > 1 or (run and given.twist_model_name) or not (named or run):
         raise TwistError("name one model: --twist-model-name TWIST-1.3B, or --checkpoint FOLDER, or --run FOLDER")
     if given.twist_model_name is not None:
-        name = given.twist_model_name.lower()
-        official = [known for known in ARTEFACTS if known.startswith("twist-")]
-        if name not in official:
-            names = ", ".join(ARTEFACTS[known].file_name.removesuffix(".zip") for known in official)
+        if given.twist_model_name.lower() not in OFFICIAL_MODELS:
+            names = ", ".join(ARTEFACTS[known].file_name.removesuffix(".zip") for known in OFFICIAL_MODELS)
             raise TwistError(f"there is no published model {given.twist_model_name}, only {names}")
-        return resolve(name), ""
-    if given.checkpoint is None:
-        return str(checkpoint.best_folder(storage.join(run, "checkpoints"))), run
+        return given.twist_model_name, OFFICIAL_CODEBOOK, ""
     if not run and given.codebook is None:
         # RUN/checkpoints/STEP, as training writes them
         beside = Path(given.checkpoint).resolve().parent.parent
         run = str(beside) if (beside / "codebook").is_dir() else ""
-    return given.checkpoint, run
-
-
-def _speak(
-    synthesizer: Synthesizer,
-    prompt: NDArray[np.uint16],
-    continuations: Sequence[NDArray[np.uint16]],
-    max_s: float | None,
-    frame_rate_hz: float,
-) -> list[tuple[Utterance, NDArray[np.float32]]]:
-    """Prompt and each continuation in one piece, as the published script does, cut at `max_s`; and its audio."""
-    utterances = []
-    for continuation in continuations:
-        units = np.concatenate([prompt, continuation])
-        durations = synthesizer.durations(units)
-        if max_s is not None:
-            fitting = int(np.searchsorted(np.cumsum(durations, dtype=np.int64), max_s * frame_rate_hz, side="right"))
-            units, durations = units[:fitting], durations[:fitting]
-        utterances.append(Utterance(units, durations))
-    return list(zip(utterances, synthesizer(utterances), strict=True))
+    return given.checkpoint or run, given.codebook, run
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
     def add(name: str, kind: Any, default: Any, text: str) -> None:
         add_option(parser, name, type=kind, default=default, help=text)
 
-    add("input-file", str | None, None, "A recording of any format and rate, or a folder of them.")
-    add("held-out", str | None, None, "Instead of it: validation or test, an utterance of that split of the run.")
-    add_option(
-        parser,
-        "output-file",
-        type=str,
-        required=True,
-        help="The wav file to write, its units beside it as .json; several continuations add -0, -1, ... to its name. "
-        "Of a folder, the folder.",
-    )
+    speech_options.add_input(parser)
     add("twist-model-name", str | None, None, "A model of Meta's: TWIST-350M, TWIST-1.3B or TWIST-7B.")
-    add("checkpoint", str | None, None, "A checkpoint's folder; the best of RUN/checkpoints unless given.")
-    add(
-        "codebook",
-        str | None,
-        None,
-        "Folder of the codebook, or a name; the run's, else the embedded one unless given.",
-    )
-    speech.add_vocoder_option(parser)
+    add("checkpoint", str | None, None, "A checkpoint's folder. Default: the best of RUN/checkpoints.")
+    speech_options.add_codebook(parser)
+    speech_options.add_voice(parser)
     add("prompt-duration-sec", float, 3.0, "Seconds of the input that are the prompt.")
-    add("num-continuations", int, 1, "Continuations of each prompt.")
+    add("num-continuations", int, 1, "Continuations of each prompt; several add -0, -1, ... to the output's name.")
     sampling = SamplingConfig()
     add("temperature", float, sampling.temperature, "What log-probabilities are divided by; 0: the likeliest unit.")
-    add("top-k", int, sampling.top_k, "Draw among so many likeliest units; 0: all.")
-    add("top-p", float | None, sampling.top_p, "Draw among the likeliest units of this much probability together.")
-    add("max-units", int, sampling.max_units, "Most units of prompt and continuation together.")
+    add("top-k", int, sampling.top_k, "Draw among this many likeliest units; 0: all.")
+    add("top-p", float | None, sampling.top_p, "Draw among the likeliest units that have this probability together.")
+    add("max-units", int, sampling.max_units, "Units of prompt and continuation together, at most.")
     add("max-times-prompt", float, sampling.max_times_prompt, "The same, as a multiple of the prompt.")
-    add("max-duration-sec", float | None, None, "Most seconds of prompt and continuation together.")
-    add("seed", int, sampling.seed, "Of all that is drawn.")
+    add("max-duration-sec", float | None, None, "Seconds of prompt and continuation together, at most.")
+    add("seed", int, sampling.seed, "Seed of all draws.")
     add("batch-size", int, 32, "Continuations that are written at once.")
-    speech.add_picture_option(parser)
-    speech.add_device_options(parser)
+    speech_options.add_picture(parser)
+    speech_options.add_device(parser)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; gives its exit status."""
+    """Runs the command; returns its exit status."""
     arguments = sys.argv[1:] if argv is None else argv
 
     def do() -> None:

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser
 
-from jobs import speech
+from jobs import speech_options
 from jobs.command import add_option, guard
 from jobs.recipe import read_recipe
-from model.vocoder.synthesizer import Utterance
-from pipeline.units.encode import run_lengths
+from pipeline.speaking.clips import find_clips, held_out_clip
+from pipeline.speaking.spoken import resynthesize_clips, write_original
+from pipeline.speaking.tokenizer import EMBEDDED_CODEBOOK, Tokenizer, find_codebook
+from pipeline.speaking.voice import voice_for
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
-
-RECORDINGS_AT_ONCE = 64
 
 
 def work(given: Namespace, run: str) -> None:
@@ -26,67 +26,37 @@ def work(given: Namespace, run: str) -> None:
     Raises:
         TwistError: tokenizer and vocoder are not there or do not fit together, or no recording can be used.
     """
-    speech.require_one_input(given, run)
-    speech.require_pictures(given)
+    speech_options.require_one_input(given, run)
+    speech_options.require_matplotlib(given)
     if given.held_out is not None:
-        recordings = [speech.held_out_recording(run, given.held_out, given.output_file, 3.0, None)]
+        clips = [held_out_clip(run, given.held_out, given.output_file)]
     else:
-        recordings = speech.recordings_of(given.input_file, given.output_file, None)
-    book = speech.codebook_of(run, given.codebook)
-    tokenizer = speech.load_tokenizer(book, given.device)
-    device = speech.pick_device(given.device)
-    synthesizer, vocoder_path = speech.load_synthesizer(given.vocoder, run, book, device, given.dtype)
-    stopwatch = speech.Stopwatch()
+        clips = find_clips(given.input_file, given.output_file)
+    book = find_codebook(given.codebook or run or EMBEDDED_CODEBOOK)
+    tokenizer = Tokenizer(book, given.device)
+    voice = voice_for(book, named=given.vocoder, run=run, device=given.device, dtype=given.dtype)
+    stopwatch = speech_options.Stopwatch()
     num_written, audio_s = 0, 0.0
-    readable = speech.read_all(recordings, tokenizer, speech.warn("resynthesize"))
-    for group in speech.in_groups(readable, RECORDINGS_AT_ONCE):
-        utterances = []
-        for frames in tokenizer([wav for _, wav in group]):
-            units, durations = run_lengths(frames)
-            if given.durations == "predicted":
-                durations = synthesizer.durations(units)
-            utterances.append(Utterance(units, durations))
-        for (recording, heard), utterance, wav in zip(group, utterances, synthesizer(utterances), strict=True):
-            assert utterance.durations is not None
-            description = {
-                "input": recording.name,
-                "vocoder": vocoder_path,
-                "codebook_fingerprint": book.fingerprint,
-                "frame_rate_hz": book.facts["encoder"]["frame_rate_hz"],
-                "units": utterance.units.tolist(),
-                "durations": utterance.durations.tolist(),
-            }
-            speech.write_speech(recording.output, wav, synthesizer.sample_rate_hz, description)
-            if given.picture:
-                speech.draw(recording.output, heard, wav)
-            num_written += 1
-            audio_s += len(wav) / synthesizer.sample_rate_hz
+    for spoken in resynthesize_clips(
+        clips,
+        tokenizer,
+        voice,
+        predict_durations=given.durations == "predicted",
+        warn=speech_options.warner("resynthesize"),
+    ):
+        spoken.write(picture=given.picture)
+        num_written += 1
+        audio_s += spoken.duration_s
     where = given.output_file if num_written == 1 else f"{num_written} files in {given.output_file}"
     print(f"resynthesize {where}: {stopwatch.summary(audio_s)}")
+    if given.held_out is not None:
+        print(f"original     {write_original(clips[0])}")
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
-    add_option(parser, "input-file", type=str | None, help="A recording of any format and rate, or a folder of them.")
-    add_option(
-        parser,
-        "held-out",
-        type=str | None,
-        help="Instead of it: validation or test, an utterance of that split of the run.",
-    )
-    add_option(
-        parser,
-        "output-file",
-        type=str,
-        required=True,
-        help="The wav file to write, units beside it as .json; of a folder, the folder.",
-    )
-    add_option(
-        parser,
-        "codebook",
-        type=str | None,
-        help=f"Folder of the codebook, or {speech.OFFICIAL_CODEBOOK}; the run's, else the embedded one unless given.",
-    )
-    speech.add_vocoder_option(parser)
+    speech_options.add_input(parser)
+    speech_options.add_codebook(parser)
+    speech_options.add_voice(parser)
     add_option(
         parser,
         "durations",
@@ -94,12 +64,12 @@ def _add_arguments(parser: ArgumentParser) -> None:
         default="original",
         help="Whether units last as long as in the recording, or as the vocoder predicts.",
     )
-    speech.add_picture_option(parser)
-    speech.add_device_options(parser)
+    speech_options.add_picture(parser)
+    speech_options.add_device(parser)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; gives its exit status."""
+    """Runs the command; returns its exit status."""
     arguments = sys.argv[1:] if argv is None else argv
 
     def do() -> None:

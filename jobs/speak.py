@@ -6,32 +6,24 @@ are none), `speaker`, `style` and `codebook_fingerprint`, as `twist generate` an
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-import soundfile
 from jsonargparse import ArgumentParser
 
-from jobs import speech
+from jobs import speech_options
 from jobs.command import add_option, guard
 from jobs.recipe import read_recipe
-from model.vocoder.synthesizer import Utterance
 from pipeline.errors import TwistError
+from pipeline.speaking.script import read_script
+from pipeline.speaking.spoken import write_wav
+from pipeline.speaking.tokenizer import EMBEDDED_CODEBOOK, find_codebook
+from pipeline.speaking.voice import voice_for
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
-    from numpy.typing import NDArray
-
-
-@dataclass(frozen=True)
-class _Script:
-    utterance: Utterance
-    codebook_fingerprint: str | None
 
 
 def work(given: Namespace, run: str) -> None:
@@ -45,68 +37,34 @@ def work(given: Namespace, run: str) -> None:
     if not files:
         raise TwistError(f"{source} holds no JSON files")
     outputs = [target / file.relative_to(source).with_suffix(".wav") for file in files] if source.is_dir() else [target]
-    scripts = [_read(file) for file in files]
-    fingerprints = {script.codebook_fingerprint for script in scripts} - {None}
+    scripts = [read_script(file) for file in files]
+    fingerprints = {found for script in scripts if (found := script.units.codebook_fingerprint) is not None}
     if len(fingerprints) > 1:
         raise TwistError(f"the files in {source} hold units of {len(fingerprints)} codebooks; speak them apart")
-    units = fingerprints.pop() if fingerprints else speech.codebook_of(run, None).fingerprint
-    assert units is not None
-    device = speech.pick_device(given.device)
-    synthesizer, _ = speech.load_synthesizer(given.vocoder, run, units, device, given.dtype)
-    stopwatch = speech.Stopwatch()
-    wavs = synthesizer([script.utterance for script in scripts])
+    units = fingerprints.pop() if fingerprints else find_codebook(run or EMBEDDED_CODEBOOK).fingerprint
+    voice = voice_for(units, named=given.vocoder, run=run, device=given.device, dtype=given.dtype)
+    stopwatch = speech_options.Stopwatch()
+    wavs = voice.batch(
+        [script.units for script in scripts],
+        [script.speaker for script in scripts],
+        [script.style for script in scripts],
+    )
     for output, wav in zip(outputs, wavs, strict=True):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(output, wav, synthesizer.sample_rate_hz, subtype="PCM_16")
-    audio_s = sum(map(len, wavs)) / synthesizer.sample_rate_hz
+        write_wav(output, wav, voice.sample_rate_hz)
+    audio_s = sum(map(len, wavs)) / voice.sample_rate_hz
     where = given.output_file if len(wavs) == 1 else f"{len(wavs)} files in {given.output_file}"
     print(f"speak      {where}: {stopwatch.summary(audio_s)}")
 
 
-def _read(path: Path) -> _Script:
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise TwistError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise TwistError(f"{path} is no JSON file: {error}") from error
-    if isinstance(content, list):
-        content = {"units": content}
-    if not isinstance(content, dict) or not content.get("units"):
-        raise TwistError(f"{path} holds no units: a list of them, or an object with `units`")
-    durations = content.get("durations")
-    try:
-        utterance = Utterance(
-            _counts(content["units"], "units"),
-            None if durations is None else _counts(durations, "durations"),
-            _speaker(content.get("speaker")),
-            content.get("style"),
-        )
-    except TwistError as error:
-        raise TwistError(f"{path}: {error}") from error
-    return _Script(utterance, content.get("codebook_fingerprint"))
-
-
-def _counts(values: Any, name: str) -> NDArray[np.uint16]:
-    is_list = isinstance(values, list) and all(type(value) is int and 0 <= value < 2**16 for value in values)
-    if not is_list:
-        raise TwistError(f"its {name} are no list of whole numbers from 0 to 65535")
-    return np.array(values, np.uint16)
-
-
-def _speaker(value: Any) -> int | NDArray[np.float32] | None:
-    return np.array(value, np.float32) if isinstance(value, list) else value
-
-
 def _add_arguments(parser: ArgumentParser) -> None:
     add_option(parser, "input-file", type=str, required=True, help="The JSON file, or a folder of them.")
-    add_option(parser, "output-file", type=str, required=True, help="The wav file to write; of a folder, the folder.")
-    speech.add_vocoder_option(parser)
-    speech.add_device_options(parser)
+    add_option(parser, "output-file", type=str, required=True, help="The wav file to write; for a folder, a folder.")
+    speech_options.add_voice(parser)
+    speech_options.add_device(parser)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; gives its exit status."""
+    """Runs the command; returns its exit status."""
     arguments = sys.argv[1:] if argv is None else argv
 
     def do() -> None:

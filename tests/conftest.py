@@ -92,6 +92,7 @@ CLIPS = (
     Clip("twin 1.wav", "a", 5.0, 102),
     Clip("twin 2.wav", "a", 5.0, 102),
 )
+MFCC, CODEBOOK = EncoderConfig(), CodebookConfig(num_units=20, num_iterations=5)
 PACK = PackConfig(split=SplitConfig(validation=0.2, test=0.2), units_per_shard=600, min_shards=2)
 
 
@@ -103,7 +104,12 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """
 
     def make(
-        clips: Sequence[tuple[Any, ...]] = CLIPS, *, work_unit_minutes: float = 0.25, packed: PackConfig | None = PACK
+        clips: Sequence[tuple[Any, ...]] = CLIPS,
+        *,
+        work_unit_minutes: float = 0.25,
+        packed: PackConfig | None = PACK,
+        encoder: EncoderConfig = MFCC,
+        codebook: CodebookConfig = CODEBOOK,
     ) -> Path:
         folder = tmp_path_factory.mktemp("small")
         audio, run = folder / "sounds", str(folder / "run")
@@ -117,8 +123,8 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             plan = SegmentConfig(min_s=2.0, max_s=5.0, detect_speech="none", work_unit_minutes=work_unit_minutes)
             make_segments(run, plan, ClusterConfig(), _ignore)
             (audio / "vanishes.wav").unlink()
-            fit_codebook(run, CodebookConfig(num_units=20, num_iterations=5), EncoderConfig(), ClusterConfig(), _ignore)
-            tokenize(run, EncoderConfig(), ClusterConfig(), _ignore)
+            fit_codebook(run, codebook, encoder, ClusterConfig(), _ignore)
+            tokenize(run, encoder, ClusterConfig(), _ignore)
             if packed:
                 pack(run, packed, _ignore)
         return Path(run)

@@ -1,0 +1,73 @@
+"""JSON files of units to speak, as `twist generate` and `twist resynthesize` write them.
+
+A file holds a list of units, or an object with `units` and, where they are known, `durations` (frames),
+`frame_rate_hz`, `codebook_fingerprint`, `speaker` and `style`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.errors import TwistError
+from pipeline.speaking.units import Units
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Script:
+    """Units to speak, and the voice to speak them in.
+
+    Attributes:
+        units: With or without durations.
+        speaker: A number or a vector, for vocoders of several speakers.
+        style: A number, for vocoders of several styles.
+    """
+
+    units: Units
+    speaker: int | NDArray[np.float32] | None = None
+    style: int | None = None
+
+
+def read_script(path: Path) -> Script:
+    """Reads one file.
+
+    Raises:
+        TwistError: it cannot be read, is no JSON, or holds no units.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise TwistError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise TwistError(f"{path} is no JSON file: {error}") from error
+    if isinstance(content, list):
+        content = {"units": content}
+    if not isinstance(content, dict) or not content.get("units"):
+        raise TwistError(f"{path} holds no units: a list of them, or an object with `units`")
+    durations = content.get("durations")
+    try:
+        units = Units(
+            _counts(content["units"], "units"),
+            None if durations is None else _counts(durations, "durations"),
+            float(content.get("frame_rate_hz", 25.0)),
+            content.get("codebook_fingerprint"),
+        )
+    except TwistError as error:
+        raise TwistError(f"{path}: {error}") from error
+    speaker = content.get("speaker")
+    return Script(units, np.array(speaker, np.float32) if isinstance(speaker, list) else speaker, content.get("style"))
+
+
+def _counts(values: Any, name: str) -> NDArray[np.uint16]:
+    is_list = isinstance(values, list) and all(type(value) is int and 0 <= value < 2**16 for value in values)
+    if not is_list:
+        raise TwistError(f"its {name} are no list of whole numbers from 0 to 65535")
+    return np.array(values, np.uint16)

@@ -1,0 +1,203 @@
+"""A speech LM to score and continue units with: that of a run, a checkpoint's folder or a published name."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from model.artefacts import ARTEFACTS, resolve
+from model.device import pick_device
+from model.lm.generate import SamplingConfig, continue_units, ready_for_generation
+from model.lm.scoring import log_likelihoods
+from model.lm.speech_lm import load_speech_lm
+from model.training import checkpoint
+from pipeline.errors import TwistError
+from pipeline.files import storage
+from pipeline.speaking.units import Units, require_codebook
+from pipeline.speaking.voice import DTYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel
+
+    from model.device import Device
+    from model.lm.vocab import Vocabulary
+    from pipeline.speaking.voice import DType
+    from pipeline.units.codebook import Codebook
+
+AS_PUBLISHED = SamplingConfig()
+OFFICIAL_MODELS = tuple(name for name in ARTEFACTS if name.startswith("twist-"))
+OFFICIAL_CODEBOOK_SIZE = 500
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """How likely a speech LM finds the units of a clip, each given all before it. The first one is not scored.
+
+    Attributes:
+        log_likelihoods: Of each unit but the first, in nats, [n - 1].
+    """
+
+    log_likelihoods: NDArray[np.float64]
+
+    @property
+    def sum(self) -> float:
+        """Log-likelihood of the whole clip, in nats."""
+        return float(self.log_likelihoods.sum())
+
+    @property
+    def mean(self) -> float:
+        """Log-likelihood per unit, in nats."""
+        return float(self.log_likelihoods.mean())
+
+    @property
+    def perplexity(self) -> float:
+        """exp(-mean)."""
+        return math.exp(-self.mean)
+
+
+class SpeechLM:
+    """A speech LM, ready on its device.
+
+    Attributes:
+        path: The folder that it was loaded from.
+        vocabulary: Its units and their token ids.
+    """
+
+    def __init__(self, model: PreTrainedModel, vocabulary: Vocabulary, path: str) -> None:
+        self._model = model
+        self.vocabulary = vocabulary
+        self.path = path
+
+    def score(self, units: Units) -> Score:
+        """How likely the units of one clip are.
+
+        Raises:
+            TwistError: there are fewer than two units, or they come from another codebook than the model's.
+        """
+        return self.score_batch([units])[0]
+
+    def score_batch(self, clips: Sequence[Units], batch_size: int = 16) -> list[Score]:
+        """How likely the units of each clip are; the clips beside it change nothing but rounding.
+
+        Args:
+            clips: Of two or more units each.
+            batch_size: Clips per forward pass.
+
+        Raises:
+            TwistError: as `score`.
+        """
+        self._require_own(clips)
+        sequences = [units.values for units in clips]
+        return [Score(nats) for nats in log_likelihoods(self._model, self.vocabulary, sequences, batch_size)]
+
+    def continue_(
+        self, prompt: Units, sampling: SamplingConfig = AS_PUBLISHED, num_continuations: int = 1
+    ) -> list[Units]:
+        """Continues one prompt: the units that the model says after it, without the prompt's.
+
+        Args:
+            prompt: One or more units.
+            sampling: How units are drawn, and how many; as published by default.
+            num_continuations: Continuations to draw.
+
+        Returns:
+            As many continuations, without durations. `prompt + continuation` is both.
+
+        Raises:
+            TwistError: the prompt is empty, leaves no room for more units, or comes from another codebook.
+        """
+        return self.continue_batch([prompt], sampling, num_continuations)[0]
+
+    def continue_batch(
+        self,
+        prompts: Sequence[Units],
+        sampling: SamplingConfig = AS_PUBLISHED,
+        num_continuations: int = 1,
+        batch_size: int = 32,
+    ) -> list[list[Units]]:
+        """Continues many prompts; what one becomes does not depend on the others.
+
+        Args:
+            prompts: Of one or more units each.
+            sampling: How units are drawn, and how many.
+            num_continuations: Continuations of each prompt.
+            batch_size: Continuations that are written at once.
+
+        Returns:
+            The continuations of each prompt.
+
+        Raises:
+            TwistError: as `continue_`.
+        """
+        self._require_own(prompts)
+        continued = continue_units(
+            self._model,
+            self.vocabulary,
+            [prompt.values for prompt in prompts],
+            sampling,
+            num_continuations,
+            batch_size=batch_size,
+        )
+        return [
+            [replace(prompt, values=values, durations=None) for values in continuations]
+            for prompt, continuations in zip(prompts, continued, strict=True)
+        ]
+
+    def require_codebook(self, book: Codebook, name: str) -> None:
+        """Refuses a codebook whose units the model was not trained on.
+
+        Args:
+            book: The codebook.
+            name: What the user calls it, for the error.
+
+        Raises:
+            TwistError: the model has another number of units, or says that it was trained on another codebook.
+        """
+        is_same_size = self.vocabulary.codebook_size == book.codebook_size
+        if not is_same_size or self.vocabulary.codebook_fingerprint not in (None, book.fingerprint):
+            raise TwistError(
+                f"{self.path} speaks units of another codebook than {name}: the same numbers mean other sounds; name "
+                f"its run with --run, or its codebook with --codebook"
+            )
+
+    def _require_own(self, clips: Sequence[Units]) -> None:
+        for units in clips:
+            require_codebook(units, self.vocabulary.codebook_fingerprint, "but this model speaks those of")
+
+
+def load_lm(source: str | Path, device: Device = "auto", dtype: DType = "float32") -> SpeechLM:
+    """The speech LM of a run, a checkpoint's folder or a published name.
+
+    Args:
+        source: A run's folder (the best of its checkpoints), a checkpoint's folder, ours, Meta's or slamkit's (both
+            local or s3://), or TWIST-350M, TWIST-1.3B or TWIST-7B, which are downloaded once.
+        device: Where the model runs; auto is cuda where there is a GPU.
+        dtype: What it computes in.
+
+    Raises:
+        TwistError: there is no checkpoint, or it cannot be loaded.
+    """
+    name = str(source).lower()
+    path = resolve(name) if name in OFFICIAL_MODELS else _find_checkpoint(str(source))
+    model, vocabulary = load_speech_lm(str(checkpoint.fetch(path)))
+    if name in OFFICIAL_MODELS:  # whose tables may have rows to spare
+        vocabulary = replace(vocabulary, codebook_size=min(vocabulary.codebook_size, OFFICIAL_CODEBOOK_SIZE))
+    return SpeechLM(ready_for_generation(model, DTYPES[dtype], pick_device(device)), vocabulary, path)
+
+
+def _find_checkpoint(folder: str) -> str:
+    """A checkpoint's folder as it is, and of a run its best checkpoint.
+
+    Raises:
+        TwistError: there is none.
+    """
+    if storage.exists(storage.join(folder, "config.json")):
+        return folder
+    return checkpoint.best_folder(storage.join(folder, "checkpoints"))

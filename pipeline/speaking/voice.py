@@ -1,0 +1,192 @@
+"""Units in, audio out: the voice of a name, a vocoder's file or folder, or a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from model.artefacts import ARTEFACTS, EMBEDDED_FOLDER, VOCODER, resolve
+from model.device import pick_device
+from model.training import checkpoint
+from model.vocoder.checkpoint import load_vocoder
+from model.vocoder.synthesizer import Synthesizer, Utterance
+from pipeline.errors import TwistError
+from pipeline.files import storage
+from pipeline.runs import CODEBOOK
+from pipeline.speaking.tokenizer import OFFICIAL_CODEBOOK, find_codebook
+from pipeline.speaking.units import Units, require_codebook
+from pipeline.units.codebook import FACTS, Codebook
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from model.device import Device
+
+DType = Literal["float32", "bfloat16"]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+EMBEDDED_VOCODER = "hifigan-tiny-25hz"
+
+
+class Voice:
+    """Speaks units: a vocoder, ready on its device.
+
+    Attributes:
+        path: The vocoder's file or folder.
+        codebook_fingerprint: The codebook whose units it speaks; None where its file does not say.
+    """
+
+    def __init__(self, synthesizer: Synthesizer, path: str, codebook_fingerprint: str | None) -> None:
+        self._synthesizer = synthesizer
+        self.path = path
+        self.codebook_fingerprint = codebook_fingerprint
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Samples per second of the audio that it makes."""
+        return self._synthesizer.sample_rate_hz
+
+    @property
+    def num_units(self) -> int:
+        """How many different units it speaks."""
+        return self._synthesizer.num_units
+
+    def __call__(
+        self, units: Units, speaker: int | NDArray[np.float32] | None = None, style: int | None = None
+    ) -> tuple[NDArray[np.float32], int]:
+        """Speaks the units of one clip.
+
+        Args:
+            units: Each lasts as long as its duration says; durations are predicted where there are none.
+            speaker: A number or a vector, for vocoders of several speakers.
+            style: A number, for vocoders of several styles.
+
+        Returns:
+            wav [S] from -1 to 1, and its sample rate.
+
+        Raises:
+            TwistError: the units come from another codebook, one of them is not among the vocoder's, or the vocoder
+                needs a speaker or style that is not given.
+        """
+        (wav,) = self.batch([units], [speaker], [style])
+        return wav, self.sample_rate_hz
+
+    def batch(
+        self,
+        clips: Sequence[Units],
+        speakers: Sequence[int | NDArray[np.float32] | None] = (),
+        styles: Sequence[int | None] = (),
+    ) -> list[NDArray[np.float32]]:
+        """Speaks the units of many clips: a wav [S] of each.
+
+        Args:
+            clips: See `__call__`.
+            speakers: The speaker of each clip, or nothing.
+            styles: The style of each clip, or nothing.
+
+        Raises:
+            TwistError: as `__call__`.
+        """
+        for units in clips:
+            self._require_own(units)
+        nobody = [None] * len(clips)
+        return self._synthesizer(
+            [
+                Utterance(units.values, units.durations, speaker, style)
+                for units, speaker, style in zip(clips, speakers or nobody, styles or nobody, strict=True)
+            ]
+        )
+
+    def with_durations(self, units: Units) -> Units:
+        """The same units with the durations that the vocoder predicts.
+
+        Raises:
+            TwistError: the vocoder predicts none, or a unit is not among the vocoder's.
+        """
+        self._require_own(units)
+        durations = self._synthesizer.durations(units.values)
+        return Units(units.values, durations, units.frame_rate_hz, units.codebook_fingerprint)
+
+    def _require_own(self, units: Units) -> None:
+        require_codebook(units, self.codebook_fingerprint, "but this voice speaks those of")
+
+
+def load_voice(source: str | Path, device: Device = "auto", dtype: DType = "float32") -> Voice:
+    """The voice of a name, a vocoder's file or folder, or a run.
+
+    Args:
+        source: A run's folder, local or s3:// (the best vocoder trained in it, else the one made for its units), a
+            vocoder's folder, a published .pt file, or a name: hifigan-tiny-25hz, which comes with this package, or
+            mhubert-base-25hz-hifigan, Meta's, which is downloaded once.
+        device: Where the vocoder runs; auto is cuda where there is a GPU.
+        dtype: What it computes in.
+
+    Raises:
+        TwistError: there is none, or it cannot be loaded.
+    """
+    folder = str(source)
+    if storage.exists(storage.join(folder, CODEBOOK, FACTS)):
+        return voice_for(find_codebook(folder), run=folder, device=device, dtype=dtype)
+    return _load(Path(resolve(folder)), device, dtype)
+
+
+def voice_for(
+    units: Codebook | str,
+    *,
+    named: str | None = None,
+    run: str = "",
+    device: Device = "auto",
+    dtype: DType = "float32",
+) -> Voice:
+    """The voice for the units of a codebook: the one named, else the best of a run, else the one made for these units.
+
+    Args:
+        units: Their codebook, or its fingerprint.
+        named: A vocoder's folder, file or name.
+        run: A run's folder.
+        device: Where the vocoder runs.
+        dtype: What it computes in.
+
+    Raises:
+        TwistError: there is none, it cannot be loaded, or it speaks the units of another codebook.
+    """
+    path = Path(resolve(named)) if named is not None else _vocoder_for(units, run)
+    wanted = units if isinstance(units, str) else units.fingerprint
+    voice = _load(path, device, dtype)
+    if voice.codebook_fingerprint not in (None, wanted):
+        raise TwistError(
+            f"the vocoder {path} speaks the units of another codebook ({voice.codebook_fingerprint}) than these "
+            f"({wanted}): the same numbers mean other sounds; name the vocoder of these units, or train one with "
+            f"`twist train-vocoder`"
+        )
+    if not isinstance(units, str) and voice.num_units < units.codebook_size:
+        raise TwistError(f"the vocoder {path} speaks {voice.num_units} units, but these are of {units.codebook_size}")
+    return voice
+
+
+def _load(path: Path, device: Device, dtype: DType) -> Voice:
+    vocoder, fingerprint = load_vocoder(path)
+    synthesizer = Synthesizer(vocoder.for_inference(DTYPES[dtype], pick_device(device)))
+    return Voice(synthesizer, str(path), fingerprint)
+
+
+def _vocoder_for(units: Codebook | str, run: str) -> Path:
+    trained = storage.join(run, "vocoder") if run else ""
+    if trained and checkpoint.steps(trained):
+        return checkpoint.fetch(checkpoint.best_folder(trained))
+    fingerprint = units if isinstance(units, str) else units.fingerprint
+    embedded = EMBEDDED_FOLDER / EMBEDDED_VOCODER
+    if json.loads((embedded / "config.json").read_text())["codebook_fingerprint"] == fingerprint:
+        return embedded
+    official_sha256 = ARTEFACTS[OFFICIAL_CODEBOOK].sha256
+    if isinstance(units, Codebook) and units.facts.get("imported_sha256") == official_sha256:
+        return Path(resolve(VOCODER))
+    raise TwistError(
+        f"there is no vocoder for the units of codebook {fingerprint}: train one on their run with `twist "
+        f"train-vocoder`, or name it with --vocoder"
+    )
