@@ -21,7 +21,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from model.lm.generate import SamplingConfig
+    from model.lm.sampling_config import SamplingConfig
     from pipeline.errors import TwistError
     from pipeline.shards import Sample
     from pipeline.speaking.dataset import SpeechDataset, open_dataset
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pipeline.speaking.voice import Voice, load_voice
 
 _HOME = {
-    "SamplingConfig": "model.lm.generate",
+    "SamplingConfig": "model.lm.sampling_config",
     "Sample": "pipeline.shards",
     "Score": "pipeline.speaking.speech_lm",
     "SpeechDataset": "pipeline.speaking.dataset",

@@ -31,7 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
 from model.artefacts import resolve
-from model.lm.generate import SamplingConfig, continue_units, ready_for_generation
+from model.lm.generate import continue_units, ready_for_generation
+from model.lm.sampling_config import SamplingConfig
 from model.lm.vocab import Vocabulary
 from model.vocoder.checkpoint import load_vocoder
 from model.vocoder.config import VocoderConfig

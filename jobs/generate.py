@@ -6,35 +6,34 @@ The first seconds of each input become units, the model continues them, and the 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from jobs import speech_options
-from jobs.command import add_option, guard, quiet_transformers
-from jobs.recipe import read_recipe
+from jobs.command import add_option, command, quiet_transformers
+from jobs.recipe import Recipe
 from model.artefacts import ARTEFACTS
-from model.lm.generate import SamplingConfig
+from model.lm.sampling_config import SamplingConfig
 from pipeline.errors import TwistError
-from pipeline.speaking.clips import find_clips, held_out_clip
-from pipeline.speaking.speech_lm import OFFICIAL_MODELS, load_lm
-from pipeline.speaking.spoken import continue_clips, write_original
-from pipeline.speaking.tokenizer import EMBEDDED_CODEBOOK, OFFICIAL_CODEBOOK, Tokenizer, find_codebook
-from pipeline.speaking.voice import voice_for
-
-if TYPE_CHECKING:
-    from jsonargparse import Namespace
+from pipeline.speaking.names import EMBEDDED_CODEBOOK, OFFICIAL_CODEBOOK, OFFICIAL_MODELS
 
 
-def work(given: Namespace, run: str) -> None:
+def work(recipe: Recipe, given: Namespace) -> None:
     """Continues each prompt; prints how long it took.
 
     Raises:
         TwistError: prompts, model and vocoder are not there or do not fit together, or no prompt can be used.
     """
+    from pipeline.speaking.clips import find_clips, held_out_clip
+    from pipeline.speaking.speech_lm import load_lm
+    from pipeline.speaking.spoken import continue_clips, write_original
+    from pipeline.speaking.tokenizer import Tokenizer, find_codebook
+    from pipeline.speaking.voice import voice_for
+
+    run = recipe.run
     quiet_transformers()
     sampling = _sampling(given)
     speech_options.require_one_input(given, run)
@@ -139,15 +138,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
     speech_options.add_device(parser)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
-    arguments = sys.argv[1:] if argv is None else argv
-
-    def do() -> None:
-        recipe, given = read_recipe("generate", __doc__, (), arguments, _add_arguments, lambda _: False)
-        work(given, recipe.run)
-
-    return guard("generate", do)
+main = command("generate", __doc__, work, add_arguments=_add_arguments, needs_run=lambda _: False)
 
 
 if __name__ == "__main__":

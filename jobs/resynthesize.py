@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from jobs import speech_options
-from jobs.command import add_option, guard
-from jobs.recipe import read_recipe
-from pipeline.speaking.clips import find_clips, held_out_clip
-from pipeline.speaking.spoken import resynthesize_clips, write_original
-from pipeline.speaking.tokenizer import EMBEDDED_CODEBOOK, Tokenizer, find_codebook
-from pipeline.speaking.voice import voice_for
-
-if TYPE_CHECKING:
-    from jsonargparse import Namespace
+from jobs.command import add_option, command
+from jobs.recipe import Recipe
+from pipeline.speaking.names import EMBEDDED_CODEBOOK
 
 
-def work(given: Namespace, run: str) -> None:
+def work(recipe: Recipe, given: Namespace) -> None:
     """Speaks each recording's units; prints how long it took.
 
     Raises:
         TwistError: tokenizer and vocoder are not there or do not fit together, or no recording can be used.
     """
+    from pipeline.speaking.clips import find_clips, held_out_clip
+    from pipeline.speaking.spoken import resynthesize_clips, write_original
+    from pipeline.speaking.tokenizer import Tokenizer, find_codebook
+    from pipeline.speaking.voice import voice_for
+
+    run = recipe.run
     speech_options.require_one_input(given, run)
     speech_options.require_matplotlib(given)
     if given.held_out is not None:
@@ -68,15 +67,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
     speech_options.add_device(parser)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
-    arguments = sys.argv[1:] if argv is None else argv
-
-    def do() -> None:
-        recipe, given = read_recipe("resynthesize", __doc__, (), arguments, _add_arguments, lambda _: False)
-        work(given, recipe.run)
-
-    return guard("resynthesize", do)
+main = command("resynthesize", __doc__, work, add_arguments=_add_arguments, needs_run=lambda _: False)
 
 
 if __name__ == "__main__":

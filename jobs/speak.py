@@ -7,31 +7,29 @@ are none), `speaker`, `style` and `codebook_fingerprint`, as `twist generate` an
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from jobs import speech_options
-from jobs.command import add_option, guard
-from jobs.recipe import read_recipe
+from jobs.command import add_option, command
+from jobs.recipe import Recipe
 from pipeline.errors import TwistError
-from pipeline.speaking.script import read_script
-from pipeline.speaking.spoken import write_wav
-from pipeline.speaking.tokenizer import EMBEDDED_CODEBOOK, find_codebook
-from pipeline.speaking.voice import voice_for
-
-if TYPE_CHECKING:
-    from jsonargparse import Namespace
+from pipeline.speaking.names import EMBEDDED_CODEBOOK
 
 
-def work(given: Namespace, run: str) -> None:
+def work(recipe: Recipe, given: Namespace) -> None:
     """Speaks each file's units; prints how long it took.
 
     Raises:
         TwistError: a file cannot be read, or there is no vocoder for its units.
     """
+    from pipeline.speaking.script import read_script
+    from pipeline.speaking.spoken import write_wav
+    from pipeline.speaking.tokenizer import find_codebook
+    from pipeline.speaking.voice import voice_for
+
+    run = recipe.run
     source, target = Path(given.input_file), Path(given.output_file)
     files = sorted(source.rglob("*.json")) if source.is_dir() else [source]
     if not files:
@@ -63,15 +61,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
     speech_options.add_device(parser)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
-    arguments = sys.argv[1:] if argv is None else argv
-
-    def do() -> None:
-        recipe, given = read_recipe("speak", __doc__, (), arguments, _add_arguments, lambda _: False)
-        work(given, recipe.run)
-
-    return guard("speak", do)
+main = command("speak", __doc__, work, add_arguments=_add_arguments, needs_run=lambda _: False)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from jobs.command import add_option
 from model.artefacts import VOCODER
 from model.device import Device
-from model.vocoder import mel_picture
 from pipeline.errors import TwistError
-from pipeline.speaking.tokenizer import OFFICIAL_CODEBOOK
-from pipeline.speaking.voice import EMBEDDED_VOCODER
+from pipeline.speaking.names import EMBEDDED_VOCODER, OFFICIAL_CODEBOOK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,6 +92,8 @@ def require_matplotlib(given: Namespace) -> None:
     Raises:
         TwistError: matplotlib is not installed.
     """
+    from model.vocoder import mel_picture
+
     if given.picture and not mel_picture.is_available():
         raise TwistError("pictures need matplotlib; install this project's extra `plots`")
 

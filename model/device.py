@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import TwistError
+
+if TYPE_CHECKING:
+    import torch
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -17,6 +18,8 @@ def pick_device(wanted: Device) -> torch.device:
     Raises:
         TwistError: cuda is asked for, and there is no GPU.
     """
+    import torch  # here, for commands whose options name a device
+
     if wanted == "cuda" and not torch.cuda.is_available():
         raise TwistError("device is cuda, but torch finds no CUDA device here; use auto or cpu")
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")

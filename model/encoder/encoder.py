@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from model.artefacts import resolve
-from model.encoder.config import EncoderConfig
 from model.device import pick_device
+from model.encoder.config import EncoderConfig
 from model.encoder.hubert_batches import SAMPLES_PER_BATCH_ON_GPU, HubertBatches
 from model.encoder.hubert_checkpoint import load_hubert
 from model.encoder.mfcc import Mfcc

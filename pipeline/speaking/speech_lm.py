@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from model.artefacts import ARTEFACTS, resolve
+from model.artefacts import resolve
 from model.device import pick_device
-from model.lm.generate import SamplingConfig, continue_units, ready_for_generation
+from model.lm.generate import continue_units, ready_for_generation
+from model.lm.sampling_config import SamplingConfig
 from model.lm.scoring import log_likelihoods
 from model.lm.speech_lm import load_speech_lm
 from model.training import checkpoint
 from pipeline.errors import TwistError
 from pipeline.files import storage
+from pipeline.speaking.names import OFFICIAL_CODEBOOK_SIZE, OFFICIAL_MODELS
 from pipeline.speaking.units import Units, require_codebook
 from pipeline.speaking.voice import DTYPES
 
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
     from pipeline.units.codebook import Codebook
 
 AS_PUBLISHED = SamplingConfig()
-OFFICIAL_MODELS = tuple(name for name in ARTEFACTS if name.startswith("twist-"))
-OFFICIAL_CODEBOOK_SIZE = 500
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from model.lm.generate import SamplingConfig
+    from model.lm.sampling_config import SamplingConfig
     from pipeline.speaking.clips import Clip
     from pipeline.speaking.speech_lm import SpeechLM
     from pipeline.speaking.tokenizer import Tokenizer

@@ -16,6 +16,7 @@ from pipeline.files import storage
 from pipeline.records import SAMPLE_RATE_HZ
 from pipeline.runs import CODEBOOK
 from pipeline.speaking.clips import read_clip, wav_of_samples
+from pipeline.speaking.names import CODEBOOK_OF, OFFICIAL_CODEBOOK, OFFICIAL_ENCODER, OFFICIAL_LAYER
 from pipeline.speaking.units import Units
 from pipeline.units import codebook, codebook_import
 from pipeline.units.encode import UnitEncoder, describe_encoder
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
     from model.device import Device
     from pipeline.units.codebook import Codebook
 
-OFFICIAL_ENCODER, OFFICIAL_LAYER, OFFICIAL_CODEBOOK = "mhubert-base-25hz", 11, "mhubert-base-25hz-km500"
-EMBEDDED_ENCODER, EMBEDDED_CODEBOOK = "hubert-tiny-25hz", "hubert-tiny-25hz-km100"
-# An encoder's name stands for its codebook: one cannot be used without the other.
-CODEBOOK_OF = {OFFICIAL_ENCODER: OFFICIAL_CODEBOOK, EMBEDDED_ENCODER: EMBEDDED_CODEBOOK}
 # Clips whose audio is in memory at a time.
 CLIPS_AT_ONCE = 64
 

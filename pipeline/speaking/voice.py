@@ -17,7 +17,8 @@ from model.vocoder.synthesizer import Synthesizer, Utterance
 from pipeline.errors import TwistError
 from pipeline.files import storage
 from pipeline.runs import CODEBOOK
-from pipeline.speaking.tokenizer import OFFICIAL_CODEBOOK, find_codebook
+from pipeline.speaking.names import EMBEDDED_VOCODER, OFFICIAL_CODEBOOK
+from pipeline.speaking.tokenizer import find_codebook
 from pipeline.speaking.units import Units, require_codebook
 from pipeline.units.codebook import FACTS, Codebook
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 DType = Literal["float32", "bfloat16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-EMBEDDED_VOCODER = "hifigan-tiny-25hz"
 
 
 class Voice:

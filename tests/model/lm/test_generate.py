@@ -10,7 +10,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from model.lm.generate import SamplingConfig, continue_units, probabilities, ready_for_generation
+from model.lm.generate import continue_units, probabilities, ready_for_generation
+from model.lm.sampling_config import SamplingConfig
 from model.lm.vocab import Vocabulary
 from pipeline.errors import TwistError
 

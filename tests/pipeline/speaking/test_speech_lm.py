@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from model.lm.generate import SamplingConfig
+from model.lm.sampling_config import SamplingConfig
 from model.lm.speech_lm import cold_start
 from model.lm.vocab import Vocabulary
 from pipeline.errors import TwistError
