@@ -20,7 +20,7 @@ def work(recipe: Recipe) -> None:
     run_stage(
         recipe.run,
         LANGUAGE,
-        lambda report: filter_languages(recipe.run, recipe.language, report, recipe.same_speech, recipe.cluster),
+        lambda report: filter_languages(recipe.run, recipe.language, recipe.cluster, report, recipe.same_speech),
     )
     audio = read_facts(recipe.run, LANGUAGE)["audio_evidence"]
     if not audio["available"] and audio["unheard"]["items"]:

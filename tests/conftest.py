@@ -119,7 +119,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             patch.setattr(dataflow, "run_chunks", _run_here)
             patch.setattr(cluster, "map_tasks", _map_here)
             make_manifest(run, [CorpusConfig(str(audio))], _ignore)
-            filter_languages(run, LanguageConfig(), _ignore)
+            filter_languages(run, LanguageConfig(), ClusterConfig(), _ignore)
             plan = SegmentConfig(min_s=2.0, max_s=5.0, detect_speech="none", work_unit_minutes=work_unit_minutes)
             make_segments(run, plan, ClusterConfig(), _ignore)
             (audio / "vanishes.wav").unlink()

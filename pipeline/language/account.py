@@ -1,19 +1,23 @@
-"""What was decided about languages, summed up as it is decided: tallies, drops, and the decisions that were close."""
+"""Totals of the language decisions, summed up as they are made: tallies, drops, and the decisions that were close."""
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import pyarrow as pa
 
 from pipeline.errors import TwistError
-from pipeline.records import Dropped
-from pipeline.stage import Tally
+from pipeline.files import parquet
+from pipeline.records import DROPPED_SCHEMA, Dropped, from_table, to_table
+from pipeline.stage import StageCounts, Tally
 
 if TYPE_CHECKING:
-    from pipeline.language.config import LanguageConfig
-    from pipeline.records import LanguageDecision, Recording
+    from pipeline.language.config import Rules
+    from pipeline.records import LanguageDecision
 
 NUM_LEAST_CERTAIN = 20
 
@@ -21,49 +25,72 @@ NUM_LEAST_CERTAIN = 20
 class Account:
     """Sums up decisions as they are made."""
 
-    def __init__(self, config: LanguageConfig) -> None:
-        self._config = config
+    def __init__(self) -> None:
         self.total, self.kept, self.unheard = Tally(), Tally(), Tally()
-        self.dropped: list[Dropped] = []
         self.evidence: Counter[str] = Counter()
         self._groups: dict[tuple[str, str, str], Tally] = defaultdict(Tally)
-        self._found: Counter[tuple[str, str]] = Counter()
+        self._reasons: Counter[tuple[str, str]] = Counter()
         self._closest: list[tuple[float, str, dict[str, Any]]] = []
+        self._dropped = [DROPPED_SCHEMA.empty_table()]
+        self._newly_dropped: list[Dropped] = []
 
-    def add(self, recording: Recording, decision: LanguageDecision, detail: str) -> None:
-        """Takes a decision; `detail` is what is said of one that drops its recording."""
-        tally = Tally(1, recording.duration_s / 3600)
+    def add(self, corpus: str, duration_s: float, decision: LanguageDecision, detail: str, rules: Rules) -> None:
+        """Takes the decision on one recording.
+
+        Args:
+            corpus: The recording's.
+            duration_s: Its length.
+            decision: What was decided.
+            detail: Goes into dropped.parquet if the recording is dropped.
+            rules: The corpus' rules, by whose thresholds the decision was made.
+        """
+        tally = Tally(1, duration_s / 3600)
         self.total += tally
         self.evidence[decision.evidence] += 1
-        self._groups[recording.corpus, decision_of(decision), decision.evidence] += tally
+        self._groups[corpus, outcome_of(decision), decision.evidence] += tally
         if decision.keep:
             self.kept += tally
         else:
             assert decision.reason is not None
-            self._found[decision.reason, decision.language or ""] += 1
-            self.dropped.append(
-                Dropped(recording.recording_id, recording.corpus, decision.reason, detail, recording.duration_s)
-            )
+            self._reasons[decision.reason, decision.language or ""] += 1
+            self._drop(Dropped(decision.recording_id, corpus, decision.reason, detail, duration_s))
         if decision.score is not None and decision.evidence in ("text", "audio"):
-            self._note_certainty(recording, decision)
+            self._note_certainty(duration_s, decision, decision.score, rules)
 
-    def _note_certainty(self, recording: Recording, decision: LanguageDecision) -> None:
-        assert decision.score is not None
-        rules = self._config.of_corpus(recording.corpus)
-        thresholds = [getattr(rules, f"{decision.evidence}_{which}") for which in ("keep", "drop")]
-        margin = min(abs(decision.score - threshold) for threshold in thresholds)
+    def _drop(self, drop: Dropped) -> None:
+        self._newly_dropped.append(drop)
+        if len(self._newly_dropped) == parquet.ROW_GROUP_ROWS:
+            self._dropped.append(to_table(self._newly_dropped, DROPPED_SCHEMA))
+            self._newly_dropped.clear()
+
+    def dropped(self) -> pa.Table:
+        """The drops so far (DROPPED_SCHEMA), in the order in which they were added."""
+        return pa.concat_tables([*self._dropped, to_table(self._newly_dropped, DROPPED_SCHEMA)]).combine_chunks()
+
+    def counts(self, dropped: pa.Table) -> StageCounts:
+        """The stage's counts, with these drops summed up by reason."""
+        drops: Iterator[Dropped] = (
+            drop
+            for first in range(0, len(dropped), parquet.ROW_GROUP_ROWS)
+            for drop in from_table(Dropped, dropped.slice(first, parquet.ROW_GROUP_ROWS))
+        )
+        return StageCounts.of(self.total, self.kept, drops)
+
+    def _note_certainty(self, duration_s: float, decision: LanguageDecision, score: float, rules: Rules) -> None:
+        thresholds = rules.thresholds(cast("Literal['text', 'audio']", decision.evidence))
+        margin = min(abs(score - threshold) for threshold in thresholds)
         if decision.reason == "uncertain_language":
             margin = -margin  # in between
         row = {
-            "recording_id": recording.recording_id,
-            "decision": decision_of(decision),
+            "recording_id": decision.recording_id,
+            "decision": outcome_of(decision),
             "language": decision.language,
-            "score": round(decision.score, 4),
+            "score": round(score, 4),
             "evidence": decision.evidence,
-            "hours": recording.duration_s / 3600,
+            "hours": duration_s / 3600,
         }
-        # The worst of those kept lies on top, to be pushed off by one that is less certain.
-        entry = (-margin, recording.recording_id, row)
+        # A heap whose top is the most certain of those noted: the next to make room.
+        entry = (-margin, decision.recording_id, row)
         if len(self._closest) < NUM_LEAST_CERTAIN:
             heapq.heappush(self._closest, entry)
         elif entry[:2] > self._closest[0][:2]:
@@ -72,9 +99,9 @@ class Account:
     def by_evidence(self) -> list[dict[str, Any]]:
         """Recordings and hours by corpus, decision and evidence."""
         return [
-            {"corpus": corpus, "decision": decision, "evidence": evidence, **asdict(self._groups[key])}
+            {"corpus": corpus, "decision": outcome, "evidence": evidence, **asdict(self._groups[key])}
             for key in sorted(self._groups)
-            for corpus, decision, evidence in [key]
+            for corpus, outcome, evidence in [key]
         ]
 
     def least_certain(self) -> list[dict[str, Any]]:
@@ -82,11 +109,11 @@ class Account:
         return [row for _, _, row in sorted(self._closest, key=lambda entry: (-entry[0], entry[1]))]
 
     def refuse_if_nothing_is_kept(self, has_listened: bool) -> None:
-        """Raises TwistError where no recording is left."""
+        """Raises TwistError if no recording is left."""
         if self.kept.items:
             return
         reasons = ", ".join(
-            f"{number} {reason} {language}".rstrip() for (reason, language), number in self._found.most_common(5)
+            f"{number} {reason} {language}".rstrip() for (reason, language), number in self._reasons.most_common(5)
         )
         advice = "" if has_listened else "; nothing was listened to: language.audio.model names a classifier"
         raise TwistError(
@@ -95,8 +122,8 @@ class Account:
         )
 
 
-def decision_of(decision: LanguageDecision) -> str:
-    """keep, quarantine, or drop and for which reason."""
+def outcome_of(decision: LanguageDecision) -> str:
+    """keep, quarantine, or drop and the reason."""
     if decision.keep:
         return "keep"
     return "quarantine" if decision.reason == "uncertain_language" else f"drop: {decision.reason}"

@@ -1,4 +1,4 @@
-"""Which languages stay, and what evidence it takes."""
+"""Settings of the language filter: the languages that stay, and how much evidence each decision needs."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ class AudioLanguageConfig:
 
 @dataclass(frozen=True)
 class CorpusEvidence:
-    """What of LanguageConfig is otherwise for one corpus; what is left out is as there.
+    """Settings for one corpus that differ from LanguageConfig; those left out are as there.
 
     Args:
-        metadata_trust: How far the corpus' tags are trusted, from 0 to 1; unless given, by where it has them from.
-        metadata_keep: As in LanguageConfig.
-        metadata_enough: As in LanguageConfig.
-        text_min_chars: As in LanguageConfig.
-        text_keep: As in LanguageConfig.
-        text_drop: As in LanguageConfig.
-        audio_keep: As in LanguageConfig.
-        audio_drop: As in LanguageConfig.
-        listen: As in LanguageConfig.
+        metadata_trust: Trust in the corpus' tags, from 0 to 1; unless given, it depends on where the tag comes from.
+        metadata_keep: Trust from which a tag for a wanted language decides alone.
+        metadata_enough: Trust from which it is enough where there is no other evidence; below, quarantine.
+        text_min_chars: Shortest text, in characters, that counts as evidence.
+        text_keep: Probability of the wanted languages from which text keeps a recording.
+        text_drop: Probability below which text drops it.
+        audio_keep: Probability of the wanted languages from which audio keeps a recording.
+        audio_drop: Probability below which audio drops it; between the two it is in quarantine.
+        listen: Which recordings are listened to: needed, always or never.
     """
 
     metadata_trust: float | None = None
@@ -83,7 +83,7 @@ class LanguageConfig:
 
     Args:
         languages: ISO 639-1 codes of the languages that stay.
-        unknown: What becomes of a recording that no evidence speaks of.
+        unknown: Whether a recording without any evidence stays.
         metadata_keep: Trust from which a corpus' tag for a wanted language decides alone.
         metadata_enough: Trust from which it is enough where there is no other evidence; below, quarantine.
         text_min_chars: Shortest text, in characters, that counts as evidence.
@@ -91,10 +91,10 @@ class LanguageConfig:
         text_drop: Probability below which text drops it.
         audio_keep: Probability of the wanted languages from which audio keeps a recording.
         audio_drop: Probability below which audio drops it; between the two it is in quarantine.
-        listen: To which recordings: needed: to those that metadata and text leave in doubt, and those with a tag that
-            cannot be trusted; always: to all but those with a tag for another language; never.
+        listen: Which recordings are listened to. needed: those that metadata and text leave in doubt, and those whose
+            tag cannot be trusted; always: all but those with a tag for another language; never: none.
         audio: The classifier, and which windows it hears.
-        corpora: What is otherwise for a corpus, by its name.
+        corpora: Settings that differ for a corpus, by its name.
     """
 
     languages: tuple[str, ...] = ("en",)
@@ -119,21 +119,22 @@ class LanguageConfig:
         for corpus in self.corpora:
             _check_thresholds(f"language.corpora.{corpus}", self.of_corpus(corpus))
 
-    def of_corpus(self, corpus: str) -> CorpusRules:
+    def of_corpus(self, corpus: str) -> Rules:
         """The rules for the recordings of one corpus."""
         own = self.corpora.get(corpus, CorpusEvidence())
-        names = [field.name for field in fields(CorpusRules) if field.name != "metadata_trust"]
-        given = {name: getattr(own, name) for name in names}
-        return CorpusRules(
-            metadata_trust=own.metadata_trust,
-            **{name: getattr(self, name) if value is None else value for name, value in given.items()},
-        )
+        rules: dict[str, Any] = {field.name: getattr(own, field.name, None) for field in fields(Rules)}
+        for name, value in rules.items():
+            if value is None and name != "metadata_trust":
+                rules[name] = getattr(self, name)
+        return Rules(**rules)
 
 
 @dataclass(frozen=True)
-class CorpusRules:
-    """What decides over the recordings of one corpus: its own CorpusEvidence, else LanguageConfig."""
+class Rules:
+    """The settings that hold for one corpus; see LanguageConfig and CorpusEvidence."""
 
+    languages: tuple[str, ...]
+    unknown: Literal["keep", "drop"]
     metadata_trust: float | None
     metadata_keep: float
     metadata_enough: float
@@ -143,6 +144,10 @@ class CorpusRules:
     audio_keep: float
     audio_drop: float
     listen: Literal["needed", "always", "never"]
+
+    def thresholds(self, evidence: Literal["text", "audio"]) -> tuple[float, float]:
+        """Probabilities from which this kind of evidence keeps a recording, and below which it drops one."""
+        return (self.text_keep, self.text_drop) if evidence == "text" else (self.audio_keep, self.audio_drop)
 
 
 def _check_thresholds(where: str, config: Any) -> None:

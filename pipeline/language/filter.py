@@ -1,25 +1,22 @@
-"""Which recordings stay: none whose speech is held already, and those in a wanted language, by a chain of evidence.
+"""Drops recordings whose speech is held already and those in other languages.
 
     RUN/manifest/ -> RUN/language/decisions.parquet (LanguageDecision)
 
-First the same speech twice, and what is evaluation data (same_speech.py). Then, for each recording:
+1. Recordings that hold the same speech as another, or evaluation data, are marked (same_speech.py).
+2. Tasks decide on every recording by metadata and text (decide.py), and choose the windows to listen to where audio may
+   still change that. With the marks, this is written to evidence.parquet.
+3. A classifier listens to these windows (listen.py).
+4. The final decisions are made from evidence.parquet and what was heard.
 
-1. metadata: what the corpus says of it (TWIST, section 3.1, filters by this alone). A tag for another language drops
-   it; one for a wanted language decides where the tag can be trusted: one of a podcast's show, of an interpreter's
-   channel or of an unchecked clip is not enough while there is a classifier to listen with.
-2. text: py3langid over the transcript, else over title and description, where they are long enough to tell.
-3. audio: a classifier over windows of speech (listen.py), where a recording's tag cannot be trusted or nothing
-   has decided yet.
-
-Text and audio have two thresholds: recordings in between are in quarantine, dropped as `uncertain_language`. Where
-nothing can be listened to, what metadata and text say has to do, and stage.json says so. What has no evidence at all
-stays or goes by the setting `unknown`.
+If there is no classifier, metadata and text decide, and stage.json says how much would have been listened to. Each step
+streams: the memory that it takes does not grow with the number of recordings, except for marks and drops.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,39 +28,37 @@ from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 from pipeline.language import listen
 from pipeline.language.account import Account
-from pipeline.language.config import CorpusRules, LanguageConfig
-from pipeline.language.listen import Heard
+from pipeline.language.decide import AudioEvidence, Metadata, by_audio, by_metadata_and_text, describe
 from pipeline.language.same_speech import Corpus, Mark, SameSpeechConfig, Spoken, find_same_speech, read_evaluation
-from pipeline.language.text import text_probabilities
-from pipeline.languages import normalize_code as normalize_code
-from pipeline.records import (
-    LANGUAGE_SCHEMA,
-    LANGUAGE_SOURCES,
-    RECORDING_SCHEMA,
-    LanguageDecision,
-    Recording,
-    from_table,
-    to_table,
-)
+from pipeline.records import LANGUAGE_SCHEMA, LanguageDecision, Recording, from_table, to_table
 from pipeline.runs import LANGUAGE, MANIFEST
-from pipeline.stage import Stage, StageCounts, Tally, digest, fingerprint_of, read_facts
-from pipeline.work.cluster import ClusterConfig
+from pipeline.stage import Stage, Tally, digest, fingerprint_of, read_facts
 from pipeline.work.map_tasks import spread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from pipeline.language.config import LanguageConfig
     from pipeline.progress import ReportProgress
+    from pipeline.work.cluster import ClusterConfig
 
 DECISIONS = "decisions.parquet"
-# What metadata and text say, before anything is listened to; there until the stage is finished.
-BEFORE_AUDIO = "before_audio.parquet"
-BEFORE_AUDIO_SCHEMA = LANGUAGE_SCHEMA.append(pa.field("is_final", pa.bool_(), nullable=False))
-# ISO 639-2 has a code for "undetermined".
-UNDETERMINED = ("", "und")
-# How far a tag is trusted, by where the corpus has it from (records.LANGUAGE_SOURCES).
-TRUST = {"corpus": 1.0, "recording": 1.0, "folder": 1.0, "recipe": 1.0, "show": 0.7, "channel": 0.7, "unchecked": 0.5}
-assert TRUST.keys() == set(LANGUAGE_SOURCES)
+# There until the stage is finished.
+EVIDENCE = "evidence.parquet"
+# The decision by metadata and text, and what the final one needs. `is_final`: audio may not change it. `windows`: where
+# to listen; null for most. `mark_reason` and `mark_detail`: why the recording is dropped whatever its language.
+EVIDENCE_SCHEMA = pa.schema(
+    [
+        *LANGUAGE_SCHEMA,
+        pa.field("is_final", pa.bool_(), nullable=False),
+        pa.field("corpus", pa.string(), nullable=False),
+        pa.field("duration_s", pa.float64(), nullable=False),
+        pa.field("uri", pa.string()),
+        pa.field("channel", pa.int16()),
+        pa.field("windows", pa.list_(pa.list_(pa.list_(pa.float64())))),
+        pa.field("mark_reason", pa.string()),
+        pa.field("mark_detail", pa.string()),
+    ]
+)
+MARKS = ["mark_reason", "mark_detail"]
 # py3langid takes half a millisecond for a text.
 RECORDINGS_PER_TASK = 10_000
 
@@ -71,11 +66,11 @@ RECORDINGS_PER_TASK = 10_000
 def filter_languages(
     run: str,
     config: LanguageConfig,
+    cluster: ClusterConfig,
     report: ReportProgress,
     same_speech: SameSpeechConfig | None = None,
-    cluster: ClusterConfig | None = None,
 ) -> None:
-    """Decides over every recording of the manifest.
+    """Decides on every recording of the manifest.
 
     Raises:
         TwistError: nothing is left, a setting names a corpus that there is not, or the classifier cannot be found.
@@ -96,22 +91,18 @@ def filter_languages(
     with stage.begin() as has_work:
         if not has_work:
             return
-        corpora = [Corpus(name, kind == "librispeech") for name, kind in kinds.items()]
-        marks = find_same_speech(functools.partial(_spoken, run), corpora, same_speech, evaluation)
-        _write_before_audio(stage, run, config, report)
-        heard: Iterator[tuple[str, Heard]] | None = None
+        if not storage.exists(_evidence_uri(stage)):
+            corpora = [Corpus(name, kind == "librispeech") for name, kind in kinds.items()]
+            marks = find_same_speech(functools.partial(_spoken, run), corpora, same_speech, evaluation)
+            _write_evidence(stage, config, classifier is not None, marks, report)
+        heard: Iterator[tuple[str, AudioEvidence]] | None = None
         if classifier is not None:
-            to_hear = (
-                recording
-                for recording, _, is_final in _read_before_audio(stage, run)
-                if not is_final and recording.recording_id not in marks and _has_windows(recording, config)
-            )
-            heard = listen.listen(stage.uri, to_hear, config.audio, cluster or ClusterConfig(), report)
-        _write(stage, run, config, marks, heard, report)
+            heard = listen.listen(stage.uri, _excerpts(stage), config.audio, cluster, report)
+        _write_decisions(stage, config, heard, report)
 
 
 def _find_classifier(config: LanguageConfig) -> str | None:
-    """The fingerprint of what is listened with; None: with nothing."""
+    """The classifier's fingerprint; None if nothing is listened to."""
     wanted = {config.listen, *(own.listen for own in config.corpora.values() if own.listen is not None)}
     if config.audio.model is None or wanted == {"never"}:
         return None
@@ -126,8 +117,13 @@ def _find_classifier(config: LanguageConfig) -> str | None:
 
 def _spoken(run: str, corpus: str) -> Iterator[Spoken]:
     for table in iterate_tables(run, Spoken._fields, corpus):
-        columns = [table[name].to_pylist() for name in Spoken._fields]
-        yield from map(Spoken, *columns)
+        for first in range(0, len(table), RECORDINGS_PER_TASK):
+            rows = table.slice(first, RECORDINGS_PER_TASK)
+            yield from map(Spoken, *(rows[name].to_pylist() for name in Spoken._fields))
+
+
+def _evidence_uri(stage: Stage) -> str:
+    return storage.join(stage.uri, EVIDENCE)
 
 
 class _Rows(NamedTuple):
@@ -138,195 +134,178 @@ class _Rows(NamedTuple):
     first: int
 
 
-def _write_before_audio(stage: Stage, run: str, config: LanguageConfig, report: ReportProgress) -> None:
-    uri = storage.join(stage.uri, BEFORE_AUDIO)
-    if storage.exists(uri):
-        return
-    num_recordings = read_facts(run, MANIFEST)["counts"]["kept"]["items"]
-    decide_rows = functools.partial(_decide_rows, config)
-    rows = _all_rows(run)
-    tables = spread(decide_rows, rows)
+def _write_evidence(
+    stage: Stage, config: LanguageConfig, listens: bool, marks: dict[str, Mark], report: ReportProgress
+) -> None:
+    num_recordings = read_facts(stage.run, MANIFEST)["counts"]["kept"]["items"]
+    tables = spread(functools.partial(_collect_evidence, config, listens), _all_rows(stage.run))
 
-    def told() -> Iterator[pa.Table]:
+    def marked() -> Iterator[pa.Table]:
         done = 0
         for table in tables:
             done += len(table)
             report(done, num_recordings, "recordings")
-            yield table
+            yield _with_marks(table, marks)
 
-    storage.write_bytes(uri, parquet.groups_to_bytes(told(), BEFORE_AUDIO_SCHEMA))
+    storage.write_bytes(_evidence_uri(stage), parquet.groups_to_bytes(marked(), EVIDENCE_SCHEMA))
 
 
 def _all_rows(run: str) -> Iterator[_Rows]:
     for uri in table_uris(run):
-        with parquet.RowGroups(uri, ["recording_id"]) as groups:
+        with parquet.RowGroups(uri, ["duration_s"]) as groups:
             for number, table in enumerate(groups):
                 for first in range(0, len(table), RECORDINGS_PER_TASK):
                     yield _Rows(uri, number, first)
 
 
-def _decide_rows(config: LanguageConfig, rows: _Rows) -> pa.Table:
-    """Follows the first two links of the chain for some recordings; runs on any machine."""
-    with parquet.RowGroups(rows.uri, RECORDING_SCHEMA.names) as groups:
-        table = groups.read(rows.row_group).slice(rows.first, RECORDINGS_PER_TASK)
-    outcomes = [_by_metadata_and_text(recording, config) for recording in from_table(Recording, table)]
-    decisions = to_table([decision for decision, _ in outcomes], LANGUAGE_SCHEMA)
-    columns = [*decisions.columns, pa.array([is_final for _, is_final in outcomes], pa.bool_())]
-    return pa.table(columns, schema=BEFORE_AUDIO_SCHEMA)
+def _collect_evidence(config: LanguageConfig, listens: bool, rows: _Rows) -> pa.Table:
+    """Decides on some recordings of one corpus by metadata and text; runs on any machine.
 
-
-def _read_before_audio(stage: Stage, run: str) -> Iterator[tuple[Recording, LanguageDecision, bool]]:
-    """Every recording, what metadata and text say of it, and whether that is final."""
-    with parquet.RowGroups(storage.join(stage.uri, BEFORE_AUDIO), BEFORE_AUDIO_SCHEMA.names) as groups:
-        rows = itertools.chain.from_iterable(
-            zip(from_table(LanguageDecision, table), table["is_final"].to_pylist(), strict=True) for table in groups
-        )
-        for recording, (decision, is_final) in zip(iterate_recordings(run), rows, strict=True):
-            assert decision.recording_id == recording.recording_id, f"{decision.recording_id} is another recording"
-            yield recording, decision, is_final
-
-
-def _has_windows(recording: Recording, config: LanguageConfig) -> bool:
-    return bool(listen.choose_windows(recording.duration_s, recording.voice_activity, config.audio))
-
-
-def decide(recording: Recording, config: LanguageConfig, heard: Heard | None = None) -> LanguageDecision:
-    """Follows the chain of evidence for one recording.
-
-    Args:
-        recording: Of the manifest.
-        config: What is wanted, and the thresholds.
-        heard: What was heard of it; None, or nothing heard: metadata and text alone decide.
+    Returns:
+        EVIDENCE_SCHEMA, without marks.
     """
-    decision, is_final = _by_metadata_and_text(recording, config)
-    return decision if is_final else _by_audio(recording, config, decision, heard)
+    names = [*Metadata._fields, "corpus", "duration_s", *(("uri", "channel", "voice_activity") if listens else ())]
+    with parquet.RowGroups(rows.uri, names) as groups:
+        table = groups.read(rows.row_group).slice(rows.first, RECORDINGS_PER_TASK)
+    rules = config.of_corpus(table["corpus"][0].as_py())
+    metadata = map(Metadata, *(table[name].to_pylist() for name in Metadata._fields))
+    outcomes = [by_metadata_and_text(recording, rules) for recording in metadata]
+    decisions = to_table([decision for decision, _ in outcomes], LANGUAGE_SCHEMA)
+    columns = {
+        **dict(zip(LANGUAGE_SCHEMA.names, decisions.columns, strict=True)),
+        "is_final": pa.array([is_final for _, is_final in outcomes], pa.bool_()),
+        "corpus": table["corpus"],
+        "duration_s": table["duration_s"],
+    }
+    if listens:
+        is_open = [not is_final for _, is_final in outcomes]
+        columns |= {"uri": table["uri"], "channel": table["channel"], "windows": _windows(table, is_open, config)}
+    return pa.table(
+        [columns.get(field.name, pa.nulls(len(table), field.type)) for field in EVIDENCE_SCHEMA], schema=EVIDENCE_SCHEMA
+    )
 
 
-def _by_audio(
-    recording: Recording, config: LanguageConfig, before: LanguageDecision, heard: Heard | None
-) -> LanguageDecision:
-    if heard is None or not heard.probabilities:
-        return before
-    rules = config.of_corpus(recording.corpus)
-    return _judge(recording, config, heard.probabilities, "audio", rules.audio_keep, rules.audio_drop)
+def _windows(table: pa.Table, is_open: list[bool], config: LanguageConfig) -> pa.Array:
+    """Where to listen in each recording on which audio may decide; null if there is nowhere to."""
+    windows: list[list[listen.Windows] | None] = [None] * len(table)
+    for row in itertools.compress(range(len(table)), is_open):
+        voice_activity = table["voice_activity"][row].as_py()
+        windows[row] = listen.choose_windows(table["duration_s"][row].as_py(), voice_activity, config.audio) or None
+    return pa.array(windows, EVIDENCE_SCHEMA.field("windows").type)
 
 
-def _by_metadata_and_text(recording: Recording, config: LanguageConfig) -> tuple[LanguageDecision, bool]:
-    """What the first two links of the chain say, and whether that stands whatever audio might say."""
-    rules = config.of_corpus(recording.corpus)
-    never, always = rules.listen == "never", rules.listen == "always"
-    id = recording.recording_id
-    tag = normalize_code(recording.language or "")
-    tagged: LanguageDecision | None = None
-    if tag not in UNDETERMINED:
-        trust = rules.metadata_trust
-        if trust is None:
-            trust = TRUST[recording.language_source or "recording"]
-        if tag not in config.languages:
-            return LanguageDecision(id, False, tag, round(1 - trust, 6), "metadata", "other_language"), True
-        is_enough = trust >= rules.metadata_enough
-        tagged = LanguageDecision(id, is_enough, tag, trust, "metadata", None if is_enough else "uncertain_language")
-        if trust >= rules.metadata_keep:
-            return tagged, not always
-    if text := _enough_text(recording, rules):
-        told = _judge(recording, config, text_probabilities(text), "text", rules.text_keep, rules.text_drop)
-        # A tag that cannot be trusted is not made up for by what is said about a recording.
-        is_sure = told.reason == "other_language" or (told.keep and tagged is None)
-        return told, never or (is_sure and not always)
-    if tagged:
-        return tagged, never
-    keep = config.unknown == "keep"
-    return LanguageDecision(id, keep, None, None, "none", None if keep else "unknown_language"), never
+def _with_marks(table: pa.Table, marks: dict[str, Mark]) -> pa.Table:
+    """Fills in the marks of some recordings, which are then not listened to."""
+    if not marks:
+        return table
+    found = [marks.pop(id, None) for id in table["recording_id"].to_pylist()]
+    columns = dict(zip(table.column_names, table.columns, strict=True))
+    columns["mark_reason"] = pa.array([mark and mark.reason for mark in found], pa.string())
+    columns["mark_detail"] = pa.array([mark and mark.detail for mark in found], pa.string())
+    windows = columns["windows"].to_pylist()
+    columns["windows"] = pa.array(
+        [None if mark else places for mark, places in zip(found, windows, strict=True)],
+        EVIDENCE_SCHEMA.field("windows").type,
+    )
+    return pa.table(columns, schema=EVIDENCE_SCHEMA)
 
 
-def _enough_text(recording: Recording, rules: CorpusRules) -> str | None:
-    texts = ((text or "").strip() for text in (recording.text, recording.description))
-    return next((text for text in texts if len(text) >= rules.text_min_chars), None)
+def _excerpts(stage: Stage) -> Iterator[listen.Excerpts]:
+    """The windows to listen to, recording by recording."""
+    with parquet.RowGroups(_evidence_uri(stage), list(listen.Excerpts._fields)) as groups:
+        for table in groups:
+            table = table.filter(table["windows"].is_valid())
+            yield from map(listen.Excerpts, *(table[name].to_pylist() for name in listen.Excerpts._fields))
 
 
-def _judge(
-    recording: Recording,
-    config: LanguageConfig,
-    probabilities: dict[str, float],
-    evidence: str,
-    keep_from: float,
-    drop_below: float,
-) -> LanguageDecision:
-    """Holds the probability of the wanted languages together to two thresholds."""
-    score = min(1.0, sum(probabilities.get(language, 0.0) for language in set(config.languages)))
-    likeliest = max(probabilities, key=lambda language: (probabilities[language], language))
-    reason = None
-    if score < drop_below:
-        reason = "other_language"
-    elif score < keep_from:
-        reason = "uncertain_language"
-    elif likeliest not in config.languages:  # together the wanted ones are likelier
-        likeliest = max(config.languages, key=lambda language: (probabilities.get(language, 0.0), language))
-    return LanguageDecision(recording.recording_id, reason is None, likeliest, score, evidence, reason)
+class _Evidence(NamedTuple):
+    """What the final decision on a recording needs, apart from what was heard."""
+
+    before: LanguageDecision
+    is_final: bool
+    corpus: str
+    duration_s: float
+    has_windows: bool
+    mark_reason: str | None
+    mark_detail: str | None
 
 
-def _write(
+def _read_evidence(stage: Stage) -> Iterator[_Evidence]:
+    columns = [*LANGUAGE_SCHEMA.names, "is_final", "corpus", "duration_s", "windows", *MARKS]
+    with parquet.RowGroups(_evidence_uri(stage), columns) as groups:
+        for table in groups:
+            yield from map(
+                _Evidence,
+                from_table(LanguageDecision, table),
+                *(table[name].to_pylist() for name in ("is_final", "corpus", "duration_s")),
+                table["windows"].is_valid().to_pylist(),
+                *(table[name].to_pylist() for name in MARKS),
+            )
+
+
+def _write_decisions(
     stage: Stage,
-    run: str,
     config: LanguageConfig,
-    marks: dict[str, Mark],
-    heard: Iterator[tuple[str, Heard]] | None,
+    heard: Iterator[tuple[str, AudioEvidence]] | None,
     report: ReportProgress,
 ) -> None:
-    account = Account(config)
-    num_recordings = read_facts(run, MANIFEST)["counts"]["kept"]["items"]
-
-    def decide_all() -> Iterator[pa.Table]:
-        decisions: list[LanguageDecision] = []
-        for number, (recording, before, is_final) in enumerate(_read_before_audio(stage, run), start=1):
-            mark = marks.get(recording.recording_id)
-            if mark:
-                decision = LanguageDecision(recording.recording_id, False, None, None, "none", mark.reason)
-                detail = mark.detail
-            else:
-                outcome, decision = None, before
-                if not is_final:
-                    if heard is not None and _has_windows(recording, config):
-                        recording_id, outcome = next(heard)
-                        assert recording_id == recording.recording_id, f"{recording_id} was heard, not this"
-                    decision = _by_audio(recording, config, before, outcome)
-                    if outcome is None or not outcome.probabilities:
-                        account.unheard += Tally(1, recording.duration_s / 3600)
-                detail = _detail(decision, outcome)
-            account.add(recording, decision, detail)
-            decisions.append(decision)
-            if len(decisions) == parquet.ROW_GROUP_ROWS:
-                yield to_table(decisions, LANGUAGE_SCHEMA)
-                decisions.clear()
-            if number % RECORDINGS_PER_TASK == 0 or number == num_recordings:
-                report(number, num_recordings, "recordings")
-        if decisions:
-            yield to_table(decisions, LANGUAGE_SCHEMA)
-
-    content = parquet.groups_to_bytes(decide_all(), LANGUAGE_SCHEMA)
+    account = Account()
+    tables = map(
+        functools.partial(to_table, schema=LANGUAGE_SCHEMA), _decide_all(stage, config, heard, account, report)
+    )
+    content = parquet.groups_to_bytes(tables, LANGUAGE_SCHEMA)
     if not account.kept.items and heard is None:
-        storage.delete(storage.join(stage.uri, BEFORE_AUDIO))  # so that other settings are not refused
+        storage.delete(_evidence_uri(stage))  # so that other settings are not refused
     account.refuse_if_nothing_is_kept(heard is not None)
     storage.write_bytes(storage.join(stage.uri, DECISIONS), content)
-    counts = StageCounts.of(account.total, account.kept, account.dropped)
+    dropped = account.dropped()
     stage.finish(
-        counts,
-        account.dropped,
+        account.counts(dropped),
+        dropped,
         digest(content),
         evidence=dict(sorted(account.evidence.items())),
         by_evidence=account.by_evidence(),
         least_certain=account.least_certain(),
         audio_evidence={"available": heard is not None, "unheard": asdict(account.unheard)},
     )
-    storage.delete(storage.join(stage.uri, BEFORE_AUDIO))
+    storage.delete(_evidence_uri(stage))
 
 
-def _detail(decision: LanguageDecision, heard: Heard | None) -> str:
-    if decision.language is None:
-        return "neither metadata nor text nor audio says what is spoken"
-    windows = f", {heard.num_windows} windows" if heard and decision.evidence == "audio" else ""
-    not_heard = f"; not heard: {heard.failure}" if heard and heard.failure else ""
-    return f"{decision.language} by {decision.evidence} (wanted: {decision.score:.2f}{windows}{not_heard})"
+def _decide_all(
+    stage: Stage,
+    config: LanguageConfig,
+    heard: Iterator[tuple[str, AudioEvidence]] | None,
+    account: Account,
+    report: ReportProgress,
+) -> Iterator[list[LanguageDecision]]:
+    """The final decisions, as many at a time as a row group holds; `account` sums them up."""
+    num_recordings = read_facts(stage.run, MANIFEST)["counts"]["kept"]["items"]
+    rules_of = functools.cache(config.of_corpus)
+    decisions: list[LanguageDecision] = []
+    for number, evidence in enumerate(_read_evidence(stage), start=1):
+        rules = rules_of(evidence.corpus)
+        audio = None
+        if evidence.has_windows and heard is not None:
+            id, audio = next(heard)
+            assert id == evidence.before.recording_id, f"{id} was heard, not {evidence.before.recording_id}"
+        if evidence.mark_reason is not None:
+            id = evidence.before.recording_id
+            decision = LanguageDecision(id, False, None, None, "none", evidence.mark_reason)
+            detail = evidence.mark_detail or ""
+        else:
+            decision = by_audio(evidence.before, audio, rules)
+            detail = "" if decision.keep else describe(decision, audio)
+            if not evidence.is_final and (audio is None or not audio.probabilities):
+                account.unheard += Tally(1, evidence.duration_s / 3600)
+        account.add(evidence.corpus, evidence.duration_s, decision, detail, rules)
+        decisions.append(decision)
+        if number % RECORDINGS_PER_TASK == 0 or number == num_recordings:
+            report(number, num_recordings, "recordings")
+        if len(decisions) == parquet.ROW_GROUP_ROWS:
+            yield decisions
+            decisions = []
+    if decisions:
+        yield decisions
 
 
 def kept_recordings(run: str) -> Iterator[Recording]:

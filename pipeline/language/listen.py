@@ -1,17 +1,16 @@
 """Listening to recordings for their language: a few windows of speech of each, on GPU actors where there are GPUs.
 
-    Recording -> windows -> chunks -> RUN/language/audio/part-*.parquet -> Heard
+    Recording -> windows -> chunks -> RUN/language/audio/part-*.parquet -> AudioEvidence
 
-Windows are spread over a recording; where its corpus says when there is speech, over that. For each there is a second
-one near it, which is taken where the first holds too little speech: jingles and applause have no language.
+Windows are spread over a recording, or over its speech if the corpus says where that is. Each has a second one near it,
+which is taken if the first holds too little speech: jingles and applause have no language.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 import torch
@@ -20,7 +19,7 @@ from model.language_id.classifier import load_language_classifier
 from pipeline.audio.read import AudioError
 from pipeline.audio.voice_activity import SpeechDetector
 from pipeline.files import parquet, storage
-from pipeline.language.config import AudioLanguageConfig
+from pipeline.language.decide import AudioEvidence
 from pipeline.languages import normalize_code
 from pipeline.records import SAMPLE_RATE_HZ
 from pipeline.runs import LANGUAGE, stage_of
@@ -33,8 +32,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pipeline.language.config import AudioLanguageConfig
     from pipeline.progress import ReportProgress
-    from pipeline.records import Recording
     from pipeline.work.cluster import ClusterConfig
     from pipeline.work.plan import Chunk
 
@@ -48,38 +47,44 @@ PLAN_SCHEMA = pa.schema(
         ("work_unit", pa.string()),
     ]
 )
-# How far into its slot a window is centred, the second where the first holds no speech.
-PLACES_IN_SLOT = (0.5, 0.2)
-# Less of a recording is no evidence.
+# Centres of the first and second window of a slot, as shares of its length.
+CENTRES_IN_SLOT = (0.5, 0.2)
+# Shorter audio says nothing about its language.
 SHORTEST_S = 0.5
-# Of probabilities; what differs beyond depends on the machine.
+# Probabilities are rounded: further decimals differ between machines.
 DECIMALS = 4
 NEGLIGIBLE = 0.0005
 
 Windows = list[tuple[float, float]]
+"""(start, end) seconds."""
 
 
-@dataclass(frozen=True)
-class Heard:
-    """What a classifier made of a recording: the mean over its windows, by language; empty where nothing was heard.
+class Excerpts(NamedTuple):
+    """The windows to listen to in one recording; other fields as in Recording.
 
-    `failure` says why not.
+    Attributes:
+        windows: For each slot, the windows to try in turn.
     """
 
-    probabilities: dict[str, float] = field(default_factory=dict)
-    num_windows: int = 0
-    failure: str | None = None
+    recording_id: str
+    corpus: str
+    uri: str
+    channel: int | None
+    windows: list[Windows]
 
 
 def choose_windows(
     duration_s: float, voice_activity: Sequence[Sequence[float]] | None, config: AudioLanguageConfig
 ) -> list[Windows]:
-    """Where to listen: for each window of a recording, the places to try in turn, each `window_s` long.
+    """Chooses the windows to listen to in a recording.
 
     Args:
         duration_s: The recording's length; one not longer than a window is listened to whole.
         voice_activity: (on, off) seconds of speech, if known; windows are then spread over these.
         config: How many windows, and how long.
+
+    Returns:
+        For each slot, the windows to try in turn, each `window_s` long; empty if the recording is too short.
     """
     if duration_s < SHORTEST_S:
         return []
@@ -91,18 +96,18 @@ def choose_windows(
     num_slots = max(1, min(wanted, int(speech_s // config.window_s)))
     slots: list[Windows] = []
     for number in range(num_slots):
-        places: Windows = []
-        for place in PLACES_IN_SLOT:
-            centre_s = _time_of((number + place) * speech_s / num_slots, speech)
+        windows: Windows = []
+        for share in CENTRES_IN_SLOT:
+            centre_s = _time_of((number + share) * speech_s / num_slots, speech)
             start_s = round(min(max(0.0, centre_s - config.window_s / 2), duration_s - config.window_s), 3)
-            if all(abs(start_s - other_s) >= config.window_s / 2 for other_s, _ in places):
-                places.append((start_s, start_s + config.window_s))
-        slots.append(places)
+            if all(abs(start_s - other_s) >= config.window_s / 2 for other_s, _ in windows):
+                windows.append((start_s, start_s + config.window_s))
+        slots.append(windows)
     return slots
 
 
 def _in_order(regions: Sequence[Sequence[float]] | None, duration_s: float) -> Windows:
-    """Speech within the recording, without overlap."""
+    """Speech within the recording, sorted and without overlap."""
     tidied: Windows = []
     for on_s, off_s in sorted((max(0.0, r[0]), min(r[1], duration_s)) for r in regions or ()):
         on_s = max(on_s, tidied[-1][1]) if tidied else on_s
@@ -112,7 +117,7 @@ def _in_order(regions: Sequence[Sequence[float]] | None, duration_s: float) -> W
 
 
 def _time_of(spoken_s: float, speech: Windows) -> float:
-    """When so many seconds of speech have been heard."""
+    """The time at which `spoken_s` seconds of speech have passed."""
     for on_s, off_s in speech:
         if spoken_s <= off_s - on_s:
             return on_s + spoken_s
@@ -122,16 +127,13 @@ def _time_of(spoken_s: float, speech: Windows) -> float:
 
 def listen(
     stage_uri: str,
-    recordings: Iterable[Recording],
+    excerpts: Iterable[Excerpts],
     config: AudioLanguageConfig,
     cluster: ClusterConfig,
     report: ReportProgress,
-) -> Iterator[tuple[str, Heard]]:
-    """Listens to recordings, a part file per chunk; gives what was heard, in the recordings' order.
-
-    Recordings too short to be listened to are not among them.
-    """
-    plan = _plan(recordings, config)
+) -> Iterator[tuple[str, AudioEvidence]]:
+    """Listens to recordings and writes a part file per chunk; yields recording ids and verdicts in the given order."""
+    plan = _plan(excerpts, config)
     if not len(plan):
         return iter(())
     parts = storage.join(stage_uri, stage_of(LANGUAGE).parts)
@@ -139,20 +141,27 @@ def listen(
     return _read(dataflow.part_uri(parts, name) for name in plan.names)
 
 
-def _plan(recordings: Iterable[Recording], config: AudioLanguageConfig) -> WorkPlan:
-    columns: dict[str, list[object]] = {name: [] for name in PLAN_SCHEMA.names}
+def _plan(excerpts: Iterable[Excerpts], config: AudioLanguageConfig) -> WorkPlan:
     names = ChunkNames(config.work_unit_minutes * 60)
-    for recording in recordings:
-        slots = choose_windows(recording.duration_s, recording.voice_activity, config)
-        # All of a recording in one chunk, which can then tell its slots from each other.
-        chunk = names.next(recording.corpus, sum(end_s - start_s for places in slots for start_s, end_s in places))
-        for number, places in enumerate(slots):
-            for start_s, end_s in places:
-                id = f"{recording.recording_id}#{number}"
-                row = (id, recording.uri, recording.channel, start_s, end_s, chunk)
-                for column, value in zip(columns.values(), row, strict=True):
-                    column.append(value)
-    return WorkPlan.of(pa.table(columns, schema=PLAN_SCHEMA), "recording_id")
+
+    def tables() -> Iterator[pa.Table]:
+        columns: dict[str, list[object]] = {name: [] for name in PLAN_SCHEMA.names}
+        for recording in excerpts:
+            # A recording's windows share a chunk, where the worker tells its slots from each other.
+            seconds = sum(end_s - start_s for windows in recording.windows for start_s, end_s in windows)
+            chunk = names.next(recording.corpus, seconds)
+            for number, windows in enumerate(recording.windows):
+                for start_s, end_s in windows:
+                    id = f"{recording.recording_id}#{number}"
+                    row = (id, recording.uri, recording.channel, start_s, end_s, chunk)
+                    for column, value in zip(columns.values(), row, strict=True):
+                        column.append(value)
+            if len(columns["uri"]) >= parquet.ROW_GROUP_ROWS:
+                yield pa.table(columns, schema=PLAN_SCHEMA)
+                columns = {name: [] for name in PLAN_SCHEMA.names}
+        yield pa.table(columns, schema=PLAN_SCHEMA)
+
+    return WorkPlan.of(pa.concat_tables(tables()).combine_chunks(), "recording_id")
 
 
 class HearLanguage:
@@ -174,26 +183,26 @@ class HearLanguage:
         chosen: dict[str, list[NDArray[np.float32]]] = {}
         errors: dict[str, AudioError] = {}
         windows = zip(chunk.ids, wavs, strict=True)
-        for slot, places in itertools.groupby(windows, key=lambda window: window[0]):
+        for slot, windows_of_slot in itertools.groupby(windows, key=lambda window: window[0]):
             recording_id = slot.rpartition("#")[0]
             chosen.setdefault(recording_id, [])
-            for _, wav in places:
+            for _, wav in windows_of_slot:
                 if isinstance(wav, AudioError):
                     errors.setdefault(recording_id, wav)
                 elif self._holds_speech(wav):
                     chosen[recording_id].append(wav)
                     break
         clips = [torch.from_numpy(wav) for wavs_of_one in chosen.values() for wav in wavs_of_one]
-        # Speech, the error that is in the way of it, or none.
+        # Per recording: probabilities, its read error, or no_speech.
         rows = iter(self._classify(clips) if clips else torch.zeros(0, len(self._codes)))
-        outcomes: dict[str, Heard] = {}
+        outcomes: dict[str, AudioEvidence] = {}
         for recording_id, wavs_of_one in chosen.items():
             if wavs_of_one:
                 mean = torch.stack([next(rows) for _ in wavs_of_one]).double().mean(dim=0)
-                outcomes[recording_id] = Heard(self._by_language(mean.tolist()), len(wavs_of_one))
+                outcomes[recording_id] = AudioEvidence(self._by_language(mean.tolist()), len(wavs_of_one))
             else:
                 error = errors.get(recording_id)
-                outcomes[recording_id] = Heard(failure=error.reason if error else "no_speech")
+                outcomes[recording_id] = AudioEvidence(failure=error.reason if error else "no_speech")
         return _table(outcomes)
 
     def _holds_speech(self, wav: NDArray[np.float32]) -> bool:
@@ -211,25 +220,25 @@ class HearLanguage:
 
 
 def _all_failed(chunk: Chunk, error: AudioError) -> pa.Table:
-    return _table({id.rpartition("#")[0]: Heard(failure=error.reason) for id in chunk.ids})
+    return _table({id.rpartition("#")[0]: AudioEvidence(failure=error.reason) for id in chunk.ids})
 
 
-def _table(outcomes: dict[str, Heard]) -> pa.Table:
-    heard = outcomes.values()
+def _table(outcomes: dict[str, AudioEvidence]) -> pa.Table:
+    verdicts = outcomes.values()
     return pa.table(
         {
             "recording_id": pa.array(outcomes, pa.string()),
-            "num_windows": pa.array([one.num_windows for one in heard], pa.int16()),
-            "languages": pa.array([list(one.probabilities) for one in heard], pa.list_(pa.string())),
-            "probabilities": pa.array([list(one.probabilities.values()) for one in heard], pa.list_(pa.float64())),
-            "drop_reason": pa.array([one.failure for one in heard], pa.string()),
+            "num_windows": pa.array([one.num_windows for one in verdicts], pa.int16()),
+            "languages": pa.array([list(one.probabilities) for one in verdicts], pa.list_(pa.string())),
+            "probabilities": pa.array([list(one.probabilities.values()) for one in verdicts], pa.list_(pa.float64())),
+            "drop_reason": pa.array([one.failure for one in verdicts], pa.string()),
         }
     )
 
 
-def _read(parts: Iterable[str]) -> Iterator[tuple[str, Heard]]:
+def _read(parts: Iterable[str]) -> Iterator[tuple[str, AudioEvidence]]:
     for part in parquet.read_many(parts):
         for row in part.to_pylist():
             probabilities = dict(zip(row["languages"], row["probabilities"], strict=True))
             assert not any(map(math.isnan, probabilities.values())), f"{row['recording_id']} was heard as NaN"
-            yield row["recording_id"], Heard(probabilities, row["num_windows"], row["drop_reason"])
+            yield row["recording_id"], AudioEvidence(probabilities, row["num_windows"], row["drop_reason"])

@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
-from pipeline.language.filter import DECISIONS, normalize_code
+from pipeline.language.filter import DECISIONS
+from pipeline.languages import normalize_code
 from pipeline.packing.config import SplitConfig
 from pipeline.packing.split import assign_splits
 from pipeline.records import SPLITS

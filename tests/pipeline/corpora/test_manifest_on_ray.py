@@ -12,6 +12,7 @@ from pipeline.corpora.source import CorpusConfig
 from pipeline.language.config import LanguageConfig
 from pipeline.language.filter import filter_languages
 from pipeline.work import map_tasks
+from pipeline.work.cluster import ClusterConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,11 +32,11 @@ def test_the_same_bytes_through_ray(
 ) -> None:
     corpora = [CorpusConfig(str(corpus_tree(kind)), kind) for kind in KINDS]  # type: ignore[arg-type]
     make_manifest(str(tmp_path / "here"), corpora, silently)
-    filter_languages(str(tmp_path / "here"), LanguageConfig(), silently)
+    filter_languages(str(tmp_path / "here"), LanguageConfig(), ClusterConfig(), silently)
     monkeypatch.setattr(map_tasks, "SECONDS_HERE", 0.0)
     monkeypatch.setattr(manifest, "FILES_PER_TASK", 3)
     make_manifest(str(tmp_path / "there"), corpora, silently)
-    filter_languages(str(tmp_path / "there"), LanguageConfig(), silently)
+    filter_languages(str(tmp_path / "there"), LanguageConfig(), ClusterConfig(), silently)
     names = ["manifest/dropped.parquet", "manifest/DONE", "language/decisions.parquet", "language/dropped.parquet"]
     for name in [*names, *(f"manifest/{kind}.parquet" for kind in KINDS)]:
         assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes(), f"{name} differs"

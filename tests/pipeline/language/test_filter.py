@@ -9,9 +9,12 @@ from pipeline.corpora.source import CorpusConfig
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 from pipeline.language.config import LanguageConfig
-from pipeline.language.filter import decide, filter_languages, normalize_code, read_decisions
+from pipeline.language.decide import decide
+from pipeline.language.filter import filter_languages, read_decisions
+from pipeline.languages import normalize_code
 from pipeline.records import Recording
 from pipeline.stage import StageError, read_facts
+from pipeline.work.cluster import ClusterConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -154,7 +157,7 @@ def run(tmp_path: Path, write_tone: WriteTone) -> str:
 
 def test_kept_and_dropped(run: str) -> None:
     seen: list[tuple[int, int]] = []
-    filter_languages(run, LanguageConfig(), lambda done, total, *_: seen.append((done, total)))
+    filter_languages(run, LanguageConfig(), ClusterConfig(), lambda done, total, *_: seen.append((done, total)))
     decisions = read_decisions(run)
     assert list(decisions) == [recording.recording_id for recording in read_recordings(run)]
     assert [decision.keep for decision in decisions.values()] == [True, False, True, False, False]
@@ -173,27 +176,27 @@ def test_kept_and_dropped(run: str) -> None:
 
 
 def test_a_second_call_does_nothing_and_other_settings_are_refused(run: str) -> None:
-    filter_languages(run, LanguageConfig(), silently)
+    filter_languages(run, LanguageConfig(), ClusterConfig(), silently)
 
     def fail(*_: Any) -> None:
         raise AssertionError("recordings were examined again")
 
-    filter_languages(run, LanguageConfig(), fail)
+    filter_languages(run, LanguageConfig(), ClusterConfig(), fail)
     with pytest.raises(StageError, match=r'languages was \["en"\], is \["en", "de"\]'):
-        filter_languages(run, LanguageConfig(languages=("en", "de")), silently)
+        filter_languages(run, LanguageConfig(languages=("en", "de")), ClusterConfig(), silently)
 
 
 def test_everything_dropped_is_an_error_with_advice(run: str) -> None:
     with pytest.raises(TwistError) as failure:
-        filter_languages(run, LanguageConfig(languages=("fr",)), silently)
+        filter_languages(run, LanguageConfig(languages=("fr",)), ClusterConfig(), silently)
     for part in ("2 other_language de", "2 other_language en", "1 unknown_language", "`language`", "language.unknown"):
         assert part in str(failure.value)
     with pytest.raises(StageError, match="not finished"):
         read_decisions(run)
-    filter_languages(run, LanguageConfig(languages=("fr",), unknown="keep"), silently)
+    filter_languages(run, LanguageConfig(languages=("fr",), unknown="keep"), ClusterConfig(), silently)
     assert [decision.keep for decision in read_decisions(run).values()] == [False, False, False, False, True]
 
 
 def test_the_manifest_comes_first(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="manifest is not finished; run `twist manifest`"):
-        filter_languages(str(tmp_path), LanguageConfig(), silently)
+        filter_languages(str(tmp_path), LanguageConfig(), ClusterConfig(), silently)

@@ -17,8 +17,9 @@ from pipeline.files import parquet
 from pipeline.language import filter as language_filter
 from pipeline.language import listen as language_listen
 from pipeline.language.config import AudioLanguageConfig, CorpusEvidence, LanguageConfig
-from pipeline.language.filter import decide, filter_languages, read_decisions
-from pipeline.language.listen import Heard, HearLanguage, choose_windows, listen
+from pipeline.language.decide import AudioEvidence, decide
+from pipeline.language.filter import filter_languages, read_decisions
+from pipeline.language.listen import Excerpts, HearLanguage, choose_windows, listen
 from pipeline.records import Recording
 from pipeline.stage import StageError, read_facts
 from pipeline.work.cluster import ClusterConfig
@@ -197,8 +198,8 @@ GERMAN = "Der schnelle braune Fuchs springt über den faulen Hund und geht dann 
 VAGUE = "in being comparatively modern."
 
 
-def heard_as(**probabilities: float) -> Heard:
-    return Heard(probabilities, 3)
+def heard_as(**probabilities: float) -> AudioEvidence:
+    return AudioEvidence(probabilities, 3)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +217,7 @@ def heard_as(**probabilities: float) -> Heard:
         ("['de']", "show", None, heard_as(en=1.0), (False, "de", "metadata", "other_language")),
         # Where nothing was heard, metadata and text have to do.
         ("en", "show", None, None, (True, "en", "metadata", None)),
-        ("en", "show", None, Heard(failure="no_speech"), (True, "en", "metadata", None)),
+        ("en", "show", None, AudioEvidence(failure="no_speech"), (True, "en", "metadata", None)),
         ("en", "channel", ENGLISH, None, (True, "en", "text", None)),
         ("en", "unchecked", None, None, (False, "en", "metadata", "uncertain_language")),
         # Without a tag text decides where it is sure, audio where it is not, or there is none.
@@ -227,7 +228,9 @@ def heard_as(**probabilities: float) -> Heard:
         (None, "", None, None, (False, None, "none", "unknown_language")),
     ],
 )
-def test_chain(tag: str | None, source: str, text: str | None, heard: Heard | None, outcome: tuple[Any, ...]) -> None:
+def test_chain(
+    tag: str | None, source: str, text: str | None, heard: AudioEvidence | None, outcome: tuple[Any, ...]
+) -> None:
     config = LanguageConfig(text_keep=0.99, text_drop=0.05)
     decision = decide(recording(tag, source, text), config, heard)
     assert (decision.keep, decision.language, decision.evidence, decision.reason) == outcome
@@ -305,7 +308,7 @@ def run(corpus_tree: Callable[[str], Path], tmp_path: Path) -> str:
 @pytest.mark.usefixtures("scripted", "without_ray")
 def test_it_listens_to_what_is_in_doubt(run: str) -> None:
     config = LanguageConfig(audio=CONFIG, audio_keep=0.1, audio_drop=0.05)
-    filter_languages(run, config, silently)
+    filter_languages(run, config, ClusterConfig(), silently)
     decisions = read_decisions(run)
     evidence = {id.partition("/")[2]: (d.evidence, d.keep) for id, d in decisions.items()}
     assert evidence["show_0aBcD/episode1"] == ("audio", True)
@@ -323,7 +326,7 @@ def test_it_listens_to_what_is_in_doubt(run: str) -> None:
 
 
 def test_without_a_model_it_says_so(run: str) -> None:
-    filter_languages(run, LanguageConfig(), silently)
+    filter_languages(run, LanguageConfig(), ClusterConfig(), silently)
     facts = read_facts(run, "language")
     assert facts["audio_evidence"]["available"] is False
     assert facts["audio_evidence"]["unheard"]["items"] == 7
@@ -370,7 +373,7 @@ def test_recorded_speech_in_eleven_languages(
     )
     recordings = [recording for recording in read_recordings(run) if recording.corpus == "languages"]
     monkeypatch.setattr(language_listen, "load_language_classifier", lambda _: ByFolder(recordings, sure))
-    filter_languages(run, LanguageConfig(languages=(*wanted, "en"), audio=CONFIG), silently)
+    filter_languages(run, LanguageConfig(languages=(*wanted, "en"), audio=CONFIG), ClusterConfig(), silently)
     decisions = read_decisions(run)
     for recording in recordings:
         told = decisions[recording.recording_id]
@@ -391,14 +394,14 @@ def test_quarantine_and_the_least_certain(run: str, scripted: Scripted) -> None:
     scripted.scale = 0.5
     config = LanguageConfig(audio=CONFIG, audio_keep=0.999, audio_drop=0.0, unknown="keep")
     with pytest.raises(TwistError, match=r"no recording is left .*uncertain_language"):
-        filter_languages(run, config, silently)
+        filter_languages(run, config, ClusterConfig(), silently)
     heard = len(scripted.heard)
     other = LanguageConfig(
         audio=CONFIG, audio_keep=0.999, audio_drop=0.0, corpora={"spotify": CorpusEvidence(listen="never")}
     )
     second = f"{run}/../second"
     make_manifest(second, [CorpusConfig(**c) for c in _corpora(run)], silently)
-    filter_languages(second, other, silently)
+    filter_languages(second, other, ClusterConfig(), silently)
     facts = read_facts(second, "language")
     groups = {(row["corpus"], row["decision"], row["evidence"]): row["items"] for row in facts["by_evidence"]}
     assert groups["voxpopuli", "quarantine", "audio"] == 4
@@ -419,22 +422,22 @@ def _corpora(run: str) -> list[dict[str, Any]]:
 def test_interrupted_it_goes_on_where_it_was(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = LanguageConfig(audio=CONFIG, audio_keep=0.1, audio_drop=0.05)
     make_manifest(f"{run}-2", [CorpusConfig(**c) for c in _corpora(run)], silently)
-    filter_languages(f"{run}-2", config, silently)
+    filter_languages(f"{run}-2", config, ClusterConfig(), silently)
 
     def die(*_: object) -> None:
         raise ConnectionError("the bucket is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(language_filter, "_write", die)
+        patch.setattr(language_filter, "_write_decisions", die)
         with pytest.raises(ConnectionError):
-            filter_languages(run, config, silently)
+            filter_languages(run, config, ClusterConfig(), silently)
     with monkeypatch.context() as patch:
-        patch.setattr(language_filter, "_by_metadata_and_text", die)  # it is all there
-        filter_languages(run, config, silently)
+        patch.setattr(language_filter, "_collect_evidence", die)  # it is all there
+        filter_languages(run, config, ClusterConfig(), silently)
     for name in ("decisions.parquet", "dropped.parquet"):
         assert parquet.read(f"{run}/language/{name}") == parquet.read(f"{run}-2/language/{name}")
     with pytest.raises(StageError, match=r"audio_keep was 0\.1, is 0\.2"):
-        filter_languages(run, LanguageConfig(audio=CONFIG, audio_keep=0.2, audio_drop=0.05), silently)
+        filter_languages(run, LanguageConfig(audio=CONFIG, audio_keep=0.2, audio_drop=0.05), ClusterConfig(), silently)
 
 
 def test_a_model_that_is_not_there(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -443,14 +446,16 @@ def test_a_model_that_is_not_there(run: str, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     with pytest.raises(TwistError, match="there is no folder some/model"):
-        filter_languages(run, LanguageConfig(audio=AudioLanguageConfig(model="some/model")), silently)
-    filter_languages(run, LanguageConfig(audio=AudioLanguageConfig(model="some/model", required=False)), silently)
+        filter_languages(run, LanguageConfig(audio=AudioLanguageConfig(model="some/model")), ClusterConfig(), silently)
+    filter_languages(
+        run, LanguageConfig(audio=AudioLanguageConfig(model="some/model", required=False)), ClusterConfig(), silently
+    )
     assert read_facts(run, "language")["audio_evidence"]["available"] is False
 
 
 def test_rules_for_no_corpus(run: str) -> None:
     with pytest.raises(TwistError, match=r"language\.corpora names 'spotfy', which is none of the corpora"):
-        filter_languages(run, LanguageConfig(corpora={"spotfy": CorpusEvidence()}), silently)
+        filter_languages(run, LanguageConfig(corpora={"spotfy": CorpusEvidence()}), ClusterConfig(), silently)
 
 
 def test_units_quarantined_are_told(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -463,6 +468,10 @@ def test_units_quarantined_are_told(run: str, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(language_listen.dataflow, "run_chunks", all_fail)
     recordings = [r for r in read_recordings(run) if r.recording_id.endswith(("_en", "episode1"))]
-    told = list(listen(f"{run}/language", recordings, CONFIG, ClusterConfig(), silently))
+    excerpts = [
+        Excerpts(r.recording_id, r.corpus, r.uri, r.channel, choose_windows(r.duration_s, r.voice_activity, CONFIG))
+        for r in recordings
+    ]
+    told = list(listen(f"{run}/language", excerpts, CONFIG, ClusterConfig(), silently))
     assert [id for id, _ in told] == [recording.recording_id for recording in recordings]
     assert {heard.failure for _, heard in told} == {"quarantined"}

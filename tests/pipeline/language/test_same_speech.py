@@ -15,6 +15,7 @@ from pipeline.language.config import LanguageConfig
 from pipeline.language.filter import filter_languages, read_decisions
 from pipeline.language.same_speech import Corpus, Mark, SameSpeechConfig, Spoken, find_same_speech
 from pipeline.stage import StageError, read_facts
+from pipeline.work.cluster import ClusterConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -217,7 +218,7 @@ SESSION = "voxpopuli/20180206-0900-PLENARY"
 
 
 def test_corpora_that_hold_the_same(run: str) -> None:
-    filter_languages(run, LanguageConfig(languages=("en", "de")), silently)
+    filter_languages(run, LanguageConfig(languages=("en", "de")), ClusterConfig(), silently)
     found = dropped(run)
     assert found[CHAPTER] == ("same_speech", "same speech as librispeech/100-121669-0000")
     mls = [id for id in found if id.startswith("mls/")]
@@ -241,7 +242,7 @@ def test_preference_and_a_list_of_ids(run: str, tmp_path: Path) -> None:
     evaluation = tmp_path / "evaluation.txt"
     evaluation.write_text("# our own test set\nmls/english/301_910_000001\n\nvoxpopuli/20180206-0900-PLENARY_en_0\n")
     config = SameSpeechConfig(prefer=("mls", "libri_light"), evaluation=str(evaluation))
-    filter_languages(run, LanguageConfig(), silently, config)
+    filter_languages(run, LanguageConfig(), ClusterConfig(), silently, config)
     found = dropped(run)
     assert "mls/english/201_900_000000" not in found
     assert found["librispeech/100-121669-0002"] == ("same_speech", f"same speech as {CHAPTER}")
@@ -251,6 +252,8 @@ def test_preference_and_a_list_of_ids(run: str, tmp_path: Path) -> None:
     assert keep["librispeech/102-121671-0000"], "LibriSpeech's dev set stays what it is"
     evaluation.write_text("mls/english/301_910_000000\n")
     with pytest.raises(StageError, match="evaluation_ids"):
-        filter_languages(run, LanguageConfig(), silently, config)
+        filter_languages(run, LanguageConfig(), ClusterConfig(), silently, config)
     with pytest.raises(TwistError, match="does not exist"):
-        filter_languages(run, LanguageConfig(), silently, SameSpeechConfig(evaluation=str(tmp_path / "none.txt")))
+        filter_languages(
+            run, LanguageConfig(), ClusterConfig(), silently, SameSpeechConfig(evaluation=str(tmp_path / "none.txt"))
+        )

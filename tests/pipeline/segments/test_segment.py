@@ -14,7 +14,7 @@ from pipeline.audio.read import read_spans
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 from pipeline.language.config import LanguageConfig
-from pipeline.language.filter import decide
+from pipeline.language.decide import decide
 from pipeline.records import LANGUAGE_SCHEMA, RECORDING_SCHEMA, SEGMENT_SCHEMA, Recording, to_table
 from pipeline.segments.config import SegmentConfig
 from pipeline.segments.segment import Regions, cut, make_segments, open_segments, plan_of, read_segments, tidy

@@ -1,0 +1,135 @@
+"""The decision on one recording's language, from its metadata, its text and what a classifier heard.
+
+The evidence is weighed in this order:
+
+1. metadata: the tag that the corpus gives (TWIST, section 3.1, filters by this alone). A tag for another language drops
+   the recording. A tag for a wanted language decides if it can be trusted: the tag of a podcast's show, of an
+   interpreter's channel or of an unchecked clip is not enough while there is a classifier to listen with.
+2. text: py3langid's verdict on the transcript, else on title and description, if they are long enough.
+3. audio: a classifier's verdict on windows of speech, if the tag cannot be trusted or nothing has decided yet.
+
+Text and audio have two thresholds each. Recordings in between are in quarantine: dropped as `uncertain_language`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from pipeline.language.text import text_probabilities
+from pipeline.languages import normalize_code
+from pipeline.records import LANGUAGE_SOURCES, LanguageDecision
+
+if TYPE_CHECKING:
+    from pipeline.language.config import LanguageConfig, Rules
+    from pipeline.records import Recording
+
+# ISO 639-2 has a code for "undetermined".
+UNDETERMINED = ("", "und")
+# Trust in a tag, by where the corpus has it from (records.LANGUAGE_SOURCES).
+TRUST = {"corpus": 1.0, "recording": 1.0, "folder": 1.0, "recipe": 1.0, "show": 0.7, "channel": 0.7, "unchecked": 0.5}
+assert TRUST.keys() == set(LANGUAGE_SOURCES)
+
+
+@dataclass(frozen=True)
+class AudioEvidence:
+    """A classifier's verdict on one recording.
+
+    Attributes:
+        probabilities: By language, the mean over the windows; empty if nothing could be classified.
+        num_windows: Windows that were classified.
+        failure: Why none was.
+    """
+
+    probabilities: dict[str, float] = field(default_factory=dict)
+    num_windows: int = 0
+    failure: str | None = None
+
+
+class Metadata(NamedTuple):
+    """What the manifest says that a recording's language can be told from; fields as in Recording."""
+
+    recording_id: str
+    language: str | None
+    language_source: str | None
+    text: str | None
+    description: str | None
+
+
+def decide(recording: Recording, config: LanguageConfig, audio: AudioEvidence | None = None) -> LanguageDecision:
+    """Decides whether a recording stays.
+
+    Args:
+        recording: A row of the manifest.
+        config: The wanted languages and the thresholds.
+        audio: The classifier's verdict. If there is none, or it is empty, metadata and text alone decide.
+    """
+    rules = config.of_corpus(recording.corpus)
+    metadata = Metadata(*(getattr(recording, name) for name in Metadata._fields))
+    decision, is_final = by_metadata_and_text(metadata, rules)
+    return decision if is_final else by_audio(decision, audio, rules)
+
+
+def by_metadata_and_text(recording: Metadata, rules: Rules) -> tuple[LanguageDecision, bool]:
+    """The decision before audio, and whether it stands whatever audio might say."""
+    never, always = rules.listen == "never", rules.listen == "always"
+    id = recording.recording_id
+    tag = normalize_code(recording.language or "")
+    tagged: LanguageDecision | None = None
+    if tag not in UNDETERMINED:
+        trust = rules.metadata_trust
+        if trust is None:
+            trust = TRUST[recording.language_source or "recording"]
+        if tag not in rules.languages:
+            return LanguageDecision(id, False, tag, round(1 - trust, 6), "metadata", "other_language"), True
+        is_enough = trust >= rules.metadata_enough
+        tagged = LanguageDecision(id, is_enough, tag, trust, "metadata", None if is_enough else "uncertain_language")
+        if trust >= rules.metadata_keep:
+            return tagged, not always
+    if text := _long_enough_text(recording, rules):
+        by_text = _judge(id, text_probabilities(text), "text", rules)
+        # Text about a recording does not make up for a tag that cannot be trusted.
+        is_sure = by_text.reason == "other_language" or (by_text.keep and tagged is None)
+        return by_text, never or (is_sure and not always)
+    if tagged:
+        return tagged, never
+    keep = rules.unknown == "keep"
+    return LanguageDecision(id, keep, None, None, "none", None if keep else "unknown_language"), never
+
+
+def by_audio(before: LanguageDecision, audio: AudioEvidence | None, rules: Rules) -> LanguageDecision:
+    """The decision by audio, or the one `before` it if nothing was heard."""
+    if audio is None or not audio.probabilities:
+        return before
+    return _judge(before.recording_id, audio.probabilities, "audio", rules)
+
+
+def describe(decision: LanguageDecision, audio: AudioEvidence | None) -> str:
+    """The detail that a drop carries: the language, the evidence for it and how sure that is."""
+    if decision.language is None:
+        return "neither metadata nor text nor audio says what is spoken"
+    windows = f", {audio.num_windows} windows" if audio and decision.evidence == "audio" else ""
+    not_heard = f"; not heard: {audio.failure}" if audio and audio.failure else ""
+    return f"{decision.language} by {decision.evidence} (wanted: {decision.score:.2f}{windows}{not_heard})"
+
+
+def _long_enough_text(recording: Metadata, rules: Rules) -> str | None:
+    texts = ((text or "").strip() for text in (recording.text, recording.description))
+    return next((text for text in texts if len(text) >= rules.text_min_chars), None)
+
+
+def _judge(
+    recording_id: str, probabilities: dict[str, float], evidence: Literal["text", "audio"], rules: Rules
+) -> LanguageDecision:
+    """Compares the summed probability of the wanted languages with the two thresholds of this kind of evidence."""
+    keep_from, drop_below = rules.thresholds(evidence)
+    score = min(1.0, sum(probabilities.get(language, 0.0) for language in dict.fromkeys(rules.languages)))
+    likeliest = max(probabilities, key=lambda language: (probabilities[language], language))
+    reason = None
+    if score < drop_below:
+        reason = "other_language"
+    elif score < keep_from:
+        reason = "uncertain_language"
+    elif likeliest not in rules.languages:  # together the wanted ones are likelier
+        likeliest = max(rules.languages, key=lambda language: (probabilities.get(language, 0.0), language))
+    return LanguageDecision(recording_id, reason is None, likeliest, score, evidence, reason)
