@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from model.device import Device
 from model.encoder.hubert_config import HubertConfig
-from model.training.rules import Device, Precision, Rules, may_change, rate_of_step
+from model.training.rules import Precision, Rules, may_change, rate_of_step
 from model.training.schedule import Schedule
 
 CHANGEABLE = frozenset(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from model.device import Device
 from model.lm.loader_config import CHANGEABLE as CHANGEABLE_DATA
 from model.lm.loader_config import LoaderConfig
-from model.training.rules import Device, Precision, Rules, may_change, rate_of_step
+from model.training.rules import Precision, Rules, may_change, rate_of_step
 from model.training.schedule import Schedule
 from pipeline.errors import TwistError
 

@@ -17,7 +17,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from model.training.rules import Device
+from model.device import Device
+from model.training.rules import 
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from typing import Literal, Protocol, get_args
 
+from model.device import Device
 from model.training.schedule import Schedule, learning_rate
 from pipeline.errors import TwistError
 
-Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["float32", "bfloat16"]
 
 

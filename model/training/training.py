@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from torch import nn
 
-    from model.training.distributed import Device
+    from model.device import Device
 
 OnEvent = Callable[[dict[str, Any]], None]
 """Called in the main process with a dict: `event` (start, step, validation, checkpoint, stopped, and what a training

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from model.training.rules import Device, Precision, Rules, may_change, rate_of_step
+from model.device import Device
+from model.training.rules import Precision, Rules, may_change, rate_of_step
 from model.training.schedule import Schedule
 from model.vocoder.config import VocoderConfig
 from model.vocoder.mel_config import MelConfig

@@ -20,8 +20,8 @@ class SegmentConfig:
         max_s: Longest segment, in seconds (TWIST trains on samples of up to 25 s).
         max_pause_s: A longer pause, in seconds, always ends a segment.
         padding_s: Seconds of the surrounding pause that are kept at each end of detected speech.
-        detect_speech: Whose audio is searched for speech where the corpus does not say where it is: of all
-            recordings, of those longer than max_s, or of none (these are then cut into equal parts).
+        detect_speech: Which recordings are searched for speech if their corpus does not say where it is: all, those
+            longer than max_s (long), or none. The others are taken whole, or cut into equal parts.
         speech_threshold: Probability above which a window of audio counts as speech.
         work_unit_minutes: Minutes of audio that one worker takes at a time.
     """

@@ -15,7 +15,7 @@ from pipeline.corpora.manifest import make_manifest, read_recordings
 from pipeline.corpora.readers import READERS, find_recordings, kind_of
 from pipeline.corpora.source import CorpusConfig, CorpusError
 from pipeline.files import parquet, storage
-from pipeline.segments.segment import tidy
+from pipeline.segments.cut import tidy
 from tests import corpora_trees
 from tests.corpora_trees import duration_s, say
 

@@ -17,7 +17,8 @@ from pipeline.language.config import LanguageConfig
 from pipeline.language.decide import decide
 from pipeline.records import LANGUAGE_SCHEMA, RECORDING_SCHEMA, SEGMENT_SCHEMA, Recording, to_table
 from pipeline.segments.config import SegmentConfig
-from pipeline.segments.segment import Regions, cut, make_segments, open_segments, plan_of, read_segments, tidy
+from pipeline.segments.cut import Regions, cut, tidy
+from pipeline.segments.segment import make_segments, open_segments, plan_of, read_segments
 from pipeline.stage import Stage, StageCounts, StageError, Tally, read_facts
 from pipeline.work import dataflow
 from pipeline.work.cluster import ClusterConfig
