@@ -299,14 +299,14 @@ def write_index(shards: str, info: dict[str, Any], rows: Sequence[dict[str, Any]
         rows: The manifest rows of all shards, or tables of them, of which one is in memory at a time.
     """
     tables = (row if isinstance(row, pa.Table) else pa.Table.from_pylist([row], schema=SAMPLE_SCHEMA) for row in rows)
-    storage.write_bytes(storage.join(shards, MANIFEST), parquet.groups_to_bytes(_even_groups(tables), SAMPLE_SCHEMA))
+    storage.write_bytes(storage.join(shards, MANIFEST), parquet.groups_to_bytes(even_groups(tables), SAMPLE_SCHEMA))
     info = {"format_version": FORMAT_VERSION, "fingerprint": dataset_fingerprint(info), **info}
     storage.write_bytes(storage.join(shards, DATASET), (json.dumps(info, indent=2) + "\n").encode())
     return Dataset(shards, info)
 
 
-def _even_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Tables of any size as such of parquet.ROW_GROUP_ROWS rows."""
+def even_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Tables of any size as tables of parquet.ROW_GROUP_ROWS rows."""
     waiting: list[pa.Table] = []
     for table in tables:
         waiting.append(table)

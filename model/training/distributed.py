@@ -18,7 +18,6 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from model.device import Device
-from model.training.rules import 
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:

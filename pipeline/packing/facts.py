@@ -1,19 +1,23 @@
-"""The first look at all units: compact facts of every segment, by which all that concerns the whole is decided.
+"""Compact facts on every segment, from which everything that concerns the whole corpus is decided.
 
-A batch is some of the part files of a run's units, in their order; what is written of it is in the order of its
-segments.
+1. `Survey` reads a batch of part files: it writes the facts on its segments, dealt out by ranges of segment ids, and
+   their landmarks.
+2. `SortFacts` brings one range of ids together and sorts it.
+3. `Facts` reads the sorted files: numbers as columns that stay in memory, texts (ids above all) as they are needed.
 """
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.corpora.manifest import iterate_tables
 from pipeline.files import parquet, partitioned, storage
 from pipeline.packing.config import DegenerateConfig, DuplicatesConfig
 from pipeline.packing.decontaminate import EvaluationIndex, contaminated
@@ -23,11 +27,16 @@ from pipeline.packing.landmarks import landmark_pairs
 from pipeline.units.parts import Batch, Flat, read_kept
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from numpy.typing import NDArray
 
-# `content` is a hash of units and durations; `reason` and `detail` say why a segment goes by itself.
+# `batch` and `row` say where the segment's units are; `content` is a hash of units and durations; `reason` and `detail`
+# say why a segment is dropped whatever else there is.
 FACTS_SCHEMA = pa.schema(
     [
+        pa.field("batch", pa.int32(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
         pa.field("segment_id", pa.large_string(), nullable=False),
         pa.field("recording_id", pa.string(), nullable=False),
         pa.field("start_s", pa.float64(), nullable=False),
@@ -43,14 +52,15 @@ FACTS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Survey:
-    """What is asked of each segment.
+    """Reads a batch of part files and writes the facts and the landmarks of its segments.
 
     Attributes:
         folder: Where to write.
         degenerate: Which units are no speech.
         duplicates: Whether near duplicates are looked for, and how thoroughly.
-        evaluation: The evaluation speech's index, a file; None where there is none.
-        num_partitions: Into how many the landmarks are dealt out.
+        evaluation: File with the index of evaluation speech; None if there is none.
+        num_partitions: Partitions of the landmarks.
+        first_ids: Ascending ids at which the second and later ranges of segment ids begin.
     """
 
     folder: str
@@ -58,24 +68,25 @@ class Survey:
     duplicates: DuplicatesConfig
     evaluation: str | None
     num_partitions: int
+    first_ids: tuple[str, ...] = ()
 
     def facts_uri(self, batch: int) -> str:
-        """A batch's facts."""
-        return storage.join(self.folder, f"facts-{batch:06d}.parquet")
+        """A batch's facts (FACTS_SCHEMA), dealt out by ranges of segment ids."""
+        return storage.join(self.folder, f"facts-{batch:06d}.scatter")
 
     def landmarks_uri(self, batch: int) -> str:
-        """A batch's landmarks."""
+        """A batch's landmarks (LANDMARK_SCHEMA), dealt out by their keys."""
         return storage.join(self.folder, f"landmarks-{batch:06d}.scatter")
 
     def __call__(self, batch: Batch) -> None:
-        """Surveys one batch, unless that was done before."""
+        """Surveys one batch, unless its facts are there already."""
         if storage.exists(self.facts_uri(batch.number)):
             return
         evaluation = EvaluationIndex.load(self.evaluation) if self.evaluation else None
         facts, landmarks = [FACTS_SCHEMA.empty_table()], [LANDMARK_SCHEMA.empty_table()]
         num_rows = 0
         for table in read_kept(batch):
-            facts.append(self._facts(table, evaluation))
+            facts.append(self._facts(table, batch.number, num_rows, evaluation))
             if self.duplicates.drop == "near":
                 landmarks.append(self._landmarks(table, num_rows))
             num_rows += len(table)
@@ -83,9 +94,11 @@ class Survey:
             joined = pa.concat_tables(landmarks)
             partitions = (joined["key"].to_numpy() % np.uint64(self.num_partitions)).astype(np.uint32)
             partitioned.write(self.landmarks_uri(batch.number), joined, partitions, self.num_partitions)
-        parquet.write(self.facts_uri(batch.number), pa.concat_tables(facts))
+        of_batch = pa.concat_tables(facts)
+        ranges = [bisect.bisect_right(self.first_ids, id) for id in of_batch["segment_id"].to_pylist()]
+        partitioned.write(self.facts_uri(batch.number), of_batch, np.array(ranges, np.int32), len(self.first_ids) + 1)
 
-    def _facts(self, table: pa.Table, evaluation: EvaluationIndex | None) -> pa.Table:
+    def _facts(self, table: pa.Table, batch: int, first_row: int, evaluation: EvaluationIndex | None) -> pa.Table:
         flat = Flat.of(table)
         durations_s = pc.subtract(table["end_s"], table["start_s"]).to_numpy()
         reasons: list[str | None] = [None] * len(table)
@@ -96,6 +109,8 @@ class Survey:
         for row, detail in degenerate(flat.owners, flat.units, flat.durations, durations_s, self.degenerate).items():
             reasons[row], details[row] = "degenerate", detail
         columns = {
+            "batch": [batch] * len(table),
+            "row": list(range(first_row, first_row + len(table))),
             **{name: table[name] for name in ("segment_id", "recording_id", "start_s", "end_s", "num_frames")},
             "num_units": pc.list_value_length(table["units"]),
             "content": [_content(*flat.segment(row)) for row in range(len(table))],
@@ -128,3 +143,128 @@ class Survey:
 
 def _content(units: NDArray[np.uint16], durations: NDArray[np.uint16]) -> bytes:
     return hashlib.blake2b(units.tobytes() + durations.tobytes(), digest_size=16).digest()
+
+
+@dataclass(frozen=True)
+class SortFacts:
+    """Sorts the facts on one range of segment ids.
+
+    Attributes:
+        folder: Of intermediate files.
+        files: What the survey wrote, by batch.
+    """
+
+    folder: str
+    files: tuple[str, ...]
+
+    def sorted_uri(self, number: int) -> str:
+        """The facts on one range of ids, sorted by id."""
+        return storage.join(self.folder, f"facts-by-id-{number:06d}.parquet")
+
+    def __call__(self, number: int) -> None:
+        """Sorts one range, unless that was done before."""
+        if not storage.exists(self.sorted_uri(number)):
+            table = partitioned.gather_as_one(self.files, number, FACTS_SCHEMA)
+            parquet.write(self.sorted_uri(number), table.sort_by("segment_id"))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The facts on all segments, in the order of their ids. Every array [n] below is in this order.
+
+    Attributes:
+        files: Facts sorted by id, range after range.
+        recording_ids: The recordings that have segments; some several times.
+        recording: [n] the place of each segment's recording in `recording_ids`.
+        num_units: [n].
+        num_frames: [n].
+        by_batch: [n] the segments in the order of batches and their rows, as places in the order of ids.
+        batch_starts: [batches] where each batch begins in `by_batch`.
+    """
+
+    files: tuple[str, ...]
+    recording_ids: pa.ChunkedArray
+    recording: NDArray[np.int32]
+    num_units: NDArray[np.int32]
+    num_frames: NDArray[np.int32]
+    by_batch: NDArray[np.int32]
+    batch_starts: tuple[int, ...]
+
+    @classmethod
+    def read(cls, files: tuple[str, ...], num_batches: int) -> Facts:
+        """Reads the columns that are kept in memory."""
+        names = ("batch", "row", "num_units", "num_frames")
+        columns: dict[str, list[NDArray[np.int32]]] = {name: [np.empty(0, np.int32)] for name in ("recording", *names)}
+        recording_ids = [pa.array([], pa.string())]
+        num_recordings = 0
+        for _, table in _tables(files, ["recording_id", *names]):
+            encoded = table["recording_id"].combine_chunks().dictionary_encode()
+            columns["recording"].append(encoded.indices.to_numpy() + np.int32(num_recordings))
+            recording_ids.append(encoded.dictionary)
+            num_recordings += len(encoded.dictionary)
+            for name in names:
+                columns[name].append(table[name].to_numpy())
+        joined = {name: np.concatenate(columns.pop(name)) for name in list(columns)}
+        batch, row = joined.pop("batch"), joined.pop("row")
+        sizes = np.bincount(batch, minlength=num_batches)
+        starts = np.cumsum(sizes) - sizes
+        by_batch = np.empty(len(batch), np.int32)
+        by_batch[starts[batch] + row] = np.arange(len(batch), dtype=np.int32)
+        return cls(
+            files, pa.chunked_array(recording_ids), **joined, by_batch=by_batch, batch_starts=tuple(starts.tolist())
+        )
+
+    def __len__(self) -> int:
+        return len(self.num_units)
+
+    def tables(self, columns: list[str]) -> Iterator[tuple[slice, pa.Table]]:
+        """Some columns of FACTS_SCHEMA, some rows at a time, and where these rows lie."""
+        return _tables(self.files, columns)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """[n] a column of numbers."""
+        return np.concatenate([table[name].to_numpy() for _, table in self.tables([name])])
+
+    def ids_of(self, rows: NDArray[np.integer]) -> pa.Array:
+        """The ids of some segments, by their places; they may come in any order, and several times."""
+        wanted, place = np.unique(rows, return_inverse=True)
+        found = []
+        for block, table in self.tables(["segment_id"]):
+            first, end = np.searchsorted(wanted, [block.start, block.stop])
+            found.append(table["segment_id"].take(pa.array(wanted[first:end] - block.start)))
+        ids = pa.chunked_array([chunk for column in found for chunk in column.chunks], pa.large_string())
+        return ids.combine_chunks().take(pa.array(place))
+
+    def contents(self) -> NDArray[np.uint64]:
+        """[n, 2] the two halves of a hash of each segment's units and durations."""
+        halves = [np.empty((0, 2), np.uint64)]
+        for _, table in self.tables(["content"]):
+            halves += [_halves(chunk) for chunk in table["content"].chunks if len(chunk)]
+        return np.concatenate(halves)
+
+
+def _tables(files: Sequence[str], columns: list[str]) -> Iterator[tuple[slice, pa.Table]]:
+    start = 0
+    for uri in files:
+        with parquet.RowGroups(uri, columns) as groups:
+            for table in groups:
+                yield slice(start, start + len(table)), table
+                start += len(table)
+
+
+def _halves(contents: pa.FixedSizeBinaryArray) -> NDArray[np.uint64]:
+    whole = np.frombuffer(contents.buffers()[1], np.uint64).reshape(-1, 2)
+    return whole[contents.offset : contents.offset + len(contents)]
+
+
+def id_ranges(run: str, num_ranges: int) -> tuple[str, ...]:
+    """Ids that part the segments of a run into ranges of about equal size: where all but the first range begin.
+
+    Segments get their recording's id and more; each recording counts by its length.
+    """
+    if num_ranges == 1:
+        return ()
+    table = pa.concat_tables(iterate_tables(run, ["recording_id", "duration_s"])).sort_by("recording_id")
+    ends_s = np.cumsum(table["duration_s"].to_numpy())
+    rows = np.searchsorted(ends_s, ends_s[-1] * np.arange(1, num_ranges) / num_ranges)
+    return tuple(sorted(set(table["recording_id"].take(pa.array(rows)).to_pylist())))

@@ -3,20 +3,23 @@ speaker and shuffled, in tars of even size.
 
     RUN/units/, RUN/language/, RUN/manifest/ -> RUN/shards/ (see shards.py)
 
-1. Survey: each batch of part files gives compact facts on its segments, and their landmarks (`survey.py`).
-2. Near duplicates are found by these, through files (`duplicates.py`).
-3. All decisions, on the facts of all segments: what is dropped, and where the rest goes (`arrange.py`).
-4. Each batch deals its segments out, and each few shards are written by one task (`fill_shards.py`).
+1. Each batch of part files gives compact facts on its segments, and their landmarks (facts.py).
+2. Near duplicates are found by these, through files (duplicates.py).
+3. On the facts of all segments, this process decides what is dropped (reasons.py) and where the rest goes (place.py).
+4. Each batch deals its segments out, and each task writes some of the shards (write.py).
 
-Tasks run on all cores of the cluster. Each leaves a file in RUN/shards/work, and is not done again where that is there;
-the folder goes when all is done. A sample's place depends on the seed and the ids of the samples alone.
+This process numbers segments in the order of their ids; files of tasks number them in the order of batches and rows,
+and `Facts.by_batch` translates.
+
+Tasks run on all cores of the cluster. Each leaves a file in RUN/shards/work and is not done again if that is there; the
+folder is deleted in the end. A sample's place depends on the seed and the ids of the samples alone.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,14 +31,15 @@ from pipeline import shards
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 from pipeline.packing import duplicates
-from pipeline.packing.config import DuplicatesConfig, PackConfig
+from pipeline.packing.config import PackConfig
 from pipeline.packing.evaluation_speech import read_evaluation_sets
-from pipeline.packing.facts import Survey
+from pipeline.packing.facts import Facts, SortFacts, Survey, id_ranges
 from pipeline.packing.place import Arrangement, arrange, join_neighbours, read_recordings, split_recordings
+from pipeline.packing.reasons import Reasons
 from pipeline.packing.write import PLAN_SCHEMA, Deal, Fill
-from pipeline.records import DROPPED_SCHEMA, SPLITS
+from pipeline.records import SPLITS
 from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SHARDS, UNITS
-from pipeline.stage import Stage, StageCounts, Tally, fingerprint_of, read_facts
+from pipeline.stage import Stage, StageCounts, fingerprint_of, read_facts
 from pipeline.units import codebook
 from pipeline.units.parts import Batch, part_uris
 from pipeline.work import cluster
@@ -45,17 +49,20 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pipeline.packing.decontaminate import EvaluationIndex
     from pipeline.progress import ReportProgress
 
 WORK = "work"
-# What a task holds of a batch or a partition is some hundred MB.
+# Sizes of tasks: each holds some hundred MB of its batch or partition.
 PARTS_PER_BATCH = 64
 LANDMARKS_PER_PARTITION = 4_000_000
 CANDIDATES_PER_PARTITION = 100_000
 # Samples of ten million units take a GiB as objects.
 UNITS_PER_FILL = 8_000_000
+# A quarter of a million segments.
+UNITS_PER_ID_RANGE = 100_000_000
 MOST_FILLS = 1024
-# Fewer tasks than this are done here, without a cluster.
+# No more tasks than these are done here, without a cluster.
 FEW_TASKS = 2
 
 
@@ -65,7 +72,7 @@ def pack(run: str, config: PackConfig, report: ReportProgress, encoder: EncoderC
     Args:
         run: The run's folder.
         config: How to.
-        report: Told of every task that is done.
+        report: Called after every task.
         encoder: The run's, for evaluation sets that are audio.
 
     Raises:
@@ -81,12 +88,18 @@ def pack(run: str, config: PackConfig, report: ReportProgress, encoder: EncoderC
         facts = {"evaluation_clips": len(index.clips), "evaluation_clips_too_short": num_short}
     stage = Stage(run, SHARDS, asdict(config), inputs)
     with stage.begin() as has_work:
-        if not has_work:
-            return
-        packing = _Packing(stage, config, book, report)
-        if index is not None:
-            index.save(packing.evaluation_uri)
-        packing.run(index is not None, facts)
+        if has_work:
+            _Packing(stage, config, book, report).run(index, facts)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the decisions leave to be done and to be told."""
+
+    deal: Deal
+    shards: tuple[str, ...]
+    counts: StageCounts
+    dropped: pa.Table
 
 
 class _Packing:
@@ -98,74 +111,27 @@ class _Packing:
         self.book = book
         self.report = report
         self.folder = storage.absolute(storage.join(stage.uri, WORK))
-        self.evaluation_uri = storage.join(self.folder, "evaluation.npz")
         parts = [storage.absolute(uri) for uri in part_uris(stage.run)]
         starts = range(0, len(parts), PARTS_PER_BATCH)
         self.batches = [Batch(n, tuple(parts[start : start + PARTS_PER_BATCH])) for n, start in enumerate(starts)]
         self.num_units = int(read_facts(stage.run, UNITS)["num_units"])
 
-    def run(self, has_evaluation: bool, facts: dict[str, Any]) -> None:
-        near = self.config.duplicates.for_size(self.num_units)
-        num_landmarks = self.num_units // 2 * near.pairs_per_landmark
-        survey = Survey(
-            self.folder,
-            self.config.degenerate,
-            near,
-            self.evaluation_uri if has_evaluation else None,
-            num_partitions=1 + num_landmarks // LANDMARKS_PER_PARTITION,
-        )
-        self._map(survey, self.batches, "batches surveyed")
-        table, bases = self._read_facts(survey)
-        by_id = pc.sort_indices(table["segment_id"]).to_numpy().astype(np.int64)
-        recordings = read_recordings(self.stage.run, table["recording_id"])
-        recording = pc.index_in(table["recording_id"], recordings["recording_id"]).to_numpy().astype(np.int64)
-        splits = split_recordings(recordings, self.config.split)[recording]
+    def run(self, index: EvaluationIndex | None, facts: dict[str, Any]) -> None:
+        """Does all of it.
 
-        reasons = _Reasons(table)
-        priority = self._priority(table, splits, by_id, reasons)
-        if near.drop != "none":
-            reasons.exact(priority)
-        if near.drop == "near":
-            similar = self._similar(survey, bases)
-            reasons.near(similar, priority, splits != SPLITS.index("train"), near, self._frame_rate_hz)
-
-        kept = reasons.kept()
-        samples = join_neighbours(
-            recording[by_id],
-            table["start_s"].to_numpy()[by_id],
-            table["end_s"].to_numpy()[by_id],
-            kept[by_id],
-            self.config.sample_s,
-            self.config.sample_gap_s,
-        )
-        self._refuse_nothing_to_train_on(splits, kept)
-        arrangement = arrange(
-            table["segment_id"].take(pa.array(by_id)),
-            table["num_units"].to_numpy()[by_id].astype(np.int64),
-            splits[by_id],
-            samples,
-            seed=self.config.seed,
-            units_per_shard=self.config.units_per_shard,
-            min_shards=self.config.min_shards,
-        )
-        deal = self._plan(arrangement, by_id, bases, recordings, recording)
-        self._map(deal, self.batches, "batches dealt out")
-        fill = Fill(deal, self.stage.uri, tuple(arrangement.shards), len(self.batches), self.book.codebook_size)
-        self._map(fill, range(deal.num_partitions), "groups of shards")
-
-        dropped = reasons.dropped(by_id, recordings, recording)
-        durations_s = pc.subtract(table["end_s"], table["start_s"]).to_numpy()
+        Args:
+            index: Evaluation speech to keep out of training.
+            facts: Further figures for stage.json.
+        """
+        survey = self._survey(index)
+        plan = self._decide(survey)
+        self._map(plan.deal, self.batches, "batches dealt out")
+        fill = Fill(plan.deal, self.stage.uri, plan.shards, len(self.batches), self.book.codebook_size)
+        self._map(fill, range(plan.deal.num_partitions), "groups of shards")
         dataset = self._write_index(fill)
-        self._write_groups(arrangement, table["segment_id"].take(pa.array(by_id)))
-        total, kept_tally = (Tally(len(hours), float(hours.sum()) / 3600) for hours in (durations_s, durations_s[kept]))
         for name in storage.list_files(self.folder):
             storage.delete(storage.join(self.folder, name))
-        counts = StageCounts.of_table(total, kept_tally, dropped)
-        self.stage.finish(counts, dropped, dataset.fingerprint, **facts)
-
-    @property
-    def _frame_rate_hz(self) -> float:
-        return float(self.book.facts["encoder"]["frame_rate_hz"])
+        self.stage.finish(plan.counts, plan.dropped, dataset.fingerprint, **facts)
 
     def _map(self, function: Callable[[Any], None], items: Sequence[Any], noun: str) -> None:
         # A few tasks are done sooner than a cluster is there.
@@ -173,86 +139,78 @@ class _Packing:
         for number, _ in enumerate(done, start=1):
             self.report(number, len(items), noun)
 
-    def _read_facts(self, survey: Survey) -> tuple[pa.Table, list[int]]:
-        """All segments' facts, and the number of the first segment of each batch."""
-        lengths: list[int] = []
-
-        def read() -> Iterator[pa.Table]:
-            for table in parquet.read_many(survey.facts_uri(batch.number) for batch in self.batches):
-                lengths.append(len(table))
-                yield table
-
-        table = parquet.as_one(read())
-        return table, np.cumsum([0, *lengths])[:-1].tolist()
-
-    def _priority(
-        self, table: pa.Table, splits: NDArray[np.int8], by_id: NDArray[np.int64], reasons: _Reasons
-    ) -> NDArray[np.int64]:
-        """The order in which segments may stay, where two say the same; -1 for those that go anyway.
-
-        Evaluation comes before training; then the longer; then the first by its id.
-        """
-        frames = table["num_frames"].to_numpy()
-        rank = np.empty(len(table), np.int64)
-        rank[by_id] = np.arange(len(table))
-        order = np.lexsort((rank, -frames, -splits))
-        priority = np.empty(len(table), np.int64)
-        priority[order] = np.arange(len(table))
-        priority[~reasons.kept()] = -1
-        return priority
-
-    def _similar(self, survey: Survey, bases: list[int]) -> pa.Table:
-        """Segments that may be of one recording, compared (SIMILAR_SCHEMA)."""
-        share = duplicates.ShareLandmarks(
-            self.folder, tuple(survey.landmarks_uri(batch.number) for batch in self.batches), tuple(bases)
+    def _survey(self, index: EvaluationIndex | None) -> Survey:
+        """Has the facts and landmarks of all batches written."""
+        evaluation_uri = None
+        if index is not None:
+            evaluation_uri = storage.join(self.folder, "evaluation.npz")
+            index.save(evaluation_uri)
+        near = self.config.duplicates.for_size(self.num_units)
+        num_landmarks = self.num_units // 2 * near.pairs_per_landmark
+        survey = Survey(
+            self.folder,
+            self.config.degenerate,
+            near,
+            evaluation_uri,
+            num_partitions=1 + num_landmarks // LANDMARKS_PER_PARTITION,
+            first_ids=id_ranges(self.stage.run, 1 + self.num_units // UNITS_PER_ID_RANGE),
         )
+        self._map(survey, self.batches, "batches surveyed")
+        return survey
+
+    def _read_facts(self, survey: Survey) -> Facts:
+        """The facts on all segments, sorted by id."""
+        sort = SortFacts(self.folder, tuple(survey.facts_uri(batch.number) for batch in self.batches))
+        ranges = range(len(survey.first_ids) + 1)
+        self._map(sort, ranges, "ranges of ids sorted")
+        return Facts.read(tuple(map(sort.sorted_uri, ranges)), len(self.batches))
+
+    def _decide(self, survey: Survey) -> _Plan:
+        """Decides what is dropped and where the rest belongs, and writes that down for the tasks."""
+        facts = self._read_facts(survey)
+        recordings = read_recordings(self.stage.run, facts.recording_ids)
+        recordings = recordings.take(pc.index_in(facts.recording_ids, recordings["recording_id"]).combine_chunks())
+        splits = split_recordings(recordings, self.config.split)[facts.recording]
+        reasons = self._find_reasons(facts, splits, survey)
+        self._refuse_nothing_to_train_on(splits, reasons.kept)
+        arrangement = self._arrange(facts, splits, reasons.kept)
+        deal = self._write_plans(arrangement, facts, recordings)
+        self._write_groups(arrangement, facts)
+        dropped = reasons.dropped(recordings["corpus"].combine_chunks())
+        total, kept = reasons.tallies()
+        return _Plan(deal, tuple(arrangement.shards), StageCounts.of_table(total, kept, dropped), dropped)
+
+    def _find_reasons(self, facts: Facts, splits: NDArray[np.int8], survey: Survey) -> Reasons:
+        """Why segments are dropped."""
+        reasons = Reasons(facts, splits)
+        if survey.duplicates.drop != "none":
+            reasons.drop_exact()
+        if survey.duplicates.drop == "near":
+            similar = self._compare_speech(survey, facts.batch_starts)
+            reasons.drop_near(similar, survey.duplicates, float(self.book.facts["encoder"]["frame_rate_hz"]))
+        return reasons
+
+    def _compare_speech(self, survey: Survey, batch_starts: tuple[int, ...]) -> pa.Table:
+        """Segments that may be of one recording, compared (SIMILAR_SCHEMA)."""
+        landmarks = tuple(survey.landmarks_uri(batch.number) for batch in self.batches)
+        share = duplicates.ShareLandmarks(self.folder, landmarks, batch_starts)
         partitions = range(survey.num_partitions)
         self._map(share, partitions, "groups of landmarks")
         assert survey.duplicates.landmark_units is not None
-        propose = duplicates.Propose(
-            self.folder, tuple(map(share.pairs_uri, partitions)), survey.duplicates.landmark_units
-        )
+        pairs = tuple(map(share.pairs_uri, partitions))
+        propose = duplicates.Propose(self.folder, pairs, survey.duplicates.landmark_units)
         self._map(propose, partitions, "groups of candidates")
 
         candidates = parquet.as_one(parquet.read_many(map(propose.candidates_uri, partitions)))
         candidates_uri = storage.join(self.folder, "candidates.parquet")
         parquet.write(candidates_uri, candidates)
         num_partitions = 1 + len(candidates) // CANDIDATES_PER_PARTITION
-        fetch = duplicates.FetchSpeech(self.folder, candidates_uri, tuple(bases), num_partitions)
+        fetch = duplicates.FetchSpeech(self.folder, candidates_uri, batch_starts, num_partitions)
         self._map(fetch, self.batches, "batches fetched from")
-        compare = duplicates.Compare(
-            self.folder,
-            tuple(fetch.speech_uri(batch.number) for batch in self.batches),
-            candidates_uri,
-            num_partitions,
-        )
+        speech = tuple(fetch.speech_uri(batch.number) for batch in self.batches)
+        compare = duplicates.Compare(self.folder, speech, candidates_uri, num_partitions)
         self._map(compare, range(num_partitions), "groups compared")
         return parquet.as_one(parquet.read_many(map(compare.similar_uri, range(num_partitions))))
-
-    def _plan(
-        self,
-        arrangement: Arrangement,
-        by_id: NDArray[np.int64],
-        bases: list[int],
-        recordings: pa.Table,
-        recording: NDArray[np.int64],
-    ) -> Deal:
-        """Writes what is to become of each batch's segments."""
-        num_shards = len(arrangement.shards)
-        num_partitions = min(num_shards, MOST_FILLS, 1 + self.num_units // UNITS_PER_FILL)
-        deal = Deal(self.folder, num_shards, num_partitions)
-        place = np.empty(len(by_id), np.int64)
-        place[by_id] = np.arange(len(by_id))
-        for batch, start, end in zip(self.batches, bases, [*bases[1:], len(by_id)], strict=True):
-            rows = place[start:end]
-            told = recordings.take(pa.array(recording[start:end]))
-            columns = {
-                **{name: getattr(arrangement, name)[rows] for name in ("shard", "index", "member")},
-                "sample_id": arrangement.sample_ids.take(pa.array(rows)),
-                **{name: told[name] for name in ("corpus", "speaker", "language")},
-            }
-            parquet.write(deal.plan_uri(batch.number), pa.table(columns, schema=PLAN_SCHEMA))
-        return deal
 
     def _refuse_nothing_to_train_on(self, splits: NDArray[np.int8], kept: NDArray[np.bool_]) -> None:
         sizes = np.bincount(splits[kept], minlength=len(SPLITS)).tolist()
@@ -263,7 +221,58 @@ class _Packing:
                 f"pack.split.corpus_splits to ignore, or add a corpus to train on"
             )
 
+    def _arrange(self, facts: Facts, splits: NDArray[np.int8], kept: NDArray[np.bool_]) -> Arrangement:
+        """The place of every segment that is kept."""
+        if self.config.sample_s:
+            times = (facts.column("start_s"), facts.column("end_s"))
+            longest_s, longest_gap_s = self.config.sample_s, self.config.sample_gap_s
+            samples = join_neighbours(facts.recording, *times, kept, longest_s, longest_gap_s)
+        else:
+            samples = np.where(kept, np.arange(len(facts), dtype=np.int32), np.int32(-1))
+        return arrange(
+            (table["segment_id"].combine_chunks() for _, table in facts.tables(["segment_id"])),
+            facts.num_units,
+            splits,
+            samples,
+            seed=self.config.seed,
+            units_per_shard=self.config.units_per_shard,
+            min_shards=self.config.min_shards,
+        )
+
+    def _write_plans(self, arrangement: Arrangement, facts: Facts, recordings: pa.Table) -> Deal:
+        """Writes where each batch's segments belong."""
+        num_shards = len(arrangement.shards)
+        num_partitions = min(num_shards, MOST_FILLS, 1 + self.num_units // UNITS_PER_FILL)
+        deal = Deal(self.folder, num_shards, num_partitions)
+        ends = [*facts.batch_starts[1:], len(facts)]
+        for batch, start, end in zip(self.batches, facts.batch_starts, ends, strict=True):
+            rows = facts.by_batch[start:end]
+            of_rows = recordings.take(pa.array(facts.recording[rows]))
+            columns = {
+                **{name: getattr(arrangement, name)[rows] for name in ("shard", "index", "member")},
+                "sample_id": arrangement.sample_ids(rows),
+                **{name: of_rows[name] for name in ("corpus", "speaker", "language")},
+            }
+            parquet.write(deal.plan_uri(batch.number), pa.table(columns, schema=PLAN_SCHEMA))
+        return deal
+
+    def _write_groups(self, arrangement: Arrangement, facts: Facts) -> None:
+        """Writes which segments make up which sample, if some have several."""
+        if not len(arrangement.joined_ids):
+            return
+
+        def groups() -> Iterator[pa.Table]:
+            for rows, table in facts.tables(["segment_id"]):
+                sample_ids = arrangement.sample_ids(rows)
+                is_joined = sample_ids.is_valid()
+                columns = [sample_ids.filter(is_joined), table["segment_id"].filter(is_joined)]
+                yield pa.table(columns, schema=shards.GROUP_SCHEMA)
+
+        content = parquet.groups_to_bytes(shards.even_groups(groups()), shards.GROUP_SCHEMA)
+        storage.write_bytes(storage.join(self.stage.uri, shards.GROUPS), content)
+
     def _write_index(self, fill: Fill) -> shards.Dataset:
+        """Writes the manifest of the shards and dataset.json."""
         partitions = range(fill.deal.num_partitions)
         told = [one for p in partitions for one in json.loads(storage.read_bytes(fill.told_uri(p)))]
         unit_counts = {
@@ -287,90 +296,9 @@ class _Packing:
         }
         return shards.write_index(self.stage.uri, info, parquet.read_many(map(fill.rows_uri, partitions)))
 
-    def _write_groups(self, arrangement: Arrangement, segment_ids: pa.ChunkedArray) -> None:
-        """Which segments make up which sample, where some have several."""
-        is_joined = arrangement.sample_ids.is_valid()
-        if self.config.sample_s and pc.any(is_joined).as_py():
-            columns = [arrangement.sample_ids.filter(is_joined), segment_ids.filter(is_joined)]
-            table = pa.table(columns, schema=shards.GROUP_SCHEMA)
-            parquet.write(storage.join(self.stage.uri, shards.GROUPS), table)
-
-
-class _Reasons:
-    """What goes, and why: the first reason that was found counts."""
-
-    def __init__(self, table: pa.Table) -> None:
-        self._table = table
-        self._reasons = np.full(len(table), None, object)
-        own = np.flatnonzero(table["reason"].is_valid())
-        self._reasons[own] = table["reason"].take(pa.array(own)).to_pylist()
-        self._details = dict(zip(own.tolist(), table["detail"].take(pa.array(own)).to_pylist(), strict=True))
-
-    def kept(self) -> NDArray[np.bool_]:
-        """[rows] what stays."""
-        is_kept: NDArray[np.bool_] = self._reasons == None  # noqa: E711 - elementwise
-        return is_kept
-
-    def exact(self, priority: NDArray[np.int64]) -> None:
-        """Segments with the very units of another go."""
-        contents = [chunk for chunk in self._table["content"].chunks if len(chunk)]
-        halves = np.concatenate([np.empty((0, 2), "<u8"), *map(_halves, contents)])
-        order = np.argsort(priority, kind="stable")
-        order = order[priority[order] >= 0]
-        gone, twins = duplicates.find_exact((halves[:, 0], halves[:, 1]), order)
-        for row, id in zip(gone.tolist(), self._ids(twins), strict=True):
-            self._drop(row, "duplicate", f"same units as {id}")
-        priority[gone] = -1
-
-    def near(
-        self,
-        similar: pa.Table,
-        priority: NDArray[np.int64],
-        is_evaluation: NDArray[np.bool_],
-        config: DuplicatesConfig,
-        frame_rate_hz: float,
-    ) -> None:
-        """Segments with the speech of another go."""
-        frames = self._table["num_frames"].to_numpy().astype(np.int64)
-        twins = duplicates.choose_twins(similar, priority, frames, is_evaluation, config)
-        ids = self._ids(np.array([twin for twin, _, _ in twins.values()], np.int64))
-        for (row, (_, similarity, overlap)), id in zip(twins.items(), ids, strict=True):
-            overlap_s = overlap / frame_rate_hz
-            self._drop(
-                row, "near_duplicate", f"same speech as {id}, similarity {similarity:.2f} over {overlap_s:.1f} s"
-            )
-
-    def dropped(self, by_id: NDArray[np.int64], recordings: pa.Table, recording: NDArray[np.int64]) -> pa.Table:
-        """All drops, by id (DROPPED_SCHEMA)."""
-        rows = by_id[~self.kept()[by_id]]
-        taken = self._table.take(pa.array(rows))
-        columns = {
-            "id": taken["segment_id"].cast(pa.string()),
-            "corpus": recordings["corpus"].take(pa.array(recording[rows])),
-            "reason": pa.array(self._reasons[rows], pa.string()),
-            "detail": pa.array([self._details[row] for row in rows.tolist()], pa.string()),
-            "duration_s": pc.subtract(taken["end_s"], taken["start_s"]),
-            "num_items": pa.array(np.ones(len(rows), np.int8)),
-        }
-        return pa.table(columns, schema=DROPPED_SCHEMA)
-
-    def _drop(self, row: int, reason: str, detail: str) -> None:
-        self._reasons[row] = reason
-        self._details[row] = detail
-
-    def _ids(self, rows: NDArray[np.int64]) -> list[str]:
-        ids: list[str] = self._table["segment_id"].take(pa.array(rows)).to_pylist()
-        return ids
-
-
-def _halves(contents: pa.FixedSizeBinaryArray) -> NDArray[np.uint64]:
-    """[rows, 2] two halves of each hash."""
-    whole = np.frombuffer(contents.buffers()[1], "<u8").reshape(-1, 2)
-    return whole[contents.offset : contents.offset + len(contents)]
-
 
 def _sums(figures: Iterable[dict[str, Any]], keys: tuple[str, ...]) -> dict[tuple[str, ...], dict[str, Any]]:
-    """Figures of samples summed by some of what is told of them, in order."""
+    """Figures of samples summed by the values of some keys, in order."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in figures:
         groups.setdefault(tuple(row[key] for key in keys), []).append(row)

@@ -1,7 +1,6 @@
-"""Where every segment goes: its split, the sample it is part of, and that sample's place in the shards.
+"""Where every segment belongs: its split, the sample it is part of, and that sample's place in the shards.
 
-All of it is decided on compact columns, a number or a short text per segment, and depends on the segments' ids and the
-seed alone.
+All of it depends on the ids of the segments and the seed alone. Arrays [rows] are in the order of segment ids.
 """
 
 from __future__ import annotations
@@ -27,11 +26,13 @@ from pipeline.runs import LANGUAGE, MANIFEST
 from pipeline.stage import DROPPED
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
 RECORDING_COLUMNS = ["recording_id", "corpus", "speaker", "split", "language"]
-# As Python's texts; of all at once they take several times the space of the columns.
-IDS_AT_ONCE = 100_000
+# Ids turned into str, and rows into int, at a time; all at once need several times the column's memory.
+ROWS_AT_ONCE = 100_000
 
 
 @dataclass(frozen=True)
@@ -40,21 +41,28 @@ class Arrangement:
 
     Attributes:
         shards: Paths of the shards.
-        shard: [rows] which shard each segment is in; -1 for those that are dropped.
-        index: [rows] which of its samples.
-        member: [rows] which segment of that sample.
-        sample_ids: [rows] the sample's id, where it has more than one segment.
+        shard: [rows] the number of each segment's shard; -1 for those that are dropped.
+        index: [rows] the number of its sample in the shard.
+        member: [rows] the number of the segment in its sample.
+        joined_ids: Ids of the samples that have more than one segment.
+        joined: [rows] the place of the sample's id there; -1 if it has one segment.
     """
 
     shards: list[str]
     shard: NDArray[np.int32]
     index: NDArray[np.int32]
     member: NDArray[np.int32]
-    sample_ids: pa.Array
+    joined_ids: pa.Array
+    joined: NDArray[np.int32]
+
+    def sample_ids(self, rows: NDArray[np.integer] | slice) -> pa.Array:
+        """The ids of some segments' samples; null if the sample has one segment, and thereby its id."""
+        joined = self.joined[rows]
+        return self.joined_ids.take(pa.array(joined, mask=joined < 0))
 
 
 def read_recordings(run: str, wanted: pa.ChunkedArray) -> pa.Table:
-    """What samples tell of their recordings: RECORDING_COLUMNS of those wanted, by id; `language` is the one decided.
+    """RECORDING_COLUMNS of the wanted recordings, sorted by id; `language` is the one that was decided.
 
     Raises:
         TwistError: the language stage's decisions are not those of this manifest.
@@ -95,10 +103,10 @@ def split_recordings(recordings: pa.Table, config: SplitConfig) -> NDArray[np.in
 
 
 def arrange(
-    segment_ids: pa.ChunkedArray,
-    num_units: NDArray[np.int64],
+    ids: Iterable[pa.Array],
+    num_units: NDArray[np.int32],
     splits: NDArray[np.int8],
-    samples: NDArray[np.int64],
+    samples: NDArray[np.int32],
     *,
     seed: int,
     units_per_shard: int,
@@ -107,98 +115,136 @@ def arrange(
     """Shuffles samples and parts them into shards of even size.
 
     Args:
-        segment_ids: [rows].
+        ids: The segments' ids, some of the rows at a time.
         num_units: [rows].
         splits: [rows] numbers of SPLITS.
-        samples: [rows] the first segment's row of the sample that a segment is in; -1 for those dropped. Segments of
-            one sample follow each other, in the order of their ids.
+        samples: [rows] the row of the first segment of each segment's sample; -1 for those that are dropped. Segments
+            of one sample follow each other.
         seed: Of the shuffle.
         units_per_shard: Units that a shard holds at most, on average.
         min_shards: Fewest shards of the training split.
     """
-    kept = np.flatnonzero(samples >= 0)
-    firsts = kept[samples[kept] == kept]
-    size = np.bincount(samples[kept], num_units[kept], len(samples))[firsts].astype(np.int64)
-    last = np.zeros(len(samples), np.int64)
-    last[samples[kept]] = kept  # the last assignment stays
-    is_joined = last[firsts] != firsts
-    ids = _sample_ids(segment_ids, firsts, last[firsts])
-    order = np.argsort(_places(ids, seed), kind="stable")
+    kept = np.flatnonzero(samples >= 0).astype(np.int32)
+    starts = np.flatnonzero(samples[kept] == kept).astype(np.int32)
+    firsts = kept[starts]
+    sizes = np.diff(starts, append=len(kept)).astype(np.int32)
+    lasts = kept[starts + sizes - 1]
+    places, joined_ids = _shuffle(ids, firsts, lasts, seed)
+    order = np.argsort(places, kind="stable").astype(np.int32)
+    del places
+    sample_units = np.add.reduceat(num_units[kept], starts, dtype=np.int64) if len(starts) else np.zeros(0, np.int64)
     names: list[str] = []
-    shard, index = (np.full(len(samples), -1, np.int32) for _ in range(2))
+    shard, index = (np.empty(len(firsts), np.int32) for _ in range(2))
     for number, split in enumerate(SPLITS):
         mine = order[splits[firsts[order]] == number]
         if not len(mine):
             continue
-        edges = even_edges(size[mine], units_per_shard, min_shards if split == "train" else 1)
+        edges = even_edges(sample_units[mine], units_per_shard, min_shards if split == "train" else 1)
         for part, (start, end) in enumerate(itertools.pairwise(edges)):
-            shard[firsts[mine[start:end]]] = len(names)
-            index[firsts[mine[start:end]]] = np.arange(end - start)
+            shard[mine[start:end]] = len(names)
+            index[mine[start:end]] = np.arange(end - start)
             names.append(f"{split}/{split}-{part:06d}.tar")
+    is_joined = sizes > 1
+    joined = np.where(is_joined, np.cumsum(is_joined, dtype=np.int32) - 1, np.int32(-1))
+    del order, sample_units
+
+    def by_row(values: NDArray[np.int32]) -> NDArray[np.int32]:
+        rows = np.full(len(samples), -1, np.int32)
+        rows[kept] = np.repeat(values, sizes)
+        return rows
+
     member = np.zeros(len(samples), np.int32)
-    shard[kept], index[kept] = shard[samples[kept]], index[samples[kept]]
-    member[kept] = _member(samples[kept])
-    of_sample = np.full(len(samples), -1, np.int64)
-    of_sample[firsts[is_joined]] = np.flatnonzero(is_joined)
-    chosen = np.where(samples >= 0, of_sample[samples], -1)
-    sample_ids = ids.take(pa.array(chosen, mask=chosen < 0))
-    return Arrangement(names, shard, index, member, sample_ids)
+    member[kept] = np.arange(len(kept), dtype=np.int32) - np.repeat(starts, sizes)
+    return Arrangement(names, by_row(shard), by_row(index), member, joined_ids, by_row(joined))
 
 
-def _sample_ids(segment_ids: pa.ChunkedArray, firsts: NDArray[np.int64], lasts: NDArray[np.int64]) -> pa.Array:
-    """[samples] the id of each: its segment's, or from where its first begins to where its last ends."""
-    ids = segment_ids.take(pa.array(firsts)).combine_chunks()
-    is_joined = lasts != firsts
+def _shuffle(
+    ids: Iterable[pa.Array], firsts: NDArray[np.int32], lasts: NDArray[np.int32], seed: int
+) -> tuple[NDArray[np.uint64], pa.Array]:
+    """Hashes of the samples' ids, in whose order they are shuffled; and the ids of those with several segments.
+
+    Args:
+        ids: The segments' ids, some of the rows at a time.
+        firsts: [samples] the row of each sample's first segment, ascending.
+        lasts: [samples] the row of its last.
+        seed: Of the hash.
+    """
+    places = np.empty(len(firsts), np.uint64)
+    joined = [pa.array([], pa.large_string())]
+    start = done = 0
+    # The id of the first segment of the sample that the rows so far leave open.
+    open_id = pa.array([None], pa.large_string())
+    for block in ids:
+        end = start + len(block)
+        begun, ended = np.searchsorted(firsts, end), np.searchsorted(lasts, end)
+        known = pa.concat_arrays([open_id, block])
+        # Place 0 is that of `open_id`, whose row is before this block.
+        begins = known.take(pa.array(np.maximum(firsts[done:begun] - start, -1) + 1))
+        is_joined = firsts[done:ended] != lasts[done:ended]
+        of_samples = begins[: ended - done]
+        ends = known.take(pa.array(lasts[done:ended] - start + 1))
+        of_samples = _sample_ids(of_samples, ends, is_joined)
+        _hash_ids(of_samples, seed, places[done:ended])
+        joined.append(of_samples.filter(pa.array(is_joined)))
+        open_id = begins[ended - done :] if begun > ended else open_id
+        start, done = end, int(ended)
+    return places, pa.concat_arrays(joined)
+
+
+def _sample_ids(begins: pa.Array, ends: pa.Array, is_joined: NDArray[np.bool_]) -> pa.Array:
+    """[samples] ids: the segment's own, or from where the first segment begins to where the last ends."""
     if not is_joined.any():
-        return ids
-    begins = pc.replace_substring_regex(ids.filter(pa.array(is_joined)), "-[^-]*$", "-")
-    ends = pc.replace_substring_regex(segment_ids.take(pa.array(lasts[is_joined])).combine_chunks(), "(?s)^.*-", "")
+        return begins
+    mask = pa.array(is_joined)
+    first_halves = pc.replace_substring_regex(begins.filter(mask), "-[^-]*$", "-")
+    second_halves = pc.replace_substring_regex(ends.filter(mask), "(?s)^.*-", "")
     nothing = pa.scalar("", begins.type)
-    return pc.replace_with_mask(ids, pa.array(is_joined), pc.binary_join_element_wise(begins, ends, nothing))
+    return pc.replace_with_mask(begins, mask, pc.binary_join_element_wise(first_halves, second_halves, nothing))
 
 
-def _member(samples: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The place of each kept segment in its sample."""
-    starts = np.flatnonzero(np.concatenate([[True], samples[1:] != samples[:-1]]))
-    return np.arange(len(samples)) - np.repeat(starts, np.diff(np.append(starts, len(samples))))
+def _hash_ids(ids: pa.Array, seed: int, hashes: NDArray[np.uint64]) -> None:
+    """Fills `hashes` [ids] with numbers that are spread evenly."""
+    for start in range(0, len(ids), ROWS_AT_ONCE):
+        some = ids.slice(start, ROWS_AT_ONCE).to_pylist()
+        digests = b"".join(hashlib.blake2b(f"{seed}:{id}".encode(), digest_size=8).digest() for id in some)
+        hashes[start : start + len(some)] = np.frombuffer(digests, ">u8")
 
 
 def join_neighbours(
-    recordings: NDArray[np.int64],
+    recordings: NDArray[np.int32],
     start_s: NDArray[np.float64],
     end_s: NDArray[np.float64],
     kept: NDArray[np.bool_],
     longest_s: float,
     longest_gap_s: float,
-) -> NDArray[np.int64]:
-    """Which segments make up one sample: neighbours of a recording, up to a length.
+) -> NDArray[np.int32]:
+    """Joins neighbouring segments of a recording to samples, up to a length.
 
     Args:
-        recordings: [rows] ascending, with ascending times in each.
+        recordings: [rows] equal for the segments of a recording, which lie together, with ascending times.
         start_s, end_s: [rows].
-        kept: [rows] which are not dropped; a dropped one parts its neighbours.
-        longest_s: Of a sample, pauses included; 0 makes each segment a sample of its own.
-        longest_gap_s: Between neighbours.
+        kept: [rows] whether each is kept; a dropped one parts its neighbours.
+        longest_s: Seconds of a sample at most, pauses included.
+        longest_gap_s: Seconds between neighbours at most.
 
     Returns:
-        [rows] the row of the sample's first segment; -1 for those dropped.
+        [rows] the row of the sample's first segment; -1 for those that are dropped.
     """
-    if not longest_s:
-        return np.where(kept, np.arange(len(kept)), -1)
     follows = np.zeros(len(kept), bool)
     follows[1:] = kept[1:] & kept[:-1] & (recordings[1:] == recordings[:-1])
     follows[1:] &= start_s[1:] - end_s[:-1] <= longest_gap_s
-    samples = np.full(len(kept), -1, np.int64)
+    samples = np.full(len(kept), -1, np.int32)
     first = -1
-    for row in np.flatnonzero(kept).tolist():
-        if not follows[row] or end_s[row] - start_s[first] > longest_s:
-            first = row
-        samples[row] = first
+    for start in range(0, len(kept), ROWS_AT_ONCE):
+        for row in (start + np.flatnonzero(kept[start : start + ROWS_AT_ONCE])).tolist():
+            if not follows[row] or end_s[row] - start_s[first] > longest_s:
+                first = row
+            samples[row] = first
     return samples
 
 
 def even_edges(sizes: NDArray[np.int64], units_per_shard: int, minimum: int) -> list[int]:
-    """Where to part neighbours into groups of nearly equal size, none of them empty."""
+    """Edges between groups of neighbours of nearly equal size, none of them empty."""
     count = min(len(sizes), max(minimum, math.ceil(sizes.sum() / units_per_shard)))
     numbers = np.arange(count)
     middles = np.cumsum(sizes) - sizes / 2
@@ -207,13 +253,3 @@ def even_edges(sizes: NDArray[np.int64], units_per_shard: int, minimum: int) -> 
     starts = np.maximum.accumulate(starts - numbers) + numbers
     starts = np.minimum(starts, len(sizes) - count + numbers)
     return [*starts.tolist(), len(sizes)]
-
-
-def _places(sample_ids: pa.Array, seed: int) -> NDArray[np.uint64]:
-    """Where the shuffle puts each sample: as evenly as a hash spreads them."""
-    places = np.empty(len(sample_ids), np.uint64)
-    for start in range(0, len(sample_ids), IDS_AT_ONCE):
-        ids = sample_ids.slice(start, IDS_AT_ONCE).to_pylist()
-        digests = b"".join(hashlib.blake2b(f"{seed}:{id}".encode(), digest_size=8).digest() for id in ids)
-        places[start : start + len(ids)] = np.frombuffer(digests, ">u8")
-    return places

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pyarrow as pa
 
-from pipeline.files import parquet
+from pipeline.files import parquet, partitioned
 from pipeline.packing.config import DegenerateConfig, DuplicatesConfig
 from pipeline.packing.facts import FACTS_SCHEMA, Survey
 from pipeline.records import UNITS_SCHEMA
@@ -43,7 +43,8 @@ def test_facts_tell_apart_what_differs_and_pass_over_what_has_no_units(tmp_path)
     survey = Survey(str(tmp_path / "work"), off, DuplicatesConfig(landmark_units=2), None, num_partitions=2)
     parts = (part(str(tmp_path / "a"), [*CONTENTS[:4], None]), part(str(tmp_path / "b"), [None, *CONTENTS]))
     survey(Batch(3, parts))
-    facts = parquet.read(survey.facts_uri(3))
+    (facts,) = partitioned.gather([survey.facts_uri(3)], 0)
+    assert facts is not None
     assert facts.schema.equals(FACTS_SCHEMA)
     contents = [*CONTENTS[:4], *CONTENTS]
     assert facts["num_units"].to_pylist() == [len(units) for units, _ in contents]
@@ -61,6 +62,6 @@ def test_a_batch_is_surveyed_once(tmp_path) -> None:
     units = generator.permutation(100).tolist()
     path = part(str(tmp_path / "a"), [(units, [1] * 100)])
     survey(Batch(0, (path,)))
-    before = (tmp_path / "work/facts-000000.parquet").stat().st_mtime_ns
+    before = (tmp_path / "work/facts-000000.scatter").stat().st_mtime_ns
     survey(Batch(0, (path,)))
-    assert (tmp_path / "work/facts-000000.parquet").stat().st_mtime_ns == before
+    assert (tmp_path / "work/facts-000000.scatter").stat().st_mtime_ns == before
