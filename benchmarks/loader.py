@@ -4,14 +4,15 @@
 
 In turns over the same samples of 100 to 700 units, from a local disk (in the page cache after the first turn):
 
-- this loader: shuffled over all samples, as batches of 64 (ids and labels, padded), and as packed rows;
+- this loader: shuffled over all samples, in batches of 64: as our trainer takes them (ids, one sample behind the
+  other), and as rows for other trainers, padded (ids and labels) and packed;
 - webdataset: `WebDataset(tars).decode()` over the same tars, unshuffled, samples one by one;
 - datasets: a JSONL of lists of units, as slamkit trains on, loaded by Hugging Face's `load_dataset`, shuffled, in
   batches of 64; and the same units as Arrow in numpy format;
 - litdata: StreamingDataset, shuffled, in batches of 64.
 
-The batches of the last two are the same as this loader's, made with torch's pad_sequence; `*_alone` is without that,
-units that nothing can be trained on yet. `restore_s` is the longest of some restorations of a stream at
+The batches of the last two are the same as this loader's padded rows, made with torch's pad_sequence; `*_alone` is
+without that, units that nothing can be trained on yet. `restore_s` is the longest of some restorations of a stream at
 random places of 22 million samples, to its first batch's indices. Needs: pip install datasets litdata (and for litdata
 without torchvision: --no-deps, lightning-utilities, obstore, tifffile).
 """
@@ -37,8 +38,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
+from model.lm.batch_stream import BatchStream
 from model.lm.loader import TrainingBatches, UnitSamples
-from model.lm.loader_config import LoaderConfig
 from model.lm.vocab import Vocabulary
 from pipeline.shards import Dataset, Sample, open_dataset, write_index, write_shard
 
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 NUM_UNITS = 500
 BATCH_SIZE = 64
 MAX_UNITS = 704
+ROW_UNITS = 2048
 SAMPLES_PER_SHARD = 10_000
 FULL_SIZE = 22_000_000
 ROWS_PER_RUN = 25_000
@@ -77,8 +79,9 @@ def measure(folder: Path, num_samples: int, num_turns: int) -> dict[str, Any]:
     samples = make_samples(num_samples)
     dataset = make_shards(folder / "shards", samples)
     readers: dict[str, Callable[[], int]] = {
-        "ours": read_ours(dataset, LoaderConfig()),
-        "ours_packed": read_ours(dataset, LoaderConfig(rows="packed", row_units=2048)),
+        "ours": read_batches(dataset),
+        "ours_padded": read_rows(dataset),
+        "ours_packed": read_rows(dataset, rows="packed", row_units=ROW_UNITS),
         "webdataset": read_webdataset(folder / "shards"),
         **datasets_readers(folder, samples),
         **litdata_readers(folder / "litdata", samples),
@@ -93,8 +96,8 @@ def measure(folder: Path, num_samples: int, num_turns: int) -> dict[str, Any]:
     others = {name: medians[name] for name in ("datasets_jsonl", "datasets_arrow", "litdata")}
     return {
         "ratios": {
-            "vs_webdataset": medians["ours"] / medians["webdataset"],
-            "vs_fastest": medians["ours"] / max(others.values()),
+            "vs_webdataset": medians["ours_padded"] / medians["webdataset"],
+            "vs_fastest": medians["ours_padded"] / max(others.values()),
         },
         "figures": {
             **{f"{name}_units_per_s": rate for name, rate in medians.items()},
@@ -131,27 +134,35 @@ def make_shards(folder: Path, samples: list[NDArray[np.uint16]]) -> Dataset:
     return open_dataset(str(folder))
 
 
-def batches_of(dataset: Dataset, data: LoaderConfig) -> TrainingBatches:
-    samples = UnitSamples(dataset, "train", MAX_UNITS, data)
+def batches_of(dataset: Dataset) -> TrainingBatches:
+    samples = UnitSamples(dataset, "train", MAX_UNITS)
     return TrainingBatches(samples, Vocabulary(NUM_UNITS), batch_size=BATCH_SIZE, num_micro_batches=1, seed=0)
 
 
-def read_ours(dataset: Dataset, data: LoaderConfig) -> Callable[[], int]:
-    batches = batches_of(dataset, data)
-    num_batches = len(dataset.columns(["split"])) // BATCH_SIZE
-    turn = 0
+def read_batches(dataset: Dataset) -> Callable[[], int]:
+    batches, epochs = batches_of(dataset), _epochs(dataset)
+    return lambda: sum(batches[index].num_units for index in next(epochs))
+
+
+def read_rows(dataset: Dataset, **settings: Any) -> Callable[[], int]:
+    batches, epochs = batches_of(dataset), _epochs(dataset)
 
     def read() -> int:
-        nonlocal turn
-        turn += 1  # another epoch each time: its order is drawn within what is timed
-        return sum(batches[index].num_units for index in range((turn - 1) * num_batches, turn * num_batches))
+        epoch = next(epochs)
+        return sum(batch.num_units for batch in BatchStream(batches, epoch.start, epoch.stop, **settings))
 
     return read
 
 
+def _epochs(dataset: Dataset) -> Iterator[range]:
+    """The batches of each turn, another epoch each time: its order is drawn within what is timed."""
+    num_batches = len(dataset.columns(["split"])) // BATCH_SIZE
+    return (range(turn * num_batches, (turn + 1) * num_batches) for turn in itertools.count())
+
+
 def row_fill(dataset: Dataset) -> float:
-    batches = batches_of(dataset, LoaderConfig(rows="packed", row_units=2048))
-    rows = [batches[index].micro_batches[0].document_ids for index in range(20)]
+    stream = BatchStream(batches_of(dataset), 0, 20, rows="packed", row_units=ROW_UNITS)
+    rows = [batch.micro_batches[0].document_ids for batch in stream]
     return float(np.mean([(row >= 0).double().mean().item() for row in rows if row is not None]))
 
 
@@ -188,7 +199,7 @@ def datasets_readers(folder: Path, samples: list[NDArray[np.uint16]]) -> dict[st
 
 
 def pad(samples: Sequence[Any]) -> int:
-    """What this loader's batches hold, as most training code makes it; gives the number of units."""
+    """What this loader's padded rows hold, as most training code makes it; gives the number of units."""
     ids = [torch.as_tensor(np.asarray(units, np.int64)) + 1 for units in samples]
     token_ids = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=0)
     labels = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=-100)

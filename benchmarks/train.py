@@ -38,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.machine import machine
 from jobs.command import quiet_transformers
 from model.lm.loader import TrainingBatches, UnitSamples
+from model.lm.row_packing import padded_rows
 from model.lm.speech_lm import cold_start
 from model.lm.train_config import TrainConfig
 from model.lm.trainer import train
@@ -347,7 +348,7 @@ def _float32_difference(folder: Path) -> float:
     batches = TrainingBatches(samples, vocabulary, batch_size=config.batch_size, num_micro_batches=1, seed=config.seed)
     largest = 0.0
     for step in range(20):
-        (rows,) = batches[step].micro_batches
+        rows = padded_rows(batches[step].micro_batches[0], vocabulary.pad_id)
         mask = (rows.token_ids != vocabulary.pad_id).long()
         loss = model(input_ids=rows.token_ids, attention_mask=mask, labels=rows.labels).loss
         loss.backward()

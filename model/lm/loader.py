@@ -7,26 +7,25 @@
    over at the end of an epoch, and any step is found at once, without replay.
 3. Rank `r` of `W` takes the r-th of W equal slices of each batch. Which samples make up a step does not depend on `W`,
    on the number of loader processes, or on whether the run was interrupted.
-4. The samples of a forward pass are rows of their own, padded, or share rows (`row_packing.py`).
+4. The samples of a forward pass are laid one behind the other, without pads. Rows are for other trainers
+   (`batch_stream.py`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from model.lm.epoch_order import EpochOrder
 from model.lm.loader_config import LoaderConfig
-from model.lm.row_packing import fit_rows
 from model.lm.shard_reader import ShardReader
-from model.lm.speech_lm import IGNORED_LABEL
+from model.training import step_batches
 from pipeline.errors import TwistError
 from pipeline.shards import ID_HASH_DIGITS
 
@@ -175,18 +174,15 @@ class UnitSamples:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one forward pass sees.
+    """What one forward pass sees: samples, one behind the other.
 
     Attributes:
-        token_ids: [B, T] int64, padded on the right.
-        labels: [B, T] int64: the same, with IGNORED_LABEL where nothing is to be predicted.
-        document_ids: [B, T] int32, which document of its row a token belongs to, from 0, and -1 at pads; None where
-            each row is one document.
+        token_ids: [N] int64.
+        lengths: Tokens of each sample, N in all; none where all samples lie in damaged shards.
     """
 
     token_ids: Tensor
-    labels: Tensor
-    document_ids: Tensor | None = None
+    lengths: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -213,7 +209,7 @@ class TrainingBatches:
     """The batch of any step, for one rank.
 
     Args:
-        samples: What to train on; their `data` says with which weights and in what rows.
+        samples: What to train on; their `data` says with which weights.
         vocabulary: Turns units into ids.
         batch_size: Samples per step, over all ranks.
         num_micro_batches: Forward passes into which each rank parts its slice.
@@ -248,12 +244,6 @@ class TrainingBatches:
         self._seed = seed
         self._rank = rank
         self._world_size = world_size
-        self._row_units = samples.data.row_units or samples.max_units
-        if self._row_units < samples.max_units:
-            raise TwistError(
-                f"train.data.row_units is {self._row_units}, but samples have up to {samples.max_units} units; make it "
-                f"at least train.max_units"
-            )
         self._order = EpochOrder(samples.blocks, seed, _weights(samples))
         self._group_start = -1
 
@@ -261,15 +251,25 @@ class TrainingBatches:
         indices = self.sample_indices(index)
         mine = indices.reshape(self._world_size, self._num_micro_batches, -1)[self._rank]
         self._read_ahead(index)
-        micro_batches, num_read = zip(*map(self._micro_batch, mine), strict=True)
+        micro_batches = list(map(self._micro_batch, mine))
         num_units = int(self._samples.num_units[indices].sum(dtype=np.int64))
         return Batch(
             index,
-            list(micro_batches),
+            micro_batches,
             num_units=num_units,
             num_targets=num_units - len(indices),
-            num_skipped=mine.size - sum(num_read),
+            num_skipped=mine.size - sum(len(micro_batch.lengths) for micro_batch in micro_batches),
         )
+
+    @property
+    def max_units(self) -> int:
+        """The longest that a sample may be."""
+        return self._samples.max_units
+
+    @property
+    def pad_id(self) -> int:
+        """The id that stands for nothing."""
+        return self._vocabulary.pad_id
 
     def sample_indices(self, index: int) -> NDArray[np.int64]:
         """The samples of batch `index` over all ranks, [batch_size]."""
@@ -279,9 +279,13 @@ class TrainingBatches:
         """Keys of the samples of batch `index` over all ranks."""
         return [self._samples.key(int(i)) for i in self.sample_indices(index)]
 
-    def iterate(self, start: int, stop: int, num_workers: int) -> DataLoader[Batch]:
-        """Batches `start` to `stop` in order, read by `num_workers` other processes (0: by this one)."""
-        return DataLoader(BatchStream(self, start, stop), batch_size=None, num_workers=num_workers)
+    def iterate(self, start: int, stop: int, num_workers: int) -> Iterator[Batch]:
+        """Batches `start` to `stop` in order, read by `num_workers` other processes (0: by this one).
+
+        Raises:
+            TwistError: a shard is gone or damaged.
+        """
+        return step_batches.iterate(self, start, stop, num_workers)
 
     def state_dict(self, num_batches: int) -> dict[str, Any]:
         """Where the stream stands after `num_batches` batches, for a checkpoint."""
@@ -315,21 +319,13 @@ class TrainingBatches:
                 )
         return int(state["num_batches"])
 
-    def _micro_batch(self, indices: NDArray[np.int64]) -> tuple[MicroBatch, int]:
-        """The rows of some samples, and how many of these could be read."""
-        found = [units for units in self._samples.read(indices) if units is not None]
+    def _micro_batch(self, indices: NDArray[np.int64]) -> MicroBatch:
+        """Some samples, without those that cannot be read."""
         try:
-            return self._rows(found), len(found)
+            return collate(self._samples.read(indices), self._vocabulary)
         except TwistError:
-            # Looked for in each sample only now that one is known to have it.
-            sound = self._samples.read(indices, below=self._vocabulary.codebook_size)
-            found = [units for units in sound if units is not None]
-            return self._rows(found), len(found)
-
-    def _rows(self, samples: Sequence[NDArray[np.uint16]]) -> MicroBatch:
-        if self._samples.data.rows == "packed":
-            return pack_rows(samples, self._vocabulary, self._row_units)
-        return collate(samples, self._vocabulary)
+            # Some unit is out of range: find its shard.
+            return collate(self._samples.read(indices, below=self._vocabulary.codebook_size), self._vocabulary)
 
     def _read_ahead(self, index: int) -> None:
         """Asks, as a group of blocks begins, for the blocks of this rank in it and in the one after."""
@@ -344,99 +340,15 @@ class TrainingBatches:
             self._samples.prefetch(np.unique(self._samples.blocks[samples[is_mine]]))
 
 
-class BatchStream(IterableDataset[Batch]):
-    """Batches from `start` to `stop` in order, for torch's DataLoader or torchdata's StatefulDataLoader.
-
-    Give either `batch_size=None`. A state of the stream itself, or of `TrainingBatches`, restores it with any number of
-    workers; one that StatefulDataLoader took holds where each of its workers stood, and wants as many again.
-    """
-
-    def __init__(self, batches: TrainingBatches, start: int, stop: int) -> None:
-        self._batches = batches
-        self._next = start
-        self._stop = stop
-        # Worker and number of workers of which a state was taken.
-        self._part: tuple[int, int] | None = None
-
-    def __iter__(self) -> Iterator[Batch]:
-        worker = get_worker_info()
-        part = (worker.id, worker.num_workers) if worker else (0, 1)
-        if self._part is None:
-            # The first worker is the first to be asked.
-            self._next += part[0]
-        elif self._part != part:
-            raise TwistError(
-                f"this state was taken in worker {self._part[0]} of {self._part[1]}; restore it with as many, or go on "
-                f"from the number of batches that were taken (TrainingBatches.state_dict)"
-            )
-        self._part = part
-        while self._next < self._stop:
-            index = self._next
-            self._next += part[1]
-            yield self._batches[index]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands, in this process."""
-        return {**self._batches.state_dict(self._next), "part": None if self._part == (0, 1) else self._part}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from there.
-
-        Raises:
-            TwistError: the state is that of other data or another order.
-        """
-        self._next = self._batches.load_state_dict(state)
-        part = state.get("part")
-        self._part = cast("tuple[int, int]", tuple(part)) if part else None
-
-
-def collate(samples: Sequence[NDArray[np.uint16]], vocabulary: Vocabulary) -> MicroBatch:
-    """Samples as rows of ids, padded on the right; of no samples, one row of pads.
+def collate(samples: Sequence[NDArray[np.uint16] | None], vocabulary: Vocabulary) -> MicroBatch:
+    """Samples as ids, one behind the other; None, a sample that could not be read, is left out.
 
     Raises:
         TwistError: a unit is not in the codebook.
     """
-    shape = (max(1, len(samples)), max((len(units) for units in samples), default=1))
-    token_ids = np.full(shape, vocabulary.pad_id - vocabulary.offset)
-    for row, units in enumerate(samples):
-        token_ids[row, : len(units)] = units
-    _encode(token_ids, vocabulary)
-    labels = token_ids.copy()
-    for row, units in enumerate(samples):
-        labels[row, len(units) :] = IGNORED_LABEL
-    if not samples:
-        labels[:] = IGNORED_LABEL
-    return MicroBatch(torch.from_numpy(token_ids), torch.from_numpy(labels))
-
-
-def pack_rows(samples: Sequence[NDArray[np.uint16]], vocabulary: Vocabulary, row_units: int) -> MicroBatch:
-    """Samples as documents of rows of `row_units`, as few rows as fit them.
-
-    A document's first unit is given and not scored, so that what is scored are the very targets of padded rows.
-
-    Raises:
-        TwistError: a unit is not in the codebook.
-    """
-    rows = fit_rows([len(units) for units in samples], row_units) or [[]]
-    token_ids = np.full((len(rows), row_units), vocabulary.pad_id - vocabulary.offset)
-    document_ids = np.full(token_ids.shape, -1, np.int32)
-    for number, row in enumerate(rows):
-        end = 0
-        for document, sample in enumerate(row):
-            start, end = end, end + len(samples[sample])
-            token_ids[number, start:end] = samples[sample]
-            document_ids[number, start:end] = document
-    _encode(token_ids, vocabulary)
-    is_first = np.diff(document_ids, axis=1, prepend=-1) != 0
-    labels = np.where(is_first | (document_ids < 0), IGNORED_LABEL, token_ids)
-    return MicroBatch(torch.from_numpy(token_ids), torch.from_numpy(labels), torch.from_numpy(document_ids))
-
-
-def _encode(token_ids: NDArray[np.int64], vocabulary: Vocabulary) -> None:
-    """Turns units into ids, in place and at once: what `Vocabulary.encode` does to each sample takes longer."""
-    if (largest := int(token_ids.max())) >= vocabulary.codebook_size:
-        raise TwistError(f"unit {largest} is not in a codebook of {vocabulary.codebook_size} units")
-    token_ids += vocabulary.offset
+    found = [units for units in samples if units is not None]
+    units = np.concatenate(found) if found else np.empty(0, np.uint16)
+    return MicroBatch(torch.from_numpy(vocabulary.encode(units)), tuple(map(len, found)))
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int32]]:

@@ -1,4 +1,4 @@
-"""Which of the shards' samples a run trains on, in what rows, and what becomes of damaged shards."""
+"""Which of the shards' samples a run trains on, and what becomes of damaged shards."""
 
 from __future__ import annotations
 
@@ -17,9 +17,6 @@ class LoaderConfig:
     """How samples reach the trainer.
 
     Args:
-        rows: padded gives each sample a row of its own, as in the paper; packed puts several into one, whose boundaries
-            are marked. A step has the very same samples and targets either way.
-        row_units: Length of packed rows in units; max_units unless given.
         corpus_weights: How often an epoch has the samples of a corpus, by its name; 1 where it is not named. Of a
             corpus with 0.5 each epoch has another half.
         share: Share of the samples to train on, by a hash of their ids: a smaller share is part of each larger one.
@@ -30,8 +27,6 @@ class LoaderConfig:
         cache: Local folder that keeps the units of shards far away (18 GB for 9 billion); null keeps none.
     """
 
-    rows: Literal["padded", "packed"] = "padded"
-    row_units: int | None = None
     corpus_weights: dict[str, float] = field(default_factory=dict)
     share: float = 1.0
     damaged: Literal["fail", "skip"] = "fail"
@@ -39,12 +34,8 @@ class LoaderConfig:
     cache: str | None = None
 
     def __post_init__(self) -> None:
-        if self.rows not in ("padded", "packed"):
-            raise TwistError(f"train.data.rows is {self.rows!r}; it must be padded or packed")
         if self.damaged not in ("fail", "skip"):
             raise TwistError(f"train.data.damaged is {self.damaged!r}; it must be fail or skip")
-        if self.row_units is not None and (self.rows != "packed" or self.row_units < 2):
-            raise TwistError("train.data.row_units is for packed rows, which have at least 2 units")
         if not 0 < self.share <= 1:
             raise TwistError(f"train.data.share is {self.share}; it must be above 0 and at most 1")
         for corpus, weight in self.corpus_weights.items():

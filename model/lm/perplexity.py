@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from torch.nn import functional as F
+from torch import Tensor
 
 from model.lm.document_attention import attention_within_documents
-from model.lm.loader import UnitSamples, collate
-from model.lm.speech_lm import IGNORED_LABEL, bare_model, next_unit_nll
+from model.lm.loader import MicroBatch, UnitSamples, collate
+from model.lm.speech_lm import bare_model, next_unit_nll
 from model.training.distributed import Ranks
 
 if TYPE_CHECKING:
@@ -92,16 +92,24 @@ def sample_nll(
             # Where weights are sharded no process can compute alone: in the last round some have another's batch.
             number = round_start + ranks.rank
             batch = batches[min(number, len(batches) - 1)]
-            rows = collate([samples[int(i)] for i in batch], vocabulary)
-            token_ids, labels = rows.token_ids, rows.labels
-            if vocabulary.bos_id is not None:  # the first unit is given, here too
-                token_ids = F.pad(token_ids, (1, 0), value=vocabulary.bos_id)
-                labels = F.pad(labels[:, 1:], (2, 0), value=IGNORED_LABEL)
-            batch_nll = next_unit_nll(model, token_ids, labels)
+            micro_batch = collate([samples[int(i)] for i in batch], vocabulary)
+            if vocabulary.bos_id is None:
+                batch_nll = next_unit_nll(model, micro_batch.token_ids, micro_batch.lengths)
+            else:  # the first unit is given, here too
+                batch_nll = next_unit_nll(model, *_behind_bos(micro_batch, vocabulary.bos_id))[:, 1:]
             if number < len(batches):
                 nll[batch] = batch_nll.double().sum(dim=1).cpu().numpy()
     model.train(was_training)
     return ranks.sum(torch.from_numpy(nll).to(ranks.device)).cpu().numpy()
+
+
+def _behind_bos(micro_batch: MicroBatch, bos_id: int) -> tuple[Tensor, list[int]]:
+    """The token ids [N + num_samples] and lengths of samples that each begin with BOS."""
+    bos = torch.tensor([bos_id])
+    documents = [
+        torch.cat([bos, document]) for document in torch.split(micro_batch.token_ids, list(micro_batch.lengths))
+    ]
+    return torch.cat(documents), list(map(len, documents))
 
 
 def unit_counts(samples: UnitSamples, vocabulary: Vocabulary, ranks: Ranks | None = None) -> NDArray[np.int64]:

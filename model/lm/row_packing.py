@@ -1,12 +1,79 @@
-"""Several samples in one row: which go together, and the rows that they make."""
+"""Samples as rows of equal length, for trainers that want them so: each in its own, padded, or several in one."""
 
 from __future__ import annotations
 
 import bisect
+import itertools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.lm.speech_lm import IGNORED_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from model.lm.loader import MicroBatch
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The samples of one forward pass.
+
+    Attributes:
+        token_ids: [B, T] int64, padded on the right.
+        labels: [B, T] int64: the same, with IGNORED_LABEL where nothing is to be predicted.
+        document_ids: [B, T] int32, which document of its row a token belongs to, from 0, and -1 at pads; None where
+            each row is one document.
+    """
+
+    token_ids: Tensor
+    labels: Tensor
+    document_ids: Tensor | None = None
+
+
+def padded_rows(micro_batch: MicroBatch, pad_id: int) -> Rows:
+    """Each sample in a row of its own, as long as the longest; of no samples, one pad."""
+    lengths = micro_batch.lengths
+    token_ids = np.full((max(1, len(lengths)), max(lengths, default=1)), pad_id)
+    for row, document in enumerate(_documents(micro_batch)):
+        token_ids[row, : len(document)] = document
+    labels = token_ids.copy()
+    for row, length in enumerate(lengths or [0]):
+        labels[row, length:] = IGNORED_LABEL
+    return Rows(torch.from_numpy(token_ids), torch.from_numpy(labels))
+
+
+def packed_rows(micro_batch: MicroBatch, pad_id: int, row_units: int) -> Rows:
+    """Samples as documents of rows of `row_units`, as few rows as fit them; of no samples, one row of pads.
+
+    A document's first unit is given and not scored, so that what is scored are the very targets of padded rows.
+    """
+    documents = _documents(micro_batch)
+    rows = fit_rows(micro_batch.lengths, row_units) or [[]]
+    token_ids = np.full((len(rows), row_units), pad_id)
+    document_ids = np.full(token_ids.shape, -1, np.int32)
+    for number, row in enumerate(rows):
+        end = 0
+        for document_id, sample in enumerate(row):
+            start, end = end, end + len(documents[sample])
+            token_ids[number, start:end] = documents[sample]
+            document_ids[number, start:end] = document_id
+    is_first = np.diff(document_ids, axis=1, prepend=-1) != 0
+    labels = np.where(is_first | (document_ids < 0), IGNORED_LABEL, token_ids)
+    return Rows(torch.from_numpy(token_ids), torch.from_numpy(labels), torch.from_numpy(document_ids))
+
+
+def _documents(micro_batch: MicroBatch) -> list[NDArray[np.int64]]:
+    """The ids of each sample; numpy copies them into rows in half the time that torch takes."""
+    token_ids = micro_batch.token_ids.numpy()
+    ends = itertools.accumulate(micro_batch.lengths)
+    return [token_ids[end - length : end] for end, length in zip(ends, micro_batch.lengths, strict=True)]
 
 
 def fit_rows(lengths: Sequence[int], row_length: int) -> list[list[int]]:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -27,6 +28,8 @@ from model.lm.vocab import Vocabulary
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from transformers import PretrainedConfig
 
 IGNORED_LABEL = -100
@@ -104,39 +107,31 @@ def load_speech_lm(folder: str) -> tuple[PreTrainedModel, Vocabulary]:
         raise TwistError(f"{folder}: {error}") from error
 
 
-def next_unit_nll(model: nn.Module, token_ids: Tensor, labels: Tensor, document_ids: Tensor | None = None) -> Tensor:
+def next_unit_nll(model: nn.Module, token_ids: Tensor, lengths: Sequence[int]) -> Tensor:
     """Negative log-likelihood of each token given those before it in its document, in nats and float32.
-
-    Pads cost nothing: what the model sees is all documents behind each other, and attention keeps within them.
 
     Args:
         model: A causal LM, bare or wrapped (for data parallelism, in bfloat16, compiled).
-        token_ids: [B, T], padded on the right; best left on the CPU.
-        labels: [B, T], `token_ids` with IGNORED_LABEL where nothing is to be predicted, at pads for one.
-        document_ids: [B, T], which document of its row a token belongs to, -1 at pads; None where each row is one
-            document, which ends with its last label.
+        token_ids: [N], documents one behind the other; best left on the CPU.
+        lengths: Tokens of each document; they add up to N.
 
     Returns:
-        [B, T - 1], on the model's device; 0 where there is nothing to predict.
+        [num_documents, longest - 1], on the model's device; 0 behind the end of a document.
     """
+    if not lengths:  # this process must compute nonetheless: others wait for its part of the gradient
+        token_ids, lengths = token_ids.new_zeros(1), [1]
     bare = bare_model(model)
     device = next(model.parameters()).device
-    if document_ids is None:
-        is_behind_last_label = (labels != IGNORED_LABEL).flip(1).cumsum(1).flip(1) == 0
-        document_ids = torch.zeros_like(token_ids).masked_fill(is_behind_last_label, -1)
-    is_token = document_ids >= 0
-    row = torch.arange(len(token_ids), device=token_ids.device)[:, None]
-    tokens_document = (row * token_ids.shape[1] + document_ids)[is_token]
-    lengths = torch.unique_consecutive(tokens_document, return_counts=True)[1].tolist()
-    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)[is_token].to(device)
     documents = Documents.of_lengths(lengths, device)
+    targets = token_ids.roll(-1)
+    targets[torch.tensor(lengths).cumsum(0) - 1] = IGNORED_LABEL
     # BLOOM knows no position ids: ALiBi is about distances.
     positions = {} if bare.config.model_type == "bloom" else {"position_ids": documents.position_ids}
     with attention_within_documents(bare):
         set_documents(bare, documents)
-        logits = model(input_ids=token_ids[is_token][None].to(device), use_cache=False, **positions).logits[0]
-    nll = F.cross_entropy(logits.float(), targets, reduction="none", ignore_index=IGNORED_LABEL)
-    return nll.new_zeros(token_ids.shape).masked_scatter(is_token.to(device), nll)[:, :-1]
+        logits = model(input_ids=token_ids[None].to(device), use_cache=False, **positions).logits[0]
+    nll = F.cross_entropy(logits.float(), targets.to(device), reduction="none", ignore_index=IGNORED_LABEL)
+    return pad_sequence(list(torch.split(nll, list(lengths))), batch_first=True)[:, :-1]
 
 
 def bare_model(model: nn.Module) -> PreTrainedModel:

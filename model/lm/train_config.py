@@ -67,7 +67,7 @@ class TrainConfig:
         wandb: Project of Weights & Biases to log to likewise (needs `pip install wandb`).
         num_workers: Processes that read ahead, per training process; 0 reads in the training process.
         device: auto takes cuda where there is one.
-        data: Which of the shards' samples to train on, in what rows, and what to do with damaged shards.
+        data: Which of the shards' samples to train on, and what to do with damaged shards.
     """
 
     init: str | None = None

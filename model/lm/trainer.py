@@ -189,9 +189,7 @@ class SpeechLMTraining(Training[Batch, PerplexityReport]):
         nll = torch.zeros((), dtype=torch.float64, device=self._ranks.device)
         for number, micro_batch in enumerate(batch.micro_batches, start=1):
             with gradient_sync(self._data_parallel_model, is_last=number == len(batch.micro_batches)):
-                micro_nll = next_unit_nll(
-                    self._data_parallel_model, micro_batch.token_ids, micro_batch.labels, micro_batch.document_ids
-                ).sum()
+                micro_nll = next_unit_nll(self._data_parallel_model, micro_batch.token_ids, micro_batch.lengths).sum()
                 # Data parallelism takes the mean over processes; what is wanted is the sum over them, per target.
                 torch.autograd.backward(micro_nll * (self._ranks.world_size / batch.num_targets))
             nll += micro_nll.detach()

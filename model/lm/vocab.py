@@ -92,7 +92,9 @@ class Vocabulary:
         """
         if units.size and int(units.max()) >= self.codebook_size:
             raise TwistError(f"unit {int(units.max())} is not in a codebook of {self.codebook_size} units")
-        return units.astype(np.int64) + self.offset
+        ids = units.astype(np.int64)
+        ids += self.offset
+        return ids
 
     def decode(self, ids: NDArray[np.int64]) -> NDArray[np.uint16]:
         """Ids to units, of any shape.

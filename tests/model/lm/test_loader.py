@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
 import boto3
@@ -16,9 +16,8 @@ import torch
 import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
-from torchdata.stateful_dataloader import StatefulDataLoader
 
-from model.lm.loader import Batch, BatchStream, MicroBatch, TrainingBatches, UnitSamples, collate, pack_rows
+from model.lm.loader import TrainingBatches, UnitSamples, collate
 from model.lm.loader_config import LoaderConfig
 from model.lm.vocab import Vocabulary
 from pipeline.errors import TwistError
@@ -71,12 +70,12 @@ def batches_over(
     )
 
 
-def rows(batches: TrainingBatches, index: int) -> list[list[int]]:
-    """The ids of a batch's samples, without pads."""
+def documents(batches: TrainingBatches, index: int) -> list[list[int]]:
+    """The ids of a batch's samples."""
     return [
-        ids[labels != -100].tolist()
+        document.tolist()
         for micro_batch in batches[index].micro_batches
-        for ids, labels in zip(micro_batch.token_ids, micro_batch.labels, strict=True)
+        for document in torch.split(micro_batch.token_ids, list(micro_batch.lengths))
     ]
 
 
@@ -140,11 +139,11 @@ def test_a_step_has_the_same_samples_at_any_world_size(
         for rank in range(world_size)
     ]
     for index in (0, 3, 7):
-        together = [row for rank in ranks for row in rows(rank, index)]
-        assert together == rows(alone, index), f"step {index} has other samples, or another order of them"
+        together = [document for rank in ranks for document in documents(rank, index)]
+        assert together == documents(alone, index), f"step {index} has other samples, or another order of them"
         assert all(len(rank[index].micro_batches) == num_micro_batches for rank in ranks)
-        assert {rank[index].num_targets for rank in ranks} == {sum(len(row) - 1 for row in together)}
-        assert {rank[index].num_units for rank in ranks} == {sum(len(row) for row in together)}
+        assert {rank[index].num_targets for rank in ranks} == {sum(len(document) - 1 for document in together)}
+        assert {rank[index].num_units for rank in ranks} == {sum(map(len, together))}
 
 
 def test_reader_processes_change_nothing(make_dataset: MakeDataset, markov_units: list[NDArray[np.uint16]]) -> None:
@@ -154,7 +153,7 @@ def test_reader_processes_change_nothing(make_dataset: MakeDataset, markov_units
     for mine, theirs in zip(here, elsewhere, strict=True):
         for one, other in zip(mine.micro_batches, theirs.micro_batches, strict=True):
             assert torch.equal(one.token_ids, other.token_ids)
-            assert torch.equal(one.labels, other.labels)
+            assert one.lengths == other.lengths
     assert pickle.loads(pickle.dumps(batches)).keys(3) == batches.keys(3), (
         "spawned reader processes need a picklable set"
     )
@@ -176,11 +175,12 @@ def test_units_are_those_that_webdataset_reads(
         assert len(units) - len(ours[key]) <= 1, f"{key}: more than a last single unit is missing"
 
 
-def test_collate_pads_on_the_right() -> None:
-    samples = [np.array([4, 0, 19], dtype=np.uint16), np.array([7, 7], dtype=np.uint16)]
-    rows = collate(samples, VOCABULARY)
-    assert rows.token_ids.tolist() == [[5, 1, 20], [8, 8, 0]]
-    assert rows.labels.tolist() == [[5, 1, 20], [8, 8, -100]]
+def test_samples_lie_one_behind_the_other() -> None:
+    samples = [np.array([4, 0, 19], dtype=np.uint16), None, np.array([7, 7], dtype=np.uint16)]
+    micro_batch = collate(samples, VOCABULARY)
+    assert micro_batch.token_ids.dtype == torch.int64
+    assert micro_batch.token_ids.tolist() == [5, 1, 20, 8, 8]
+    assert micro_batch.lengths == (3, 2)
 
 
 def test_state_names_the_next_batch() -> None:
@@ -236,21 +236,19 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 
 
 @pytest.mark.parametrize("cached", [False, True])
-@pytest.mark.parametrize("rows", ["padded", "packed"])
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_damaged_shard_is_named_or_left_out_and_counted(
     make_dataset: MakeDataset,
     markov_units: list[NDArray[np.uint16]],
     tmp_path: Path,
     name: str,
-    rows: Literal["padded", "packed"],
     cached: bool,
 ) -> None:
     damage, message = DAMAGES[name]
     dataset = make_dataset({"train": markov_units})
     damage(Path(dataset.uri, "train/train-000001.tar"))
     cache = str(tmp_path / "cache") if cached else None
-    fail = LoaderConfig(rows=rows, verify_checksums=name == "altered", cache=cache)
+    fail = LoaderConfig(verify_checksums=name == "altered", cache=cache)
     with pytest.raises(TwistError, match=rf"train-000001\.tar {message}"):
         for index in range(8):
             batches_over(UnitSamples(dataset, "train", 40, fail), 8)[index]
@@ -260,8 +258,8 @@ def test_a_damaged_shard_is_named_or_left_out_and_counted(
     with pytest.warns(UserWarning, match=rf"train-000001\.tar {message}.*left out"):
         batch = batches[0]
     assert batch.num_skipped == 30
-    sound = {tuple(units.tolist()) for units in markov_units[::2]}
-    assert {tuple(document) for document in documents(batch)} == sound, "other samples than the sound shard's"
+    sound = sorted(VOCABULARY.encode(units).tolist() for units in markov_units[::2])
+    assert sorted(documents(batches, 0)) == sound, "other samples than the sound shard's"
     assert batches_over(samples, len(samples)).sample_indices(0).tolist() == batches.sample_indices(0).tolist()
 
 
@@ -271,75 +269,11 @@ def test_a_step_of_nothing_but_damage_has_no_targets(
     dataset = make_dataset({"train": markov_units})
     for path in Path(dataset.uri).rglob("*.tar"):
         path.unlink()
-    for rows in ("padded", "packed"):
-        samples = UnitSamples(dataset, "train", 40, LoaderConfig(rows=rows, damaged="skip"))  # type: ignore[arg-type]
-        with pytest.warns(UserWarning, match="is missing"):
-            batch = batches_over(samples, 4)[0]
-        assert batch.num_skipped == 4
-        assert all((micro_batch.labels == -100).all() for micro_batch in batch.micro_batches)
-
-
-def documents(batch: Batch) -> list[list[int]]:
-    """The units of each sample of a batch, whatever its rows."""
-    found = []
-    for micro_batch in batch.micro_batches:
-        ids = micro_batch.document_ids
-        if ids is None:
-            ids = (micro_batch.token_ids != VOCABULARY.pad_id).int() - 1
-        for tokens, row in zip(micro_batch.token_ids, ids, strict=True):
-            found += [VOCABULARY.decode(tokens[row == number].numpy()).tolist() for number in range(int(row.max()) + 1)]
-    return found
-
-
-@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=30), spare=st.integers(0, 60), seed=st.integers(0, 3))
-def test_packed_rows_score_the_very_targets_of_padded_rows(lengths: list[int], spare: int, seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    samples = [generator.integers(0, 20, length).astype(np.uint16) for length in lengths]
-    packed = pack_rows(samples, VOCABULARY, max(lengths) + spare)
-    assert packed.token_ids.shape[1] == max(lengths) + spare
-    assert packed.document_ids is not None
-    assert sorted(documents(Batch(0, [packed], 0, 0))) == sorted(units.tolist() for units in samples)
-
-    def scored(micro_batch: MicroBatch) -> Counter[tuple[int, ...]]:
-        """What comes before each target in its document, and the target."""
-        found: Counter[tuple[int, ...]] = Counter()
-        ids = micro_batch.document_ids
-        for row, labels in enumerate(micro_batch.labels):
-            for place in range(1, len(labels)):
-                if labels[place] == -100:
-                    continue
-                assert labels[place] == micro_batch.token_ids[row, place]
-                context = micro_batch.token_ids[row, :place]
-                if ids is not None:
-                    context = context[ids[row, :place] == ids[row, place]]
-                found[(*context.tolist(), int(labels[place]))] += 1
-        return found
-
-    assert scored(packed) == scored(collate(samples, VOCABULARY))
-    at_pads = packed.document_ids < 0
-    assert (packed.token_ids[at_pads] == VOCABULARY.pad_id).all()
-    assert (packed.labels[at_pads] == -100).all()
-
-
-@pytest.mark.parametrize("data", [LoaderConfig(), LoaderConfig(rows="packed", row_units=100)], ids=["padded", "packed"])
-def test_a_step_has_the_same_samples_in_any_rows(
-    make_dataset: MakeDataset, markov_units: list[NDArray[np.uint16]], data: LoaderConfig
-) -> None:
-    dataset = make_dataset({"train": markov_units})
-    alone = batches_over(UnitSamples(dataset, "train", 32), 16)
-    samples = UnitSamples(dataset, "train", 32, data)
-    for index in (0, 5):
-        ranks = [batches_over(samples, 16, num_micro_batches=2, rank=rank, world_size=4)[index] for rank in range(4)]
-        assert sorted(document for rank in ranks for document in documents(rank)) == sorted(documents(alone[index]))
-        assert {(rank.num_units, rank.num_targets) for rank in ranks} == {
-            (alone[index].num_units, alone[index].num_targets)
-        }
-
-
-def test_rows_too_short_for_the_samples_are_refused() -> None:
-    samples = UnitSamples(indexed([5]), "train", 8, LoaderConfig(rows="packed", row_units=7))
-    with pytest.raises(TwistError, match=r"row_units is 7, but samples have up to 8"):
-        batches_over(samples, 1)
+    samples = UnitSamples(dataset, "train", 40, LoaderConfig(damaged="skip"))
+    with pytest.warns(UserWarning, match="is missing"):
+        batch = batches_over(samples, 4)[0]
+    assert batch.num_skipped == 4
+    assert [(len(one.token_ids), one.lengths) for one in batch.micro_batches] == [(0, ())]
 
 
 def test_weights_of_corpora(make_dataset: MakeDataset, markov_units: list[NDArray[np.uint16]]) -> None:
@@ -392,69 +326,22 @@ def test_units_are_kept_in_the_cache_and_damage_in_it_is_mended(
 ) -> None:
     dataset = make_dataset({"train": markov_units})
     data = LoaderConfig(cache=str(tmp_path / "cache"))
-    plain = [rows(batches_over(UnitSamples(dataset, "train", 32), 16), index) for index in range(4)]
-    read = [rows(batches_over(UnitSamples(dataset, "train", 32, data), 16), index) for index in range(4)]
+    plain = [documents(batches_over(UnitSamples(dataset, "train", 32), 16), index) for index in range(4)]
+    read = [documents(batches_over(UnitSamples(dataset, "train", 32, data), 16), index) for index in range(4)]
     assert read == plain
     kept = sorted((tmp_path / "cache").rglob("*.units"))
     assert sum(path.stat().st_size for path in kept) == 2 * sum(map(len, markov_units)) + 4 * len(kept)
     kept[0].write_bytes(kept[0].read_bytes()[:-5] + b"other")
     kept[1].write_bytes(b"")
-    assert [rows(batches_over(UnitSamples(dataset, "train", 32, data), 16), i) for i in range(4)] == plain
+    assert [documents(batches_over(UnitSamples(dataset, "train", 32, data), 16), i) for i in range(4)] == plain
     for path in Path(dataset.uri).rglob("*.tar"):  # what is kept is not fetched again
         path.write_bytes(b"\0" * path.stat().st_size)
-    assert [rows(batches_over(UnitSamples(dataset, "train", 32, data), 16), i) for i in range(4)] == plain
-
-
-def loader(stream: BatchStream, num_workers: int) -> StatefulDataLoader[Batch]:
-    return StatefulDataLoader(stream, batch_size=None, num_workers=num_workers)
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("taken", [0, 1, 5])
-def test_a_stateful_dataloader_goes_on_with_the_very_next_batch(
-    make_dataset: MakeDataset, markov_units: list[NDArray[np.uint16]], num_workers: int, taken: int
-) -> None:
-    samples = UnitSamples(make_dataset({"train": markov_units}), "train", 32)
-    expected = [rows(batches_over(samples, 8), index) for index in range(12)]
-
-    def content(batch: Batch) -> list[list[int]]:
-        return [[unit + 1 for unit in document] for document in documents(batch)]
-
-    first = loader(BatchStream(batches_over(samples, 8), 0, 12), num_workers)
-    iterator = iter(first)
-    assert [content(next(iterator)) for _ in range(taken)] == expected[:taken]
-    state = first.state_dict()
-    second = loader(BatchStream(batches_over(samples, 8), 0, 12), num_workers)
-    second.load_state_dict(state)
-    assert [content(batch) for batch in second] == expected[taken:], "batches were lost, repeated or changed"
-
-    # With other numbers of workers and of ranks, by the number of batches.
-    state = batches_over(samples, 8).state_dict(taken)
-    for others in (0, 3):
-        ranks = []
-        for rank in range(2):
-            stream = BatchStream(batches_over(samples, 8, rank=rank, world_size=2), 0, 12)
-            stream.load_state_dict(state)
-            ranks.append([content(batch) for batch in loader(stream, others)])
-        assert [[*one, *other] for one, other in zip(*ranks, strict=True)] == expected[taken:]
-
-
-def test_a_workers_state_is_refused_by_another_worker(
-    make_dataset: MakeDataset, markov_units: list[NDArray[np.uint16]]
-) -> None:
-    batches = batches_over(UnitSamples(make_dataset({"train": markov_units}), "train", 32), 8)
-    stream = BatchStream(batches, 0, 12)
-    stream.load_state_dict({**batches.state_dict(3), "part": (1, 2)})
-    with pytest.raises(TwistError, match="taken in worker 1 of 2"):
-        next(iter(stream))
+    assert [documents(batches_over(UnitSamples(dataset, "train", 32, data), 16), i) for i in range(4)] == plain
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rows": "long"}, "padded or packed"),
-        ({"row_units": 100}, "is for packed rows"),
-        ({"rows": "packed", "row_units": 1}, "is for packed rows"),
         ({"share": 0.0}, "above 0"),
         ({"share": 1.5}, "at most 1"),
         ({"damaged": "mend"}, "fail or skip"),
@@ -489,10 +376,10 @@ class TestOnS3:
             s3.client_of_process.cache_clear()
 
     def test_batches_are_those_of_local_shards(self, remote: Dataset, tmp_path: Path) -> None:
-        plain = [rows(batches_over(UnitSamples(remote, "train", 32), 16), index) for index in range(4)]
+        plain = [documents(batches_over(UnitSamples(remote, "train", 32), 16), index) for index in range(4)]
         for data in (LoaderConfig(), LoaderConfig(cache=str(tmp_path / "cache"))):
             samples = UnitSamples(open_dataset("s3://shards"), "train", 32, data)
-            assert [rows(batches_over(samples, 16), index) for index in range(4)] == plain
+            assert [documents(batches_over(samples, 16), index) for index in range(4)] == plain
 
     @pytest.mark.usefixtures("remote")
     def test_a_damaged_shard_is_named(self) -> None:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     ("settings", "told"),
     [
         ({"share": 0.1}, "data.share was 1.0, is 0.1"),
-        ({"rows": "packed"}, 'data.rows was "padded", is "packed"'),
         ({"corpus_weights": {"a": 2.0}}, 'data.corpus_weights was {}, is {"a": 2.0}'),
     ],
 )

@@ -13,6 +13,7 @@ from torch import nn
 
 from model.lm.loader import TrainingBatches, UnitSamples
 from model.lm.perplexity import perplexity
+from model.lm.row_packing import padded_rows
 from model.lm.speech_lm import cold_start, load_speech_lm
 from model.lm.train_config import TrainConfig
 from model.lm.trainer import TrainResult, train
@@ -148,7 +149,8 @@ def test_first_steps_equal_a_plain_transformers_loop(
     samples = UnitSamples(dataset, "train", config.max_units)
     batches = TrainingBatches(samples, vocabulary, batch_size=8, num_micro_batches=1, seed=0)
     for step, loss, grad_norm, rate, *_ in (line for line in curve(tmp_path) if line[1] is not None):
-        (rows,) = batches[step - 1].micro_batches
+        (micro_batch,) = batches[step - 1].micro_batches
+        rows = padded_rows(micro_batch, vocabulary.pad_id)
         token_ids, labels = rows.token_ids, rows.labels
         output = model(input_ids=token_ids, attention_mask=(token_ids != 0).long(), labels=labels)
         output.loss.backward()
