@@ -31,6 +31,7 @@ from pipeline.units.tokenize import tokenize
 from pipeline.work import cluster, dataflow
 from pipeline.work.cluster import ClusterConfig
 from tests import corpora_trees
+from tests.progress import silently
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -118,15 +119,15 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(dataflow, "run_chunks", _run_here)
             patch.setattr(cluster, "map_tasks", _map_here)
-            make_manifest(run, [CorpusConfig(str(audio))], _ignore)
-            filter_languages(run, LanguageConfig(), ClusterConfig(), _ignore)
+            make_manifest(run, [CorpusConfig(str(audio))], silently)
+            filter_languages(run, LanguageConfig(), ClusterConfig(), silently)
             plan = SegmentConfig(min_s=2.0, max_s=5.0, detect_speech="none", work_unit_minutes=work_unit_minutes)
-            make_segments(run, plan, ClusterConfig(), _ignore)
+            make_segments(run, plan, ClusterConfig(), silently)
             (audio / "vanishes.wav").unlink()
-            fit_codebook(run, codebook, encoder, ClusterConfig(), _ignore)
-            tokenize(run, encoder, ClusterConfig(), _ignore)
+            fit_codebook(run, codebook, encoder, ClusterConfig(), silently)
+            tokenize(run, encoder, ClusterConfig(), silently)
             if packed:
-                pack(run, packed, _ignore)
+                pack(run, packed, silently)
         return Path(run)
 
     return make
@@ -187,7 +188,3 @@ def _run_here(
         part = process(chunk, list(read_spans(chunk.spans)))
         storage.put_if_absent(dataflow.part_uri(parts, chunk.name), parquet.to_bytes(part))
     return {}
-
-
-def _ignore(done: int, total: int, noun: str, detail: str = "") -> None:
-    pass

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from model.lm.speech_lm import IGNORED_LABEL, next_unit_nll
+from model.lm.speech_lm import next_unit_nll
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
@@ -41,25 +41,13 @@ def log_likelihoods(
         if len(units) < 2:
             raise TwistError(f"sequence {number} has {len(units)} units; two are needed to score one")
     by_length = sorted(range(len(sequences)), key=lambda index: -len(sequences[index]))
+    before = np.array([] if vocabulary.bos_id is None else [vocabulary.bos_id], np.int64)
     scores: dict[int, NDArray[np.float64]] = {}
     for start in range(0, len(by_length), batch_size):
         batch = by_length[start : start + batch_size]
-        token_ids, labels = _as_rows([vocabulary.encode(sequences[index]) for index in batch], vocabulary)
-        nll = next_unit_nll(model, token_ids, labels).double().cpu().numpy()
+        token_ids = [np.concatenate([before, vocabulary.encode(sequences[index])]) for index in batch]
+        flat = torch.from_numpy(np.concatenate(token_ids))
+        nll = next_unit_nll(model, flat, list(map(len, token_ids))).double().cpu().numpy()
         for row, index in zip(nll, batch, strict=True):
-            first = 0 if vocabulary.bos_id is None else 1
-            scores[index] = -row[first : first + len(sequences[index]) - 1]
+            scores[index] = -row[len(before) : len(before) + len(sequences[index]) - 1]
     return [scores[index] for index in range(len(sequences))]
-
-
-def _as_rows(token_ids: Sequence[NDArray[np.int64]], vocabulary: Vocabulary) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids of each sequence [n] -> ids [B, T] and labels [B, T], behind BOS where the model was trained with one."""
-    first = [] if vocabulary.bos_id is None else [vocabulary.bos_id]
-    longest = len(first) + max(map(len, token_ids))
-    ids = np.full((len(token_ids), longest), vocabulary.pad_id)
-    labels = np.full_like(ids, IGNORED_LABEL)
-    for row, sequence in enumerate(token_ids):
-        end = len(first) + len(sequence)
-        ids[row, :end] = [*first, *sequence]
-        labels[row, len(first) + 1 : end] = sequence[1:]
-    return torch.from_numpy(ids), torch.from_numpy(labels)

@@ -24,6 +24,7 @@ from pipeline.files import parquet
 from pipeline.work import dataflow
 from pipeline.work.cluster import ClusterConfig
 from pipeline.work.plan import Chunk, WorkPlan
+from tests.progress import silently
 
 
 class SlowlyMeasure:
@@ -66,7 +67,7 @@ def do_work(folder: Path, seconds: float, **cluster: float) -> dict[str, object]
     arguments = {"marks": str(folder / "marks"), "seconds": seconds}
     parts = str(folder / "parts")
     settings = ClusterConfig(**cluster)  # type: ignore[arg-type]
-    return dataflow.run_chunks(plan, parts, SlowlyMeasure, arguments, _quarantined, settings, _silently)
+    return dataflow.run_chunks(plan, parts, SlowlyMeasure, arguments, _quarantined, settings, silently)
 
 
 def outcomes_of(folder: Path) -> dict[str, bytes]:
@@ -94,10 +95,6 @@ def _table(chunk: Chunk, outcomes: Sequence[str]) -> pa.Table:
 
 def _quarantined(chunk: Chunk, error: AudioError) -> pa.Table:
     return _table(chunk, [str(error)] * len(chunk.ids))
-
-
-def _silently(done: int, total: int, noun: str, detail: str = "") -> None:
-    pass
 
 
 if __name__ == "__main__":

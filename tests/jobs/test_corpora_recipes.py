@@ -19,13 +19,10 @@ from pipeline.segments.segment import make_segments
 from pipeline.units.codebook_fit import fit_codebook
 from pipeline.units.config import CodebookConfig
 from pipeline.units.tokenize import tokenize
+from tests.progress import silently
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes" / "corpora").glob("*.yaml"))
-
-
-def silently(*_: object) -> None:
-    """Reports nothing."""
 
 
 def test_every_corpus_has_a_recipe_and_a_page():

@@ -15,16 +15,13 @@ from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError
 from pipeline.files import parquet, storage
 from pipeline.stage import StageError, fingerprint_of, read_facts
 from pipeline.work import cluster, map_tasks
+from tests.progress import silently
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from conftest import WriteTone
-
-
-def silently(done: int, total: int, noun: str, detail: str = "") -> None:
-    """Reports nothing."""
 
 
 def dropped(run: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from pipeline.language.config import LanguageConfig
 from pipeline.language.filter import filter_languages
 from pipeline.work import map_tasks
 from pipeline.work.cluster import ClusterConfig
+from tests.progress import silently
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
 # Ray is started once for all tests of one process.
 pytestmark = pytest.mark.xdist_group("ray")
 KINDS = ("libri_light", "peoples_speech", "webdataset", "hf_parquet", "voxpopuli")
-
-
-def silently(done: int, total: int, noun: str, detail: str = "") -> None:
-    """Reports nothing."""
 
 
 def test_the_same_bytes_through_ray(

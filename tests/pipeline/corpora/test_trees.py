@@ -18,6 +18,7 @@ from pipeline.files import parquet, storage
 from pipeline.segments.cut import tidy
 from tests import corpora_trees
 from tests.corpora_trees import duration_s, say
+from tests.progress import silently
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,10 +60,6 @@ DROPPED = {
     "voxpopuli": {"unlisted": 1},
     "webdataset": {"unreadable": 1, "bad_name": 1},
 }
-
-
-def silently(done: int, total: int, noun: str, detail: str = "") -> None:
-    """Reports nothing."""
 
 
 def manifest(root: Path | str, kind: str, run: Path | str) -> tuple[dict[str, Recording], Counter[str]]:

@@ -15,6 +15,7 @@ from pipeline.languages import normalize_code
 from pipeline.records import Recording
 from pipeline.stage import StageError, read_facts
 from pipeline.work.cluster import ClusterConfig
+from tests.progress import silently
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
 
 ENGLISH = "The quick brown fox jumps over the lazy dog, and then it goes home to its family."
 GERMAN = "Der schnelle braune Fuchs springt über den faulen Hund und geht dann nach Hause."
-
-
-def silently(done: int, total: int, noun: str, detail: str = "") -> None:
-    """Reports nothing."""
 
 
 def recording(language: str | None = None, text: str | None = None) -> Recording:

@@ -25,6 +25,7 @@ from pipeline.stage import StageError, read_facts
 from pipeline.work.cluster import ClusterConfig
 from pipeline.work.plan import Chunk
 from tests.language_classifiers import write_ecapa
+from tests.progress import silently
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,10 +34,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CONFIG = AudioLanguageConfig(model="scripted")
-
-
-def silently(done: int, total: int, noun: str, detail: str = "") -> None:
-    """Reports nothing."""
 
 
 # Windows

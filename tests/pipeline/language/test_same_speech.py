@@ -16,14 +16,11 @@ from pipeline.language.filter import filter_languages, read_decisions
 from pipeline.language.same_speech import Corpus, Mark, SameSpeechConfig, Spoken, find_same_speech
 from pipeline.stage import StageError, read_facts
 from pipeline.work.cluster import ClusterConfig
+from tests.progress import silently
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
-
-
-def silently(done: int, total: int, noun: str, detail: str = "") -> None:
-    """Reports nothing."""
 
 
 def spoken(id: str, *origins: str, at: tuple[float | None, float | None] = (0.0, None), **more: Any) -> Spoken:

@@ -24,6 +24,7 @@ from pipeline.work import dataflow
 from pipeline.work.cluster import ClusterConfig
 from pipeline.work.dataflow import part_uri
 from pipeline.work.plan import WorkPlan
+from tests.progress import silently
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,10 +35,6 @@ if TYPE_CHECKING:
 
 MILLISECOND = 0.001
 ROUNDING = 1e-9
-
-
-def silently(done: int, total: int, noun: str, detail: str = "") -> None:
-    """Reports nothing."""
 
 
 def seconds_of(regions: Regions) -> float:
