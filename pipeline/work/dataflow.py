@@ -6,11 +6,8 @@ A part file is named before the work is done and committed whole by the actor th
 twice leaves one part, and a run that is started again sees from a listing what is left to do.
 
 A chunk that fails (an exception, or its worker died or hung) is taken up again later, by another actor: the one that it
-failed in may be what is broken, and is ended. After its second failure a chunk is kept back until all others are done
-and then run alone, so that it cannot take a neighbour with it, nor be blamed for one; after its third it is
-quarantined: its part then says of every item why it is not there. A chunk whose machine went away is not blamed, unless
-that happens again and again. Where nothing but failures comes back, a chunk that was done before is tried; where that
-fails too, or there is none, the run stops: it is not the data.
+failed in may be what is broken, and is ended. A chunk that fails again and again is quarantined: its part then says of
+every item why it is not there. When a chunk is tried again, and when the run stops instead: failures.py.
 
 This is a loop over Ray's tasks and actors rather than Ray Data: there, a chunk that kills its worker can stop the whole
 pipeline, and how often it is retried can no longer be bounded in coming versions.
@@ -30,7 +27,8 @@ from pipeline.audio.read import AudioError
 from pipeline.errors import RunError, TwistError
 from pipeline.files import parquet, storage
 from pipeline.runs import part_file
-from pipeline.work.driver import MAX_FAILURES, Outcome, Workers
+from pipeline.work.driver import Outcome, Workers
+from pipeline.work.failures import MAX_FAILURES, FailurePolicy
 from pipeline.work.progress import ProgressFile, WorkProgress
 from pipeline.work.worker import Processor, part_uri
 
@@ -84,10 +82,11 @@ def run_chunks(
     progress_file = ProgressFile(parts)
     failed: list[Outcome] = []
     known_to_work = _one_that_was_done(plan, parts, done)
-    workers = Workers(parts, processor, processor_args, cluster, len(pending), known_to_work, progress)
+    chunks = FailurePolicy((plan[number] for number in pending), len(pending), known_to_work)
+    workers = Workers(parts, processor, processor_args, cluster, chunks, progress)
     with contextlib.closing(workers):
         metrics = _Metrics(processor.__name__, progress)
-        for outcome in workers.run(plan[number] for number in pending):
+        for outcome in workers.run():
             if outcome.error is not None:
                 failed.append(outcome)
             else:

@@ -1,6 +1,6 @@
 """The driver's view of a cluster at work: where every chunk is, and which actors there are.
 
-What fails, which chunks are suspects, and when the run stops: see dataflow.py.
+Which chunk is next, what is tried again and when the run stops: see failures.py.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import RunError, TwistError
 from pipeline.work.cluster import connect
+from pipeline.work.failures import FailurePolicy
 from pipeline.work.worker import ProcessAndCommit, Result, decode, first_line
 
 if TYPE_CHECKING:
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_FAILURES = 3
-MAX_MACHINES_LOST = 5
-# So many different chunks in a row that fail, or workers that cannot start, are the fault of none of them.
-MAX_FAILURES_IN_A_ROW = 20
 # Decoded chunks that wait for each actor: enough that it never waits, few enough for the object store.
 DECODED_PER_ACTOR = 2
 # Actors that had nothing to do for so long are given back, where the cluster grows and shrinks.
@@ -71,7 +68,10 @@ class _Actor:
 
 
 class Workers:
-    """The driver's view of where every chunk is: queued, being decoded, decoded, or in an actor's hands."""
+    """Starts what can be started, actors and work on chunks, and takes what comes of it.
+
+    A chunk is queued (FailurePolicy), being decoded, decoded, or in an actor's hands.
+    """
 
     def __init__(
         self,
@@ -79,8 +79,7 @@ class Workers:
         processor: type[Processor],
         processor_args: dict[str, Any],
         cluster: ClusterConfig,
-        num_chunks: int,
-        known_to_work: Chunk | None,
+        chunks: FailurePolicy,
         progress: WorkProgress,
     ) -> None:
         import ray
@@ -94,12 +93,9 @@ class Workers:
                 f"cluster.gpus_per_actor is {self._gpus_per_actor:g}, but this machine has {num_gpus:g} GPUs; leave it "
                 f"out, or run on a cluster (RAY_ADDRESS)"
             )
-        self._num_chunks = num_chunks
+        self._chunks = chunks
+        self._num_chunks = chunks.num_queued
         self._progress = progress
-        self._known_to_work = known_to_work
-        self._is_trying_known = False
-        self._num_new = num_chunks
-        self._new: Iterator[Chunk] = iter(())
         self._time_limit_s = cluster.unit_time_limit_s
         # What fails is taken up again here, where it is counted; never by Ray itself.
         self._decode = ray.remote(decode).options(num_cpus=1, num_returns=2, max_retries=0)
@@ -113,30 +109,23 @@ class Workers:
         self._actors: list[_Actor] = []
         self._num_wanted = 0
         self._last_news = time.monotonic()
-        self._again: deque[Chunk] = deque()
-        self._suspects: deque[Chunk] = deque()
         self._decoded: deque[tuple[Chunk, Any]] = deque()
         self._decode_seconds: dict[str, float] = {}
         # References to what is under way, each with what it is about.
         self._preparing: dict[Any, _Actor] = {}
         self._decoding: dict[Any, tuple[Chunk, Any]] = {}
         self._processing: dict[Any, _Actor] = {}
-        self._num_failures: Counter[str] = Counter()
-        self._num_machines_lost: Counter[str] = Counter()
-        self._first_failures_in_a_row = 0
-        self._failed_starts_in_a_row = 0
 
     def close(self) -> None:
         """Ends all actors."""
         for actor in list(self._actors):
             self._end(actor)
 
-    def run(self, chunks: Iterator[Chunk]) -> Iterator[Outcome]:
+    def run(self) -> Iterator[Outcome]:
         """Does the work; yields each chunk when it is committed or has failed for good, in whatever order."""
         import ray
 
-        self._new = chunks
-        while self._num_queued or self._suspects or self._decoding or self._decoded or self._processing:
+        while self._chunks.num_queued or self._chunks.num_suspects or self._num_in_hand:
             self._start_what_can_start()
             under_way = [*self._preparing, *self._decoding, *self._processing]
             began = time.monotonic()
@@ -146,10 +135,13 @@ class Workers:
             for reference in ready:
                 if reference in self._preparing:
                     self._take_actor(reference, self._preparing.pop(reference))
-                elif reference in self._decoding:
-                    yield from self._take_decoded(reference, *self._decoding.pop(reference))
+                    continue
+                if reference in self._decoding:
+                    outcome = self._take_decoded(reference, *self._decoding.pop(reference))
                 else:
-                    yield from self._take_result(reference, self._processing.pop(reference))
+                    outcome = self._take_result(reference, self._processing.pop(reference))
+                if outcome is not None:
+                    yield outcome
 
     def _tell_of_waiting(self, has_news: bool) -> None:
         """Says what is missing where nothing happens for long and nothing is being worked on."""
@@ -172,15 +164,9 @@ class Workers:
             self._progress.backed_up_s += seconds
 
     @property
-    def _num_queued(self) -> int:
-        return self._num_new + len(self._again)
-
-    def _next_chunk(self) -> Chunk:
-        """New ones first: what failed is not to fail for the same passing reason."""
-        if not self._num_new or (self._again and self._again[0] is self._known_to_work):
-            return self._again.popleft()
-        self._num_new -= 1
-        return next(self._new)
+    def _num_in_hand(self) -> int:
+        """Chunks that are neither queued nor done."""
+        return len(self._decoding) + len(self._decoded) + len(self._processing)
 
     def _room(self) -> tuple[int, int]:
         """How many actors there shall be, and how many chunks may be decoded before one takes them.
@@ -223,10 +209,9 @@ class Workers:
 
     def _start_what_can_start(self) -> None:
         max_actors, max_ahead = self._room()
-        in_hand = len(self._decoding) + len(self._decoded) + len(self._processing)
-        if self._suspects and not self._num_queued and not in_hand:
-            self._again.append(self._suspects.popleft())
-        num_actors = min(max_actors, self._num_queued + in_hand)
+        if self._chunks.num_suspects and not self._chunks.num_queued and not self._num_in_hand:
+            self._chunks.queue_one_suspect()
+        num_actors = min(max_actors, self._chunks.num_queued + self._num_in_hand)
         # What too many of them hold is of use to others: a GPU perhaps, or the core that decoding waits for.
         without_work = sorted((a for a in self._actors if a.chunk is None), key=lambda a: a.is_idle)
         for actor in without_work[: max(0, len(self._actors) - num_actors)]:
@@ -235,8 +220,8 @@ class Workers:
             actor = _Actor(self._make_actor(*self._actor_args))
             self._actors.append(actor)
             self._preparing[actor.handle.prepare.remote()] = actor
-        while self._num_queued and len(self._decoding) + len(self._decoded) < max_ahead:
-            chunk = self._next_chunk()
+        while self._chunks.num_queued and len(self._decoding) + len(self._decoded) < max_ahead:
+            chunk = self._chunks.take()
             status, wavs = self._decode.remote(chunk, self._time_limit_s)
             self._decoding[status] = (chunk, wavs)
         for actor in self._actors:
@@ -251,36 +236,32 @@ class Workers:
             node_id, mistake = ray.get(reference)
         except ray.exceptions.RayError as death:
             self._end(actor)
-            self._failed_starts_in_a_row += 1
-            if self._failed_starts_in_a_row == MAX_FAILURES_IN_A_ROW:
-                raise RunError(f"no worker can be started: {first_line(death)}") from None
+            self._chunks.worker_did_not_start(first_line(death))
             return
         if mistake is not None:
             raise TwistError(mistake)
-        self._failed_starts_in_a_row = 0
+        self._chunks.worker_started()
         actor.node_id = node_id
         actor.idle_since = time.monotonic()
 
-    def _take_decoded(self, reference: Any, chunk: Chunk, wavs: Any) -> Iterator[Outcome]:
+    def _take_decoded(self, reference: Any, chunk: Chunk, wavs: Any) -> Outcome | None:
         import ray
 
         try:
             result: Result = ray.get(reference)
         except (ray.exceptions.NodeDiedError, ray.exceptions.ObjectLostError):
-            yield from self._lose(chunk)
-            return
+            return _given_up(chunk, self._chunks.lose(chunk))
         except ray.exceptions.RayError as death:
-            yield from self._fail(chunk, _died(death))
-            return
+            return _given_up(chunk, self._chunks.fail(chunk, _died(death)))
         if result.failure is not None:
             raise RunError(result.failure)
         if result.error is not None:
-            yield from self._fail(chunk, f"decoding: {result.error}")
-        else:
-            self._decode_seconds[chunk.name] = result.seconds["decode"]
-            self._decoded.append((chunk, wavs))
+            return _given_up(chunk, self._chunks.fail(chunk, f"decoding: {result.error}"))
+        self._decode_seconds[chunk.name] = result.seconds["decode"]
+        self._decoded.append((chunk, wavs))
+        return None
 
-    def _take_result(self, reference: Any, actor: _Actor) -> Iterator[Outcome]:
+    def _take_result(self, reference: Any, actor: _Actor) -> Outcome | None:
         import ray
 
         chunk = actor.chunk
@@ -290,60 +271,23 @@ class Workers:
         try:
             result: Result = ray.get(reference)
         except ray.exceptions.ObjectLostError:  # the machine that had decoded it is gone, not this one
-            yield from self._lose(chunk)
-            return
+            return _given_up(chunk, self._chunks.lose(chunk))
         except ray.exceptions.RayError as death:
             self._end(actor)
             if actor.node_id in {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
-                yield from self._fail(chunk, _died(death))
-            else:
-                yield from self._lose(chunk)
-            return
+                return _given_up(chunk, self._chunks.fail(chunk, _died(death)))
+            return _given_up(chunk, self._chunks.lose(chunk))
         if result.mistake is not None:
             raise TwistError(result.mistake)
         if result.failure is not None:
             raise RunError(result.failure)
         if result.error is not None:
             self._end(actor)  # a GPU in a bad state fails every later chunk too
-            yield from self._fail(chunk, result.error)
-        else:
-            self._first_failures_in_a_row = 0
-            if chunk is self._known_to_work:  # which is worked on again only to see whether anything works
-                self._is_trying_known = False
-                return
-            if not self._is_trying_known:
-                self._known_to_work = chunk
-            seconds = {"decode": self._decode_seconds.pop(chunk.name, 0.0), **result.seconds}
-            yield Outcome(chunk, None, seconds, result.dropped)
-
-    def _lose(self, chunk: Chunk) -> Iterator[Outcome]:
-        """Queues a chunk again whose machine went away; one that does this to every machine is a failure after all."""
-        self._num_machines_lost[chunk.name] += 1
-        if self._num_machines_lost[chunk.name] % MAX_MACHINES_LOST == 0:
-            yield from self._fail(chunk, f"{MAX_MACHINES_LOST} machines went away with it")
-        else:
-            self._again.append(chunk)
-
-    def _fail(self, chunk: Chunk, error: str) -> Iterator[Outcome]:
-        self._num_failures[chunk.name] += 1
-        if self._num_failures[chunk.name] == 1:  # the suspects, at the end, do fail one after the other
-            self._first_failures_in_a_row += 1
-        if self._first_failures_in_a_row >= MAX_FAILURES_IN_A_ROW and not self._is_trying_known:
-            if self._known_to_work is None:
-                raise RunError(f"{MAX_FAILURES_IN_A_ROW} chunks failed in a row, the last with: {error}")
-            self._is_trying_known = True
-            self._again.appendleft(self._known_to_work)
-        elif chunk is self._known_to_work:
-            raise RunError(
-                f"{MAX_FAILURES_IN_A_ROW} chunks failed in a row, and then {chunk.name}, which had been done "
-                f"before, with: {error}"
-            )
-        if self._num_failures[chunk.name] == MAX_FAILURES:
-            yield Outcome(chunk, error)
-        elif self._num_failures[chunk.name] == MAX_FAILURES - 1:
-            self._suspects.append(chunk)
-        else:
-            self._again.append(chunk)
+            return _given_up(chunk, self._chunks.fail(chunk, result.error))
+        if not self._chunks.succeed(chunk):
+            return None
+        seconds = {"decode": self._decode_seconds.pop(chunk.name, 0.0), **result.seconds}
+        return Outcome(chunk, None, seconds, result.dropped)
 
     def _end(self, actor: _Actor) -> None:
         import ray
@@ -351,6 +295,11 @@ class Workers:
         ray.kill(actor.handle)
         self._actors.remove(actor)
         self._preparing = {reference: other for reference, other in self._preparing.items() if other is not actor}
+
+
+def _given_up(chunk: Chunk, error: str | None) -> Outcome | None:
+    """What the driver yields of a chunk that failed: nothing if there is no error, as it comes again."""
+    return None if error is None else Outcome(chunk, error)
 
 
 def _died(death: Exception) -> str:
