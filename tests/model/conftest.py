@@ -31,34 +31,38 @@ class MakeDataset(Protocol):
     ) -> Dataset: ...
 
 
+def write_dataset(
+    uri: str,
+    splits: Mapping[str, Sequence[NDArray[np.uint16]]],
+    *,
+    codebook_size: int = 20,
+    corpora: Sequence[str] = ("librispeech",),
+    codebook: str = "codebook-1",
+) -> Dataset:
+    """Writes real shards, two per split where there are samples enough; corpora alternate over a split's samples."""
+    descriptions, rows = [], []
+    for split, units in splits.items():
+        samples = [_sample(split, i, values, corpora[i % len(corpora)]) for i, values in enumerate(units)]
+        for number, half in enumerate((samples[::2], samples[1::2])):
+            if half:
+                description, shard_rows = write_shard(uri, f"{split}/{split}-{number:06d}.tar", half)
+                descriptions.append(description)
+                rows += shard_rows
+    info = {
+        "num_units": codebook_size,
+        "frame_rate_hz": 25,
+        "codebook": {"fingerprint": codebook},
+        "shards": descriptions,
+    }
+    return write_index(uri, info, rows)
+
+
 @pytest.fixture
 def make_dataset(tmp_path: Path) -> MakeDataset:
-    """Writes real shards, two per split where there are samples enough; corpora alternate over a split's samples."""
+    """`write_dataset` to a folder of the test's own, by default `shards`."""
 
-    def make(
-        splits: Mapping[str, Sequence[NDArray[np.uint16]]],
-        *,
-        codebook_size: int = 20,
-        corpora: Sequence[str] = ("librispeech",),
-        codebook: str = "codebook-1",
-        name: str = "shards",
-    ) -> Dataset:
-        uri = str(tmp_path / name)
-        descriptions, rows = [], []
-        for split, units in splits.items():
-            samples = [_sample(split, i, values, corpora[i % len(corpora)]) for i, values in enumerate(units)]
-            for number, half in enumerate((samples[::2], samples[1::2])):
-                if half:
-                    description, shard_rows = write_shard(uri, f"{split}/{split}-{number:06d}.tar", half)
-                    descriptions.append(description)
-                    rows += shard_rows
-        info = {
-            "num_units": codebook_size,
-            "frame_rate_hz": 25,
-            "codebook": {"fingerprint": codebook},
-            "shards": descriptions,
-        }
-        return write_index(uri, info, rows)
+    def make(splits: Mapping[str, Sequence[NDArray[np.uint16]]], *, name: str = "shards", **settings: Any) -> Dataset:
+        return write_dataset(str(tmp_path / name), splits, **settings)
 
     return make
 
@@ -69,7 +73,7 @@ def _sample(split: str, number: int, units: NDArray[np.uint16], corpus: str) -> 
     return Sample(name, name, corpus, None, "en", split, 0.0, len(units) / 25, units.astype(np.uint16), durations)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def markov_units() -> list[NDArray[np.uint16]]:
     """60 samples of a Markov chain over 20 units, each of which has three likely successors."""
     rng = np.random.default_rng(0)
@@ -83,7 +87,7 @@ def markov_units() -> list[NDArray[np.uint16]]:
     return samples
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_opt() -> dict[str, Any]:
     """An OPT of two layers with dropout, in the shape of OPT-350M (projections around a narrower table)."""
     return {

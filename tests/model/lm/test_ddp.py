@@ -1,12 +1,19 @@
+"""Training on two processes: as one process trains, and resumed as if never stopped, replicated and sharded.
+
+torchrun is started twice, for all runs together: what it loads takes longer than the training does. The second start
+resumes the runs that the first has left half done.
+"""
+
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import torch
@@ -15,54 +22,70 @@ from safetensors.torch import load_file
 from model.lm.train_config import TrainConfig
 from model.lm.trainer import train
 from model.training.metrics import read_metrics
+from tests.model.conftest import write_dataset
+from tests.ray_clusters import ROOT, free_ports
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
-    from tests.model.conftest import MakeDataset
-
 SCRIPT = """
-import json, sys
+import json, os, sys
 import torch
 from model.lm.loader_config import LoaderConfig
 from model.lm.train_config import TrainConfig
 from model.lm.trainer import train
 
 torch.set_num_threads(1)
-settings, shards, checkpoints = json.loads(sys.argv[1]), *sys.argv[2:]
-train(TrainConfig(**{**settings, "data": LoaderConfig(**settings["data"])}), shards, checkpoints)
+# Each run meets at a port of its own; torchrun's own store would still hold the addresses of the run before.
+os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+for port, settings, shards, checkpoints in json.loads(sys.argv[1]):
+    os.environ["MASTER_PORT"] = str(port)
+    train(TrainConfig(**{**settings, "data": LoaderConfig(**settings["data"])}), shards, checkpoints)
 """
+MODES = ("replicated", "sharded")
 
 
-def torchrun(script: Path, config: TrainConfig, shards: str, checkpoints: Path) -> subprocess.CompletedProcess[str]:
+class Run(NamedTuple):
+    """A training on two processes, and where its checkpoints lie."""
+
+    config: TrainConfig
+    checkpoints: Path
+
+    def until(self, num_steps: int) -> Run:
+        return self._replace(config=dataclasses.replace(self.config, num_steps=num_steps))
+
+
+class Trained(NamedTuple):
+    """The folder of all trainings on two processes, and their data."""
+
+    folder: Path
+    shards: str
+
+
+def torchrun(script: Path, runs: Sequence[Run], shards: str) -> None:
+    """Trains one after the other on two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    settings = json.dumps(dataclasses.asdict(config))
-    root = str(Path(__file__).parents[3])
-    return subprocess.run(
-        [*command, settings, shards, str(checkpoints)],
-        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+    arguments = [
+        (port, dataclasses.asdict(run.config), shards, str(run.checkpoints))
+        for port, run in zip(free_ports(len(runs)), runs, strict=True)
+    ]
+    done = subprocess.run(
+        [*command, json.dumps(arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
+    assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sharded", [False, True], ids=["replicated", "sharded"])
-def test_two_ranks_equal_one(
-    sharded: bool,
-    make_dataset: MakeDataset,
-    markov_units: list[NDArray[np.uint16]],
-    tiny_opt: dict[str, Any],
-    tmp_path: Path,
-) -> None:
-    splits = {"train": markov_units[:48], "validation": markov_units[48:]}
-    dataset = make_dataset(splits, corpora=("librispeech", "voxpopuli"))
-    script = tmp_path / "train.py"
-    script.write_text(SCRIPT)
-    config = TrainConfig(
+def equality_config(tiny_opt: dict[str, Any]) -> TrainConfig:
+    """Of runs whose losses are compared with one process's, to which dropout would deal other draws."""
+    return TrainConfig(
         architecture={**tiny_opt, "dropout": 0.0},
         batch_size=8,
         gradient_accumulation=2,
@@ -76,16 +99,59 @@ def test_two_ranks_equal_one(
         log_every=1,
         device="cpu",
     )
-    half = dataclasses.replace(config, num_steps=4)
-    for stage in (half, config):  # the second run goes on where the first ended
-        stage = dataclasses.replace(stage, sharded=sharded, activation_checkpointing=sharded)
-        done = torchrun(script, stage, dataset.uri, tmp_path / "two")
-        assert done.returncode == 0, done.stderr
-    # Twice the accumulation in one process: the same micro-batches, one after the other.
-    train(half, dataset.uri, str(tmp_path / "one"))
-    train(dataclasses.replace(config, gradient_accumulation=4), dataset.uri, str(tmp_path / "one"))
 
-    one, two = read_metrics(str(tmp_path / "one")), read_metrics(str(tmp_path / "two"))
+
+def bfloat16_config(tiny_opt: dict[str, Any]) -> TrainConfig:
+    """Of runs that are stopped and resumed."""
+    return TrainConfig(
+        architecture=tiny_opt,
+        batch_size=8,
+        max_units=32,
+        num_steps=6,
+        peak_lr=1e-2,
+        final_lr=1e-3,
+        warmup_steps=2,
+        precision="bfloat16",
+        validate_every=6,
+        checkpoint_every=3,
+        log_every=1,
+        device="cpu",
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(
+    markov_units: list[NDArray[np.uint16]], tiny_opt: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Trained:
+    """Of each mode: `two`, resumed after step 4; in bfloat16 `whole`, never stopped, and `parted`, after step 3."""
+    folder = tmp_path_factory.mktemp("ddp")
+    splits = {"train": markov_units[:48], "validation": markov_units[48:]}
+    shards = write_dataset(str(folder / "shards"), splits, corpora=("librispeech", "voxpopuli")).uri
+    whole, parted = [], []
+    for mode in MODES:
+        sharded = mode == "sharded"
+        equal = dataclasses.replace(equality_config(tiny_opt), sharded=sharded, activation_checkpointing=sharded)
+        bfloat16 = dataclasses.replace(bfloat16_config(tiny_opt), sharded=sharded)
+        parted += [(Run(equal, folder / mode / "two"), 4), (Run(bfloat16, folder / mode / "parted"), 3)]
+        whole.append(Run(bfloat16, folder / mode / "whole"))
+    script = folder / "train.py"
+    script.write_text(SCRIPT)
+    torchrun(script, [*whole, *(run.until(num_steps) for run, num_steps in parted)], shards)
+    torchrun(script, [run for run, _ in parted], shards)
+    return Trained(folder, shards)
+
+
+# The runs are made once, by the process that these tests share.
+@pytest.mark.xdist_group("ddp")
+@pytest.mark.parametrize("mode", MODES)
+def test_two_ranks_equal_one(mode: str, trained: Trained, tiny_opt: dict[str, Any], tmp_path: Path) -> None:
+    config, shards = equality_config(tiny_opt), trained.shards
+    alone, together = tmp_path / "one", Path(shutil.copytree(trained.folder / mode / "two", tmp_path / "two"))
+    train(dataclasses.replace(config, num_steps=4), shards, str(alone))
+    # Twice the accumulation in one process: the same micro-batches, one after the other.
+    train(dataclasses.replace(config, gradient_accumulation=4), shards, str(alone))
+
+    one, two = read_metrics(str(alone)), read_metrics(str(together))
     assert [line["step"] for line in one] == [line["step"] for line in two], "only one process may write metrics"
     for line, other in zip(one, two, strict=True):
         if "loss" in line:
@@ -96,55 +162,29 @@ def test_two_ranks_equal_one(
             mean, other_mean = line["validation"]["mean"], other["validation"]["mean"]
             assert mean["num_targets"] == other_mean["num_targets"], "validation samples were left out or doubled"
             assert mean["perplexity"] == pytest.approx(other_mean["perplexity"], rel=1e-5)
-    ours, theirs = (load_file(tmp_path / name / "00000006" / "model.safetensors") for name in ("one", "two"))
+    ours, theirs = (load_file(folder / "00000006" / "model.safetensors") for folder in (alone, together))
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-5, msg=f"{name} differs")
 
     # One process goes on from what two have saved, on the same samples.
     longer = dataclasses.replace(config, num_steps=8, gradient_accumulation=4)
-    train(longer, dataset.uri, str(tmp_path / "one"))
-    train(longer, dataset.uri, str(tmp_path / "two"))
-    for line, other in zip(read_metrics(str(tmp_path / "one")), read_metrics(str(tmp_path / "two")), strict=True):
+    for folder in (alone, together):
+        train(longer, shards, str(folder))
+    for line, other in zip(read_metrics(str(alone)), read_metrics(str(together)), strict=True):
         if "loss" in line:
             assert line["loss"] == pytest.approx(other["loss"], abs=1e-5), f"step {line['step']}"
             assert line["tokens"] == other["tokens"], "another number of processes must not change the order of samples"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sharded", [False, True], ids=["replicated", "sharded"])
-def test_run_in_bfloat16_resumes_to_the_bit(
-    sharded: bool,
-    make_dataset: MakeDataset,
-    markov_units: list[NDArray[np.uint16]],
-    tiny_opt: dict[str, Any],
-    tmp_path: Path,
-) -> None:
-    dataset = make_dataset({"train": markov_units[:48], "validation": markov_units[48:]})
-    script = tmp_path / "train.py"
-    script.write_text(SCRIPT)
-    config = TrainConfig(
-        architecture=tiny_opt,
-        batch_size=8,
-        max_units=32,
-        num_steps=6,
-        peak_lr=1e-2,
-        final_lr=1e-3,
-        warmup_steps=2,
-        precision="bfloat16",
-        sharded=sharded,
-        validate_every=6,
-        checkpoint_every=3,
-        log_every=1,
-        device="cpu",
-    )
-    for stage, name in ((config, "whole"), (dataclasses.replace(config, num_steps=3), "parted"), (config, "parted")):
-        done = torchrun(script, stage, dataset.uri, tmp_path / name)
-        assert done.returncode == 0, done.stderr
+@pytest.mark.xdist_group("ddp")
+@pytest.mark.parametrize("mode", MODES)
+def test_run_in_bfloat16_resumes_to_the_bit(mode: str, trained: Trained) -> None:
+    folders = [trained.folder / mode / name for name in ("whole", "parted")]
     whole, parted = (
-        {line["step"]: line["loss"] for line in read_metrics(str(tmp_path / name)) if "loss" in line}
-        for name in ("whole", "parted")
+        {line["step"]: line["loss"] for line in read_metrics(str(folder)) if "loss" in line} for folder in folders
     )
+    assert len(whole) == 6
     assert whole == parted, "losses differ from those of a run never stopped"
-    ours, theirs = (load_file(tmp_path / name / "00000006" / "model.safetensors") for name in ("whole", "parted"))
+    ours, theirs = (load_file(folder / "00000006" / "model.safetensors") for folder in folders)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert {tensor.dtype for tensor in ours.values()} == {torch.float32}
