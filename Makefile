@@ -1,7 +1,7 @@
 # make demo              the whole way on synthesized speech, in minutes: no GPU, no network but the package index
 # make demo AUDIO=DIR    the same on your own folder of audio, or a LibriSpeech tree
-# make test              all tests but the longest
-# make faults            what is killed, filled, cut off or damaged on purpose, the longest of it too: 10 minutes
+# make test              all tests but those of `make faults`
+# make faults            the rest, which takes minutes: processes and machines killed, stores that go away, other servers
 # make parity            compare with fairseq's own HuBERT, which takes minutes to install into .venv-parity
 # make check             lint, format, types
 # make setup             only the environment, in .venv
@@ -41,8 +41,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PARALLEL) -m "not faults"
 
 faults: $(VENV)/.dev
-	$(BIN)/python -m pytest $(PARALLEL) tests/faults tests/jobs/test_faults.py \
-		tests/jobs/test_s3_run.py tests/jobs/test_run.py tests/pipeline/work/test_dataflow.py tests/pipeline/files/test_s3_faults.py
+	$(BIN)/python -m pytest $(PARALLEL) -m faults
 
 parity: $(VENV)/.dev $(PARITY)/.ready
 	rm -rf build/parity

@@ -17,7 +17,7 @@ import pytest
 from tests.faults import slow_work
 from tests.ray_clusters import MARK, ROOT, processes_with
 
-pytestmark = pytest.mark.xdist_group("faults")
+pytestmark = [pytest.mark.xdist_group("faults"), pytest.mark.faults]
 NUM_UNITS = 12
 
 

@@ -10,8 +10,7 @@ import pytest
 
 from tests.ray_clusters import BIN, ROOT, STARTING_TAKES_AT_MOST_S, RayCluster, ray_cluster
 
-# One process makes the finished run for all tests that look at it.
-pytestmark = pytest.mark.xdist_group("finished_run")
+pytestmark = [pytest.mark.xdist_group("faults"), pytest.mark.faults]
 
 
 @pytest.fixture

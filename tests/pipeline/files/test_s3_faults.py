@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@pytest.fixture(scope="module", params=["moto", "rclone"])
+@pytest.fixture(scope="module", params=["moto", pytest.param("rclone", marks=pytest.mark.faults)])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """Which server, and its endpoint."""
     with moto() if request.param == "moto" else rclone(tmp_path_factory.mktemp("rclone")) as endpoint:
