@@ -13,8 +13,7 @@ In turns over the same samples of 100 to 700 units, from a local disk (in the pa
 
 The batches of the last two are the same as this loader's padded rows, made with torch's pad_sequence; `*_alone` is
 without that, units that nothing can be trained on yet. `restore_s` is the longest of some restorations of a stream at
-random places of 22 million samples, to its first batch's indices. Needs: pip install datasets litdata (and for litdata
-without torchvision: --no-deps, lightning-utilities, obstore, tifffile).
+random places of 22 million samples, to its first batch's indices. Needs the extra `bench`.
 """
 
 from __future__ import annotations
