@@ -32,7 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
 from model.encoder.config import EncoderConfig
-from model.encoder.encoder import SAMPLE_RATE_HZ, load_encoder
+from model.encoder.encoder import load_encoder
+from pipeline.records import SAMPLE_RATE_HZ
 from pipeline.units.codebook import Codebook
 from pipeline.units.encode import UnitEncoder
 

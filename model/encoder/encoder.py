@@ -26,8 +26,7 @@ from model.encoder.hubert_batches import SAMPLES_PER_BATCH_ON_GPU, HubertBatches
 from model.encoder.hubert_checkpoint import load_hubert
 from model.encoder.mfcc import Mfcc
 from pipeline.errors import TwistError
-
-SAMPLE_RATE_HZ = 16_000
+from pipeline.records import SAMPLE_RATE_HZ
 
 
 class Encoder(Protocol):

@@ -22,6 +22,7 @@ from model.encoder.hubert_config import HubertConfig
 from model.torch_file import TorchFile, mapping
 from pipeline.errors import TwistError
 from pipeline.files.inert_pickle import Recorded
+from pipeline.records import SAMPLE_RATE_HZ
 
 # Parameters of Hugging Face's HubertModel that only pretraining and fine-tuning read (the embedding of masked frames).
 TRAINING_ONLY = {"masked_spec_embed"}
@@ -30,7 +31,6 @@ OLD_WEIGHT_NORM_NAMES = {
     "encoder.pos_conv_embed.conv.weight_g": "encoder.pos_conv_embed.conv.parametrizations.weight.original0",
     "encoder.pos_conv_embed.conv.weight_v": "encoder.pos_conv_embed.conv.parametrizations.weight.original1",
 }
-SAMPLE_RATE_HZ = 16_000
 # Under the root of the variance of a waveform: that of transformers' Wav2Vec2FeatureExtractor, and that of torch's
 # layer_norm, which fairseq and textlesslib call on the clip. The difference counts where clips are quiet.
 HUGGINGFACE_WAVEFORM_NORM_EPS = 1e-7

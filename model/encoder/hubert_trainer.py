@@ -21,7 +21,6 @@ from model.artefacts import resolve
 from model.encoder.hubert_checkpoint import load_hubert, write_huggingface_folder
 from model.encoder.hubert_pretrain import HubertPretraining, PretrainLoss
 from model.encoder.pretrain_batches import (
-    SAMPLE_RATE_HZ,
     LabelledClips,
     PretrainBatch,
     PretrainBatches,
@@ -34,6 +33,7 @@ from model.training.optim import adamw
 from model.training.step_batches import iterate
 from model.training.training import OnEvent, Report, Resumed, Training
 from pipeline.errors import TwistError
+from pipeline.records import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SAMPLE_RATE_HZ = 16_000
+from pipeline.records import SAMPLE_RATE_HZ
+
 WINDOW_SAMPLES = 400
 SHIFT_SAMPLES = 160
 FFT_SIZE = 512

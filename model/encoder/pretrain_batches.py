@@ -22,6 +22,7 @@ from torch import Tensor
 from model.encoder.hubert_config import HubertConfig
 from model.training.step_batches import draw_order, endless_order
 from pipeline.errors import TwistError
+from pipeline.records import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from model.encoder.pretrain_config import PretrainConfig
     from pipeline.records import LabelClock
 
-SAMPLE_RATE_HZ = 16_000
 STEPS_PER_GROUP = 64
 # Spans that a crop has at least, so that each has something to tell.
 MIN_MASK_SPANS = 2

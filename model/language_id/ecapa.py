@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SAMPLE_RATE_HZ = 16_000
+from pipeline.records import SAMPLE_RATE_HZ
+
 WINDOW_SAMPLES, HOP_SAMPLES = 400, 160
 AMPLITUDE_FLOOR, RANGE_DB = 1e-10, 80.0
 RES2NET_SCALE = 8
