@@ -154,11 +154,10 @@ class Dataset:
         if self._manifest is not None:
             yield self._manifest.select(columns)
             return
-        with parquet.RowGroups(self._manifest_uri, columns) as groups:
-            yield from groups
+        yield from parquet.iterate(self._manifest_uri, columns)
 
     def row(self, number: int) -> dict[str, Any]:
-        """One row of the manifest, counted from 0.
+        """One row of the manifest (SAMPLE_SCHEMA), counted from 0.
 
         Raises:
             TwistError: the manifest is damaged, or has fewer rows.
@@ -318,6 +317,27 @@ def even_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
             waiting = [joined.slice(whole)]
     if any(map(len, waiting)):
         yield pa.concat_tables(waiting)
+
+
+def first_sample(dataset: Dataset, split: str, min_s: float) -> dict[str, Any]:
+    """The manifest's row of the first sample of a split that lasts `min_s` or, where none does, of the longest.
+
+    Raises:
+        DatasetError: the split is empty.
+        TwistError: the manifest is damaged.
+    """
+    first_row, longest, longest_s = 0, -1, -1.0
+    for table in dataset.rows(["split", "duration_s"]):
+        rows = np.flatnonzero(pc.equal(table["split"], split).to_numpy())
+        durations_s = table["duration_s"].to_numpy()[rows]
+        if (durations_s >= min_s).any():
+            return dataset.row(first_row + int(rows[np.argmax(durations_s >= min_s)]))
+        if len(rows) and durations_s.max() > longest_s:
+            longest, longest_s = first_row + int(rows[durations_s.argmax()]), float(durations_s.max())
+        first_row += len(table)
+    if longest < 0:
+        raise DatasetError(f"the shards in {dataset.uri} have nothing in {split}; name another split")
+    return dataset.row(longest)
 
 
 def segment_ids(dataset: Dataset) -> pa.ChunkedArray:

@@ -65,6 +65,16 @@ def read(uri: str, columns: list[str] | None = None, dictionaries: Sequence[str]
         return groups.read_all()
 
 
+def iterate(uri: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Reads a table a row group at a time, so that memory does not grow with the file.
+
+    Raises:
+        FileNotFoundError, DamagedFileError: as `read`, once the first row group is asked for.
+    """
+    with RowGroups(uri, columns) as groups:
+        yield from groups
+
+
 def read_schema(uri: str) -> pa.Schema:
     """The columns of a table.
 

@@ -80,7 +80,8 @@ class SpeechDataset:
             is_it = pc.or_(pc.equal(table["key"], sample_id), pc.equal(table["segment_id"], sample_id))
             place = pc.index(is_it, pa.scalar(True)).as_py()
             if place >= 0:
-                return self._sample(num_before + place)
+                row = self._dataset.row(num_before + place)
+                return shards.read_sample(self._dataset.uri, row)
             num_before += len(table)
         raise TwistError(
             f"{self._dataset.uri} has no sample {sample_id}; `twist inspect` shows what was dropped, and why"
@@ -92,18 +93,7 @@ class SpeechDataset:
         Raises:
             TwistError: the split is empty.
         """
-        num_before, longest, longest_s = 0, -1, -1.0
-        for table in self._dataset.rows(["split", "duration_s"]):
-            rows = np.flatnonzero(pc.equal(table["split"], split).to_numpy())
-            durations_s = table["duration_s"].to_numpy()[rows]
-            if (durations_s >= min_s).any():
-                return self._sample(num_before + int(rows[np.argmax(durations_s >= min_s)]))
-            if len(rows) and durations_s.max() > longest_s:
-                longest, longest_s = num_before + int(rows[durations_s.argmax()]), float(durations_s.max())
-            num_before += len(table)
-        if longest < 0:
-            raise TwistError(f"the shards in {self._dataset.uri} have nothing in {split}; name another split")
-        return self._sample(longest)
+        return shards.read_sample(self._dataset.uri, shards.first_sample(self._dataset, split, min_s))
 
     def units_of(self, sample: Sample) -> Units:
         """The units of a sample, with their times. (A sample of several segments has no pauses between them.)"""
@@ -142,9 +132,6 @@ class SpeechDataset:
                 if len(found) == len(wanted):
                     return [found[segment_id] for segment_id in wanted]
         raise TwistError(f"{self._run} has no segment {next(one for one in wanted if one not in found)}")
-
-    def _sample(self, row: int) -> Sample:
-        return shards.read_sample(self._dataset.uri, self._dataset.row(row))
 
 
 def open_dataset(source: str | Path) -> SpeechDataset:
