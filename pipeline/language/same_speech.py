@@ -123,26 +123,20 @@ def find_same_speech(
     if not config.drop and not evaluation and not protected:
         return {}
 
-    def all_recordings() -> Iterator[Spoken]:
-        return itertools.chain.from_iterable(map(recordings, names))
-
-    shared = _shared_origins(all_recordings(), protected, evaluation)
+    shared, above = _first_look(itertools.chain.from_iterable(map(recordings, names)), protected, evaluation)
     marks: dict[str, Mark] = {}
     held = _Held(shared)
     speakers: dict[str, str] = {}
-    named: set[str] = set()
-    # First what stands above all, whatever corpus it is in.
-    for recording in all_recordings():
+    for recording in above:
+        held.add(recording)
         if recording.recording_id in evaluation:
-            named.add(recording.recording_id)
             marks[recording.recording_id] = Mark(EVALUATION, recording.recording_id, "named as evaluation data")
-            held.add(recording)
-        elif _is_protected(recording, protected):
-            held.add(recording)
-            if recording.speaker:
-                speakers.setdefault(recording.speaker, recording.recording_id)
-    if evaluation and not named:
+        elif recording.speaker:
+            speakers.setdefault(recording.speaker, recording.recording_id)
+    if evaluation and not marks:
         raise TwistError(f"none of the {len(evaluation)} ids in {config.evaluation} is a recording of this run")
+    if not shared and not speakers:
+        return marks
     by_evaluation = held.copy()
     order = {name: place for place, name in enumerate([*config.prefer, *(n for n in names if n not in config.prefer)])}
     for corpus in sorted(names, key=order.__getitem__):
@@ -168,17 +162,25 @@ def _is_protected(recording: Spoken, protected: set[str]) -> bool:
     return recording.corpus in protected and recording.split in HELD_OUT
 
 
-def _shared_origins(recordings: Iterator[Spoken], protected: set[str], evaluation: frozenset[str]) -> frozenset[str]:
-    """Origins that may be held twice: those of several corpora, and those of which one recording is all."""
+def _first_look(
+    recordings: Iterator[Spoken], protected: set[str], evaluation: frozenset[str]
+) -> tuple[frozenset[str], list[Spoken]]:
+    """Origins that may be held twice, and the recordings that are evaluation data.
+
+    Origins of several corpora may be, those that one recording holds whole, and those of evaluation data.
+    """
     corpus_of: dict[str, str] = {}
     shared: set[str] = set()
+    above: list[Spoken] = []
     for recording in recordings:
-        stands_above = recording.recording_id in evaluation or _is_protected(recording, protected)
+        is_above = recording.recording_id in evaluation or _is_protected(recording, protected)
+        if is_above:
+            above.append(recording)
         for origin in recording.origins or ():
             is_first_corpus = corpus_of.setdefault(origin, recording.corpus) == recording.corpus
-            if stands_above or recording.is_whole or not is_first_corpus:
+            if is_above or recording.is_whole or not is_first_corpus:
                 shared.add(origin)
-    return frozenset(shared)
+    return frozenset(shared), above
 
 
 class _Held:
