@@ -1,6 +1,6 @@
 """Packing at a part of full size: minutes and memory, and what full size would take.
 
-    python benchmarks/pack.py [--scales 0.005 0.02 0.05] [--folder DIR] [--one-core] [--quick] [--json]
+    python benchmarks/pack.py [--scales 0.005 0.02 0.05] [--folder DIR] [--one-core | --deciding] [--quick] [--json]
 
 At full size 22 million segments hold 9 billion units in 300,000 part files, of 1.5 million recordings. Units are those
 of a Markov chain over 500 with the frequencies of Zipf's law; every 200th segment is a copy of another with a tenth of
@@ -9,7 +9,11 @@ included, on Ray with all cores of this machine; memory is that of all its
 processes together. Minutes depend on what else the machine does, core minutes hardly. --one-core does all tasks one
 after the other in one process, without Ray.
 
+--deciding measures the process that decides alone, from made-up facts instead of surveyed ones: no units are made and
+no shards written, so that it takes seconds at 1/20 and some minutes at full size.
+
 `growth_exponent` is the slope of log(core minutes) over log(size) between the largest two sizes: 1 is linear.
+`deciding_gib_per_million_segments` is the slope of the deciding process' peak memory between them.
 """
 
 from __future__ import annotations
@@ -34,17 +38,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.machine import machine
 from benchmarks.processes import cpu_seconds, family, memory_gib
 from pipeline.files import parquet, storage
+from pipeline.packing.config import DegenerateConfig, DuplicatesConfig
+from pipeline.packing.duplicates import SIMILAR_SCHEMA
+from pipeline.packing.facts import FACTS_SCHEMA, Facts, Survey
+from pipeline.packing.pack import PARTS_PER_BATCH
 from pipeline.records import LANGUAGE_SCHEMA, RECORDING_SCHEMA, UNITS_SCHEMA
 from pipeline.runs import CODEBOOK
 from pipeline.shards import open_dataset
 from pipeline.stage import Stage, StageCounts, Tally, read_facts
 from pipeline.units import codebook
+from pipeline.units.parts import Batch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FULL_PARTS, SEGMENTS_PER_PART, RECORDINGS_PER_PART = 300_000, 73, 5
 NUM_UNITS, SEGMENT_S, FRAME_RATE_HZ = 500, 24.5, 25
+# About a quarter of a million segments, as in `pack`; whole batches.
+PARTS_PER_RANGE = 50 * PARTS_PER_BATCH
 QUICK_SCALES = (0.0002, 0.0005)
 # Runs one part of this script in a process of its own.
 STEP = "import sys; from benchmarks import pack; pack.{}(sys.argv[1])"
@@ -55,6 +66,7 @@ def main() -> None:
     parser.add_argument("--scales", type=float, nargs="+", default=[0.005, 0.02, 0.05])
     parser.add_argument("--folder", type=Path, help="where to work; a temporary folder unless given")
     parser.add_argument("--one-core", action="store_true", help="one task at a time, without Ray")
+    parser.add_argument("--deciding", action="store_true", help="only the process that decides, on facts made up")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: a minute at most")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     arguments = parser.parse_args()
@@ -63,12 +75,19 @@ def main() -> None:
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])  # of Ray's workers
     scales = QUICK_SCALES if arguments.quick else arguments.scales
     step = "pack_run_here" if arguments.one_core else "pack_run"
-    results = [measure(scale, arguments.folder, step) for scale in scales]
+    if arguments.deciding:
+        results = [measure_deciding(scale, arguments.folder) for scale in scales]
+    else:
+        results = [measure(scale, arguments.folder, step) for scale in scales]
     figures: dict[str, Any] = {}
     for scale, result in zip(scales, results, strict=True):
         figures |= {f"{name}_at_{scale:g}": value for name, value in result.items()}
     (less, more), (small, large) = [r["core_minutes"] for r in results[-2:]], scales[-2:]
     figures["core_hours_at_full_size"] = more / large / 60
+    first, last = results[-2:]
+    figures["deciding_gib_per_million_segments"] = (last["deciding_gib"] - first["deciding_gib"]) / (
+        (last["segments"] - first["segments"]) / 1e6
+    )
     ratios = {"growth_exponent": math.log(more / less) / math.log(large / small)}
     if arguments.json:
         print(json.dumps({"ratios": ratios, "figures": figures, "machine": machine()}))
@@ -83,7 +102,7 @@ def measure(scale: float, folder: Path | None, step: str) -> dict[str, float]:
         make_run(run, scale)
         begin = time.perf_counter()
         process = subprocess.Popen([sys.executable, "-c", STEP.format(step), run])
-        peak_gib, peak_disk_gib, core_minutes = watch(process, Path(run))
+        peak_gib, deciding_gib, peak_disk_gib, core_minutes = watch(process, Path(run))
         if process.returncode:
             raise SystemExit(f"packing failed with status {process.returncode}")
         minutes = (time.perf_counter() - begin) / 60
@@ -98,6 +117,7 @@ def measure(scale: float, folder: Path | None, step: str) -> dict[str, float]:
             "minutes": minutes,
             "core_minutes": core_minutes,
             "peak_gib": peak_gib,
+            "deciding_gib": deciding_gib,
             "peak_disk_gib": peak_disk_gib,
             "shards": len(shards),
             "shard_unevenness": max(sizes) / np.mean(sizes) - 1 if sizes else 0.0,
@@ -106,9 +126,26 @@ def measure(scale: float, folder: Path | None, step: str) -> dict[str, float]:
         }
 
 
-def watch(process: subprocess.Popen[bytes], run: Path) -> tuple[float, float, float]:
-    """Most GiB of memory that a process and all below it held at once and of disk that its run took; core minutes."""
-    peak = disk = 0.0
+def measure_deciding(scale: float, folder: Path | None) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        run = str(Path(work) / "run")
+        num_segments = make_facts(run, scale)
+        process = subprocess.Popen([sys.executable, "-c", STEP.format("decide"), run])
+        peak_gib, deciding_gib, _, core_minutes = watch(process, Path(run))
+        if process.returncode:
+            raise SystemExit(f"deciding failed with status {process.returncode}")
+        return {
+            "segments": num_segments,
+            "core_minutes": core_minutes,
+            "peak_gib": peak_gib,
+            "deciding_gib": deciding_gib,
+        }
+
+
+def watch(process: subprocess.Popen[bytes], run: Path) -> tuple[float, float, float, float]:
+    """Most GiB of memory that a process and all below it held at once, that it held itself, and of disk that its run
+    took; core minutes."""
+    peak = own = disk = 0.0
     cpu_s: dict[int, float] = {}
     done = threading.Event()
 
@@ -122,12 +159,13 @@ def watch(process: subprocess.Popen[bytes], run: Path) -> tuple[float, float, fl
     thread.start()
     while process.poll() is None:
         members = family(process.pid)
-        peak = max(peak, sum(map(memory_gib, members)))
+        held = {pid: memory_gib(pid) for pid in members}
+        peak, own = max(peak, sum(held.values())), max(own, held[process.pid])
         cpu_s |= {pid: max(cpu_s.get(pid, 0.0), cpu_seconds(pid)) for pid in members}
         time.sleep(0.5)
     done.set()
     thread.join()
-    return peak, disk, sum(cpu_s.values()) / 60
+    return peak, own, disk, sum(cpu_s.values()) / 60
 
 
 def pack_run(run: str) -> None:
@@ -151,6 +189,70 @@ def pack_run_here(run: str) -> None:
 
     cluster.map_tasks = lambda function, items, num_cpus=1: map(function, items)  # noqa: ARG005 - its keyword
     pack_run(run)
+
+
+def decide(run: str) -> None:
+    """Decides on a run of `make_facts`: all that the deciding process does but for waiting for tasks."""
+    from pipeline.packing.pack import PackConfig, _Packing
+
+    stage = Stage(run, "shards", {}, {})
+    packing = _Packing(stage, PackConfig(), codebook.load(storage.join(run, CODEBOOK)), lambda *_: None)
+    num_parts = len(storage.list_files(storage.join(run, "work"), ".parquet")) * PARTS_PER_RANGE
+    packing.batches = [Batch(number, ()) for number in range(math.ceil(num_parts / PARTS_PER_BATCH))]
+    files = tuple(storage.join(run, "work", name) for name in storage.list_files(storage.join(run, "work"), ".parquet"))
+    facts = Facts.read(files, len(packing.batches))
+    packing._read_facts = lambda _: facts  # type: ignore[method-assign]
+    packing._compare_speech = lambda *_: similar(len(facts))  # type: ignore[method-assign]
+    packing._decide(Survey("", DegenerateConfig(), DuplicatesConfig(landmark_units=3), None, 1))
+
+
+def similar(num_segments: int) -> pa.Table:
+    """As many compared segments as near duplicates are planted elsewhere, half of them the same."""
+    right = np.arange(1000, num_segments, 100)
+    columns = [right - 997, right, np.tile([0.3, 0.9], len(right))[: len(right)], np.full(len(right), 600)]
+    return pa.table(columns, schema=SIMILAR_SCHEMA)
+
+
+def make_facts(run: str, scale: float) -> int:
+    """A run whose facts are there, sorted by id; gives the number of segments."""
+    num_ranges = max(1, round(FULL_PARTS * scale / PARTS_PER_RANGE))
+    num_recordings = num_ranges * PARTS_PER_RANGE * RECORDINGS_PER_PART
+    ids = [f"corpus/{number // 1000:05d}/{number:07d}.flac" for number in range(num_recordings)]
+    write_inputs(run, ids)
+    encoder = {"name": "hubert", "fingerprint": "synthetic", "frame_rate_hz": FRAME_RATE_HZ}
+    codebook.save(storage.join(run, CODEBOOK), np.zeros((NUM_UNITS, 2), np.float32), {"encoder": encoder})
+    per_range = PARTS_PER_RANGE * SEGMENTS_PER_PART
+    finish(run, "units", Tally(), lambda _: None, num_units=per_range * num_ranges * 409)
+    generator = np.random.default_rng(0)
+    for number in range(num_ranges):
+        row = number * per_range + np.arange(per_range)
+        part, place = row // SEGMENTS_PER_PART, row % SEGMENTS_PER_PART
+        recordings = (part * RECORDINGS_PER_PART + place * RECORDINGS_PER_PART // SEGMENTS_PER_PART).tolist()
+        contents = generator.integers(0, 2**63, (per_range, 2), np.uint64)
+        contents[399::400] = contents[:-399:400][: len(contents[399::400])]
+        starts = place * SEGMENT_S
+        columns = {
+            "batch": part // PARTS_PER_BATCH,
+            "row": row % (PARTS_PER_BATCH * SEGMENTS_PER_PART),
+            "segment_id": [
+                f"{ids[recording]}#{round(1000 * start):08d}-{round(1000 * (start + SEGMENT_S)):08d}"
+                for recording, start in zip(recordings, starts.tolist(), strict=True)
+            ],
+            "recording_id": [ids[recording] for recording in recordings],
+            "start_s": starts,
+            "end_s": starts + SEGMENT_S,
+            "num_units": generator.integers(390, 430, per_range),
+            "num_frames": np.full(per_range, round(SEGMENT_S * FRAME_RATE_HZ)),
+            "content": pa.FixedSizeBinaryArray.from_buffers(
+                pa.binary(16), per_range, [None, pa.py_buffer(contents.tobytes())]
+            ),
+            "reason": pa.nulls(per_range),
+            "detail": pa.nulls(per_range),
+        }
+        table = pa.table([pa.array(columns[f.name]).cast(f.type) for f in FACTS_SCHEMA], schema=FACTS_SCHEMA)
+        Path(run, "work").mkdir(exist_ok=True)
+        Path(run, "work", f"facts-by-id-{number:06d}.parquet").write_bytes(parquet.to_bytes(table))
+    return num_ranges * per_range
 
 
 def make_run(run: str, scale: float) -> None:
