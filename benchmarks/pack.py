@@ -193,7 +193,8 @@ def pack_run_here(run: str) -> None:
 
 def decide(run: str) -> None:
     """Decides on a run of `make_facts`: all that the deciding process does but for waiting for tasks."""
-    from pipeline.packing.pack import PackConfig, _Packing
+    from pipeline.packing.config import PackConfig
+    from pipeline.packing.pack import _Packing
 
     stage = Stage(run, "shards", {}, {})
     packing = _Packing(stage, PackConfig(), codebook.load(storage.join(run, CODEBOOK)), lambda *_: None)

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 
 from pipeline.errors import TwistError
 from pipeline.files import parquet
+from pipeline.packing import pack as pack_module
 from pipeline.packing.config import DuplicatesConfig, PackConfig, SplitConfig
 from pipeline.packing.pack import pack
 from pipeline.packing.place import even_edges
 from pipeline.shards import Dataset, open_dataset
 from pipeline.units.parts import part_uris, read_parts
+from pipeline.work import cluster
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,6 +106,19 @@ def test_the_order_of_part_files_does_not_matter(run_copy: Path) -> None:
         path.write_bytes(content)
     packed(run_copy)
     assert shard_bytes(run_copy) == before, "another twin was kept, or samples are in another order"
+
+
+@pytest.mark.parametrize("sample_s", [0.0, 12.0])
+def test_the_number_of_id_ranges_does_not_matter(
+    run_copy: Path, monkeypatch: pytest.MonkeyPatch, sample_s: float
+) -> None:
+    monkeypatch.setattr(cluster, "map_tasks", lambda function, items: map(function, items))
+    config = replace(PACK, sample_s=sample_s)
+    packed(run_copy, config)
+    before = shard_bytes(run_copy)
+    monkeypatch.setattr(pack_module, "UNITS_PER_ID_RANGE", 50)
+    packed(run_copy, config)
+    assert shard_bytes(run_copy) == before
 
 
 def test_another_seed_is_another_order_of_the_same_samples(run_copy: Path) -> None:
