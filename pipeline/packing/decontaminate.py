@@ -1,6 +1,6 @@
 """Evaluation speech that training must not hold: found by its units in any segment, wherever it begins there.
 
-The landmarks (speech_match.py) of all evaluation sets (evaluation_sets.py) are a small index that every task holds.
+The landmarks (landmarks.py) of all evaluation sets (evaluation_speech.py) are a small index that every task holds.
 """
 
 from __future__ import annotations

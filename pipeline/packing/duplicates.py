@@ -1,8 +1,8 @@
 """Speech that comes twice: the very same units, and the same recording encoded or cut otherwise.
 
-How near duplicates are found, with segments of any number in bounded memory (see speech_match.py for what is compared):
+How near duplicates are found, with segments of any number in bounded memory (see landmarks.py for what is compared):
 
-1. `survey.py` writes each segment's pairs of landmarks, dealt out by their hashes.
+1. `Survey` (facts.py) writes each segment's pairs of landmarks, dealt out by their hashes.
 2. `ShareLandmarks` brings equal ones together: which two segments share one, and at which lag; dealt out by the later
    segment.
 3. `Propose` lets these vote: candidates.

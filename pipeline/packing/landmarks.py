@@ -28,7 +28,7 @@ FIRST_PAIR = 2
 LAG_WINDOW_FRAMES = 2
 # Fewest of them that make a candidate, by the number of units in a landmark: longer ones coincide less often.
 MIN_SHARED_PAIRS = {2: 3, 3: 2, 4: 2}
-# From the first to the last of them, unless they are many: a common phrase is shorter.
+# Frames that shared pairs must span, unless they are many; a common phrase spans fewer.
 MIN_SPAN_FRAMES = 40
 MANY_SHARED_PAIRS = 12
 # Lags around the voted one that the alignment tries.
