@@ -1,19 +1,22 @@
-"""A small recipe and its speech, for tests that run commands as a user does: in processes of their own."""
+"""A small recipe, its speech and its finished run, for tests that run commands as a user does."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import io
 import os
-import subprocess
-import sys
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from jobs.__main__ import main
 from pipeline.synthetic.config import DemoCorpusConfig
 from pipeline.synthetic.demo import write_demo_corpus
 
-ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """\
 language: {languages: [en], unknown: keep}
 segments: {max_s: 8, detect_speech: long, work_unit_minutes: 0.25}
@@ -34,12 +37,62 @@ train:
 """
 
 
+class Done(NamedTuple):
+    """What a command printed."""
+
+    stdout: str
+    stderr: str
+
+
+Twist = Callable[..., Done]
+
+
 @pytest.fixture(scope="session")
-def demo_speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """About two minutes of synthesized speech, with other languages and a broken file among it."""
-    folder = tmp_path_factory.mktemp("demo") / "speech"
-    write_demo_corpus(folder, DemoCorpusConfig(minutes=2.0, num_english_voices=4))
-    return folder
+def twist() -> Twist:
+    """Does what `twist ARGUMENTS` does, in this process: loading torch and starting Ray take longer than the work."""
+
+    def run(*arguments: object, status: int = 0) -> Done:
+        stdout, stderr = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+            try:
+                found: object = main([str(argument) for argument in arguments])
+            except SystemExit as end:  # argparse, on options that do not exist
+                found = end.code
+        assert found == status, f"exit status {found}\n{stdout.getvalue()}\n{stderr.getvalue()}"
+        return Done(stdout.getvalue(), stderr.getvalue())
+
+    return run
+
+
+MakeOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session")
+def make_once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
+    """Makes a folder in the first test process that asks for its name; the others wait for it, and all read it."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # of the folders of all workers
+
+    def make_folder(name: str, make: Callable[[Path], object]) -> Path:
+        folder, is_made = shared / name, shared / f"{name}.made"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not is_made.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # what a process that failed has left
+                make(folder)
+                is_made.touch()
+            fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough while a child process has the file open
+        return folder
+
+    return make_folder
+
+
+@pytest.fixture(scope="session")
+def demo_speech(make_once: MakeOnce) -> Path:
+    """About two minutes of synthesized speech, with other languages and a broken file among it; tests only read it."""
+    config = DemoCorpusConfig(minutes=2.0, num_english_voices=4)
+    return make_once("speech", lambda folder: write_demo_corpus(folder, config))
 
 
 @pytest.fixture(scope="session")
@@ -50,35 +103,17 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-Twist = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
 @pytest.fixture(scope="session")
-def twist() -> Twist:
-    """Runs `twist ARGUMENTS` to its end."""
-
-    def run(*arguments: object, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "jobs", *map(str, arguments)],
-            cwd=ROOT,
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == status, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done
-
-    return run
+def finished_run(make_once: MakeOnce, twist: Twist, recipe: Path, demo_speech: Path) -> Path:
+    """A run from audio to a trained model, never interrupted; tests only read it."""
+    command = ("run", "--config", recipe, "--audio", demo_speech)
+    return make_once("finished_run", lambda folder: twist(*command, "--run", folder))
 
 
-@pytest.fixture(scope="session")
-def finished_run(tmp_path_factory: pytest.TempPathFactory, twist: Twist, recipe: Path, demo_speech: Path) -> Path:
-    """A run that was never interrupted; tests only read it."""
-    run = tmp_path_factory.mktemp("finished") / "run"
-    twist("run", "--config", recipe, "--run", run, "--audio", demo_speech)
-    return run
+@pytest.fixture
+def finished_copy(finished_run: Path, tmp_path: Path) -> Path:
+    """A finished run to change, break or go on from."""
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
 
 
 @pytest.fixture(scope="session")

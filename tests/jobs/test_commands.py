@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +18,7 @@ from jobs.__main__ import COMMANDS, main
 from pipeline.errors import TwistError
 from pipeline.inspection import verify
 
-# One process makes the finished run for all tests that look at it.
-pytestmark = pytest.mark.xdist_group("finished_run")
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def stop_ray() -> Iterator[None]:
-    yield
-    import ray
-
-    ray.shutdown()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

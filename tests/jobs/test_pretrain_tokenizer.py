@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 PRETRAIN = """
 pretrain:
   model: {conv_dim: [16, 16, 16, 16], conv_kernel: [10, 8, 4, 4], conv_stride: [5, 8, 4, 4], hidden_size: 32,
@@ -23,14 +21,10 @@ pretrain:
 """
 
 
-@pytest.mark.slow
-def test_a_tokenizer_is_pretrained_and_used(twist, demo_speech, recipe, tmp_path):
-    first, second = tmp_path / "first", tmp_path / "second"
+def test_a_tokenizer_is_pretrained_and_used(twist, finished_copy, demo_speech, recipe, tmp_path):
+    first, second = finished_copy, tmp_path / "second"
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe.read_text().split("train:")[0] + PRETRAIN)
-    made = twist("run", "--config", path, "--run", first, "--audio", demo_speech, "--until", "tokenize")
-    assert "units      kept" in made.stdout
-    assert not (first / "shards").exists(), "--until tokenize packs nothing"
 
     said = twist("pretrain-tokenizer", "--config", path, "--run", first).stdout
     assert "4 steps over" in said
@@ -41,7 +35,9 @@ def test_a_tokenizer_is_pretrained_and_used(twist, demo_speech, recipe, tmp_path
     assert "from step 4" in again
 
     encoder = ("--encoder.name", "hubert", "--encoder.path", first / "tokenizer/00000004", "--encoder.layer", 2)
-    twist("run", "--config", path, "--run", second, "--audio", demo_speech, "--until", "tokenize", *encoder)
+    made = twist("run", "--config", path, "--run", second, "--audio", demo_speech, "--until", "tokenize", *encoder)
+    assert "units      kept" in made.stdout
+    assert not (second / "shards").exists(), "--until tokenize packs nothing"
     book = json.loads((second / "codebook/codebook.json").read_text())
     assert (book["encoder"]["layer"], book["feature_dim"], book["encoder"]["frame_rate_hz"]) == (2, 32, 25.0)
     description = json.loads(twist("inspect", second, "--json", "--verify").stdout)
