@@ -246,7 +246,6 @@ def test_a_vocoder_of_other_units_is_refused(prompts: Path, tmp_path: Path) -> N
     assert "speaks the units of another codebook (another codebook)" in done.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.xdist_group("ray")
 def test_a_run_trains_its_vocoder_and_speaks_with_it(
     twist: Twist, finished_run: Path, recipe: Path, tmp_path: Path

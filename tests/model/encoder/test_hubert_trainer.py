@@ -108,7 +108,6 @@ def test_passes_part_a_step(tmp_path: Path) -> None:
                 assert other[name] == pytest.approx(line[name], rel=1e-4), f"{name} at step {line['step']}"
 
 
-@pytest.mark.slow
 def test_two_processes_equal_two_passes(tmp_path: Path) -> None:
     config = small_config(dropout=0.0, layer_drop=0.0, validate_every=5)
     script = tmp_path / "train.py"

@@ -105,7 +105,7 @@ def test_resumed_equals_uninterrupted(dataset: Dataset, config: TrainConfig, tmp
     assert resumed == expected, "the result must not tell that the run was interrupted"
 
 
-@pytest.mark.parametrize("setting", ["activation_checkpointing", pytest.param("compile", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("setting", ["activation_checkpointing", "compile"])
 def test_memory_and_speed_change_nothing(
     setting: str, dataset: Dataset, config: TrainConfig, tiny_opt: dict[str, Any], tmp_path: Path
 ) -> None:

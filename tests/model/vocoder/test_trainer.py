@@ -135,7 +135,6 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, num_workers: int) -> None:
     assert whole.hours_seen > 0
 
 
-@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"validate_every": 5, "clip_norm": None}
     script = tmp_path / "train.py"
@@ -179,7 +178,6 @@ def no_dropout() -> VocoderConfig:
     return dataclasses.replace(NETWORK, dur_predictor_params=durations)
 
 
-@pytest.mark.slow
 def test_it_learns_what_units_sound_like_and_how_long_they_last(tmp_path: Path) -> None:
     never = 300
     config = small_config(
