@@ -13,7 +13,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from jobs.command import guard, quiet_transformers
-from jobs.recipe import usage_error
+from jobs.recipe import UsageError, usage_error
 from pipeline.errors import TwistError
 from pipeline.files import storage
 
@@ -24,19 +24,19 @@ def work(given: Namespace) -> None:
     Raises:
         TwistError: there is nothing of ours, or --verify finds something wrong.
     """
-    from pipeline.inspection.describe import kind_of
-    from pipeline.inspection.place import describe_place, verify_place
+    from pipeline.inspection.describe import describe, kind_of
     from pipeline.inspection.plots import write_plots
     from pipeline.inspection.text import as_text
+    from pipeline.inspection.verify import verify
 
     quiet_transformers()
     path = given.path.rstrip("/") if storage.is_s3(given.path) else os.path.normpath(storage.absolute(given.path))
     kind = kind_of(path)
     description: dict[str, Any] = {"path": path, "kind": kind}
     if given.verify:
-        description["violations"] = list(dict.fromkeys(verify_place(path, kind)))
+        description["violations"] = list(dict.fromkeys(verify(path, kind, not given.no_checksums)))
     if not description.get("violations"):  # the figures of damaged files would say nothing
-        description |= describe_place(path, kind)
+        description |= describe(path, kind)
     if given.plots and not description.get("violations"):
         description["plots"] = write_plots(description, Path(given.plots))
     print(json.dumps(description, indent=2) if given.json else as_text(description))
@@ -52,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             given = _parser().parse_args(list(arguments))
         except ArgumentError as error:
             raise usage_error(error) from error
+        if given.no_checksums and not given.verify:
+            raise UsageError("--no-checksums says how to verify; give --verify, too")
         work(given)
 
     return guard("inspect", read_and_work)
@@ -62,6 +64,11 @@ def _parser() -> ArgumentParser:
     parser.add_argument("path", type=str, help="A run, or any folder of one; local or s3://.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object, with everything.")
     parser.add_argument("--verify", action="store_true", help="Check checksums and every invariant of the files.")
+    parser.add_argument(
+        "--no-checksums",
+        action="store_true",
+        help="With --verify, leave out what takes reading every byte: checksums, parts of units, tars.",
+    )
     parser.add_argument(
         "--plots",
         type=str | None,

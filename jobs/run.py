@@ -31,7 +31,7 @@ def work(recipe: Recipe, given: Namespace) -> None:
     Raises:
         TwistError: what a stage or training needs is not there; looked for now, not after days of tokenization.
     """
-    from pipeline.inspection.describe import describe_shards
+    from pipeline.inspection.describe_shards import describe_shards
     from pipeline.inspection.text import table_of_corpora
 
     recipe = manifest.with_audio(recipe, given)
@@ -72,7 +72,7 @@ def _run_stages(recipe: Recipe, stages: Sequence[StageRow]) -> None:
 
 def _table(recipe: Recipe, perplexity_before: float, evaluation: Evaluation) -> str:
     from pipeline import stage
-    from pipeline.inspection.describe import describe_shards
+    from pipeline.inspection.describe_shards import describe_shards
 
     shards = storage.join(recipe.run, "shards")
     description = describe_shards(shards)

@@ -340,16 +340,17 @@ def first_sample(dataset: Dataset, split: str, min_s: float) -> dict[str, Any]:
     return dataset.row(longest)
 
 
-def segment_ids(dataset: Dataset) -> pa.ChunkedArray:
+def segment_ids(dataset: Dataset) -> Iterator[pa.ChunkedArray]:
     """The segments that the samples of some shards are made of, also where several make up one sample."""
-    ids = dataset.columns(["segment_id"])["segment_id"].cast(pa.large_string())
     groups = storage.join(dataset.uri, GROUPS)
-    if not storage.exists(groups):
-        return ids
-    members = parquet.read(groups)
-    alone = ids.filter(pc.invert(pc.is_in(ids, members["sample"])))
-    joined = members.filter(pc.is_in(members["sample"], ids))["segment"]
-    return pa.chunked_array([*alone.chunks, *joined.chunks], pa.large_string())
+    members = parquet.read(groups) if storage.exists(groups) else GROUP_SCHEMA.empty_table()
+    for table in dataset.rows(["segment_id"]):
+        ids = table["segment_id"].cast(pa.large_string())
+        if not len(members):
+            yield ids
+            continue
+        yield ids.filter(pc.invert(pc.is_in(ids, members["sample"])))
+        yield members.filter(pc.is_in(members["sample"], ids))["segment"]
 
 
 def dataset_fingerprint(info: dict[str, Any]) -> str:

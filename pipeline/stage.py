@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT_VERSION = 1
+READ_BYTES = 2**22
 STAGE_JSON, DROPPED, DONE, LOCK = "stage.json", "dropped.parquet", "DONE", ".lock"
 VERSIONED_PACKAGES = ("twist-pipeline", "torch", "ray", "faiss-cpu", "pyarrow", "soundfile", "soxr", "transformers")
 
@@ -249,6 +250,21 @@ def is_finished(run: str, name: str) -> bool:
 def is_output(run: str, name: str, output: str) -> bool:
     """Whether a finished stage is the one that wrote what has the digest `output`."""
     return fingerprint_of(run, name) == _done_marker(read_facts(run, name)["fingerprint"], output)
+
+
+def digest_of_files(uris: Iterable[str]) -> str:
+    """What `digest` gives for the contents of some files, of which a piece is in memory at a time.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+    """
+    total = hashlib.sha256()
+    for uri in uris:
+        total.update(storage.size(uri).to_bytes(8, "little"))
+        with storage.open_read(uri) as file:
+            while piece := file.read(READ_BYTES):
+                total.update(piece)
+    return total.hexdigest()
 
 
 def digest(*parts: bytes | str) -> str:

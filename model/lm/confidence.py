@@ -1,10 +1,11 @@
-"""How far a perplexity could be off for the choice of whom it was measured on: bootstrap over speakers."""
+"""Confidence intervals of perplexities: a bootstrap over the speakers that these were measured on."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,21 +17,28 @@ if TYPE_CHECKING:
 MEAN = "mean"
 
 
-def speakers_of(samples: UnitSamples) -> list[str]:
-    """Whom each sample is of: its speaker, or its recording where that is not known. Samples of one are alike."""
-    table = samples.dataset.manifest.select(["key", "speaker", "segment_id"]).to_pydict()
-    whose = {
-        key: f"speaker {speaker}" if speaker is not None else segment_id.rpartition("#")[0]
-        for key, speaker, segment_id in zip(table["key"], table["speaker"], table["segment_id"], strict=True)
-    }
-    return [whose[samples.key(index)] for index in range(len(samples))]
+def speakers_of(samples: UnitSamples) -> NDArray[np.int32]:
+    """A number for the speaker of each sample, [num_samples]; where that is not known, for its recording."""
+    rows = samples.manifest_rows()
+    speakers = np.empty(len(rows), np.int32)
+    numbers: dict[tuple[bool, str], int] = {}
+    first_row = start = 0
+    for table in samples.dataset.rows(["speaker", "segment_id"]):
+        end = int(np.searchsorted(rows, first_row + len(table)))
+        here = table.take(pa.array(rows[start:end] - first_row))
+        pairs = zip(here["speaker"].to_pylist(), here["segment_id"].to_pylist(), strict=True)
+        owners = ((True, name) if name is not None else (False, id.rpartition("#")[0]) for name, id in pairs)
+        speakers[start:end] = [numbers.setdefault(owner, len(numbers)) for owner in owners]
+        first_row += len(table)
+        start = end
+    return speakers
 
 
 def perplexity_intervals(
     nll: NDArray[np.float64],
     num_targets: NDArray[np.integer],
     corpora: Sequence[str] | NDArray[np.str_],
-    speakers: Sequence[str],
+    speakers: Sequence[str] | NDArray[np.integer],
     *,
     level: float = 0.95,
     num_draws: int = 1000,

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from model.lm.vocab import Vocabulary
     from pipeline.shards import Dataset
 
-# What of the shards' manifest is read here; 22 million rows of it take 0.4 GB.
+# The columns of the shards' manifest that are read here, a row group at a time.
 MANIFEST_COLUMNS = ("shard", "units_offset", "num_units", "corpus", "split")
 # Samples that are read together: 300 KB or more of a tar, in one request.
 ROWS_PER_BLOCK = 128
@@ -61,41 +61,35 @@ class UnitSamples:
 
     def __init__(self, dataset: Dataset, split: str, max_units: int, data: LoaderConfig | None = None) -> None:
         data = data or LoaderConfig()
-        splits, split_codes = _codes(dataset.columns(["split"])["split"])
-        rows = np.flatnonzero(split_codes == splits.index(split)) if split in splits else np.empty(0, np.int64)
-        if data.share < 1:
-            rows = rows[_in_share(dataset, rows, data.share)]
-        table = dataset.columns(list(MANIFEST_COLUMNS))
-        lengths = table["num_units"].to_numpy()[rows]
-        owner, starts = _cut(lengths, max_units)
-        num_units = np.minimum(lengths[owner] - starts, max_units).astype(np.int32)
-        kept = num_units >= 2
-        if not kept.any():
+        index = _read_index(dataset, split, data.share)
+        pieces = _cut(index.num_units, max_units)
+        if not len(pieces.owner):
             mend = (
                 "pack again with a larger pack.split.validation, or with more speakers"
                 if split == "validation"
                 else "pack again with more audio, or with another pack.split"
             )
             raise TwistError(f"{dataset.uri} has no sample of two or more units in its {split} split; {mend}")
-        shard_names, shards = _codes(table["shard"])
         self.dataset = dataset
         self.split = split
         self.data = data
         self.max_units = max_units
-        self.num_units: NDArray[np.int32] = num_units[kept]
-        self.num_units_left_out = int(num_units[~kept].sum())
-        self._rows = rows
-        self._owner = owner[kept]
-        self._starts = starts[kept]
-        block_starts = _block_starts(shards[rows])
+        self.num_units = pieces.num_units
+        self.num_units_left_out = pieces.num_units_left_out
+        self._rows = index.rows
+        self._corpora = index.corpora
+        self._corpus = index.corpus
+        self._owner = pieces.owner
+        self._piece = pieces.piece
+        block_starts = _block_starts(index.shard)
         self.blocks = np.repeat(np.arange(len(block_starts) - 1, dtype=np.int32), np.diff(block_starts))[self._owner]
         self._first_rows = block_starts[:-1]
         self._reader = ShardReader(
             dataset,
-            shard_names,
-            shards[rows],
-            table["units_offset"].to_numpy()[rows],
-            lengths,
+            index.shards,
+            index.shard[block_starts[:-1]],
+            index.units_offset,
+            index.num_units,
             block_starts,
             data,
         )
@@ -132,7 +126,7 @@ class UnitSamples:
         for number, row, start, length in zip(
             numbers.tolist(),
             rows.tolist(),
-            self._starts[indices].tolist(),
+            (self._piece[indices].astype(np.int64) * self.max_units).tolist(),
             self.num_units[indices].tolist(),
             strict=True,
         ):
@@ -154,6 +148,10 @@ class UnitSamples:
         """The sample's key in the shards; the pieces of a long one share it."""
         return self.dataset.value("key", int(self._rows[self._owner[index]]))
 
+    def manifest_rows(self) -> NDArray[np.int32]:
+        """The row of the manifest that each sample is, or is a piece of, ascending [num_samples]."""
+        return self._rows[self._owner]
+
     def told_unit_counts(self) -> NDArray[np.int64] | None:
         """How often each unit occurs [codebook_size], where dataset.json says so of exactly these samples."""
         told = self.dataset.info.get("unit_counts", {}).get(self.split)
@@ -166,10 +164,9 @@ class UnitSamples:
         corpora: NDArray[np.str_] = np.array(names)[codes]
         return corpora
 
-    def corpus_codes(self) -> tuple[list[str], NDArray[np.int32]]:
+    def corpus_codes(self) -> tuple[list[str], NDArray[np.int16]]:
         """The corpora's names, and the number of each sample's among them [num_samples]."""
-        names, codes = _codes(self.dataset.columns(["corpus"])["corpus"])
-        return names, codes[self._rows[self._owner]]
+        return self._corpora, self._corpus[self._owner]
 
 
 @dataclass(frozen=True)
@@ -351,20 +348,68 @@ def collate(samples: Sequence[NDArray[np.uint16] | None], vocabulary: Vocabulary
     return MicroBatch(torch.from_numpy(vocabulary.encode(units)), tuple(map(len, found)))
 
 
-def _codes(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int32]]:
-    """Different values of a column, and the number of each row's among them."""
+@dataclass(frozen=True)
+class _Index:
+    """Where the samples of one split lie: columns of the manifest's rows of it, [R] each.
+
+    22 million rows take 0.5 GB.
+
+    Attributes:
+        rows: Numbers of the rows in the manifest, ascending.
+        shards: Paths of shards.
+        shard: The number in `shards` of the shard that each lies in.
+        units_offset: Bytes before its first unit.
+        num_units: Its units.
+        corpora: Names of corpora, all of the manifest's.
+        corpus: The number in `corpora` of each sample's corpus.
+    """
+
+    rows: NDArray[np.int32]
+    shards: list[str]
+    shard: NDArray[np.int32]
+    units_offset: NDArray[np.int64]
+    num_units: NDArray[np.int32]
+    corpora: list[str]
+    corpus: NDArray[np.int16]
+
+
+def _read_index(dataset: Dataset, split: str, share: float) -> _Index:
+    columns = MANIFEST_COLUMNS if share == 1 else (*MANIFEST_COLUMNS, "key")
+    numbers: dict[str, dict[str, int]] = {"shard": {}, "corpus": {}}
+    kinds = {"rows": np.int32, "shard": np.int32, "units_offset": np.int64, "num_units": np.int32, "corpus": np.int16}
+    parts: dict[str, list[NDArray[Any]]] = {name: [np.empty(0, kind)] for name, kind in kinds.items()}
+    first_row = 0
+    for table in dataset.rows(list(columns)):
+        rows = np.flatnonzero(pc.equal(table["split"], split).to_numpy())
+        if share < 1:
+            rows = rows[_in_share(table["key"].take(pa.array(rows)), share)]
+        for name in ("units_offset", "num_units"):
+            parts[name].append(table[name].to_numpy()[rows])
+        for name, known in numbers.items():
+            parts[name].append(_numbers(table[name], known)[rows].astype(kinds[name]))
+        parts["rows"].append((first_row + rows).astype(np.int32))
+        first_row += len(table)
+    # One column after the other, so that no more than one is in memory twice.
+    joined: dict[str, Any] = {name: np.concatenate(parts.pop(name)) for name in kinds}
+    return _Index(shards=list(numbers["shard"]), corpora=list(numbers["corpus"]), **joined)
+
+
+def _numbers(column: pa.ChunkedArray, known: dict[str, int]) -> NDArray[np.int64]:
+    """The number of each row's value; those not known yet get the next ones."""
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
     array = column.unify_dictionaries().combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = array.chunk(0)
-    return array.dictionary.to_pylist(), array.indices.to_numpy()
+    of_value = np.array([known.setdefault(value, len(known)) for value in array.dictionary.to_pylist()], np.int64)
+    numbers: NDArray[np.int64] = of_value[array.indices.to_numpy()]
+    return numbers
 
 
-def _in_share(dataset: Dataset, rows: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
-    """Which rows a share of the samples has: those whose ids' hashes (the ends of their keys) are small enough."""
-    ends = pc.utf8_slice_codeunits(dataset.columns(["key"])["key"].take(pa.array(rows)), -ID_HASH_DIGITS)
-    places = np.fromiter((int(end, 16) / 16**ID_HASH_DIGITS for end in ends.to_pylist()), np.float64, len(rows))
+def _in_share(keys: pa.ChunkedArray, share: float) -> NDArray[np.bool_]:
+    """Which samples a share of all has: those whose ids' hashes (the ends of their keys) are small enough."""
+    ends = pc.utf8_slice_codeunits(keys, -ID_HASH_DIGITS)
+    places = np.fromiter((int(end, 16) / 16**ID_HASH_DIGITS for end in ends.to_pylist()), np.float64, len(ends))
     is_in: NDArray[np.bool_] = places < share
     return is_in
 
@@ -372,6 +417,8 @@ def _in_share(dataset: Dataset, rows: NDArray[np.int64], share: float) -> NDArra
 def _weights(samples: UnitSamples) -> NDArray[np.float64] | None:
     """How often an epoch has each sample; None where that is once."""
     weights = samples.data.corpus_weights
+    if not weights:
+        return None
     names, codes = samples.corpus_codes()
     if unknown := sorted(weights.keys() - set(names)):
         raise TwistError(
@@ -396,11 +443,39 @@ def _block_starts(shards: NDArray[np.int32]) -> NDArray[np.int64]:
     return np.append(starts, len(shards))
 
 
-def _cut(lengths: NDArray[np.int32], max_units: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Pieces of at most `max_units`: the sample that each belongs to, and its first unit in it."""
-    num_pieces = -(-lengths // max_units)
+@dataclass(frozen=True)
+class _Pieces:
+    """Consecutive pieces of samples, [N] each.
+
+    Attributes:
+        owner: The sample that each belongs to, ascending.
+        piece: Its number in that sample.
+        num_units: Its units.
+        num_units_left_out: Units in pieces that are left out.
+    """
+
+    owner: NDArray[np.int32]
+    piece: NDArray[np.integer]
+    num_units: NDArray[np.int32]
+    num_units_left_out: int
+
+
+def _cut(lengths: NDArray[np.int32], max_units: int) -> _Pieces:
+    """Cuts samples into pieces of `max_units` and a rest, and leaves out pieces of less than two units."""
+    num_pieces = -(-lengths // np.int32(max_units))
     owner = np.repeat(np.arange(len(lengths), dtype=np.int32), num_pieces)
-    number_in_sample = np.arange(len(owner), dtype=np.int32) - np.repeat(
-        (np.cumsum(num_pieces) - num_pieces).astype(np.int32), num_pieces
-    )
-    return owner, number_in_sample * np.int32(max_units)
+    first = np.cumsum(num_pieces, dtype=np.int32)
+    first -= num_pieces
+    piece: NDArray[np.integer] = np.arange(len(owner), dtype=np.int32)
+    piece -= first[owner]
+    # A byte each, where no sample has more than 256 pieces.
+    piece = piece.astype(np.min_scalar_type(piece.max(initial=0)))
+    if len(owner) == len(lengths) and not piece.any():
+        num_units = lengths
+    else:
+        num_units = np.minimum(lengths[owner] - piece * np.int32(max_units), np.int32(max_units))
+    is_kept = num_units >= 2
+    if is_kept.all():
+        return _Pieces(owner, piece, num_units, 0)
+    left_out = int(num_units[~is_kept].sum())
+    return _Pieces(owner[is_kept], piece[is_kept], num_units[is_kept], left_out)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from model.lm.vocab import Vocabulary
 
+# Samples whose units are counted together.
+COUNTED_AT_ONCE = 1024
+
 
 @dataclass(frozen=True)
 class Perplexity:
@@ -119,10 +122,11 @@ def unit_counts(samples: UnitSamples, vocabulary: Vocabulary, ranks: Ranks | Non
         return told
     ranks = ranks or Ranks()
     counts = np.zeros(vocabulary.vocab_size, dtype=np.int64)
-    for index in range(ranks.rank, len(samples), ranks.world_size):
-        for units in samples.read([index]):
-            if units is not None:  # its shard is damaged, and to be skipped
-                counts += np.bincount(vocabulary.encode(units), minlength=vocabulary.vocab_size)
+    for start in range(ranks.rank * COUNTED_AT_ONCE, len(samples), ranks.world_size * COUNTED_AT_ONCE):
+        found = samples.read(np.arange(start, min(start + COUNTED_AT_ONCE, len(samples))))
+        # None stands for a sample in a damaged shard that is to be skipped.
+        if units := [one for one in found if one is not None]:
+            counts += np.bincount(vocabulary.encode(np.concatenate(units)), minlength=vocabulary.vocab_size)
     return ranks.sum(torch.from_numpy(counts).to(ranks.device)).cpu().numpy()[vocabulary.offset :]
 
 
@@ -134,12 +138,15 @@ def unigram_perplexity(counts: NDArray[np.int64], samples: UnitSamples) -> Perpl
         samples: What to predict.
     """
     unit_nll = -np.log((counts + 1) / (counts.sum() + len(counts)))
-    return report_of(np.array([unit_nll[samples[i][1:]].sum() for i in range(len(samples))]), samples)
+    nll = np.fromiter((unit_nll[samples[i][1:]].sum() for i in range(len(samples))), np.float64, len(samples))
+    return report_of(nll, samples)
 
 
 def report_of(nll: NDArray[np.float64], samples: UnitSamples) -> PerplexityReport:
     """The samples' nats [num_samples], summed by corpus."""
-    names, corpus = np.unique(samples.corpora(), return_inverse=True)
+    known, codes = samples.corpus_codes()
+    names = sorted(known[code] for code in np.unique(codes))
+    corpus = np.array([names.index(name) if name in names else -1 for name in known])[codes]
     nats = np.bincount(corpus, nll)
     num_targets = np.bincount(corpus, samples.num_units - 1).astype(np.int64)
     with np.errstate(over="ignore"):

@@ -56,7 +56,7 @@ class ShardReader:
     Args:
         dataset: The shards.
         shard_names: Paths of the shards.
-        shard_of_row: [R] the shard that each sample lies in, as a number of `shard_names`.
+        shard_of_block: [B] the shard that each block lies in, as a number of `shard_names`.
         units_offset: [R] bytes before its first unit.
         num_units: [R] of its units.
         block_starts: [B + 1] the first row of each block, all of whose samples lie in one shard; at last R.
@@ -67,7 +67,7 @@ class ShardReader:
         self,
         dataset: Dataset,
         shard_names: Sequence[str],
-        shard_of_row: NDArray[np.int32],
+        shard_of_block: NDArray[np.int32],
         units_offset: NDArray[np.int64],
         num_units: NDArray[np.int32],
         block_starts: NDArray[np.int64],
@@ -77,7 +77,7 @@ class ShardReader:
             raise DatasetError(f"{dataset.uri}: the manifest names units at odd bytes, where none are packed")
         self._dataset = dataset
         self._shard_names = list(shard_names)
-        self._shard_of_row = shard_of_row
+        self._shard_of_block = shard_of_block
         self._units_offset = units_offset
         self._num_units = num_units
         self._block_starts = block_starts
@@ -114,7 +114,7 @@ class ShardReader:
             self._open()
         if (kept := self._blocks.get(number)) is not None:
             return kept
-        shard = int(self._shard_of_row[self._block_starts[number]])
+        shard = int(self._shard_of_block[number])
         if shard in self._damaged:
             return None
         try:
@@ -136,7 +136,7 @@ class ShardReader:
         Raises:
             DatasetError: the configuration does not say to skip damaged shards.
         """
-        shard = int(self._shard_of_row[self._block_starts[number]])
+        shard = int(self._shard_of_block[number])
         self._refuse(shard, DatasetError(f"{self._uri(shard)} holds unit {unit}, which the codebook does not have"))
 
     def _refuse(self, shard: int, damage: DatasetError) -> None:
@@ -154,7 +154,7 @@ class ShardReader:
                     self._threads = self._threads or ThreadPoolExecutor(FETCH_THREADS)
                     self._under_way[number] = self._threads.submit(self._fetch, number)
                 continue
-            shard = int(self._shard_of_row[self._block_starts[number]])
+            shard = int(self._shard_of_block[number])
             if shard in self._maps and hasattr(mmap, "MADV_WILLNEED"):
                 start, end = self._byte_range(number)
                 start -= start % mmap.PAGESIZE
@@ -188,7 +188,7 @@ class ShardReader:
 
     def _fetch_units(self, number: int) -> bytes:
         rows = slice(*self._block_starts[number : number + 2])
-        shard = int(self._shard_of_row[rows.start])
+        shard = int(self._shard_of_block[number])
         start, end = self._byte_range(number)
         try:
             data = storage.read_range(self._uri(shard), start, end - start)
@@ -207,7 +207,7 @@ class ShardReader:
         if self._config.cache is None:
             return None
         first, end = self._block_starts[number : number + 2]
-        shard = self._shard_names[int(self._shard_of_row[first])].replace("/", "-").removesuffix(".tar")
+        shard = self._shard_names[int(self._shard_of_block[number])].replace("/", "-").removesuffix(".tar")
         # Named after what is in it, so that shards made anew are never mistaken for those before.
         name = f"{int(self._units_offset[first])}-{int(end - first)}.units"
         return Path(self._config.cache, self._dataset.fingerprint[:16], shard, name)

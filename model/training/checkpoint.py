@@ -7,6 +7,8 @@
 
 On disk a checkpoint is made under another name and renamed; on S3 it is one that has its checksums.json. Random states
 are not among it: the trainer seeds its generators anew at every step.
+
+torch is imported where tensors are read or written: `twist inspect` lists checkpoints without.
 """
 
 from __future__ import annotations
@@ -21,17 +23,15 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
-import torch
 from safetensors import SafetensorError
 
-from model.training import optimizer_state
 from pipeline.errors import TwistError
 from pipeline.files import storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    import torch
     from torch import Tensor
 
     from model.training.distributed import Ranks
@@ -266,6 +266,10 @@ def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
     Raises:
         TwistError: the state is damaged.
     """
+    import safetensors.torch
+
+    from model.training import optimizer_state
+
     try:
         files = sorted(path.glob("optimizer-*.safetensors"))
         if not files or not files[0].name.endswith(f"-of-{len(files):05d}.safetensors"):
@@ -326,6 +330,8 @@ def _write_files(
     trainer_state: Mapping[str, Any] | None,
 ) -> dict[str, str]:
     """Writes one process's files; gives their checksums."""
+    import safetensors.torch
+
     safetensors.torch.save_file(dict(optimizer_piece), folder / f"optimizer-{rank:05d}-of-{world_size:05d}.safetensors")
     if save_model is not None:
         save_model(folder)

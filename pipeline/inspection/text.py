@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from pipeline.inspection.checkpoints import QUALITY
 from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, UNITS
 
 WIDTH = 120
@@ -18,7 +19,7 @@ MOST_CURVE_POINTS = 24
 
 
 def as_text(description: Mapping[str, Any]) -> str:
-    """A description (describe_place) for a person to read."""
+    """A description, as describe.py gives it, for a person to read."""
     kind = description["kind"]
     title = f"{description['path']} ({kind})"
     lines = [""]
@@ -249,29 +250,40 @@ def _checkpoints(description: Mapping[str, Any]) -> Iterator[str]:
     if not description["steps"]:
         yield from _row("checkpoints", "none yet")
         return
+    trains = description["trains"]
+    quality, decimals = QUALITY[trains], 2 if trains == "speech_lm" else 4
+    label = quality.replace("_", " ")
+    yield from _row("trains", trains.replace("speech_lm", "speech LM"))
     yield from _row("steps", ", ".join(f"{step:,}" for step in description["steps"]))
-    yield from _row("seen", f"{description['num_units_seen']:,} units")
-    perplexity = description["perplexity"]
-    yield from _row(
-        "perplexity", ", ".join(f"{name} {value:,.2f}" for name, value in perplexity.items() if value is not None)
-    )
+    yield from _row("seen", _seen(description))
+    measured = {name: value for name, value in description[quality].items() if value is not None}
+    if measured:
+        yield from _row(label, ", ".join(f"{name} {value:,.{decimals}f}" for name, value in measured.items()))
     if description["best_step"] is not None:
         yield from _row("best step", f"{description['best_step']:,}")
     curve = description["validation_curve"]
     stride = math.ceil(len(curve) / MOST_CURVE_POINTS) or 1
     points = curve[::-stride][::-1]  # the newest is among them
-    yield from _row("validation", "   ".join(f"{point['step']:,}: {point['perplexity']:,.2f}" for point in points))
+    yield from _row("validation", "   ".join(f"{point['step']:,}: {point[quality]:,.{decimals}f}" for point in points))
 
 
 def _checkpoint(description: Mapping[str, Any]) -> Iterator[str]:
-    vocabulary = description["vocabulary"]
     yield from _row("model", f"{description['architecture']}, {description['num_parameters']:,} parameters")
-    yield from _row(
-        "vocabulary", ", ".join(f"{name} {value}" for name, value in vocabulary.items() if value is not None)
-    )
+    if description["holds"] == "speech_lm":
+        vocabulary = description["vocabulary"].items()
+        yield from _row("vocabulary", ", ".join(f"{name} {value}" for name, value in vocabulary if value is not None))
+    elif description["holds"] == "vocoder":
+        yield from _row("speaks", f"{description['codebook_size']:,} units, {description['sample_rate_hz']:,} Hz")
+        yield from _row("codebook", description["codebook"] or "not stated")
     if description["progress"]:
         progress = description["progress"]
-        yield from _row("trained for", f"{progress['step']:,} steps over {progress['num_units_seen']:,} units")
+        yield from _row("trained for", f"{progress['step']:,} steps over {_seen(progress)}")
+
+
+def _seen(progress: Mapping[str, Any]) -> str:
+    if "num_units_seen" in progress:
+        return f"{progress['num_units_seen']:,} units"
+    return f"{progress['num_samples_seen']:,} samples of audio"
 
 
 def _row(label: str, value: str) -> Iterator[str]:

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
-from model.language_id.classifier import find_language_classifier, fingerprint_of_classifier
 from pipeline.corpora.manifest import iterate_recordings, iterate_tables, table_uris
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
@@ -102,7 +101,9 @@ def filter_languages(
 
 
 def _find_classifier(config: LanguageConfig) -> str | None:
-    """The classifier's fingerprint; None if nothing is listened to."""
+    """The fingerprint of what is listened with; None: with nothing."""
+    from model.language_id.classifier import find_language_classifier, fingerprint_of_classifier
+
     wanted = {config.listen, *(own.listen for own in config.corpora.values() if own.listen is not None)}
     if config.audio.model is None or wanted == {"never"}:
         return None

@@ -13,9 +13,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
-import torch
 
-from model.language_id.classifier import load_language_classifier
 from pipeline.audio.read import AudioError
 from pipeline.audio.voice_activity import SpeechDetector
 from pipeline.files import parquet, storage
@@ -172,6 +170,10 @@ class HearLanguage:
     """
 
     def __init__(self, config: AudioLanguageConfig) -> None:
+        import torch  # not above: who reads decisions, as `twist inspect` does, needs none
+
+        from model.language_id.classifier import load_language_classifier
+
         assert config.model is not None
         torch.set_num_threads(1)
         self._config = config
@@ -180,6 +182,8 @@ class HearLanguage:
         self._detect = SpeechDetector(config.speech_threshold)
 
     def __call__(self, chunk: Chunk, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
+        import torch
+
         chosen: dict[str, list[NDArray[np.float32]]] = {}
         errors: dict[str, AudioError] = {}
         windows = zip(chunk.ids, wavs, strict=True)

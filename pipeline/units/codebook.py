@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.numpy
-import torch
 from safetensors import SafetensorError
 
 from pipeline.errors import TwistError
@@ -22,6 +21,7 @@ from pipeline.files import storage
 from pipeline.stage import digest
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -62,13 +62,15 @@ class Assigner:
     """Nearest centroids by one matrix product, on the device where the features are."""
 
     def __init__(self, centroids: NDArray[np.float32], device: torch.device) -> None:
+        import torch  # not above: who reads a codebook's facts, as `twist inspect` does, needs none
+
         self._minus_twice = torch.from_numpy(-2 * centroids).to(device).T.contiguous()
         self._squared = torch.from_numpy((centroids**2).sum(axis=1)).to(device)
 
     def __call__(self, features: Tensor) -> Tensor:
         """features [F, D] float32 -> units [F] int64; of equally near centroids the first."""
         # |x - c|^2 without |x|^2, which is the same for every centroid
-        return torch.addmm(self._squared, features, self._minus_twice).argmin(dim=1)
+        return self._squared.addmm(features, self._minus_twice).argmin(dim=1)
 
 
 def save(uri: str, centroids: NDArray[np.float32], facts: dict[str, Any]) -> Codebook:

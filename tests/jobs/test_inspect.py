@@ -134,7 +134,13 @@ def test_a_checkpoint_tells_its_size_and_history(trained_run: Path, capsys: pyte
 
 def test_long_training_curves_are_thinned_but_end_with_the_newest_point() -> None:
     curve = [{"step": 50 * i, "perplexity": 100.0 - i / 100} for i in range(1001)]
-    checkpoints = {"steps": [50_000], "num_units_seen": 1, "best_step": None, "validation_curve": curve}
+    checkpoints = {
+        "trains": "speech_lm",
+        "steps": [50_000],
+        "num_units_seen": 1,
+        "best_step": None,
+        "validation_curve": curve,
+    }
     perplexity = {"unigram": 120.0, "initial": 130.0, "best": None}
     text = as_text({"path": "/c", "kind": "checkpoints", **checkpoints, "perplexity": perplexity})
     assert "50,000: 90.00" in text

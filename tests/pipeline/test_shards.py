@@ -19,11 +19,25 @@ from hypothesis import strategies as st
 
 from pipeline.files import parquet
 from pipeline.records import SAMPLE_SCHEMA
-from pipeline.shards import DatasetError, Sample, make_key, open_dataset, write_index, write_shard
+from pipeline.shards import DatasetError, Sample, first_sample, make_key, open_dataset, write_index, write_shard
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+SAMPLE_ROW = {
+    "key": "0",
+    "shard": "train/train-000000.tar",
+    "index": 0,
+    "offset": 0,
+    "units_offset": 640,
+    "num_units": 5,
+    "num_frames": 9,
+    "duration_s": 1.0,
+    "corpus": "corpus",
+    "speaker": None,
+    "split": "train",
+    "segment_id": "corpus/a.wav#0",
+}
 ODD_IDS = (
     'a b/it\'s "odd".é.wav#00000000-00001000',
     "corpus/x.y.z#1",
@@ -232,6 +246,34 @@ def test_a_sample_without_units_or_with_a_dot_in_its_key_is_a_bug() -> None:
         Sample(**{**vars(one), "units": one.units[:0], "durations": one.durations[:0]})
     with pytest.raises(AssertionError, match="2 units"):
         Sample(**{**vars(one), "units": one.units[:2]})
+
+
+def test_rows_are_those_of_the_whole_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "ROW_GROUP_ROWS", 3)
+    rows = [{**SAMPLE_ROW, "key": str(number), "duration_s": float(number)} for number in range(8)]
+    write_index(str(tmp_path), {"codebook": {"fingerprint": "c"}, "shards": []}, rows)
+    dataset = open_dataset(str(tmp_path))
+    tables = list(dataset.rows(["key", "split"]))
+    assert [len(table) for table in tables] == [3, 3, 2]
+    assert pa.concat_tables(tables).equals(dataset.manifest.select(["key", "split"]))
+    assert [dataset.row(number) for number in range(8)] == rows
+    with pytest.raises(DatasetError, match="has no row 8"):
+        dataset.row(8)
+
+
+@pytest.mark.parametrize(("min_s", "key"), [(0.0, "1"), (3.0, "3"), (6.5, "7"), (99.0, "7")])
+def test_the_first_long_enough_sample_of_a_split_is_drawn_else_the_longest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, min_s: float, key: str
+) -> None:
+    monkeypatch.setattr(parquet, "ROW_GROUP_ROWS", 3)
+    rows = [
+        {**SAMPLE_ROW, "key": str(number), "duration_s": float(number), "split": ("train", "validation")[number % 2]}
+        for number in range(9)
+    ]
+    write_index(str(tmp_path), {"codebook": {"fingerprint": "c"}, "shards": []}, rows)
+    assert first_sample(open_dataset(str(tmp_path)), "validation", min_s)["key"] == key
+    with pytest.raises(DatasetError, match="have nothing in test; name another split"):
+        first_sample(open_dataset(str(tmp_path)), "test", min_s)
 
 
 def test_a_folder_without_shards_says_how_to_make_them(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.errors import TwistError
 from pipeline.files import parquet
-from pipeline.inspection import describe
+from pipeline.inspection import describe, describe_shards
 from pipeline.records import SAMPLE_SCHEMA
 from pipeline.runs import STAGE_NAMES
 from pipeline.shards import DatasetError, open_dataset
@@ -127,7 +127,7 @@ def test_the_statistics_of_units_are_those_of_the_units(small_run: Path) -> None
 
 
 def test_figures_of_shards_are_sums_over_the_shards(small_run: Path) -> None:
-    described = describe.describe_shards(str(small_run / "shards"))
+    described = describe_shards.describe_shards(str(small_run / "shards"))
     dataset = open_dataset(str(small_run / "shards"))
     for name in ("num_units", "num_frames", "num_samples"):
         assert described[name] == sum(shard[name] for shard in dataset.info["shards"])
@@ -144,18 +144,18 @@ def test_figures_of_shards_are_sums_over_the_shards(small_run: Path) -> None:
 
 def test_units_are_counted_per_split(small_run: Path) -> None:
     dataset = open_dataset(str(small_run / "shards"))
-    by_split = [describe.count_units(dataset, [split]) for split in ("train", "validation", "test")]
+    by_split = [describe_shards.count_units(dataset, [split]) for split in ("train", "validation", "test")]
     for split, counts in zip(("train", "validation", "test"), by_split, strict=True):
         wanted = dataset.manifest.filter(pc.equal(dataset.manifest["split"], split))
         assert counts.sum() == pc.sum(wanted["num_units"]).as_py() > 0
-    assert np.array_equal(sum(by_split), describe.count_units(dataset, ["train", "validation", "test"]))
-    assert describe.count_units(dataset, []).sum() == 0
+    assert np.array_equal(sum(by_split), describe_shards.count_units(dataset, ["train", "validation", "test"]))
+    assert describe_shards.count_units(dataset, []).sum() == 0
 
 
 def test_first_units_of_examples_are_those_of_the_samples(small_run: Path) -> None:
     rows = {row["segment_id"]: row["units"] for row in pa.concat_tables(read_parts(str(small_run))).to_pylist()}
     segment_of = {row["key"]: row["segment_id"] for row in open_dataset(str(small_run / "shards")).manifest.to_pylist()}
-    examples = describe.describe_shards(str(small_run / "shards"))["examples"]
+    examples = describe_shards.describe_shards(str(small_run / "shards"))["examples"]
     assert len(examples) == 3
     for example in examples:
         assert example["first_units"] == rows[segment_of[example["key"]]][:12]
@@ -200,7 +200,7 @@ def test_unusual_rates_are_remarked_on_where_the_usual_one_is_known(
         row["duration_s"] = row["num_units"] / rate * 3600
     parquet.write(str(run_copy / "shards/manifest.parquet"), pa.Table.from_pylist(manifest, schema=SAMPLE_SCHEMA))
     edit("shards/dataset.json", lambda info: info.update(encoder=encoder, num_units=size))
-    remarks = describe.describe_shards(str(run_copy / "shards"))["remarks"]
+    remarks = describe_shards.describe_shards(str(run_copy / "shards"))["remarks"]
     assert [f"{rate:,.0f} units an hour are unusual" in remark for remark in remarks] == [True] * is_remarked
 
 
@@ -209,13 +209,13 @@ def test_damaged_shards_are_an_error_that_names_the_file(run_copy: Path) -> None
     content = tar.read_bytes()
     tar.write_bytes(content[:1000])
     with pytest.raises(DatasetError, match=r"train-000000\.tar ends too soon; `twist inspect --verify`"):
-        describe.describe_shards(str(run_copy / "shards"))
+        describe_shards.describe_shards(str(run_copy / "shards"))
     tar.write_bytes(b"\xff" * len(content))
     with pytest.raises(TwistError, match=r"train-000000\.tar holds unit 65535, the codebook only 20 units"):
-        describe.describe_shards(str(run_copy / "shards"))
+        describe_shards.describe_shards(str(run_copy / "shards"))
     tar.unlink()
     with pytest.raises(DatasetError, match=r"train-000000\.tar is missing"):
-        describe.describe_shards(str(run_copy / "shards"))
+        describe_shards.describe_shards(str(run_copy / "shards"))
 
 
 def test_a_part_with_units_out_of_range_is_an_error_that_names_it(run_copy: Path) -> None:

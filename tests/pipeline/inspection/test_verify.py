@@ -167,6 +167,14 @@ BREAKS: dict[str, tuple[Break, str]] = {
         edit_rows("segments/segments.parquet", overlapping),
         "segments.parquet: .* overlaps the segment",
     ),
+    "segments out of order": (
+        edit_rows("segments/segments.parquet", lambda r: r.insert(0, r.pop(1))),
+        "segments.parquet: .* overlaps the segment before it, or is out of order",
+    ),
+    "a recording's segments apart": (
+        edit_rows("segments/segments.parquet", lambda r: r.append(r.pop(0))),
+        "segments: 1 items are there twice, or unexpected",
+    ),
     "a segment past the end": (
         edit_rows("segments/segments.parquet", beyond_the_end),
         "segments.parquet: .*not within its",
@@ -324,6 +332,17 @@ def test_every_file_may_be_missing_cut_short_or_rubbish(run_copy: Path, small_ru
                 )
             (run_copy / name).write_bytes(content)
     assert violations(run_copy) == []
+
+
+def test_without_checksums_the_tables_of_a_run_are_still_verified(run_copy: Path) -> None:
+    for path in (*run_copy.glob("units/part-*.parquet"), *run_copy.rglob("*.tar")):
+        path.write_bytes(bytes(path.stat().st_size))
+    assert list(verify_run(str(run_copy), checksums=False)) == [], "parts or tars were read"
+    for name in ("an endless recording", "a decision without reason", "a segment past the end", "kept items"):
+        damage, expected = BREAKS[name]
+        damage(run_copy)
+        found = list(verify_run(str(run_copy), checksums=False))
+        assert any(re.search(expected, violation) for violation in found), f"{name} was not found: {found}"
 
 
 def test_an_unfinished_run_is_verified_as_far_as_it_went(run_copy: Path) -> None:

@@ -255,6 +255,38 @@ def test_the_search_goes_on_after_something_damaged(shards: Path) -> None:
     assert len(violations(shards)) == 3, "each of three damages is one violation"
 
 
+INDEX_BREAKS = (
+    "a tar cut short", "a tar gone", "a tar too many", "offset", "offset beyond", "a key twice",
+    "num_units of its sums", "a speaker in two splits", "shard unknown", "manifest cut short", "manifest gone",
+    "description gone", "description cut short", "fingerprint", "totals", "totals gone",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INDEX_BREAKS)
+def test_damage_to_the_index_is_found_without_checksums(shards: Path, name: str) -> None:
+    # No break of an offset leaves it on a block of the tar, with the sample's units behind it.
+    damage = (lambda s: edit_manifest(s, 0, offset=77)) if name == "offset" else BREAKS[name][0]
+    damage(shards)
+    found = list(verify_shards(str(shards), checksums=False))
+    assert found, "nobody noticed"
+    assert all(str(shards) in violation for violation in found), "a violation that does not say where"
+
+
+def test_without_checksums_no_tar_is_opened(shards: Path) -> None:
+    for tar in shards.rglob("*.tar"):
+        tar.write_bytes(bytes(tar.stat().st_size))
+    assert list(verify_shards(str(shards), checksums=False)) == []
+    assert len(violations(shards)) == len(list(shards.rglob("*.tar")))
+
+
+def test_rows_of_a_shard_are_found_wherever_they_are(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "ROW_GROUP_ROWS", 2)
+    table = parquet.read(str(shards / "manifest.parquet"))
+    content = parquet.groups_to_bytes((table.slice(row, 1) for row in reversed(range(len(table)))), SAMPLE_SCHEMA)
+    (shards / "manifest.parquet").write_bytes(content)
+    assert violations(shards) == []
+
+
 def test_a_folder_without_shards_is_a_violation(tmp_path: Path) -> None:
     assert violations(tmp_path) == [
         f"{tmp_path} holds no finished shards (dataset.json is missing); make them with `twist pack`"

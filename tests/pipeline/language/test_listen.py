@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.language_id import classifier as language_classifier
 from pipeline.audio.read import AudioError, Span, read_spans
 from pipeline.corpora.manifest import make_manifest, read_recordings
 from pipeline.corpora.source import CorpusConfig
@@ -103,9 +104,9 @@ class Scripted:
 def scripted(monkeypatch: pytest.MonkeyPatch) -> Scripted:
     """Takes the place of every model that is named."""
     classifier = Scripted()
-    monkeypatch.setattr(language_listen, "load_language_classifier", lambda _: classifier)
-    monkeypatch.setattr(language_filter, "find_language_classifier", lambda _: (None, "scripted"))
-    monkeypatch.setattr(language_filter, "fingerprint_of_classifier", lambda _: "scripted")
+    monkeypatch.setattr(language_classifier, "load_language_classifier", lambda _: classifier)
+    monkeypatch.setattr(language_classifier, "find_language_classifier", lambda _: (None, "scripted"))
+    monkeypatch.setattr(language_classifier, "fingerprint_of_classifier", lambda _: "scripted")
     return classifier
 
 
@@ -369,7 +370,7 @@ def test_recorded_speech_in_eleven_languages(
         silently,
     )
     recordings = [recording for recording in read_recordings(run) if recording.corpus == "languages"]
-    monkeypatch.setattr(language_listen, "load_language_classifier", lambda _: ByFolder(recordings, sure))
+    monkeypatch.setattr(language_classifier, "load_language_classifier", lambda _: ByFolder(recordings, sure))
     filter_languages(run, LanguageConfig(languages=(*wanted, "en"), audio=CONFIG), ClusterConfig(), silently)
     decisions = read_decisions(run)
     for recording in recordings:

@@ -1,0 +1,156 @@
+"""Checkpoints of what a run trains: the speech LM (RUN/checkpoints), the vocoder (RUN/vocoder) and the tokenizer.
+
+torch, and transformers for speech LMs, are imported where a model is loaded: a run is described without.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Literal
+
+from model.training import checkpoint
+from model.training.metrics import METRICS, read_metrics
+from pipeline.errors import TwistError
+from pipeline.files import storage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from torch import nn
+
+Kind = Literal["speech_lm", "vocoder", "tokenizer"]
+CONFIG = "config.json"
+# The figure of a validation by which each trainer knows its best checkpoint.
+QUALITY = {"speech_lm": "perplexity", "vocoder": "mel_distance", "tokenizer": "masked_loss"}
+
+
+def are_at(folder: str) -> bool:
+    """Whether a trainer writes its checkpoints to `folder`."""
+    return storage.exists(storage.join(folder, METRICS))
+
+
+def describe_checkpoints(folder: str) -> dict[str, Any]:
+    """A trainer's folder: its steps, the best of them, and the curve of its validations.
+
+    Raises:
+        TwistError: the newest checkpoint is damaged.
+    """
+    steps = checkpoint.steps(folder)
+    if not steps:
+        return {"steps": []}
+    progress = checkpoint.load_trainer_state(folder, steps[-1])["progress"]
+    kind = _kind_of(checkpoint.step_folder(folder, steps[-1]))
+    measured = {name: progress.get(name) for name in ("unigram", "initial", "best")}
+    return {
+        "trains": kind,
+        "steps": steps,
+        **_seen(progress),
+        "best_step": progress["best_step"],
+        QUALITY[kind]: {name: _quality(kind, found) for name, found in measured.items()},
+        "validation_curve": [
+            {"step": line["step"], QUALITY[kind]: _quality(kind, line["validation"])}
+            for line in read_metrics(folder)
+            if "validation" in line
+        ],
+    }
+
+
+def describe_checkpoint(path: str) -> dict[str, Any]:
+    """One checkpoint: its model, and how far it was trained (None where it was copied out of its trainer's folder).
+
+    Raises:
+        TwistError: it cannot be loaded.
+    """
+    local = checkpoint.fetch(path)
+    kind = _kind_of(path)
+    model, facts = _load(kind, local)
+    state = _trainer_state(local)
+    return {
+        "holds": kind,
+        **facts,
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "progress": state and state["progress"],
+    }
+
+
+def verify_checkpoints(folder: str) -> Iterator[str]:
+    """Every checkpoint of a trainer: whether its files are what was saved, and its weights are finite."""
+    for step in checkpoint.steps(folder):
+        yield from verify_checkpoint(checkpoint.step_folder(folder, step))
+
+
+def verify_checkpoint(path: str) -> Iterator[str]:
+    """The same of one checkpoint."""
+    try:
+        local = checkpoint.fetch(path)
+        model, _ = _load(_kind_of(path), local)
+        _trainer_state(local)
+        for name in checkpoint.damaged_files(local):
+            yield f"{storage.join(path, name)} is not what was saved"
+    except TwistError as error:
+        yield str(error)
+        return
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            yield f"{path}: {name} is not finite"
+
+
+def _kind_of(path: str) -> Kind:
+    """What a checkpoint holds, by the configuration of its model."""
+    uri = storage.join(path, CONFIG)
+    try:
+        config = json.loads(storage.read_bytes(uri))
+    except (FileNotFoundError, ValueError) as error:
+        raise TwistError(f"{path} is no whole checkpoint: its {CONFIG} is missing or damaged ({error})") from error
+    if not isinstance(config, dict):
+        raise TwistError(f"{uri} does not describe a model")
+    if "codebook_fingerprint" in config:
+        return "vocoder"
+    return "tokenizer" if config.get("model_type") == "hubert" else "speech_lm"
+
+
+def _load(kind: Kind, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The model, and what is particular to it."""
+    if kind == "vocoder":
+        from model.vocoder.checkpoint import load_vocoder
+
+        vocoder, fingerprint = load_vocoder(folder)
+        return vocoder, {
+            "architecture": "hifigan",
+            "codebook_size": vocoder.config.num_embeddings,
+            "codebook": fingerprint,
+            "sample_rate_hz": vocoder.config.sampling_rate,
+        }
+    if kind == "tokenizer":
+        from model.encoder.hubert_checkpoint import load_hubert
+
+        hubert, normalizes, _ = load_hubert(folder)
+        return hubert, {"architecture": "hubert", "normalizes_waveforms": normalizes}
+    from transformers.utils import logging
+
+    from model.lm.speech_lm import load_speech_lm
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    speech_lm, vocabulary = load_speech_lm(str(folder))
+    return speech_lm, {"architecture": speech_lm.config.model_type, "vocabulary": vocabulary.as_config()}
+
+
+def _trainer_state(path: Path) -> dict[str, Any] | None:
+    """What a trainer keeps beside a model; None for a folder that is not a trainer's."""
+    is_ours = path.name.isdigit() and (path / checkpoint.TRAINER_STATE).is_file()
+    return checkpoint.load_trainer_state(str(path.parent), int(path.name)) if is_ours else None
+
+
+def _seen(progress: dict[str, Any]) -> dict[str, int]:
+    """How much a model was trained on: units, or samples of audio."""
+    return {name: progress[name] for name in ("num_units_seen", "num_samples_seen") if name in progress}
+
+
+def _quality(kind: Kind, measured: dict[str, Any] | None) -> float | None:
+    """The figure by which validations are compared; None where nothing was measured."""
+    if measured is None:
+        return None
+    figures = measured["mean"] if kind == "speech_lm" else measured
+    return float(figures[QUALITY[kind]])

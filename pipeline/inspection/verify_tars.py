@@ -1,0 +1,123 @@
+"""Checks the tars of shards: checksums, the index against what is in them, and the invariants of every sample.
+
+As in verify.py, each function yields a sentence per violation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.files import storage
+from pipeline.records import SAMPLE_SCHEMA
+from pipeline.shards import DATASET, MANIFEST
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from pipeline.shards import Dataset
+
+MEMBERS = {"durations.npy", "json", "units.npy"}
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A file in a tar, and the bytes at which its header and its data begin."""
+
+    offset: int
+    data_offset: int
+    data: bytes
+
+
+def verify_tar(
+    dataset: Dataset, shard: dict[str, Any], rows: list[dict[str, Any]], counts: dict[str, NDArray[np.int64]]
+) -> Iterator[str]:
+    """One shard, of which the whole is in memory.
+
+    Args:
+        dataset: The shards.
+        shard: What dataset.json says of it.
+        rows: The manifest's rows of it.
+        counts: By split, how often each unit occurs [codebook_size]; those of this shard are added.
+    """
+    uri = storage.join(dataset.uri, shard["path"])
+    content = storage.read_bytes(uri)
+    if hashlib.sha256(content).hexdigest() != shard["sha256"] or len(content) != shard["num_bytes"]:
+        yield f"{uri} does not have the checksum that {DATASET} gives"
+        return
+    rows = sorted(rows, key=lambda row: int(row["index"]))
+    samples = _read_tar(content)
+    if list(samples) != [row["key"] for row in rows]:
+        yield f"{uri} does not hold the samples that {MANIFEST} lists for it, in their order"
+        return
+    for index, (row, members) in enumerate(zip(rows, samples.values(), strict=True)):
+        where = f"{uri}: {row['key']}"
+        if members.keys() != MEMBERS:
+            yield f"{where} has members {sorted(members)}, not {sorted(MEMBERS)}"
+            continue
+        units, durations = (np.load(io.BytesIO(members[name].data)) for name in ("units.npy", "durations.npy"))
+        if not units.dtype == durations.dtype == np.uint16:
+            yield f"{where}: units are {units.dtype} and durations {durations.dtype}, not uint16"
+            continue
+        yield from verify_sample(where, units, durations, row["num_frames"], dataset.codebook_size)
+        if row["split"] in counts and len(units) and units.max() < dataset.codebook_size:
+            counts[row["split"]] += np.bincount(units, minlength=dataset.codebook_size)
+        found = _manifest_row(shard["path"], index, row["key"], members, len(units))
+        if wrong := [name for name in SAMPLE_SCHEMA.names if found[name] != row[name]]:
+            yield f"{storage.join(dataset.uri, MANIFEST)}: {', '.join(wrong)} of {row['key']} are not those of {uri}"
+
+
+def verify_sample(
+    where: str, units: NDArray[Any], durations: NDArray[Any], num_frames: int, codebook_size: int
+) -> Iterator[str]:
+    """One sample: units [n] and their durations in frames [n]."""
+    if len(units) != len(durations) or len(units) == 0:
+        yield f"{where} has {len(units)} units and {len(durations)} durations"
+        return
+    total = durations.sum(dtype=np.int64)
+    if total != num_frames or durations.min() < 1:
+        yield f"{where}: durations from {durations.min()} add up to {total}; it has {num_frames} frames"
+    if (units[1:] == units[:-1]).any():
+        yield f"{where}: two neighbouring units are equal"
+    if units.max() >= codebook_size:
+        yield f"{where}: unit {units.max()} is outside the codebook of {codebook_size}"
+
+
+def _read_tar(content: bytes) -> dict[str, dict[str, _Member]]:
+    """The members of each sample by extension, in the tar's order."""
+    samples: dict[str, dict[str, _Member]] = {}
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        for info in tar:
+            key, _, extension = info.name.partition(".")
+            file = tar.extractfile(info)
+            data = file.read() if file else b""
+            samples.setdefault(key, {})[extension] = _Member(info.offset, info.offset_data, data)
+    return samples
+
+
+def _manifest_row(path: str, index: int, key: str, members: dict[str, _Member], num_units: int) -> dict[str, Any]:
+    """What the manifest must say of a sample, by its tar alone."""
+    description = json.loads(members["json"].data)
+    units = members["units.npy"]
+    return {
+        "key": key,
+        "shard": path,
+        "index": index,
+        "offset": min(member.offset for member in members.values()),
+        "units_offset": units.data_offset + len(units.data) - 2 * num_units,
+        "num_units": num_units,
+        "num_frames": description["num_frames"],
+        "duration_s": description.get("speech_s", description["end_s"] - description["start_s"]),
+        "corpus": description["corpus"],
+        "speaker": description["speaker"],
+        "split": path.partition("/")[0],
+        "segment_id": description["segment_id"],
+    }
