@@ -18,7 +18,7 @@ from tests.model.labelled_tones import LabelledTones
 from tests.model.vocoder import test_trainer as vocoder_settings
 
 CLIPS, VALIDATION = LabelledTones(), LabelledTones((44, 50, 60), fingerprint="more tones")
-STEPS = {"num_steps": 2, "validate_every": 1}
+STEPS = {"num_steps": 2, "validate_every": 1, "warmup_steps": 1}
 
 
 @pytest.fixture(scope="module")
