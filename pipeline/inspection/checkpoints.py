@@ -105,9 +105,9 @@ def _kind_of(path: str) -> Kind:
         raise TwistError(f"{path} is no whole checkpoint: its {CONFIG} is missing or damaged ({error})") from error
     if not isinstance(config, dict):
         raise TwistError(f"{uri} does not describe a model")
-    if "codebook_fingerprint" in config:
+    if "model_type" not in config:  # all of transformers' have one
         return "vocoder"
-    return "tokenizer" if config.get("model_type") == "hubert" else "speech_lm"
+    return "tokenizer" if config["model_type"] == "hubert" else "speech_lm"
 
 
 def _load(kind: Kind, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
