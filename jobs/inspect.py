@@ -29,9 +29,10 @@ def work(given: Namespace) -> None:
     from pipeline.inspection.text import as_text
     from pipeline.inspection.verify import verify
 
-    quiet_transformers()
     path = given.path.rstrip("/") if storage.is_s3(given.path) else os.path.normpath(storage.absolute(given.path))
     kind = kind_of(path)
+    if given.verify or kind == "checkpoint":  # these load models
+        quiet_transformers()
     description: dict[str, Any] = {"path": path, "kind": kind}
     if given.verify:
         description["violations"] = list(dict.fromkeys(verify(path, kind, not given.no_checksums)))

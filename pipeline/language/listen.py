@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 
 from pipeline.audio.read import AudioError
-from pipeline.audio.voice_activity import SpeechDetector
 from pipeline.files import parquet, storage
 from pipeline.language.decide import AudioEvidence
 from pipeline.languages import normalize_code
@@ -173,6 +172,7 @@ class HearLanguage:
         import torch  # not above: who reads decisions, as `twist inspect` does, needs none
 
         from model.language_id.classifier import load_language_classifier
+        from pipeline.audio.voice_activity import SpeechDetector
 
         assert config.model is not None
         torch.set_num_threads(1)

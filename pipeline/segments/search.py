@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import torch
 
 from pipeline.audio.read import AudioError
-from pipeline.audio.voice_activity import SpeechDetector
 from pipeline.files import parquet, storage
 from pipeline.runs import SEGMENTS, stage_of
 from pipeline.segments.cut import Regions, divide
@@ -106,6 +104,10 @@ class FindSpeech:
     """Searches the recordings of a chunk for speech."""
 
     def __init__(self, threshold: float) -> None:
+        import torch  # not above: who reads segments, as `twist inspect` does, needs none
+
+        from pipeline.audio.voice_activity import SpeechDetector
+
         torch.set_num_threads(1)
         self._detect = SpeechDetector(threshold)
 

@@ -191,7 +191,7 @@ def test_work_that_goes_on_is_shown(run_copy: Path, capsys: pytest.CaptureFixtur
     assert "units: 3.50 of 5.00 h at 2 h/h, decode 30% encode 60% commit 10%, encode limits, dropped 7 missing" in text
     assert "about 1.0 h left" in text
     told = inspect_json(capsys, run_copy / "units")["progress"]
-    assert (told["num_done"], told["num_units"], told["is_stale"]) == (1, 9, False)
+    assert (told["num_done"], told["num_chunks"], told["is_stale"]) == (1, 9, False)
 
     path = run_copy / "units" / "progress.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "told_at": now - 3600}))
