@@ -71,7 +71,7 @@ def work(recipe: Recipe, checkpoints: str | None = None) -> PretrainResult:
 
 def _add_checkpoints(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--checkpoints", type=str | None, help="Local folder of checkpoints; RUN/tokenizer unless given."
+        "--checkpoints", type=str | None, help="Folder of checkpoints, local or s3://; RUN/tokenizer unless given."
     )
 
 

@@ -71,7 +71,9 @@ def work(recipe: Recipe, checkpoints: str | None = None) -> VocoderResult:
 
 
 def _add_checkpoints(parser: ArgumentParser) -> None:
-    parser.add_argument("--checkpoints", type=str | None, help="Local folder of checkpoints; RUN/vocoder unless given.")
+    parser.add_argument(
+        "--checkpoints", type=str | None, help="Folder of checkpoints, local or s3://; RUN/vocoder unless given."
+    )
 
 
 main = command(
