@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from model.device import Device, pick_device
 from model.language_id.ecapa import EcapaClassifier
 from model.torch_file import TorchFile, mapping
 from pipeline.errors import TwistError
@@ -83,14 +84,14 @@ def fingerprint_of_classifier(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def load_language_classifier(path_or_name: str, device: str = "auto") -> LanguageClassifier:
+def load_language_classifier(path_or_name: str, device: Device = "auto") -> LanguageClassifier:
     """The classifier in a folder or of a name, on a device (auto: cuda where there is one).
 
     Raises:
-        TwistError: it cannot be fetched or loaded.
+        TwistError: it cannot be fetched or loaded, or there is no such device.
     """
     folder, kind = find_language_classifier(path_or_name)
-    place = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+    place = pick_device(device)
     load = {"whisper": WhisperLanguages, "wav2vec2": Wav2Vec2Languages, "ecapa": EcapaLanguages}[kind]
     try:
         return load(folder, place)

@@ -17,8 +17,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from model.device import Device
-from pipeline.errors import TwistError
+from model.device import Device, pick_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -106,11 +105,9 @@ def join_ranks(device: Device) -> Iterator[Ranks]:
     Raises:
         TwistError: cuda is asked for and there is none.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise TwistError("device is cuda, but torch sees no GPU; set device to auto or cpu")
-    kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    place = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device("cpu")
-    if kind == "cuda":
+    place = pick_device(device)
+    if place.type == "cuda":
+        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(place)
     if dist.is_initialized():  # by Ray Train, which also ends it
         yield Ranks(dist.get_rank(), dist.get_world_size(), place)
@@ -118,7 +115,7 @@ def join_ranks(device: Device) -> Iterator[Ranks]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks(device=place)
         return
-    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), place)
         dist.barrier()
