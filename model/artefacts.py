@@ -15,17 +15,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import http.client
 import os
 import shutil
 import tempfile
-import urllib.error
-import urllib.request
 import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -123,7 +120,7 @@ def fetch(artefact: Artefact) -> Path:
     if not path.is_file():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _locked(folder / f".{path.name}.lock"):
+            with _locked(folder / f".{path.name}.lock"):  # pooch has no lock
                 if not path.is_file():
                     _download(artefact, path)
         except OSError as error:
@@ -154,6 +151,7 @@ def unpack(artefact: Artefact) -> Path:
     with _locked(folder.with_name(f".{folder.name}.lock")):
         if folder.is_dir():
             return folder
+        # Not pooch.Unzip, which unpacks in place: a process that is killed would leave part of a model.
         unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
             with zipfile.ZipFile(path) as archive:
@@ -195,51 +193,23 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _download(artefact: Artefact, path: Path) -> None:
-    digest = hashlib.sha256()
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            for block in _blocks(artefact, path):
-                file.write(block)
-                digest.update(block)
-            if artefact.sha256 is None:
-                warnings.warn(
-                    f"{artefact.url}: no checksum is published for it, so it could not be checked; its sha256 is "
-                    f"{digest.hexdigest()}",
-                    stacklevel=2,
-                )
-            elif digest.hexdigest() != artefact.sha256:
-                _fail(artefact, path, f"what came has sha256 {digest.hexdigest()}, not {artefact.sha256}")
-            file.flush()
-            os.fsync(file.fileno())
-            temporary.chmod(0o644)  # a temporary file is its owner's alone; a cache may be shared
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    import pooch  # here, for commands that download nothing
+    import requests
 
-
-def _blocks(artefact: Artefact, path: Path) -> Iterator[bytes]:
-    """The content, block by block, under a progress bar."""
+    pooch.get_logger().setLevel("WARNING")
     try:
-        with urllib.request.urlopen(artefact.url, timeout=TIMEOUT_S) as response:
-            length = int(response.headers["Content-Length"]) if "Content-Length" in response.headers else None
-            with tqdm(desc=path.name, total=length, unit="B", unit_scale=True, leave=False) as bar:
-                while block := response.read(BLOCK_BYTES):
-                    yield block
-                    bar.update(len(block))
-                if length is not None and bar.n < length:
-                    _fail(artefact, path, f"the connection broke off after {bar.n:,} of {length:,} bytes")
-    except urllib.error.HTTPError as error:
-        _fail(artefact, path, f"the server says {error.code} {error.reason}")
-    except urllib.error.URLError as error:
-        _fail(artefact, path, str(error.reason))
-    except (OSError, http.client.HTTPException) as error:
-        _fail(artefact, path, f"the connection broke off ({error or type(error).__name__})")
-
-
-def _fail(artefact: Artefact, path: Path, reason: str) -> NoReturn:
-    raise TwistError(
-        f"cannot fetch {artefact.url}: {reason}. Try again; or fetch it on a machine with a network and put it at "
-        f"{path} (or in another folder that {CACHE_VARIABLE} names)"
-    )
+        with tqdm(desc=path.name, total=1, unit="B", unit_scale=True, leave=False) as bar:  # pooch sets the total
+            downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=BLOCK_BYTES, timeout=TIMEOUT_S)
+            pooch.retrieve(artefact.url, artefact.sha256, path.name, path.parent.absolute(), downloader=downloader)
+    except (requests.RequestException, ValueError) as error:  # ValueError: another checksum
+        raise TwistError(
+            f"cannot fetch {artefact.url}; try again, or fetch it on a machine with a network and put it at {path} "
+            f"(or in another folder that {CACHE_VARIABLE} names). {error}"
+        ) from error
+    path.chmod(0o644)  # pooch's file is its owner's alone; a cache may be shared
+    if artefact.sha256 is None:
+        warnings.warn(
+            f"{artefact.url}: no checksum is published for it, so it could not be checked; its sha256 is "
+            f"{pooch.file_hash(path)}",
+            stacklevel=2,
+        )

@@ -94,9 +94,7 @@ def test_a_file_is_fetched_once(server: Server, cache: Path, name: str) -> None:
 
 
 def test_a_file_with_another_checksum_is_not_kept(server: Server, cache: Path) -> None:
-    message = re.escape(
-        f"what came has sha256 {hashlib.sha256(CONTENT).hexdigest()}, not {hashlib.sha256().hexdigest()}"
-    )
+    message = re.escape(f"does not match the known hash: expected {hashlib.sha256().hexdigest()} but got {SHA256}")
     with pytest.raises(TwistError, match=message):
         artefacts.fetch(artefact_at(f"{server.url}/whole.bin", b""))
     assert files_in(cache) == []
@@ -104,13 +102,13 @@ def test_a_file_with_another_checksum_is_not_kept(server: Server, cache: Path) -
 
 def test_a_connection_that_breaks_off_leaves_nothing(server: Server, cache: Path) -> None:
     for checked in (CONTENT, None):
-        with pytest.raises(TwistError, match=r"cut\.bin: the connection broke off after 1,500,000 of 3,000,000 bytes"):
+        with pytest.raises(TwistError, match=r"cannot fetch .*cut\.bin; .*1500000 more expected"):
             artefacts.fetch(artefact_at(f"{server.url}/cut.bin", checked))
     assert files_in(cache) == []
 
 
 def test_a_file_that_is_gone_says_so(server: Server, cache: Path) -> None:
-    with pytest.raises(TwistError, match=r"gone\.bin: the server says 404"):
+    with pytest.raises(TwistError, match=r"cannot fetch .*gone\.bin; .*404 Client Error: Not Found"):
         artefacts.fetch(artefact_at(f"{server.url}/gone.bin"))
     assert files_in(cache) == []
 
@@ -121,7 +119,7 @@ def test_without_a_network_it_says_where_to_put_the_file(cache: Path) -> None:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/hubert.pt"
     place = re.escape(f"put it at {cache / 'hubert.pt'} (or in another folder that TWIST_CACHE names)")
-    with pytest.raises(TwistError, match=f"cannot fetch {url}: .*refused.*{place}"):
+    with pytest.raises(TwistError, match=f"cannot fetch {url}; .*{place}.*refused"):
         artefacts.fetch(artefact_at(url))
     (cache / "hubert.pt").write_bytes(CONTENT)
     assert artefacts.fetch(artefact_at(url)) == cache / "hubert.pt", "it was put there by hand"
