@@ -147,6 +147,8 @@ def _get(uri: str, **options: str) -> bytes:
 
 def _upload(uri: str, data: bytes | memoryview) -> None:
     """Puts a large object in parts, which S3 makes one of at the end; or none of it."""
+    # Not boto3's upload_fileobj: it has only boto3's own retries, which end within seconds where many threads wait for
+    # a store that is gone. Tried again as a whole, it sends all parts again, and leaves those of failed tries behind.
     bucket, key = _split(uri)
     upload_id = _patiently(uri, lambda: _client().create_multipart_upload(Bucket=bucket, Key=key)["UploadId"])
     view = memoryview(data)
