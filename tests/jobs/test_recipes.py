@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import model.lm.speech_lm
-from jobs.recipe import SECTIONS, Recipe, read_recipe
+from jobs.recipe import Recipe, read_recipe
 from model.lm.train_config import TrainConfig
 from model.lm.vocab import Vocabulary
 
@@ -29,10 +29,7 @@ MILLIONS = {
 
 @functools.cache
 def read(name: str) -> Recipe:
-    """All of a recipe that the commands for its kind of model read."""
-    unread = "train" if name.startswith(("hubert_", "hifigan_")) else "pretrain"
-    sections = [section for section in SECTIONS if section != unread]
-    recipe, _ = read_recipe("run", "", ("corpora", *sections), ["--config", str(RECIPES / f"{name}.yaml")])
+    recipe, _ = read_recipe("run", "", (), ["--config", str(RECIPES / f"{name}.yaml")])
     return recipe
 
 
