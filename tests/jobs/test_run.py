@@ -64,6 +64,7 @@ def test_other_settings_are_refused_in_one_sentence(finished_copy, twist, recipe
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.faults
 def test_two_processes_do_not_work_on_one_stage(twist, recipe, demo_speech, tmp_path):
     command = [sys.executable, "-m", "jobs.run", "--config", recipe, "--run", tmp_path / "run", "--audio", demo_speech]
     command += ["--until", "pack"]

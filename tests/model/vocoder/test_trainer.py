@@ -51,7 +51,7 @@ import json, sys
 import torch
 from model.vocoder.trainer import train_vocoder
 from tests.model.labelled_tones import LabelledTones
-from tests.model.test_vocoder_trainer import small_config
+from tests.model.vocoder.test_trainer import small_config
 
 torch.set_num_threads(1)
 train_vocoder(
