@@ -1,1 +1,1 @@
-"""From a recording's bytes to samples, and where in it somebody speaks."""
+"""Decoding recordings to samples, and finding the speech in them."""

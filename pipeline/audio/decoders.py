@@ -1,7 +1,4 @@
-"""Decoders of audio files: frame after frame from a place where decoding begins.
-
-libsndfile decodes; PyAV only what it cannot.
-"""
+"""Sequential decoders of audio files: libsndfile, and PyAV for the formats that libsndfile cannot read."""
 
 from __future__ import annotations
 
@@ -31,25 +28,25 @@ PYAV_SUFFIXES = frozenset({
 # fmt: on
 AUDIO_SUFFIXES = LIBSNDFILE_SUFFIXES | PYAV_SUFFIXES
 
-# Of which libsndfile asks nobody but the content what it is; where that says nothing it goes by some other suffixes.
+# libsndfile identifies these by content; for some other formats it also looks at the suffix.
 SELF_DESCRIBING_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".sph", ".aiff"})
-# Samples of these codings do not depend on what the decoder read before.
+# In these encodings a sample does not depend on what the decoder read before.
 MEMORYLESS_SUBTYPES = frozenset({"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"})
-# Where a decoder has a memory, decoding begins at multiples of this. To seek costs an mp3 as much as to read all that
-# is before; to decode what is not asked for costs too.
+# A decoder whose output depends on earlier samples starts at multiples of this. A trade-off: seeking in an mp3 costs as
+# much as reading everything before, and decoding samples that nobody asked for costs time too.
 BLOCK_S = 300.0
-# What is decoded for nothing before a place that was sought: frames of an mp3 are made of bytes of those before them,
-# which libsndfile does not look for. At 8 kbit/s these may be half a second back.
+# Decoded and discarded after a seek: mp3 frames use bytes of earlier frames, which libsndfile does not go back for. At
+# 8 kbit/s these may be half a second back.
 LEAD_IN_S = 2.0
-# Frames that a decoder with a memory decodes at once, whatever is asked for: the last bits depend on it.
+# Such a decoder always decodes this many frames at a time: the samples' last bits depend on it.
 DECODED_AT_ONCE = 2**16
 
 
 class AudioError(Exception):
-    """Audio that cannot be used. `reason` is one word for the tables of drops, `detail` says more."""
+    """Audio that cannot be used: `reason` is one word for the tables of drops, `detail` a phrase that explains it."""
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason, detail)  # as they came, so that it survives pickling between processes
+        super().__init__(reason, detail)  # unchanged, so that the error survives pickling between processes
         self.reason = reason
         self.detail = detail
 
@@ -58,10 +55,10 @@ class AudioError(Exception):
 
 
 class Decoder:
-    """A file that is being decoded; whoever opened the file closes it.
+    """A file being decoded; the caller who opened the file closes it.
 
-    `block_frames` is None where a frame is the same wherever decoding began. Else decoding has to begin at a multiple
-    of it (and with a new decoder), for frames to be always the same.
+    `block_frames` is None if samples are the same wherever decoding starts. Otherwise they are reproducible only if a
+    new decoder starts at a multiple of it.
     """
 
     sample_rate_hz: int
@@ -72,15 +69,15 @@ class Decoder:
         self._rest = np.zeros((0, self.num_channels), np.float32)
 
     def count_frames(self) -> int:
-        """Frames in the file; may be what the header says, or use the decoder up."""
+        """The number of frames in the file, from its header or by decoding all of it: the decoder is then used up."""
         raise NotImplementedError
 
     def seek(self, frame: int) -> None:
-        """Goes from the first frame to another, or to the end where that is before it."""
+        """Moves from the first frame to `frame`, or to the end if the file is shorter."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Frees the decoder, but leaves the file open."""
         raise NotImplementedError
 
     def read(self, num_frames: int) -> NDArray[np.float32]:
@@ -97,7 +94,7 @@ class Decoder:
         return np.concatenate(pieces) if len(pieces) != 2 else pieces[1]
 
     def pass_over(self, num_frames: int) -> int:
-        """Decodes the next frames for nothing; gives how many there were."""
+        """Decodes and discards up to `num_frames` frames; returns how many there were."""
         passed = 0
         while passed < num_frames:
             num_read = len(self.read(min(DECODED_AT_ONCE, num_frames - passed)))
@@ -107,12 +104,12 @@ class Decoder:
         return passed
 
     def _decode(self, num_frames: int) -> NDArray[np.float32]:
-        """Some samples that come next, `num_frames` where that is well; none at the file's end."""
+        """The next samples [S, channels], any number of them (ideally `num_frames`); none at the file's end."""
         raise NotImplementedError
 
 
 class Header(NamedTuple):
-    """What the beginning of a file says."""
+    """Length and format of a file, as its header gives them."""
 
     num_frames: int
     sample_rate_hz: int
@@ -120,7 +117,7 @@ class Header(NamedTuple):
 
 
 def read_local_header(path: str) -> Header | None:
-    """The header of a local file, many times faster than through a decoder; None where that has to look at it."""
+    """Reads the header of a local file, many times faster than a decoder does; None if only a decoder can tell."""
     if PurePosixPath(path).suffix.lower() not in SELF_DESCRIBING_SUFFIXES:
         return None
     try:
@@ -131,14 +128,14 @@ def read_local_header(path: str) -> Header | None:
 
 
 def open_decoder(file: BinaryIO, name: str) -> Decoder:
-    """The decoder of an open file, which begins at its first frame.
+    """Makes a decoder that starts at a file's first frame.
 
     Args:
-        file: Where the file can be read and sought.
-        name: Its name, of which the suffix may matter.
+        file: The open file; must be seekable.
+        name: Its name; the suffix chooses the decoder.
 
     Raises:
-        AudioError: it is empty, or of no known format.
+        AudioError: the file is empty, or its format is unknown.
         ConnectionError: its store cannot be reached.
     """
     if file.seek(0, io.SEEK_END) == 0:
@@ -182,7 +179,7 @@ class _SoundFileDecoder(Decoder):
 
     @contextlib.contextmanager
     def _failures(self, reason: str) -> Iterator[None]:
-        """Names what goes wrong; where reading the file failed, that is why."""
+        """Turns errors of libsndfile into AudioErrors; if reading the file failed, that is raised instead."""
         try:
             yield
         except soundfile.SoundFileError as error:
@@ -191,21 +188,21 @@ class _SoundFileDecoder(Decoder):
         self._file.raise_failure()
 
 
-class _ForwardSoundFile(soundfile.SoundFile):  # type: ignore[misc]  # which has no types
-    """Reads on where the last read ended. soundfile would seek there, after which an mp3 begins with garbage."""
+class _ForwardSoundFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
+    """Reads on where the last read ended; soundfile itself would seek there, after which an mp3 starts with garbage."""
 
     @property
     def can_seek(self) -> bool:
-        """Whether the file's format allows it."""
+        """Whether the file's format allows seeking."""
         return bool(super().seekable())
 
     def seekable(self) -> bool:
-        """What soundfile asks before it seeks unasked."""
+        """False, so that soundfile does not seek of its own accord."""
         return False
 
 
 class _WatchedFile:
-    """Keeps what goes wrong with a file while libsndfile reads it, who takes a failing read for the end of the file."""
+    """Remembers a failed read of a file: libsndfile takes one for the end of the file."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -213,7 +210,7 @@ class _WatchedFile:
         self.tell = file.tell
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        with contextlib.suppress(OSError, ValueError):  # a damaged header may send libsndfile to before the beginning
+        with contextlib.suppress(OSError, ValueError):  # a damaged header may make libsndfile seek to before byte 0
             return self._file.seek(offset, whence)
         return self._file.tell()
 
@@ -225,7 +222,7 @@ class _WatchedFile:
             return 0
 
     def raise_failure(self) -> None:
-        """Raises what went wrong since the file was opened."""
+        """Raises the last failed read, if any, as an AudioError, or as it is if the store could not be reached."""
         if isinstance(self._failure, ConnectionError):
             raise self._failure
         if self._failure:
@@ -233,7 +230,7 @@ class _WatchedFile:
 
 
 class _PyAVDecoder(Decoder):
-    """Decodes from the file's first frame on: containers such as m4a have no seek that is exact to the sample."""
+    """Always decodes from the first frame: containers such as m4a have no sample-accurate seek."""
 
     block_frames = sys.maxsize
 
@@ -257,7 +254,7 @@ class _PyAVDecoder(Decoder):
         super().__init__()
 
     def _resampled(self, stream: Any, resampler: Any) -> Iterator[NDArray[np.float32]]:
-        last = (None,)  # gives what the resampler still holds
+        last = (None,)  # flushes the resampler
         for frame in itertools.chain(self._container.decode(stream), last):
             for block in resampler.resample(frame):
                 yield block.to_ndarray().T
@@ -286,6 +283,6 @@ class _PyAVDecoder(Decoder):
 
 
 def _one_line(error: Exception) -> str:
-    # Without the repr of the file object that soundfile puts before libsndfile's words, and FFmpeg's error numbers.
+    # Leaves out the repr of the file object, which soundfile puts before libsndfile's message, and FFmpeg's numbers.
     words = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
     return " ".join(str(words).split())

@@ -1,4 +1,4 @@
-"""The only place where audio is opened, downmixed and resampled: everything after it sees 16 kHz mono float32."""
+"""All opening, downmixing and resampling of audio: everything after it sees 16 kHz mono float32."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ __all__ = ["AUDIO_SUFFIXES", "AudioError", "AudioInfo", "Span", "as_16_khz", "pr
 
 # Rates outside this band come from damaged headers, not from recorded speech.
 MIN_SAMPLE_RATE_HZ, MAX_SAMPLE_RATE_HZ = 4_000, 384_000
-# So do longer durations. (A FLAC that was streamed does not know its own and tells the largest number there is.)
+# So do longer durations. (A streamed FLAC does not know its own and gives the largest number.)
 MAX_DURATION_S = 7 * 24 * 3600.0
-# Headers round durations, and lossy decoders pad: this much missing at the end of a span is not a damaged file.
+# Headers round durations, and lossy decoders pad: a span that ends this much too early is not a damaged file.
 END_TOLERANCE_S = 0.1
-# Read at a time where only a header is wanted: of a million files on S3, four MiB each would be all of them.
+# Read-ahead for headers; the usual 4 MiB would download most files whole.
 HEADER_BYTES = 64 * 2**10
-# What a machine runs out of, or a mount that was replaced: the file is as good as ever.
+# The machine is out of a resource or its mount was replaced: not the file's fault.
 MACHINE_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.EINTR})
-# About -100 dBFS: below the noise of any microphone, so a file that never exceeds it holds no recording.
+# About -100 dBFS, below the noise of any microphone: a span that never exceeds it holds no recording.
 SILENCE_PEAK = 1e-5
-# Frames, of all channels, that are in memory beside the wav that they become.
+# Frames of all channels that are held in memory before they are downmixed into the wav.
 READ_AT_ONCE = 2**20
 COPIED_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file's header says."""
+    """Length and format of a file, from its header."""
 
     duration_s: float
     sample_rate_hz: int
@@ -54,7 +54,7 @@ class AudioInfo:
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of one channel of a file, or of what a file holds (audio_uri.py); `channel` None: all, downmixed."""
+    """A stretch of audio; `uri` as in audio_uri.py, `channel` None means all channels, downmixed."""
 
     uri: str
     channel: int | None
@@ -66,7 +66,7 @@ def probe(uri: str) -> AudioInfo:
     """Reads a file's header.
 
     Raises:
-        AudioError: missing, empty, of no known format, or with a header that cannot be true.
+        AudioError: the file is missing or empty, of no known format, or has an impossible header.
         ConnectionError: its store cannot be reached.
     """
     header = _read_header(uri)
@@ -85,16 +85,16 @@ def _read_header(uri: str) -> Header:
         header = read_local_header(uri)
         if header is not None:
             return header
-    # Also where something is wrong with it, which is found out so.
+    # Also if the fast path failed: the decoder says what is wrong.
     with _open(uri, HEADER_BYTES) as file, contextlib.closing(open_decoder(file, uri)) as decoder:
         return Header(decoder.count_frames(), decoder.sample_rate_hz, decoder.num_channels)
 
 
 def read_spans(spans: Sequence[Span]) -> Iterator[NDArray[np.float32] | AudioError]:
-    """Decodes spans, in order, to 16 kHz mono: each a wav [S], or the error that makes it unusable.
+    """Decodes spans to 16 kHz mono; yields for each, in order, a wav [S] or the error that makes it unusable.
 
-    What a span gives depends on that span alone, to the last bit. Where a file's spans come in the order of their times
-    it is decoded once for all of them (but for what lies between a multiple of `decoders.BLOCK_S` and the first).
+    The samples depend on the span alone, to the last bit. If the spans of a file are in order of time, the file is
+    decoded only once for all of them (starting up to `decoders.BLOCK_S` before the first).
 
     Raises:
         ConnectionError: a store cannot be reached.
@@ -117,7 +117,7 @@ def _read_span(file: _File, span: Span) -> NDArray[np.float32]:
 
 
 def as_16_khz(samples: NDArray[np.float32], sample_rate_hz: int) -> NDArray[np.float32]:
-    """Samples [S] of one channel at any rate -> wav [S] at 16 kHz.
+    """Resamples one channel [S] from any rate to a wav [S'] at 16 kHz.
 
     Raises:
         AudioError: a sample is NaN or infinite, or all of them are silent.
@@ -133,7 +133,7 @@ def as_16_khz(samples: NDArray[np.float32], sample_rate_hz: int) -> NDArray[np.f
 
 
 class _File:
-    """One file, opened when it is first read, at whose frames any number of reads look."""
+    """One file from which any number of stretches are read; opened by the first read."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
@@ -141,17 +141,17 @@ class _File:
         self._is_near = not storage.is_s3(uri)
         self._decoder: Decoder | None = None
         self._began_at: int | None = None
-        """The frame at which the decoder began; None where it stands anywhere and cannot be gone on with."""
+        """The frame at which the decoder started; None if it cannot be continued."""
         self._position = 0
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the decoder and the file."""
         self._let_go()
         if self._file is not None:
             self._file.close()
 
     def read(self, channel: int | None, start_s: float, end_s: float) -> tuple[NDArray[np.float32], int]:
-        """A stretch of a channel (None: all, downmixed) as it is in the file, with its sample rate in Hz.
+        """Reads a stretch of one channel (None: all, downmixed): samples [S] and the file's sample rate in Hz.
 
         Raises:
             AudioError: it cannot be decoded, or there is no such channel.
@@ -169,11 +169,11 @@ class _File:
                 num_read += len(piece)
             return wav[:num_read], decoder.sample_rate_hz
         except AudioError:
-            self._let_go()  # a decoder that failed may fail what comes after, too
+            self._let_go()  # after a failure the decoder may fail on good spans too
             raise
 
     def _pieces(self, start: int, stop: int, block_frames: int | None) -> Iterator[NDArray[np.float32]]:
-        """Samples [S, channels] from `start` to before `stop`, not too many at once; fewer at the file's end."""
+        """Yields samples [S, channels] of the frames `start` to `stop`, piece by piece; stops at the file's end."""
         position = start
         while position < stop:
             block = start if block_frames is None else position // block_frames * block_frames
@@ -188,7 +188,7 @@ class _File:
                 self._position = position
 
     def _go_to(self, frame: int, begin_at: int) -> Decoder:
-        """A decoder at `frame` that began at `begin_at`."""
+        """A decoder that started at `begin_at` and has come to `frame`."""
         decoder = self._decoder or self._begin()
         if decoder.block_frames is None:
             if self._position != frame:
@@ -201,18 +201,18 @@ class _File:
             self._position += decoder.pass_over(frame - self._position)
             if self._position == frame:
                 return decoder
-        # What lies between is damaged; what comes after need not be.
+        # The audio in between is damaged; what follows need not be.
         decoder = self._begin(frame)
         self._began_at = None
         return decoder
 
     def _begin(self, frame: int = 0) -> Decoder:
-        """A new decoder, at a frame."""
+        """Starts a new decoder at a frame."""
         self._let_go()
         self._file = self._file or _open(self._uri)
         decoder = self._decoder = open_decoder(self._file, self._uri)
         if decoder.block_frames is not None and not self._is_near:
-            # It will be read more than once, perhaps from its beginning each time.
+            # The file will be read more than once, perhaps from its beginning each time.
             self._let_go()
             self._file = _copy(self._file)
             self._is_near = True
@@ -230,7 +230,7 @@ class _File:
 
 
 def _copy(file: BinaryIO) -> BinaryIO:
-    """A file's content on the local disk, gone when closed."""
+    """Copies a file to an unnamed local one, which disappears when closed, and closes the original."""
     copy = tempfile.TemporaryFile()  # noqa: SIM115
     try:
         file.seek(0)

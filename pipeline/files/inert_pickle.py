@@ -1,8 +1,8 @@
-"""Reads a pickle from outside as data: nothing that it names is imported, and nothing that it asks for is called.
+"""Reads an untrusted pickle as data: nothing it names is imported or called.
 
-Where a pickle would build an object of some class, or call a function, a `Recorded` is put that notes the name, the
-arguments and the state. The reader of a format then takes from this record what it knows. Names outside the allow-list
-are refused all the same, so that a tampered file is an error and not a checkpoint with something missing.
+Where a pickle would build an object or call a function, it yields a `Recorded` that holds the name, the arguments and
+the state; the reader of each format picks what it needs from that. Names outside an allow-list are an error even so: a
+tampered file must fail, not load as a checkpoint with something missing.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class UnsafePickleError(TwistError):
 
 
 class Recorded:
-    """What a pickle asked for in place of an object.
+    """Stands in for an object that a pickle would have made.
 
     Attributes:
         name: Full name of the class or function, such as `collections.OrderedDict`.
-        args: What it was to be called with.
-        state: What was to become the object's state; None without.
-        items: Key and value of every item that was to be set, in order.
-        entries: What was to be appended or added, in order.
+        args: Arguments of the call.
+        state: The object's state; None if the pickle sets none.
+        items: (key, value) of every item that would have been set, in order.
+        entries: Values that would have been appended or added, in order.
     """
 
     name: ClassVar[str]
@@ -50,7 +50,7 @@ class Recorded:
         recorded.items, recorded.entries = [], []
         return recorded
 
-    # What unpickling calls to fill an object.
+    # Unpickling fills an object through these.
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -75,18 +75,18 @@ def load(
     persistent_load: Callable[[Any], Any] | None = None,
     on_state: Callable[[Recorded], None] | None = None,
 ) -> Any:
-    """Reads one pickle of any protocol: plain values, and a Recorded for everything else.
+    """Reads one pickle of any protocol into plain values and, for everything else, Recorded objects.
 
     Args:
-        file: What to read from; left behind the pickle's last byte.
-        allowed: Full names of the classes and functions that may occur; that of a module stands for all in it.
-        persistent_load: What to make of a persistent id; without it, one is an error.
-        on_state: Called with each Recorded that gets a state. It may read on from `file` (where that has no `peek`):
-            some formats put raw bytes there.
+        file: Open file; left positioned after the pickle's last byte.
+        allowed: Full names of the classes and functions that may occur; a module's name allows all that is in it.
+        persistent_load: Turns a persistent id into a value; by default such an id is an error.
+        on_state: Called with each Recorded that gets a state. If `file` has no `peek`, it may read on from there: some
+            formats put raw bytes there.
 
     Raises:
         UnsafePickleError: the pickle names something that is not allowed.
-        Exception: any other kind, where the pickle is damaged.
+        Exception: of any other kind, if the pickle is damaged.
     """
     return _Unpickler(file, allowed, persistent_load, on_state).load()
 
@@ -110,7 +110,7 @@ class _Unpickler(pickle.Unpickler):
         if not any(name == entry or name.startswith(f"{entry}.") for entry in self._allowed):
             raise UnsafePickleError(f"it names {name}, which has no place in such a file")
         if name not in self._classes:
-            # A class of its own per name and pickle: whatever a pickle does to it ends with this pickle.
+            # One class per name and pickle, so that nothing a pickle does to it outlives that pickle.
             self._classes[name] = type("Recorded", (Recorded,), {"name": name, "_on_state": self._on_state})
         return self._classes[name]
 

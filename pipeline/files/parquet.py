@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 ROW_GROUP_ROWS = 100_000
-# Small files that are read ahead of the one that is asked for: a store takes its time for each.
+# Small files that read_many reads ahead, to hide the latency of the store.
 FILES_AHEAD = 32
 
 
@@ -34,14 +34,14 @@ class DamagedFileError(TwistError):
 
 
 def to_bytes(table: pa.Table, row_group_size: int = ROW_GROUP_ROWS) -> bytes:
-    """A table as the bytes of a Parquet file: the same table gives the same bytes."""
+    """Encodes a table as a Parquet file; equal tables give equal bytes."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", row_group_size=row_group_size, write_page_checksum=True)
     return buffer.getvalue()
 
 
 def groups_to_bytes(tables: Iterable[pa.Table], schema: pa.Schema) -> bytes:
-    """Tables, of which one is in memory at a time, as the row groups of one Parquet file."""
+    """Encodes tables as the row groups of one Parquet file, holding one table in memory at a time."""
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, schema, compression="zstd", write_page_checksum=True) as writer:
         for table in tables:
@@ -55,7 +55,12 @@ def write(uri: str, table: pa.Table) -> None:
 
 
 def read(uri: str, columns: list[str] | None = None, dictionaries: Sequence[str] = ()) -> pa.Table:
-    """Reads a table; the columns `dictionaries`, whose values come again and again, as each value once and numbers.
+    """Reads a table.
+
+    Args:
+        uri: The file.
+        columns: Columns to read; by default all.
+        dictionaries: Columns of repetitive values, to be read dictionary-encoded.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -66,17 +71,17 @@ def read(uri: str, columns: list[str] | None = None, dictionaries: Sequence[str]
 
 
 def iterate(uri: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """Reads a table a row group at a time, so that memory does not grow with the file.
+    """Reads a table one row group at a time, so that memory does not grow with the file.
 
     Raises:
-        FileNotFoundError, DamagedFileError: as `read`, once the first row group is asked for.
+        FileNotFoundError, DamagedFileError: as `read`, when the first row group is requested.
     """
     with RowGroups(uri, columns) as groups:
         yield from groups
 
 
 def read_schema(uri: str) -> pa.Schema:
-    """The columns of a table.
+    """Reads the names and types of a table's columns.
 
     Raises:
         FileNotFoundError, TwistError: as `read`.
@@ -86,10 +91,10 @@ def read_schema(uri: str) -> pa.Schema:
 
 
 def read_many(uris: Iterable[str], columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """Reads one small file after the other, with more of them under way.
+    """Yields the tables of small files in order, reading FILES_AHEAD of them at once.
 
     Raises:
-        FileNotFoundError, DamagedFileError: as `read`, where the file's turn comes.
+        FileNotFoundError, DamagedFileError: as `read`, when that file's turn comes.
     """
     with ThreadPoolExecutor(FILES_AHEAD) as threads:
         under_way: deque[Future[pa.Table]] = deque()
@@ -106,19 +111,19 @@ def read_many(uris: Iterable[str], columns: list[str] | None = None) -> Iterator
 
 
 def as_one(tables: Iterable[pa.Table]) -> pa.Table:
-    """Many small tables of equal columns as one, which takes no more memory than its rows."""
+    """Joins many small tables with the same columns into one contiguous table and frees the memory left over."""
     table = pa.concat_tables(tables).combine_chunks()
-    # `read_many` leaves small holes everywhere, several times the size of what it reads.
+    # `read_many` fragments the heap: the gaps are several times the size of the data.
     pa.default_memory_pool().release_unused()
     return table
 
 
 class RowGroups:
-    """A Parquet file that is read a row group at a time; closed by `with`.
+    """A Parquet file that is read one row group at a time; use it in a `with` statement.
 
     Raises:
         FileNotFoundError: there is no such file.
-        DamagedFileError: it is not a whole Parquet file, or lacks one of `columns`; also where reading finds damage.
+        DamagedFileError: it is not a whole Parquet file, or lacks one of `columns`. Reading may raise it later too.
     """
 
     def __init__(self, uri: str, columns: list[str] | None = None, dictionaries: Sequence[str] = ()) -> None:
@@ -129,7 +134,7 @@ class RowGroups:
             self._file = stack.enter_context(
                 pq.ParquetFile(source, read_dictionary=dictionaries, page_checksum_verification=True)
             )
-            # Of a column that is not there, pyarrow says nothing.
+            # pyarrow silently skips a column that the file lacks.
             if missing := set(columns or ()) - set(self._file.schema_arrow.names):
                 raise pa.ArrowKeyError(f"it has no column {', '.join(sorted(missing))}")
             self._close = stack.pop_all()
@@ -145,21 +150,21 @@ class RowGroups:
 
     @property
     def schema(self) -> pa.Schema:
-        """The columns, all of them."""
+        """All columns of the file, whichever are read."""
         return self._file.schema_arrow
 
     @property
     def metadata(self) -> dict[bytes, bytes]:
-        """What was written beside the columns."""
+        """The schema's key-value metadata."""
         return dict(self._file.schema_arrow.metadata or {})
 
     def read(self, number: int) -> pa.Table:
-        """One row group."""
+        """Reads row group `number`, counted from 0."""
         with _damage_named(self._uri):
             return self._file.read_row_group(number, self._columns, use_threads=False)
 
     def read_all(self) -> pa.Table:
-        """All of them."""
+        """Reads all row groups as one table."""
         with _damage_named(self._uri):
             return self._file.read(self._columns, use_threads=False)
 
@@ -172,15 +177,15 @@ def _damage_named(uri: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        # pyarrow tells of damage through plain OSErrors too; a disk's or bucket's have a number or own type.
+        # pyarrow reports damage as a plain OSError too; an OSError of the disk or store has an errno or its own type.
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise
         raise DamagedFileError(uri, error) from error
 
 
 def _open(uri: str) -> pa.NativeFile:
-    # Not a Python file where that can be helped, nor threads: one of Arrow's that lets go of a Python object while the
-    # interpreter ends aborts the process.
+    # Avoid Python file objects (and Arrow's threads): an Arrow thread that releases a Python object while the
+    # interpreter shuts down aborts the process.
     if storage.is_s3(uri):
         return pa.BufferReader(storage.read_bytes(uri))
     storage.size(uri)  # for the errors that storage raises

@@ -1,10 +1,10 @@
-"""Rows dealt out to partitions through files: how data of any size is brought together by a key in bounded memory.
+"""A shuffle through files: groups rows by partition in bounded memory, however many rows there are.
 
-Each of many tasks writes one file with all its rows, sorted by the partition that they belong to; a later task gathers
-one partition from all of these files, in their order, by two small reads of each.
+Each of many tasks writes one file with all its rows, sorted by partition. A later task gathers one partition from all
+of these files, in the order of the files, with two small reads of each.
 
-    int64 x (P + 1)   bytes at which each partition begins, and the end
-    P Arrow streams   the rows of each; nothing where there are none
+    int64 x (P + 1)   byte offset of each partition, then that of the end
+    P Arrow streams   the rows of each partition; no bytes for an empty one
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def write(uri: str, table: pa.Table, partitions: NDArray[np.integer], num_partit
     """Writes a task's rows.
 
     Args:
-        uri: Of the file.
+        uri: The file to write.
         table: The rows.
-        partitions: [rows] where each belongs, below `num_partitions`.
-        num_partitions: P.
+        partitions: Partition of each row [rows], below `num_partitions`.
+        num_partitions: Number of partitions, P.
     """
     order = np.argsort(partitions, kind="stable")
     table = table.take(pa.array(order))
@@ -54,14 +54,14 @@ def write(uri: str, table: pa.Table, partitions: NDArray[np.integer], num_partit
 
 
 def gather(uris: Sequence[str], partition: int) -> list[pa.Table | None]:
-    """The rows of one partition in each file; None where there are none."""
+    """Reads one partition from each file: one table per file, None if the file has no such rows."""
     with ThreadPoolExecutor(READ_THREADS) as threads:
         blobs = list(threads.map(lambda uri: _read(uri, partition), uris))
     return [pa.ipc.open_stream(blob).read_all() if blob else None for blob in blobs]
 
 
 def gather_as_one(uris: Sequence[str], partition: int, schema: pa.Schema) -> pa.Table:
-    """The rows of one partition in all files, which have these columns."""
+    """Reads one partition from all files as one table with the columns of `schema`."""
     tables = [table for table in gather(uris, partition) if table is not None]
     return pa.concat_tables([schema.empty_table(), *tables])
 
@@ -72,5 +72,5 @@ def _read(uri: str, partition: int) -> bytes:
 
 
 def num_partitions(uri: str) -> int:
-    """P of a file."""
+    """The number of partitions, P, in a file."""
     return int(np.frombuffer(storage.read_range(uri, 0, 8), "<i8")[0]) // 8 - 1

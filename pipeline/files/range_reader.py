@@ -1,4 +1,4 @@
-"""A seekable file over whatever gives a range of bytes."""
+"""A seekable file on top of a function that reads a range of bytes."""
 
 from __future__ import annotations
 

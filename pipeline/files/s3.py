@@ -1,11 +1,11 @@
-"""Objects on S3, through boto3, with patience: what may pass is tried again, whole, for minutes.
+"""Objects on S3, through boto3; calls that fail for a passing reason are repeated for up to two minutes.
 
-boto3 retries requests too, but not the reading of an answer's body, and by a budget that all threads of a process
-share. So it is told not to, and every call here goes through `_patiently`: throttling (503, 429), servers' errors, and
-connections that break or cannot be made, at growing random pauses.
+boto3 retries requests too, but not the reading of a response's body, and on a budget shared by all threads of a
+process. So its retries are off, and every call here runs in `_patiently`, which retries after throttling (503, 429),
+server errors, and connections that break or cannot be made, with growing random pauses.
 
-Whatever fails for good is an OSError, as on a disk: a missing object FileNotFoundError, a forbidden one
-PermissionError, a store that cannot be reached ConnectionError.
+A permanent failure is an OSError, as on a disk: FileNotFoundError for a missing object, PermissionError for a
+forbidden one, ConnectionError for a store that cannot be reached.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ logger = logging.getLogger(__name__)
 PATIENCE_S = 120.0
 LONGEST_PAUSE_S = 10.0
 READ_AHEAD_BYTES = 4 * 2**20
-# Larger objects go up in parts, each of which is tried again by itself.
+# Larger objects are uploaded in parts, each of which is retried on its own.
 PART_BYTES = 64 * 2**20
 PARTS_AT_ONCE = 4
-# Threads of one process that talk to S3 at once, without waiting for each other's connection.
+# Size of the connection pool: threads of one process that can talk to S3 at once.
 CONNECTIONS = 32
-# Of an answer: what another try may change. 409: another writer is putting the same name, and may yet fail.
+# Responses worth a retry. 409: another writer is putting the same name, and may yet fail.
 PASSING_STATUSES = (408, 409, 429, 500, 502, 503, 504)
 PASSING_CODES = ("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "BadDigest")
 
@@ -48,12 +48,12 @@ T = TypeVar("T")
 
 
 def read_bytes(uri: str) -> bytes:
-    """The whole content of an object, held to its checksum where the store has one."""
+    """Reads a whole object and verifies its checksum if the store has one."""
     return _get(uri, ChecksumMode="ENABLED")
 
 
 def read_range(uri: str, start: int, length: int) -> bytes:
-    """`length` bytes from byte `start` (fewer where the object ends before)."""
+    """Reads `length` bytes from byte `start`; fewer if the object ends before that."""
     from botocore.exceptions import ClientError
 
     if not length:
@@ -68,12 +68,12 @@ def read_range(uri: str, start: int, length: int) -> bytes:
 
 
 def open_read(uri: str, read_ahead_bytes: int = READ_AHEAD_BYTES) -> io.BufferedReader:
-    """A seekable reader that asks for ranges as they are needed."""
+    """Opens a seekable reader that requests ranges of the object on demand."""
     return io.BufferedReader(RangeReader(size(uri), functools.partial(read_range, uri)), read_ahead_bytes)
 
 
 def write_bytes(uri: str, data: bytes | memoryview) -> None:
-    """Puts an object, replacing what is there, in one step."""
+    """Puts an object, replacing any other atomically."""
     if len(data) > PART_BYTES:
         _upload(uri, data)
         return
@@ -82,9 +82,12 @@ def write_bytes(uri: str, data: bytes | memoryview) -> None:
 
 
 def put_if_absent(uri: str, data: bytes) -> bool:
-    """Puts an object unless there is one; says whether it did (False also where the answer to an earlier try was lost).
+    """Puts an object unless it exists already.
 
     A store that ignores the condition replaces what is there.
+
+    Returns:
+        Whether it was put; False also if an earlier try succeeded but its response was lost.
     """
     from botocore.exceptions import ClientError
 
@@ -94,7 +97,7 @@ def put_if_absent(uri: str, data: bytes) -> bool:
         try:
             _client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
         except ClientError as error:
-            if _status(error) == 412:  # it is there
+            if _status(error) == 412:  # the object exists
                 return False
             raise
         return True
@@ -103,13 +106,13 @@ def put_if_absent(uri: str, data: bytes) -> bool:
 
 
 def size(uri: str) -> int:
-    """Bytes in an object."""
+    """The size of an object in bytes."""
     bucket, key = _split(uri)
     return _patiently(uri, lambda: _client().head_object(Bucket=bucket, Key=key)["ContentLength"])
 
 
 def list_names(uri: str) -> Iterator[str]:
-    """The objects below a prefix, as paths relative to it; none where there is no such bucket."""
+    """Lists the objects below a prefix, as paths relative to it; none if the bucket does not exist."""
     bucket, key = _split(uri)
     prefix = key.rstrip("/") + "/" if key else ""
     request: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
@@ -127,7 +130,7 @@ def list_names(uri: str) -> Iterator[str]:
 
 
 def delete(uri: str) -> None:
-    """Removes an object; nothing happens where there is none."""
+    """Removes an object, if it exists."""
     bucket, key = _split(uri)
     _patiently(uri, lambda: _client().delete_object(Bucket=bucket, Key=key))
 
@@ -146,9 +149,9 @@ def _get(uri: str, **options: str) -> bytes:
 
 
 def _upload(uri: str, data: bytes | memoryview) -> None:
-    """Puts a large object in parts, which S3 makes one of at the end; or none of it."""
-    # Not boto3's upload_fileobj: it has only boto3's own retries, which end within seconds where many threads wait for
-    # a store that is gone. Tried again as a whole, it sends all parts again, and leaves those of failed tries behind.
+    """Puts a large object in parts, which S3 joins at the end: the object appears whole or not at all."""
+    # Not boto3's upload_fileobj: its own retries end within seconds where many threads wait for a store that is gone,
+    # and a second try of the whole sends every part again and leaves those of the first behind.
     bucket, key = _split(uri)
     upload_id = _patiently(uri, lambda: _client().create_multipart_upload(Bucket=bucket, Key=key)["UploadId"])
     view = memoryview(data)
@@ -164,7 +167,7 @@ def _upload(uri: str, data: bytes | memoryview) -> None:
             parts = list(threads.map(put_part, range(1, -(-len(data) // PART_BYTES) + 1)))
         try:
             _patiently(uri, lambda: _client().complete_multipart_upload(**one_upload, MultipartUpload={"Parts": parts}))
-        except FileNotFoundError:  # of an upload that is complete, whose answer was lost
+        except FileNotFoundError:  # an earlier try completed the upload, but its response was lost
             if size(uri) != len(data):
                 raise
     except BaseException:
@@ -174,7 +177,7 @@ def _upload(uri: str, data: bytes | memoryview) -> None:
 
 
 def _patiently(uri: str, do: Callable[[], T], patience_s: float | None = None) -> T:
-    """What `do` gives, tried again while it fails for a reason that may pass."""
+    """Calls `do` until it succeeds, fails for good, or `patience_s` (by default PATIENCE_S) is over."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     began = time.monotonic()
@@ -220,13 +223,13 @@ def _split(uri: str) -> tuple[str, str]:
 
 
 def _client() -> S3Client:
-    # A client must not be shared with a forked child (a data loader's worker), so each process has its own.
+    # A client must not be shared with a forked child (a DataLoader worker), so each process has its own.
     return client_of_process(os.getpid())
 
 
 @functools.cache
 def client_of_process(pid: int) -> S3Client:  # noqa: ARG001 - the key of the cache
-    """The client; endpoint, region and credentials are found as boto3 finds them."""
+    """Makes the client of a process; endpoint, region and credentials come from boto3's usual sources."""
     import boto3
     from botocore.config import Config
 
@@ -248,7 +251,7 @@ def _as_os_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except NoCredentialsError as error:
-        # Not a fault of what is read there: whoever takes this for a damaged file would drop it for good.
+        # Not the file's fault: a caller that took this for a damaged file would drop it for good.
         raise ConnectionError(
             f"there are no credentials for {uri}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         ) from error

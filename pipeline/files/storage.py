@@ -1,8 +1,9 @@
-"""Files on disk and objects on S3 behind a few functions, so that no other module asks which of the two it has.
+"""Files on disk and objects on S3 behind the same few functions, so that other modules need not tell them apart.
 
-A URI is a local path or `s3://bucket/key`. What is written appears under its final name whole or not at all: locally
-through a temporary file, fsync and rename; on S3 through one PUT. On both, whatever fails is an OSError: a missing file
-FileNotFoundError, a forbidden one PermissionError, and a store that cannot be reached ConnectionError.
+A URI is a local path or `s3://bucket/key`. A file appears under its final name whole or not at all: locally through a
+temporary file, fsync and rename; on S3 through one PUT or a multipart upload. All failures are OSErrors:
+FileNotFoundError for a missing file, PermissionError for a forbidden one, ConnectionError for a store that cannot be
+reached.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 TEMPORARY_SUFFIX = ".tmp"
 
-# An absolute path that Path would leave as it is.
+# An absolute path that Path would not change.
 _PLAIN = re.compile(r"(?:/(?!\.?(?:/|$))[^/]+)+")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -32,7 +33,7 @@ def is_s3(uri: str) -> bool:
     """Whether `uri` names an object or prefix on S3 rather than a local path.
 
     Raises:
-        TwistError: it names something on another kind of store.
+        TwistError: it has another scheme, such as https://.
     """
     if uri.startswith("s3://"):
         return True
@@ -42,21 +43,21 @@ def is_s3(uri: str) -> bool:
 
 
 def join(uri: str, *parts: str) -> str:
-    """`uri` with `parts` below it."""
+    """Appends `parts` to `uri`, separated by slashes."""
     if is_s3(uri):
         return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
     if len(parts) == 1 and _PLAIN.fullmatch(uri) and _PLAIN.fullmatch(f"/{parts[0]}"):
-        return f"{uri}/{parts[0]}"  # what the next line gives, for readers that join millions of names
+        return f"{uri}/{parts[0]}"  # the same as the next line, but fast enough to join millions of names
     return str(Path(uri, *parts))
 
 
 def absolute(uri: str) -> str:
-    """`uri` so that a process with another working directory finds the same file."""
+    """Makes a local path absolute, so that a process with another working directory finds the same file."""
     return uri if is_s3(uri) else os.path.abspath(uri)  # noqa: PTH100 - which also resolves `..`, by name
 
 
 def open_read(uri: str, read_ahead_bytes: int = s3.READ_AHEAD_BYTES) -> io.BufferedReader:
-    """A seekable binary reader; an S3 object is read in ranges of `read_ahead_bytes` as they are asked for.
+    """Opens a seekable binary reader; an S3 object is read on demand, in ranges of `read_ahead_bytes`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -70,7 +71,7 @@ def open_read(uri: str, read_ahead_bytes: int = s3.READ_AHEAD_BYTES) -> io.Buffe
 
 
 def read_bytes(uri: str) -> bytes:
-    """The whole content of one file."""
+    """Reads a whole file."""
     if is_s3(uri):
         return s3.read_bytes(uri)
     with open_read(uri) as file:
@@ -78,7 +79,7 @@ def read_bytes(uri: str) -> bytes:
 
 
 def read_range(uri: str, start: int, length: int) -> bytes:
-    """`length` bytes from byte `start` (fewer where the file ends before)."""
+    """Reads `length` bytes from byte `start`; fewer if the file ends before that."""
     if is_s3(uri):
         return s3.read_range(uri, start, length)
     with open_read(uri) as file:
@@ -87,7 +88,7 @@ def read_range(uri: str, start: int, length: int) -> bytes:
 
 
 def write_bytes(uri: str, data: bytes | memoryview) -> None:
-    """Puts `data` under `uri`, replacing what is there, in one step."""
+    """Writes a file, replacing any other atomically."""
     if is_s3(uri):
         s3.write_bytes(uri, data)
         return
@@ -102,10 +103,10 @@ def write_bytes(uri: str, data: bytes | memoryview) -> None:
 
 
 def put_if_absent(uri: str, data: bytes) -> bool:
-    """Puts `data` under `uri` unless something is there already; says whether it did.
+    """Writes a file unless it exists already; returns whether it did.
 
-    On S3 this is a conditional PUT. A store that ignores the condition replaces what is there, which does no harm where
-    the bytes are a function of the name, as every caller's are.
+    On S3 this is a conditional PUT. A store that ignores the condition replaces what is there, which does no harm: the
+    callers write bytes that depend on the name alone.
     """
     if is_s3(uri):
         return s3.put_if_absent(uri, data)
@@ -137,7 +138,7 @@ def exists(uri: str) -> bool:
 
 
 def size(uri: str) -> int:
-    """Bytes in one file."""
+    """The size of a file in bytes."""
     if is_s3(uri):
         return s3.size(uri)
     try:
@@ -147,22 +148,22 @@ def size(uri: str) -> int:
 
 
 def list_files(uri: str, suffix: str = "") -> list[str]:
-    """The files below a folder, as sorted paths relative to it; empty where there is no such folder.
+    """Lists the files below a folder whose names end in `suffix`, as sorted paths relative to it.
 
-    Links are followed, also to folders. Left out are temporary files of writers still at work (or killed), and what is
-    no file: pipes, sockets, devices.
+    The list is empty if the folder does not exist. Links are followed, also to folders. Temporary files (of writers
+    that are still at work or were killed), pipes, sockets and devices are left out.
     """
     names = s3.list_names(uri) if is_s3(uri) else _list_local(uri)
     return sorted(name for name in names if name.endswith(suffix) and not name.endswith(TEMPORARY_SUFFIX))
 
 
 def has_files(uri: str) -> bool:
-    """Whether there is any file below a folder; told without listing all of them."""
+    """Whether there is any file below a folder; stops at the first."""
     return next(iter(s3.list_names(uri) if is_s3(uri) else _list_local(uri)), None) is not None
 
 
 def delete(uri: str) -> None:
-    """Removes one file; nothing happens where it is not there."""
+    """Removes a file, if it exists."""
     if is_s3(uri):
         s3.delete(uri)
     else:
@@ -170,7 +171,7 @@ def delete(uri: str) -> None:
 
 
 def remove_temporaries(uri: str) -> None:
-    """Removes what killed writers left in a local folder; on S3 an unfinished PUT leaves nothing."""
+    """Removes the temporary files that killed writers left below a local folder; on S3 they leave none."""
     if not is_s3(uri) and Path(uri).is_dir():
         for path in Path(uri).rglob(f".*{TEMPORARY_SUFFIX}"):
             path.unlink(missing_ok=True)
@@ -184,7 +185,7 @@ def _write_temporary(path: Path, data: bytes | memoryview) -> Path:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    except BaseException:  # a full disk must not keep the half that fitted
+    except BaseException:  # on a full disk, do not leave the half that fitted
         temporary.unlink(missing_ok=True)
         raise
     return temporary
@@ -199,7 +200,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _list_local(folder: str, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
-    """`above` identifies the folders that `folder` lies in: a link back to one of them would never end."""
+    """Yields paths below `folder`; `above` identifies the folders around it: links back to those are not followed."""
     try:
         status = Path(folder).stat()
         entries = list(os.scandir(folder))
@@ -211,7 +212,7 @@ def _list_local(folder: str, prefix: str = "", above: frozenset[tuple[int, int]]
     for entry in entries:
         if entry.is_symlink():
             target = Path(entry.path)
-            # A link to nothing is listed, so that whoever opens it can tell that the file is missing.
+            # A dangling link is listed, so that opening it reports the file as missing.
             is_folder, is_file = target.is_dir(), target.is_file() or not target.exists()
         else:
             is_folder, is_file = entry.is_dir(), entry.is_file()
