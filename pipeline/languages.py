@@ -1,9 +1,9 @@
-"""Languages as corpora and models write them, in ISO 639-1 (`en`), or ISO 639-3 (`yue`) where it has no code."""
+"""Converts the language tags of corpora and models to ISO 639-1 (`en`), or ISO 639-3 (`yue`) if that has no code."""
 
 from __future__ import annotations
 
-# ISO 639-3 and 639-1 of each language that has both, from the standard's tables; macrolanguages, and the members of one
-# that models tell apart, by the macrolanguage's code.
+# ISO 639-3 and 639-1 of each language that has both, from the standard's tables; members of a macrolanguage that models
+# tell apart map to the macrolanguage's code. At the end come the bibliographic codes of ISO 639-2 (`ger`).
 _ISO_639_3 = """
 aar:aa abk:ab afr:af aka:ak amh:am ara:ar arg:an asm:as ava:av ave:ae aym:ay aze:az bak:ba bam:bm bel:be ben:bn bis:bi
 bod:bo bos:bs bre:br bul:bg cat:ca ces:cs cha:ch che:ce chu:cu chv:cv cor:kw cos:co cre:cr cym:cy dan:da deu:de div:dv
@@ -21,9 +21,9 @@ als:sq gaz:om ydd:yi gug:gn quz:qu uzs:uz ckb:ku alb:sq arm:hy baq:eu bur:my chi
 gre:el ice:is mac:mk mao:mi may:ms per:fa rum:ro slo:sk tib:bo wel:cy
 """
 _TWO_LETTERS = dict(pair.split(":") for pair in _ISO_639_3.split())
-# Codes that were withdrawn and that models go on using.
+# Withdrawn codes that models still use.
 _WITHDRAWN = {"iw": "he", "in": "id", "ji": "yi", "jw": "jv", "mo": "ro"}
-# By their English names, as some corpora write them.
+# English names, as some corpora write them.
 _NAMES = {
     "arabic": "ar", "chinese": "zh", "czech": "cs", "danish": "da", "dutch": "nl", "english": "en", "estonian": "et",
     "finnish": "fi", "french": "fr", "german": "de", "greek": "el", "hebrew": "he", "hindi": "hi", "hungarian": "hu",
@@ -35,7 +35,7 @@ ISO_639_1 = frozenset(_TWO_LETTERS.values())
 
 
 def normalize_code(code: str) -> str:
-    """The language of a tag as corpora and models write it: `en-US`, `[en]`, `EN_gb`, `eng`, `English` are all `en`."""
+    """The language code of a tag: `en-US`, `[en]`, `EN_gb`, `eng` and `English` all give `en`."""
     language = code.strip("[]'\" ").replace("_", "-").partition("-")[0].lower()
     language = _NAMES.get(language, language)
     return _WITHDRAWN.get(language, _TWO_LETTERS.get(language, language))

@@ -1,4 +1,4 @@
-"""How a stage tells what it has done: steps call it, commands draw it."""
+"""The callback through which a stage reports progress; commands draw it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from typing import Protocol
 
 
 class ReportProgress(Protocol):
-    """Called often, from the driver's thread alone."""
+    """Called often, and only from the driver's thread."""
 
     def __call__(self, done: int, total: int, noun: str, detail: str = "") -> None:
-        """`done` of `total` things called `noun` are finished; `detail` is a short remark for the eye."""
+        """Reports that `done` of `total` things, called `noun` in the plural, are finished.
+
+        `detail` is a short remark to show beside the bar.
+        """

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 SAMPLE_RATE_HZ = 16_000
 SPLITS = ("train", "validation", "test")
-# What a corpus takes a recording's language from, the surest first.
+# Where a recording's language tag comes from, the most reliable source first.
 LANGUAGE_SOURCES = (
-    "corpus",  # all of it is in one language
-    "recording",  # said of this very recording
+    "corpus",  # the whole corpus is in one language
+    "recording",  # stated for this very recording
     "folder",  # the recording's folder, or the subset of the corpus that it belongs to
     "recipe",  # the user, in the corpus' settings
-    "show",  # said of a podcast, which may have episodes in another
-    "channel",  # of an interpreter, who is silent while the floor speaks
-    "unchecked",  # said of a recording that nobody has listened to
+    "show",  # stated for a podcast, which may have episodes in another language
+    "channel",  # an interpreter's, who is silent while the floor speaks
+    "unchecked",  # stated for a recording that nobody has listened to
 )
 
 
@@ -32,13 +32,13 @@ LANGUAGE_SOURCES = (
 class Recording:
     """One audio file, or one channel of it, as its corpus describes it. None: the corpus does not say.
 
-    `uri` may lead into a tar or a Parquet file (location.py). `channel` None means all channels, downmixed. `split` is
-    the corpus' own. `voice_activity` holds (on, off) seconds. `text` is what is said, `description` what is said about
-    it (title and description). `language_source` is what the language was taken from (LANGUAGE_SOURCES).
+    `uri` may point into a tar or a Parquet file (files/audio_uri.py). `channel` None means all channels, downmixed.
+    `split` is the corpus' own. `voice_activity` holds (on, off) seconds. `text` is the transcript, `description` the
+    title and description. `language_source` is one of LANGUAGE_SOURCES.
 
-    `origins` name what was recorded, across corpora: recordings that share one may hold the same speech. Where in its
-    origins a recording lies: from `origin_start_s` to `origin_end_s`; 0 and None: it is all of it; None and None:
-    somewhere in it.
+    `origins` identify the original recordings across corpora: recordings that share an origin may hold the same speech.
+    A recording covers its origins from `origin_start_s` to `origin_end_s`; 0 and None: all of each; None and None: an
+    unknown part.
     """
 
     recording_id: str
@@ -85,10 +85,10 @@ RECORDING_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class LanguageDecision:
-    """Whether a recording stays, the language that was found, and what said so.
+    """Whether a recording stays, its language, and the evidence for that.
 
-    `score` is the probability, by that evidence, that the recording is in a wanted language. What goes with the reason
-    `uncertain_language` is in quarantine: its score lies between the two thresholds.
+    `score` is the probability, by that evidence, that the recording is in a wanted language. Recordings dropped as
+    `uncertain_language` are in quarantine: their score lies between the two thresholds.
     """
 
     recording_id: str
@@ -96,7 +96,7 @@ class LanguageDecision:
     language: str | None
     score: float | None
     evidence: str  # metadata | text | audio | none
-    reason: str | None  # why it goes; None where it stays
+    reason: str | None  # why it is dropped; None if it stays
 
 
 LANGUAGE_SCHEMA = pa.schema(
@@ -110,7 +110,7 @@ LANGUAGE_SCHEMA = pa.schema(
     ]
 )
 
-# A stretch of speech, and all that a worker needs to read it: the plan of tokenization, in the order of chunks.
+# A stretch of speech, with all that a worker needs to read it. Rows in the order of chunks: the plan of tokenization.
 SEGMENT_SCHEMA = pa.schema(
     [
         pa.field("segment_id", pa.string(), nullable=False),
@@ -123,8 +123,8 @@ SEGMENT_SCHEMA = pa.schema(
     ]
 )
 
-# One part file holds every segment of one chunk, the dropped ones with their reason in place of units, so that a
-# single commit accounts for the whole unit.
+# One part file holds every segment of one chunk, also the dropped ones (a reason in place of units), so that a single
+# commit accounts for the whole chunk.
 UNITS_SCHEMA = pa.schema(
     [
         pa.field("segment_id", pa.string(), nullable=False),
@@ -139,8 +139,8 @@ UNITS_SCHEMA = pa.schema(
     ]
 )
 
-# A row per sample of the shards. `offset` is the byte of the sample's first tar header in its shard, `units_offset`
-# the byte of its first unit: num_units little-endian uint16 values follow, readable without parsing the tar.
+# A row per sample of the shards. `offset` is the byte offset in the shard of the sample's first tar header,
+# `units_offset` that of its first unit: num_units little-endian uint16 values follow, readable without parsing the tar.
 SAMPLE_SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -161,7 +161,7 @@ SAMPLE_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Dropped:
-    """What a stage left out. `num_items` is 0 where a part of an item goes and the item itself stays."""
+    """An item, or a part of one, that a stage left out; `num_items` is 0 for a part of an item that is kept."""
 
     id: str
     corpus: str
@@ -185,12 +185,12 @@ DROPPED_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class LabelClock:
-    """When an encoder's frames are.
+    """Maps an encoder's frames to times.
 
     Attributes:
-        hop_samples: From one frame to the next.
-        receptive_field_samples: What a frame comes from.
-        chunk_samples: Longest stretch that was encoded at once; no frame crosses the cut behind it.
+        hop_samples: Samples from one frame to the next.
+        receptive_field_samples: Samples that one frame is computed from.
+        chunk_samples: Longest stretch that is encoded at once; no frame spans two such stretches.
     """
 
     hop_samples: int
@@ -198,7 +198,7 @@ class LabelClock:
     chunk_samples: int
 
     def middles(self, num_frames: int) -> NDArray[np.float64]:
-        """Where the middle of each of a clip's first frames lies, in samples, [F]."""
+        """The middle of each of a clip's first `num_frames` frames, in samples [F]."""
         frames_per_chunk = (self.chunk_samples - self.receptive_field_samples) // self.hop_samples + 1
         chunks, frames = np.divmod(np.arange(num_frames), frames_per_chunk)
         starts = chunks * self.chunk_samples + frames * self.hop_samples
@@ -207,7 +207,7 @@ class LabelClock:
 
 
 def to_table(records: Iterable[Any], schema: pa.Schema) -> pa.Table:
-    """Records of one kind as a table with exactly the columns of `schema`."""
+    """Makes a table of records of one kind, with exactly the columns of `schema`."""
     columns: dict[str, list[Any]] = {name: [] for name in schema.names}
     for record in records:
         for name, values in columns.items():
@@ -216,7 +216,7 @@ def to_table(records: Iterable[Any], schema: pa.Schema) -> pa.Table:
 
 
 def from_table(kind: type[Any], table: pa.Table) -> list[Any]:
-    """The rows of a table as records of `kind`, whose fields must be its columns."""
+    """Makes records of the dataclass `kind` from a table, which must have a column for each field."""
     names = [field.name for field in dataclasses.fields(kind)]
     columns = [table.column(name).to_pylist() for name in names]
     return [kind(*values) for values in zip(*columns, strict=True)]

@@ -1,4 +1,4 @@
-"""The stages of a run, in their order: a row for each, with everything that is known of it before it is done.
+"""The stages of a run in order, one row each: its folder, its command, its input.
 
     RUN/<name>/                         a stage's folder (stage.py)
     RUN/<name>/<parts>/part-*.parquet   what its workers write, a file per chunk of work
@@ -23,16 +23,16 @@ SHARDS = "shards"
 
 @dataclass(frozen=True)
 class StageRow:
-    """One stage.
+    """Everything about a stage that is known before it runs.
 
     Attributes:
         name: Its folder in the run.
-        command: The command that does it: `twist COMMAND`.
-        purpose: What the command does, in the list of commands.
-        counts: What its tallies count.
-        source: The stage whose kept hours are its input; None where its input is nothing that another stage kept.
-        parts: The folder of its part files, in its own folder; "" is that folder itself.
-        needs_encoder: Whether it is of no use without an encoder that can be loaded.
+        command: The command that runs it: `twist COMMAND`.
+        purpose: Description of the command in the list of commands.
+        counts: The items that its tallies count.
+        source: The stage whose kept hours are its input; None if no stage's kept hours are.
+        parts: Subfolder for its part files; "" is the stage's folder itself.
+        needs_encoder: Whether it, or the stage it builds on, can only run with an encoder that can be loaded.
     """
 
     name: str
@@ -62,7 +62,7 @@ STAGES = (
         source=LANGUAGE,
         parts="speech",
     ),
-    # Fitted on a sample of the segments: nothing else is made from what it keeps.
+    # No source: its input is a sample of the segments, not all that were kept.
     StageRow(CODEBOOK, "codebook", "fit the k-means codebook", "segments", parts="frames", needs_encoder=True),
     StageRow(
         UNITS,
@@ -78,7 +78,7 @@ STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
 
 def stage_of(name: str) -> StageRow:
-    """The row of the stage whose folder is called `name`."""
+    """Finds the row of the stage whose folder is called `name`."""
     return next(stage for stage in STAGES if stage.name == name)
 
 
@@ -88,10 +88,10 @@ def parts_uri(run: str, name: str) -> str:
 
 
 def part_file(chunk: str) -> str:
-    """The name of the part file of a chunk."""
+    """The file name of a chunk's part."""
     return f"part-{chunk}.parquet"
 
 
 def is_part_file(name: str) -> bool:
-    """Whether a stage's file is the part of a chunk."""
+    """Whether a file name is that of a chunk's part."""
     return name.startswith("part-") and name.endswith(".parquet")

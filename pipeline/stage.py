@@ -1,8 +1,8 @@
-"""A stage's folder: which settings and inputs it was made from, what it kept and dropped, and whether it is finished.
+"""A stage's folder: its settings and inputs, what it kept and dropped, and whether it is finished.
 
     RUN/<stage>/stage.json       settings, inputs, fingerprint; once finished also counts, versions and wall time
     RUN/<stage>/dropped.parquet  what was left out, each with its reason
-    RUN/<stage>/DONE             written last; holds the fingerprint by which later stages know this one's output
+    RUN/<stage>/DONE             written last; holds the fingerprint by which later stages identify this one's output
 
 The fingerprint chains: it covers a stage's settings, its output, and the fingerprints of the stages it reads from.
 """
@@ -38,7 +38,7 @@ VERSIONED_PACKAGES = ("twist-pipeline", "torch", "ray", "faiss-cpu", "pyarrow", 
 
 
 class StageError(TwistError):
-    """A stage that cannot start: its input is not finished, or it was made with other settings."""
+    """A stage that cannot start: its input is not finished, its folder holds output of other settings or is in use."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class StageCounts:
-    """What went in, what stayed, and what was dropped by reason; the last two always add up to the first."""
+    """A stage's input, what it kept, and what it dropped by reason; the last two always add up to the first."""
 
     input: Tally
     kept: Tally
@@ -62,7 +62,7 @@ class StageCounts:
 
     @classmethod
     def of(cls, input: Tally, kept: Tally, dropped: Iterable[Dropped]) -> Self:
-        """Sums `dropped` by reason and checks that nothing was lost and nothing came twice."""
+        """Sums `dropped` by reason and asserts that kept and dropped add up to the input."""
         by_reason: dict[str, Tally] = {}
         for drop in dropped:
             by_reason[drop.reason] = by_reason.get(drop.reason, Tally()) + Tally(drop.num_items, drop.duration_s / 3600)
@@ -73,7 +73,7 @@ class StageCounts:
 
     @classmethod
     def of_table(cls, input: Tally, kept: Tally, dropped: pa.Table) -> Self:
-        """The same of many drops, as a table of DROPPED_SCHEMA."""
+        """The same as `of`, for drops in a table of DROPPED_SCHEMA."""
         sums = dropped.group_by("reason").aggregate([("num_items", "sum"), ("duration_s", "sum")]).to_pylist()
         return cls.of(
             input,
@@ -89,7 +89,7 @@ class Stage:
         run: The run's folder, local or s3://.
         name: The stage's folder in it.
         config: Every setting that changes what the stage writes.
-        inputs: Fingerprints of what it reads, by name.
+        inputs: Fingerprints of the stages that it reads, by name.
     """
 
     def __init__(self, run: str, name: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
@@ -102,15 +102,16 @@ class Stage:
 
     @contextlib.contextmanager
     def begin(self, prepare: Callable[[], None] | None = None) -> Iterator[bool]:
-        """Opens the stage; gives False where it is finished already and there is nothing to do.
+        """Opens the stage; yields whether there is work to do: False if the stage is already finished.
 
-        A local folder is locked meanwhile, so that two commands do not work on one stage at once.
+        A local folder is locked for the time of the block, so that no two commands work on one stage at once.
 
         Args:
-            prepare: Called once it is sure that this stage may be worked on; may `reopen` it.
+            prepare: Called once the stage is locked and its settings are checked; may `reopen` it.
 
         Raises:
-            StageError: the folder holds output of other settings or inputs, or another process is at work in it.
+            StageError: the folder holds output of other settings or inputs, is in use by another process, or cannot be
+                written.
         """
         with self._locked():
             self._refuse_other_settings()
@@ -127,14 +128,14 @@ class Stage:
             yield True
 
     def finish(self, counts: StageCounts, dropped: list[Dropped] | pa.Table, output: str, **facts: Any) -> None:
-        """Writes counts, drops and then the done marker.
+        """Writes drops and counts, and last the done marker.
 
         Args:
             counts: What was kept and dropped.
-            dropped: A row per drop (or a table of DROPPED_SCHEMA), in an order that does not depend on how the work was
-                scheduled.
+            dropped: The drops, as records or as a table of DROPPED_SCHEMA; their order must not depend on how the work
+                was scheduled.
             output: A digest of what the stage wrote.
-            facts: Further figures to keep in stage.json.
+            facts: Further figures for stage.json.
         """
         table = to_table(dropped, DROPPED_SCHEMA) if isinstance(dropped, list) else dropped
         parquet.write(storage.join(self.uri, DROPPED), table)
@@ -150,7 +151,7 @@ class Stage:
         storage.write_bytes(self._done_uri, _done_marker(self.fingerprint, output).encode())
 
     def reopen(self) -> None:
-        """Makes a finished stage an unfinished one, some of whose output is about to be made anew."""
+        """Removes the done marker, because some of the output is about to be made again."""
         storage.delete(self._done_uri)
 
     @property
@@ -180,7 +181,7 @@ class Stage:
         )
 
     def _has_output(self) -> bool:
-        """Whether there is anything that depends on settings; there is none where a first try failed early."""
+        """Whether anything that depends on the settings was written; not so if the first try failed early."""
         return any(name not in (STAGE_JSON, LOCK) for name in storage.list_files(self.uri))
 
     def _not_writable(self, error: OSError) -> StageError:
@@ -188,7 +189,7 @@ class Stage:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        if storage.is_s3(self.uri):  # commits there are conditional and idempotent; there is no lock to take
+        if storage.is_s3(self.uri):  # S3 has no locks; commits there are conditional and idempotent
             yield
             return
         folder = Path(self.uri)
@@ -199,7 +200,7 @@ class Stage:
             raise self._not_writable(error) from error
         with lock:
             try:
-                # The kernel drops the lock with the process, however that ends.
+                # The kernel releases the lock when the process ends, however it ends.
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 lock.seek(0)
@@ -212,7 +213,7 @@ class Stage:
 
 
 def fingerprint_of(run: str, name: str) -> str:
-    """The fingerprint of a finished stage.
+    """Reads the fingerprint of a finished stage from its done marker.
 
     Raises:
         StageError: the stage is not finished.
@@ -225,7 +226,7 @@ def fingerprint_of(run: str, name: str) -> str:
 
 
 def read_facts(run: str, name: str) -> dict[str, Any]:
-    """What a stage's stage.json holds.
+    """Reads a stage's stage.json.
 
     Raises:
         FileNotFoundError: the stage was never begun.
@@ -243,12 +244,16 @@ def read_facts(run: str, name: str) -> dict[str, Any]:
 
 
 def is_finished(run: str, name: str) -> bool:
-    """Whether a stage's done marker is there."""
+    """Whether a stage has its done marker."""
     return storage.exists(storage.join(run, name, DONE))
 
 
 def is_output(run: str, name: str, output: str) -> bool:
-    """Whether a finished stage is the one that wrote what has the digest `output`."""
+    """Whether a finished stage wrote the output whose digest is `output`.
+
+    Raises:
+        StageError: the stage is not finished.
+    """
     return fingerprint_of(run, name) == _done_marker(read_facts(run, name)["fingerprint"], output)
 
 
@@ -268,7 +273,7 @@ def digest_of_files(uris: Iterable[str]) -> str:
 
 
 def digest(*parts: bytes | str) -> str:
-    """The sha256 of some byte strings, for a stage's output."""
+    """The sha256, in hex, of byte strings and their lengths; for `Stage.finish`."""
     total = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part

@@ -1,1 +1,1 @@
-"""Work spread over a Ray cluster."""
+"""Running the work of a stage on a Ray cluster."""

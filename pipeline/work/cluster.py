@@ -1,4 +1,4 @@
-"""The Ray cluster: how much of it to use, joining it, and mapping a function over it."""
+"""The Ray cluster: how much of it to use, how to join it, and mapping a function over it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pipeline.errors import RunError, TwistError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-# Tasks of a map that are under way or wait to be taken, per core.
+# Tasks of a map, per core, that are running or whose results wait to be taken.
 TASKS_PER_CORE = 3
-# A worker that dies with a task (out of memory, a machine that went away) costs a task so many more tries.
+# Retries of a task whose worker died (out of memory, a lost machine).
 MAX_RETRIES = 3
 
 Item = TypeVar("Item")
@@ -25,18 +25,19 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """How work is spread over the machines. Nothing here changes what comes out.
+    """How work is spread over the machines; nothing here changes the output.
 
     Args:
-        min_actors: Actors that process decoded audio to ask for at first, and to keep while there is work; also where
-            there is no room for them yet, so that a cluster that grows brings machines.
-        max_actors: Actors at most. On a cluster (RAY_ADDRESS) more are asked for while decoded audio waits for one, and
-            given back when idle for minutes. Unless given, as many as the cluster has GPUs for, or one per core where
-            it has none, and no more are asked for.
-        gpus_per_actor: GPUs, or the share of one, that an actor takes; unless given, one where the cluster has GPUs as
-            the command starts. Give it where machines with GPUs join later.
-        cpus_per_actor: Cores that an actor takes beside the one core of each decode task.
-        unit_time_limit_s: Seconds after which work on one chunk counts as hung and its worker is ended.
+        min_actors: Actors (processes that turn decoded audio into a stage's output) to request at first and to keep
+            while there is work. They are requested even if there is no room yet, so that an autoscaling cluster adds
+            machines.
+        max_actors: Most actors. On a cluster (RAY_ADDRESS) more are requested while decoded audio waits, up to this,
+            and idle ones are released after five minutes. By default there are as many as the cluster has GPUs for, or
+            cores if it has no GPUs, and no more are requested.
+        gpus_per_actor: GPUs, or the fraction of one, per actor; by default one if the cluster has GPUs when the command
+            starts. Set it if machines with GPUs join later.
+        cpus_per_actor: Cores per actor, in addition to the one core of each decode task.
+        unit_time_limit_s: Seconds after which work on a chunk counts as hung and its worker is killed.
     """
 
     min_actors: int = 1
@@ -59,7 +60,7 @@ class ClusterConfig:
 
 
 def connect() -> None:
-    """Joins the cluster that a job runs on (RAY_ADDRESS), or starts one on this machine for the time of the command."""
+    """Joins the cluster at RAY_ADDRESS, or starts one on this machine that ends with the command."""
     import ray
 
     if ray.is_initialized():
@@ -69,7 +70,7 @@ def connect() -> None:
         return
     ray.init(
         address="local",
-        # An actor and a decode task need a core and a half between them, also where there is one core.
+        # An actor and a decode task together need a core and a half, even on a machine with one core.
         num_cpus=max(2, os.cpu_count() or 1),
         include_dashboard=False,
         log_to_driver=False,
@@ -78,19 +79,19 @@ def connect() -> None:
 
 
 def map_tasks(function: Callable[[Item], Result], items: Iterable[Item], *, num_cpus: float = 1) -> Iterator[Result]:
-    """Yields `function` of each item, in the items' order, worked out on all cores of the cluster.
+    """Yields `function(item)` for each item, in order, computed on all cores of the cluster.
 
-    Items are drawn as there is room for them, so that neither they nor results pile up. Both travel: keep them small,
-    and let the function read and write files. It may run more than once for one item, on different machines.
+    Items are drawn as cores become free, so that neither they nor results pile up. Both are sent over the network: keep
+    them small, and let the function read and write files. It may run more than once for an item, on different machines.
 
     Args:
-        function: Importable on every worker, or a functools.partial of such a one.
-        items: What to map over.
+        function: A function that every worker can import, or a functools.partial of one.
+        items: The arguments.
         num_cpus: Cores that one call takes.
 
     Raises:
-        TwistError, OSError: what the function raised, as it was.
-        RunError: a worker died with one item again and again, or the function failed otherwise.
+        TwistError, OSError: raised by the function, passed on unchanged.
+        RunError: a worker died repeatedly with the same item, or the function raised anything else.
     """
     import ray
 
@@ -99,8 +100,8 @@ def map_tasks(function: Callable[[Item], Result], items: Iterable[Item], *, num_
     shared = ray.put(function)
     under_way: deque[Any] = deque()
     remaining = iter(items)
-    # Where this ends early, the few tasks under way are left to end by themselves: cancelling one that is just ending
-    # aborts the driver ("Tried to complete task that was not pending", Ray 2.60).
+    # If the caller stops early, the few running tasks are left to finish: cancelling one that is about to end aborts
+    # the driver ("Tried to complete task that was not pending", Ray 2.60).
     while True:
         room = TASKS_PER_CORE * int(ray.cluster_resources().get("CPU", 1)) - len(under_way)
         for item in (next(remaining, _END) for _ in range(room)):
@@ -121,7 +122,7 @@ _END: Any = object()
 
 
 def _outcome(function: Callable[[Item], Result], item: Item) -> tuple[Result | None, Exception | None]:
-    """What the function gives, or the exception that the driver is to raise, without Ray's wrapping."""
+    """Returns the function's result, or the exception for the driver to raise; raised here, Ray would wrap it."""
     try:
         return function(item), None
     except (TwistError, OSError, RunError) as failure:
@@ -133,9 +134,9 @@ def _outcome(function: Callable[[Item], Result], item: Item) -> tuple[Result | N
 
 
 def _give_back_memory() -> None:
-    """Returns what a task has freed to the system; allocators keep it, and more with every task that used threads."""
+    """Returns freed memory to the system; allocators would keep it, and more with every task that used threads."""
     import pyarrow as pa
 
     pa.default_memory_pool().release_unused()
-    with contextlib.suppress(AttributeError, OSError):  # glibc alone has it
+    with contextlib.suppress(AttributeError, OSError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,16 +1,16 @@
 """Streams chunks through the machines of a Ray cluster.
 
-    Chunk -> decode (tasks, on CPUs) -> process and commit (actors, on GPUs where there are any) -> its part
+    Chunk -> decode (tasks, on CPUs) -> process and commit (actors, on GPUs if there are any) -> part file
 
-A part file is named before the work is done and committed whole by the actor that made it, so that a chunk worked on
-twice leaves one part, and a run that is started again sees from a listing what is left to do.
+The name of a part file follows from its chunk, and the actor that makes the part commits it whole. So a chunk that is
+processed twice leaves one part, and a restarted run sees from a listing what is left to do.
 
-A chunk that fails (an exception, or its worker died or hung) is taken up again later, by another actor: the one that it
-failed in may be what is broken, and is ended. A chunk that fails again and again is quarantined: its part then says of
-every item why it is not there. When a chunk is tried again, and when the run stops instead: failures.py.
+A chunk that fails (an exception, or its worker died or hung) is retried later by another actor; the actor that it
+failed in is ended, as that may be what is broken. A chunk that keeps failing is quarantined: its part then holds a drop
+reason for every item. failures.py decides what is retried and when the run stops instead.
 
-This is a loop over Ray's tasks and actors rather than Ray Data: there, a chunk that kills its worker can stop the whole
-pipeline, and how often it is retried can no longer be bounded in coming versions.
+This is a loop over Ray tasks and actors rather than Ray Data: there, a chunk that kills its worker can stop the whole
+pipeline, and future versions will not let us bound the number of retries.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Processor", "part_uri", "run_chunks"]
 
-# In the metadata of a part whose chunk failed for good.
+# Metadata of the part file of a chunk that was given up.
 QUARANTINED = {b"quarantined": b"yes"}
 MAX_PARTS_LOOKED_AT = 100
 
@@ -53,23 +53,23 @@ def run_chunks(
     cluster: ClusterConfig,
     report: ReportProgress,
 ) -> dict[str, Any]:
-    """Makes the part of every chunk that has none yet.
+    """Makes the part file of every chunk that has none yet.
 
     Args:
-        plan: All chunks of the stage, with different names.
+        plan: All chunks of the stage, with unique names.
         parts: The folder of the part files.
-        processor: A class importable on every worker; made there with `processor_args`.
+        processor: A class that every worker can import; each actor makes one with `processor_args`.
         processor_args: Keyword arguments, small enough to send to every actor.
-        quarantine: Makes the part of a chunk that cannot be processed.
+        quarantine: Makes the part of a chunk that is given up.
         cluster: How much of the cluster to use.
-        report: Told of every chunk that is done.
+        report: Called after every chunk.
 
     Returns:
-        How the work went, for stage.json (WorkProgress); nothing where nothing was left to do.
+        WorkProgress.as_dict, for stage.json; empty if there was nothing left to do.
 
     Raises:
         TwistError: the processor cannot be made.
-        RunError: parts cannot be written, no worker can be started, or nothing but failures comes back.
+        RunError: a disk or store fails, no worker can be started, or only failures come back.
     """
     assert len(set(plan.names)) == len(plan), "two chunks have one name"
     done = set(storage.list_files(parts, ".parquet"))
@@ -113,7 +113,7 @@ def _tell(progress: WorkProgress, file: ProgressFile, report: ReportProgress) ->
 
 
 class _Metrics:
-    """The figures as Prometheus sees them, through Ray's own metrics: ray_twist_..., by processor."""
+    """Prometheus metrics, exported by Ray as ray_twist_... with the processor's name as a tag."""
 
     def __init__(self, processor: str, progress: WorkProgress) -> None:
         from ray.util.metrics import Counter as Total
@@ -130,7 +130,7 @@ class _Metrics:
         planned.set(progress.num_chunks, tags)
 
     def add(self, outcome: Outcome) -> None:
-        """Counts a chunk that is done."""
+        """Adds a finished chunk to the counters."""
         self._chunks.inc(1)
         self._hours.inc(outcome.chunk.duration_s / 3600)
         for step, seconds in outcome.worker_seconds.items():
@@ -141,7 +141,7 @@ class _Metrics:
 
 
 def _one_that_was_done(plan: WorkPlan, parts: str, done: set[str]) -> Chunk | None:
-    """A chunk of which an earlier run made the part, if there is one."""
+    """A chunk that an earlier run processed successfully, if there is one among the first parts."""
     finished = (number for number, name in enumerate(plan.names) if part_file(name) in done)
     for number in itertools.islice(finished, MAX_PARTS_LOOKED_AT):
         with contextlib.suppress(TwistError), parquet.RowGroups(part_uri(parts, plan.names[number])) as part:

@@ -1,6 +1,6 @@
-"""The driver's view of a cluster at work: where every chunk is, and which actors there are.
+"""The driver's loop: starts actors and tasks, hands them chunks and collects the results.
 
-Which chunk is next, what is tried again and when the run stops: see failures.py.
+failures.py decides which chunk is next, what is retried and when the run stops.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Decoded chunks that wait for each actor: enough that it never waits, few enough for the object store.
+# Decoded chunks queued per actor: enough to keep it busy, few enough for the object store.
 DECODED_PER_ACTOR = 2
-# Actors that had nothing to do for so long are given back, where the cluster grows and shrinks.
+# On a cluster that grows and shrinks, actors that are idle for longer are released.
 IDLE_AT_MOST_S = 300.0
-# Machines come and go also where no work tells of it.
+# Longest wait for a result before looking at the cluster again: machines also come and go while no result arrives.
 LOOK_AROUND_EVERY_S = 5.0
-# A cluster that grows takes minutes to bring up a machine; one that cannot grow never does.
+# Time without progress before a warning: an autoscaling cluster takes minutes to add a machine, others never do.
 PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A chunk that is committed (error None), or that has failed for good.
+    """A chunk that was committed, or given up.
 
     Attributes:
-        chunk: Which.
-        error: What went wrong the last time.
-        worker_seconds: What each step took.
-        dropped: Items of it that were left out, by reason.
+        chunk: The chunk.
+        error: Its last error if it was given up; None if it was committed.
+        worker_seconds: Seconds that workers spent on it, by step.
+        dropped: Number of its items that were dropped, by reason.
     """
 
     chunk: Chunk
@@ -54,7 +54,7 @@ class Outcome:
 
 
 class _Actor:
-    """An actor, where it is, and the chunk in its hands; None while it is idle or still being made."""
+    """An actor: the node it runs on (None until it is ready) and the chunk it works on (None while it has none)."""
 
     def __init__(self, handle: Any) -> None:
         self.handle = handle
@@ -68,9 +68,9 @@ class _Actor:
 
 
 class Workers:
-    """Starts what can be started, actors and work on chunks, and takes what comes of it.
+    """Starts actors, decode tasks and processing as there is room, and collects their results.
 
-    A chunk is queued (FailurePolicy), being decoded, decoded, or in an actor's hands.
+    A chunk is queued or kept back (in FailurePolicy), being decoded, decoded, or being processed by an actor.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Workers:
         self._num_chunks = chunks.num_queued
         self._progress = progress
         self._time_limit_s = cluster.unit_time_limit_s
-        # What fails is taken up again here, where it is counted; never by Ray itself.
+        # Ray retries nothing: failures are counted and retried here.
         self._decode = ray.remote(decode).options(num_cpus=1, num_returns=2, max_retries=0)
         self._make_actor = (
             ray.remote(ProcessAndCommit)
@@ -111,7 +111,7 @@ class Workers:
         self._last_news = time.monotonic()
         self._decoded: deque[tuple[Chunk, Any]] = deque()
         self._decode_seconds: dict[str, float] = {}
-        # References to what is under way, each with what it is about.
+        # Ray references to pending calls, each with the actor or chunk that it concerns.
         self._preparing: dict[Any, _Actor] = {}
         self._decoding: dict[Any, tuple[Chunk, Any]] = {}
         self._processing: dict[Any, _Actor] = {}
@@ -122,7 +122,12 @@ class Workers:
             self._end(actor)
 
     def run(self) -> Iterator[Outcome]:
-        """Does the work; yields each chunk when it is committed or has failed for good, in whatever order."""
+        """Works until no chunk is left; yields each when it is committed or given up, in any order.
+
+        Raises:
+            TwistError: the user made a mistake, as a worker found out.
+            RunError: a disk or store fails, no worker can be started, or only failures come back.
+        """
         import ray
 
         while self._chunks.num_queued or self._chunks.num_suspects or self._num_in_hand:
@@ -144,7 +149,7 @@ class Workers:
                     yield outcome
 
     def _tell_of_waiting(self, has_news: bool) -> None:
-        """Says what is missing where nothing happens for long and nothing is being worked on."""
+        """Warns of missing resources if no result has arrived for PATIENCE_S and no actor is at work."""
         now = time.monotonic()
         if has_news or self._processing:
             self._last_news = now
@@ -157,7 +162,7 @@ class Workers:
             logger.warning("still waiting for a machine with room: %s", needs)
 
     def _account_for(self, seconds: float) -> None:
-        """Who waited for whom, for so long."""
+        """Adds a wait of `seconds` to the progress: actors waited for decoding, or decoded chunks for actors."""
         if any(actor.is_idle for actor in self._actors) and self._decoding:
             self._progress.starved_s += seconds
         elif self._decoded:
@@ -165,13 +170,13 @@ class Workers:
 
     @property
     def _num_in_hand(self) -> int:
-        """Chunks that are neither queued nor done."""
+        """Chunks that are being decoded, decoded or being processed."""
         return len(self._decoding) + len(self._decoded) + len(self._processing)
 
     def _room(self) -> tuple[int, int]:
-        """How many actors there shall be, and how many chunks may be decoded before one takes them.
+        """The number of actors to have, and of chunks that may be decoding or decoded at once.
 
-        Asked anew each time, as machines come and go.
+        Computed afresh each time, as machines come and go.
         """
         import ray
 
@@ -179,7 +184,7 @@ class Workers:
         num_cpus = resources.get("CPU", 1.0)
         actors = resources.get("GPU", 0.0) / self._gpus_per_actor if self._gpus_per_actor else num_cpus
         if self._cluster.cpus_per_actor:
-            # One whole core must remain, or nothing is ever decoded.
+            # Leave one whole core, or nothing is ever decoded.
             actors = min(actors, (num_cpus - 1) / self._cluster.cpus_per_actor)
         if int(actors) < self._cluster.min_actors > 1 and not os.environ.get("RAY_ADDRESS"):
             raise TwistError(
@@ -193,7 +198,10 @@ class Workers:
         return num_actors, int(num_cpus) + DECODED_PER_ACTOR * num_actors
 
     def _scale(self, num_at_first: int, at_most: int) -> int:
-        """Actors to have where the cluster grows: twice as many where all are busy and work waits, fewer where idle."""
+        """The number of actors to have on a growing cluster: doubles while all are busy and work waits.
+
+        Releases actors that have been idle for IDLE_AT_MOST_S.
+        """
         if not os.environ.get("RAY_ADDRESS"):
             return num_at_first
         self._num_wanted = self._num_wanted or num_at_first
@@ -212,7 +220,7 @@ class Workers:
         if self._chunks.num_suspects and not self._chunks.num_queued and not self._num_in_hand:
             self._chunks.queue_one_suspect()
         num_actors = min(max_actors, self._chunks.num_queued + self._num_in_hand)
-        # What too many of them hold is of use to others: a GPU perhaps, or the core that decoding waits for.
+        # End surplus actors, those still starting first: others may need their GPU, or decoding the core.
         without_work = sorted((a for a in self._actors if a.chunk is None), key=lambda a: a.is_idle)
         for actor in without_work[: max(0, len(self._actors) - num_actors)]:
             self._end(actor)
@@ -270,7 +278,7 @@ class Workers:
         actor.idle_since = time.monotonic()
         try:
             result: Result = ray.get(reference)
-        except ray.exceptions.ObjectLostError:  # the machine that had decoded it is gone, not this one
+        except ray.exceptions.ObjectLostError:  # the machine that decoded the chunk is gone, not the actor's
             return _given_up(chunk, self._chunks.lose(chunk))
         except ray.exceptions.RayError as death:
             self._end(actor)
@@ -282,7 +290,7 @@ class Workers:
         if result.failure is not None:
             raise RunError(result.failure)
         if result.error is not None:
-            self._end(actor)  # a GPU in a bad state fails every later chunk too
+            self._end(actor)  # a GPU in a bad state would fail every later chunk too
             return _given_up(chunk, self._chunks.fail(chunk, result.error))
         if not self._chunks.succeed(chunk):
             return None
@@ -298,11 +306,11 @@ class Workers:
 
 
 def _given_up(chunk: Chunk, error: str | None) -> Outcome | None:
-    """What the driver yields of a chunk that failed: nothing if there is no error, as it comes again."""
+    """The outcome of a chunk that failed; None if it has no error, as it will be retried."""
     return None if error is None else Outcome(chunk, error)
 
 
 def _died(death: Exception) -> str:
-    # What Ray says of it names processes and addresses: that goes to the log, not into a part that should not vary.
+    # Ray's message names processes and addresses: log it, but keep it out of the part, which should not vary.
     logger.info("a worker died: %s", first_line(death))
     return "its worker died (out of memory, perhaps) or hung"

@@ -1,11 +1,11 @@
 """Which chunk is worked on next, and what a failure means for it and for the run.
 
 A chunk that fails is queued again, behind those not tried yet. After its second failure it is a suspect: kept back
-until all others are done and then run alone, so that it cannot take a neighbour with it, nor be blamed for one. After
-its third it is given up. A chunk whose machine went away is not blamed, unless that happens again and again.
+until all others are done and then run alone, so that it cannot take a neighbour down, nor be blamed for one. After its
+third failure it is given up. A chunk whose machine went away is not blamed, unless that keeps happening.
 
-Where nothing but failures comes back, a chunk that was done before is tried. Where that fails too, or there is none,
-the run stops: it is not the data.
+If only failures come back, a chunk that succeeded before is tried again. If that fails too, or there is none, the run
+stops: the data is not at fault.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MAX_FAILURES = 3
 MAX_MACHINES_LOST = 5
-# This many different chunks that fail in a row, or workers that cannot start, are the fault of none of them.
+# If this many different chunks fail in a row, or this many workers fail to start, the cause lies elsewhere.
 MAX_FAILURES_IN_A_ROW = 20
 
 
@@ -31,9 +31,9 @@ class FailurePolicy:
 
     Args:
         new: Chunks that were not tried yet.
-        num_new: How many these are.
-        known_to_work: A chunk that was done before, if there is one. Until it is needed, it is replaced by each that is
-            done.
+        num_new: The number of these.
+        known_to_work: A chunk that an earlier run finished, if there is one. Each chunk that succeeds replaces it until
+            it is needed.
     """
 
     def __init__(self, new: Iterator[Chunk], num_new: int, known_to_work: Chunk | None) -> None:
@@ -59,18 +59,18 @@ class FailurePolicy:
         return len(self._suspects)
 
     def take(self) -> Chunk:
-        """The next chunk: new ones before retries, so that what made these fail can pass meanwhile."""
+        """Takes the next chunk: new ones before retries, so that a transient fault can clear."""
         if not self._num_new or (self._again and self._again[0] is self._known_to_work):
             return self._again.popleft()
         self._num_new -= 1
         return next(self._new)
 
     def queue_one_suspect(self) -> None:
-        """Lets the next suspect be taken; all else must be done."""
+        """Queues the next suspect; call this only when nothing else is queued or in work."""
         self._again.append(self._suspects.popleft())
 
     def succeed(self, chunk: Chunk) -> bool:
-        """Notes that a chunk is done; False if it was done before and only tried again."""
+        """Notes that a chunk is done; returns False if it was done before and was only a test."""
         self._first_failures_in_a_row = 0
         if chunk is self._known_to_work:
             self._is_trying_known = False
@@ -80,13 +80,16 @@ class FailurePolicy:
         return True
 
     def fail(self, chunk: Chunk, error: str) -> str | None:
-        """Queues a chunk that failed again or keeps it back; the error if it is given up instead.
+        """Queues a failed chunk again, or keeps it back as a suspect.
+
+        Returns:
+            `error` if the chunk is given up; else None.
 
         Raises:
-            RunError: nothing but failures comes back, also of what is known to work.
+            RunError: only failures come back, even from a chunk that is known to work.
         """
         self._num_failures[chunk.name] += 1
-        if self._num_failures[chunk.name] == 1:  # suspects, at the end, may well fail one after the other
+        if self._num_failures[chunk.name] == 1:  # suspects, which run at the end, may well fail in a row
             self._first_failures_in_a_row += 1
         if chunk is self._known_to_work:
             raise RunError(
@@ -107,7 +110,7 @@ class FailurePolicy:
         return None
 
     def lose(self, chunk: Chunk) -> str | None:
-        """Queues a chunk again whose machine went away; one that does this to every machine fails after all.
+        """Queues a chunk whose machine went away; every MAX_MACHINES_LOST times it counts as a failure.
 
         Returns and raises as `fail` does.
         """
@@ -125,7 +128,7 @@ class FailurePolicy:
         """Notes that a worker died before it was ready.
 
         Raises:
-            RunError: so did too many before it.
+            RunError: MAX_FAILURES_IN_A_ROW workers in a row did not start.
         """
         self._failed_starts_in_a_row += 1
         if self._failed_starts_in_a_row == MAX_FAILURES_IN_A_ROW:

@@ -1,4 +1,4 @@
-"""Mapping a function over items where it is quickest: here what takes seconds, on the cluster what takes longer."""
+"""Maps a function over items: in this process if that takes seconds, on the cluster if it takes longer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.work import cluster
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-# What takes no longer is not worth starting Ray for.
+# Less work than this is not worth starting Ray for.
 SECONDS_HERE = 10.0
 
 Item = TypeVar("Item")
@@ -22,12 +22,15 @@ def spread(
     items: Iterable[Item],
     is_for_cluster: Callable[[Item], bool] = lambda _: True,
 ) -> Iterator[Result]:
-    """Yields `function` of each item, in the items' order; it must be importable on every worker, as for map_tasks.
+    """Yields `function(item)` for each item, in order; starts in this process and moves to the cluster after a while.
 
     Args:
-        function: What to do; it may raise what map_tasks may raise.
-        items: What to map over, drawn as there is room for them.
-        is_for_cluster: Whether an item is enough work to travel; the others are done here.
+        function: A function that every worker can import, or a functools.partial of one.
+        items: The arguments, drawn as there is room for them.
+        is_for_cluster: Whether an item is enough work to send to the cluster; the others are done in this process.
+
+    Raises:
+        TwistError, OSError, RunError: as cluster.map_tasks.
     """
     remaining = iter(items)
     seconds = 0.0
@@ -38,7 +41,7 @@ def spread(
         yield result
         if seconds >= SECONDS_HERE:
             break
-    # Ray is not started before there is an item for it.
+    # Start Ray only when there is an item for it.
     while (item := next(remaining, _END)) is not _END:
         if not is_for_cluster(item):
             yield function(item)
@@ -50,7 +53,7 @@ def spread(
 
 
 class _Run:
-    """An item and those after it that are for the cluster too; the first that is not is kept as `next_item`."""
+    """Iterates over `first` and the following items for the cluster; keeps the first other item as `next_item`."""
 
     def __init__(self, first: Any, remaining: Iterator[Any], is_for_cluster: Callable[[Any], bool]) -> None:
         self._first = first

@@ -1,6 +1,6 @@
-"""The work of a stage as names and rows of a table, of which each chunk is made when its turn comes.
+"""A stage's work as chunk names and table rows; each chunk is made when its turn comes.
 
-A plan of 150,000 hours has 22 million segments in 300,000 chunks: as Python objects these would take a dozen GiB.
+A plan for 150,000 hours has 22 million segments in 300,000 chunks: as Python objects these would take a dozen GiB.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Tables that are kept at hand; chunks come in the order of the plan, but for those that are taken up again.
+# Tables kept in memory: all chunks but the retried ones are read in the order of the plan.
 CACHED_TABLES = 3
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Spans of audio that one worker takes together, each with the id of what it belongs to."""
+    """Spans of audio that one worker takes together, each with the id of its recording or segment."""
 
     name: str
     ids: tuple[str, ...]
@@ -44,20 +44,20 @@ class Chunk:
 
 
 class WorkPlan(collections.abc.Sequence[Chunk]):
-    """Chunks by number, made from rows of tables.
+    """A sequence of chunks, made on access from rows of tables.
 
     Args:
-        tables: The tables one after the other, each with whole chunks whose rows lie together. Columns: work_unit (the
-            chunk's name), `id`, uri, channel, start_s, end_s. Looked through once for names and lengths.
-        read: The number of a table -> that table, again.
-        id: The column of ids.
+        tables: The tables in order, each with whole chunks of adjacent rows. Columns: work_unit (the chunk's name),
+            `id`, uri, channel, start_s, end_s. Iterated over once, for names and durations.
+        read: Reads the table of a given index again.
+        id: Name of the column of ids.
     """
 
     def __init__(self, tables: Iterable[pa.Table], read: Callable[[int], pa.Table], id: str) -> None:
         self._read = functools.lru_cache(CACHED_TABLES)(read)
         self._id = id
         self.names: list[str] = []
-        """The chunks' names, in their order."""
+        """The names of the chunks, in order."""
         firsts, places, durations_s = [], [], []
         for number, table in enumerate(tables):
             names, counts = _runs(table["work_unit"])
@@ -74,12 +74,12 @@ class WorkPlan(collections.abc.Sequence[Chunk]):
 
     @classmethod
     def of(cls, table: pa.Table, id: str) -> WorkPlan:
-        """The plan of one table that is at hand."""
+        """The plan of a single table in memory."""
         return cls([table], lambda _: table, id)
 
     @property
     def num_items(self) -> int:
-        """Spans in all chunks."""
+        """The number of spans in all chunks."""
         return int(self._rows[:, 1].sum())
 
     def __len__(self) -> int:
@@ -97,9 +97,9 @@ class WorkPlan(collections.abc.Sequence[Chunk]):
 
 
 class ChunkNames:
-    """Names spans by their running time: neighbours of one corpus share a chunk of about `chunk_s`.
+    """Assigns spans to chunks of about `chunk_s` seconds: adjacent spans of one corpus share a chunk.
 
-    Chunks are numbered within each corpus, so that another corpus beside it changes nothing.
+    Chunks are numbered within each corpus, so that adding another corpus does not rename them.
     """
 
     def __init__(self, chunk_s: float) -> None:
@@ -111,11 +111,11 @@ class ChunkNames:
         self._name = ""
 
     def next(self, corpus: str, duration_s: float) -> str:
-        """The chunk of the next span."""
+        """The name of the chunk of the next span."""
         if corpus != self._corpus:
             self._corpus, self._total_s, self._place, self._number = corpus, 0.0, 0, 0
             self._name = f"{corpus}-{0:07d}"
-        # Rounded, so that what sums of floats lose cannot move a span to another chunk.
+        # Rounded, so that errors of float sums cannot move a span to another chunk.
         place = math.floor(round(self._total_s / self._chunk_s, 6))
         if place != self._place:
             self._place = place
@@ -126,13 +126,13 @@ class ChunkNames:
 
 
 def name_chunks(corpora: Sequence[str], durations_s: Iterable[float], chunk_s: float) -> list[str]:
-    """The chunk of each of a row of spans; see ChunkNames."""
+    """The chunk name of each span in a sequence; see ChunkNames."""
     names = ChunkNames(chunk_s)
     return [names.next(corpus, duration_s) for corpus, duration_s in zip(corpora, durations_s, strict=True)]
 
 
 def _runs(names: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
-    """Neighbouring equal names: each once, and how often it stands there."""
+    """Run-length encodes names: each run's name and length."""
     runs = pc.run_end_encode(names.combine_chunks() if names.num_chunks != 1 else names.chunk(0))
     ends = runs.run_ends.to_numpy()
     return runs.values.to_pylist(), np.diff(ends, prepend=0).astype(np.int64)

@@ -1,6 +1,6 @@
-"""How the work on a stage's chunks gets on: for the eye, for stage.json, for `twist inspect` and for Prometheus.
+"""Progress of the work on a stage's chunks, for the progress bar, stage.json, `twist inspect` and Prometheus.
 
-PARTS/progress.json    written anew now and then while work goes on; gone when all is done
+PARTS/progress.json    rewritten regularly during the work; deleted at its end
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
 
 PROGRESS = "progress.json"
 WRITE_EVERY_S = 20.0
-# Told this long ago, progress is that of a command that has ended.
+# Older progress was left by a command that is gone.
 STALE_AFTER_S = 180.0
 STEPS = ("decode", "encode", "commit")
 
 
 @dataclass
 class WorkProgress:
-    """Counts of this command; what earlier ones did is counted apart.
+    """What this command has done; the work of earlier commands is counted separately.
 
     Attributes:
         num_chunks: Chunks of the stage.
         hours: Hours of audio in them.
-        num_done_before: Chunks that were done as the command began.
-        hours_done_before: Their hours.
+        num_done_before: Chunks that were done when the command began.
+        hours_done_before: Hours of audio in those.
         num_done: Chunks done since.
-        hours_done: Their hours.
-        worker_seconds: What workers spent on each step, added up over all of them.
-        dropped: Items left out, by reason.
-        starved_s: Seconds for which an actor had nothing to do since nothing was decoded yet.
-        backed_up_s: Seconds for which decoded chunks waited and no actor was free.
-        begun_at: Seconds since 1970.
+        hours_done: Hours of audio in those.
+        worker_seconds: Seconds spent on each step, summed over all workers.
+        dropped: Number of items dropped, by reason.
+        starved_s: Seconds during which an actor was idle because nothing was decoded yet.
+        backed_up_s: Seconds during which decoded chunks waited because no actor was free.
+        begun_at: When the command began, in seconds since 1970.
     """
 
     num_chunks: int
@@ -54,7 +54,7 @@ class WorkProgress:
     begun_at: float = field(default_factory=time.time)
 
     def add(self, hours: float, worker_seconds: Mapping[str, float], dropped: Mapping[str, int]) -> None:
-        """Counts a chunk that is done."""
+        """Adds a finished chunk: its hours of audio, seconds by step and dropped items by reason."""
         self.num_done += 1
         self.hours_done += hours
         for step, seconds in worker_seconds.items():
@@ -62,16 +62,16 @@ class WorkProgress:
         self.dropped.update(dropped)
 
     def hours_per_hour(self, now: float) -> float:
-        """Hours of audio done in an hour, since the command began."""
+        """Hours of audio processed per hour since the command began."""
         return self.hours_done / max(now - self.begun_at, 1e-9) * 3600
 
     def seconds_left(self, now: float) -> float | None:
-        """Seconds until all is done, at the pace so far; None before anything is."""
+        """Seconds until all is done at the pace so far; None until the first chunk is done."""
         hours_left = self.hours - self.hours_done_before - self.hours_done
         return 3600 * hours_left / self.hours_per_hour(now) if self.hours_done else None
 
     def shares(self) -> dict[str, float]:
-        """Each step's share of the time that workers spent."""
+        """Each step's share of the workers' time, from 0 to 1."""
         total = sum(self.worker_seconds.values())
         return {step: seconds / total if total else 0.0 for step, seconds in self.worker_seconds.items()}
 
@@ -82,7 +82,7 @@ class WorkProgress:
         return "commit" if self.worker_seconds["commit"] > self.worker_seconds["encode"] else "encode"
 
     def as_dict(self, now: float) -> dict[str, Any]:
-        """All of it, fit for JSON."""
+        """All fields and derived figures, ready for JSON."""
         return {
             **asdict(self),
             "dropped": dict(sorted(self.dropped.items())),
@@ -95,7 +95,7 @@ class WorkProgress:
         }
 
     def as_text(self, now: float) -> str:
-        """One line for the eye."""
+        """A one-line summary for people."""
         done = self.hours_done_before + self.hours_done
         shares = " ".join(f"{step} {share:.0%}" for step, share in self.shares().items())
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.most_common(4))
@@ -105,14 +105,14 @@ class WorkProgress:
 
 
 class ProgressFile:
-    """Tells progress to whoever looks into the folder of the parts."""
+    """Writes progress to the folder of the part files, for other commands to read."""
 
     def __init__(self, parts: str) -> None:
         self._uri = storage.join(parts, PROGRESS)
         self._written_at = 0.0
 
     def write(self, progress: WorkProgress, now: float) -> None:
-        """Writes it, unless that was done a moment ago. A store that fails does not end the work over this."""
+        """Writes progress at most every WRITE_EVERY_S; a failing disk or store is ignored here."""
         if now - self._written_at < WRITE_EVERY_S:
             return
         self._written_at = now
@@ -122,12 +122,12 @@ class ProgressFile:
             return
 
     def remove(self) -> None:
-        """At the end of all work."""
+        """Deletes the file; call this when all work is done."""
         storage.delete(self._uri)
 
 
 def read_progress(parts: str, now: float) -> dict[str, Any] | None:
-    """What was last told of the work below `parts`, with `is_stale`; None where nothing was."""
+    """Reads the last progress written to `parts` and adds `is_stale`; None if there is no readable progress."""
     try:
         told: dict[str, Any] = json.loads(storage.read_bytes(storage.join(parts, PROGRESS)))
     except (FileNotFoundError, ValueError):

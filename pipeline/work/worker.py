@@ -1,4 +1,4 @@
-"""What a worker does with one chunk: decode it, in a task; process and commit it, in an actor."""
+"""A worker's part: decoding a chunk (in a task), and processing and committing it (in an actor)."""
 
 from __future__ import annotations
 
@@ -28,46 +28,46 @@ if TYPE_CHECKING:
 
 
 class Processor(Protocol):
-    """Made once per actor; turns a chunk's decoded spans, wav [S] or the error of each, into its part.
+    """Turns a chunk's decoded spans (a wav [S] at 16 kHz or an error for each) into its part; made once per actor.
 
-    The part's column `drop_reason` is null for what was kept.
+    The part needs a column `drop_reason`, null for kept items.
     """
 
     def __call__(self, chunk: Chunk, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table: ...
 
 
 def part_uri(parts: str, name: str) -> str:
-    """Where the part of a chunk lies."""
+    """The URI of a chunk's part file."""
     return storage.join(parts, part_file(name))
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one chunk: all is well unless one of these is said."""
+    """The result of one step of work on a chunk; it succeeded if `mistake`, `failure` and `error` are None."""
 
-    mistake: str | None = None  # the user's: ends the run
-    failure: str | None = None  # of a disk or a store: ends the run
+    mistake: str | None = None  # the user's mistake: ends the run
+    failure: str | None = None  # failure of a disk or store: ends the run
     error: str | None = None  # counts against the chunk
     seconds: dict[str, float] = field(default_factory=dict)  # by step
     dropped: dict[str, int] = field(default_factory=dict)  # items by reason
 
 
 def decode(chunk: Chunk, time_limit_s: float) -> tuple[Result, list[NDArray[np.float32] | AudioError]]:
-    """Decodes a chunk: the wav [S], or the error, of each span."""
+    """Decodes a chunk: for each span, in order, the wav [S] at 16 kHz or its error."""
     began = time.perf_counter()
     try:
         with _time_limit(time_limit_s):
             wavs = list(read_spans(chunk.spans))
             return Result(seconds={"decode": time.perf_counter() - began}), wavs
     except ConnectionError as failure:
-        # The chunk is not to blame for a bucket that is gone, and the next one would meet the same.
+        # Not the chunk's fault: if the store cannot be reached, the next chunk would fail as well.
         return Result(failure=f"cannot read {chunk.spans[0].uri}: {failure}"), []
     except Exception as failure:
         return Result(error=_describe(failure)), []
 
 
 class ProcessAndCommit:
-    """The actor. It commits what it makes itself, so that a part never travels."""
+    """The actor; it also commits its parts, so that they are not sent to the driver."""
 
     def __init__(
         self, parts: str, processor: type[Processor], processor_args: dict[str, Any], time_limit_s: float
@@ -77,7 +77,7 @@ class ProcessAndCommit:
         self._time_limit_s = time_limit_s
 
     def prepare(self) -> tuple[str, str | None]:
-        """Makes the processor; gives the machine that this is on, and what is wrong with the run if anything is."""
+        """Makes the processor; returns the id of this actor's node, and the user's mistake if that failed."""
         import ray
 
         mistake = None
@@ -105,7 +105,7 @@ class ProcessAndCommit:
         try:
             storage.put_if_absent(uri, part)
         except Exception as failure:
-            # Nor is it to blame for a full disk.
+            # Not the chunk's fault either: the disk may be full.
             return Result(failure=f"cannot write {uri}: {failure}")
         seconds = {"encode": encoded - began, "commit": time.perf_counter() - encoded}
         return Result(seconds=seconds, dropped=Counter(table["drop_reason"].drop_null().to_pylist()))
@@ -113,7 +113,7 @@ class ProcessAndCommit:
 
 @contextlib.contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Ends this worker process where a block takes too long; nothing gentler stops a C library that hangs."""
+    """Kills this worker process if a block takes too long; nothing gentler stops a C library that hangs."""
     faulthandler.dump_traceback_later(seconds, exit=True, file=2)
     try:
         yield
@@ -128,5 +128,5 @@ def _describe(failure: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    error = getattr(error, "cause", None) or error  # what Ray wraps says more than the wrapping
+    error = getattr(error, "cause", None) or error  # the error inside Ray's wrapper says more than the wrapper
     return (str(error).strip() or type(error).__name__).splitlines()[0]
