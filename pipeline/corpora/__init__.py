@@ -1,1 +1,1 @@
-"""From corpora to the manifest of recordings: a reader per kind."""
+"""Readers of corpora, one per kind, and the manifest of their recordings."""

@@ -4,8 +4,8 @@
     ROOT/<language>/clip_durations.tsv                                    clip, duration[ms]
     ROOT/<language>/clips/<path>.mp3
 
-ROOT is a release, or the folder of one language in it. Clips that were found wrong go; those that nobody has checked
-yet (`other`) may hold no speech, or another language: they are taken with a language that is called unchecked.
+ROOT is a release, or the folder of one language in it. Invalidated clips are dropped. Clips that nobody has checked yet
+(`other`) may hold no speech, or another language: they are taken, with `unchecked` as the source of their language.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pipeline.files import storage
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# In which order the tables are asked for a clip's row; validated holds those of the three splits too.
+# Tables in the order in which they are searched for a clip; validated.tsv repeats the clips of the three splits.
 SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 TABLES = (*SPLITS, "validated", "other", "invalidated")
 DURATIONS = "clip_durations.tsv"
 
 
 class _Row(NamedTuple):
-    """What is kept of a row, of which there are millions."""
+    """The fields of a table's row that are needed; there are millions of rows."""
 
     table: str
     client_id: str
@@ -35,10 +35,10 @@ class _Row(NamedTuple):
 
 
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
-    """The clips in the order of their paths, language by language.
+    """Yields the clips in the order of their paths, language by language.
 
     Raises:
-        CorpusError: there is no folder of clips with a validated.tsv, or a table lacks a column.
+        CorpusError: there is no validated.tsv, or a table lacks a column.
     """
     names = storage.list_files(config.root)
     present = set(names)
@@ -67,7 +67,7 @@ def _read_language(config: CorpusConfig, folder: str, clips: list[str], present:
         if f"{folder}{table}.tsv" in present:
             for row in read_columns(storage.join(config.root, f"{folder}{table}.tsv"), "\t", ("client_id", "path")):
                 clip = _file_name(row.get("path", ""))
-                # Of what was found wrong nothing is taken, whatever else names it.
+                # An invalidated clip is dropped, whichever other tables name it.
                 if table == "invalidated" or clip not in rows:
                     rows[clip] = _Row(table, row["client_id"], row.get("sentence") or "", row.get("locale") or "")
     durations_s: dict[str, float] = {}
@@ -80,7 +80,7 @@ def _read_language(config: CorpusConfig, folder: str, clips: list[str], present:
     for clip in sorted({*clips, *rows}):
         uri = storage.join(config.root, f"{folder}clips/{clip}")
         id = f"{folder}{clip}"
-        if clip not in there:  # and is not looked for: a name in a table may lead anywhere
+        if clip not in there:  # never opened to check: a name in a table may point anywhere
             yield AudioFile(id, uri, drop_reason="missing", drop_detail="a table names it, but there is no such file")
             continue
         if clip not in rows:
@@ -102,5 +102,5 @@ def _read_language(config: CorpusConfig, folder: str, clips: list[str], present:
 
 
 def _file_name(clip: str) -> str:
-    """The first releases leave out the suffix."""
+    """Adds the suffix, which the first releases leave out."""
     return clip if is_audio(clip) else f"{clip}.mp3"

@@ -4,9 +4,9 @@
     ROOT/**/data/trans/<NNN>/fe_03_<NNNNN>.txt          "start end A: text" a line
     ROOT/**/doc/*_calldata.tbl                          a call a line; fields 1, 6, 11: its number, the PINs of A and B
 
-Each channel is a recording of its own: one speaker, A on the first, B on the second. Where each speaks is known from
-the transcript. The length of a call is stated nowhere but in its header. Files that are compressed with `shorten`
-cannot be decoded; LDC's sph2pipe makes plain ones.
+Each channel is a recording of its own with one speaker: A on the first, B on the second. The transcript says when each
+speaks. Only the audio header gives the length of a call. Files compressed with `shorten` cannot be decoded; LDC's
+sph2pipe decompresses them.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _CALL = re.compile(r"(?:.*/)?(?P<id>fe_03_(?P<number>\d{5}))\.(?:sph|wav|flac)")
 _TRANSCRIPT = re.compile(r"(?:.*/)?trans/(?:.*/)?(?P<id>fe_03_\d{5})\.txt")
 _LINE = re.compile(r"(?P<start>[\d.]+)\s+(?P<end>[\d.]+)\s+(?P<side>[AB]):\s*(?P<text>.*)")
 SIDES = ("A", "B")
-# A line of one transcript says 31.09 where its neighbours say that 231.09 is meant.
+# One transcript has a line at 31.09 that, by its neighbours, should be at 231.09.
 MISTAKEN_START_S = {("fe_03_11487", 31.09, 234.06): 231.09}
 
 
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
-    """The two sides of each call, in the order of the calls' paths.
+    """Yields the two sides of each call, in the order of the calls' paths.
 
     Raises:
-        CorpusError: nothing below the root is called as Fisher's calls are.
+        CorpusError: no file below the root is named like a call of Fisher.
     """
     names = storage.list_files(config.root)
     transcripts = {match["id"]: name for name in names if (match := _TRANSCRIPT.fullmatch(name))}
@@ -69,7 +69,7 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
 
 
 def _read_speakers(uri: str) -> dict[tuple[str, str], str]:
-    """The PIN of each side of each call."""
+    """Reads a table of calls: the speaker's PIN by (call number, side)."""
     rows = [line.split(",") for line in read_lines(uri)]
     return {
         (row[0].strip(), side): row[place].strip()
@@ -80,7 +80,7 @@ def _read_speakers(uri: str) -> dict[tuple[str, str], str]:
 
 
 def _read_transcript(uri: str, id: str) -> dict[str, list[tuple[float, float, str]]]:
-    """Start, end and text of the turns of each side."""
+    """Reads a transcript: (start_s, end_s, text) of each turn, by side."""
     sides: dict[str, list[tuple[float, float, str]]] = {side: [] for side in SIDES}
     for line in read_lines(uri):
         match = _LINE.fullmatch(line.strip())

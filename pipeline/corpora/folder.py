@@ -1,10 +1,10 @@
-"""Any folder of audio files, with an optional table of what is known about them.
+"""Any folder of audio files, with an optional table of metadata.
 
     ROOT/**/*.{wav,flac,ogg,opus,mp3,sph,...}
     ROOT/metadata.csv or metadata.jsonl      columns: path, and any of language, speaker, split, text
 
-Rows are matched by `path`, relative to ROOT. A file without a row is taken with nothing known about it; a row without a
-file is dropped as missing.
+Rows are matched by `path`, relative to ROOT. A file without a row is taken without metadata; a row without a file is
+dropped as missing.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ COLUMNS = ("language", "speaker", "split", "text")
 
 
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
-    """The corpus' audio files in the order of their paths.
+    """Yields the audio files, and those that only the metadata names, in the order of their paths.
 
     Raises:
-        CorpusError: the metadata cannot be read, or a row of it has no path, one outside the folder, or another row's.
+        CorpusError: the metadata cannot be read, or a row has no path, one outside the folder, or that of another row.
     """
     names = storage.list_files(config.root)
     metadata = _read_metadata(config, names)
@@ -48,7 +48,7 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
 
 
 def _read_metadata(config: CorpusConfig, names: list[str]) -> dict[str, dict[str, str]]:
-    """Rows by normalized path."""
+    """Reads the metadata, if there is any: rows by normalized path."""
     present = [config.metadata] if config.metadata else [name for name in METADATA_NAMES if name in names]
     if not present:
         return {}
@@ -83,8 +83,8 @@ def _path_of(row: dict[str, str], where: str) -> str:
 
 
 def _rows_of_csv(uri: str, text: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows, each with the number of its (last) line."""
-    # A field may be the text of hours of speech; the limit is there to bound the memory of who reads line by line.
+    """Yields rows, each with the number of its (last) line."""
+    # A field may be the transcript of hours of speech; the limit only protects those who read line by line.
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
@@ -100,8 +100,8 @@ def _rows_of_csv(uri: str, text: str) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _rows_of_jsonl(uri: str, text: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows, each with the number of its line."""
-    # Not splitlines(), which also splits at what may stand within a JSON string, such as U+2028.
+    """Yields rows, each with the number of its line."""
+    # Not splitlines(), which also splits at characters that a JSON string may contain, such as U+2028.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -110,7 +110,7 @@ def _rows_of_jsonl(uri: str, text: str) -> Iterator[tuple[int, dict[str, str]]]:
             if not isinstance(row, dict):
                 raise ValueError(f"{line[:60]!r} is not an object")
             values = {key: str(value) for key, value in row.items() if value is not None}
-            "".join(values.values()).encode()  # \ud800 alone is JSON, but is no text
+            "".join(values.values()).encode()  # a lone surrogate such as \ud800 is valid JSON, but not text
         except (ValueError, RecursionError) as error:
             raise CorpusError(f"line {number} of {uri} is not JSON: {error}") from error
         yield number, values

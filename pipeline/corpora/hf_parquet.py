@@ -1,11 +1,10 @@
-"""An audio data set of Hugging Face as Parquet files: a column of audio {bytes, path}, and columns that say more.
+"""A Hugging Face audio data set in Parquet files: a column of audio {bytes, path}, and columns of metadata.
 
     ROOT/**/*.parquet
 
-The audio column is the first struct with bytes in it, or a column of bytes called audio. Of the others these are used,
-where they are there: id, audio_id, path; language, locale, lang; speaker, speaker_id, client_id, spk_id; text,
-sentence, transcription, transcript, normalized_text, raw_text; duration (s), duration_s, duration_ms; split. A split
-without a column is that of the file's or folder's name (`train-00000-of-00004.parquet`).
+The audio column is the first struct with a field `bytes`, or a column of bytes called audio. COLUMNS lists the other
+columns that are used if present; `duration` is in seconds. Without a column `split`, the split is taken from the name
+of the file or folder (`train-00000-of-00004.parquet`).
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _WORD = re.compile(r"[a-z]+")
 
 
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
-    """The rows, file by file.
+    """Yields the rows, file by file.
 
     Raises:
         CorpusError: there is no Parquet file, or one has no column of audio.
@@ -49,7 +48,7 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
 
 
 def find_rows(config: CorpusConfig, source_of: Callable[[str], str] | None = None) -> Iterator[AudioFile]:
-    """The same; `source_of` tells from a row's id what stands for its speaker."""
+    """The same as find_recordings; `source_of`, if given, makes the speaker from a row's id."""
     names = [name for name in storage.list_files(config.root, ".parquet") if config.takes(name)]
     if not names:
         raise CorpusError(f"{config.root} holds no Parquet files")
@@ -58,7 +57,7 @@ def find_rows(config: CorpusConfig, source_of: Callable[[str], str] | None = Non
 
 
 def _read_file(root: str, source_of: Callable[[str], str] | None, name: str) -> list[AudioFile]:
-    """The rows of one file; runs on any machine."""
+    """Reads the rows of one file; runs on any machine."""
     uri = storage.join(root, name)
     rows: list[AudioFile] = []
     try:
@@ -69,7 +68,7 @@ def _read_file(root: str, source_of: Callable[[str], str] | None, name: str) -> 
             for group in range(file.num_row_groups):
                 rows += _read_group(name, uri, file, group, audio, source_of)
     except (pa.ArrowException, OSError) as error:
-        # pyarrow tells of damage through plain OSErrors too.
+        # pyarrow reports damage as a plain OSError too.
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise
         damage = f"not a whole Parquet file: {error}"
@@ -126,7 +125,7 @@ def _read_group(
 
 
 def _split_of(name: str) -> str | None:
-    """The split that a file's path tells of, the nearest word first."""
+    """The split that a file's path names; the file's own name comes before its folders'."""
     for part in reversed(PurePosixPath(name).parts):
         for word in _WORD.findall(part.lower()):
             if word in _SPLITS:

@@ -1,11 +1,11 @@
 """Manifests of Lhotse (github.com/lhotse-speech/lhotse): recordings and supervisions, or cuts.
 
     ROOT/**/*recordings*.jsonl[.gz]         with *supervisions*.jsonl[.gz] beside them
-    ROOT/**/*cuts*.jsonl[.gz]               used where there are no recordings
+    ROOT/**/*cuts*.jsonl[.gz]               used only if there are no recordings
 
-ROOT may also hold several of each. A recording of several channels whose supervisions tell the channels apart is a
-recording per channel. Where supervisions or cuts say when something is said, that is the voice activity. Sources are
-files or s3:// objects, relative ones to ROOT; what a command or a web address would give is dropped.
+ROOT may hold several of each. A recording of several channels becomes one recording per channel if its supervisions
+name single channels. The times of supervisions or cuts are the voice activity. Sources are files or s3:// objects;
+relative paths start at ROOT. Sources that are commands or web addresses are dropped.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
-    """The recordings in the order of their manifests.
+    """Yields the recordings in the order of the manifests.
 
     Raises:
-        CorpusError: there are no manifests, or a line of one is no JSON object.
+        CorpusError: there are no manifests, or a line of one is not a JSON object.
     """
     names = [name for name in storage.list_files(config.root) if name.endswith((".jsonl", ".jsonl.gz"))]
     recordings, supervisions, cuts = (
@@ -51,7 +51,7 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
 
 
 def _by_recording(cuts: Iterator[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Each recording that cuts were made from, and its cuts as supervisions; a cut of several (MixedCut) is passed."""
+    """Yields each recording that cuts were made from, with its cuts as supervisions; skips MixedCuts (of several)."""
     recordings: dict[str, dict[str, Any]] = {}
     spoken: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for cut in cuts:
@@ -91,7 +91,7 @@ def _read_recording(config: CorpusConfig, row: dict[str, Any], said: list[dict[s
         return
     channels = sources[0].get("channels") or [0]
     heard = {channel: _on_channel(said, channel) for channel in channels}
-    # Supervisions on single channels: each channel is somebody else's.
+    # If supervisions name single channels, each channel has its own speaker.
     apart = len(channels) > 1 and any(isinstance(r.get("channel"), int) for r in said)
     for channel in channels if apart else [None]:
         rows = said if channel is None else heard[channel]
@@ -119,13 +119,13 @@ def _as_list(value: object) -> list[object]:
 
 
 def _agreed(rows: list[dict[str, Any]], key: str) -> str | None:
-    """What all rows say; None where they differ or say nothing."""
+    """The value that all rows with one share; None if they differ or none has one."""
     values = {str(row[key]) for row in rows if row.get(key)}
     return values.pop() if len(values) == 1 else None
 
 
 def _times(rows: list[dict[str, Any]], duration_s: float | None) -> list[list[float]] | None:
-    """When something is said; None where that is all the time, or not told."""
+    """The (start, end) seconds of rows; None if a row has none, or if one row covers the whole recording."""
     times: list[list[float]] = []
     for row in rows:
         start_s, length_s = number(row.get("start")), number(row.get("duration"))

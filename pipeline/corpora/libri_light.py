@@ -1,11 +1,11 @@
-"""Libri-Light (github.com/facebookresearch/libri-light): read English without text, FLAC at 16 kHz, from 64 kb MP3.
+"""Libri-Light (github.com/facebookresearch/libri-light): read English without text, 16 kHz FLAC made of 64 kbit/s MP3.
 
     ROOT/{small,medium,large,duplicate}/<speaker>/<book>/<file>.flac
     ROOT/{small,medium,large,duplicate}/<speaker>/<book>/<file>.json      speaker, file_length_sec, book_meta, snr,
                                                                            voice_activity: [[on, off], ...] in seconds
 
-ROOT may also be one of these parts. Only English books were collected. The parts are disjoint but for `duplicate`,
-which holds other versions of books: it is left out unless `folders` names it.
+ROOT may also be one of these parts. All books are English. The parts are disjoint except for `duplicate`, which holds
+other versions of the same books: it is left out unless `folders` names it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ DUPLICATES = "duplicate"
 
 
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
-    """The files (chapters) in the order of their paths.
+    """Yields the files (chapters) in the order of their paths.
 
     Raises:
-        CorpusError: nothing below the root is laid out as Libri-Light.
+        CorpusError: nothing below the root is laid out like Libri-Light.
     """
     names = storage.list_files(config.root)
     tables = {name for name in names if name.endswith(".json")}
@@ -66,12 +66,12 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
 
 
 def _read_table(file: AudioFile) -> AudioFile:
-    """Adds what the JSON beside a file says: its length, where there is speech, and which section of which project."""
+    """Adds what the JSON beside a file says: length, voice activity, title, and the LibriVox project and section."""
     uri = f"{file.uri.removesuffix('.flac')}.json"
     try:
         facts = parse_json(storage.read_bytes(uri), uri)
     except (CorpusError, FileNotFoundError):
-        return file  # its header will do
+        return file  # the audio header is enough
     duration_s = number(facts.get("file_length_sec"))
     book = facts.get("book_meta")
     project = str(book.get("id", "")) if isinstance(book, dict) else ""
@@ -88,7 +88,7 @@ def _read_table(file: AudioFile) -> AudioFile:
 
 
 def _speech(activity: object) -> list[list[float]] | None:
-    """(on, off) seconds, where they are such; None where that is not told."""
+    """The valid (on, off) pairs, in seconds, of a file's voice activity; None if it has none."""
     if not isinstance(activity, list):
         return None
     pairs = [pair for pair in activity if isinstance(pair, list) and len(pair) == 2]

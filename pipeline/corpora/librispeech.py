@@ -5,7 +5,7 @@
     ROOT/CHAPTERS.TXT       chapter | reader | minutes | subset | LibriVox project | book | title | project's title
 
 ROOT may be the folder `LibriSpeech` itself or the one that holds it. dev-* is validation, test-* is test. CHAPTERS.TXT
-tells which section of which LibriVox project a chapter is, by which Libri-Light's recordings of it are known.
+says which section of which LibriVox project a chapter is; Libri-Light's recordings of it are found by that.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 
 def is_librispeech(root: str) -> bool:
-    """Whether a folder is laid out as LibriSpeech, with no audio beside it that its reader would overlook."""
+    """Whether a folder is laid out like LibriSpeech and holds no other audio, which this reader would drop."""
     audio = [name for name in storage.list_files(root) if is_audio(name)]
     return bool(audio) and all(_UTTERANCE.fullmatch(name) for name in audio)
 
 
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
-    """The utterances in the order of their paths, each with speaker, split and transcript.
+    """Yields the utterances in the order of their paths, each with speaker, split and transcript.
 
     Raises:
-        CorpusError: nothing below the root is laid out as LibriSpeech.
+        CorpusError: nothing below the root is laid out like LibriSpeech.
     """
     names = storage.list_files(config.root)
     transcripts = {name for name in names if name.endswith(".trans.txt")}
@@ -64,7 +64,7 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
             language="en",
             language_source="corpus",
             speaker=match["speaker"],
-            speaker_namespace="librivox",  # which Libri-Light and MLS share
+            speaker_namespace="librivox",  # shared with Libri-Light and MLS
             split=_SPLITS[match["part"].partition("-")[0]],
             text=texts.get(match["id"]),
             origins=origins.get(match["chapter"]),
@@ -81,7 +81,7 @@ def _read_transcript(uri: str) -> dict[str, str]:
 
 
 def _read_chapters(uri: str) -> dict[str, list[str]]:
-    """The origins of each chapter whose section of its project can be told."""
+    """Reads CHAPTERS.TXT: the origins of each chapter whose title gives its section's number."""
     origins: dict[str, list[str]] = {}
     for line in read_lines(uri):
         fields = [field.strip() for field in line.split("|")]

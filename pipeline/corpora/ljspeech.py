@@ -20,7 +20,7 @@ TABLE = "metadata.csv"
 
 
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
-    """The clips in the order of their paths; one that the table names and that is not there goes as missing.
+    """Yields the clips in the order of their paths; those in the table without a file are dropped as missing.
 
     Raises:
         CorpusError: there is no metadata.csv.
@@ -40,7 +40,7 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
         if name not in clips:
             yield misplaced(name, uri)
             continue
-        if name not in present:  # and is not looked for: a name in a table may lead anywhere
+        if name not in present:  # never opened to check: a name in a table may point anywhere
             detail = f"{TABLE} names it, but there is no such file"
             yield AudioFile(clips[name], uri, drop_reason="missing", drop_detail=detail)
             continue

@@ -4,8 +4,8 @@
     ROOT/mls_<language>[_opus]/{train,dev,test}/transcripts.txt     id TAB text
     ROOT/mls_<language>[_opus]/{train,dev,test}/segments.txt        id TAB url of the recording TAB start TAB end, s
 
-ROOT may also be the folder of one language. The language is the folder's. All is at 16 kHz, at which libsndfile also
-decodes this Opus.
+ROOT may also be the folder of one language. The folder names the language. All audio is at 16 kHz; libsndfile decodes
+the Opus files at that rate too.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
-    """The utterances in the order of their paths.
+    """Yields the utterances in the order of their paths.
 
     Raises:
-        CorpusError: nothing below the root is laid out as MLS.
+        CorpusError: nothing below the root is laid out like MLS.
     """
     names = storage.list_files(config.root)
     present = {name for name in names if name.endswith(".txt")}

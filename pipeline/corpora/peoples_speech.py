@@ -1,16 +1,16 @@
-"""The People's Speech (mlcommons.org): English of many kinds with transcripts, FLAC at 16 kHz, up to 17 s a clip.
+"""The People's Speech (mlcommons.org): varied English with transcripts, FLAC at 16 kHz, up to 17 s a clip.
 
-Tars with JSON lines beside them, as on Hugging Face; or all in one tar, as it first came:
+Tars with JSON lines beside them, as on Hugging Face; or all in one tar, as in the first release:
 
     ROOT/{train,validation,test}/<subset>/*.tar        clean, clean_sa, dirty, dirty_sa; validation; test
     ROOT/{train,validation,test}/<subset>.json         a line per document: identifier, training_data: {name[], label[],
-                                                       duration_ms[]}; in the older one output_paths[] for name[]
+                                                       duration_ms[]}; the first release has output_paths[] for name[]
     ROOT/*.tar, ROOT/*.json[l]
 
 Parquet, as on Hugging Face: ROOT/<subset>/*.parquet with id, audio, duration_ms, text. (hf_parquet.py reads it.)
 
-No field says the language; of transcripts about 1 in 500 is not English, 1 in 100 too short to tell. Clips of one
-source are known by their names (`<source>_00012.flac`): their source stands for the unknown speaker.
+No field gives the language; about 1 transcript in 500 is not English, 1 in 100 is too short to tell. Speakers are
+unknown: the source that a clip was cut from, known from its name (`<source>_00012.flac`), stands in for the speaker.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Clip(NamedTuple):
 
 
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
-    """The clips, tar by tar.
+    """Yields the clips, tar by tar, or row by row of Parquet files.
 
     Raises:
         CorpusError: there is neither a tar nor a Parquet file.
@@ -71,17 +71,17 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
 
 
 def source_of(id: str) -> str:
-    """What a clip was cut from, by its id or the name of its file."""
+    """The name of the source that a clip was cut from, by the clip's id or file name."""
     return _CLIP_NUMBER.sub("", PurePosixPath(id).name.removesuffix(".flac"))
 
 
 def split_of(name: str) -> str | None:
-    """The split of a path: its folder's; all of the one tar is for training."""
+    """The split that a folder of a path names; else `train`, as in the release of a single tar."""
     return next((split for part, split in _SPLITS.items() if part in name.split("/")[:-1]), "train")
 
 
 def _tables_of(folder: str, tables: list[str]) -> list[str]:
-    """The tables of a folder of tars: the one of its name beside it, else those in it."""
+    """The tables for a folder of tars: the one named after it beside it, else those in it."""
     beside = [table for table in tables if folder and table in (f"{folder}.json", f"{folder}.jsonl")]
     return beside or [table for table in tables if table.rpartition("/")[0] == folder]
 

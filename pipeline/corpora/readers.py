@@ -1,4 +1,4 @@
-"""Which reader lists which kind of corpus."""
+"""The reader of each kind of corpus."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ READERS: dict[str, Callable[[CorpusConfig], Iterator[AudioFile]]] = {
 
 
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
-    """The audio of a corpus, in an order that depends on its files alone.
+    """Yields the audio of a corpus, in an order that depends only on its files.
 
     Raises:
         CorpusError: the corpus is not laid out as its reader expects.
@@ -52,7 +52,7 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
 
 
 def kind_of(config: CorpusConfig) -> Kind:
-    """How a corpus is laid out, looked at where its settings say `auto`."""
+    """The kind of a corpus, found from its files if the settings say `auto`."""
     if config.kind != "auto":
         return config.kind
     looks_like_it = config.metadata is None and librispeech.is_librispeech(config.root)

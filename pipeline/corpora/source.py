@@ -1,4 +1,4 @@
-"""What a corpus reader is given, and what it yields before any audio is opened."""
+"""The input of a corpus reader (CorpusConfig), and what it yields before any audio is opened (AudioFile)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 
 from pipeline.errors import TwistError
 
-# Beside the corpora's tables lies the stage's dropped.parquet.
+# The folder that holds a table per corpus also holds the stage's dropped.parquet.
 RESERVED_NAME = "dropped"
 
 Kind = Literal[
@@ -32,7 +32,7 @@ Kind = Literal[
 
 
 class CorpusError(TwistError):
-    """A corpus that is not where it should be, or not laid out as its reader expects."""
+    """A corpus that is missing, damaged or not laid out as its reader expects."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,13 @@ class CorpusConfig:
 
     Args:
         root: Its folder, local or s3://.
-        kind: How the corpus is laid out (docs/corpora.md); auto: librispeech where the folder looks like it, else
-            folder.
-        name: What it is called in tables and ids, the folder's name unless given; two corpora of a run need two names.
-        language: ISO 639-1 code of every recording, where the corpus does not say but you know.
-        metadata: CSV or JSONL file of a plain folder; ROOT/metadata.csv or ROOT/metadata.jsonl unless given. Its name
-            ends in .csv or .jsonl.
-        folders: Names of folders below the root; audio is only looked for within those, e.g. [train-clean-100],
-            [small], [clean, clean_sa], [raw_audios], [en]. All of the corpus unless given.
+        kind: How the corpus is laid out (docs/corpora.md); auto: librispeech if the folder looks like it, else folder.
+        name: Its name in tables and ids; by default the folder's name. The corpora of a run need different names.
+        language: ISO 639-1 code of all recordings, for a corpus that does not state it.
+        metadata: CSV or JSONL file (.csv, .jsonl) with the metadata of a plain folder; by default ROOT/metadata.csv or
+            ROOT/metadata.jsonl.
+        folders: Names of folders below the root; only audio within these is taken, e.g. [train-clean-100], [small],
+            [clean, clean_sa], [raw_audios], [en]. By default the whole corpus.
     """
 
     root: str
@@ -78,21 +77,21 @@ class CorpusConfig:
         return re.sub(r"[^A-Za-z0-9_-]+", "-", self.root.rstrip("/").rpartition("/")[2]).strip("-") or "corpus"
 
     def takes(self, name: str) -> bool:
-        """Whether a path below the root is one that `folders` asks for."""
+        """Whether `folders` selects a path, which is relative to the root."""
         return not self.folders or not set(self.folders).isdisjoint(name.split("/")[:-1])
 
 
 @dataclass(frozen=True)
 class AudioFile:
-    """A file (or one channel of it, or what lies in a tar or a Parquet file) as the corpus names it.
+    """An audio file (or a channel of one, a member of a tar, a row of a Parquet file) as its corpus describes it.
 
     Attributes:
-        id: Within its corpus.
-        uri: Where it lies; see location.py.
-        speaker_namespace: Whose ids of speakers these are, where corpora share them; else the corpus' own.
-        duration_s: Where the corpus states it: its header is then not read.
-        drop_reason: Why it is not wanted, whatever is in it; `drop_detail` says more.
-        complete: Tells more of it, on whichever machine its header is read: for what must be read file by file. It must
+        id: Unique within the corpus.
+        uri: The audio's address; see files/audio_uri.py.
+        speaker_namespace: Prefix of the speaker's id that corpora with the same speakers share; None: the corpus' name.
+        duration_s: The length, if the corpus states it: the audio header is then not read.
+        drop_reason: Why it is dropped unopened; `drop_detail` says more. None if it is wanted.
+        complete: Adds metadata that must be read file by file; called on the machine that reads the header, so it must
             be importable.
 
     The others are as in records.Recording.
@@ -121,15 +120,15 @@ class AudioFile:
 
 
 def misplaced(name: str, uri: str) -> AudioFile:
-    """Audio where the corpus' layout has none."""
+    """An audio file, to be dropped, in a folder where the corpus' layout has none."""
     return AudioFile(name, uri, drop_reason="misplaced", drop_detail="audio where the corpus' layout has none")
 
 
 def is_audio(name: str) -> bool:
-    """Whether a file is audio by its name."""
-    # Here, so that a recipe is read without the decoders.
+    """Whether a file's name is that of audio."""
+    # Imported here, so that reading a recipe does not import the decoders.
     from pipeline.audio.decoders import AUDIO_SUFFIXES
 
     path = PurePosixPath(name)
-    # A dot file is a system's own, e.g. what macOS leaves beside each file it copies.
+    # Dot files belong to the system, e.g. those that macOS leaves beside each file it copies.
     return path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")

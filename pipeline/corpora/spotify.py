@@ -25,7 +25,7 @@ _DESCRIPTION = ("show_name", "episode_name", "show_description", "episode_descri
 
 
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
-    """The episodes in the order of their paths.
+    """Yields the episodes in the order of their paths, then those that have no file.
 
     Raises:
         CorpusError: there is no metadata.tsv, or it lacks a column.
@@ -66,12 +66,12 @@ def _episode(id: str, uri: str, row: dict[str, str]) -> AudioFile:
         uri=uri,
         language=row.get("language") or None,
         language_source="show",
-        speaker=row["show_filename_prefix"],  # whose hosts are the same, as far as is known
+        speaker=row["show_filename_prefix"],  # the show stands in for its hosts, who are not named
         description=_plain(" ".join(row[name] for name in _DESCRIPTION if row.get(name))) or None,
         duration_s=minutes * 60 if minutes else None,
     )
 
 
 def _plain(text: str) -> str:
-    """Descriptions come from feeds, with marks of HTML and addresses in them."""
+    """Removes HTML tags and web addresses, which descriptions have because they come from feeds."""
     return " ".join(re.sub(r"<[^>]*>|https?://\S+", " ", text).split())

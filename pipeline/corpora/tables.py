@@ -1,4 +1,4 @@
-"""The tables that corpora come with: CSV-like text, JSON lines, gzip-compressed or not."""
+"""Reads the tables of corpora: CSV-like text and JSON lines, gzip-compressed or not."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def read_lines(uri: str) -> Iterator[str]:
-    """The lines of a text file, as they are asked for, without their ends; decompressed where its name ends in .gz.
+    r"""Yields the lines of a text file without line ends; decompresses the file if its name ends in .gz.
 
-    Split at newlines only, which text may hold others of. What is no UTF-8 is replaced: one bad letter must not cost a
-    corpus.
+    Lines are split only at \n: other line separators may be part of the text. Invalid UTF-8 is replaced: one bad
+    character must not cost a corpus.
 
     Raises:
-        CorpusError: it is no whole gzip file.
+        CorpusError: a .gz file is damaged.
     """
     with storage.open_read(uri) as file:
         content = gzip.GzipFile(fileobj=file) if uri.endswith(".gz") else file
@@ -35,9 +35,9 @@ def read_lines(uri: str) -> Iterator[str]:
 
 
 def read_columns(uri: str, delimiter: str, required: Sequence[str] = ()) -> Iterator[dict[str, str]]:
-    """The rows of a table whose first line names its columns; quotes are letters like any other.
+    """Yields the rows of a table whose first line names its columns; quotes have no special meaning.
 
-    A row with too few fields lacks the last columns; one with too many is passed over, as its columns cannot be told.
+    A row with too few fields lacks the last columns; one with too many is skipped, as its columns cannot be told.
 
     Raises:
         CorpusError: the table lacks a required column.
@@ -53,7 +53,7 @@ def read_columns(uri: str, delimiter: str, required: Sequence[str] = ()) -> Iter
 
 
 def read_json_lines(uri: str) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file.
+    """Yields the objects of a JSON-lines file.
 
     Raises:
         CorpusError: a line is not a JSON object.
@@ -64,10 +64,10 @@ def read_json_lines(uri: str) -> Iterator[dict[str, Any]]:
 
 
 def parse_json(text: str | bytes, where: str) -> dict[str, Any]:
-    """A JSON object.
+    """Parses a JSON object; `where` says in the error which text it was.
 
     Raises:
-        CorpusError: it is none.
+        CorpusError: the text is not a JSON object.
     """
     try:
         value = json.loads(text)
@@ -79,7 +79,7 @@ def parse_json(text: str | bytes, where: str) -> dict[str, Any]:
 
 
 def number(value: object) -> float | None:
-    """A finite number that is not negative, as a corpus writes it; None where there is none."""
+    """Parses a number from a corpus' table; None unless it is finite and not negative."""
     try:
         found = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):

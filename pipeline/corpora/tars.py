@@ -1,4 +1,4 @@
-"""Tars of audio: what lies where in them, told by reading their headers alone."""
+"""Lists the members of tars of audio, reading only the headers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pipeline.work.map_tasks import spread
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-# Of which the content cannot be addressed in place.
+# Their members cannot be read in place.
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-# A clip of some seconds is larger: on S3 most of a tar is not read.
+# Smaller than a clip of a few seconds, so that on S3 most of a tar is not downloaded.
 HEADER_READ_AHEAD_BYTES = 2**16
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file in a tar."""
+    """A file in a tar: its bytes are `offset` to `offset + length` of the tar."""
 
     name: str
     offset: int
@@ -31,10 +31,10 @@ class Member:
 
 
 def members(uri: str) -> Iterator[Member]:
-    """The regular files of a tar in their order, by name without a leading `./`.
+    """Yields the regular files of a tar in order, with names without a leading `./`.
 
     Raises:
-        CorpusError: it is compressed, damaged, or ends too soon; what came before that has been yielded.
+        CorpusError: the tar is compressed, damaged or cut off; the members before that have been yielded.
     """
     if uri.endswith(COMPRESSED_SUFFIXES):
         raise CorpusError(f"{uri} is compressed, so that audio in it cannot be read in place: decompress it to a .tar")
@@ -44,7 +44,7 @@ def members(uri: str) -> Iterator[Member]:
             file.seek(0)
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for info in tar:
-                    tar.members = []  # type: ignore[attr-defined]  # it would keep all that it has seen
+                    tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header in memory
                     if not info.isreg():
                         continue
                     if info.offset_data + info.size > size:
@@ -52,7 +52,7 @@ def members(uri: str) -> Iterator[Member]:
                     if info.sparse is not None:
                         continue
                     yield Member(info.name.removeprefix("./"), info.offset_data, info.size)
-                # tarfile takes whatever is no header for the end.
+                # tarfile takes anything that is not a header for the end.
                 file.seek(tar.offset)
                 if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
                     raise tarfile.ReadError(f"there is no header at byte {tar.offset}")
@@ -61,7 +61,10 @@ def members(uri: str) -> Iterator[Member]:
 
 
 def members_of_all(uris: Iterable[str]) -> Iterator[tuple[str, list[Member], CorpusError | None]]:
-    """Each tar, its members, and what is wrong where they cannot be read to the end; many tars on the cluster."""
+    """Yields each tar's URI, its members, and the error if it cannot be read to the end.
+
+    Many tars are read on the cluster.
+    """
     return spread(_members_and_damage, uris)
 
 
@@ -76,16 +79,16 @@ def _members_and_damage(uri: str) -> tuple[str, list[Member], CorpusError | None
 
 
 def address(uri: str, member: Member) -> str:
-    """Where a member lies."""
+    """The URI of a member (files/audio_uri.py)."""
     return str(TarMember(uri, member.offset, member.length, member.name))
 
 
 def leaves_its_folder(name: str) -> bool:
-    """Whether a member's name, were it a path, would lead elsewhere."""
+    """Whether a member's name, taken as a path, would point outside the tar's folder."""
     path = PurePosixPath(name)
     return path.is_absolute() or ".." in path.parts
 
 
 def as_damage(name: str, uri: str, error: CorpusError) -> AudioFile:
-    """A tar that cannot be read (any further), to be dropped."""
+    """An entry, to be dropped, for a tar that cannot be read to its end."""
     return AudioFile(name, uri, drop_reason="unreadable", drop_detail=str(error))

@@ -1,6 +1,6 @@
 """VoxPopuli (github.com/facebookresearch/voxpopuli): the European Parliament, Ogg Vorbis at 16 kHz.
 
-Sessions of hours, as they are downloaded; unpacked, or still in their tars:
+Sessions of several hours, as downloaded, unpacked or still in their tars:
 
     ROOT/raw_audios/<language>/<year>/<event>_<language>.ogg
     ROOT/raw_audios/<language>_<year>[_2].tar
@@ -11,12 +11,12 @@ Cut by the official scripts, without and with text:
     ROOT/transcribed_data/<language>/<year>/<event>-<id>.ogg
     ROOT/transcribed_data/<language>/asr_{train,dev,test}.tsv   id, raw_text, normalized_text, speaker_id, split, ...
 
-Where found, anywhere below ROOT: unlabelled_v2.tsv.gz (event_id, segment_no, start, end) tells where in the sessions
-there is speech, and how long the cut files are; unlabelled_sd.tsv.gz does the same for another cutting, and
-asr_<language>.tsv.gz tells where in its session a transcribed file lies.
+Three tables are used if they are anywhere below ROOT: unlabelled_v2.tsv.gz (event_id, segment_no, start, end) says
+where the sessions hold speech, and thus how long the cut files are; unlabelled_sd.tsv.gz says the same for another
+segmentation; asr_<language>.tsv.gz says where in its session a transcribed file lies.
 
-The language of a session is that of its channel: an interpreter's, on which the floor may be heard in another language.
-`original` is the floor itself, whose language is not told.
+The language of a session is that of its channel: an interpreter's, in which the floor may be heard in another language.
+`original` is the floor itself, whose language is not stated.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SESSION = re.compile(r"(?:.*/)?(?P<id>(?P<event>\d{8}-[^/]+)_(?P<channel>[a-z]{
 _CUT = re.compile(r"(?:.*/)?(?P<id>(?P<session>\d{8}-[^/]+_(?:[a-z]{2}|original))_(?P<number>\d+))\.ogg")
 _TAR = re.compile(r"(?:.*/)?(?P<channel>[a-z]{2}|original)_\d{4}(?:_\d)?\.tar")
 _TRANSCRIBED = re.compile(r"(?:.*/)?transcribed_data/(?P<language>[a-z]{2})/(?:.*/)?(?P<id>[^/]+)\.ogg")
-# The official scripts' file names begin with it; only plenary sessions were transcribed.
+# File names of the official scripts begin with this: only plenary sessions were transcribed.
 _PLENARY = re.compile(r"\d{8}-\d{4}-PLENARY")
 _SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 FLOOR = "original"
@@ -46,10 +46,10 @@ Times = tuple[float, float]
 
 
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
-    """Sessions and cut files in the order of their paths.
+    """Yields sessions and cut files in the order of their paths.
 
     Raises:
-        CorpusError: nothing below the root is called as VoxPopuli's files are.
+        CorpusError: no file below the root is named like one of VoxPopuli.
     """
     names = storage.list_files(config.root)
     tables = _Tables(config, names)
@@ -63,10 +63,10 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
 
 
 def _audio(config: CorpusConfig, names: list[str]) -> Iterator[tuple[str, str | AudioFile]]:
-    """Names of audio and where it lies, in tars too."""
+    """Yields the name and URI of each audio file, in tars too, or an AudioFile to drop for a damaged tar."""
     for name in names:
         uri = storage.join(config.root, name)
-        # `folders` may name the language of a tar, which its members' names begin with.
+        # `folders` may name a language: the names of a tar's members begin with it.
         if name.endswith(".tar"):
             ((_, members, damage),) = tars.members_of_all([uri])
             for member in members:
@@ -111,7 +111,7 @@ def _cut(match: re.Match[str], uri: str, tables: _Tables) -> AudioFile:
         uri=uri,
         language=None if channel == FLOOR else channel,
         language_source=None if channel == FLOOR else "channel",
-        # Whose session it is stands for its unknown speakers.
+        # The session stands in for its speakers, who are unknown.
         speaker=session,
         origins=[f"voxpopuli:{session}"],
         origin_start_s=times[0] if times else None,
@@ -139,7 +139,7 @@ def _transcribed(match: re.Match[str], uri: str, tables: _Tables) -> AudioFile:
         speaker=speaker if speaker not in (None, "", "None", "0") else None,
         split=_SPLITS.get(row["split"], row["split"]),
         text=row.get("normalized_text") or row.get("raw_text") or row.get("normed_text") or row.get("original_text"),
-        # Cut from the floor, which the channel of its own language carries too.
+        # Cut from the floor, which is also heard on the channel of the speaker's language.
         origins=[f"voxpopuli:{event}_{channel}" for channel in (FLOOR, match["language"])],
         origin_start_s=start_s,
         origin_end_s=end_s,
@@ -147,12 +147,17 @@ def _transcribed(match: re.Match[str], uri: str, tables: _Tables) -> AudioFile:
 
 
 class _Tables:
-    """What the tables say: where in a session each cut file lies, by its number, and the rows of transcripts."""
+    """The contents of the tables.
+
+    Attributes:
+        sessions: (start, end) seconds of each cut file in its session, by session and number.
+        transcripts: Rows by (language, id).
+    """
 
     def __init__(self, config: CorpusConfig, names: list[str]) -> None:
         root = config.root
         self.sessions: dict[str, dict[str, Times]] = defaultdict(dict)
-        # The cutting of all languages has 70 million rows: only those of what is here are kept.
+        # The tables of all languages have 70 million rows: keep only those of the sessions that are here.
         taken = [name for name in names if config.takes(name)]
         matches = (_CUT.fullmatch(name) or _SESSION.fullmatch(name) for name in taken)
         self._present = {match.groupdict().get("session") or match["id"] for match in matches if match}
@@ -160,7 +165,7 @@ class _Tables:
         self._in_tars = {match["channel"] for match in in_tars if match}
         self.transcripts: dict[tuple[str, str], dict[str, str]] = {}
         by_file = {name.rpartition("/")[2].removesuffix(".gz"): name for name in names if ".tsv" in name}
-        # The usual cutting last: where both are there, it is the one that is taken.
+        # The usual segmentation comes last, so that it wins if both are there.
         for table, delimiter, columns in (
             ("unlabelled_sd.tsv", "|", ("session_id", "id_", "start_time", "end_time")),
             ("unlabelled_v2.tsv", "\t", ("event_id", "segment_no", "start", "end")),

@@ -1,11 +1,11 @@
-"""Tars of audio as WebDataset has them: a sample is the members that share a name up to the first dot of its last part.
+"""Tars of audio in WebDataset's format: members whose paths agree up to the first dot of the file name form a sample.
 
     ROOT/**/*.tar
         <key>.flac              the audio
-        <key>.json              {language, speaker, split, text, duration}, any of them
+        <key>.json              any of {language, speaker, split, text, duration}
         <key>.txt               the text
 
-The members of a sample lie beside each other, the audio among them.
+The members of a sample must be adjacent.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from pipeline.work.map_tasks import spread
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Longer ones are no description of a clip.
+# A larger .json or .txt is not the description of a clip.
 LONGEST_TEXT_BYTES = 2**20
 _TEXT_KEYS = ("text", "transcript", "transcription", "sentence")
 _SPEAKER_KEYS = ("speaker", "speaker_id")
 
 
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
-    """The samples, tar by tar.
+    """Yields the audio members of the samples, tar by tar.
 
     Raises:
         CorpusError: there is no tar.
@@ -46,7 +46,7 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
 
 
 def _read_tar(root: str, name: str) -> list[AudioFile]:
-    """The samples of one tar; runs on any machine."""
+    """Reads the samples of one tar; runs on any machine."""
     uri = storage.join(root, name)
     files: list[AudioFile] = []
     try:
@@ -58,7 +58,7 @@ def _read_tar(root: str, name: str) -> list[AudioFile]:
 
 
 def key_of(name: str) -> str:
-    """What the members of one sample have in common."""
+    """The key of a member's sample: its path up to the first dot of the file name."""
     folder, slash, last = name.rpartition("/")
     return folder + slash + last.partition(".")[0]
 
@@ -70,7 +70,7 @@ def _read_sample(name: str, uri: str, key: str, sample: list[tars.Member]) -> It
         if not is_audio(member.name):
             continue
         yield AudioFile(
-            # Keys are only told to differ within a tar; several audio members of a sample are several recordings.
+            # Keys are unique only within a tar; each audio member of a sample is a recording of its own.
             id=f"{name.removesuffix('.tar')}/{member.name}",
             uri=tars.address(uri, member),
             language=str(language) if language else None,
@@ -99,7 +99,7 @@ def _read_description(uri: str, sample: list[tars.Member]) -> dict[str, Any]:
             try:
                 known = {**known, **parse_json(content, f"{member.name} of {uri}")}
             except CorpusError:
-                continue  # a description that cannot be read describes nothing
+                continue  # an unreadable description is ignored
         else:
             known = {"text": content.decode(errors="replace").strip(), **known}
     return known

@@ -1,1 +1,1 @@
-"""Which recordings are in a wanted language."""
+"""The language filter: keeps recordings in a wanted language and drops speech that the run already holds."""

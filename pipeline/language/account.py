@@ -1,4 +1,4 @@
-"""Totals of the language decisions, summed up as they are made: tallies, drops, and the decisions that were close."""
+"""Totals of the language decisions: tallies, drops, and the closest decisions."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Account:
         self._newly_dropped: list[Dropped] = []
 
     def add(self, corpus: str, duration_s: float, decision: LanguageDecision, detail: str, rules: Rules) -> None:
-        """Takes the decision on one recording.
+        """Adds the decision on one recording.
 
         Args:
-            corpus: The recording's.
-            duration_s: Its length.
-            decision: What was decided.
-            detail: Goes into dropped.parquet if the recording is dropped.
-            rules: The corpus' rules, by whose thresholds the decision was made.
+            corpus: The recording's corpus.
+            duration_s: The recording's length.
+            decision: The decision.
+            detail: The detail for dropped.parquet, used if the recording is dropped.
+            rules: The corpus' rules, whose thresholds the decision was made with.
         """
         tally = Tally(1, duration_s / 3600)
         self.total += tally
@@ -64,11 +64,11 @@ class Account:
             self._newly_dropped.clear()
 
     def dropped(self) -> pa.Table:
-        """The drops so far (DROPPED_SCHEMA), in the order in which they were added."""
+        """The drops so far, in the order in which they were added (DROPPED_SCHEMA)."""
         return pa.concat_tables([*self._dropped, to_table(self._newly_dropped, DROPPED_SCHEMA)]).combine_chunks()
 
     def counts(self, dropped: pa.Table) -> StageCounts:
-        """The stage's counts, with these drops summed up by reason."""
+        """The stage's counts; `dropped` is the table from `dropped()`."""
         drops: Iterator[Dropped] = (
             drop
             for first in range(0, len(dropped), parquet.ROW_GROUP_ROWS)
@@ -80,7 +80,7 @@ class Account:
         thresholds = rules.thresholds(cast("Literal['text', 'audio']", decision.evidence))
         margin = min(abs(score - threshold) for threshold in thresholds)
         if decision.reason == "uncertain_language":
-            margin = -margin  # in between
+            margin = -margin  # between the thresholds
         row = {
             "recording_id": decision.recording_id,
             "decision": outcome_of(decision),
@@ -89,7 +89,7 @@ class Account:
             "evidence": decision.evidence,
             "hours": duration_s / 3600,
         }
-        # A heap whose top is the most certain of those noted: the next to make room.
+        # A heap whose top is the most certain entry, the next to be replaced.
         entry = (-margin, decision.recording_id, row)
         if len(self._closest) < NUM_LEAST_CERTAIN:
             heapq.heappush(self._closest, entry)
@@ -105,7 +105,7 @@ class Account:
         ]
 
     def least_certain(self) -> list[dict[str, Any]]:
-        """The decisions that were closest to being another one, the closest first."""
+        """The NUM_LEAST_CERTAIN decisions closest to a threshold, the closest first."""
         return [row for _, _, row in sorted(self._closest, key=lambda entry: (-entry[0], entry[1]))]
 
     def refuse_if_nothing_is_kept(self, has_listened: bool) -> None:
@@ -123,7 +123,7 @@ class Account:
 
 
 def outcome_of(decision: LanguageDecision) -> str:
-    """keep, quarantine, or drop and the reason."""
+    """The decision in words: `keep`, `quarantine` or `drop: <reason>`."""
     if decision.keep:
         return "keep"
     return "quarantine" if decision.reason == "uncertain_language" else f"drop: {decision.reason}"

@@ -15,13 +15,14 @@ class AudioLanguageConfig:
 
     Args:
         model: Whisper (multilingual), MMS-LID or SpeechBrain's ECAPA for VoxLingua107: a folder, or a name on the
-            Hugging Face hub; without it nothing is listened to.
-        required: Whether a model that cannot be found ends the command; else it goes on without, and says so.
+            Hugging Face hub. Without a model nothing is listened to.
+        required: Whether the command fails if the model cannot be found; otherwise it continues without, and says so.
         window_s: Seconds of audio that are classified at a time.
-        min_windows: Fewest windows of a recording that is long enough for them.
-        max_windows: Most windows of a recording.
-        one_window_every_s: Seconds of a recording for each window between these bounds.
-        min_speech_s: Seconds of speech that a window must hold; of a shorter recording, half of it.
+        min_windows: Fewest windows per recording, if it is long enough for them.
+        max_windows: Most windows per recording.
+        one_window_every_s: Within these bounds, one window per this many seconds of speech, or of the recording if the
+            corpus does not say where speech is.
+        min_speech_s: Seconds of speech that a window must hold, or half of the window if that is less.
         speech_threshold: Probability above which audio counts as speech.
         work_unit_minutes: Minutes of windows that one worker takes at a time.
     """
@@ -49,17 +50,17 @@ class AudioLanguageConfig:
 
 @dataclass(frozen=True)
 class CorpusEvidence:
-    """Settings for one corpus that differ from LanguageConfig; those left out are as there.
+    """Settings of LanguageConfig that differ for one corpus.
 
     Args:
-        metadata_trust: Trust in the corpus' tags, from 0 to 1; unless given, it depends on where the tag comes from.
+        metadata_trust: Trust in the corpus' tags, from 0 to 1; by default it depends on where the tag comes from.
         metadata_keep: Trust from which a tag for a wanted language decides alone.
-        metadata_enough: Trust from which it is enough where there is no other evidence; below, quarantine.
+        metadata_enough: Trust from which a tag is enough if there is no other evidence; below that, quarantine.
         text_min_chars: Shortest text, in characters, that counts as evidence.
         text_keep: Probability of the wanted languages from which text keeps a recording.
         text_drop: Probability below which text drops it.
         audio_keep: Probability of the wanted languages from which audio keeps a recording.
-        audio_drop: Probability below which audio drops it; between the two it is in quarantine.
+        audio_drop: Probability below which audio drops it; in between, quarantine.
         listen: Which recordings are listened to: needed, always or never.
     """
 
@@ -79,22 +80,22 @@ class CorpusEvidence:
 
 @dataclass(frozen=True)
 class LanguageConfig:
-    """Which languages stay, and what evidence it takes.
+    """Which languages stay, and how much evidence that takes.
 
     Args:
         languages: ISO 639-1 codes of the languages that stay.
         unknown: Whether a recording without any evidence stays.
         metadata_keep: Trust from which a corpus' tag for a wanted language decides alone.
-        metadata_enough: Trust from which it is enough where there is no other evidence; below, quarantine.
+        metadata_enough: Trust from which a tag is enough if there is no other evidence; below that, quarantine.
         text_min_chars: Shortest text, in characters, that counts as evidence.
         text_keep: Probability of the wanted languages from which text keeps a recording.
         text_drop: Probability below which text drops it.
         audio_keep: Probability of the wanted languages from which audio keeps a recording.
-        audio_drop: Probability below which audio drops it; between the two it is in quarantine.
+        audio_drop: Probability below which audio drops it; in between, quarantine.
         listen: Which recordings are listened to. needed: those that metadata and text leave in doubt, and those whose
-            tag cannot be trusted; always: all but those with a tag for another language; never: none.
-        audio: The classifier, and which windows it hears.
-        corpora: Settings that differ for a corpus, by its name.
+            tag cannot be trusted; always: all but those tagged with another language; never: none.
+        audio: The classifier, and the windows that it listens to.
+        corpora: Settings that differ for single corpora, by the corpus' name.
     """
 
     languages: tuple[str, ...] = ("en",)
@@ -120,7 +121,7 @@ class LanguageConfig:
             _check_thresholds(f"language.corpora.{corpus}", self.of_corpus(corpus))
 
     def of_corpus(self, corpus: str) -> Rules:
-        """The rules for the recordings of one corpus."""
+        """The settings for one corpus: its own if given, else the general ones."""
         own = self.corpora.get(corpus, CorpusEvidence())
         rules: dict[str, Any] = {field.name: getattr(own, field.name, None) for field in fields(Rules)}
         for name, value in rules.items():
@@ -131,7 +132,7 @@ class LanguageConfig:
 
 @dataclass(frozen=True)
 class Rules:
-    """The settings that hold for one corpus; see LanguageConfig and CorpusEvidence."""
+    """The settings in force for one corpus; see LanguageConfig and CorpusEvidence."""
 
     languages: tuple[str, ...]
     unknown: Literal["keep", "drop"]
@@ -146,7 +147,7 @@ class Rules:
     listen: Literal["needed", "always", "never"]
 
     def thresholds(self, evidence: Literal["text", "audio"]) -> tuple[float, float]:
-        """Probabilities from which this kind of evidence keeps a recording, and below which it drops one."""
+        """(keep, drop): probabilities from which this kind of evidence keeps a recording, and below which it drops one."""
         return (self.text_keep, self.text_drop) if evidence == "text" else (self.audio_keep, self.audio_drop)
 
 

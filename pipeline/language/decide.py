@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # ISO 639-2 has a code for "undetermined".
 UNDETERMINED = ("", "und")
-# Trust in a tag, by where the corpus has it from (records.LANGUAGE_SOURCES).
+# Trust in a tag, by its source (records.LANGUAGE_SOURCES).
 TRUST = {"corpus": 1.0, "recording": 1.0, "folder": 1.0, "recipe": 1.0, "show": 0.7, "channel": 0.7, "unchecked": 0.5}
 assert TRUST.keys() == set(LANGUAGE_SOURCES)
 
@@ -36,9 +36,9 @@ class AudioEvidence:
     """A classifier's verdict on one recording.
 
     Attributes:
-        probabilities: By language, the mean over the windows; empty if nothing could be classified.
-        num_windows: Windows that were classified.
-        failure: Why none was.
+        probabilities: Mean probability over the windows, by language; empty if nothing could be classified.
+        num_windows: Number of windows that were classified.
+        failure: Why none was classified; None if some were.
     """
 
     probabilities: dict[str, float] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class AudioEvidence:
 
 
 class Metadata(NamedTuple):
-    """What the manifest says that a recording's language can be told from; fields as in Recording."""
+    """The columns of the manifest from which a recording's language can be told, as in Recording."""
 
     recording_id: str
     language: str | None
@@ -71,7 +71,7 @@ def decide(recording: Recording, config: LanguageConfig, audio: AudioEvidence | 
 
 
 def by_metadata_and_text(recording: Metadata, rules: Rules) -> tuple[LanguageDecision, bool]:
-    """The decision before audio, and whether it stands whatever audio might say."""
+    """Decides without audio; also returns whether that is final, i.e. audio may not change it."""
     never, always = rules.listen == "never", rules.listen == "always"
     id = recording.recording_id
     tag = normalize_code(recording.language or "")
@@ -98,14 +98,14 @@ def by_metadata_and_text(recording: Metadata, rules: Rules) -> tuple[LanguageDec
 
 
 def by_audio(before: LanguageDecision, audio: AudioEvidence | None, rules: Rules) -> LanguageDecision:
-    """The decision by audio, or the one `before` it if nothing was heard."""
+    """Decides by audio; returns the earlier decision `before` if nothing could be classified."""
     if audio is None or not audio.probabilities:
         return before
     return _judge(before.recording_id, audio.probabilities, "audio", rules)
 
 
 def describe(decision: LanguageDecision, audio: AudioEvidence | None) -> str:
-    """The detail that a drop carries: the language, the evidence for it and how sure that is."""
+    """The detail of a drop: the language, the evidence for it, and the probability of the wanted languages."""
     if decision.language is None:
         return "neither metadata nor text nor audio says what is spoken"
     windows = f", {audio.num_windows} windows" if audio and decision.evidence == "audio" else ""
@@ -130,6 +130,6 @@ def _judge(
         reason = "other_language"
     elif score < keep_from:
         reason = "uncertain_language"
-    elif likeliest not in rules.languages:  # together the wanted ones are likelier
+    elif likeliest not in rules.languages:  # the wanted languages are likelier only taken together
         likeliest = max(rules.languages, key=lambda language: (probabilities.get(language, 0.0), language))
     return LanguageDecision(recording_id, reason is None, likeliest, score, evidence, reason)

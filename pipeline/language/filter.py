@@ -1,15 +1,15 @@
-"""Drops recordings whose speech is held already and those in other languages.
+"""Drops recordings in other languages, and those whose speech another recording of the run or evaluation data holds.
 
     RUN/manifest/ -> RUN/language/decisions.parquet (LanguageDecision)
 
-1. Recordings that hold the same speech as another, or evaluation data, are marked (same_speech.py).
+1. Recordings that hold the same speech as another one or as evaluation data are marked (same_speech.py).
 2. Tasks decide on every recording by metadata and text (decide.py), and choose the windows to listen to where audio may
    still change that. With the marks, this is written to evidence.parquet.
 3. A classifier listens to these windows (listen.py).
 4. The final decisions are made from evidence.parquet and what was heard.
 
-If there is no classifier, metadata and text decide, and stage.json says how much would have been listened to. Each step
-streams: the memory that it takes does not grow with the number of recordings, except for marks and drops.
+Without a classifier, metadata and text decide, and stage.json says how much would have been listened to. Each step
+streams: apart from marks and drops, its memory does not grow with the number of recordings.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from pipeline.work.cluster import ClusterConfig
 
 DECISIONS = "decisions.parquet"
-# There until the stage is finished.
+# Deleted when the stage is finished.
 EVIDENCE = "evidence.parquet"
-# The decision by metadata and text, and what the final one needs. `is_final`: audio may not change it. `windows`: where
-# to listen; null for most. `mark_reason` and `mark_detail`: why the recording is dropped whatever its language.
+# The decision by metadata and text, and all that the final one needs. `is_final`: audio may not change it. `windows`:
+# where to listen; null for most. `mark_reason` and `mark_detail`: why the recording is dropped whatever its language.
 EVIDENCE_SCHEMA = pa.schema(
     [
         *LANGUAGE_SCHEMA,
@@ -72,7 +72,7 @@ def filter_languages(
     """Decides on every recording of the manifest.
 
     Raises:
-        TwistError: nothing is left, a setting names a corpus that there is not, or the classifier cannot be found.
+        TwistError: no recording is left, a setting names an unknown corpus, or the classifier cannot be found.
     """
     inputs = {MANIFEST: fingerprint_of(run, MANIFEST)}
     same_speech = same_speech or SameSpeechConfig()
@@ -101,7 +101,7 @@ def filter_languages(
 
 
 def _find_classifier(config: LanguageConfig) -> str | None:
-    """The fingerprint of what is listened with; None: with nothing."""
+    """The classifier's fingerprint; None if nothing is to be listened to."""
     from model.language_id.classifier import find_language_classifier, fingerprint_of_classifier
 
     wanted = {config.listen, *(own.listen for own in config.corpora.values() if own.listen is not None)}
@@ -128,7 +128,7 @@ def _evidence_uri(stage: Stage) -> str:
 
 
 class _Rows(NamedTuple):
-    """Some rows of a corpus' table, which a task reads by itself."""
+    """The rows of a corpus' table that one task reads: RECORDINGS_PER_TASK from row `first` of a row group."""
 
     uri: str
     row_group: int
@@ -187,7 +187,7 @@ def _collect_evidence(config: LanguageConfig, listens: bool, rows: _Rows) -> pa.
 
 
 def _windows(table: pa.Table, is_open: list[bool], config: LanguageConfig) -> pa.Array:
-    """Where to listen in each recording on which audio may decide; null if there is nowhere to."""
+    """The windows of each recording that audio may decide on; null for the others, and for those too short."""
     windows: list[list[listen.Windows] | None] = [None] * len(table)
     for row in itertools.compress(range(len(table)), is_open):
         voice_activity = table["voice_activity"][row].as_py()
@@ -196,7 +196,7 @@ def _windows(table: pa.Table, is_open: list[bool], config: LanguageConfig) -> pa
 
 
 def _with_marks(table: pa.Table, marks: dict[str, Mark]) -> pa.Table:
-    """Fills in the marks of some recordings, which are then not listened to."""
+    """Fills in the marks of some recordings, and removes the windows of the marked ones."""
     if not marks:
         return table
     found = [marks.pop(id, None) for id in table["recording_id"].to_pylist()]
@@ -279,7 +279,7 @@ def _decide_all(
     account: Account,
     report: ReportProgress,
 ) -> Iterator[list[LanguageDecision]]:
-    """The final decisions, as many at a time as a row group holds; `account` sums them up."""
+    """Yields the final decisions, a row group's worth at a time, and adds each to `account`."""
     num_recordings = read_facts(stage.run, MANIFEST)["counts"]["kept"]["items"]
     rules_of = functools.cache(config.of_corpus)
     decisions: list[LanguageDecision] = []
@@ -310,7 +310,7 @@ def _decide_all(
 
 
 def kept_recordings(run: str) -> Iterator[Recording]:
-    """The recordings that a finished stage keeps, in the manifest's order; few are in memory at a time.
+    """Yields the recordings that a finished stage keeps, in the manifest's order, with few in memory at a time.
 
     Raises:
         StageError: the stage is not finished.

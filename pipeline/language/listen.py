@@ -1,9 +1,9 @@
-"""Listening to recordings for their language: a few windows of speech of each, on GPU actors where there are GPUs.
+"""Classifies the language of recordings by a few windows of speech each, on GPU actors if there are GPUs.
 
     Recording -> windows -> chunks -> RUN/language/audio/part-*.parquet -> AudioEvidence
 
-Windows are spread over a recording, or over its speech if the corpus says where that is. Each has a second one near it,
-which is taken if the first holds too little speech: jingles and applause have no language.
+Windows are spread over a recording, or over its speech if the corpus says where that is. Each slot has a second window
+nearby, which is used if the first holds too little speech: jingles and applause have no language.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def choose_windows(
 
 
 def _in_order(regions: Sequence[Sequence[float]] | None, duration_s: float) -> Windows:
-    """Speech within the recording, sorted and without overlap."""
+    """Clips regions of speech to the recording, sorts them and removes overlaps."""
     tidied: Windows = []
     for on_s, off_s in sorted((max(0.0, r[0]), min(r[1], duration_s)) for r in regions or ()):
         on_s = max(on_s, tidied[-1][1]) if tidied else on_s
@@ -129,7 +129,7 @@ def listen(
     cluster: ClusterConfig,
     report: ReportProgress,
 ) -> Iterator[tuple[str, AudioEvidence]]:
-    """Listens to recordings and writes a part file per chunk; yields recording ids and verdicts in the given order."""
+    """Classifies recordings and writes a part file per chunk; yields recording ids and verdicts in the given order."""
     plan = _plan(excerpts, config)
     if not len(plan):
         return iter(())
@@ -144,7 +144,7 @@ def _plan(excerpts: Iterable[Excerpts], config: AudioLanguageConfig) -> WorkPlan
     def tables() -> Iterator[pa.Table]:
         columns: dict[str, list[object]] = {name: [] for name in PLAN_SCHEMA.names}
         for recording in excerpts:
-            # A recording's windows share a chunk, where the worker tells its slots from each other.
+            # All windows of a recording share a chunk, because the worker averages over its slots.
             seconds = sum(end_s - start_s for windows in recording.windows for start_s, end_s in windows)
             chunk = names.next(recording.corpus, seconds)
             for number, windows in enumerate(recording.windows):
@@ -197,8 +197,8 @@ class HearLanguage:
                     chosen[recording_id].append(wav)
                     break
         clips = [torch.from_numpy(wav) for wavs_of_one in chosen.values() for wav in wavs_of_one]
-        # Per recording: probabilities, its read error, or no_speech.
         rows = iter(self._classify(clips) if clips else torch.zeros(0, len(self._codes)))
+        # Per recording: probabilities, its read error, or no_speech.
         outcomes: dict[str, AudioEvidence] = {}
         for recording_id, wavs_of_one in chosen.items():
             if wavs_of_one:

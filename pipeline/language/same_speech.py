@@ -1,12 +1,13 @@
-"""The same speech twice: recordings that another corpus holds as well, and evaluation sets, found before any GPU time.
+"""Finds speech that the corpora hold twice, and evaluation data in them, before any GPU time is spent on it.
 
-Corpora tell what their recordings were made from (Recording.origins): files and sections of LibriVox (LibriSpeech,
-Libri-Light, MLS), sessions of the European Parliament (VoxPopuli). Two recordings hold the same speech where they share
-an origin and overlap in it by more than half of the shorter. Of those one stays, by an order of preference; it is never
-asked which holds more, so that the order alone says what happens: a chapter goes for one utterance of it.
+Corpora state what their recordings were made from (Recording.origins): files and sections of LibriVox (LibriSpeech,
+Libri-Light, MLS), sessions of the European Parliament (VoxPopuli). Two recordings hold the same speech if they share an
+origin and overlap in it by more than half of the shorter one. One of them stays, by an order of preference between
+corpora. That order alone decides, not which recording is longer: a chapter may be dropped for one utterance of it.
 
-Evaluation sets (LibriSpeech's dev and test, and recordings that the user names) stand above that order: what shares
-their speech, or is by a speaker of LibriSpeech's dev and test sets, goes. What the user names goes itself.
+Evaluation sets (LibriSpeech's dev and test, and recordings that the user names) come before that order: recordings that
+share their speech, or are by a speaker of LibriSpeech's dev and test sets, are dropped, and so are the recordings that
+the user names.
 """
 
 from __future__ import annotations
@@ -30,16 +31,17 @@ ANY_MINUTE = None
 
 @dataclass(frozen=True)
 class SameSpeechConfig:
-    """What becomes of speech that several corpora hold.
+    """What to do about speech that several corpora hold.
 
     Args:
-        drop: Whether all but one recording of the same speech are dropped.
-        prefer: Names of corpora whose recordings stay, the most preferred first; then come those not named, in the
-            order in which the recipe names them.
-        evaluation: A text file, local or s3://, with an id of a recording (<corpus>/<id>) a line: these, and what is
-            the same speech, never enter the run.
-        protect_librispeech: Whether LibriSpeech's dev and test sets are evaluation sets: what other corpora hold of
-            them, and of their speakers, is dropped. They stay themselves, as validation and test data.
+        drop: Whether to drop all but one recording of the same speech.
+        prefer: Names of corpora whose recordings stay, the most preferred first; the others follow in the order of the
+            recipe.
+        evaluation: A text file, local or s3://, with a recording's id (<corpus>/<id>) per line: these recordings, and
+            others of the same speech, never enter the run.
+        protect_librispeech: Whether LibriSpeech's dev and test sets are evaluation sets: recordings of other corpora
+            that hold their speech or are by their speakers are dropped. The sets themselves stay, as validation and
+            test data.
     """
 
     drop: bool = True
@@ -53,14 +55,14 @@ class SameSpeechConfig:
 
 
 class Corpus(NamedTuple):
-    """A corpus of the manifest, as far as it matters here."""
+    """A corpus of the manifest."""
 
     name: str
     is_librispeech: bool
 
 
 class Spoken(NamedTuple):
-    """What matters here of a Recording, of which a run has millions."""
+    """The fields of a Recording that are needed here; a run has millions of recordings."""
 
     recording_id: str
     corpus: str
@@ -72,12 +74,12 @@ class Spoken(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is all of its origin."""
+        """Whether it covers all of its origin."""
         return self.origin_start_s == 0 and self.origin_end_s is None
 
 
 class Mark(NamedTuple):
-    """Why a recording goes, and for the sake of which."""
+    """Why a recording is dropped, and the id of the recording that it is dropped for."""
 
     reason: str
     other_id: str
@@ -85,7 +87,7 @@ class Mark(NamedTuple):
 
 
 def read_evaluation(config: SameSpeechConfig) -> frozenset[str]:
-    """The ids that the user names.
+    """Reads the ids that the user names; empty if `evaluation` is not set.
 
     Raises:
         TwistError: there is no such file.
@@ -105,16 +107,16 @@ def find_same_speech(
     config: SameSpeechConfig,
     evaluation: frozenset[str],
 ) -> dict[str, Mark]:
-    """The recordings that go, by their ids.
+    """Finds the recordings to drop; returns a Mark for each, by recording id.
 
     Args:
-        recordings: Gives the recordings of a corpus, as often as it is called; they pass by one at a time.
-        corpora: All corpora, in the order in which the recipe names them.
-        config: The order of preference, and whether anything goes at all.
+        recordings: Iterates over the recordings of a corpus; called several times per corpus.
+        corpora: All corpora, in the order of the recipe.
+        config: The order of preference, and whether to drop anything at all.
         evaluation: Ids of recordings that must not enter the run.
 
     Raises:
-        TwistError: `prefer` names a corpus that there is not, or `evaluation` only recordings that there are not.
+        TwistError: `prefer` names an unknown corpus, or `evaluation` holds ids but none of this run.
     """
     names = [corpus.name for corpus in corpora]
     if unknown := [name for name in config.prefer if name not in names]:
@@ -165,9 +167,8 @@ def _is_protected(recording: Spoken, protected: set[str]) -> bool:
 def _first_look(
     recordings: Iterator[Spoken], protected: set[str], evaluation: frozenset[str]
 ) -> tuple[frozenset[str], list[Spoken]]:
-    """Origins that may be held twice, and the recordings that are evaluation data.
-
-    Origins of several corpora may be, those that one recording holds whole, and those of evaluation data.
+    """Origins that may be held twice (shared by corpora, covered whole by a recording, or of evaluation data), and the
+    recordings that are evaluation data.
     """
     corpus_of: dict[str, str] = {}
     shared: set[str] = set()
@@ -184,7 +185,7 @@ def _first_look(
 
 
 class _Held:
-    """Which recordings of which origins are held already, by the minutes of the origin that they lie in."""
+    """The recordings that stay, or are evaluation data, indexed by the minutes of their origins that they cover."""
 
     def __init__(self, shared: frozenset[str]) -> None:
         self._shared = shared
@@ -192,20 +193,20 @@ class _Held:
         self._unplaced: dict[str, list[Spoken]] = defaultdict(list)
 
     def copy(self) -> _Held:
-        """What is held by now."""
+        """A copy that later additions do not change."""
         copy = _Held(self._shared)
         copy.merge(self)
         return copy
 
     def merge(self, other: _Held) -> None:
-        """Takes all that another holds."""
+        """Adds all recordings of `other`."""
         for place, recordings in other._by_minute.items():
             self._by_minute[place].extend(recordings)
         for origin, unplaced in other._unplaced.items():
             self._unplaced[origin].extend(unplaced)
 
     def add(self, recording: Spoken) -> None:
-        """Takes a recording."""
+        """Adds a recording, unless none of its origins is shared."""
         for origin in recording.origins or ():
             if origin in self._shared:
                 if _minutes(recording) == (ANY_MINUTE,):
@@ -215,9 +216,15 @@ class _Held:
                         self._by_minute[origin, minute].append(recording)
 
     def find(self, recording: Spoken, min_overlap: float = MIN_OVERLAP, only_whole: bool = False) -> str | None:
-        """The first recording held that is the same speech; `only_whole`: and all of its origin."""
+        """The id of the first recording here with the same speech; None if there is none.
+
+        Args:
+            recording: The recording to compare.
+            min_overlap: Share of the shorter recording by which the two must overlap.
+            only_whole: Whether to consider only recordings that cover all of their origin.
+        """
         for origin in recording.origins or ():
-            # What is of no known minute may lie in any.
+            # Recordings without known minutes may lie in any.
             candidates = itertools.chain(
                 self._unplaced.get(origin, ()),
                 *(self._by_minute.get((origin, minute), ()) for minute in _minutes(recording)),
@@ -229,7 +236,7 @@ class _Held:
 
 
 def _minutes(recording: Spoken) -> Sequence[int | None]:
-    """The minutes of its origin that a recording may share with another; where that is not told, any."""
+    """The minutes of its origin that a recording covers; ANY_MINUTE if its times are unknown."""
     if recording.origin_start_s is None or recording.origin_end_s is None:
         return (ANY_MINUTE,)
     return range(int(recording.origin_start_s // 60), int(recording.origin_end_s // 60) + 1)
@@ -242,6 +249,6 @@ def _is_same(one: Spoken, other: Spoken, min_overlap: float) -> bool:
     start_s, end_s = one.origin_start_s, one.origin_end_s
     other_start_s, other_end_s = other.origin_start_s, other.origin_end_s
     if start_s is None or end_s is None or other_start_s is None or other_end_s is None:
-        return min_overlap == 0  # somewhere in it: where nothing may slip through, that is enough
+        return min_overlap == 0  # unknown times: they may overlap, which is enough if nothing may slip through
     shared_s = min(end_s, other_end_s) - max(start_s, other_start_s)
     return shared_s > min_overlap * min(end_s - start_s, other_end_s - other_start_s)

@@ -1,4 +1,4 @@
-"""What language a text is in, by py3langid."""
+"""Identifies the language of a text with py3langid."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from pipeline.languages import normalize_code
 
-# More says nothing new, and a transcript of hours would take its time.
+# More text adds no certainty, and a transcript of hours would take long.
 LONGEST_TEXT_CHARS = 4_000
 
 
 def text_probabilities(text: str) -> dict[str, float]:
-    """The probability of each language; all letters in upper case count as in lower case."""
+    """The probability of each language, by its code; a text all in upper case is lower-cased first."""
     text = text[:LONGEST_TEXT_CHARS]
     probabilities: dict[str, float] = {}
     for label, probability in _identifier().rank(text.lower() if text.isupper() else text):

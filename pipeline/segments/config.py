@@ -21,7 +21,7 @@ class SegmentConfig:
         max_pause_s: A longer pause, in seconds, always ends a segment.
         padding_s: Seconds of the surrounding pause that are kept at each end of detected speech.
         detect_speech: Which recordings are searched for speech if their corpus does not say where it is: all, those
-            longer than max_s (long), or none. The others are taken whole, or cut into equal parts.
+            longer than max_s (long), or none. The others are taken whole, or in equal parts if they are longer.
         speech_threshold: Probability above which a window of audio counts as speech.
         work_unit_minutes: Minutes of audio that one worker takes at a time.
     """

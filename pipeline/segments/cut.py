@@ -1,4 +1,4 @@
-"""Cutting one recording into segments at its pauses."""
+"""Cuts one recording into segments at its pauses."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def cut(regions: Regions, duration_s: float, config: SegmentConfig) -> Regions:
             last = _last_piece(group, first, longest_s, config)
             stretches.append((group[first][0], group[last][1]))
             first = last + 1
-    # Padding may take no more than its half of the pause to the neighbour.
+    # Padding may take at most half of the pause to the neighbour.
     middles_s = [(before[1] + after[0]) / 2 for before, after in itertools.pairwise(stretches)]
     edges_s = itertools.pairwise([0.0, *middles_s, duration_s])
     return [_pad(stretch, *edges, duration_s, config) for stretch, edges in zip(stretches, edges_s, strict=False)]

@@ -1,4 +1,4 @@
-"""Searching recordings for speech on many workers, if their corpus does not say where it is.
+"""Searches recordings for speech on many workers, if their corpus does not say where it is.
 
 Recording -> slices -> chunks -> RUN/segments/speech/part-*.parquet -> Speech
 """
@@ -49,7 +49,7 @@ class Speech:
 
     Attributes:
         regions: (on, off) seconds.
-        failures: What went wrong with a slice, and how long that slice is.
+        failures: For each slice that could not be searched, its error and its length in seconds.
     """
 
     regions: Regions = field(default_factory=list)
@@ -57,7 +57,7 @@ class Speech:
 
 
 def is_to_be_searched(recording: Recording, config: SegmentConfig) -> bool:
-    """Whether a recording's speech must be looked for in its audio."""
+    """Whether a recording must be searched for speech."""
     if recording.voice_activity is not None:
         return False
     return config.detect_speech == "all" or (config.detect_speech == "long" and recording.duration_s > config.max_s)
@@ -140,7 +140,7 @@ def _read(parts: Sequence[str]) -> Iterator[tuple[str, Speech]]:
     for recording_id, slices in itertools.groupby(rows, key=lambda row: row["recording_id"]):
         speech = Speech()
         for row in slices:
-            # Silence within a long recording is nothing special, and a slice at its end may well hold nothing else.
+            # A silent slice of a long recording is normal, not a failure.
             if row["drop_reason"] not in (None, "silent"):
                 error = AudioError(row["drop_reason"], row["drop_detail"])
                 speech.failures.append((error, row["end_s"] - row["start_s"]))

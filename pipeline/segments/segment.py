@@ -2,9 +2,9 @@
 
     RUN/manifest/, RUN/language/ -> RUN/segments/segments.parquet (SEGMENT_SCHEMA)
 
-If the corpus says where speech is, that is used, after tidying: corpora give it unsorted, overlapping, beyond the
-recording's end. Else speech is detected in the audio (search.py, `detect_speech`). Long recordings are cut at their
-pauses (cut.py).
+If the corpus says where speech is, that is used, after tidying: it may be unsorted, overlapping or beyond the
+recording's end. Otherwise speech is detected in the audio (search.py, `detect_speech`). Long recordings are cut at
+their pauses (cut.py).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pipeline.work.cluster import ClusterConfig
 
 SEGMENTS_FILE = "segments.parquet"
-# Shorter rests are rounding errors of sums.
+# Shorter remainders are rounding errors of sums.
 NEGLIGIBLE_S = 1e-6
 
 
@@ -59,14 +59,14 @@ def make_segments(run: str, config: SegmentConfig, cluster: ClusterConfig, repor
 def _with_speech(
     recordings: Iterable[Recording], found: Iterator[tuple[str, Speech]], config: SegmentConfig
 ) -> Iterator[tuple[Recording, Speech | None]]:
-    """Every recording and its speech, None for those that are taken whole; `found` has those that were searched."""
+    """Yields every recording with its speech (None if it is taken whole); `found` holds those that were searched."""
     for recording in recordings:
         if recording.voice_activity is not None:
             yield recording, Speech(tidy(recording.voice_activity, recording.duration_s))
         elif is_to_be_searched(recording, config):
             id, speech = next(found)
             assert id == recording.recording_id, f"{id} was searched, not {recording.recording_id}"
-            # Tidying joins speech that the edge between two slices has parted.
+            # Tidying joins speech that the edge between two slices split.
             yield recording, Speech(tidy(speech.regions, recording.duration_s), speech.failures)
         else:
             yield recording, None
@@ -104,7 +104,7 @@ def _write(stage: Stage, recordings: Iterable[tuple[Recording, Speech | None]], 
 
 
 class _SegmentRows:
-    """Segments as tables of SEGMENT_SCHEMA, each with whole chunks."""
+    """Collects segments in tables of SEGMENT_SCHEMA, each with whole chunks."""
 
     def __init__(self, chunk_s: float) -> None:
         self.num_rows = 0
@@ -133,7 +133,7 @@ class _SegmentRows:
         self.num_rows += len(segments)
 
     def rest(self) -> Iterator[pa.Table]:
-        """The last table, if there are rows left."""
+        """Yields the rows collected since the last table, if there are any."""
         if self._columns["segment_id"]:
             yield pa.table(self._columns, schema=SEGMENT_SCHEMA)
         for column in self._columns.values():
@@ -147,7 +147,7 @@ def _losses(
     failed: Sequence[tuple[AudioError, float]],
     config: SegmentConfig,
 ) -> list[Dropped]:
-    """What cutting leaves out of a recording: slices that could not be searched, speech too short, and pauses."""
+    """Drops for all that cutting leaves out of a recording: unsearchable slices, too short speech, and pauses."""
     candidates_s, segments_s = (sum(end_s - start_s for start_s, end_s in spans) for spans in (candidates, segments))
     rest_s = recording.duration_s - candidates_s
     losses: list[Dropped] = []
@@ -170,19 +170,19 @@ def _losses(
 
 
 def read_segments(run: str) -> pa.Table:
-    """The segments of a finished stage, in the order of their chunks."""
+    """Reads the segments of a finished stage, in the order of their chunks (SEGMENT_SCHEMA)."""
     fingerprint_of(run, SEGMENTS)
     return parquet.read(storage.join(run, SEGMENTS, SEGMENTS_FILE), SEGMENT_SCHEMA.names)
 
 
 @contextlib.contextmanager
 def open_segments(run: str) -> Iterator[parquet.RowGroups]:
-    """The same as row groups of whole chunks, read on demand."""
+    """Opens the same table to be read on demand, in row groups of whole chunks."""
     fingerprint_of(run, SEGMENTS)
     with parquet.RowGroups(storage.join(run, SEGMENTS, SEGMENTS_FILE), SEGMENT_SCHEMA.names) as groups:
         yield groups
 
 
 def plan_of(segments: parquet.RowGroups) -> WorkPlan:
-    """The segments as a plan of chunks; usable until `segments` is closed."""
+    """Makes the plan of chunks from the segments; usable until `segments` is closed."""
     return WorkPlan(segments, segments.read, "segment_id")
