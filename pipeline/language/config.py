@@ -18,8 +18,8 @@ class AudioLanguageConfig:
             Hugging Face hub. Without a model nothing is listened to.
         required: Whether the command fails if the model cannot be found; otherwise it continues without, and says so.
         window_s: Seconds of audio that are classified at a time.
-        min_windows: Fewest windows per recording, if it is long enough for them.
-        max_windows: Most windows per recording.
+        min_windows: Minimum number of windows per recording, if it is long enough for them.
+        max_windows: Maximum number of windows per recording.
         one_window_every_s: Within these bounds, one window per this many seconds of speech, or of the recording if the
             corpus does not say where speech is.
         min_speech_s: Seconds of speech that a window must hold, or half of the window if that is less.
@@ -147,7 +147,7 @@ class Rules:
     listen: Literal["needed", "always", "never"]
 
     def thresholds(self, evidence: Literal["text", "audio"]) -> tuple[float, float]:
-        """(keep, drop): probabilities from which this kind of evidence keeps a recording, and below which it drops one."""
+        """(keep, drop): probabilities from which text or audio keeps a recording, and below which it drops one."""
         return (self.text_keep, self.text_drop) if evidence == "text" else (self.audio_keep, self.audio_drop)
 
 

@@ -31,9 +31,9 @@ class ClusterConfig:
         min_actors: Actors (processes that turn decoded audio into a stage's output) to request at first and to keep
             while there is work. They are requested even if there is no room yet, so that an autoscaling cluster adds
             machines.
-        max_actors: Most actors. On a cluster (RAY_ADDRESS) more are requested while decoded audio waits, up to this,
-            and idle ones are released after five minutes. By default there are as many as the cluster has GPUs for, or
-            cores if it has no GPUs, and no more are requested.
+        max_actors: Maximum number of actors. On a cluster (RAY_ADDRESS) more are requested while decoded audio waits,
+            up to this number, and idle ones are released after five minutes. By default there are as many as the
+            cluster has room for, by its GPUs or else its cores, and no more are requested.
         gpus_per_actor: GPUs, or the fraction of one, per actor; by default one if the cluster has GPUs when the command
             starts. Set it if machines with GPUs join later.
         cpus_per_actor: Cores per actor, in addition to the one core of each decode task.
