@@ -1,4 +1,4 @@
-"""Which features are computed of speech, and how."""
+"""Settings of the encoder: which features to compute from speech, and how."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pipeline.errors import TwistError
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Which features, and how they are computed. Everything but `path` and `device` is part of the fingerprint.
+    """Which features to compute, and how. All settings but `path` and `device` are part of the fingerprint.
 
     Args:
         name: mfcc (39 values at 25 Hz, no weights) or hubert.
-        path: hubert: a Hugging Face folder with a HubertModel (config.json, model.safetensors), a .pt file of fairseq,
-            or the name of an official model, which is fetched once (mhubert-base-25hz); mfcc: none.
-        layer: hubert: the Transformer layer, counted from 1, whose output are the features (TWIST: 11).
-        dtype: hubert: float32, or bfloat16: faster where the hardware has it, with slightly other features.
-        device: auto takes cuda where there is one.
-        max_chunk_s: longest stretch in seconds that is encoded at once; longer clips are cut (official models: 100).
-        normalize: hubert: scale each waveform to zero mean and unit variance; null does as the checkpoint says.
+        path: hubert: a Hugging Face folder with a HubertModel (config.json, model.safetensors), a fairseq .pt file,
+            or the name of an official model, which is downloaded once (mhubert-base-25hz); mfcc: leave it out.
+        layer: hubert: the Transformer layer whose output is used as features, counted from 1 (TWIST: 11).
+        dtype: hubert: float32, or bfloat16: faster on hardware that supports it, with slightly other features.
+        device: auto uses cuda if there is a GPU.
+        max_chunk_s: longest stretch to encode at once, in seconds; longer clips are cut (official models: 100).
+        normalize: hubert: scale each waveform to zero mean and unit variance; null: as the checkpoint says.
     """
 
     name: Literal["mfcc", "hubert"] = "mfcc"

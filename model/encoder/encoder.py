@@ -1,12 +1,12 @@
-"""Encoders: 16 kHz clips in, frames of features out, which the codebook turns into units.
+"""Encoders turn 16 kHz clips into frames of features, which the codebook turns into units.
 
 1. Each clip is checked: one dimension, finite, long enough for one frame.
-2. HuBERT, where its checkpoint says so: the whole clip is normalized to zero mean and unit variance.
+2. HuBERT only, if its checkpoint says so: the whole clip is normalized to zero mean and unit variance.
 3. A clip longer than `max_chunk_s` is cut into chunks of that length, each encoded as a clip of its own. This is
    what textlesslib, GSLM and fairseq do at 1,600,000 samples, and no frame crosses a cut: 100 s give 2499 frames at
    25 Hz, not 2500. A last chunk too short for a frame gives none.
-4. Chunks run through the network: each by itself, unpadded, on the CPU; on a GPU HuBERT takes many at once. A clip's
-   features do not depend on its neighbours either way.
+4. Chunks run through the network: one at a time and unpadded on the CPU, in batches for HuBERT on a GPU. Either way
+   a clip's features do not depend on the other clips.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from pipeline.records import SAMPLE_RATE_HZ
 
 
 class Encoder(Protocol):
-    """What turns clips into features. `load_encoder` gives one."""
+    """Turns clips into features; made by `load_encoder`."""
 
     sample_rate_hz: int
     """Samples per second of the clips (16000)."""
@@ -39,17 +39,17 @@ class Encoder(Protocol):
     feature_dim: int
     """Values per frame, D."""
     min_samples: int
-    """Length of the shortest clip that gives a frame."""
+    """Samples in the shortest clip that gives a frame."""
     fingerprint: str
     """sha256 (hex) of everything that changes features: kind, weights, shape, layer, dtype, normalization, chunks."""
 
     @property
     def device(self) -> torch.device:
-        """Where features come out."""
+        """The device that features are returned on."""
         ...
 
     def num_frames(self, num_samples: int) -> int:
-        """Frames that a clip of `num_samples` gives; 0 for one that is too short."""
+        """Frames in a clip of `num_samples`; 0 if it is too short."""
         ...
 
     def encode(self, wavs: Sequence[Tensor]) -> list[Tensor]:
@@ -61,15 +61,15 @@ class Encoder(Protocol):
         ...
 
     def describe(self) -> dict[str, object]:
-        """What a reader of the units must know about the encoder, fit for JSON."""
+        """Facts about the encoder that a reader of the units needs, as JSON values."""
         ...
 
 
 def load_encoder(config: EncoderConfig) -> Encoder:
-    """The encoder that `config` asks for, on its device.
+    """Loads the encoder that `config` describes, onto its device.
 
     Raises:
-        TwistError: no such device, layer or chunk length, or a checkpoint that cannot be loaded.
+        TwistError: no such device or layer, chunks shorter than a frame, or a checkpoint that cannot be loaded.
     """
     device = pick_device(config.device)
     if config.name == "mfcc":
@@ -110,18 +110,18 @@ def load_encoder(config: EncoderConfig) -> Encoder:
 
 
 class ClipEncoder:
-    """The Encoder around a network; see the head of this file for its steps.
+    """An Encoder around a network; the top of this file lists its steps.
 
     Args:
-        config: what was asked for.
-        device: where the network is.
+        config: the encoder's settings.
+        device: the network's device.
         features: wavs [S] on the CPU -> features [F, D] float32 of each, on `device`.
-        num_frames: S -> F of one chunk.
-        normalize_eps: added to the variance where each clip is scaled to zero mean and unit variance; None: it is not.
+        num_frames: S -> F for one chunk.
+        normalize_eps: added to the variance when clips are scaled to zero mean and unit variance; None: no scaling.
         hop_samples: samples per frame.
-        min_samples: the shortest S with a frame.
+        min_samples: the smallest S that gives a frame.
         feature_dim: D.
-        frontend: everything in the network that its features depend on, fit for JSON.
+        frontend: everything in the network that its features depend on, as JSON values.
     """
 
     sample_rate_hz = SAMPLE_RATE_HZ
@@ -204,13 +204,13 @@ class ClipEncoder:
                 f"{which} has {len(wav)} samples, too few for one frame of {self.config.name}: "
                 f"leave out clips under {self.min_samples} samples ({self.min_samples / SAMPLE_RATE_HZ} s)"
             )
-        # A sum tells most often that all samples are finite, and takes a tenth of the time of looking at each.
+        # A finite sum proves that all samples are finite, in a tenth of the time of checking each one.
         if not wav.sum().isfinite() and not wav.isfinite().all():
             first = int((~wav.isfinite()).nonzero()[0])
             raise TwistError(f"{which} has a NaN or infinite sample, the first at {first / SAMPLE_RATE_HZ:.3f} s")
 
     def _chunks(self, wav: Tensor) -> list[Tensor]:
-        """wav [S] -> what of it the network gets at once, normalized."""
+        """wav [S] -> normalized chunks for the network; a last one too short for a frame is left out."""
         if self._normalize_eps is not None:
             wav = (wav - wav.mean()) / (wav.var(correction=0) + self._normalize_eps).sqrt()
         return [chunk for chunk in torch.split(wav, self._max_chunk_samples) if len(chunk) >= self.min_samples]

@@ -2,14 +2,15 @@
 
 Hsu et al. 2021, "HuBERT"; the 25 Hz model of Hassid et al. 2023, "Textually Pretrained Speech Language Models",
 appendix A.1, has an eighth convolution (stride 2; 3 or 4 for 16.6 and 12.5 Hz) and batch norm before the positional
-convolution. Modules and parameters carry the names of Hugging Face's HubertModel, so its weights fit as they are.
+convolution. Modules and parameters carry the names of Hugging Face's HubertModel, so its weights load unchanged.
 
     wav [B, S] -> feature_extractor [B, F, C] -> feature_projection [B, F, D] -> encoder.embed (adds positions)
         -> encoder.layers[0] (layer 1) -> ... -> encoder.layers[-1]
 
-Wavs of several lengths may share a batch, shorter ones followed by zeros. What looks along time sees a wav's own
-samples and frames only: the first group norm, attention, and the positional convolution. This finds zeros beyond a
-wav's frames, as at the end of a wav alone; batch norm comes before, since it would turn them into something else.
+Wavs of different lengths can share a batch; shorter ones are padded with zeros. The parts that look along time (the
+first group norm, attention and the positional convolution) see only a wav's own samples and frames. The positional
+convolution reads zeros past a wav's last frame, as it does for a wav alone; they are set after its batch norm, which
+would turn them into other values.
 """
 
 from copy import deepcopy
@@ -24,7 +25,7 @@ from model.encoder.hubert_config import HubertConfig
 from model.encoder.hubert_frontend import FeatureExtractor, FirstConvLayer
 from model.packed_linear import can_pack, pack_linear_layers
 
-# Narrower groups of the positional convolution are computed in float32 on a CPU; published models have 48 and more.
+# A positional convolution with fewer channels per group runs in float32 on a CPU; published models have 48 or more.
 MIN_BFLOAT16_CHANNELS = 16
 
 
@@ -36,9 +37,9 @@ class HubertModel(nn.Module):
     `do_stable_layer_norm` the model's closing layer norm is not part of them (as in fairseq, and in transformers 5).
 
     Args:
-        config: its shape.
-        dropout: share of values that training zeroes: of the Transformer's input, of attention and of what each half
-            of a layer adds. Features do not depend on it.
+        config: shape of the model.
+        dropout: share of values zeroed in training: in the Transformer's input, in attention and in the output of each
+            half of a layer. It does not affect features in eval mode.
     """
 
     def __init__(self, config: HubertConfig, dropout: float = 0.0) -> None:
@@ -54,12 +55,11 @@ class HubertModel(nn.Module):
         Args:
             wav: [B, S] float32 samples at 16 kHz.
             layer: 0 to `config.num_hidden_layers`; 0 is the first layer's input.
-            num_samples: [B] how many samples of each wav are its own, at least `config.receptive_field_samples`;
-                None: all S.
+            num_samples: [B] length of each wav without padding, at least `config.receptive_field_samples`; None: all S.
 
         Returns:
-            features [B, F, D] in the weights' dtype, F = `config.num_frames(S)`; of a wav with fewer samples the first
-            `config.num_frames(num_samples)` are features, and the others mean nothing.
+            features [B, F, D] in the weights' dtype, F = `config.num_frames(S)`. In a padded wav only the first
+            `config.num_frames(num_samples)` frames are meaningful.
         """
         assert 0 <= layer <= len(self.encoder.layers), f"layer {layer} of {len(self.encoder.layers)}"
         hidden, is_own = self._embed(wav, num_samples)
@@ -75,11 +75,13 @@ class HubertModel(nn.Module):
         return hidden
 
     def for_inference(self, dtype: torch.dtype, device: torch.device) -> "HubertModel":
-        """This model made ready to encode on `device` with weights in `dtype`, for good: in eval mode, without
-        gradients, weight norm folded in, weights laid out for the CPU's products.
+        """Prepares this model to encode on `device` with weights in `dtype`, and returns it; this cannot be undone.
 
-        The first convolution and its norm keep float32 weights. They see the waveform itself, whose quiet parts eight
-        bits of mantissa would blur, and cost under 1% of the arithmetic.
+        It goes into eval mode without gradients, weight norm is folded in, and on a CPU weights are packed for its
+        matrix products.
+
+        The first convolution and its norm keep float32 weights: they read the waveform itself, whose quiet parts
+        bfloat16's eight bits of mantissa would blur, and cost under 1% of the arithmetic.
         """
         positional_conv = self.encoder.pos_conv_embed.conv
         if is_parametrized(positional_conv):
@@ -96,9 +98,9 @@ class HubertModel(nn.Module):
         return self.to(device)
 
     def _embed(self, wav: Tensor, num_samples: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """wav [B, S] -> the first Transformer layer's input [B, F, D] and which frames are a wav's own [B, F].
+        """wav [B, S] -> the first Transformer layer's input [B, F, D], and which frames are not padding [B, F].
 
-        None stands for all of them.
+        The latter is None if no frame is padding.
         """
         frames = self.feature_projection(self.feature_extractor(wav, num_samples))
         if num_samples is None:
@@ -132,14 +134,14 @@ class TransformerEncoder(nn.Module):
         super().__init__()
         self.do_stable_layer_norm = config.do_stable_layer_norm
         self.pos_conv_embed = PositionalConv(config)
-        # With do_stable_layer_norm this norm closes the whole model, after the last layer, and no layer's features
-        # pass through it; without, it opens the first layer.
+        # With do_stable_layer_norm this norm follows the last layer, and no layer's features pass through it;
+        # otherwise it precedes the first layer.
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(TransformerLayer(config, dropout) for _ in range(config.num_hidden_layers))
 
     def embed(self, frames: Tensor, is_own: Tensor | None) -> Tensor:
-        """frames [B, F, D], of which `is_own` [B, F] belong to their wav (None: all) -> the first layer's input."""
+        """frames [B, F, D], of which `is_own` [B, F] are not padding (None: all) -> the first layer's input."""
         frames = frames + self.pos_conv_embed(frames, is_own)
         return self.dropout(frames if self.do_stable_layer_norm else self.layer_norm(frames))  # type: ignore[no-any-return]
 
@@ -166,7 +168,7 @@ class PositionalConv(nn.Module):
             frames = self.batch_norm(frames.flatten(0, 1)).view_as(frames)
         if is_own is not None:
             frames = frames * is_own[..., None]
-        # As an image one pixel high: two-dimensional convolutions take channels last, as frames lie in memory.
+        # As an image one pixel high: conv2d, unlike conv1d, takes channels last, which is how frames lie in memory.
         dtype = self._dtype_of_products(frames)
         channels = F.conv2d(
             frames.transpose(1, 2)[:, :, None].to(dtype),
@@ -179,7 +181,7 @@ class PositionalConv(nn.Module):
         return F.gelu(channels[:, :, 0, :num_frames].transpose(1, 2))
 
     def _dtype_of_products(self, frames: Tensor) -> torch.dtype:
-        """That of the frames, but float32 for narrow groups on a CPU: with AMX, torch 2.13 gives noise in bfloat16."""
+        """The frames' dtype, but float32 for narrow groups on a CPU: with AMX, torch 2.13 gives noise in bfloat16."""
         is_narrow = self.conv.in_channels < MIN_BFLOAT16_CHANNELS * self.conv.groups
         return torch.float32 if is_narrow and frames.device.type == "cpu" else frames.dtype
 
@@ -205,7 +207,7 @@ class TransformerLayer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over a wav's own frames (`is_own` [B, F]; None: all): [B, F, D] -> [B, F, D]."""
+    """Multi-head self-attention over unpadded frames (`is_own` [B, F]; None: all): [B, F, D] -> [B, F, D]."""
 
     def __init__(self, hidden_size: int, num_heads: int, dropout: float) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
 """Runs HuBERT over clips of any lengths: one by one on the CPU, in batches on a GPU.
 
-A GPU is filled only by many clips at once. Clips of like length share a batch, of at most so many frames together;
-the batch is as long as its longest clip, rounded up, so that batches come in few shapes. What a clip gives does not
-depend on this (see model/encoder/hubert.py) but for rounding in the last bits. The CPU gains nothing from batches and
-takes each clip alone, where not even these bits change.
+Only many clips at once keep a GPU busy. Clips of similar length share a batch of limited size, which is as long as its
+longest clip, rounded up so that batches come in few shapes. A clip's features do not depend on its batch (see
+model/encoder/hubert.py) except for rounding in the last bits. The CPU gains nothing from batches and takes each clip
+alone, where not even these bits change.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from model.encoder.hubert import HubertModel
 
-# Eleven minutes, 16,384 frames at 25 Hz: 12 GiB at the first convolutions in float32, half of it in bfloat16.
+# Eleven minutes, 16,384 frames at 25 Hz: 12 GiB at the first convolutions in float32, half of that in bfloat16.
 SAMPLES_PER_BATCH_ON_GPU = 10 * 2**20
-# Batches are so many frames long, or a multiple.
+# The length of a batch in frames is rounded up to a multiple of this.
 FRAMES_PER_LENGTH_STEP = 32
 
 
@@ -31,9 +31,10 @@ class HubertBatches:
 
     Args:
         model: ready for inference, on `device`.
-        layer: whose output the features are.
+        layer: the layer whose output is returned, counted from 1.
         device: where the model is.
-        frames_per_batch: how many frames, padding included, are encoded at once; None: each clip alone, unpadded.
+        frames_per_batch: most frames in a batch, padding included (a longer clip gets a batch to itself); None: each
+            clip alone, unpadded.
     """
 
     def __init__(self, model: HubertModel, layer: int, device: torch.device, frames_per_batch: int | None) -> None:
@@ -41,12 +42,12 @@ class HubertBatches:
         self._layer = layer
         self._device = device
         self._frames_per_batch = frames_per_batch
-        # On a stream of their own, copies of the next batch run beside the computation of this one.
+        # On a separate stream, copying the next batch overlaps with computing this one.
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def __call__(self, wavs: Sequence[Tensor]) -> list[Tensor]:
-        """wavs [S] float32 on the CPU, each with a frame at least -> features [F, D] float32 on `device`."""
-        # torch lets cuDNN round the inputs of float32 convolutions to TF32's ten bits of mantissa unless told not to.
+        """wavs [S] float32 on the CPU, each at least one frame long -> features [F, D] float32 on `device`."""
+        # By default torch lets cuDNN round the inputs of float32 convolutions to TF32's ten bits of mantissa.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             if self._frames_per_batch is None:
                 return [self._model(wav[None].to(self._device), self._layer)[0].float() for wav in wavs]
@@ -74,11 +75,11 @@ class HubertBatches:
             start += count
 
     def _stack(self, wavs: Sequence[Tensor], num_frames: int) -> tuple[Tensor, Tensor]:
-        """wavs [S] -> wav [B, S], zeros behind the shorter ones, and their samples [B]."""
+        """wavs [S] -> wav [B, S], shorter ones padded with zeros, and the length of each in samples [B]."""
         config = self._model.config
-        # The most samples that give so many frames: the first group norm sees those behind the last frame too.
+        # The most samples that give num_frames: the first group norm also reads samples past the last frame.
         num_samples = num_frames * config.hop_samples + config.receptive_field_samples - 1
-        # From pinned memory a copy to the GPU does not hold up this thread, which goes on to stack the next batch.
+        # Copies from pinned memory to the GPU do not block this thread, which can already stack the next batch.
         pinned = self._device.type == "cuda"
         stacked = torch.empty(len(wavs), num_samples, pin_memory=pinned)
         for row, wav in zip(stacked, wavs, strict=True):
@@ -93,5 +94,5 @@ class HubertBatches:
             computing = torch.cuda.current_stream(self._device)
             computing.wait_stream(self._copies)
             for copy in copies:
-                copy.record_stream(computing)  # its memory is not given to another copy before it was computed with
+                copy.record_stream(computing)  # keeps its memory from being reused before the computation has read it
         return copies

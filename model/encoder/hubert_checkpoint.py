@@ -1,7 +1,7 @@
 """Reads HuBERT checkpoints into HubertModel; one loader per format, each ending in `_build`.
 
-Formats: a Hugging Face folder (`load_huggingface_folder`) and a file of fairseq (`load_fairseq_file`). A checkpoint
-comes from outside, so nothing in it is run: weights are read as tensors, and configs as plain values.
+Formats: a Hugging Face folder (`load_huggingface_folder`) and a fairseq file (`load_fairseq_file`). Checkpoints come
+from outside, so nothing in them is executed: weights are read as tensors, and configs as plain values.
 """
 
 import ast
@@ -26,20 +26,20 @@ from pipeline.records import SAMPLE_RATE_HZ
 
 # Parameters of Hugging Face's HubertModel that only pretraining and fine-tuning read (the embedding of masked frames).
 TRAINING_ONLY = {"masked_spec_embed"}
-# torch's first weight norm named its two tensors otherwise; transformers wrote these names for years.
+# torch's first weight norm gave its two tensors these names, and transformers wrote them for years.
 OLD_WEIGHT_NORM_NAMES = {
     "encoder.pos_conv_embed.conv.weight_g": "encoder.pos_conv_embed.conv.parametrizations.weight.original0",
     "encoder.pos_conv_embed.conv.weight_v": "encoder.pos_conv_embed.conv.parametrizations.weight.original1",
 }
-# Under the root of the variance of a waveform: that of transformers' Wav2Vec2FeatureExtractor, and that of torch's
-# layer_norm, which fairseq and textlesslib call on the clip. The difference counts where clips are quiet.
+# Added to a waveform's variance before the square root: by transformers' Wav2Vec2FeatureExtractor, and by torch's
+# layer_norm, which fairseq and textlesslib call on the clip. The difference matters for quiet clips.
 HUGGINGFACE_WAVEFORM_NORM_EPS = 1e-7
 FAIRSEQ_WAVEFORM_NORM_EPS = 1e-5
 NUM_NAMES_IN_ERROR = 5
-# Far above any HuBERT; keeps a hostile config from asking for any number.
+# Far more than any HuBERT has; limits what a hostile config can ask for.
 LARGEST_NUM_CONV_LAYERS = 64
 
-# fairseq's settings that HubertModel has, by our names, and their defaults (fairseq's HubertConfig).
+# Our names of HubertModel's settings -> fairseq's names and defaults (its HubertConfig).
 FAIRSEQ_SETTINGS = {
     "conv_bias": ("conv_bias", False),
     "hidden_size": ("encoder_embed_dim", 768),
@@ -52,12 +52,12 @@ FAIRSEQ_SETTINGS = {
     "num_conv_pos_embedding_groups": ("conv_pos_groups", 16),
     "conv_pos_batch_norm": ("conv_pos_batch_norm", False),
 }
-# fairseq's settings that would change features and that HubertModel has only this value of.
+# fairseq settings that would change features, with the only value that HubertModel supports.
 FAIRSEQ_FIXED = {"layer_type": "transformer", "pos_conv_depth": 1}
 FAIRSEQ_CONV_LAYERS = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
 FAIRSEQ_NORMS = {"default": "group", "layer_norm": "layer"}
 BUILTIN_TYPES = ("object", "dict", "list", "tuple", "set", "frozenset", "bool", "int", "float", "str", "bytes")
-# What lies beside the weights in fairseq's files: configs, dictionaries of labels, counters of the training.
+# What fairseq stores beside the weights: configs, label dictionaries, training counters.
 FAIRSEQ_NAMES = (
     "argparse.Namespace",
     "fairseq",
@@ -68,7 +68,7 @@ FAIRSEQ_NAMES = (
     "pathlib",
     "copyreg._reconstructor",
     "copy_reg._reconstructor",
-    # The types of settings; Python 2's names of them stand in protocol 2, in which torch.save writes.
+    # The types of settings; torch.save writes pickle protocol 2, which uses Python 2's names.
     *(f"builtins.{name}" for name in BUILTIN_TYPES),
     *(f"__builtin__.{name}" for name in (*BUILTIN_TYPES, "long", "unicode")),
 )
@@ -76,7 +76,8 @@ FAIRSEQ_NAMES = (
 FAIRSEQ_TRAINING_ONLY = re.compile(r"mask_emb|label_embs_concat|(final_proj|target_glu)\..*")
 FAIRSEQ_RENAMED = (
     (r"feature_extractor\.conv_layers\.(\d+)\.0\.", r"feature_extractor.conv_layers.\1.conv."),
-    # "default" has the norm itself at place 2 of the first layer, "layer_norm" between two transpositions of every one.
+    # Module 2 is the norm itself in the first layer ("default"), or a norm between two transpositions in every layer
+    # ("layer_norm").
     (r"feature_extractor\.conv_layers\.(\d+)\.2\.(1\.)?", r"feature_extractor.conv_layers.\1.layer_norm."),
     (r"layer_norm\.", r"feature_projection.layer_norm."),
     (r"post_extract_proj\.", r"feature_projection.projection."),
@@ -93,11 +94,11 @@ FAIRSEQ_POS_CONV_BATCH_NORM = (
 
 
 def load_hubert(path: Path) -> tuple[HubertModel, bool, float]:
-    """Load a checkpoint of whichever format it is: a file is fairseq's, a folder is Hugging Face's.
+    """Loads a checkpoint of either format: a file is fairseq's, a folder is Hugging Face's.
 
     Returns:
-        The model and whether waveforms are to be normalized, as the format's loader gives them; and the epsilon that
-        the format's reference adds to the variance where it normalizes.
+        The model; whether waveforms are to be normalized; and the epsilon that the format's reference implementation
+        adds to the variance when it normalizes.
 
     Raises:
         TwistError: see the format's loader.
@@ -108,10 +109,10 @@ def load_hubert(path: Path) -> tuple[HubertModel, bool, float]:
 
 
 def load_huggingface_folder(folder: Path) -> tuple[HubertModel, bool]:
-    """Load a folder that transformers' `save_pretrained` wrote: a HubertModel, or a model with one under `hubert.`.
+    """Loads a folder that transformers' `save_pretrained` wrote: a HubertModel, or a model with one under `hubert.`.
 
-    Reads `config.json`; the weights in `model.safetensors`, else in `pytorch_model.bin`; and, where there is one,
-    `preprocessor_config.json`.
+    Reads `config.json`, the weights from `model.safetensors` or else `pytorch_model.bin`, and
+    `preprocessor_config.json` if there is one.
 
     Returns:
         The model, in float32, on the CPU, in eval mode; and whether waveforms are to be normalized to zero mean and
@@ -132,7 +133,7 @@ def load_huggingface_folder(folder: Path) -> tuple[HubertModel, bool]:
         raise TwistError(f"HuBERT folder {folder} has neither model.safetensors nor pytorch_model.bin")
     weights = _read_safetensors(weights_path) if weights_path.suffix == ".safetensors" else _read_torch(weights_path)
     if any(name.startswith("hubert.") for name in weights):
-        # What lies beside the body is a head (CTC, classification), which features do not pass through.
+        # The rest is a head (CTC, classification), which features do not pass through.
         weights = {
             name.removeprefix("hubert."): tensor for name, tensor in weights.items() if name.startswith("hubert.")
         }
@@ -145,13 +146,13 @@ def load_huggingface_folder(folder: Path) -> tuple[HubertModel, bool]:
 def write_huggingface_folder(
     config: HubertConfig, weights: Mapping[str, Tensor], folder: Path, mask_embedding: Tensor
 ) -> None:
-    """Writes a model that takes waveforms as they are as a folder that transformers' HubertModel loads, and ours.
+    """Writes a model that takes unnormalized waveforms, as a folder that both transformers' HubertModel and ours load.
 
     Args:
-        config: its shape.
-        weights: on the CPU, by the names of HubertModel's state dict; weight norm not folded in.
-        folder: where to; must exist.
-        mask_embedding: [D] what pretraining puts in place of masked frames.
+        config: shape of the model.
+        weights: HubertModel's state dict on the CPU, weight norm not folded in.
+        folder: an existing folder.
+        mask_embedding: [D] the vector that replaces masked frames in pretraining.
     """
     content = {"model_type": "hubert", "architectures": ["HubertModel"], **asdict(config)}
     preprocessor = {
@@ -170,17 +171,17 @@ def write_huggingface_folder(
 
 
 def load_fairseq_file(path: Path) -> tuple[HubertModel, bool]:
-    """Load a `.pt` file of fairseq's HuBERT pretraining, such as mhubert_base_25hz_cp_mls_cv_sp_fisher.pt.
+    """Loads a `.pt` file of fairseq's HuBERT pretraining, such as mhubert_base_25hz_cp_mls_cv_sp_fisher.pt.
 
-    Reads the settings from `cfg` (or, before fairseq 0.10, `args`) and the weights from `model`, in either of torch's
-    formats.
+    Reads the settings from `cfg` (or, before fairseq 0.10, `args`) and the weights from `model`, in either format
+    of torch.save.
 
     Returns:
         The model, in float32, on the CPU, in eval mode; and whether waveforms are to be normalized: the task's
         `normalize`.
 
     Raises:
-        TwistError: a missing, truncated or damaged file, or one that names what no such checkpoint holds; another
+        TwistError: a missing, truncated or damaged file, or one naming things that no such checkpoint holds; another
             architecture, or a setting that HubertModel does not have; missing, unexpected, mis-shaped or non-finite
             weights.
     """
@@ -208,7 +209,7 @@ def load_fairseq_file(path: Path) -> tuple[HubertModel, bool]:
 
 
 def _fairseq_settings(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings of the model and of the task; one flat set for both where they come from a command line."""
+    """The settings of the model and of the task; settings from a command line are one flat set for both."""
     if checkpoint.get("cfg") is not None:
         config = _fairseq_values(checkpoint["cfg"])
         return _fairseq_values(config["model"]), _fairseq_values(config["task"])
@@ -217,7 +218,7 @@ def _fairseq_settings(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], dict[
 
 
 def _fairseq_values(node: Any) -> dict[str, Any]:
-    """The values of a dict, a Namespace or an omegaconf DictConfig by name; those of omegaconf are unwrapped."""
+    """The items of a dict, a Namespace or an omegaconf DictConfig, with omegaconf's values unwrapped."""
     if isinstance(node, Recorded) and node.name == "argparse.Namespace":
         node = node.state
     elif isinstance(node, Recorded) and node.name.startswith("omegaconf."):
@@ -239,7 +240,7 @@ def _fairseq_config(model: dict[str, Any], task: dict[str, Any], path: Path) -> 
     if not isinstance(do_normalize, bool):
         raise TwistError(f"{path} has normalize {do_normalize!r}; it must be true or false")
     extractor_mode = model.get("extractor_mode", "default")
-    if extractor_mode not in tuple(FAIRSEQ_NORMS):  # which, unlike a dict, also takes a list that a file may hold
+    if extractor_mode not in tuple(FAIRSEQ_NORMS):  # a tuple, since a file may hold a list, which is not hashable
         raise TwistError(f"{path} has extractor_mode {extractor_mode!r}; it must be default or layer_norm")
     settings = {ours: model.get(theirs, default) for ours, (theirs, default) in FAIRSEQ_SETTINGS.items()}
     try:
@@ -261,8 +262,8 @@ def _fairseq_config(model: dict[str, Any], task: dict[str, Any], path: Path) -> 
 def _conv_layers(expression: object) -> list[tuple[int, int, int]]:
     """Width, kernel and stride of each convolution, from text such as "[(512,10,5)] + [(512,3,2)] * 4".
 
-    fairseq evaluates this text as Python. Here it may hold lists of triples of numbers, sums of lists, and products of
-    a list and a number; nothing is evaluated.
+    fairseq evaluates this text as Python. Here it is only parsed, and may hold lists of integer triples, sums of
+    lists, and products of a list and an integer.
 
     Raises:
         TwistError: it holds anything else, or more convolutions than any HuBERT has.
@@ -368,8 +369,8 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 
 
 def _build(config: HubertConfig, weights: dict[str, Tensor], source: Path) -> HubertModel:
-    """A model with exactly these weights, by HubertModel's own names, in float32."""
-    # Sizes are compared before memory is taken for them: a config may ask for any amount.
+    """A float32 model with exactly these weights, which have HubertModel's own names."""
+    # Shapes are compared before memory is allocated, since a config may ask for any amount.
     with torch.device("meta"):
         model = HubertModel(config)
     expected = model.state_dict()

@@ -107,14 +107,14 @@ class HubertConfig:
 
     @property
     def receptive_field_samples(self) -> int:
-        """Samples that the convolutions read for one frame, so the shortest wav that gives one (25 Hz: 720)."""
+        """Samples that the convolutions read for one frame, and so the shortest wav that gives one (25 Hz: 720)."""
         receptive_field = 1
         for kernel, stride in zip(reversed(self.conv_kernel), reversed(self.conv_stride), strict=True):
             receptive_field = (receptive_field - 1) * stride + kernel
         return receptive_field
 
     def num_frames(self, num_samples: int) -> int:
-        """Frames that a wav of `num_samples` gives; 0 where it is shorter than the receptive field."""
+        """Frames in a wav of `num_samples`; 0 if it is shorter than the receptive field."""
         if num_samples < self.receptive_field_samples:
             return 0
         return (num_samples - self.receptive_field_samples) // self.hop_samples + 1

@@ -1,7 +1,7 @@
 """HuBERT's convolutions over the waveform: wav [B, S] -> frames [B, F, C].
 
-Everything is laid out as [B, T, C], channels last: there a convolution is one matrix product over windows of
-`kernel` time steps, whose values lie side by side in memory (as they are where windows do not overlap, else copied).
+Everything is laid out channels last, [B, T, C], so that a convolution is one matrix product over windows of `kernel`
+time steps. Windows that do not overlap are views of the input; overlapping ones are copied.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from model.packed_linear import PackedLinear
 if TYPE_CHECKING:
     from model.encoder.hubert_config import HubertConfig
 
-# Frames that the CPU computes at once, few enough for what one layer hands to the next to stay in its cache.
+# Frames that the CPU computes at once: few enough that what passes between layers stays in its cache.
 FRAMES_PER_TILE = 64
-# Windows of the waveform whose products are summed at once.
+# Windows of the waveform per matrix product when their covariance is computed.
 WINDOWS_PER_BLOCK = 1024
 
 
@@ -43,7 +43,7 @@ class FeatureExtractor(nn.Module):
         self.conv_layers = nn.ModuleList(layers)
 
     def forward(self, wav: Tensor, num_samples: Tensor | None) -> Tensor:
-        """wav [B, S], of which `num_samples` [B] are the wav's own (None: all) -> frames [B, F, C]."""
+        """wav [B, S], `num_samples` [B] of each without padding (None: all S) -> frames [B, F, C]."""
         first_layer = self.conv_layers[0]
         assert isinstance(first_layer, FirstConvLayer)
         weight, bias = first_layer.folded(wav, num_samples)
@@ -60,7 +60,7 @@ class FeatureExtractor(nn.Module):
         return torch.cat(tiles, dim=1)
 
     def pack(self) -> None:
-        """Makes all layers but the first ready for inference on the CPU, with the weights as they are now."""
+        """Packs the current weights of all layers but the first for inference on the CPU."""
         for conv_layer in self.conv_layers:
             if isinstance(conv_layer, ConvLayer):
                 conv_layer.pack()
@@ -76,7 +76,7 @@ class FirstConvLayer(nn.Module):
     def __init__(self, out_channels: int, kernel: int, stride: int, bias: bool, norm_channels: bool) -> None:
         super().__init__()
         self.output_dtype = torch.float32
-        """What the layers above compute in; this one's weights stay in float32 below others in bfloat16."""
+        """What the layers above compute in; this layer's own weights stay in float32."""
         self.conv = nn.Conv1d(1, out_channels, kernel, stride, bias=bias)
         self.layer_norm: nn.LayerNorm | nn.GroupNorm
         if norm_channels:
@@ -96,7 +96,7 @@ class FirstConvLayer(nn.Module):
         if num_samples is not None:
             num_windows = (num_samples - kernel) // stride + 1
         num_windows = num_windows[:, None, None]
-        # Blocks of windows are multiplied side by side: few long products of so few columns would leave a GPU idle.
+        # Windows are multiplied in many short blocks: a few long products of this few columns would leave a GPU idle.
         num_blocks = -(-most_windows // WINDOWS_PER_BLOCK)
         whole_blocks_samples = (num_blocks * WINDOWS_PER_BLOCK - 1) * stride + kernel
         # In float64: filters that cancel most of the signal leave a variance far below that of the windows.
@@ -108,14 +108,14 @@ class FirstConvLayer(nn.Module):
         weight = weight.double()
         variance = (weight * (covariance @ weight)).sum(dim=1, keepdim=True)
         scale = self.layer_norm.weight / (variance + self.layer_norm.eps).sqrt()
-        # A bias of the convolution itself moves the mean with it, and so changes nothing.
+        # The convolution's own bias shifts the mean as well, and so cancels out.
         bias = self.layer_norm.bias - mean @ weight * scale
         return (weight * scale).to(self.conv.weight.dtype), bias.to(self.conv.weight.dtype)
 
     def forward(self, wav: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """wav [B, S], weight and bias as `folded` gives them -> channels [B, T, C]."""
         weight, bias = weight.expand(len(wav), -1, -1), bias.expand(len(wav), -1, -1)
-        # Mixed precision, with which the layers above are trained, would blur the waveform.
+        # The layers above are trained in mixed precision, which would blur the waveform.
         with torch.autocast(wav.device.type, enabled=False):
             if isinstance(self.layer_norm, nn.LayerNorm):
                 channels = self.layer_norm(torch.baddbmm(bias, self._windows(wav), weight))
@@ -126,9 +126,9 @@ class FirstConvLayer(nn.Module):
             return F.gelu(channels).to(self.output_dtype)
 
     def _product_of_halves(self, wav: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """What float32 would give, rounded to bfloat16, at bfloat16's speed and without float32's memory traffic.
+        """The float32 result rounded to bfloat16, at bfloat16's speed and without float32's memory traffic.
 
-        Each number is split into two of bfloat16, which together have 16 bits of mantissa; sums are float32 anyway.
+        Each number is split into two bfloat16 numbers with 16 bits of mantissa together; sums are float32 anyway.
         """
         wav_high, wav_low = _halves(wav)
         weight_high, weight_low = _halves(weight)
@@ -152,7 +152,7 @@ class ConvLayer(nn.Module):
         self._packed: PackedLinear | None = None
 
     def pack(self) -> None:
-        """Makes this layer ready for inference on the CPU, with its weights as they are now."""
+        """Packs this layer's current weights for inference on the CPU."""
         self._packed = PackedLinear(self._matrix(), self.conv.bias, gelu=self.layer_norm is None)
 
     def forward(self, channels: Tensor) -> Tensor:
@@ -174,7 +174,7 @@ class ConvLayer(nn.Module):
     def _sum_of_products(self, channels: Tensor) -> Tensor:
         """The convolution without overlapping windows, whose gradient would have to be gathered number by number.
 
-        Time is cut into steps of one stride. A window is so many whole ones, and perhaps the beginning of another.
+        Time is cut into steps of one stride. A window covers some whole steps and perhaps the start of another.
         """
         (kernel,), (stride,) = self.conv.kernel_size, self.conv.stride
         num_windows = (channels.shape[1] - kernel) // stride + 1
@@ -194,6 +194,6 @@ class ConvLayer(nn.Module):
 
 
 def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x float32 -> high and low, bfloat16, whose sum is nearly x."""
+    """x float32 -> high and low, both bfloat16, whose sum is nearly x."""
     high = x.bfloat16()
     return high, (x - high).bfloat16()

@@ -1,4 +1,4 @@
-"""HuBERT's pretraining task: tell the units of masked frames from what is around them.
+"""HuBERT's pretraining task: predict the units of masked frames from the frames around them.
 
 Hsu et al. 2021, "HuBERT", section 3; fairseq's `models/hubert` and `criterions/hubert_criterion.py`:
 
@@ -24,13 +24,13 @@ WEIGHT_STD = 0.02
 
 
 class PretrainLoss(NamedTuple):
-    """Sums over a batch's frames; means are taken over all batches of a step.
+    """Losses of one micro-batch: sums over its frames, which a step divides by its frames in all micro-batches.
 
     Attributes:
         masked_nll: Negative log-likelihood of the masked frames' units, in nats.
-        masked_correct: Masked frames whose likeliest unit is theirs.
-        unmasked_nll: The same for the other frames.
-        unmasked_correct: Likewise.
+        masked_correct: Number of masked frames whose likeliest unit is the right one.
+        unmasked_nll: Negative log-likelihood of the other frames' units, in nats.
+        unmasked_correct: Number of other frames whose likeliest unit is the right one.
         feature_penalty: Mean square of the convolutions' output.
     """
 
@@ -42,11 +42,11 @@ class PretrainLoss(NamedTuple):
 
 
 class HubertPretraining(nn.Module):
-    """A HuBERT and the head that it is pretrained with.
+    """A HuBERT with its pretraining head.
 
     Args:
-        config: Shape and loss.
-        codebook_size: Kinds of labels, K.
+        config: Shape of the model and settings of the loss.
+        codebook_size: Number of different labels, K.
     """
 
     def __init__(self, config: PretrainConfig, codebook_size: int) -> None:
@@ -59,10 +59,10 @@ class HubertPretraining(nn.Module):
         self.unit_embeddings = nn.Parameter(torch.rand(codebook_size, config.embedding_dim))
 
     def take_over(self, body: HubertModel) -> tuple[int, int]:
-        """Takes the weights of another network as far as they have the same name and shape.
+        """Copies those weights of another HuBERT that have the same name and shape here.
 
         Returns:
-            How many tensors were taken, of how many.
+            Tensors copied, and tensors in all.
         """
         mine = self.body.state_dict()
         fitting = {
@@ -77,7 +77,7 @@ class HubertPretraining(nn.Module):
         """The loss of a batch.
 
         Args:
-            wav: [B, S] float32 samples at 16 kHz, all of them the clips' own.
+            wav: [B, S] float32 samples at 16 kHz, without padding.
             units: [B, F] int64 labels of the frames.
             is_masked: [B, F] which frames are hidden from the model.
         """
@@ -103,14 +103,14 @@ class HubertPretraining(nn.Module):
         return hidden
 
     def _score(self, hidden: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
-        """hidden [M, D], units [M] -> the sum of their negative log-likelihoods, and how many are the likeliest."""
+        """hidden [M, D], units [M] -> the sum of their negative log-likelihoods, and how many are predicted right."""
         projected = F.normalize(self.final_projection(hidden).float(), dim=-1)
         logits = projected @ F.normalize(self.unit_embeddings.float(), dim=-1).T / self.config.logit_temperature
         nll = F.cross_entropy(logits.float(), units, reduction="sum")
         return nll, (logits.argmax(dim=-1) == units).sum()
 
     def _initialize(self) -> None:
-        """Kaiming's normal for the convolutions, BERT's 0.02 for the Transformer, as fairseq."""
+        """Initial weights as in fairseq: Kaiming normal for the convolutions, BERT's normal for the Transformer."""
         for conv_layer in self.body.feature_extractor.conv_layers:
             nn.init.kaiming_normal_(conv_layer.conv.weight)  # type: ignore[union-attr, arg-type]
         for module in self.body.encoder.layers.modules():
@@ -126,5 +126,5 @@ class HubertPretraining(nn.Module):
 
 
 def _scale_gradient(frames: Tensor, scale: float) -> Tensor:
-    """`frames` as they are, with a gradient `scale` times as large."""
+    """`frames` unchanged, with their gradient multiplied by `scale`."""
     return frames.detach().lerp(frames, scale)

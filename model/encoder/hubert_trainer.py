@@ -1,11 +1,11 @@
-"""Pretrains a HuBERT on clips of speech and the units of their frames; resumable to the bit.
+"""Pretrains a HuBERT on clips of speech and the units of their frames; a resumed run gives the same bits.
 
-Each checkpoint is a Hugging Face folder of the model, ready to encode with, and beside it what a resumed run needs:
+Each checkpoint is a Hugging Face folder of the model, ready to encode with, plus what a resumed run needs:
 
     FOLDER/00001000/   config.json, preprocessor_config.json, model.safetensors, head.safetensors,
                        optimizer-00000-of-00001.safetensors, trainer_state.json, checksums.json
 
-It runs in the loop of every training (model/training/loop.py).
+The loop is the one that every training shares (model/training/loop.py).
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ HEAD = "head.safetensors"
 
 @dataclass(frozen=True)
 class UnitPrediction:
-    """How well units are told: over masked frames, and over the others.
+    """How well units are predicted, for masked frames and for the others.
 
     Attributes:
         masked_loss: Nats per masked frame.
-        masked_accuracy: Share of masked frames whose likeliest unit is theirs.
+        masked_accuracy: Share of masked frames whose likeliest unit is the right one.
         unmasked_loss: Nats per other frame.
-        unmasked_accuracy: Likewise.
+        unmasked_accuracy: Share of other frames whose likeliest unit is the right one.
     """
 
     masked_loss: float
@@ -62,14 +62,14 @@ class UnitPrediction:
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """What a run has come to.
+    """The outcome of a run.
 
     Attributes:
         num_steps: Updates made, over all resumptions.
-        hours_seen: Hours of audio trained on, likewise; crops that came twice count twice.
-        best: The lowest validation loss; None where the run was stopped before it validated.
+        hours_seen: Hours of audio trained on, over all resumptions; a crop seen twice counts twice.
+        best: The validation with the lowest masked loss; None if the run was stopped before the first one.
         checkpoint: Folder of the best checkpoint (of the newest where `best` is None).
-        is_finished: False where SIGTERM stopped the run; start it again to go on.
+        is_finished: False if SIGTERM stopped the run; start it again to continue.
     """
 
     num_steps: int
@@ -86,9 +86,9 @@ def pretrain(
     checkpoints: str,
     on_event: OnEvent = lambda _: None,
 ) -> PretrainResult:
-    """Pretrains a HuBERT, going on from the newest checkpoint where there is one.
+    """Pretrains a HuBERT, resuming from the newest checkpoint if there is one.
 
-    Under torchrun every process calls this; they share `checkpoints`, a folder that all of them see.
+    Under torchrun every process calls this; all share the folder `checkpoints`.
 
     Args:
         config: How to train.
@@ -180,7 +180,7 @@ class HubertTraining(Training[PretrainBatch, UnitPrediction]):
             with gradient_sync(self._data_parallel_model, is_last=number == len(batch.micro_batches)):
                 with ranks.autocast(config.precision):
                     loss: PretrainLoss = self._data_parallel_model(*(part.to(ranks.device) for part in micro_batch))
-                    # Data parallelism takes the mean over processes; units are counted over all of them.
+                    # Data parallelism averages gradients over processes; the counts are sums over processes.
                     told = config.masked_weight * loss.masked_nll / batch.num_masked
                     if config.unmasked_weight and batch.num_unmasked:
                         told = told + config.unmasked_weight * loss.unmasked_nll / batch.num_unmasked
@@ -222,7 +222,7 @@ class HubertTraining(Training[PretrainBatch, UnitPrediction]):
 
     def copy_model(self) -> Callable[[Path], None]:
         weights = {name: weight.detach().to("cpu", copy=True) for name, weight in self._hubert.state_dict().items()}
-        # What only pretraining needs lies beside the model.
+        # What only pretraining needs goes into a file of its own.
         head = {name: weight for name, weight in weights.items() if not name.startswith("body.")}
         body = {name.removeprefix("body."): weight for name, weight in weights.items() if name.startswith("body.")}
 

@@ -1,9 +1,9 @@
 """MFCC features at 25 Hz, in torch alone: the targets of HuBERT's first iteration, and an encoder without weights.
 
 Kaldi's MFCC as fairseq's `examples/hubert/simple_kmeans/dump_mfcc_feature.py` computes it, on samples in [-1, 1]:
-13 cepstra, their deltas and their deltas' deltas, every 10 ms; then the mean of each four frames, so that a frame
-spans HuBERT's 40 ms. There is no dither (the same clip always gives the same features) and no normalization over the
-clip (a frame's features depend on the samples near it alone).
+13 cepstra, their deltas and delta-deltas, every 10 ms; then the mean of each group of four, to match HuBERT's frames of
+40 ms. There is no dither (the same clip always gives the same features) and no normalization over the clip (a frame's
+features depend only on nearby samples).
 """
 
 import math
@@ -40,7 +40,7 @@ class Mfcc(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        # Not persistent: computed from the constants above, they are no weights.
+        # Not persistent: they are computed from the constants above, not learned.
         window = torch.hann_window(WINDOW_SAMPLES, periodic=False, dtype=torch.float64).pow(POVEY_WINDOW_EXPONENT)
         self.register_buffer("window", window.float(), persistent=False)
         self.register_buffer("mel_filters", _mel_filters().float(), persistent=False)
@@ -51,7 +51,7 @@ class Mfcc(nn.Module):
 
     @staticmethod
     def num_frames(num_samples: int) -> int:
-        """Frames that a wav of `num_samples` gives: whole groups of four whole windows; the rest of it gives none."""
+        """Frames in a wav of `num_samples`: whole groups of four whole windows; the rest gives none."""
         if num_samples < Mfcc.min_samples:
             return 0
         return (num_samples - Mfcc.min_samples) // Mfcc.hop_samples + 1

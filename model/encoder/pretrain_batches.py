@@ -1,13 +1,13 @@
-"""Clips of speech with the units of their frames, as batches of crops with masks: functions of seed and step alone.
+"""Batches of masked crops of labelled clips, to pretrain a HuBERT on; each depends only on seed and step.
 
-1. All clips of an epoch, in an order drawn from (seed, epoch), then all of the next epoch, and so on, form one endless
-   stream. Each `STEPS_PER_GROUP` steps' worth of it is sorted by length and dealt into batches, whose order is drawn:
-   clips of a batch are about equally long, and are cropped to the shortest of them. So there is no padding, which
-   batch norm would see.
+1. Epochs follow each other in one endless stream, each in an order of clips drawn from (seed, epoch). Every
+   `STEPS_PER_GROUP` steps' worth of clips is sorted by length and cut into batches, which are then shuffled. So the
+   clips of a batch are about equally long, and are cropped to the shortest: batch norm must not see padding.
 2. Rank `r` of `W` takes the r-th of W equal slices of each batch.
-3. Where a crop starts and what is masked in it is drawn from (seed, step).
+3. The start and the mask of each crop are drawn from (seed, step).
 
-What makes frames rarely lies where what made the units lay: a frame takes the unit whose middle is nearest to its own.
+The model's frames rarely line up with those of the encoder that made the labels: each frame takes the label whose
+middle is nearest to its own.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from pipeline.records import LabelClock
 
 STEPS_PER_GROUP = 64
-# Spans that a crop has at least, so that each has something to tell.
+# Fewest masked spans in a crop, so that each has something to predict.
 MIN_MASK_SPANS = 2
 
 
 class LabelledClips(Protocol):
-    """Speech to train on, with the unit of each frame that some encoder and codebook gave."""
+    """Speech to train on, with a label for each frame: its unit by some encoder and codebook."""
 
     @property
     def num_samples(self) -> NDArray[np.int64]:
@@ -45,17 +45,17 @@ class LabelledClips(Protocol):
 
     @property
     def codebook_size(self) -> int:
-        """Kinds of labels, K."""
+        """Number of different labels, K."""
         ...
 
     @property
     def clock(self) -> LabelClock:
-        """When the labels are."""
+        """The time of each label."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Of the clips and their labels."""
+        """Identifies the clips and their labels."""
         ...
 
     def __len__(self) -> int: ...
@@ -85,10 +85,10 @@ class PretrainBatch:
 
 
 class PretrainBatches(torch.utils.data.Dataset[PretrainBatch]):
-    """The batch of any step, for one rank.
+    """Maps a step, counted from 0, to its batch for one rank.
 
     Raises:
-        TwistError: the batch cannot be parted evenly, or no clip is long enough for two masked spans.
+        TwistError: the batch cannot be divided evenly, or no clip is long enough for two masked spans.
     """
 
     def __init__(self, clips: LabelledClips, config: PretrainConfig, rank: int = 0, world_size: int = 1) -> None:
@@ -139,12 +139,12 @@ class PretrainBatches(torch.utils.data.Dataset[PretrainBatch]):
 
     @property
     def num_clips(self) -> int:
-        """Clips that are long enough to be trained on."""
+        """Number of clips that are long enough to train on."""
         return len(self._usable)
 
     @property
     def num_samples(self) -> int:
-        """Their samples in all."""
+        """Samples in all of these clips together."""
         return int(self._clips.num_samples[self._usable].sum())
 
     def _batches_of(self, group: int) -> NDArray[np.int64]:
@@ -170,15 +170,15 @@ class PretrainBatches(torch.utils.data.Dataset[PretrainBatch]):
 def validation_batches(
     clips: LabelledClips, config: PretrainConfig, rank: int = 0, world_size: int = 1
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Batches of the same clips, crops and masks each time: `validation_clips` drawn from those long enough.
+    """This rank's validation batches, the same each time: `validation_clips` clips drawn from those long enough.
 
     Raises:
-        TwistError: there is none.
+        TwistError: no clip is long enough.
     """
     usable = np.flatnonzero(clips.num_samples >= shortest_clip_samples(config))
     if len(usable) == 0:
         raise TwistError("pretrain: no recording was kept for validation; give more recordings or validation_share")
-    # Drawn, since the first clips of a run are all of its first corpus.
+    # Drawn at random, since the first clips of a run all come from its first corpus.
     usable = usable[draw_order([config.seed, 3], len(usable))[: config.validation_clips]]
     lengths = np.minimum(clips.num_samples[usable], round(config.crop_s * SAMPLE_RATE_HZ))
     by_length = usable[np.argsort(lengths, kind="stable")]
@@ -198,7 +198,7 @@ def validation_batches(
 
 
 def shortest_clip_samples(config: PretrainConfig) -> int:
-    """Samples of the shortest clip that has room for the masked spans that each must have, and one frame beside."""
+    """Samples in the shortest clip with room for `MIN_MASK_SPANS` masked spans and one more frame."""
     num_frames = MIN_MASK_SPANS * config.mask_span_frames + 1
     return (num_frames - 1) * config.model.hop_samples + config.model.receptive_field_samples
 
@@ -211,7 +211,7 @@ def crop(
     clock: LabelClock,
     model: HubertConfig,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """A stretch of a clip and the label of each frame that the model makes of it: wav [num_samples], units [F]."""
+    """A stretch of a clip, wav [num_samples], and the label of each of the model's frames in it, units [F]."""
     assert start + num_samples <= len(wav), f"{start} + {num_samples} of {len(wav)} samples"
     middles = start + np.arange(model.num_frames(num_samples)) * model.hop_samples + model.receptive_field_samples / 2
     label_middles = clock.middles(len(labels))
@@ -222,10 +222,10 @@ def crop(
 def mask_spans(
     num_clips: int, num_frames: int, share: float, span_frames: int, generator: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """Draws which frames are masked, [num_clips, num_frames]: spans that may overlap, equally many frames in each row.
+    """Draws which frames to mask, [num_clips, num_frames]: spans that may overlap, equally many frames in each row.
 
-    As fairseq's compute_mask_indices (static lengths): `share * num_frames / span_frames` spans, rounded up or down at
-    random, with different starts; then rows give up masked frames until all have as many as the one with the fewest.
+    Like fairseq's compute_mask_indices (static lengths): `share * num_frames / span_frames` spans, rounded up or down
+    at random, with different starts; then masked frames are dropped until all rows have as many as the one with fewest.
     """
     assert num_frames > span_frames, f"a span of {span_frames} masked frames in {num_frames}"
     num_spans = max(MIN_MASK_SPANS, int(share * num_frames / span_frames + generator.random()))

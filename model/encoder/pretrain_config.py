@@ -1,4 +1,4 @@
-"""How a HuBERT is pretrained, and which of it a resumed run may change."""
+"""Settings of HuBERT's pretraining, and which of them a resumed run may change."""
 
 from __future__ import annotations
 
@@ -32,44 +32,44 @@ class PretrainConfig:
     Args:
         model: Shape of the network. TWIST's 25 Hz model has an eighth convolution (512 channels, kernel 2, stride 2)
             and conv_pos_batch_norm.
-        init: A checkpoint whose weights training starts from, as far as they have the same name and shape: a folder of
-            Hugging Face's, a file of fairseq's, or an official name. Null: from random weights, as the paper does.
+        init: Checkpoint to start from: a Hugging Face folder, a fairseq file, or an official name. Weights of the same
+            name and shape are copied. Null: random weights, as in the paper.
         batch_size: Clips per step, over all processes.
         gradient_accumulation: Forward passes per step and process; more need less memory.
-        crop_s: Longest stretch of a clip that is taken at once, in seconds, at a place drawn anew each time.
+        crop_s: Longest crop of a clip, in seconds; its start is drawn anew each time.
         num_steps: Updates to make.
         peak_lr: Learning rate after warm-up.
         final_lr: Learning rate at the last step.
         warmup_steps: Updates over which the learning rate rises from 0.
         schedule: How the learning rate falls from there: linear, cosine or inverse_sqrt.
-        weight_decay: AdamW's, on matrices.
+        weight_decay: AdamW's weight decay, applied to matrices.
         betas: AdamW's decay rates of the gradient's first and second moment.
-        eps: AdamW's term in the denominator.
-        clip_norm: Longest gradient (its norm over all parameters); null does not clip.
-        mask_share: Frames to mask, as a share of all, if spans did not overlap.
+        eps: AdamW's epsilon, added to the denominator.
+        clip_norm: Largest norm of the gradient over all parameters; null: no clipping.
+        mask_share: Share of frames that would be masked if spans did not overlap.
         mask_span_frames: Length of each masked span (a fifth of a second: 10 at 50 Hz, 5 at 25 Hz).
         masked_weight: Weight of the mean loss over masked frames.
-        unmasked_weight: Weight of the mean loss over the other frames. (fairseq divides the sums over both kinds by the
-            number of all frames, where it has this weight at all; the paper's is 0.)
+        unmasked_weight: Weight of the mean loss over the other frames; 0 in the paper. (With a weight above 0, fairseq
+            divides the sums over both kinds by the number of all frames.)
         feature_penalty: Weight of the mean square of the convolutions' output.
-        feature_gradient_scale: What the gradient, the penalty's too, is multiplied with before the convolutions.
+        feature_gradient_scale: Factor on the gradient that enters the convolutions, the penalty's included.
         embedding_dim: Width of the space in which outputs and labels are compared.
-        logit_temperature: What their cosine is divided by.
-        dropout: Share of values that are zeroed (of the Transformer's input, attention, and layers).
-        layer_drop: Share of Transformer layers that a step passes over.
-        validation_share: Share of recordings that are kept for validation, by a stable hash.
-        validation_clips: Clips of these that are measured, at most.
+        logit_temperature: Their cosine is divided by this.
+        dropout: Share of values to zero (in the Transformer's input, attention and layers).
+        layer_drop: Probability that a forward pass skips a Transformer layer.
+        validation_share: Share of recordings to keep for validation, chosen by a stable hash.
+        validation_clips: Most clips of these recordings to validate on.
         precision: float32, or bfloat16 for the forward and backward pass (weights stay in float32).
-        seed: Of new weights, sample order, crops, masks and dropout.
+        seed: Seed of new weights, sample order, crops, masks and dropout.
         validate_every: Updates between validations.
         checkpoint_every: Updates between checkpoints.
-        keep_last: Newest checkpoints to keep; the best one is kept besides.
+        keep_last: Newest checkpoints to keep, in addition to the best one.
         save_in_background: Write checkpoints while training goes on, from copies in the CPU's memory.
         log_every: Updates between lines of metrics.
-        tensorboard: Folder for TensorBoard's files, which get all that metrics.jsonl gets (needs the extra `plots`).
-        wandb: Project of Weights & Biases to log to likewise (needs `pip install wandb`).
+        tensorboard: Folder for TensorBoard's files, with all that metrics.jsonl holds (needs the extra `plots`).
+        wandb: Weights & Biases project to log the same to (needs `pip install wandb`).
         num_workers: Processes that read ahead, per training process; 0 reads in the training process.
-        device: auto takes cuda where there is one.
+        device: auto uses cuda if there is a GPU.
     """
 
     model: HubertConfig = field(default_factory=HubertConfig)
@@ -123,10 +123,10 @@ class PretrainConfig:
         rules.require("masked_weight", self.masked_weight + self.unmasked_weight > 0, "above 0, or unmasked_weight be")
 
     def learning_rate(self, step: int) -> float:
-        """The learning rate of update `step`, from 1."""
+        """The learning rate of update `step`, counted from 1."""
         return rate_of_step(self, step)
 
     @property
     def changeable(self) -> frozenset[str]:
-        """The settings in which a resumed run may differ from its beginning."""
+        """The settings that a resumed run may change."""
         return may_change(self, CHANGEABLE)
