@@ -1,11 +1,11 @@
-"""Tokenizers and models by name: our own small ones, which lie here, and TWIST's official files, which are fetched.
+"""Tokenizers and models by name: our own small ones, stored here, and TWIST's official files, which are downloaded.
 
     model/embedded/hubert-tiny-25hz/                  a HuBERT of 4M parameters; see docs/hubert-tiny-25hz.md
-    model/embedded/hifigan-tiny-25hz/                 a vocoder of its units; see docs/hifigan-tiny-25hz.md
+    model/embedded/hifigan-tiny-25hz/                 a vocoder for its units; see docs/hifigan-tiny-25hz.md
     TWIST_CACHE, else ~/.cache/twist
-        mhubert_base_25hz_cp_mls_cv_sp_fisher.pt      under the file's own name, and only once it is whole and checked
-                                                      by its sha256
-        TWIST-1.3B/                                   what a fetched zip file holds
+        mhubert_base_25hz_cp_mls_cv_sp_fisher.pt      appears under this name only once it is complete and its
+                                                      sha256 is verified
+        TWIST-1.3B/                                   the content of a downloaded zip file
 
 Sources: textlesslib's textless/checkpoint_manager and examples/twist.
 """
@@ -42,9 +42,9 @@ class Artefact:
     """An official file.
 
     Attributes:
-        what: One line for people.
+        what: Description in one line.
         url: Where it is published; the last part is its name in the cache.
-        sha256: Its published checksum (hex); None where none is published, so that it cannot be checked.
+        sha256: Its published checksum (hex); None if none is published, so that the file cannot be verified.
     """
 
     what: str
@@ -90,9 +90,9 @@ ARTEFACTS = {
 
 
 def resolve(path_or_name: str) -> str:
-    """The path of what has this name, official files fetched where the cache lacks them; else what was given, as it is.
+    """The path of a named artefact, downloaded if the cache lacks it; any other argument is returned unchanged.
 
-    A local file of the same name is meant by `./NAME`.
+    Write `./NAME` to mean a local file of the same name.
 
     Raises:
         TwistError: the file cannot be fetched, or is not the one that was published.
@@ -108,12 +108,12 @@ def resolve(path_or_name: str) -> str:
 
 
 def fetch(artefact: Artefact) -> Path:
-    """Where the file lies in the cache; it is downloaded first where it is not there, and checked each time.
+    """The file's path in the cache; it is downloaded if missing, and verified every time.
 
-    Of several processes on a machine one downloads, and the others wait for it.
+    Of several processes on a machine one downloads while the others wait for it.
 
     Raises:
-        TwistError: the cache cannot be written, the download fails or breaks off, or the checksum is another one.
+        TwistError: the cache cannot be written, the download fails or breaks off, or the checksum differs.
     """
     folder = cache_folder()
     path = folder / artefact.file_name
@@ -137,12 +137,12 @@ def fetch(artefact: Artefact) -> Path:
 
 
 def unpack(artefact: Artefact) -> Path:
-    """The folder that a zip file of a transformers folder holds, beside the file in the cache; fetched where needed.
+    """Unpacks a zip of a transformers folder beside it in the cache, downloading it if needed, and returns the folder.
 
-    Only files right in that folder are taken, each as the zip's own checksum says it is.
+    Only files directly in that folder are taken, each verified by the zip's own checksum.
 
     Raises:
-        TwistError: as `fetch`; or the file is no zip, is damaged, or holds no transformers folder.
+        TwistError: as `fetch`; or the file is not a zip, is damaged, or holds no transformers folder.
     """
     folder = cache_folder() / artefact.file_name.removesuffix(".zip")
     if folder.is_dir():
@@ -156,7 +156,7 @@ def unpack(artefact: Artefact) -> Path:
         try:
             with zipfile.ZipFile(path) as archive:
                 _extract(archive, unfinished)
-            unfinished.chmod(0o755)  # a temporary folder is its owner's alone; a cache may be shared
+            unfinished.chmod(0o755)  # only its owner can read a temporary folder; a cache may be shared
             unfinished.rename(folder)
         except (zipfile.BadZipFile, ValueError) as error:
             raise TwistError(f"{path} cannot be unpacked ({error}); delete it and fetch it again") from error
@@ -180,7 +180,7 @@ def _extract(archive: zipfile.ZipFile, folder: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Where fetched files are kept."""
+    """The folder of downloaded files: `TWIST_CACHE`, else ~/.cache/twist."""
     given = os.environ.get(CACHE_VARIABLE)
     return Path(given) if given else Path.home() / ".cache" / "twist"
 

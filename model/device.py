@@ -13,12 +13,12 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 def pick_device(wanted: Device) -> torch.device:
-    """The device that is asked for; auto is cuda where there is a GPU.
+    """The device to use; auto is cuda if there is a GPU, else cpu.
 
     Raises:
         TwistError: cuda is asked for, and there is no GPU.
     """
-    import torch  # here, for commands whose options name a device
+    import torch  # here, so that commands whose options name a Device start without torch
 
     if wanted == "cuda" and not torch.cuda.is_available():
         raise TwistError("device is cuda, but torch finds no CUDA device here; use auto or cpu")

@@ -1,6 +1,6 @@
-"""A linear layer for inference on the CPU, its weight stored as oneDNN multiplies it.
+"""A linear layer for inference on the CPU, its weight stored in the layout that oneDNN multiplies.
 
-torch's own linear rearranges the weight at every call, which for a clip of some hundred frames costs a tenth of the
+torch's own linear rearranges the weight at every call, which for a clip of a few hundred frames costs a tenth of the
 product itself. The operators used here are the ones that torch.compile emits for a frozen linear layer.
 """
 
@@ -14,12 +14,12 @@ from torch import nn
 if TYPE_CHECKING:
     from torch import Tensor
 
-# The layout is chosen for this many rows and serves any number.
+# The layout is optimized for this many rows and works for any number.
 TYPICAL_ROWS = 512
 
 
 def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether weights of `dtype` on `device` gain from packing: on CPUs with oneDNN and arithmetic in that type."""
+    """Whether weights of `dtype` on `device` gain from packing: on CPUs with oneDNN and arithmetic in `dtype`."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if dtype == torch.bfloat16:
@@ -33,7 +33,7 @@ class PackedLinear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None, *, gelu: bool) -> None:
         super().__init__()
         self.bias = bias
-        # The name of what follows the product, and its variant: GELU by erf, not its approximation by tanh.
+        # The operation after the product and its variant: GELU by erf, not its approximation by tanh.
         self._then = ("gelu", "none") if gelu else ("none", "")
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), TYPICAL_ROWS)
 
@@ -42,7 +42,7 @@ class PackedLinear(nn.Module):
 
 
 def pack_linear_layers(module: nn.Module) -> None:
-    """Replaces each nn.Linear within a module by its packed form."""
+    """Replaces each nn.Linear inside `module` by its packed form, in place."""
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
             setattr(module, name, PackedLinear(child.weight, child.bias, gelu=False))

@@ -1,8 +1,8 @@
-"""Reads what torch.save wrote, as data: torch.load without its unpickling.
+"""Reads files written by torch.save as plain data: torch.load without unpickling.
 
-torch.load(weights_only=True) refuses the configs that lie beside the weights in fairseq's checkpoints, and with
-weights_only=False it runs what the file says. Here pipeline/files/inert_pickle.py reads the pickle, which runs
-nothing, and only the tensors that are asked for are read from the file.
+torch.load(weights_only=True) refuses the configs that fairseq stores beside the weights, and with weights_only=False it
+executes what the file says. Here pipeline/files/inert_pickle.py reads the pickle and executes nothing, and only the
+tensors that are asked for are read from the file.
 
     zip format (torch >= 1.6)   <folder>/data.pkl: the pickle; <folder>/data/<key>: the bytes of each storage
     legacy format               pickles of magic number, version, platform, the content and the storages' keys; then,
@@ -47,7 +47,7 @@ DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-# What a file of tensors and plain values names; a caller adds what else lies in its files.
+# Names that a pickle of tensors and plain values may hold; callers add what else their files hold.
 TENSOR_NAMES = (
     *REBUILD_TENSOR,
     REBUILD_PARAMETER,
@@ -69,14 +69,14 @@ class _Storage:
 
 
 class TorchFile:
-    """An open file of torch.save.
+    """An open file that torch.save wrote.
 
     Args:
         path: The file.
-        allowed: Names that its pickle may hold beside TENSOR_NAMES; see inert_pickle.load.
+        allowed: Names that its pickle may hold besides TENSOR_NAMES; see inert_pickle.load.
 
     Raises:
-        TwistError: it is missing, damaged, no such file, or names what is not allowed.
+        TwistError: it is missing, damaged, not written by torch.save, or names something that is not allowed.
     """
 
     def __init__(self, path: Path, allowed: Collection[str] = ()) -> None:
@@ -93,10 +93,10 @@ class TorchFile:
                 raise
         except OSError as error:
             raise TwistError(f"cannot read {path}: {error.strerror or error}") from None
-        except Exception as error:  # a damaged pickle raises whatever its bytes happen to ask for
+        except Exception as error:  # a damaged pickle can raise anything
             raise self._unreadable(error) from error
         self.content: Any = self._archive.content
-        """What was saved; Recorded stand for its tensors and other objects, its dicts may be Recorded OrderedDicts."""
+        """What was saved, with a Recorded for each tensor or other object; dicts may be Recorded OrderedDicts."""
 
     def __enter__(self) -> TorchFile:
         return self
@@ -105,10 +105,10 @@ class TorchFile:
         self._file.close()
 
     def tensor(self, recorded: object) -> Tensor:
-        """The tensor that stands at some place in `content`.
+        """Reads the tensor that `recorded`, found in `content`, stands for.
 
         Raises:
-            TwistError: no tensor stands there, or its bytes are not all there.
+            TwistError: it is not a tensor, or some of its bytes are missing.
         """
         try:
             return self._tensor(recorded)
@@ -165,7 +165,7 @@ class _ZipArchive:
 
     def _member(self, name: str) -> bytes:
         member = self._zip.getinfo(name)
-        if member.compress_type != zipfile.ZIP_STORED:  # torch.save never packs; a packed file could unpack to any size
+        if member.compress_type != zipfile.ZIP_STORED:  # torch.save never does; it could unpack to any size
             raise ValueError(f"its {name} is compressed")
         return self._zip.read(member)
 
@@ -177,7 +177,7 @@ class _LegacyArchive:
             raise ValueError("torch.save did not write it")
         if inert_pickle.load(file, ()).get("little_endian") is not True:
             raise ValueError("it was written on a big-endian machine")
-        # A storage's size in bytes follows from its type, which only the references to it tell.
+        # A storage's size in bytes follows from its type, which only references to it give.
         storages: dict[str, _Storage] = {}
 
         def referred(pid: Any) -> _Storage:
@@ -211,10 +211,10 @@ def _storage(pid: Any) -> _Storage:
 
 
 def mapping(value: object) -> dict[Any, Any]:
-    """The items of a dict, plain or ordered, in a file's content.
+    """A dict of a file's content, plain or recorded as an OrderedDict, as a plain dict.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is neither.
     """
     if isinstance(value, dict):
         return value

@@ -1,12 +1,12 @@
 """Spoken-language classifiers: 16 kHz clips in, the probability of each language out.
 
-Three kinds are known by their files, from a local folder or by their name on the Hugging Face hub:
+Three kinds are recognized by their files, in a local folder or a repository of the Hugging Face hub:
 
 - Whisper (multilingual): its own language detection, one decoder step over 30 s;
-- MMS-LID, or any other wav2vec 2.0 for sequence classification, whose labels are codes of languages;
+- MMS-LID, or any other wav2vec 2.0 for sequence classification, whose labels are language codes;
 - ECAPA-TDNN as SpeechBrain trained it on VoxLingua107: embedding_model.ckpt, classifier.ckpt, label_encoder.txt.
 
-Only clips of equal length share a batch, so that no padding is ever seen, and what a clip gives depends on it alone.
+Only clips of equal length share a batch, so there is no padding, and a clip's result depends on that clip alone.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 Kind = Literal["whisper", "wav2vec2", "ecapa"]
 
 ECAPA_FILES = ("embedding_model.ckpt", "classifier.ckpt", "label_encoder.txt")
-# Of transformers' models only safetensors are read, which nothing can hide in.
+# transformers' models are read from safetensors only, which cannot hide code.
 HUB_PATTERNS = (*ECAPA_FILES, "*.json", "*.safetensors")
 SAMPLES_PER_BATCH = {"cpu": 16_000 * 40, "cuda": 16_000 * 480}
 MIN_SAMPLES = 1600
 
 
 class LanguageClassifier(Protocol):
-    """What tells languages from clips. `load_language_classifier` gives one."""
+    """Recognizes the language of clips; made by `load_language_classifier`."""
 
     labels: tuple[str, ...]
     """The languages [L], as the model names them."""
@@ -49,7 +49,7 @@ class LanguageClassifier(Protocol):
 
 
 def find_language_classifier(path_or_name: str) -> tuple[Path, Kind]:
-    """The folder of a classifier, fetched from the hub where there is no such folder here, and what it is.
+    """The folder of a classifier, downloaded from the hub unless it is a local folder, and the classifier's kind.
 
     Raises:
         TwistError: it cannot be fetched, or is of no known kind.
@@ -75,7 +75,7 @@ def find_language_classifier(path_or_name: str) -> tuple[Path, Kind]:
 
 
 def fingerprint_of_classifier(folder: Path) -> str:
-    """sha256 (hex) of all that its answers depend on."""
+    """sha256 (hex) of all files that the classifier's answers depend on."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.is_file() and (path.name in ECAPA_FILES or path.suffix in (".json", ".safetensors")):
@@ -85,7 +85,7 @@ def fingerprint_of_classifier(folder: Path) -> str:
 
 
 def load_language_classifier(path_or_name: str, device: Device = "auto") -> LanguageClassifier:
-    """The classifier in a folder or of a name, on a device (auto: cuda where there is one).
+    """Loads a classifier from a folder or by its hub name, onto a device (auto: cuda if there is a GPU).
 
     Raises:
         TwistError: it cannot be fetched or loaded, or there is no such device.
@@ -118,7 +118,7 @@ class _Batched:
 
     labels: tuple[str, ...]
     seconds_per_clip: float | None = None
-    """What a clip costs whatever its length, if that is so."""
+    """Seconds of audio that any clip costs, whatever its length; None: its own length."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -145,7 +145,7 @@ class _Batched:
 
 
 class WhisperLanguages(_Batched):
-    """Whisper's detection: the first token after the start of a transcript is a language's."""
+    """Whisper's own detection: the first token after the start of a transcript names the language."""
 
     seconds_per_clip = 30.0
 

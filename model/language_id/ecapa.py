@@ -1,12 +1,12 @@
 """ECAPA-TDNN as a classifier of languages: the network of SpeechBrain's VoxLingua107 model, without SpeechBrain.
 
 1. 60 log-mel energies of 25 ms windows every 10 ms, less their mean over the clip.
-2. A convolution, three residual blocks (Res2Net within, squeeze-and-excitation behind), a convolution over all of them.
+2. A convolution, three residual blocks (Res2Net, then squeeze-and-excitation), a convolution over all their outputs.
 3. Mean and standard deviation over time, weighted by attention for each channel; an embedding of 256.
 4. A hidden layer and a logit for each language.
 
-Source: Desplanques et al., 2020 (arxiv.org/abs/2005.07143); Valk and Alumae, 2021 (VoxLingua107). Modules bear the
-names of the official checkpoint's tensors, so that it loads as it is.
+Source: Desplanques et al., 2020 (arxiv.org/abs/2005.07143); Valk and Alumae, 2021 (VoxLingua107). Modules are
+named like the official checkpoint's tensors, so that it loads unchanged.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class EcapaClassifier(nn.Module):
     Args:
         num_languages: L.
         num_mels: Bands of the spectrum.
-        channels: Of the first four layers.
-        pooled_channels: Of the layer that joins them.
-        attention_channels: Within the pooling.
-        squeeze_channels: Within squeeze-and-excitation.
-        embedding_dim: Of the embedding.
-        hidden_dim: Of the classifier's hidden layer.
+        channels: Channels of the first four layers.
+        pooled_channels: Channels of the layer that joins them.
+        attention_channels: Channels of the attention in the pooling.
+        squeeze_channels: Channels inside squeeze-and-excitation.
+        embedding_dim: Width of the embedding.
+        hidden_dim: Width of the classifier's hidden layer.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class EcapaClassifier(nn.Module):
 
 
 class LogMel(nn.Module):
-    """wav [B, S] -> energies in dB [B, num_mels, F], at most 80 dB below the clip's loudest."""
+    """wav [B, S] -> energies in dB [B, num_mels, F], clamped to 80 dB below the clip's loudest."""
 
     filters: Tensor
     window: Tensor
@@ -99,7 +99,7 @@ def _triangles(num_mels: int) -> Tensor:
 
 
 class _Conv(nn.Module):
-    """A convolution that keeps the length, its input mirrored at both ends."""
+    """A convolution that keeps the length by reflecting its input at both ends."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, dilation: int = 1) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class _Tdnn(nn.Module):
 
 
 class _Res2Net(nn.Module):
-    """Groups of channels, each convolved together with what came of the group before; the first stays as it is."""
+    """Convolves groups of channels in turn, adding the previous output from the third on; the first stays as it is."""
 
     def __init__(self, channels: int, kernel_size: int, dilation: int) -> None:
         super().__init__()

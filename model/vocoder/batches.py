@@ -1,11 +1,11 @@
-"""Clips of speech with their units, as batches to train a vocoder on: functions of seed and step alone.
+"""Batches of clips with their units, to train a vocoder on; each depends only on seed and step.
 
-A step's clips come from an endless stream of shuffled epochs; rank `r` of `W` takes the r-th of W equal slices. Of each
-clip a crop of some frames is made into audio, at a place drawn from (seed, step); durations are learned from the units
-of the whole clip, since a crop would cut those at its ends short.
+A step's clips come from an endless stream of shuffled epochs; rank `r` of `W` takes the r-th of W equal slices. The
+vocoder generates a crop of each clip, whose start is drawn from (seed, step); durations are learned from the whole
+clip, since a crop would shorten those at its ends.
 
-Frame `f` of a clip, which the encoder saw in samples f * hop to f * hop + receptive field, is made into samples f * hop
-to (f + 1) * hop.
+The encoder computed frame `f` from samples f * hop to f * hop + receptive field; the vocoder generates samples f * hop
+to (f + 1) * hop from it.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class VocoderBatch:
         index: Number of the step, from 0.
         wav: [B, F * hop].
         frames: The unit of each frame of `wav`, [B, F].
-        units: Units of the whole clips without repeats, [B, N], 0 behind each row's own.
-        durations: Frames that each lasts, [B, N]; 0 behind each row's own.
+        units: Units of the whole clips without repeats, [B, N], padded with 0.
+        durations: Duration of each of these in frames, [B, N]; 0 in padding.
     """
 
     index: int
@@ -57,11 +57,11 @@ class ValidationClip(NamedTuple):
 
 
 class VocoderBatches:
-    """The batch of any step, for one rank.
+    """Maps a step, counted from 0, to its batch for one rank.
 
     Raises:
-        TwistError: the batch cannot be parted evenly, no clip is as long as a crop, or the clips' units are not those
-            that the vocoder is for.
+        TwistError: the batch cannot be divided evenly, no clip is as long as a crop, or clips and vocoder differ in the
+            number or the rate of units.
     """
 
     def __init__(self, clips: LabelledClips, config: VocoderTrainConfig, rank: int = 0, world_size: int = 1) -> None:
@@ -82,12 +82,12 @@ class VocoderBatches:
 
     @property
     def num_clips(self) -> int:
-        """Clips that are long enough to be trained on."""
+        """Number of clips that are long enough to train on."""
         return len(self._usable)
 
     @property
     def num_samples(self) -> int:
-        """Their samples in all."""
+        """Samples in all of these clips together."""
         return int(self._clips.num_samples[self._usable].sum())
 
     def __getitem__(self, index: int) -> VocoderBatch:
@@ -115,10 +115,10 @@ class VocoderBatches:
 
 
 def validation_clips(clips: LabelledClips, config: VocoderTrainConfig) -> list[ValidationClip]:
-    """The same clips each time, whole: `validation_clips` of them, drawn.
+    """The whole clips to validate on, the same each time: `validation_clips` drawn from those long enough.
 
     Raises:
-        TwistError: there is none that is long enough.
+        TwistError: no clip is long enough.
     """
     hop = config.model.hop_samples
     usable = np.flatnonzero(clips.num_samples >= config.crop_frames * hop)
@@ -129,10 +129,7 @@ def validation_clips(clips: LabelledClips, config: VocoderTrainConfig) -> list[V
 
 
 def whole_clip(wav: NDArray[np.float32], labels: NDArray[np.uint16], hop: int) -> ValidationClip:
-    """A clip as far as it is whole frames long.
-
-    The encoder gives a clip's last samples no frame of their own; they are left out.
-    """
+    """A clip cut to whole frames: its last samples, which have no frame of their own, are left out."""
     num_frames = min(len(wav) // hop, len(labels))
     frames = torch.from_numpy(labels[:num_frames].astype(np.int64))
     units, durations = torch.unique_consecutive(frames, return_counts=True)
@@ -140,7 +137,7 @@ def whole_clip(wav: NDArray[np.float32], labels: NDArray[np.uint16], hop: int) -
 
 
 def require_fit(clips: LabelledClips, config: VocoderTrainConfig) -> None:
-    """Refuses clips whose units are not those that the vocoder is for.
+    """Checks that the clips' units are of the number and rate that the vocoder is for.
 
     Raises:
         TwistError: their number or their rate differs.

@@ -1,11 +1,11 @@
 """Reads and writes vocoders: a folder of ours, or a published .pt with its JSON; nothing in a file is executed.
 
-    FOLDER/config.json          VocoderConfig, and codebook_fingerprint: whose units these are
+    FOLDER/config.json          VocoderConfig, and codebook_fingerprint: the codebook whose units it speaks
     FOLDER/model.safetensors    the weights
 
     <name>.pt                   state under ["generator"]; the config is <name>_config.json or config.json beside it
 
-Weight norm is folded whichever way it is written: weight_g and weight_v (torch before 2.1), or parametrizations.
+Weight norm is folded from either layout: weight_g and weight_v (torch before 2.1), or parametrizations.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-# Length and direction of a normed weight, as torch named them then and names them now.
+# torch's old and present names of a normed weight's length and direction.
 NORMED = ((".weight_g", ".weight_v"), (".parametrizations.weight.original0", ".parametrizations.weight.original1"))
 
 
 def load_vocoder(path: Path, config: Path | None = None) -> tuple[Vocoder, str | None]:
-    """A vocoder in float32, and the fingerprint of the codebook whose units it speaks (None: the file does not say).
+    """Loads a vocoder in float32, and the fingerprint of the codebook whose units it speaks (None if not recorded).
 
     Args:
         path: A folder of ours, or a file that torch.save wrote.
-        config: The JSON file of a published checkpoint; found beside it unless given.
+        config: JSON config of a published checkpoint; by default the one beside it.
 
     Raises:
-        TwistError: missing, damaged, or no unit HiFi-GAN.
+        TwistError: a file is missing or damaged, or is not a unit HiFi-GAN's.
     """
     config_path = config or _config_beside(path)
     shape = VocoderConfig.read(config_path)
@@ -56,7 +56,7 @@ def load_vocoder(path: Path, config: Path | None = None) -> tuple[Vocoder, str |
 def save_vocoder(
     vocoder: Vocoder, folder: Path, codebook_fingerprint: str | None, dtype: torch.dtype = torch.float32
 ) -> None:
-    """Writes a vocoder into a folder, weight norm as it is."""
+    """Writes a vocoder into an existing folder; weight norm is left as it is."""
     weights = {name: weight.cpu().contiguous().to(dtype) for name, weight in vocoder.state_dict().items()}
     write_vocoder(vocoder.config, weights, folder, codebook_fingerprint)
 
@@ -64,7 +64,7 @@ def save_vocoder(
 def write_vocoder(
     config: VocoderConfig, weights: Mapping[str, Tensor], folder: Path, codebook_fingerprint: str | None
 ) -> None:
-    """The same from a state dict on the CPU."""
+    """Writes a vocoder into an existing folder, from its state dict on the CPU."""
     safetensors.torch.save_file(dict(weights), folder / WEIGHTS)
     write_config(config, folder, codebook_fingerprint)
 
@@ -76,7 +76,11 @@ def write_config(config: VocoderConfig, folder: Path, codebook_fingerprint: str 
 
 
 def folded(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """State in which normed weights are whole: g * v / |v|, the norm over all dimensions but the first."""
+    """The state dict with weight norm folded in: g * v / |v|, the norm taken over all dimensions but the first.
+
+    Raises:
+        TwistError: a weight has a length but no direction.
+    """
     whole = dict(state)
     for length, direction in NORMED:
         for name in [name for name in state if name.endswith(length)]:
@@ -109,7 +113,7 @@ def _config_beside(path: Path) -> Path:
 
 def _read_folder(path: Path) -> dict[str, Tensor]:
     try:
-        # Cloned: the file is mapped, and there tensors lie at odd addresses, where kernels may round differently.
+        # Cloned: tensors in the mapped file are not aligned, and kernels may then round differently.
         return {name: weight.float().clone() for name, weight in safetensors.torch.load_file(path).items()}
     except FileNotFoundError:
         raise TwistError(f"{path.parent} holds no vocoder (there is no {WEIGHTS} in it)") from None

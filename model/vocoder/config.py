@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from pipeline.errors import TwistError
 
-# Quantizers of their own inside the generator, which some configs of speech-resynthesis ask for.
+# Quantizers inside the generator, which some configs of speech-resynthesis ask for.
 UNSUPPORTED = ("f0_vq_params", "code_vq_params")
 
 
@@ -21,13 +21,13 @@ def _require(name: str, value: object, holds: bool, rule: str) -> None:
 
 @dataclass(frozen=True)
 class DurationPredictorConfig:
-    """Shape of the network that tells how long a unit lasts.
+    """Shape of the network that predicts how long each unit lasts.
 
     Args:
         encoder_embed_dim: Width of its input, that of a unit's embedding.
         var_pred_hidden_dim: Channels of its two convolutions.
-        var_pred_kernel_size: Their kernel: 3, as the published layout pads the second one by 1 whatever its kernel.
-        var_pred_dropout: Share of values that are zeroed in training.
+        var_pred_kernel_size: Their kernel: only 3, since the published layout always pads the second one by 1.
+        var_pred_dropout: Share of values to zero in training.
     """
 
     encoder_embed_dim: int = 128
@@ -44,28 +44,28 @@ class DurationPredictorConfig:
 
 @dataclass(frozen=True)
 class VocoderConfig:
-    """Shape of a unit HiFi-GAN (Polyak et al. 2021; Kong et al. 2020). Defaults make one of 25 Hz units, fully sized.
+    """Shape of a unit HiFi-GAN (Polyak et al. 2021; Kong et al. 2020). The defaults are full size, for 25 Hz units.
 
     Args:
-        num_embeddings: Kinds of units.
-        embedding_dim: Width of a unit's embedding, and of a speaker's, a style's and a pitch's.
-        model_in_dim: Width of what goes into the first convolution: of all these together.
-        upsample_rates: By how much each stage multiplies the rate; their product is the samples of a frame.
+        num_embeddings: Number of different units.
+        embedding_dim: Width of the embeddings of units, speakers, styles and pitches.
+        model_in_dim: Width of the first convolution's input: of all these embeddings together.
+        upsample_rates: Factor by which each stage raises the rate; their product is the samples per frame.
         upsample_kernel_sizes: Kernel of each stage's transposed convolution; longer than its rate by an even number.
         upsample_initial_channel: Channels before the first stage; each stage halves them.
-        resblock_kernel_sizes: Kernel of each of the residual blocks that a stage takes the mean of.
-        resblock_dilation_sizes: Dilations of the convolutions of each.
+        resblock_kernel_sizes: Kernel of each residual block; a stage takes the mean of its blocks.
+        resblock_dilation_sizes: Dilations of the convolutions in each block.
         dur_predictor_params: Settings of the duration predictor (encoder_embed_dim, var_pred_hidden_dim,
             var_pred_kernel_size, var_pred_dropout); null: there is none, and durations must be given.
-        multispkr: Whether it is told who speaks: any text but an empty one, as published files have it.
-        num_speakers: Speakers that it knows by number.
-        embedder_params: Where set, the speaker is told by a vector of embedder_dim values instead of a number.
+        multispkr: Whether it takes a speaker: any non-empty text, as in published files.
+        num_speakers: Number of speakers it knows.
+        embedder_params: If set, the speaker is given as a vector of embedder_dim values instead of a number.
         embedder_dim: Width of that vector.
-        multistyle: Whether it is told the style.
-        num_styles: Styles that it knows.
-        f0: Whether it is told the pitch.
-        f0_quant_num_bin: Kinds of pitch; 0: pitch is one real number per frame.
-        sampling_rate: Of the audio, in Hz.
+        multistyle: Whether it takes a style.
+        num_styles: Number of styles it knows.
+        f0: Whether it takes pitch.
+        f0_quant_num_bin: Number of pitch bins; 0: pitch is one real number per frame.
+        sampling_rate: Sample rate of the audio, in Hz.
     """
 
     num_embeddings: int = 500
@@ -136,15 +136,15 @@ class VocoderConfig:
 
     @property
     def takes_f0(self) -> bool:
-        """Whether it is told the pitch."""
+        """Whether it takes pitch."""
         return bool(self.f0)
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
-        """Reads a config file's content; what it says of training is passed over.
+        """Makes a config of a file's content, ignoring settings of training.
 
         Raises:
-            TwistError: a setting is missing or makes no sense, or asks for what is not supported.
+            TwistError: a setting is missing, invalid or not supported.
         """
         for name in UNSUPPORTED:
             if content.get(name):
@@ -174,7 +174,7 @@ class VocoderConfig:
         """Reads a config file.
 
         Raises:
-            TwistError: it is missing, no JSON, or no unit HiFi-GAN's.
+            TwistError: it is missing, not JSON, or not a unit HiFi-GAN's.
         """
         try:
             content = json.loads(path.read_text())
@@ -188,5 +188,5 @@ class VocoderConfig:
             raise TwistError(f"{path} is no vocoder's config: {error or 'not a JSON object'}") from error
 
     def to_json(self) -> dict[str, Any]:
-        """What `from_json` reads."""
+        """The settings as `from_json` reads them."""
         return asdict(self)

@@ -17,7 +17,7 @@ NUM_SCALES = 3
 # The published width of the widest layers.
 FULL_WIDTH = 1024
 
-# The maps after each layer, the scores [B, N] last.
+# Feature maps after each layer; the last are the scores [B, N].
 Maps = list[Tensor]
 
 
@@ -60,7 +60,7 @@ class ScaleDiscriminator(nn.Module):
 
 
 class Discriminators(nn.Module):
-    """All of them.
+    """All period and scale discriminators.
 
     Args:
         width: Channels of their widest layers, a multiple of 128; 1024 as published.
@@ -73,7 +73,7 @@ class Discriminators(nn.Module):
         self.scales = nn.ModuleList(ScaleDiscriminator(width, is_first=i == 0) for i in range(NUM_SCALES))
 
     def forward(self, wav: Tensor) -> list[Maps]:
-        """wav [B, S] -> each one's maps."""
+        """wav [B, S] -> the maps of each discriminator."""
         found = [discriminator(wav) for discriminator in self.periods]
         for number, discriminator in enumerate(self.scales):
             if number:

@@ -1,4 +1,4 @@
-"""What a vocoder is trained to make small: least-squares GAN, feature matching, mel distance and durations.
+"""Losses of vocoder training: least-squares GAN, feature matching and durations (the trainer adds mel distance).
 
 Source: Kong et al. 2020, section 2.2 (equations 1 to 6).
 """
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 
 def discriminator_loss(real: Sequence[Maps], made: Sequence[Maps]) -> Tensor:
-    """Scores of recorded audio should be 1, of the vocoder's 0; summed over discriminators."""
+    """Pulls scores of recorded audio to 1 and of the vocoder's audio to 0; summed over discriminators."""
     losses = [((1 - r[-1]) ** 2).mean() + (m[-1] ** 2).mean() for r, m in zip(real, made, strict=True)]
     return torch.stack(losses).sum()
 
 
 def adversarial_loss(made: Sequence[Maps]) -> Tensor:
-    """The vocoder would have its scores be 1; summed over discriminators."""
+    """Pulls scores of the vocoder's audio to 1; summed over discriminators."""
     return torch.stack([((1 - m[-1]) ** 2).mean() for m in made]).sum()
 
 
 def feature_loss(real: Sequence[Maps], made: Sequence[Maps]) -> Tensor:
-    """Mean distance of the maps after each layer; summed over layers and discriminators."""
+    """Mean absolute difference of real and made feature maps, summed over layers and discriminators."""
     pairs = [pair for r, m in zip(real, made, strict=True) for pair in zip(r[:-1], m[:-1], strict=True)]
     return torch.stack([F.l1_loss(m, r.detach()) for r, m in pairs]).sum()
 
@@ -39,7 +39,7 @@ def duration_loss(log_durations: Tensor, durations: Tensor) -> tuple[Tensor, Ten
 
     Args:
         log_durations: [B, N], as predicted.
-        durations: [B, N] in frames; 0 behind each row's own units.
+        durations: [B, N] in frames; 0 in padding.
     """
     is_own = durations > 0
     target = torch.log(durations.float() + 1)

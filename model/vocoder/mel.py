@@ -20,7 +20,7 @@ _LOG_STEP = torch.log(torch.tensor(6.4, dtype=torch.float64)).item() / 27
 
 
 class LogMel(nn.Module):
-    """wav [B, S] -> log-mel [B, num_mels, frames], frames = S // hop, one around the middle of each hop."""
+    """wav [B, S] -> log-mel [B, num_mels, frames], frames = S // hop, each centred on its hop."""
 
     window: Tensor
     filters: Tensor

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MelConfig:
-    """Of a mel spectrogram: window and FFT length, hop, bands, and the highest frequency (None: half the rate)."""
+    """The shape of a mel spectrogram.
+
+    Args:
+        n_fft: Length of window and FFT, in samples.
+        hop_samples: Samples from one frame to the next.
+        num_mels: Number of mel bands.
+        max_hz: Highest frequency; null: half the sample rate.
+        sample_rate_hz: Sample rate of the audio.
+    """
 
     n_fft: int = 1024
     hop_samples: int = 256

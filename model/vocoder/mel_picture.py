@@ -1,4 +1,4 @@
-"""Waveforms and their mel spectrograms side by side, as a PNG; needs matplotlib, which the extra `plots` brings."""
+"""Waveforms and their mel spectrograms side by side, as a PNG; needs matplotlib (the extra `plots`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 DOTS_PER_INCH = 80
 NUM_COLOURS = 64
 WIDTH_INCHES, ROW_HEIGHT_INCHES = 11.0, 1.7
-# Below this, a log-mel spectrogram shows noise that nobody hears.
+# Below this, a log-mel spectrogram shows only inaudible noise.
 QUIETEST = -8.0
 
 
@@ -31,7 +31,7 @@ def is_available() -> bool:
 
 
 def draw(path: Path, wavs: Mapping[str, NDArray[np.float32]], mel: MelConfig) -> None:
-    """Draws each wav [S] beside its log-mel spectrogram, a row each under its name; all on one scale of time."""
+    """Draws each wav [S] and its log-mel spectrogram side by side, one named row per wav, all on one time scale."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image

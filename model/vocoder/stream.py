@@ -1,8 +1,8 @@
-"""A vocoder that speaks while units still come: the samples of one piece, chunk by chunk.
+"""Streaming synthesis: audio chunk by chunk as units arrive, with the same samples as in one piece.
 
-Each convolution keeps the last steps of its input that later outputs need too, and gives an output as soon as all
-inputs of it are there. Nothing is computed twice, and nothing is cut. Audio lags behind the units by what the network
-looks ahead: two units for durations, and `look_ahead_frames` frames.
+Each convolution keeps the last steps of its input that later outputs still need, and returns an output as soon as all
+its inputs have arrived. Nothing is computed twice, and nothing is cut off. Audio lags behind the units by the network's
+look-ahead: two units for durations, and `look_ahead_frames` frames.
 """
 
 from __future__ import annotations
@@ -26,16 +26,15 @@ if TYPE_CHECKING:
 
 
 class VocoderStream:
-    """One utterance: `push` units as they come, then `finish`; all that both give, joined, is the utterance.
+    """One utterance: `push` units as they arrive, then `finish`; its audio is all they return, joined.
 
     Args:
         vocoder: Ready for inference.
-        speaker: [] int64 or [embedder_dim], where the vocoder needs one.
-        style: [] int64, likewise.
+        speaker: [] int64 or [embedder_dim], if the vocoder takes a speaker.
+        style: [] int64, if the vocoder takes a style.
 
     Raises:
-        TwistError: the vocoder needs a speaker or style that is not given, or takes none that is; or it takes pitch,
-            which cannot be streamed.
+        TwistError: a speaker or style is missing or not wanted, or the vocoder takes pitch, which cannot be streamed.
     """
 
     def __init__(self, vocoder: Vocoder, *, speaker: Tensor | None = None, style: Tensor | None = None) -> None:
@@ -51,7 +50,7 @@ class VocoderStream:
         vocoder.inputs(self._frames(np.zeros(1, np.int64)), speaker=self._speaker, style=self._style, f0=None)
 
     def push(self, units: NDArray[np.uint16], durations: NDArray[np.uint16] | None = None) -> NDArray[np.float32]:
-        """Takes more units [n], with their durations in frames [n] or to be predicted -> the samples [S] now known.
+        """Adds units [n] with durations in frames [n] (None: predicted), and returns the samples [S] now known.
 
         Raises:
             TwistError: durations are given for some units and not for others, or cannot be predicted.
@@ -59,7 +58,7 @@ class VocoderStream:
         return self._advance(units.astype(np.int64), durations, is_last=False)
 
     def finish(self) -> NDArray[np.float32]:
-        """The samples [S] that are left."""
+        """Ends the utterance and returns its remaining samples [S]."""
         return self._advance(np.zeros(0, np.int64), None, is_last=True)
 
     @torch.inference_mode()
@@ -85,7 +84,7 @@ class VocoderStream:
         return wav[0, 0].float().cpu().numpy()
 
     def _predict(self, units: NDArray[np.int64], *, is_last: bool) -> NDArray[np.int64]:
-        """The frames of the units whose durations can be told by now."""
+        """The frames of the units whose durations can be predicted by now."""
         self._waiting = np.concatenate([self._waiting, units])
         if not len(self._waiting):
             return units
@@ -101,7 +100,7 @@ class VocoderStream:
 
 
 def look_ahead_frames(config: VocoderConfig) -> int:
-    """Frames that must be known behind a frame before its audio is."""
+    """Frames after a given one that its audio depends on."""
     samples, rate = 3.0, 1  # of conv_pre, in frames
     for stage, (up, kernel) in enumerate(zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True)):
         samples += ((up - 1 + (kernel - up) // 2) // up) / rate
@@ -121,7 +120,7 @@ class _Step(Protocol):
 
 
 class _Conv:
-    """A convolution with as many zeros at either end as it needs to give as many steps as it takes."""
+    """A convolution padded with zeros at both ends so that it returns as many steps as it takes."""
 
     def __init__(self, conv: nn.Conv1d) -> None:
         self._conv = conv
@@ -129,7 +128,7 @@ class _Conv:
         self._kept: Tensor | None = None
 
     def __call__(self, x: Tensor, is_last: bool) -> Tensor:
-        """x [1, C, n] -> [1, C', m], the steps that are known by now."""
+        """x [1, C, n] -> [1, C', m], the steps now known."""
         conv, padding = self._conv, self._padding
         x = F.pad(x, (padding, 0)) if self._kept is None else torch.cat([self._kept, x], dim=2)
         if is_last:
@@ -142,19 +141,19 @@ class _Conv:
 
 
 class _Upsampling:
-    """A transposed convolution that gives `rate` steps for each one that it takes."""
+    """A transposed convolution that returns `rate` steps for each one it takes."""
 
     def __init__(self, up: nn.ConvTranspose1d) -> None:
         self._up = up
         self._rate, self._cut = int(up.stride[0]), int(up.padding[0])
         kernel = int(up.kernel_size[0])
-        # Inputs before and behind one that its outputs are made of too.
+        # Inputs before and after each one that its outputs depend on too.
         self._before = -(-(kernel - 1 - self._cut) // self._rate)
         self._behind = (self._rate - 1 + self._cut) // self._rate
         self._kept: Tensor | None = None
 
     def __call__(self, x: Tensor, is_last: bool) -> Tensor:
-        """x [1, C, n] -> [1, C', m], the steps that are known by now."""
+        """x [1, C, n] -> [1, C', m], the steps now known."""
         x = F.pad(x, (self._before, 0)) if self._kept is None else torch.cat([self._kept, x], dim=2)
         if is_last:
             x = F.pad(x, (0, self._behind))
@@ -170,25 +169,25 @@ class _Upsampling:
 
 
 class _Queue:
-    """Steps that wait for others of the same time."""
+    """Steps that wait until other branches have computed the same steps."""
 
     def __init__(self) -> None:
         self._waiting: Tensor | None = None
 
     def put(self, x: Tensor) -> int:
-        """Adds steps; gives how many wait."""
+        """Adds steps x [1, C, n] and returns how many are waiting."""
         self._waiting = x if self._waiting is None else torch.cat([self._waiting, x], dim=2)
         return self._waiting.shape[2]
 
     def take(self, count: int) -> Tensor:
-        """The first steps."""
+        """Removes and returns the first `count` steps."""
         assert self._waiting is not None
         taken, self._waiting = self._waiting[:, :, :count], self._waiting[:, :, count:]
         return taken
 
 
 class _Residual:
-    """One pair of convolutions of a residual block, around which the input is carried past them."""
+    """One pair of convolutions of a residual block, with the skip connection around it."""
 
     def __init__(self, dilated: nn.Conv1d, undilated: nn.Conv1d) -> None:
         self._dilated, self._undilated = _Conv(dilated), _Conv(undilated)
@@ -202,7 +201,7 @@ class _Residual:
 
 
 class _Mean:
-    """The mean of residual blocks over the same steps, of which each lags behind by another number."""
+    """The mean of residual blocks, each of which lags behind by a different number of steps."""
 
     def __init__(self, blocks: list[ResBlock]) -> None:
         self._blocks = [
@@ -256,7 +255,7 @@ class _Durations:
         self._first, self._second = _Conv(first), _Conv(second)
 
     def __call__(self, x: Tensor, is_last: bool) -> NDArray[np.int64]:
-        """x [1, C, n] -> durations [m] of the units that are known by now."""
+        """x [1, C, n] -> durations [m] of the units for which they are now known."""
         predictor = self._predictor
         x = predictor.ln1(F.relu(self._first(x, is_last)).transpose(1, 2)).transpose(1, 2)
         x = predictor.ln2(F.relu(self._second(x, is_last)).transpose(1, 2))

@@ -1,8 +1,8 @@
-"""Speaks utterances of any lengths: one by one on the CPU, in batches on a GPU.
+"""Synthesizes utterances of any lengths: one by one on the CPU, in batches on a GPU.
 
-As for HuBERT (model/encoder/hubert_batches.py), only many utterances at once fill a GPU, where those of like length
-share a batch; what one gives does not depend on this but for rounding. The CPU gains nothing from batches. There a long
-utterance is streamed in chunks, so that memory does not grow with it; a short one is faster in one piece.
+As with HuBERT (model/encoder/hubert_batches.py), only many utterances at once keep a GPU busy. Utterances of similar
+length share a batch, and their audio does not depend on it except for rounding. The CPU gains nothing from batches.
+There a long utterance is streamed in chunks, which bounds memory; a short one is faster in one piece.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from model.vocoder.vocoder import Vocoder
 
-# Ten minutes at 25 Hz: the widest layer of a vocoder at full size takes some GiB.
+# Eleven minutes at 25 Hz: the widest layer of a full-size vocoder takes a few GiB.
 FRAMES_PER_BATCH_ON_GPU = 16_384
 # Half a minute at 25 Hz.
 FRAMES_PER_CHUNK_ON_CPU = 750
@@ -33,14 +33,14 @@ FRAMES_PER_CHUNK_ON_CPU = 750
 
 @dataclass(frozen=True)
 class Utterance:
-    """What is to be said.
+    """Units to speak, and whatever else the vocoder takes.
 
     Attributes:
         units: [n].
-        durations: Frames that each lasts, [n]; None: the vocoder predicts them.
-        speaker: A number, or a vector [embedder_dim], where the vocoder needs a speaker.
-        style: A number, where it needs a style.
-        f0: Pitch, where it needs one: see Vocoder.forward. Durations must be given with it.
+        durations: Duration of each unit in frames, [n]; None: the vocoder predicts them.
+        speaker: A number, or a vector [embedder_dim], if the vocoder takes a speaker.
+        style: A number, if it takes a style.
+        f0: Pitch [F0], if it takes pitch (see Vocoder.forward); needs durations.
     """
 
     units: NDArray[np.uint16]
@@ -58,12 +58,12 @@ class Utterance:
 
 
 class Synthesizer:
-    """A vocoder and how it is run.
+    """Runs a vocoder over utterances.
 
     Args:
         vocoder: Ready for inference, on its device.
-        frames_per_batch: Frames that are made at once, padding included; None: each utterance alone. As suits the
-            device unless given.
+        frames_per_batch: Most frames in a batch, padding included; None: `FRAMES_PER_BATCH_ON_GPU` on a GPU, each
+            utterance alone on the CPU.
     """
 
     def __init__(self, vocoder: Vocoder, frames_per_batch: int | None = None) -> None:
@@ -80,7 +80,7 @@ class Synthesizer:
 
     @property
     def num_units(self) -> int:
-        """How many different units the vocoder speaks."""
+        """Number of different units that the vocoder speaks."""
         return self._vocoder.config.num_embeddings
 
     @torch.inference_mode()
@@ -88,7 +88,7 @@ class Synthesizer:
         """The audio of each utterance, [S] at the vocoder's rate.
 
         Raises:
-            TwistError: a unit, speaker or style is not one of the vocoder's, or something that it needs is not given.
+            TwistError: a unit, speaker or style is not one of the vocoder's, or an input is missing or not wanted.
         """
         for utterance in utterances:
             self._check(utterance)
@@ -109,7 +109,7 @@ class Synthesizer:
         return [wavs.get(index, np.zeros(0, np.float32)) for index in range(len(utterances))]
 
     def durations(self, units: NDArray[np.uint16]) -> NDArray[np.uint16]:
-        """The frames that each of units [n] would last.
+        """Predicted duration of each of units [n], in frames.
 
         Raises:
             TwistError: the vocoder predicts none, or a unit is not one of the vocoder's.
@@ -135,7 +135,7 @@ class Synthesizer:
         return np.concatenate([*pieces, stream.finish()])
 
     def _frames(self, utterances: Sequence[Utterance]) -> list[Tensor]:
-        """The unit of each frame of each utterance, [F]; durations are predicted for all that have none, together."""
+        """The unit of each frame of each utterance, [F]; missing durations are predicted in one batch."""
         units = [self._tensor(utterance.units) for utterance in utterances]
         unsaid = [i for i, utterance in enumerate(utterances) if utterance.durations is None and len(units[i])]
         frames = [
@@ -190,7 +190,7 @@ class Synthesizer:
 
 
 def _batches(lengths: Sequence[int], frames_per_batch: int, is_alone: Sequence[bool]) -> list[list[int]]:
-    """Indices of the utterances of each batch, longest first; those of no length are in none."""
+    """Indices of the utterances of each batch, longest first; empty ones are left out."""
     by_length = sorted((index for index, length in enumerate(lengths) if length), key=lambda index: -lengths[index])
     batches: list[list[int]] = []
     for index in by_length:

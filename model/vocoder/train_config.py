@@ -1,4 +1,4 @@
-"""How a vocoder is trained, and which of it a resumed run may change."""
+"""Settings of vocoder training, and which of them a resumed run may change."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class VocoderTrainConfig:
     """How a vocoder is trained. Defaults are those of HiFi-GAN (Kong et al. 2020, section 3.3).
 
     Args:
-        model: Shape of the vocoder. Its num_embeddings and hop must be the run's; it has a duration predictor, and no
-            speaker, style or pitch, of which a run says nothing.
-        init: A vocoder of the same shape whose weights training starts from: a folder, or an official .pt. Null: from
-            random weights. The discriminators always start from such.
+        model: Shape of the vocoder. Its num_embeddings and hop must equal the run's; it must have a duration predictor,
+            and no speaker, style or pitch, which a run does not record.
+        init: Vocoder of the same shape to start from: a folder, or an official .pt. Null: random weights. The
+            discriminators always start from random weights.
         batch_size: Clips per step, over all processes.
-        crop_frames: Frames of each clip that are made at once, at a place drawn anew each time (14: 0.56 s at 25 Hz).
+        crop_frames: Frames of each clip to generate per step; the start is drawn anew each time (14: 0.56 s at 25 Hz).
         num_steps: Updates to make.
-        discriminator_start: Updates before the discriminators take part: until then only mel distance and durations.
-            With num_steps they never do.
+        discriminator_start: Updates before the discriminators join; until then only mel distance and durations are
+            trained on. With num_steps they never join.
         discriminator_width: Channels of the discriminators' widest layers, a multiple of 128.
-        mels: The mel spectrograms whose mean distance is trained on; the first one is what validation tells.
+        mels: Mel spectrograms whose mean distance is trained on; validation reports that of the first.
         mel_weight: Weight of the mel distance.
         feature_weight: Weight of feature matching.
         duration_weight: Weight of the squared error of log(duration + 1).
@@ -50,24 +50,24 @@ class VocoderTrainConfig:
         final_lr: Learning rate at the last step.
         warmup_steps: Updates over which the learning rate rises from 0.
         schedule: How the learning rate falls from there: linear, cosine or inverse_sqrt.
-        weight_decay: AdamW's, on matrices.
+        weight_decay: AdamW's weight decay, applied to matrices.
         betas: AdamW's decay rates of the gradient's first and second moment.
-        clip_norm: Longest gradient of the vocoder; null does not clip.
-        validation_share: Share of recordings that are kept for validation, by a stable hash.
-        validation_clips: Clips of these that are measured, at most.
+        clip_norm: Largest norm of the vocoder's gradient; null: no clipping.
+        validation_share: Share of recordings to keep for validation, chosen by a stable hash.
+        validation_clips: Most clips of these recordings to validate on.
         precision: float32, or bfloat16 for the forward and backward pass (weights stay in float32).
-        seed: Of new weights, order of clips, crops and dropout.
+        seed: Seed of new weights, order of clips, crops and dropout.
         validate_every: Updates between validations.
         checkpoint_every: Updates between checkpoints.
-        keep_last: Newest checkpoints to keep; the best one is kept besides.
+        keep_last: Newest checkpoints to keep, in addition to the best one.
         save_in_background: Write checkpoints while training goes on, from copies in the CPU's memory.
         log_every: Updates between lines of metrics.
-        tensorboard: Folder for TensorBoard's files, which get all that metrics.jsonl gets (needs the extra `plots`).
-        wandb: Project of Weights & Biases to log to likewise (needs `pip install wandb`).
-        sample_every: Updates between samples of audio, with pictures where matplotlib is there; 0: none.
-        num_samples: Validation clips that are sampled.
+        tensorboard: Folder for TensorBoard's files, with all that metrics.jsonl holds (needs the extra `plots`).
+        wandb: Weights & Biases project to log the same to (needs `pip install wandb`).
+        sample_every: Updates between samples of audio, with pictures if matplotlib is installed; 0: none.
+        num_samples: Number of validation clips to sample.
         num_workers: Processes that read ahead, per training process; 0 reads in the training process.
-        device: auto takes cuda where there is one.
+        device: auto uses cuda if there is a GPU.
     """
 
     model: VocoderConfig = field(default_factory=VocoderConfig)
@@ -124,10 +124,10 @@ class VocoderTrainConfig:
         rules.require("model", not takes_more, "one without multispkr, multistyle and f0: a run says nothing of these")
 
     def learning_rate(self, step: int) -> float:
-        """The learning rate of update `step`, from 1."""
+        """The learning rate of update `step`, counted from 1."""
         return rate_of_step(self, step)
 
     @property
     def changeable(self) -> frozenset[str]:
-        """The settings in which a resumed run may differ from its beginning."""
+        """The settings that a resumed run may change."""
         return may_change(self, CHANGEABLE)

@@ -1,14 +1,14 @@
-"""Trains a vocoder against its discriminators on clips of speech and their units; resumable to the bit.
+"""Trains a vocoder against its discriminators on clips of speech and their units; a resumed run gives the same bits.
 
-Each checkpoint is a vocoder's folder (model/vocoder/checkpoint.py), and beside it what a resumed run needs:
+Each checkpoint is a vocoder's folder (model/vocoder/checkpoint.py), plus what a resumed run needs:
 
     FOLDER/00001000/   config.json, model.safetensors, discriminators.safetensors,
                        optimizer-00000-of-00001.safetensors, trainer_state.json, checksums.json
-    FOLDER/samples/    recorded and made audio of a few validation clips, and pictures of both
+    FOLDER/samples/    recorded and generated audio of a few validation clips, and pictures of both
 
-A step updates the discriminators, then the vocoder. Both are in one AdamW, which leaves alone what has no gradient: the
-vocoder's audio is detached for the discriminators' update, and they are frozen for the vocoder's. All runs in the loop
-of every training (model/training/loop.py).
+A step updates the discriminators, then the vocoder. One AdamW holds both and skips parameters without a gradient: the
+vocoder's audio is detached for the discriminators' update, and they are frozen for the vocoder's. The loop is the one
+that every training shares (model/training/loop.py).
 
 Source: Kong et al. 2020, "HiFi-GAN", section 2; Polyak et al. 2021 for units and durations.
 """
@@ -56,10 +56,10 @@ DISCRIMINATORS = "discriminators.safetensors"
 
 @dataclass(frozen=True)
 class VocoderQuality:
-    """How near the vocoder comes to recorded speech, given its units and durations.
+    """How close the vocoder comes to recorded speech, given its units and durations.
 
     Attributes:
-        mel_distance: Mean distance of log-mel spectrograms (natural logarithm, `mels[0]`).
+        mel_distance: Mean absolute difference of log-mel spectrograms (natural logarithm, `mels[0]`).
         duration_error: Squared error of log(duration + 1), per unit.
     """
 
@@ -69,15 +69,15 @@ class VocoderQuality:
 
 @dataclass(frozen=True)
 class VocoderResult:
-    """What a run has come to.
+    """The outcome of a run.
 
     Attributes:
         num_steps: Updates made, over all resumptions.
-        hours_seen: Hours of audio made in them.
-        best: The least mel distance at a validation (once discriminators take part, if they are to); None where there
-            was none yet.
+        hours_seen: Hours of audio generated in them.
+        best: The validation with the least mel distance (only since the discriminators joined, if they do); None if
+            there was none yet.
         checkpoint: Folder of the best checkpoint (of the newest where `best` is None).
-        is_finished: False where SIGTERM stopped the run; start it again to go on.
+        is_finished: False if SIGTERM stopped the run; start it again to continue.
     """
 
     num_steps: int
@@ -95,15 +95,15 @@ def train_vocoder(
     checkpoints: str,
     on_event: OnEvent = lambda _: None,
 ) -> VocoderResult:
-    """Trains a vocoder, going on from the newest checkpoint where there is one.
+    """Trains a vocoder, resuming from the newest checkpoint if there is one.
 
-    Under torchrun every process calls this; they share `checkpoints`, a folder that all of them see.
+    Under torchrun every process calls this; all share the folder `checkpoints`.
 
     Args:
         config: How to train.
         train: What to train on.
         validation: What to measure on, with the same units.
-        codebook_fingerprint: Of these units; goes into the vocoder's config.
+        codebook_fingerprint: Of these units' codebook; written into the vocoder's config.
         checkpoints: Folder for checkpoints, samples and metrics.jsonl, local or s3://.
         on_event: See model/training/training.py.
 
@@ -125,7 +125,7 @@ def train_vocoder(
 
 
 class _Generator(nn.Module):
-    """The vocoder with both of its outputs in one forward pass, as data parallelism wants it."""
+    """The vocoder with both of its outputs in one forward pass, as data parallelism requires."""
 
     def __init__(self, vocoder: Vocoder) -> None:
         super().__init__()
@@ -202,7 +202,7 @@ class VocoderTraining(Training[VocoderBatch, VocoderQuality]):
         return batch.wav.numel() * self._ranks.world_size
 
     def backward(self, batch: VocoderBatch) -> dict[str, float]:
-        """Updates the discriminators, and leaves the vocoder's gradient; the losses are means over processes."""
+        """Updates the discriminators and computes the vocoder's gradient; returns losses averaged over processes."""
         config, ranks = self._config, self._ranks
         wav, frames, units, durations = (
             part.to(ranks.device) for part in (batch.wav, batch.frames, batch.units, batch.durations)
@@ -217,7 +217,7 @@ class VocoderTraining(Training[VocoderBatch, VocoderQuality]):
 
         losses["mel_distance"] = torch.stack([(mel(made) - mel(wav)).abs().mean() for mel in self._mels]).mean()
         squared_error, num_units = duration_loss(log_durations, durations)
-        # Data parallelism takes the mean over processes; units are counted over all of them.
+        # Data parallelism averages gradients over processes; the count is a sum over processes.
         num_all_units = ranks.sum(num_units.clone())
         losses["duration_error"] = squared_error * ranks.world_size / num_all_units
         loss = config.mel_weight * losses["mel_distance"] + config.duration_weight * losses["duration_error"]
@@ -236,7 +236,7 @@ class VocoderTraining(Training[VocoderBatch, VocoderQuality]):
         return dict(zip(losses, means.tolist(), strict=True))
 
     def _update_discriminators(self, wav: Tensor, made: Tensor) -> Tensor:
-        """One update of the discriminators on recorded and made audio [B, S]; gives their loss."""
+        """Updates the discriminators once on recorded and made audio [B, S]; returns their loss."""
         with self._ranks.autocast(self._config.precision):
             maps = self._parallel_discriminators(torch.cat([wav, made]))
             recorded = [[each[: len(wav)] for each in of_one] for of_one in maps]
@@ -265,7 +265,7 @@ class VocoderTraining(Training[VocoderBatch, VocoderQuality]):
         return VocoderQuality(distance / num_values, squared_error_sum / num_all_units)
 
     def is_better(self, score: VocoderQuality, best: VocoderQuality | None, step: int) -> bool:
-        # Mel distance alone is least before discriminators take part, and sounds worse than it then measures.
+        # Mel distance is least before the discriminators join, but the audio then sounds worse than it measures.
         start = self._config.discriminator_start
         counts = step > start or start >= self._config.num_steps
         return counts and (best is None or score.mel_distance < best.mel_distance)
@@ -290,7 +290,7 @@ class VocoderTraining(Training[VocoderBatch, VocoderQuality]):
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Writes what the vocoder makes of a few validation clips, beside what was recorded, if samples are due."""
+        """If samples are due, writes the vocoder's audio of a few validation clips beside the recordings."""
         config = self._config
         is_due = config.sample_every and (step % config.sample_every == 0 or step == config.num_steps)
         if not is_due or not self._ranks.is_main:

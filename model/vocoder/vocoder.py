@@ -1,10 +1,10 @@
-"""The unit HiFi-GAN: units in, audio out. Modules bear the names of published checkpoints.
+"""The unit HiFi-GAN: units in, audio out. Modules are named as in published checkpoints.
 
     units [B, N] --dur_predictor--> durations --repeat--> frames [B, F]
     dict(frames), f0, spkr, style side by side -> conv_pre -> (ups, mean of resblocks) per stage -> conv_post -> wav
 
-Rows of unequal length share a batch: beyond a row's own length all values are kept at 0 before each convolution, which
-is what a convolution's padding is for the row alone. So what a row gives does not depend on its neighbours.
+Rows of different lengths can share a batch: values past a row's own length are set to 0 before each convolution, just
+as the convolution would pad the row alone. So a row's audio does not depend on its neighbours.
 
 Sources: Polyak et al. 2021, "Speech Resynthesis from Discrete Disentangled Self-Supervised Representations"; Kong et
 al. 2020, "HiFi-GAN"; textlesslib's vocoders/hifigan, whose TWIST checkpoints load into this.
@@ -28,15 +28,15 @@ INITIAL_STD = 0.01
 
 
 class Lengths:
-    """How many frames of each row are its own, at any rate; None: all of them."""
+    """Masks the padding of a batch: rows of `num_frames` [B] out of `total` frames (None: no padding)."""
 
     def __init__(self, num_frames: Tensor | None, total: int) -> None:
-        # Rows of one length need no mask; this is asked once, since on a GPU the answer has to come back.
+        # Rows of equal length need no mask. Checked once, since on a GPU the check waits for the result.
         is_even = num_frames is None or bool((num_frames == total).all())
         self._num_frames = None if is_even else num_frames
 
     def mask(self, x: Tensor, rate: int = 1) -> Tensor:
-        """x [B, C, T] with zeros behind each row's frames, of which there are `rate` per frame of the input."""
+        """x [B, C, T] with zeros in padding; it has `rate` steps per frame."""
         if self._num_frames is None:
             return x
         is_own = torch.arange(x.shape[-1], device=x.device) < self._num_frames[:, None] * rate
@@ -44,7 +44,7 @@ class Lengths:
 
 
 class ResBlock(nn.Module):
-    """Dilated convolutions, each followed by one undilated, around which the input is carried past them."""
+    """Pairs of a dilated and an undilated convolution, with a skip connection around each pair."""
 
     def __init__(self, channels: int, kernel_size: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class ResBlock(nn.Module):
 
 
 class DurationPredictor(nn.Module):
-    """log(duration + 1) of each unit from it and its neighbours, two to either side."""
+    """Predicts log(duration + 1) of each unit from it and two neighbours on either side."""
 
     def __init__(self, config: DurationPredictorConfig) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class DurationPredictor(nn.Module):
         self.dropout = config.var_pred_dropout
 
     def forward(self, x: Tensor, lengths: Lengths) -> Tensor:
-        """x [B, C, N], zeros behind each row's units -> [B, N]."""
+        """x [B, C, N], zeros in padding -> [B, N]."""
         x = self.conv1(x).transpose(1, 2)
         x = F.dropout(self.ln1(x), self.dropout, self.training).transpose(1, 2)
         x = self.conv2(lengths.mask(x)).transpose(1, 2)
@@ -83,7 +83,7 @@ class DurationPredictor(nn.Module):
 
 
 class Vocoder(nn.Module):
-    """A unit HiFi-GAN with random weights; see model/vocoder/checkpoint.py for others."""
+    """A unit HiFi-GAN with random weights; model/vocoder/checkpoint.py loads trained ones."""
 
     def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
@@ -121,21 +121,21 @@ class Vocoder(nn.Module):
         style: Tensor | None = None,
         f0: Tensor | None = None,
     ) -> Tensor:
-        """Audio of the unit of each frame.
+        """Generates audio from the unit of each frame.
 
         Args:
-            frames: [B, F] int64; behind a row's own frames any unit.
-            num_frames: [B], each row's own frames; None: all.
-            speaker: [B] int64, or [B, embedder_dim] where the config has embedder_params.
+            frames: [B, F] int64; any unit in padding.
+            num_frames: [B] length of each row without padding; None: all F.
+            speaker: [B] int64, or [B, embedder_dim] if the config has embedder_params.
             style: [B] int64.
-            f0: [B, F0]: int64 where pitch is quantized, else real numbers. F0 is F times a whole number (then units
-                are repeated, and the audio is that much longer) or a whole part of F (then pitch is repeated).
+            f0: [B, F0], int64 if pitch is quantized, else float. F0 is a multiple of F (then units are repeated, and
+                the audio is that much longer) or a divisor of F (then pitch is repeated).
 
         Returns:
-            wav [B, F * hop_samples] in [-1, 1]; zeros behind each row's own samples.
+            wav [B, F * hop_samples] in [-1, 1]; zeros in padding.
 
         Raises:
-            TwistError: the vocoder asks for a speaker, style or pitch that is not given, or takes none that is.
+            TwistError: a speaker, style or pitch is missing or not wanted, or F0 is neither multiple nor divisor of F.
         """
         x, repeats = self.inputs(frames, speaker=speaker, style=style, f0=f0)
         lengths = Lengths(None if num_frames is None else num_frames * repeats, x.shape[-1])
@@ -159,7 +159,7 @@ class Vocoder(nn.Module):
     def inputs(
         self, frames: Tensor, *, speaker: Tensor | None, style: Tensor | None, f0: Tensor | None
     ) -> tuple[Tensor, int]:
-        """What goes into the first convolution, [B, model_in_dim, F], and how often each frame was repeated for it."""
+        """The first convolution's input [B, model_in_dim, F * R], and R, how often frames are repeated to match f0."""
         config = self.config
         for name, value, is_taken in (
             ("speaker", speaker, bool(config.multispkr)),
@@ -183,7 +183,7 @@ class Vocoder(nn.Module):
         return x, repeats
 
     def log_durations(self, units: Tensor, num_units: Tensor | None = None) -> Tensor:
-        """log(duration in frames + 1) of units [B, N], of which `num_units` [B] are each row's own -> [B, N].
+        """Predicts log(duration in frames + 1): units [B, N], `num_units` [B] per row without padding -> [B, N].
 
         Raises:
             TwistError: it has no duration predictor.
@@ -195,19 +195,19 @@ class Vocoder(nn.Module):
         return log_durations
 
     def durations(self, units: Tensor, num_units: Tensor | None = None) -> Tensor:
-        """Frames that each unit lasts, at least 1: units [B, N] -> [B, N] int64, 0 behind each row's own units."""
+        """Predicted durations in frames, at least 1: units [B, N] -> [B, N] int64, 0 in padding."""
         durations = rounded_durations(self.log_durations(units, num_units))
         if num_units is None:
             return durations
         return durations * (torch.arange(units.shape[1], device=units.device) < num_units[:, None])
 
     def add_weight_norm(self) -> None:
-        """Parts the convolutions' weights into direction and length, as it is trained."""
+        """Splits the convolutions' weights into direction and length, for training."""
         for module in self._normed():
             weight_norm(module)
 
     def fold_weight_norm(self) -> None:
-        """Puts them together again."""
+        """Merges direction and length into plain weights again."""
         for module in self._normed():
             if parametrize.is_parametrized(module, "weight"):
                 parametrize.remove_parametrizations(module, "weight")
@@ -217,9 +217,9 @@ class Vocoder(nn.Module):
         return [self.conv_pre, *self.ups, *convs, self.conv_post]
 
     def for_inference(self, dtype: torch.dtype, device: torch.device) -> Vocoder:
-        """Readies it for synthesis: weight norm folded, on `device`, what makes audio in `dtype`.
+        """Prepares it for synthesis on `device` and returns it: weight norm folded, the audio's layers in `dtype`.
 
-        Embeddings and durations stay in float32: rounded, they would change how long units last.
+        Embeddings and the duration predictor stay in float32: rounding them would change how long units last.
         """
         self.fold_weight_norm()
         for part in (self.conv_pre, self.ups, self.resblocks, self.conv_post):
@@ -228,11 +228,11 @@ class Vocoder(nn.Module):
 
 
 def rounded_durations(log_durations: Tensor) -> Tensor:
-    """The frames that predicted logarithms stand for: at least 1."""
+    """Durations in whole frames, at least 1, from log(duration + 1)."""
     return torch.clamp(torch.round(torch.exp(log_durations.float()) - 1), min=1).long()
 
 
 def _conv(in_channels: int, out_channels: int, kernel_size: int, dilation: int) -> nn.Conv1d:
-    """A convolution that gives as many steps as it takes."""
+    """A convolution that returns as many steps as it takes."""
     padding = dilation * (kernel_size - 1) // 2
     return nn.Conv1d(in_channels, out_channels, kernel_size, dilation=dilation, padding=padding)
