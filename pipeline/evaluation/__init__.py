@@ -1,1 +1,1 @@
-"""How good units and models are."""
+"""Measures of how good units and models are."""

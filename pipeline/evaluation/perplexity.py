@@ -14,7 +14,7 @@ from pipeline.shards import open_dataset
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured, on what."""
+    """Perplexity of a checkpoint and of a unigram model on one split, with confidence intervals."""
 
     checkpoint: str
     shards: str
@@ -27,19 +27,19 @@ class Evaluation:
 def evaluate_perplexity(
     checkpoint_folder: str, shards: str, split: str, max_units: int, *, level: float = 0.95, seed: int = 0
 ) -> Evaluation:
-    """Perplexity of one split under a checkpoint, beside a unigram model of the training units on the same targets.
+    """Perplexity of a checkpoint on one split, and of a unigram model of the training units on the same targets.
 
     Args:
         checkpoint_folder: A speech LM's folder, local or s3://.
         shards: The shards' folder.
-        split: Of theirs.
-        max_units: Units that a sample has at most; longer ones are cut.
-        level: Share of draws that confidence intervals hold, by corpus and of the mean: bootstrap over speakers (over
-            recordings, where they are not known).
-        seed: Of the draws.
+        split: One of the shards' splits.
+        max_units: Most units of a sample; longer samples are cut.
+        level: Level of the confidence intervals, by corpus and of the mean: bootstrap over speakers (over recordings
+            if speakers are not known).
+        seed: Seed of the bootstrap.
 
     Raises:
-        TwistError: the checkpoint or the shards are not there, or their units come from different codebooks.
+        TwistError: the checkpoint or the shards are missing, or their units come from different codebooks.
     """
     dataset = open_dataset(shards)
     model, vocabulary = load_speech_lm(str(checkpoint.fetch(checkpoint_folder)))
@@ -54,7 +54,7 @@ def evaluate_perplexity(
 
 
 def table(evaluation: Evaluation) -> str:
-    """The evaluation for a person to read."""
+    """The evaluation as a table in plain text."""
     rows: list[tuple[str, ...]] = [("corpus", "perplexity", "confidence", "unigram", "units scored")]
     scores = {**evaluation.model.corpora, MEAN: evaluation.model.mean}
     unigrams = {**evaluation.unigram.corpora, MEAN: evaluation.unigram.mean}

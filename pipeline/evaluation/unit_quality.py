@@ -1,9 +1,9 @@
-"""How much units tell of what is said, and how little of who says it.
+"""How much units say about what is said, and how little about who says it.
 
 1. Frame by frame, against phones: phone purity, cluster purity and phone-normalized mutual information, as Hsu et al.
    2021, "HuBERT", section 4.4 ("PNMI").
-2. Utterance by utterance: whether the same words said by two speakers come out closer than other words said by the
-   second speaker. Closeness is the edit distance of de-duplicated units, per unit of the longer sequence.
+2. Utterance by utterance: whether the same words said by two speakers are closer than other words said by the second
+   speaker. Closeness is the edit distance of de-duplicated units, per unit of the longer sequence.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PhoneAgreement:
-    """How units and phones of the same frames go together.
+    """How well units and phones of the same frames agree.
 
     Attributes:
-        phone_purity: Accuracy of telling each frame's phone as the commonest one of its unit.
-        cluster_purity: Accuracy of telling each frame's unit as the commonest one of its phone.
-        pnmi: Share of the phones' entropy that units take away.
+        phone_purity: Accuracy of predicting each frame's phone as the commonest one of its unit.
+        cluster_purity: Accuracy of predicting each frame's unit as the commonest one of its phone.
+        pnmi: Share of the phones' entropy that knowing the units removes.
     """
 
     phone_purity: float
@@ -39,9 +39,9 @@ class SameWords:
     """How often the same words by two speakers are closer than other words by one of them.
 
     Attributes:
-        share_closer: Of all comparisons; ties count half.
-        distance_ratio: Mean distance of the same words to mean distance of other words.
-        num_comparisons: How many there were.
+        share_closer: Share of comparisons in which the same words are closer; ties count half.
+        distance_ratio: Mean distance of the same words, divided by mean distance of other words.
+        num_comparisons: Number of comparisons.
     """
 
     share_closer: float
@@ -66,7 +66,7 @@ def phone_agreement(units: NDArray[np.integer], phones: NDArray[np.integer]) -> 
 
 
 def labels_at(times_s: NDArray[np.float64], starts_s: Sequence[float], labels: Sequence[int]) -> NDArray[np.int64]:
-    """The label that is in force at each time: the last one that began by then, the first one before any began."""
+    """The label at each time: the last one that began by then; before the first one began, the first one."""
     places = np.searchsorted(np.asarray(starts_s), times_s, side="right") - 1
     return np.asarray(labels, np.int64)[np.maximum(places, 0)]
 
@@ -74,7 +74,7 @@ def labels_at(times_s: NDArray[np.float64], starts_s: Sequence[float], labels: S
 def same_words(spoken: Mapping[str, Mapping[str, NDArray[np.uint16]]]) -> SameWords:
     """Compares all pairs of speakers over all texts that both have said.
 
-    The other words are those of the text that is nearest in length, in the second speaker's units.
+    The other words are the second speaker's text that is nearest in length, counted in that speaker's units.
 
     Args:
         spoken: De-duplicated units by text and speaker.
@@ -98,16 +98,16 @@ def same_words(spoken: Mapping[str, Mapping[str, NDArray[np.uint16]]]) -> SameWo
                 closer.append(0.5 if same[-1] == other[-1] else float(same[-1] < other[-1]))
     assert closer, "no text was said by two speakers"
     other_mean = float(np.mean(other))
-    ratio = float(np.mean(same)) / other_mean if other_mean else 1.0  # all texts in the same units
+    ratio = float(np.mean(same)) / other_mean if other_mean else 1.0  # all texts have the same units
     return SameWords(float(np.mean(closer)), ratio, len(closer))
 
 
 def unit_distance(first: NDArray[np.uint16], second: NDArray[np.uint16]) -> float:
-    """Levenshtein's distance of two sequences, divided by the length of the longer one: 0 to 1."""
+    """Levenshtein distance of two sequences, divided by the length of the longer one: 0 to 1."""
     places = np.arange(len(second) + 1)
     row = places.copy()
     for number, unit in enumerate(first, start=1):
         changed = np.minimum(row[1:] + 1, row[:-1] + (second != unit))
-        # Insertions run along the row: the least of all that start to the left.
+        # Insertions run along the row: take the cheapest of those that start to the left.
         row = np.minimum.accumulate(np.concatenate([[number], changed]) - places) + places
     return float(row[-1]) / max(len(first), len(second), 1)

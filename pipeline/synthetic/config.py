@@ -1,4 +1,4 @@
-"""How much speech is made, and of which voices."""
+"""Settings of the synthetic corpora: how much speech to make, and in which voices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.errors import TwistError
 
 @dataclass(frozen=True)
 class Voice:
-    """A speaker: espeak-ng's voice, and how fast and how high it speaks."""
+    """A speaker: an espeak-ng voice, its rate and its pitch."""
 
     speaker: str
     language: str
@@ -43,12 +43,12 @@ OTHER_VOICES = (
 
 @dataclass(frozen=True)
 class DemoCorpusConfig:
-    """How large the demo corpus is.
+    """Size of the demo corpus.
 
     Args:
-        minutes: Length of all recordings together, in minutes; a corpus of very few runs over, as each voice
+        minutes: Length of all recordings together, in minutes; a very short corpus runs over, since each voice
             speaks for at least 5 s.
-        num_english_voices: How many speakers of English there are, 2 to 12.
+        num_english_voices: Number of English speakers, 2 to 12.
         seed: Chooses sentences, lengths and pauses.
     """
 
@@ -65,10 +65,10 @@ class DemoCorpusConfig:
 
 @dataclass(frozen=True)
 class VoicesConfig:
-    """How much speech of many voices is made.
+    """Size of the corpus of many voices.
 
     Args:
-        hours: Length of the train tree, in hours.
+        hours: Length of all training recordings together, in hours.
         test_sentences: Sentences that every test speaker says.
         seed: Chooses voices, sentences, rooms and noise.
     """
@@ -86,13 +86,13 @@ class VoicesConfig:
 
 @dataclass(frozen=True)
 class VoiceConfig:
-    """How much speech of which voice is made.
+    """Voice and size of the corpus of one voice.
 
     Args:
         minutes: Length of all recordings together, in minutes; the last one runs over.
         voice: espeak-ng's name of the voice.
         words_per_minute: Speaking rate.
-        pitch: Height of the voice, 0 to 99.
+        pitch: Pitch of the voice, 0 to 99.
         seed: Chooses sentences and pauses.
     """
 

@@ -4,8 +4,8 @@
     FOLDER/metadata.csv     path, language, speaker, split, text
     FOLDER/corpus.json      the configuration it was made with, and what it holds
 
-It is as untidy as a real corpus: the sample rates and formats differ, most languages are unsaid, some of the speech is
-not English, one recording runs for minutes, and one file was cut off in its header. Files are FLAC, WAV and MP3 and
+It is as untidy as a real corpus: the sample rates and formats differ, most recordings do not say their language, some
+are not English, one recording runs for minutes, and one file was cut off in its header. Files are FLAC, WAV and MP3 and
 not Ogg, because libsndfile gives each Ogg stream a random serial number.
 """
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 METADATA = "metadata.csv"
 MARKER = "corpus.json"
-# Raise it when the same configuration comes to give other bytes, so that an older corpus is not taken for a new one.
+# Raise it when the same configuration starts to give other bytes, so that an old corpus is not mistaken for a new one.
 EDITION = 1
 
 
@@ -47,13 +47,13 @@ OTHER_SHARE = 0.08  # of all speech: languages other than English, together
 MEAN_RECORDING_S = 18.0
 MEAN_OTHER_RECORDING_S = 12.0
 MIN_RECORDING_S = 5.0
-LANGUAGE_SAID_EVERY = 4  # metadata.csv gives the language of one recording in so many
+LANGUAGE_SAID_EVERY = 4  # metadata.csv gives the language of one recording in this many
 
 SENTENCE_PAUSE_S = (0.2, 0.6)
 PARAGRAPH_PAUSE_S = (0.9, 1.3)
 TYPICAL_SENTENCE_S = 4.5
 
-# Taken in turns. 22.05 kHz is what espeak-ng speaks at.
+# Used in turn. espeak-ng itself speaks at 22.05 kHz.
 FORMATS = ((".flac", 16_000), (".mp3", 22_050), (".flac", 22_050), (".wav", 44_100), (".flac", 16_000))
 NUM_DAMAGED_BYTES = 30  # a FLAC header has 42
 
@@ -82,9 +82,9 @@ class _Script:
 def write_demo_corpus(
     folder: Path, config: DemoCorpusConfig, report: ReportProgress | None = None
 ) -> DemoCorpusSummary:
-    """Makes the corpus in `folder`, or finds it there: one configuration always gives the same bytes.
+    """Makes the corpus in `folder` unless it is there already; one configuration always gives the same bytes.
 
-    It is made in a hidden folder beside its place, and renamed when complete.
+    It is made in a hidden folder beside `folder`, and renamed when complete.
 
     Raises:
         TwistError: the folder holds a corpus of another configuration, or something else.
@@ -204,7 +204,7 @@ def _record(folder: Path, script: _Script, texts: Iterator[list[str]], rng: rand
 
 
 def _resample(wav: NDArray[np.int16], rate_hz: int, new_rate_hz: int) -> NDArray[np.int16]:
-    # In float32, because soxr dithers int16, and not always alike.
+    # In float32, because soxr dithers int16, and not always in the same way.
     resampled: NDArray[np.float32] = soxr.resample(wav.astype(np.float32), rate_hz, new_rate_hz)
     int16 = np.iinfo(np.int16)
     return np.rint(resampled).clip(int16.min, int16.max).astype(np.int16)

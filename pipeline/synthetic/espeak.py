@@ -1,7 +1,7 @@
-"""Speech from text through libespeak-ng, which the package espeakng-loader carries: no network, no system package.
+"""Speech from text with libespeak-ng, which the package espeakng-loader bundles: no network, no system package.
 
 Formant synthesis is no match for a human voice, but it speaks clear sentences in many voices and languages, hundreds of
-times faster than they are heard, and the same ones each time: enough for tests and for the demo corpus.
+times faster than real time, and always the same: enough for tests and for the demo corpus.
 
 Functions and constants are those of espeak-ng 1.52, `src/include/espeak-ng/speak_lib.h`.
 """
@@ -39,7 +39,7 @@ _LANGUAGE = re.compile(r"[A-Za-z0-9-]+")
 # Breath and jitter are drawn from a generator that initialization seeds from the clock.
 _NOISE_SEED = 1
 
-# Marks of stress, tone and length within a phoneme's name; what is left is its kind.
+# Marks of stress, tone and length within a phoneme's name; the rest is its kind.
 _NOT_THE_KIND = re.compile(r"[',%=_|;:!]+")
 
 _lock = threading.Lock()  # the library keeps all of its state in global variables
@@ -64,7 +64,7 @@ _SynthCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_int16), 
 
 @dataclass(frozen=True)
 class Heard:
-    """A phoneme or a word, and when it is heard: until the next one begins."""
+    """A phoneme or a word, and when it is heard; it ends where the next one begins."""
 
     name: str
     start_s: float
@@ -73,13 +73,13 @@ class Heard:
 
 @dataclass(frozen=True)
 class Speech:
-    """What was spoken.
+    """Synthesized speech, with its phonemes and words.
 
     Attributes:
-        wav: [S] int16; some milliseconds of silence if the text holds nothing to say.
-        sample_rate_hz: Of `wav`.
+        wav: [S] int16; a few milliseconds of silence if the text holds nothing to say.
+        sample_rate_hz: Sample rate of `wav`.
         phonemes: By espeak-ng's names, without stress and length; "" for a pause.
-        words: Each by its place in the text, counted in characters from 1; a pause belongs to the word before it.
+        words: Each named by the position of its first character in `text`, from 1; a pause belongs to the word before.
     """
 
     wav: NDArray[np.int16]
@@ -89,7 +89,7 @@ class Speech:
 
 
 def synthesize(text: str, voice: str, *, words_per_minute: int = 165, pitch: int = 50) -> tuple[NDArray[np.int16], int]:
-    """Speaks `text` as `speak` does: wav [S], int16, and its sample rate in Hz."""
+    """Speaks `text` as `speak` does; returns wav [S] int16 and its sample rate in Hz."""
     speech = speak(text, voice, words_per_minute=words_per_minute, pitch=pitch)
     return speech.wav, speech.sample_rate_hz
 
@@ -101,7 +101,7 @@ def speak(text: str, voice: str, *, words_per_minute: int = 165, pitch: int = 50
         text: What to say, in the language of the voice; numbers and abbreviations are read out.
         voice: A language and, after a plus, a variant of the speaker: "de", "en-us+f3", "en-gb-scotland+m2".
         words_per_minute: Speaking rate, 80 to 450.
-        pitch: Height of the voice relative to the variant's own, 0 to 99; 50 leaves it as it is.
+        pitch: Pitch of the voice relative to the variant's own, 0 to 99; 50 leaves it as it is.
 
     Raises:
         TwistError: an unknown voice, a rate or pitch out of range, or a library that cannot be loaded.
@@ -154,7 +154,7 @@ def _speak(library: ctypes.CDLL, text: str, voice: str, words_per_minute: int, p
 
 
 def _set_voice(library: ctypes.CDLL, voice: str, data_path: Path) -> None:
-    # The library passes over an unknown variant in silence, and parses whatever file a path-like name leads it to.
+    # The library silently ignores an unknown variant, and parses any file that a path-like name leads to.
     language, plus, variant = voice.partition("+")
     variants = sorted(path.name for path in (data_path / "voices" / "!v").iterdir())
     if plus and variant not in variants:

@@ -1,12 +1,12 @@
-"""Speech of many synthesized voices: to pretrain a speech tokenizer on, and to measure it by its phonemes.
+"""Speech of many synthesized voices, to pretrain a speech tokenizer on and to measure it against known phonemes.
 
     FOLDER/train/<speaker>/<number>.flac, FOLDER/train/metadata.csv
     FOLDER/test/<speaker>/<sentence>.flac, FOLDER/test/metadata.csv, FOLDER/test/phonemes.parquet
     FOLDER/corpus.json      the configuration it was made with, and what it holds
 
-Both trees are plain folder corpora. In test, each of a few speakers says the same sentences; neither the voices nor the
-sentences are in train. Recordings of train differ in loudness, noise and room, so that a tokenizer learns to hear past
-these. The text is prose of Python's own documentation and the demo's paragraphs: what is said depends on the version of
+Both trees are plain folder corpora. In test, a few speakers all say the same sentences; neither these voices nor
+these sentences are in train. Training recordings differ in loudness, noise and room, so that a tokenizer learns to
+ignore them. The text is from Python's own documentation and the demo's paragraphs, and so depends on the version of
 Python.
 """
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 MARKER = "corpus.json"
 PHONEMES = "phonemes.parquet"
-# Raise it when the same configuration comes to give other bytes, so that an older corpus is not taken for a new one.
+# Raise it when the same configuration starts to give other bytes, so that an old corpus is not mistaken for a new one.
 EDITION = 1
 
 ACCENTS = (
@@ -61,7 +61,7 @@ VARIANTS = (
     "m8", "marcelo", "max", "michel", "miguel", "mike2", "norbert", "pablo", "paul", "pedro", "quincy", "rob", "robert",
     "sandro", "shelby", "steph", "steph2", "steph3", "travis", "victor", "zac",
 )  # fmt: skip
-# Of these, test speakers have variants that no speaker of train has.
+# The test speakers' variants, which no training speaker has.
 TEST_VARIANTS = ("m3", "f2", "Andy", "linda", "norbert", "steph2")
 NUM_TRAIN_SPEAKERS = 400
 WORDS_PER_MINUTE = (120, 210)
@@ -110,7 +110,7 @@ class _Voice:
 
 @dataclass(frozen=True)
 class _Script:
-    """A recording to be made. `sentence` is its number in test; None: of train, to be played in a room."""
+    """A recording to be made. `sentence` is its number in test; None in train, where room and noise are added."""
 
     path: str
     voice: _Voice
@@ -128,9 +128,9 @@ class _Recorded:
 
 
 def write_voices_corpus(folder: Path, config: VoicesConfig, report: ReportProgress | None = None) -> VoicesSummary:
-    """Makes the corpus in `folder`, or finds it there: one configuration always gives the same bytes.
+    """Makes the corpus in `folder` unless it is there already; one configuration always gives the same bytes.
 
-    It is made in a hidden folder beside its place, on all cores, and renamed when complete.
+    It is made in a hidden folder beside `folder`, on all cores, and renamed when complete.
 
     Raises:
         TwistError: the folder holds a corpus of another configuration, or something else.
@@ -149,7 +149,7 @@ def write_voices_corpus(folder: Path, config: VoicesConfig, report: ReportProgre
 
 
 def prose() -> list[str]:
-    """The sentences of Python's documentation that can be read out as they are, in alphabetical order."""
+    """The sentences of Python's documentation that can be read out unchanged, in alphabetical order."""
     shortest, longest = SENTENCE_CHARACTERS
     found: set[str] = set()
     for topic in topics.values():
@@ -164,7 +164,7 @@ def _write(root: Path, config: VoicesConfig, report: ReportProgress | None) -> V
     scripts = {"train": list(_train_scripts(config)), "test": list(_test_scripts(config))}
     hours = {}
     done, total = 0, sum(map(len, scripts.values()))
-    # Workers that are started afresh: espeak-ng and a copied process's threads do not go together.
+    # Spawned workers, since espeak-ng does not get along with the threads of a forked process.
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
         for split, of_split in scripts.items():
             recorded = []

@@ -1,9 +1,9 @@
-"""Speech of one synthesized voice: what a small vocoder is trained on.
+"""Speech of one synthesized voice, to train a small vocoder on.
 
     FOLDER/<number>.flac, FOLDER/metadata.csv
     FOLDER/corpus.json      the configuration it was made with, and what it holds
 
-A plain folder corpus. Each recording is a sentence or a few, said as espeak-ng says them, in no room and without noise.
+A plain folder corpus. Each recording is one or a few sentences as espeak-ng speaks them, without room or noise.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pipeline.progress import ReportProgress
 
 MARKER = "corpus.json"
-# Raise it when the same configuration comes to give other bytes, so that an older corpus is not taken for a new one.
+# Raise it when the same configuration starts to give other bytes, so that an old corpus is not mistaken for a new one.
 EDITION = 1
 DEMO_SENTENCE_SHARE = 0.5
 MIN_RECORDING_S = 4.0
@@ -45,12 +45,12 @@ LANGUAGE = "en"  # of the sentences
 
 
 def write_voice_corpus(folder: Path, config: VoiceConfig, report: ReportProgress | None = None) -> float:
-    """Makes the corpus in `folder`, or finds it there: one configuration always gives the same bytes.
+    """Makes the corpus in `folder` unless it is there already; one configuration always gives the same bytes.
 
-    It is made in a hidden folder beside its place, and renamed when complete.
+    It is made in a hidden folder beside `folder`, and renamed when complete.
 
     Returns:
-        Its length in seconds.
+        The corpus' length in seconds.
 
     Raises:
         TwistError: the folder holds a corpus of another configuration, or something else; or there is no such voice.

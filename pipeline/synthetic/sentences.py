@@ -343,9 +343,9 @@ _ARTICLE_BEFORE_VOWEL = re.compile(r"\b([Aa]) (?=[aeiou])")
 
 
 def paragraphs(language: str, rng: random.Random) -> Iterator[list[str]]:
-    """Paragraphs of 5 to 9 sentences without end; `language` is en, de, fr or es.
+    """Endless paragraphs of 5 to 9 sentences; `language` is en, de, fr or es.
 
-    No English sentence comes twice; the others come round again when all of them have been said.
+    No English sentence comes twice; those of the other languages repeat once all have been said.
     """
     if language == "en":
         said: set[str] = set()

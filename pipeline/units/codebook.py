@@ -1,7 +1,7 @@
 """The codebook: k-means centroids over an encoder's features; a frame's unit is the index of its nearest centroid.
 
     RUN/codebook/codebook.safetensors     centroids [K, D] float32
-    RUN/codebook/codebook.json            encoder, K, seed, frames, inertia: what a reader must know
+    RUN/codebook/codebook.json            encoder, K, seed, frames, inertia: what a reader needs to know
 
 pipeline/units/kmeans.py fits the centroids.
 """
@@ -37,29 +37,29 @@ class CodebookError(TwistError):
 
 @dataclass(frozen=True)
 class Codebook:
-    """Centroids [K, D] and the encoder whose features they lie among."""
+    """Centroids [K, D] and facts about them, such as the encoder whose features they were fitted on."""
 
     centroids: NDArray[np.float32]
     facts: dict[str, Any]
 
     @property
     def codebook_size(self) -> int:
-        """K."""
+        """Number of units, K."""
         return len(self.centroids)
 
     @property
     def encoder_fingerprint(self) -> str:
-        """The encoder whose features it was fitted on."""
+        """Fingerprint of the encoder whose features it was fitted on."""
         return str(self.facts["encoder"]["fingerprint"])
 
     @property
     def fingerprint(self) -> str:
-        """The codebook's identity: equal units mean equal things only under equal fingerprints."""
+        """The codebook's identity: units can be compared only if their codebooks' fingerprints are equal."""
         return str(self.facts["fingerprint"])
 
 
 class Assigner:
-    """Nearest centroids by one matrix product, on the device where the features are."""
+    """Finds nearest centroids with one matrix product, on the features' device."""
 
     def __init__(self, centroids: NDArray[np.float32], device: torch.device) -> None:
         import torch  # not above: who reads a codebook's facts, as `twist inspect` does, needs none
@@ -68,13 +68,13 @@ class Assigner:
         self._squared = torch.from_numpy((centroids**2).sum(axis=1)).to(device)
 
     def __call__(self, features: Tensor) -> Tensor:
-        """features [F, D] float32 -> units [F] int64; of equally near centroids the first."""
+        """features [F, D] float32 -> units [F] int64; the first of equally near centroids."""
         # |x - c|^2 without |x|^2, which is the same for every centroid
         return self._squared.addmm(features, self._minus_twice).argmin(dim=1)
 
 
 def save(uri: str, centroids: NDArray[np.float32], facts: dict[str, Any]) -> Codebook:
-    """Writes a codebook into the folder `uri`, the facts last; adds the fingerprint to them."""
+    """Writes a codebook into the folder `uri`, facts last; adds its size and fingerprint to the facts."""
     book = of_centroids(centroids, facts)
     storage.write_bytes(storage.join(uri, WEIGHTS), _weights(centroids))
     storage.write_bytes(storage.join(uri, FACTS), (json.dumps(book.facts, indent=2) + "\n").encode())
@@ -96,7 +96,7 @@ def load(uri: str) -> Codebook:
     """Loads a codebook from its folder.
 
     Raises:
-        CodebookError: it is not there, damaged, or not a codebook.
+        CodebookError: it is missing, damaged, or not a codebook.
     """
     weights_uri = storage.join(uri, WEIGHTS)
     try:
@@ -132,5 +132,5 @@ def check_encoder(codebook: Codebook, encoder: dict[str, Any]) -> None:
 
 
 def facts_of(encoder: dict[str, Any], seed: int, num_iterations: int, report: FitReport) -> dict[str, Any]:
-    """What codebook.json says beside the fingerprint and the size."""
+    """The facts in codebook.json, except for fingerprint and size."""
     return {"encoder": encoder, "seed": seed, "num_iterations": num_iterations, **asdict(report)}

@@ -1,12 +1,12 @@
 """The codebook stage: draws frames evenly over the hours of a run's segments and fits the codebook to them.
 
     RUN/segments/ -> RUN/codebook/frames/part-<work_unit>.parquet    the drawn frames
-                  -> RUN/codebook/codebook.{safetensors,json}        what is fitted to them
+                  -> RUN/codebook/codebook.{safetensors,json}        the centroids fitted to them
 
 Which segments are encoded and which of their frames are drawn depends on the seed and the segments' ids alone.
 
-Where `codebook.path` names a codebook that is there already, nothing is drawn: it becomes the run's, with the encoder
-that the run has. Only a folder of ours says which encoder it was fitted on, and is held to it.
+If `codebook.path` names an existing codebook, nothing is drawn: it becomes the run's, for the run's encoder. Only a
+folder of ours records the encoder it was fitted on, which must then be the run's.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ if TYPE_CHECKING:
 def fit_codebook(
     run: str, config: CodebookConfig, encoder: EncoderConfig, cluster: ClusterConfig, report: ReportProgress
 ) -> None:
-    """Draws frames, fits the codebook and writes it; or writes the one that `config.path` names.
+    """Draws frames, fits the codebook and writes it, or copies the one that `config.path` names.
 
     Raises:
-        TwistError: no segment could be read, or they hold too few frames for so many units; the codebook at
+        TwistError: no segment could be read, or they hold too few frames for `config.num_units`; the codebook at
             `config.path` cannot be read, or does not fit the encoder or `config.num_units`.
     """
     if config.path is not None:
@@ -67,7 +67,7 @@ def fit_codebook(
         segments = _draw_segments(run, config)
         durations = pc.subtract(segments["end_s"], segments["start_s"]).to_numpy()
         frame_rate_hz = float(describe_encoder(encoder)["frame_rate_hz"])
-        # Each frame is drawn or not by itself, so that about max_frames come together, without counting them first.
+        # Each frame is drawn independently, which gives about max_frames without counting all frames first.
         share = min(1.0, config.max_frames / (durations.sum() * frame_rate_hz))
         parts = parts_uri(run, CODEBOOK)
         plan = WorkPlan.of(segments, "segment_id")
@@ -98,7 +98,7 @@ def _import_codebook(run: str, config: CodebookConfig, encoder_config: EncoderCo
 
 
 def _draw_segments(run: str, config: CodebookConfig) -> pa.Table:
-    """At most `max_hours` of segments, the first by a hash of seed and id, in chunks of their own."""
+    """At most `max_hours` of segments, the first by a hash of seed and id, planned into new chunks."""
     with open_segments(run) as tables:
         hashes = [[_hash(config.seed, id) for id in table["segment_id"].to_pylist()] for table in tables]
         durations = [pc.subtract(table["end_s"], table["start_s"]).to_numpy() for table in tables]
@@ -111,7 +111,7 @@ def _draw_segments(run: str, config: CodebookConfig) -> pa.Table:
         drawn = pa.concat_tables(table.filter(chosen) for table, chosen in zip(tables, by_table, strict=True))
     corpora = [id.partition("/")[0] for id in drawn["recording_id"].to_pylist()]
     seconds = pc.subtract(drawn["end_s"], drawn["start_s"]).to_pylist()
-    # Of a large run few segments of a planned chunk are drawn, perhaps one.
+    # In a large run few segments of each planned chunk are drawn, perhaps one, so new chunks are formed.
     names = name_chunks(corpora, seconds, 60 * read_facts(run, SEGMENTS)["config"]["work_unit_minutes"])
     return drawn.set_column(drawn.schema.get_field_index("work_unit"), "work_unit", [names]).combine_chunks()
 
@@ -201,7 +201,7 @@ def _fit_and_write(
 
 
 def _read_frames(parts: str, names: Sequence[str], num_frames: int, feature_dim: int, seed: int) -> NDArray[np.float32]:
-    """The drawn frames [N, D] in random order; held once in memory, and one part beside."""
+    """The drawn frames [N, D] in random order; memory holds them once, plus one part."""
     places = np.random.default_rng(seed).permutation(num_frames)
     frames = np.empty((num_frames, feature_dim), np.float32)
     first = 0

@@ -1,8 +1,8 @@
 """Codebooks from elsewhere: another run's, a NumPy file, or the k-means models of fairseq and textlesslib.
 
-fairseq's `learn_kmeans.py`, with which the official codebooks were made, writes scikit-learn's MiniBatchKMeans by
-joblib: a pickle in which the bytes of every array follow right behind the pickled description of it. It is read here
-without scikit-learn and joblib, and as data alone: see pipeline/files/inert_pickle.py.
+The official codebooks were made with fairseq's `learn_kmeans.py`, which writes scikit-learn's MiniBatchKMeans with
+joblib: a pickle in which each array's bytes directly follow its pickled description. It is read here as plain data,
+without scikit-learn and joblib; see pipeline/files/inert_pickle.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # What scikit-learn's k-means models are made of: themselves, their arrays, and the generator that seeded them.
 KMEANS_NAMES = ("sklearn", "joblib", "numpy", "collections.OrderedDict", "copyreg._reconstructor", "builtins.object")
 ARRAY = "joblib.numpy_pickle.NumpyArrayWrapper"
-# A codebook is a few megabytes; what unpacks to more is none.
+# A codebook is a few megabytes; anything that unpacks to more than this is not one.
 MAX_BYTES = 2**30
 ZLIB, GZIP = b"\x78", b"\x1f\x8b"
 OTHER_COMPRESSIONS = {b"BZ": "bz2", b"\xfd7zXZ": "xz", b"\x5d\x00": "lzma", b"\x04\x22\x4d\x18": "lz4"}
@@ -42,7 +42,7 @@ class Imported:
         centroids: [K, D] float32.
         source: Where it came from, as the user named it.
         sha256: Checksum (hex) of the file that holds the centroids.
-        codebook: The whole codebook, where it was a folder of ours; None where only the centroids are known.
+        codebook: The whole codebook, if it was a folder of ours; None if only the centroids are known.
     """
 
     centroids: NDArray[np.float32]
@@ -52,14 +52,14 @@ class Imported:
 
 
 def read(uri: str, source: str) -> Imported:
-    """A codebook from a folder that `codebook.save` wrote, or from a file of centroids (see `read_centroids`).
+    """Reads a codebook from a folder that `codebook.save` wrote, or from a file of centroids (see `read_centroids`).
 
     Args:
-        uri: Where it lies, local or s3://.
+        uri: Folder or file, local or s3://.
         source: What the user called it, for errors and facts.
 
     Raises:
-        CodebookError: it is not there, damaged, or no codebook.
+        CodebookError: it is missing, damaged, or not a codebook.
     """
     if storage.exists(storage.join(uri, FACTS)):
         book = load(uri)
@@ -75,10 +75,10 @@ def read(uri: str, source: str) -> Imported:
 
 
 def check(imported: Imported, codebook_size: int, encoder: dict[str, Any]) -> None:
-    """Refuses a codebook that does not fit what a run asks for.
+    """Checks that a codebook has the size, the dimensions and the encoder that a run asks for.
 
     Raises:
-        CodebookError: another number of units; centroids among features of another size; another encoder's codebook.
+        CodebookError: one of these differs.
     """
     found_units, found_dim = imported.centroids.shape
     if found_units != codebook_size:
@@ -95,23 +95,23 @@ def check(imported: Imported, codebook_size: int, encoder: dict[str, Any]) -> No
 
 
 def facts_of(imported: Imported, encoder: dict[str, Any]) -> dict[str, Any]:
-    """What codebook.json says beside the fingerprint and the size."""
+    """The facts in codebook.json, except for fingerprint and size."""
     return {"encoder": encoder, "imported_from": imported.source, "imported_sha256": imported.sha256}
 
 
 def read_centroids(content: bytes, source: str) -> NDArray[np.float32]:
-    """Centroids [K, D] from the content of a `.npy` file or of a joblib k-means, compressed with zlib, gzip or not.
+    """Centroids [K, D] from the content of a `.npy` file, or of a joblib k-means (plain, zlib or gzip).
 
     Args:
         content: The whole file.
         source: Its name, for errors.
 
     Raises:
-        CodebookError: it is damaged, something else, or would run code; the centroids are not finite.
+        CodebookError: it is damaged, something else, or would run code, or the centroids are not finite.
     """
     try:
         centroids = _npy(content) if content.startswith(NPY_MAGIC) else _joblib(_decompressed(content))
-    except Exception as error:  # a damaged pickle raises whatever its bytes happen to ask for
+    except Exception as error:  # a damaged pickle can raise anything
         reason = str(error) or type(error).__name__
         raise CodebookError(f"{source} cannot be read as k-means centroids: {reason}") from error
     if centroids.ndim != 2 or centroids.dtype.kind != "f" or not 2 <= len(centroids) <= 2**16:
@@ -119,7 +119,7 @@ def read_centroids(content: bytes, source: str) -> NDArray[np.float32]:
             f"{source} holds {centroids.dtype} {list(centroids.shape)}, no floating-point centroids [K, D] of 2 to "
             f"65536 units"
         )
-    with np.errstate(over="ignore"):  # what is too large becomes infinite, and an error
+    with np.errstate(over="ignore"):  # values too large for float32 become infinite, which is refused below
         centroids = np.ascontiguousarray(centroids, np.float32)
     if not np.isfinite(centroids).all():
         raise CodebookError(f"{source} holds centroids with NaN or infinite values")
@@ -137,7 +137,7 @@ def _decompressed(content: bytes) -> bytes:
             raise ValueError(f"it is compressed with {name}; unpack it first")
     if not content.startswith((ZLIB, GZIP)):
         return content
-    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # either of the two
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # detects which of the two it is
     unpacked = unpacker.decompress(content, MAX_BYTES)
     if not unpacker.eof:
         raise ValueError(f"its compressed data breaks off, or unpacks to more than {MAX_BYTES} bytes")
@@ -162,11 +162,11 @@ def _joblib(content: bytes) -> NDArray[Any]:
 
 
 def _array_behind(description: dict[str, Any], file: io.BytesIO) -> NDArray[Any]:
-    """The array whose bytes lie at the file's position, which is then behind them."""
+    """Reads the array that starts at the file's position, and leaves the position behind it."""
     dtype = _dtype(description["dtype"])
     shape = tuple(description["shape"])
     assert all(isinstance(size, int) and size >= 0 for size in shape)
-    # Since joblib 1.2 a byte gives the length of a padding that aligns the array in the file.
+    # Since joblib 1.2 one byte gives the length of the padding that aligns the array in the file.
     if description.get("numpy_array_alignment_bytes") is not None:
         file.seek(file.read(1)[0], io.SEEK_CUR)
     num_bytes = math.prod(shape) * dtype.itemsize
@@ -178,7 +178,7 @@ def _array_behind(description: dict[str, Any], file: io.BytesIO) -> NDArray[Any]
 
 
 def _dtype(recorded: Recorded) -> np.dtype[Any]:
-    """numpy.dtype("f8", ...) with state (version, byte order, ...)."""
+    """The dtype recorded as numpy.dtype("f8", ...) with state (version, byte order, ...)."""
     kind, byte_order = recorded.args[0], recorded.state[1]
     if recorded.name != "numpy.dtype" or not re.fullmatch(r"[biufc]\d{1,2}", kind) or byte_order not in "<>|=":
         raise ValueError(f"it holds an array of {kind!r}")

@@ -1,4 +1,4 @@
-"""How the codebook is fitted, or which one is taken."""
+"""Settings of the codebook stage."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pipeline.errors import TwistError
 
 @dataclass(frozen=True)
 class CodebookConfig:
-    """How the codebook is fitted, or which one is taken.
+    """How to fit the codebook, or which existing one to use.
 
     Args:
         num_units: Size of the codebook, K (TWIST: 500).
-        path: A codebook to take instead of fitting one: the folder of another run's, a .npy file of centroids [K, D], a
-            k-means of fairseq's (.bin), or the name of an official one, which is fetched (mhubert-base-25hz-km500).
-        max_hours: Hours of audio, drawn from all segments, that are encoded for the fit.
-        max_frames: Frames, drawn evenly from these hours, that the centroids are fitted on.
-        num_iterations: Lloyd's steps over all drawn frames, after those on samples of them.
+        path: Codebook to use instead of fitting one: another run's codebook folder, a .npy file of centroids [K, D], a
+            fairseq k-means (.bin), or an official name, which is downloaded (mhubert-base-25hz-km500).
+        max_hours: Hours of audio to encode for the fit, drawn from all segments.
+        max_frames: Frames to fit the centroids on, drawn evenly from these hours.
+        num_iterations: Lloyd iterations over all drawn frames, after those over samples of them.
         seed: Seed of every draw.
     """
 

@@ -1,4 +1,4 @@
-"""Waveforms to units: an encoder's frames, their nearest centroids, and runs of equal ones as one with a duration."""
+"""Waveforms to units: each frame becomes its nearest centroid, and a run of equal units becomes one with a duration."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ class UnitEncoder:
         self._assign = Assigner(codebook.centroids, self._encoder.device)
 
     def num_frames(self, num_samples: int) -> int:
-        """Frames, and so units before de-duplication, of a clip of `num_samples` at 16 kHz."""
+        """Frames, and so units before de-duplication, in a clip of `num_samples` at 16 kHz."""
         return self._encoder.num_frames(num_samples)
 
     @torch.inference_mode()
     def __call__(self, wavs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.uint16]]:
-        """Clips [S] at 16 kHz -> the unit of each frame [F]; what a clip gives does not depend on its neighbours."""
+        """Clips [S] at 16 kHz -> the unit of each frame [F]; a clip's units do not depend on the other clips."""
         if not wavs:
             return []
         units = [self._assign(frames) for frames in self._encoder.encode(as_tensors(wavs))]
-        # One copy from a GPU for all of them.
+        # One copy from the GPU for all clips.
         joined = torch.cat(units).to(torch.int32).cpu().numpy().astype(np.uint16)
         return np.split(joined, np.cumsum([len(clip_units) for clip_units in units[:-1]]))
 
 
 def as_tensors(wavs: Sequence[NDArray[np.float32]]) -> list[Tensor]:
-    """Clips as tensors over the same memory, which is not to be written to."""
+    """Clips as tensors that share the arrays' memory; do not write to them."""
     with warnings.catch_warnings():
         # Arrays from Ray's object store are read-only.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writ", category=UserWarning)
@@ -56,12 +56,12 @@ def as_tensors(wavs: Sequence[NDArray[np.float32]]) -> list[Tensor]:
 
 
 def describe_encoder(encoder: EncoderConfig) -> dict[str, Any]:
-    """What a reader of the units must know of the encoder, as found on a machine that may have no GPU: the driver's."""
+    """Facts about the encoder that a reader of the units needs. Loads it on the CPU, as the driver may have no GPU."""
     return load_encoder(replace(encoder, device="cpu")).describe()
 
 
 def encoder_settings(encoder: EncoderConfig) -> dict[str, Any]:
-    """What of an encoder's settings changes its features, for a stage's fingerprint; not where it runs."""
+    """The settings that can change features, for a stage's fingerprint: all but the device."""
     settings = asdict(encoder)
     del settings["device"]
     return settings
@@ -70,7 +70,7 @@ def encoder_settings(encoder: EncoderConfig) -> dict[str, Any]:
 def run_lengths(units: NDArray[np.uint16]) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
     """Units per frame [F] -> units without repeats [n] and their durations in frames [n].
 
-    As textlesslib, whose de-duplication is torch.unique_consecutive with counts.
+    The same as textlesslib's de-duplication, torch.unique_consecutive with counts.
     """
     if len(units) == 0:
         return units, units.copy()

@@ -1,10 +1,10 @@
-"""k-means over an encoder's frames, in the time of few passes over them.
+"""k-means over an encoder's frames, at the cost of a few passes over them.
 
-1. Starts by greedy k-means++ on a small sample.
-2. Lloyd's steps on samples that grow, and last on all frames: most of the way is done where steps are cheap.
+1. Greedy k-means++ finds initial centroids in a small sample.
+2. Lloyd's steps run on growing samples and last on all frames, so that most progress is made where steps are cheap.
 
-The steps are faiss'. Its own defaults end in a worse codebook: they drop all but 256 frames per centroid without a word
-and start from random ones.
+faiss runs the steps. Its defaults would give a worse codebook: they silently drop all but 256 frames per centroid, and
+start from random ones.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HELD_OUT_FRACTION = 0.05
-# Frames per centroid: of the sample in which k-means++ looks for starts, and of those that steps are made on first.
+# Frames per centroid: in the sample for k-means++, and in the growing samples for the first steps.
 SEEDING_FRAMES_PER_UNIT = 32
 STEPPING_FRAMES_PER_UNIT = (64, 256)
 STEPS_PER_SAMPLE = 10
-# Frames nearer to each other than float32 can tell, relative to their squared norms, count as one.
+# Frames whose squared distance is below this share of their squared norms, float32's rounding, count as equal.
 SAME_FRAME_TOLERANCE = 1e-5
-# Frames that are looked through together.
+# Frames that are checked at once for NaN and infinite values.
 FRAMES_AT_ONCE = 65_536
 
 
 class FitError(TwistError):
-    """Frames to which so many centroids cannot be fitted."""
+    """The frames are too few, too much alike, or not finite."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class FitReport:
     Attributes:
         num_frames: Frames that the centroids were fitted on.
         inertia: Mean squared distance of these frames to their centroids.
-        held_out_frames: Frames kept aside.
-        held_out_inertia: The same over frames that took no part in the fit; None where there are none.
-        empty_units: Centroids that no fitted frame is nearest to.
+        held_out_frames: Frames held out of the fit.
+        held_out_inertia: Mean squared distance of these to their centroids; None if there are none.
+        empty_units: Number of centroids that are nearest to no fitted frame.
         unit_perplexity: exp of the entropy of the units of the fitted frames; K where all are equally frequent.
     """
 
@@ -60,12 +60,12 @@ class FitReport:
 def fit(
     frames: NDArray[np.float32], codebook_size: int, seed: int, num_steps: int
 ) -> tuple[NDArray[np.float32], FitReport]:
-    """Fits centroids; the same frames, in the same order, give the same centroids (on as many threads).
+    """Fits centroids; the same frames in the same order give the same centroids, on the same number of threads.
 
     Args:
-        frames: [N, D] in random order: the first ones are held out, and samples are stretches of the others.
+        frames: [N, D] in random order: the first ones are held out, and samples are the first of the rest.
         codebook_size: Centroids to fit, K.
-        seed: Of the starts.
+        seed: Seed of k-means++ and of faiss.
         num_steps: Lloyd's steps on all frames.
 
     Returns:
@@ -92,22 +92,22 @@ def fit(
 
 
 def plus_plus(sample: NDArray[np.float32], codebook_size: int, seed: int) -> NDArray[np.float32]:
-    """k-means++ starts [K, D] from a sample of frames [N, D] (Arthur and Vassilvitskii, 2007).
+    """Initial centroids [K, D] by k-means++ from a sample of frames [N, D] (Arthur and Vassilvitskii, 2007).
 
-    Greedy, as in scikit-learn, with which fairseq fits HuBERT's codebooks: each start is the best of a few draws.
+    Greedy: each is the best of a few draws, as in scikit-learn, with which fairseq fits HuBERT's codebooks.
 
     Raises:
         FitError: there are fewer different frames than units.
     """
     generator = np.random.default_rng(seed)
-    centred = torch.from_numpy(sample - sample.mean(axis=0))  # small squares, whose differences round little
+    centred = torch.from_numpy(sample - sample.mean(axis=0))  # small squares, whose differences lose little to rounding
     squared = (centred**2).sum(dim=1)
 
     def distances_to(starts: NDArray[np.int64]) -> Tensor:
-        """Squared distances [S, N] of all frames to some."""
+        """Squared distances [S, N] from the frames `starts` [S] to all frames."""
         sums = squared + squared[starts, None]
         distances = torch.addmm(sums, centred[starts], centred.T, alpha=-2)
-        # Rounding must not make a frame a second start: the unit would stay empty.
+        # Rounding must not let a frame be drawn twice: the second unit would stay empty.
         return distances.masked_fill_(distances < SAME_FRAME_TOLERANCE * sums, 0.0)
 
     chosen = [int(generator.integers(len(sample)))]
@@ -128,7 +128,7 @@ def plus_plus(sample: NDArray[np.float32], codebook_size: int, seed: int) -> NDA
 def lloyd(
     frames: NDArray[np.float32], centroids: NDArray[np.float32], num_steps: int, seed: int
 ) -> NDArray[np.float32]:
-    """Centroids [K, D] after so many of Lloyd's steps on frames [N, D].
+    """Centroids [K, D] after `num_steps` of Lloyd's steps on frames [N, D].
 
     A centroid that loses all its frames is moved into a large cluster.
     """
@@ -149,7 +149,7 @@ def lloyd(
 def search(
     centroids: NDArray[np.float32], frames: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Squared distances [N] of frames [N, D] to the nearest of centroids [K, D], and which these are [N]."""
+    """Squared distance [N] from each of frames [N, D] to the nearest of centroids [K, D], and that one's index [N]."""
     import faiss
 
     index = faiss.IndexFlatL2(centroids.shape[1])

@@ -1,8 +1,8 @@
-"""A run's segments with their units, as clips to train on: audio where it lies, a label for each frame.
+"""A run's segments as labelled clips to train on: audio from the corpus' own files, a unit for each frame.
 
     RUN/segments/, RUN/units/, RUN/codebook/ -> clips of train and validation
 
-The run's encoder gives the labels: MFCC in the first iteration, a layer of the model before in later ones.
+The run's encoder made the labels: MFCC in HuBERT's first iteration, a layer of the previous model in later ones.
 """
 
 from __future__ import annotations
@@ -50,23 +50,23 @@ class SegmentClips:
         """wav [S] at 16 kHz and the unit of each frame [F].
 
         Raises:
-            TwistError: the audio is no longer what was tokenized.
+            TwistError: the audio can no longer be read.
         """
         row = self.table.slice(index, 1).to_pylist()[0]
         (wav,) = read_spans([Span(row["uri"], row["channel"], row["start_s"], row["end_s"])])
         if isinstance(wav, AudioError):
             raise TwistError(f"{row['uri']} was tokenized but can no longer be read: {wav}")
-        missing = max(0, int(self.num_samples[index]) - len(wav))  # rounding of times, a sample or two
+        missing = max(0, int(self.num_samples[index]) - len(wav))  # times are rounded, by a sample or two
         wav = np.pad(wav, (0, missing))[: self.num_samples[index]]
         return wav, np.repeat(np.array(row["units"], np.uint16), row["durations"])
 
 
 def read_clips(run: str, validation_share: float) -> tuple[SegmentClips, SegmentClips]:
-    """The clips of a tokenized run: those to train on, and those of recordings that are kept for validation.
+    """The clips of a tokenized run: those to train on, and those of recordings kept for validation.
 
     Args:
-        run: Whose units are finished.
-        validation_share: Of the recordings, by a stable hash.
+        run: Folder of a run whose units are finished.
+        validation_share: Share of recordings to keep for validation, chosen by a stable hash.
 
     Raises:
         TwistError: the run is not tokenized, or one of the two would be empty.
@@ -113,5 +113,5 @@ def _label_clock(book: Codebook, run: str) -> LabelClock:
 
 
 def _place(recording_id: str) -> float:
-    """Where a recording falls between 0 and 1, the same in any corpus."""
+    """Where a recording's id falls between 0 and 1; it depends on nothing else."""
     return int.from_bytes(hashlib.sha256(recording_id.encode()).digest()[:8], "big") / 2**64

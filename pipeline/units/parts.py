@@ -1,8 +1,8 @@
-"""The files that tokenizing leaves: one per chunk, with a row per segment.
+"""The files that tokenizing writes: one per chunk, with a row per segment.
 
     RUN/units/part-<work_unit>.parquet    UNITS_SCHEMA
 
-Apart from what makes them, so that who reads them needs no torch: many tasks do, in a process each.
+Kept apart from the code that writes them, so that reading needs no torch: many tasks read them, a process each.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Flat:
-    """The units of a table's segments, one behind the other.
+    """The units of a table's segments, joined into one array.
 
     Attributes:
-        offsets: [segments + 1] where each begins and ends.
+        offsets: [segments + 1] segment i is at offsets[i] to offsets[i + 1].
         units: [n].
         durations: [n] in frames.
     """
@@ -52,7 +52,7 @@ class Flat:
 
     @classmethod
     def of(cls, table: pa.Table) -> Flat:
-        """Takes them from columns `units` and `durations`, neither of which has a null."""
+        """Joins the lists of columns `units` and `durations`, which must not have nulls."""
         lengths = pc.list_value_length(table["units"]).to_numpy().astype(np.int64)
         units, durations = (pc.list_flatten(table[name]).to_numpy() for name in ("units", "durations"))
         offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -60,17 +60,17 @@ class Flat:
 
     @functools.cached_property
     def owners(self) -> NDArray[np.int64]:
-        """[n] the segment of each unit."""
+        """[n] the row of each unit's segment."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
     def segment(self, row: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-        """Units and durations of one."""
+        """Units and durations [m] of the segment in `row`."""
         start, end = self.offsets[row : row + 2]
         return self.units[start:end], self.durations[start:end]
 
 
 def read_parts(run: str) -> Iterator[pa.Table]:
-    """The units of a run, a table per chunk, in their order.
+    """The units of a run, one table per chunk, in the order of chunks.
 
     Raises:
         TwistError: a part is damaged; the message names it.
@@ -79,7 +79,7 @@ def read_parts(run: str) -> Iterator[pa.Table]:
 
 
 def read_part_tables(uris: Sequence[str]) -> Iterator[pa.Table]:
-    """The same of some part files.
+    """The units in some part files, one table per file.
 
     Raises:
         TwistError: a part is damaged; the message names it.
@@ -88,7 +88,7 @@ def read_part_tables(uris: Sequence[str]) -> Iterator[pa.Table]:
 
 
 def read_kept(batch: Batch) -> list[pa.Table]:
-    """The segments of a batch that have units, a table per part.
+    """The segments of a batch that have units, one table per part.
 
     Raises:
         TwistError: a part is damaged.
@@ -119,7 +119,10 @@ def _check_columns(uri: str, table: pa.Table) -> pa.Table:
 
 
 def digest_of_part(part: pa.Table) -> str:
-    """A digest of what became of each segment of a part, unit by unit; the stage's output is known by all of these."""
+    """A digest of a part's segments: their units and durations, or why they were dropped.
+
+    The digests of all parts identify the stage's output.
+    """
     columns = {name: part[name].to_pylist() for name in ("segment_id", "drop_reason")}
     columns["num_units"] = pc.list_value_length(part["units"]).to_pylist()
     content = [pc.list_flatten(part[name]).to_numpy().tobytes() for name in ("units", "durations")]

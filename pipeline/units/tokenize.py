@@ -40,21 +40,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Whatever is wrong with an audio file itself stays wrong.
+# Other reasons are faults of the audio file itself, which would recur.
 RETRIED_REASONS = ("quarantined", "missing")
 
 
 def tokenize(
     run: str, encoder: EncoderConfig, cluster: ClusterConfig, report: ReportProgress, *, retry_dropped: bool = False
 ) -> None:
-    """Tokenizes every segment that has not been, and accounts for all of them.
+    """Tokenizes all segments that are not done yet, and records what became of every segment.
 
     Args:
         run: The run's folder.
         encoder: What the run's codebook was fitted on.
         cluster: How much of the cluster to use.
-        report: Told of every chunk that is done.
-        retry_dropped: Takes up again the chunks that failed, and those with segments whose audio was not there.
+        report: Called after every chunk.
+        retry_dropped: Redo the chunks that failed, and those with segments whose audio was missing.
 
     Raises:
         TwistError: the codebook belongs to another encoder, parts cannot be written, or no segment gave units.
@@ -81,7 +81,7 @@ def tokenize(
 
 
 def _take_back_dropped(stage: Stage) -> None:
-    """Deletes the parts in which something is missing for a reason that may have passed; the run makes them anew."""
+    """Deletes the parts with segments dropped for reasons that may have passed, so that they are made again."""
     uris = part_uris(stage.run)
     to_retry = [
         uri
@@ -89,13 +89,13 @@ def _take_back_dropped(stage: Stage) -> None:
         if pc.any(pc.is_in(table["drop_reason"], pa.array(RETRIED_REASONS))).as_py()
     ]
     if to_retry:
-        stage.reopen()  # before the first part goes: a stage with a done marker has all parts
+        stage.reopen()  # before the first deletion: a stage with a done marker has all its parts
     for uri in to_retry:
         storage.delete(uri)
 
 
 def _delete_damaged(run: str) -> None:
-    """Deletes the parts that a failing disk has damaged; what was in them can be made again."""
+    """Deletes the parts that a failing disk has damaged, so that they are made again."""
     for uri in part_uris(run):
         try:
             parquet.read(uri)
