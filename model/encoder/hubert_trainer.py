@@ -181,11 +181,11 @@ class HubertTraining(Training[PretrainBatch, UnitPrediction]):
                 with ranks.autocast(config.precision):
                     loss: PretrainLoss = self._data_parallel_model(*(part.to(ranks.device) for part in micro_batch))
                     # Data parallelism averages gradients over processes; the counts are sums over processes.
-                    told = config.masked_weight * loss.masked_nll / batch.num_masked
+                    unit_loss = config.masked_weight * loss.masked_nll / batch.num_masked
                     if config.unmasked_weight and batch.num_unmasked:
-                        told = told + config.unmasked_weight * loss.unmasked_nll / batch.num_unmasked
+                        unit_loss = unit_loss + config.unmasked_weight * loss.unmasked_nll / batch.num_unmasked
                     penalty = config.feature_penalty * loss.feature_penalty / len(batch.micro_batches)
-                torch.autograd.backward(told * ranks.world_size + penalty)
+                torch.autograd.backward(unit_loss * ranks.world_size + penalty)
             sums += torch.stack([value.detach().double() for value in loss])
         *totals, feature_penalty = ranks.sum(sums).tolist()
         prediction = _prediction(totals, batch.num_masked, batch.num_unmasked)

@@ -131,10 +131,10 @@ class PretrainBatches(torch.utils.data.Dataset[PretrainBatch]):
 
     def clip_indices(self, index: int) -> NDArray[np.int64]:
         """The clips of batch `index` over all ranks, [batch_size]."""
-        group, place = divmod(index, STEPS_PER_GROUP)
+        group, index_in_group = divmod(index, STEPS_PER_GROUP)
         if self._group[0] != group:
             self._group = group, self._batches_of(group)
-        indices: NDArray[np.int64] = self._group[1][place]
+        indices: NDArray[np.int64] = self._group[1][index_in_group]
         return indices
 
     @property

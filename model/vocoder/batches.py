@@ -94,12 +94,12 @@ class VocoderBatches:
         config = self._config
         size = config.batch_size
         indices = self._usable[endless_order(config.seed, index * size, (index + 1) * size, len(self._usable))]
-        places = np.random.default_rng([config.seed, index]).random(size)
+        start_fractions = np.random.default_rng([config.seed, index]).random(size)
         mine = np.arange(size).reshape(self._world_size, -1)[self._rank]
         wavs, frames, units, durations = [], [], [], []
         for row in mine:
             clip = whole_clip(*self._clips[int(indices[row])], self._hop)
-            start = int(places[row] * (len(clip.frames) - config.crop_frames + 1))
+            start = int(start_fractions[row] * (len(clip.frames) - config.crop_frames + 1))
             stop = start + config.crop_frames
             wavs.append(clip.wav[start * self._hop : stop * self._hop])
             frames.append(clip.frames[start:stop])

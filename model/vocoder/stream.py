@@ -92,8 +92,8 @@ class VocoderStream:
             raise TwistError("this vocoder predicts no durations; give units with theirs, or one per frame")
         embedded = self._vocoder.dict(self._frames(units)).transpose(1, 2)
         durations = self._durations(embedded.float(), is_last)
-        told, self._waiting = self._waiting[: len(durations)], self._waiting[len(durations) :]
-        return np.repeat(told, durations)
+        ready, self._waiting = self._waiting[: len(durations)], self._waiting[len(durations) :]
+        return np.repeat(ready, durations)
 
     def _frames(self, units: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(units)[None].to(self._vocoder.dict.weight.device)

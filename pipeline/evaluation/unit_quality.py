@@ -55,8 +55,8 @@ def phone_agreement(units: NDArray[np.integer], phones: NDArray[np.integer]) -> 
     joint = np.zeros((int(phones.max()) + 1, int(units.max()) + 1))
     np.add.at(joint, (phones, units), 1 / len(units))
     by_phone, by_unit = joint.sum(axis=1), joint.sum(axis=0)
-    told = joint > 0
-    information = float((joint[told] * np.log(joint[told] / np.outer(by_phone, by_unit)[told])).sum())
+    occurs = joint > 0
+    information = float((joint[occurs] * np.log(joint[occurs] / np.outer(by_phone, by_unit)[occurs])).sum())
     entropy = -float((by_phone[by_phone > 0] * np.log(by_phone[by_phone > 0])).sum())
     return PhoneAgreement(
         phone_purity=float(joint.max(axis=0).sum()),
@@ -67,8 +67,8 @@ def phone_agreement(units: NDArray[np.integer], phones: NDArray[np.integer]) -> 
 
 def labels_at(times_s: NDArray[np.float64], starts_s: Sequence[float], labels: Sequence[int]) -> NDArray[np.int64]:
     """The label at each time: the last one that began by then; before the first one began, the first one."""
-    places = np.searchsorted(np.asarray(starts_s), times_s, side="right") - 1
-    return np.asarray(labels, np.int64)[np.maximum(places, 0)]
+    indices = np.searchsorted(np.asarray(starts_s), times_s, side="right") - 1
+    return np.asarray(labels, np.int64)[np.maximum(indices, 0)]
 
 
 def same_words(spoken: Mapping[str, Mapping[str, NDArray[np.uint16]]]) -> SameWords:
@@ -104,10 +104,10 @@ def same_words(spoken: Mapping[str, Mapping[str, NDArray[np.uint16]]]) -> SameWo
 
 def unit_distance(first: NDArray[np.uint16], second: NDArray[np.uint16]) -> float:
     """Levenshtein distance of two sequences, divided by the length of the longer one: 0 to 1."""
-    places = np.arange(len(second) + 1)
-    row = places.copy()
+    columns = np.arange(len(second) + 1)
+    row = columns.copy()
     for number, unit in enumerate(first, start=1):
         changed = np.minimum(row[1:] + 1, row[:-1] + (second != unit))
         # Insertions run along the row: take the cheapest of those that start to the left.
-        row = np.minimum.accumulate(np.concatenate([[number], changed]) - places) + places
+        row = np.minimum.accumulate(np.concatenate([[number], changed]) - columns) + columns
     return float(row[-1]) / max(len(first), len(second), 1)

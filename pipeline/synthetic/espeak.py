@@ -179,14 +179,14 @@ def _collect(library: ctypes.CDLL, text: bytes) -> tuple[NDArray[np.int16], dict
     def keep(samples: ctypes._Pointer[ctypes.c_int16], num_samples: int, events: ctypes._Pointer[_Event]) -> int:
         if samples and num_samples > 0:
             chunks.append(ctypes.string_at(samples, num_samples * ctypes.sizeof(ctypes.c_int16)))
-        place = 0
-        while events and (event := events[place]).type != _EVENT_LIST_TERMINATED:
+        index = 0
+        while events and (event := events[index]).type != _EVENT_LIST_TERMINATED:
             if event.type == _EVENT_PHONEME:
                 name = _NOT_THE_KIND.sub("", event.name.decode(errors="replace"))
                 starts_ms[_EVENT_PHONEME].append((name, event.audio_position_ms))
             elif event.type == _EVENT_WORD:
                 starts_ms[_EVENT_WORD].append((str(event.text_position), event.audio_position_ms))
-            place += 1
+            index += 1
         return 0
 
     callback = _SynthCallback(keep)

@@ -187,8 +187,8 @@ def _train_scripts(config: VoicesConfig) -> Iterator[_Script]:
         _Voice(f"voice{number:03d}", f"{accent}+{variant}", rng.randint(*WORDS_PER_MINUTE), rng.randint(*PITCHES))
         for number, (accent, variant) in enumerate(rng.sample(combinations, NUM_TRAIN_SPEAKERS))
     ]
-    told = set(_test_sentences(config))
-    sentences = [sentence for sentence in prose() if sentence not in told]
+    in_test = set(_test_sentences(config))
+    sentences = [sentence for sentence in prose() if sentence not in in_test]
     demo = (sentence for paragraph in paragraphs("en", rng) for sentence in paragraph)
     planned_s, number = 0.0, 0
     while planned_s < config.hours * 3600:

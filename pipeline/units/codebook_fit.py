@@ -202,14 +202,14 @@ def _fit_and_write(
 
 def _read_frames(parts: str, names: Sequence[str], num_frames: int, feature_dim: int, seed: int) -> NDArray[np.float32]:
     """The drawn frames [N, D] in random order; memory holds them once, plus one part."""
-    places = np.random.default_rng(seed).permutation(num_frames)
+    shuffled_rows = np.random.default_rng(seed).permutation(num_frames)
     frames = np.empty((num_frames, feature_dim), np.float32)
     first = 0
     for name in names:
         for content in parquet.read(dataflow.part_uri(parts, name), ["frames"])["frames"]:
             if content.is_valid:
                 of_segment = np.frombuffer(content.as_buffer(), np.float32).reshape(-1, feature_dim)
-                frames[places[first : first + len(of_segment)]] = of_segment
+                frames[shuffled_rows[first : first + len(of_segment)]] = of_segment
                 first += len(of_segment)
     assert first == num_frames, f"{first} frames of {num_frames}"
     return frames

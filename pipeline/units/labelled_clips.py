@@ -79,12 +79,12 @@ def read_clips(run: str, validation_share: float) -> tuple[SegmentClips, Segment
         for part in read_parts(run)
     )
     segments = read_segments(run)
-    places_in_plan = pc.index_in(kept["segment_id"], segments["segment_id"].combine_chunks())
+    rows_in_plan = pc.index_in(kept["segment_id"], segments["segment_id"].combine_chunks())
     for name in ("uri", "channel"):
-        kept = kept.append_column(name, segments[name].take(places_in_plan))
-    places = np.array([_place(recording_id) for recording_id in kept["recording_id"].to_pylist()])
+        kept = kept.append_column(name, segments[name].take(rows_in_plan))
+    fractions = np.array([_hash_fraction(recording_id) for recording_id in kept["recording_id"].to_pylist()])
     clips = []
-    for name, is_in in (("train", places >= validation_share), ("validation", places < validation_share)):
+    for name, is_in in (("train", fractions >= validation_share), ("validation", fractions < validation_share)):
         rows = kept.filter(pa.array(is_in))
         if not len(rows):
             raise TwistError(
@@ -112,6 +112,6 @@ def _label_clock(book: Codebook, run: str) -> LabelClock:
     return LabelClock(encoder["hop_samples"], encoder["min_samples"], chunk_samples)
 
 
-def _place(recording_id: str) -> float:
-    """Where a recording's id falls between 0 and 1; it depends on nothing else."""
+def _hash_fraction(recording_id: str) -> float:
+    """A hash of the recording's id, from 0 to below 1."""
     return int.from_bytes(hashlib.sha256(recording_id.encode()).digest()[:8], "big") / 2**64
