@@ -62,7 +62,7 @@ STEPS = {
     "filter": ("pipeline.language.filter",),
     "inspect": ("pipeline.inspection.describe", "pipeline.inspection.text"),
     "verify": ("pipeline.inspection.verify",),
-    "pick": ("pipeline.segments.segment",),
+    "pick": ("pipeline.speaking.dataset",),
     "train": ("model.lm.loader", "model.lm.trainer"),
     "speakers": ("model.lm.loader", "model.lm.confidence"),
 }
@@ -336,9 +336,11 @@ def add_totals(totals: dict[tuple[str, str], dict[str, Any]], table: pa.Table, s
 
 
 def do_filter(run: str) -> None:
-    from pipeline.language.filter import LanguageConfig, filter_languages
+    from pipeline.language.config import LanguageConfig
+    from pipeline.language.filter import filter_languages
+    from pipeline.work.cluster import ClusterConfig
 
-    filter_languages(run, LanguageConfig(), silently)
+    filter_languages(run, LanguageConfig(), ClusterConfig(), silently)
 
 
 def do_inspect(run: str) -> None:
@@ -356,11 +358,15 @@ def do_verify(run: str) -> None:
 
 
 def do_pick(run: str) -> None:
-    from pipeline.segments.segment import find_segment
-    from pipeline.shards import first_sample
+    from pipeline.shards import Sample, first_sample
+    from pipeline.speaking.dataset import SpeechDataset
 
     dataset = open_dataset(storage.join(run, SHARDS))
-    find_segment(run, first_sample(dataset, "validation", 3.0)["segment_id"])
+    row = first_sample(dataset, "validation", 3.0)
+    facts = [row[name] for name in ("key", "segment_id", "corpus", "speaker")]
+    one_unit = np.ones(1, np.uint16)
+    sample = Sample(*facts, None, row["split"], 0.0, row["duration_s"], one_unit, one_unit)
+    assert SpeechDataset(dataset, run).spans_of(sample)
 
 
 def do_train(run: str) -> None:
