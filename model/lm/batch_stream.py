@@ -1,4 +1,4 @@
-"""Batches for trainers of your own: rows of equal length, out of a stream whose place can be saved and restored."""
+"""Batches for your own trainer: rows of equal length, from a stream whose position can be saved and restored."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RowBatch:
-    """One rank's part of one training step; its figures are those of `model.lm.loader.Batch`.
+    """One rank's share of one training step; the counts mean what they do in `model.lm.loader.Batch`.
 
     Attributes:
         index: Number of the step, from 0.
         micro_batches: One per forward pass.
         num_units: Units in the step, over all ranks.
-        num_targets: Units that are predicted in the step, over all ranks.
-        num_skipped: Samples of this rank's part that were left out because their shard is damaged.
+        num_targets: Units predicted in the step, over all ranks.
+        num_skipped: Samples of this rank that were left out because their shard is damaged.
     """
 
     index: int
@@ -38,19 +38,20 @@ class RowBatch:
 class BatchStream(IterableDataset[RowBatch]):
     """Batches from `start` to `stop` in order, for torch's DataLoader or torchdata's StatefulDataLoader.
 
-    Give either `batch_size=None`. A state of the stream itself, or of `TrainingBatches`, restores it with any number of
-    workers; one that StatefulDataLoader took holds where each of its workers stood, and wants as many again.
+    Give either of them `batch_size=None`. A state of the stream itself, or of `TrainingBatches`, restores it with any
+    number of workers. A state taken by StatefulDataLoader holds the position of each of its workers, so restoring it
+    takes the same number of workers.
 
     Args:
-        batches: The batch of any step.
-        start: Number of the first.
-        stop: Number behind the last.
-        rows: padded gives each sample a row of its own, as in the paper; packed puts several into one, whose boundaries
-            are marked. A step has the very same samples and targets either way.
-        row_units: Length of packed rows in units; that of the longest sample there may be unless given.
+        batches: Gives the batch of any step.
+        start: Index of the first batch.
+        stop: Index after the last batch.
+        rows: padded gives each sample a row of its own, as in the paper; packed puts several samples into a row and
+            marks their boundaries. A step has the same samples and targets either way.
+        row_units: Length of packed rows in units; by default `batches.max_units`, the longest a sample can be.
 
     Raises:
-        TwistError: rows are of no such kind, or too short for the samples.
+        TwistError: `rows` is neither padded nor packed, or `row_units` is too short for the samples.
     """
 
     def __init__(
@@ -75,14 +76,14 @@ class BatchStream(IterableDataset[RowBatch]):
         self._stop = stop
         self._are_packed = rows == "packed"
         self._row_units = row_units or batches.max_units
-        # Worker and number of workers of which a state was taken.
+        # The worker that the state belongs to, and the number of workers; None until iteration starts.
         self._part: tuple[int, int] | None = None
 
     def __iter__(self) -> Iterator[RowBatch]:
         worker = get_worker_info()
         part = (worker.id, worker.num_workers) if worker else (0, 1)
         if self._part is None:
-            # The first worker is the first to be asked.
+            # DataLoader asks its workers in turn, so worker w gives batches w, w + num_workers, ...
             self._next += part[0]
         elif self._part != part:
             raise TwistError(
@@ -96,14 +97,14 @@ class BatchStream(IterableDataset[RowBatch]):
             yield self._batch(index)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands, in this process."""
+        """The stream's position in this process."""
         return {**self._batches.state_dict(self._next), "part": None if self._part == (0, 1) else self._part}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from there.
+        """Continues from a saved position.
 
         Raises:
-            TwistError: the state is that of other data or another order.
+            TwistError: the state is of other data or another order.
         """
         self._next = self._batches.load_state_dict(state)
         part = state.get("part")

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class BFloat16(nn.Module):
-    """A model as computed in bfloat16: each weight is rounded once per update, all that comes between is bfloat16.
+    """Runs a float32 model in bfloat16: each weight is rounded once per update, and all activations are bfloat16.
 
-    torch.autocast instead rounds weights in every forward pass, and goes back and forth between both types around each
-    layer. The rounding is part of the graph: gradients arrive at, and are summed into, the model's own float32
-    parameters, which are this module's parameters too.
+    torch.autocast instead rounds the weights in every forward pass and converts between the two types around each
+    layer. Here the rounding is part of the graph, so gradients accumulate in the model's own float32 parameters, which
+    are this module's parameters too.
 
     Args:
-        model: In float32; stays as it is, and is what to save.
+        model: In float32. It is not changed, and is the one to save.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -28,7 +28,7 @@ class BFloat16(nn.Module):
         self.model = model
         shared = {id(tensor): tensor for tensor in model.parameters()}
         compute = copy.deepcopy(model, memo=shared)
-        # Hidden from nn.Module, to which its tensors would be parameters of another kind.
+        # In __dict__, so that nn.Module does not register the copy's tensors as further parameters.
         self.__dict__["compute"] = compute
         self._slots: list[tuple[nn.Module, str, Parameter]] = []
         for module in compute.modules():
@@ -39,19 +39,19 @@ class BFloat16(nn.Module):
         self.round_weights()
 
     def round_weights(self) -> None:
-        """Takes over the weights as they are now; to be called after each update."""
-        rounded: dict[int, Tensor] = {}  # a table that is tied to the head is rounded once
+        """Rounds the current weights to bfloat16. Call this after each update."""
+        rounded: dict[int, Tensor] = {}  # a table tied to the head is rounded once
         for module, name, parameter in self._slots:
             if id(parameter) not in rounded:
                 rounded[id(parameter)] = parameter.to(torch.bfloat16)
             module.__dict__[name] = rounded[id(parameter)]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the model gives, in bfloat16."""
+        """The model's output, computed in bfloat16."""
         return self.__dict__["compute"](*args, **kwargs)
 
     def train(self, mode: bool = True) -> BFloat16:
-        """Sets the mode of the model and of its copy."""
+        """Sets the mode of the model and of its bfloat16 copy."""
         self.__dict__["compute"].train(mode)
         super().train(mode)
         return self

@@ -1,9 +1,9 @@
-"""Causal attention of one document in bfloat16 on the CPU, as products of matrices.
+"""Causal attention of one document in bfloat16 on the CPU, as matrix products.
 
-torch's flash kernel for the CPU works in small tiles, which without AMX takes about twice the time of plain products,
-most of all in the backward pass (see docs/performance.md). Here a block of queries at a time meets all keys up to its
-end. Weights are kept for the backward pass: for a document about H * T * T / 2 bfloat16 numbers. Scores are rounded to
-bfloat16, as is all that lies between products; sums, and the softmax within, are float32.
+torch's flash kernel for the CPU works in small tiles. Without AMX that takes about twice as long as plain matrix
+products, above all in the backward pass (see docs/performance.md). Here each block of queries attends to all keys up to
+the end of the block. The attention weights are kept for the backward pass: about H * T * T / 2 bfloat16 numbers per
+document. Scores and other intermediate results are rounded to bfloat16; sums and the inside of the softmax are float32.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ QUERIES_AT_ONCE = 192
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Attention of each position to itself and those before it.
+    """Attention of each position to itself and to earlier positions.
 
     Args:
         query: [H, T, D] bfloat16.
         key: As query.
         value: As query.
-        scale: What products of queries and keys are multiplied with.
+        scale: Factor on the products of queries and keys.
 
     Returns:
         [H, T, D].
@@ -70,7 +70,7 @@ class _CausalAttention(torch.autograd.Function):
 
 
 def _blocks(length: int) -> Iterator[tuple[int, int]]:
-    """Starts and ends of blocks of queries of about one size."""
+    """The start and end of each block of queries; blocks are of nearly equal size."""
     size = math.ceil(length / math.ceil(length / QUERIES_AT_ONCE))
     for start in range(0, length, size):
         yield start, min(length, start + size)

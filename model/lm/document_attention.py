@@ -1,11 +1,11 @@
-"""Causal attention that does not look across documents, for any transformers causal LM, with nothing spent on pads.
+"""Causal attention that stops at document boundaries, for any transformers causal LM, without padding.
 
-Units of a batch are laid one document behind the other, [1, N]; all layers but attention treat positions alike and need
-not know. Attention is computed document by document on the CPU, and on a GPU in half precision by one kernel for
-sequences of unlike length (flash). Position ids start anew with each document.
+The documents of a batch are concatenated into one row, [1, N]. Only attention has to know the boundaries: every other
+layer treats each position alike. On the CPU attention is computed document by document; on a GPU in half precision one
+flash kernel takes sequences of different lengths. Position ids start at 0 in each document.
 
-transformers lets most families take their attention from a table of functions; BLOOM and ImageGPT have theirs
-written out, and get attention modules of ours that are otherwise the same.
+Most transformers families look their attention function up in a table, where ours is registered. BLOOM and ImageGPT
+hard-code theirs, so their attention modules are replaced by ours, which are otherwise the same.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NAME = "twist_documents"
-# What some families do beside plain causal attention, under the names by which transformers passes it.
+# What some families add to plain causal attention, by the names of the arguments with which transformers passes it.
 UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias")
 
 
 @dataclass(frozen=True)
 class Documents:
-    """How a row of N positions is parted into documents.
+    """How a row of N positions is divided into documents.
 
     Attributes:
-        lengths: Positions of each document; they add up to N.
-        starts: [num_documents + 1] int32, where each begins, and N; on the model's device.
+        lengths: Number of positions in each document; they add up to N.
+        starts: [num_documents + 1] int32, the start of each document, then N; on the model's device.
         position_ids: [1, N], from 0 within each document; on the model's device.
     """
 
@@ -51,7 +51,7 @@ class Documents:
 
     @classmethod
     def of_lengths(cls, lengths: Sequence[int], device: torch.device) -> Documents:
-        """Documents of these lengths, one behind the other."""
+        """Documents of these lengths, one after another."""
         sizes = torch.tensor(lengths)
         ends = sizes.cumsum(0)
         starts = F.pad(ends, (1, 0))
@@ -60,17 +60,17 @@ class Documents:
 
 
 class _Current:
-    """The documents of the forward pass under way; all attention modules of a model share one.
+    """The documents of the current forward pass; all attention modules of a model share one instance.
 
-    It is an attribute and no argument because some families do not hand arguments down to their attention. It keeps its
-    value until the next forward pass: activation checkpointing computes layers again during the backward pass.
+    This is an attribute rather than an argument because some families do not pass arguments on to their attention. It
+    keeps its value until the next forward pass: activation checkpointing recomputes layers in the backward pass.
     """
 
     documents: Documents | None = None
 
 
 def attend_within_documents(model: PreTrainedModel) -> None:
-    """Makes a model's attention stop at documents' boundaries, from now on; `set_documents` tells it where they are."""
+    """Makes a model's attention stop at document boundaries from now on; set them with `set_documents`."""
     current = _Current()
     for module in model.modules():
         if type(module).__name__.endswith("Attention"):
@@ -81,7 +81,7 @@ def attend_within_documents(model: PreTrainedModel) -> None:
 
 
 def set_documents(model: nn.Module, documents: Documents) -> None:
-    """Says how the next forward pass's row is parted."""
+    """Sets the documents of the next forward pass."""
     current = model.current
     assert isinstance(current, _Current)
     current.documents = documents
@@ -89,7 +89,7 @@ def set_documents(model: nn.Module, documents: Documents) -> None:
 
 @contextlib.contextmanager
 def attention_within_documents(model: PreTrainedModel) -> Iterator[None]:
-    """`attend_within_documents` for a while; nothing changes where it is in force already."""
+    """`attend_within_documents` for the length of a `with` block; does nothing if it is in force already."""
     if hasattr(model, "current"):
         yield
         return
@@ -122,10 +122,10 @@ def attend(
         query: [1, H, N, D].
         key: [1, H', N, D], with H a multiple of H'.
         value: As key.
-        documents: How the N positions are parted.
-        scale: What products of queries and keys are multiplied with.
+        documents: How the N positions are divided.
+        scale: Factor on the products of queries and keys.
         dropout: Share of attention weights that are zeroed.
-        slopes: [H], of ALiBi: a key d positions back has slope * d taken from its score.
+        slopes: [H] for ALiBi: slope * d is subtracted from the score of a key d positions back.
 
     Returns:
         [1, N, H, D].
@@ -174,7 +174,7 @@ def _has_flash_kernel(query: Tensor) -> bool:
 
 
 def _alibi(slopes: Tensor, length: int, dtype: torch.dtype) -> Tensor:
-    """[1, H, length, length]: what ALiBi adds to scores, and minus infinity for keys that come later."""
+    """The bias that ALiBi adds to scores, [1, H, length, length]; minus infinity for later keys."""
     steps = torch.arange(length, device=slopes.device)
     back = (steps[:, None] - steps[None]).float()
     bias = -slopes.float()[:, None, None] * back
@@ -198,7 +198,7 @@ def _from_table(
     dropout: float = 0.0,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers' attention modules call."""
+    """The function that transformers' attention modules find under NAME and call."""
     asked = [name for name in UNSUPPORTED if others.get(name) is not None]
     if asked:
         raise TwistError(f"attention with {', '.join(asked)} is not supported; take a text LM without it")

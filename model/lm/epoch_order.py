@@ -1,14 +1,14 @@
-"""The order of samples: an endless stream of epochs that is a function of the seed alone, found at any place at once.
+"""The order of samples: an endless stream of epochs that depends on the seed alone and can be entered at any position.
 
-1. Neighbours in a shard form blocks. The packing has shuffled all samples already, so a block is a random few of them,
-   and it lies in one stretch of a file.
-2. An epoch is a permutation of all blocks, drawn from (seed, epoch), in groups of `BLOCKS_PER_GROUP`.
-3. Within a group, each block's samples are permuted again and dealt out in turn: one of the first block, one of the
-   second, and so on. A batch thus has samples from all over the data, a step's rank reads from few blocks at a time,
-   and each block is read once in an epoch.
+1. Neighbouring samples of a shard form a block. Packing has already shuffled all samples, so a block is a random few of
+   them, and it is contiguous in its file.
+2. An epoch is a permutation of all blocks, drawn from (seed, epoch) and divided into groups of `BLOCKS_PER_GROUP`.
+3. Within a group, the samples of each block are permuted, then dealt in turn: one from the first block, one from the
+   second, and so on. So a batch has samples from all over the data, a rank reads from few blocks at a time, and each
+   block is read once per epoch.
 
-To find a place takes the permutation of the blocks of its epoch (a sort of some hundred thousand numbers for 22 million
-samples) and the order of one group.
+Finding a position takes the permutation of its epoch's blocks (for 22 million samples, a sort of some hundred thousand
+numbers) and the order within one group.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCKS_PER_GROUP = 64
-# The one that is read, and the one after it, which is read ahead.
+# Orders of groups kept in memory: the one being read, the next (read ahead), and one to spare.
 GROUPS_KEPT = 3
 GOLDEN_RATIO = 0.6180339887498949
 
 
 @dataclass(frozen=True)
 class _Epoch:
-    """The blocks of an epoch in their order.
+    """The blocks of an epoch, in the order in which they are read.
 
     Attributes:
-        number: Which epoch.
-        samples: [n] of all its samples, block by block; None stands for 0 to n - 1.
-        starts: [b] of each block in `samples`.
-        sizes: [b] of each block.
-        group_ends: [g] places at which the groups of blocks end.
+        number: The epoch, from 0.
+        samples: [n] all samples of the epoch, block by block; None stands for 0 to n - 1.
+        starts: [b] index of each block's first sample in `samples`.
+        sizes: [b] number of samples in each block.
+        group_ends: [g] position in the epoch after the last sample of each group.
     """
 
     number: int
@@ -47,13 +47,13 @@ class _Epoch:
 
 
 class EpochOrder:
-    """Epochs over samples that lie in blocks.
+    """Epochs over samples that are stored in blocks.
 
     Args:
         blocks: [N] the block of each sample, ascending.
-        seed: Of the order.
-        weights: [N] how often an epoch has each sample; None: once. Over epochs a sample of weight w comes floor or
-            ceil of epochs x w times, so that w = 0.5 shows another half each time.
+        seed: Determines the order.
+        weights: [N] how often each sample occurs per epoch; None: once. After e epochs a sample of weight w has
+            occurred floor(e * w) or ceil(e * w) times, so at w = 0.5 each epoch has the other half of the samples.
     """
 
     def __init__(self, blocks: NDArray[np.int32], seed: int, weights: NDArray[np.float64] | None = None) -> None:
@@ -65,7 +65,7 @@ class EpochOrder:
         self._groups: dict[tuple[int, int], NDArray[np.int64]] = {}
 
     def samples(self, start: int, stop: int) -> NDArray[np.int64]:
-        """The samples at places `start` to `stop` of the stream."""
+        """The samples at positions `start` to `stop` (exclusive) of the stream."""
         found = []
         while start < stop:
             group_start, group = self.group_at(start)
@@ -75,7 +75,7 @@ class EpochOrder:
         return np.concatenate(found) if found else np.empty(0, np.int64)
 
     def group_at(self, place: int) -> tuple[int, NDArray[np.int64]]:
-        """The group of blocks with a place of the stream: its first place, and its samples in order."""
+        """The group at a position of the stream: the position of the group's first sample, and its samples in order."""
         number = self._epoch_at(place)
         epoch = self._open_epoch(number)
         epoch_start = self._places_before(number)
@@ -84,7 +84,7 @@ class EpochOrder:
         return epoch_start + int(epoch.group_ends[group]) - len(samples), samples
 
     def _places_before(self, epoch: int) -> int:
-        """Length of all epochs before one."""
+        """Total length of all epochs before this one."""
         if self._weights is None:
             return epoch * len(self._blocks)
         if epoch not in self._epoch_starts:
@@ -92,9 +92,9 @@ class EpochOrder:
         return self._epoch_starts[epoch]
 
     def _copies_before(self, epoch: int) -> NDArray[np.int64]:
-        """How often all epochs before one have each sample, [N]."""
+        """How often each sample occurs in all epochs before this one, [N]."""
         assert self._weights is not None
-        # Phases evenly spread make epochs of nearly equal size.
+        # Evenly spread phases give epochs of nearly equal size.
         phases = np.arange(len(self._blocks)) * GOLDEN_RATIO % 1
         return np.floor(phases + epoch * self._weights).astype(np.int64)
 
@@ -112,7 +112,7 @@ class EpochOrder:
         if self._epoch is None or self._epoch.number != number:
             samples = self._weighted_samples(number)
             blocks = self._blocks if samples is None else self._blocks[samples]
-            # A sample that comes twice does so in two blocks.
+            # A sample that occurs twice in an epoch is in two blocks.
             changes = blocks[1:] != blocks[:-1]
             if samples is not None:
                 changes |= samples[1:] < samples[:-1]
@@ -147,5 +147,5 @@ class EpochOrder:
         return self._groups[key]
 
     def _bits(self, epoch: int, group: int, count: int) -> NDArray[np.uint64]:
-        # Raw bits are the one part of numpy's random streams that is the same in every version.
+        # Of numpy's random streams only the raw bits are the same in every version.
         return np.random.PCG64(np.random.SeedSequence([self._seed, epoch, group + 1])).random_raw(count)

@@ -1,11 +1,10 @@
-"""Continues sequences of units with a speech LM: many prompts at once, over one key-value cache.
+"""Continues sequences of units with a speech LM: many prompts at once, with one key-value cache.
 
-Prompts of unequal length share a batch, padded on the left behind an attention mask. Each continuation draws from
-random numbers of its own, which depend on the seed, its prompt and its number alone: what else is in the batch changes
-nothing.
+Prompts of different lengths share a batch, padded on the left and masked. Each continuation has its own random numbers,
+which depend only on the seed, the prompt and the number of the continuation, never on the rest of the batch.
 
-Source: Hassid et al. 2023 and textlesslib's examples/twist/twist_generation.py: temperature 0.8, and as many tokens as
-min(250, 3 x prompt) with the prompt among them. Ids below the offset (specials) are dropped from what comes out.
+Source: Hassid et al. 2023 and textlesslib's examples/twist/twist_generation.py: temperature 0.8, and min(250, 3 x
+prompt) tokens, counting the prompt. Ids below the offset (specials) are dropped from the output.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Row:
-    """A continuation that is being written."""
+    """A continuation being written; `place` is (number of the prompt, number of the continuation)."""
 
     place: tuple[int, int]
     ids: list[int]
@@ -53,10 +52,10 @@ class _Row:
 
 
 def ready_for_generation(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    """Puts a speech LM on `device` in `dtype`, to be read from only.
+    """Puts a speech LM on `device` in `dtype`, for inference only.
 
-    On the CPU its linear layers are packed: one step of a few rows is bound by reading the weights, which torch's own
-    product of few rows does at half the speed.
+    On the CPU its linear layers are packed: a step on a few rows is bound by reading the weights, and torch's own
+    matrix product reads them at half the speed when there are few rows.
     """
     model.to(device, dtype).eval().requires_grad_(False)
     if can_pack(dtype, device):
@@ -73,19 +72,19 @@ def continue_units(
     num_continuations: int = 1,
     batch_size: int = 32,
 ) -> list[list[NDArray[np.uint16]]]:
-    """Continuations of each prompt: the units that follow it, without it and without specials.
+    """Continues each prompt `num_continuations` times; returns the new units, without the prompt and without specials.
 
     Args:
-        model: A speech LM, ready for generation.
-        vocabulary: Its units; the model may have rows beyond them, which are specials too.
+        model: A speech LM from `ready_for_generation`.
+        vocabulary: The model's; rows of the model beyond it count as specials.
         prompts: Units without repeats, [n] each.
-        config: How units are drawn.
-        num_continuations: For each prompt.
-        batch_size: Continuations that are written at once.
+        config: How to draw units.
+        num_continuations: Continuations per prompt.
+        batch_size: Continuations written at once.
 
     Raises:
-        TwistError: a prompt is empty, holds a unit that is not the model's, or leaves no room for more; the model has
-            no positions for that many units.
+        TwistError: a prompt is empty, has a unit outside the codebook or leaves no room for a continuation, or the
+            model has too few positions.
     """
     rows = [
         _row(prompt, vocabulary, config, prompt_number, number)
@@ -96,7 +95,7 @@ def continue_units(
         require_positions(model.config, max(row.max_length for row in rows))
     end = model.config.eos_token_id
     end_ids = frozenset(() if end is None else [end] if isinstance(end, int) else end)
-    # Rows that end together start together.
+    # Rows that end at about the same time share a batch.
     rows.sort(key=lambda row: (row.max_length, row.num_prompt_ids), reverse=True)
     for first in range(0, len(rows), batch_size):
         _write(model, rows[first : first + batch_size], vocabulary.pad_id, config, end_ids)
@@ -110,7 +109,7 @@ def continue_units(
 
 
 def probabilities(logits: Tensor, config: SamplingConfig) -> Tensor:
-    """What is drawn from: logits [B, V] -> [B, V] float64, zeros outside of top_k and top_p."""
+    """The distribution that units are drawn from: logits [B, V] -> [B, V] float64, zero outside top_k and top_p."""
     logits = logits.double()
     if config.temperature == 0:
         return torch.nn.functional.one_hot(logits.argmax(dim=1), logits.shape[1]).double()
@@ -139,7 +138,7 @@ def _row(
             f"of a prompt"
         )
     digest = hashlib.sha256(np.ascontiguousarray(prompt, np.uint16).tobytes()).digest()
-    # By raw bits, the one part of numpy's random streams that is the same in every version.
+    # Of numpy's random streams only the raw bits are the same in every version.
     stream = np.random.PCG64(np.random.SeedSequence([config.seed, number, int.from_bytes(digest[:16], "big")]))
     bits = stream.random_raw(max_length - len(prompt)) >> np.uint64(11)
     uniforms: NDArray[np.float64] = bits * np.float64(2.0**-53)
@@ -149,7 +148,7 @@ def _row(
 def _write(
     model: PreTrainedModel, rows: list[_Row], pad_id: int, config: SamplingConfig, end_ids: frozenset[int]
 ) -> None:
-    """Writes all rows to their ends, with one forward pass per unit for all that are not finished."""
+    """Completes all rows, with one forward pass per unit over the rows that are not finished."""
     longest = max(len(row.ids) for row in rows)
     token_ids = torch.tensor([[pad_id] * (longest - len(row.ids)) + row.ids for row in rows], device=model.device)
     num_pads = torch.tensor([longest - len(row.ids) for row in rows], device=model.device)
@@ -179,8 +178,8 @@ def _write(
 
 
 def _draw(shares: Tensor, uniforms: Tensor) -> Tensor:
-    """The unit at which the sum of shares [B, V] first exceeds each of uniforms [B, 1] in [0, 1) -> [B]."""
+    """The first unit at which the cumulative sum of shares [B, V] exceeds uniforms [B, 1], in [0, 1) -> [B]."""
     sums = shares.cumsum(dim=1)
-    # Never one of no share, however the sums are rounded.
+    # However the sums are rounded, a unit of zero share is never drawn.
     last = shares.shape[1] - 1 - (shares > 0).flip(1).int().argmax(dim=1)
     return torch.minimum(torch.searchsorted(sums, uniforms * sums[:, -1:], right=True)[:, 0], last)

@@ -1,14 +1,13 @@
-"""Units out of shards, as batches whose order is a function of seed and step alone.
+"""Reads units from shards in batches whose order depends on the seed and the step alone.
 
-1. `UnitSamples` indexes one split by the shards' manifest: a sample longer than `max_units` counts as several
-   consecutive pieces. Units are read straight from the tars by byte offset (`shard_reader.py`); no tar is parsed.
-2. All samples of an epoch, in an order drawn from (seed, epoch) (`epoch_order.py`), then all of the next epoch, and so
-   on, form one endless stream. Batch `i` is the stream from `i * batch_size` to `(i + 1) * batch_size`: nothing is left
-   over at the end of an epoch, and any step is found at once, without replay.
-3. Rank `r` of `W` takes the r-th of W equal slices of each batch. Which samples make up a step does not depend on `W`,
-   on the number of loader processes, or on whether the run was interrupted.
-4. The samples of a forward pass are laid one behind the other, without pads. Rows are for other trainers
-   (`batch_stream.py`).
+1. `UnitSamples` indexes one split from the shards' manifest: a sample longer than `max_units` counts as several
+   consecutive pieces. Units are read from the tars by byte offset (`shard_reader.py`); no tar is parsed.
+2. All samples of the first epoch, in an order drawn from (seed, epoch) (`epoch_order.py`), then all of the next epoch,
+   and so on, form one endless stream. Batch `i` is the stream from `i * batch_size` to `(i + 1) * batch_size`: nothing
+   is left over at the end of an epoch, and any step is found at once, without replay.
+3. Rank `r` of `W` takes the r-th of W equal slices of each batch. The samples of a step do not depend on `W`, on the
+   number of loader processes, or on whether the run was interrupted.
+4. The samples of a forward pass are concatenated, without padding. Other trainers get rows (`batch_stream.py`).
 """
 
 from __future__ import annotations
@@ -171,11 +170,11 @@ class UnitSamples:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one forward pass sees: samples, one behind the other.
+    """The concatenated samples of one forward pass.
 
     Attributes:
         token_ids: [N] int64.
-        lengths: Tokens of each sample, N in all; none where all samples lie in damaged shards.
+        lengths: Number of tokens of each sample, N in all; empty if all samples are in damaged shards.
     """
 
     token_ids: Tensor
@@ -184,15 +183,15 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's part of one training step.
+    """One rank's share of one training step.
 
     Attributes:
         index: Number of the step, from 0.
         micro_batches: One per forward pass.
         num_units: Units in the step, over all ranks.
-        num_targets: Units that are predicted in the step, over all ranks.
-        num_skipped: Samples of this rank's part that were left out because their shard is damaged; they do count in
-            the two above, which every rank knows without reading.
+        num_targets: Units predicted in the step, over all ranks.
+        num_skipped: Samples of this rank that were left out because their shard is damaged. They still count in
+            num_units and num_targets, which every rank knows without reading the samples.
     """
 
     index: int
@@ -203,19 +202,19 @@ class Batch:
 
 
 class TrainingBatches:
-    """The batch of any step, for one rank.
+    """Gives one rank its share of any step's batch.
 
     Args:
-        samples: What to train on; their `data` says with which weights.
+        samples: What to train on; `samples.data` has the weights of the corpora.
         vocabulary: Turns units into ids.
         batch_size: Samples per step, over all ranks.
-        num_micro_batches: Forward passes into which each rank parts its slice.
-        seed: Of the order.
-        rank: Which slice of each batch to give.
+        num_micro_batches: Forward passes into which each rank divides its slice.
+        seed: Determines the order of samples.
+        rank: The slice of each batch that this process gets.
         world_size: Number of slices.
 
     Raises:
-        TwistError: the batch cannot be parted evenly, or the weights are of other corpora or leave no sample.
+        TwistError: the batch cannot be divided evenly, or the weights name unknown corpora or leave no sample.
     """
 
     def __init__(
@@ -260,12 +259,12 @@ class TrainingBatches:
 
     @property
     def max_units(self) -> int:
-        """The longest that a sample may be."""
+        """Length of the longest possible sample, in units."""
         return self._samples.max_units
 
     @property
     def pad_id(self) -> int:
-        """The id that stands for nothing."""
+        """The id that fills rows up to a common length."""
         return self._vocabulary.pad_id
 
     def sample_indices(self, index: int) -> NDArray[np.int64]:
@@ -277,7 +276,7 @@ class TrainingBatches:
         return [self._samples.key(int(i)) for i in self.sample_indices(index)]
 
     def iterate(self, start: int, stop: int, num_workers: int) -> Iterator[Batch]:
-        """Batches `start` to `stop` in order, read by `num_workers` other processes (0: by this one).
+        """Batches `start` to `stop` (exclusive) in order, read by `num_workers` other processes (0: by this one).
 
         Raises:
             TwistError: a shard is gone or damaged.
@@ -285,7 +284,7 @@ class TrainingBatches:
         return step_batches.iterate(self, start, stop, num_workers)
 
     def state_dict(self, num_batches: int) -> dict[str, Any]:
-        """Where the stream stands after `num_batches` batches, for a checkpoint."""
+        """The stream's position after `num_batches` batches, for a checkpoint."""
         data = self._samples.data
         return {
             "seed": self._seed,
@@ -300,10 +299,10 @@ class TrainingBatches:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> int:
-        """The number of the batch with which a run goes on.
+        """The index of the batch that a resumed run starts with.
 
         Raises:
-            TwistError: the state is that of other data or another order.
+            TwistError: the state is of other data or another order.
         """
         here = self.state_dict(state["num_batches"])
         meanings = {"dataset_fingerprint": "shards", "seed": "seed", "order": "samples in a step or an epoch"}
@@ -317,7 +316,7 @@ class TrainingBatches:
         return int(state["num_batches"])
 
     def _micro_batch(self, indices: NDArray[np.int64]) -> MicroBatch:
-        """Some samples, without those that cannot be read."""
+        """The samples with these indices, without those that cannot be read."""
         try:
             return collate(self._samples.read(indices), self._vocabulary)
         except TwistError:
@@ -325,7 +324,7 @@ class TrainingBatches:
             return collate(self._samples.read(indices, below=self._vocabulary.codebook_size), self._vocabulary)
 
     def _read_ahead(self, index: int) -> None:
-        """Asks, as a group of blocks begins, for the blocks of this rank in it and in the one after."""
+        """At the start of each group of blocks, prefetches this rank's blocks of it and of the next group."""
         start, group = self._order.group_at(index * self._batch_size)
         if start == self._group_start:
             return
@@ -338,7 +337,7 @@ class TrainingBatches:
 
 
 def collate(samples: Sequence[NDArray[np.uint16] | None], vocabulary: Vocabulary) -> MicroBatch:
-    """Samples as ids, one behind the other; None, a sample that could not be read, is left out.
+    """Concatenates samples and turns them into ids; leaves out None, a sample that could not be read.
 
     Raises:
         TwistError: a unit is not in the codebook.
@@ -433,7 +432,7 @@ def _weights(samples: UnitSamples) -> NDArray[np.float64] | None:
 
 
 def _block_starts(shards: NDArray[np.int32]) -> NDArray[np.int64]:
-    """The first row of each block of up to ROWS_PER_BLOCK neighbours in a shard, and at last the number of rows."""
+    """The first row of each block of up to ROWS_PER_BLOCK neighbours in a shard, then the number of rows."""
     shard_starts = np.concatenate([[0], np.flatnonzero(np.diff(shards)) + 1])
     sizes = np.diff(np.append(shard_starts, len(shards)))
     counts = -(-sizes // ROWS_PER_BLOCK)

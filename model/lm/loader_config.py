@@ -1,4 +1,4 @@
-"""Which of the shards' samples a run trains on, and what becomes of damaged shards."""
+"""Which of the shards' samples a run trains on, and what happens to damaged shards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 from pipeline.errors import TwistError
 
-# A resumed run may differ from its beginning in these: they change where units come from, not which.
+# A resumed run may change these: they affect where units are read from, not which units.
 CHANGEABLE = frozenset({"data.cache", "data.damaged", "data.verify_checksums"})
 
 
@@ -17,14 +17,14 @@ class LoaderConfig:
     """How samples reach the trainer.
 
     Args:
-        corpus_weights: How often an epoch has the samples of a corpus, by its name; 1 where it is not named. Of a
-            corpus with 0.5 each epoch has another half.
-        share: Share of the samples to train on, by a hash of their ids: a smaller share is part of each larger one.
-        damaged: What becomes of a shard that is missing, cut or altered: fail ends the run with its name, skip leaves
-            its samples out and counts them.
-        verify_checksums: Whether each process checks a shard's sha256 before it first reads from it; its size is
+        corpus_weights: By corpus, how often each of its samples occurs per epoch; 1 for corpora not named. At 0.5 an
+            epoch has half of a corpus, and the next one the other half.
+        share: Share of the samples to train on, chosen by a hash of their ids: a smaller share is part of any larger.
+        damaged: What to do with a shard that is missing, truncated or altered: fail ends the run and names the shard,
+            skip leaves its samples out and counts them.
+        verify_checksums: Whether each process checks a shard's sha256 before it first reads from it; the size is
             always checked.
-        cache: Local folder that keeps the units of shards far away (18 GB for 9 billion); null keeps none.
+        cache: Local folder that caches the units of remote shards (18 GB for 9 billion); null: no cache.
     """
 
     corpus_weights: dict[str, float] = field(default_factory=dict)

@@ -13,11 +13,11 @@ class SamplingConfig:
     """How units are drawn.
 
     Args:
-        temperature: What log-probabilities are divided by; 0 takes the likeliest unit each time.
-        top_k: Draw among this many likeliest units; null: all. The published script leaves this to transformers, whose
-            default is 50.
-        top_p: Draw among the fewest likeliest units that have this much probability together; null: all.
-        max_units: Units of the longest sequence, the prompt included.
+        temperature: Divisor of the log-probabilities; 0 always takes the likeliest unit.
+        top_k: Draw among this many of the likeliest units; null: all. The published script leaves this to transformers,
+            whose default is 50.
+        top_p: Draw among the likeliest units, as few as reach this total probability; null: all.
+        max_units: Most units in a sequence, including the prompt.
         max_times_prompt: The same, as a multiple of the prompt.
         seed: Seed of all draws.
     """
@@ -42,5 +42,5 @@ class SamplingConfig:
                 raise TwistError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
 
     def max_length(self, num_prompt_units: int) -> int:
-        """Units that a prompt and its continuation have together, at most."""
+        """Most units that a prompt and its continuation may have together."""
         return min(self.max_units, int(self.max_times_prompt * num_prompt_units))

@@ -1,4 +1,4 @@
-"""How likely a speech LM finds sequences of units, unit by unit."""
+"""Log-likelihoods of sequences of units under a speech LM, unit by unit."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 def log_likelihoods(
     model: PreTrainedModel, vocabulary: Vocabulary, sequences: Sequence[NDArray[np.uint16]], batch_size: int = 16
 ) -> list[NDArray[np.float64]]:
-    """The log-probability of each unit given those before it, in nats: for sequences of n units, n - 1 values each.
+    """The log-probability of each unit given those before it, in nats: n - 1 values for a sequence of n units.
 
-    The first unit is given and not scored, as in the paper. What a sequence gets does not depend on its neighbours,
-    except for rounding.
+    As in the paper, the first unit is not scored. Scores do not depend on the other sequences, except for rounding.
 
     Args:
         model: The speech LM, in evaluation mode.

@@ -1,7 +1,7 @@
-"""Folders of slamkit's UnitLM: a causal LM of transformers, wrapped.
+"""Reads folders of slamkit's UnitLM, a wrapper around a transformers causal LM.
 
-config.json has the model_type `speech_language_model`, and the LM's own config as `base_config`; the names of weights
-begin with `lm.`. Unit u has the id u + 2, pads have 0, and each sequence begins and ends with 1
+config.json has the model_type `speech_language_model` and the LM's own config as `base_config`; names of weights begin
+with `lm.`. Unit u has id u + 2, padding has id 0, and each sequence begins and ends with id 1
 (github.com/slp-rl/slamkit, slamkit/model/unit_lm.py and tokeniser/unit_tokeniser.py).
 """
 
@@ -26,15 +26,15 @@ NUM_SPECIALS = 2
 
 
 def is_unit_lm(folder: str) -> bool:
-    """Whether this is slamkit's."""
+    """Whether a folder holds a UnitLM of slamkit."""
     return bool(json.loads(Path(folder, "config.json").read_text()).get("model_type") == MODEL_TYPE)
 
 
 def read_config(folder: str) -> PretrainedConfig:
-    """The config of the LM within, with the vocabulary as ours say it.
+    """The config of the wrapped LM, with the vocabulary's entries as in our own models.
 
     Raises:
-        ValueError: it is not all there.
+        ValueError: `base_config` with its model_type, or vocab_size, is missing.
     """
     content = json.loads(Path(folder, "config.json").read_text())
     base = content.get("base_config")
@@ -46,10 +46,10 @@ def read_config(folder: str) -> PretrainedConfig:
 
 
 def read_weights(folder: str) -> dict[str, Tensor]:
-    """The weights of the LM within, by its own names.
+    """The weights of the wrapped LM, under the names that it uses itself.
 
     Raises:
-        ValueError: there are none.
+        ValueError: the folder has no weights.
     """
     files = sorted(Path(folder).glob("model*.safetensors"))
     weights = {name: tensor for file in files for name, tensor in load_file(file).items()}

@@ -1,6 +1,6 @@
-"""The speech LM of TWIST: a text LM's body with a new table of unit embeddings in place of the text's.
+"""The speech LM of TWIST: the body of a text LM, with unit embeddings in place of its token embeddings.
 
-Models are transformers' own; what is saved is a plain transformers folder that AutoModelForCausalLM loads.
+Models are plain transformers models, and are saved as folders that AutoModelForCausalLM loads.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ if TYPE_CHECKING:
 
 IGNORED_LABEL = -100
 
-# To transformers this one (the paper's Table 8) generates images, and is no causal LM.
+# transformers classes ImageGPT (in the paper's Table 8) as an image generator, not as a causal LM.
 AutoModelForCausalLM.register(ImageGPTConfig, ImageGPTForCausalImageModeling, exist_ok=True)
 
 
 def warm_start(folder: str, vocabulary: Vocabulary, seed: int) -> PreTrainedModel:
-    """A text LM turned into a speech LM, as in section 2.2 of the paper.
+    """Turns a text LM into a speech LM, as in section 2.2 of the paper.
 
-    The text vocabulary goes: its embedding table and output head are replaced by newly initialized ones for units (one
-    table for both where the text LM ties them). All other tensors are the text LM's, bit for bit, held in float32;
-    OPT-350M's projections around the table and BLOOM's norm behind it are among them.
+    The embedding table and output head for text are replaced by newly initialized ones for units (a single table if the
+    text LM ties the two). All other tensors are the text LM's, bit for bit, in float32, including OPT-350M's
+    projections around the table and BLOOM's norm after it.
 
     Args:
         folder: A local transformers folder of a causal LM.
         vocabulary: The units to speak.
-        seed: Of the new table.
+        seed: Seed of the new table.
 
     Raises:
         TwistError: there is no such folder, or it holds no complete causal LM.
@@ -71,7 +71,7 @@ def cold_start(architecture: dict[str, Any], vocabulary: Vocabulary, seed: int) 
     Args:
         architecture: `model_type` (a transformers causal LM family) and settings of its config class.
         vocabulary: The units to speak.
-        seed: Of all weights.
+        seed: Seed of all weights.
 
     Raises:
         TwistError: the family or a setting is unknown.
@@ -86,7 +86,7 @@ def _refuse_unknown_settings(architecture: dict[str, Any]) -> None:
         known = AutoConfig.for_model(model_type)
     except ValueError as error:
         raise TwistError(f"architecture.model_type {model_type!r} is no model of transformers; try opt") from error
-    # transformers keeps whatever it is given; a misspelled setting would pass unseen.
+    # transformers accepts any setting, so a misspelled one would go unnoticed.
     unknown = [name for name in architecture if not hasattr(known, name)]
     if unknown:
         raise TwistError(
@@ -95,7 +95,7 @@ def _refuse_unknown_settings(architecture: dict[str, Any]) -> None:
 
 
 def load_speech_lm(folder: str) -> tuple[PreTrainedModel, Vocabulary]:
-    """A saved speech LM in float32, and its vocabulary: a checkpoint's folder, one that Meta published, or slamkit's.
+    """Loads a speech LM in float32 and its vocabulary, from a checkpoint's folder, one of Meta's or one of slamkit's.
 
     Raises:
         TwistError: there is no such folder, it holds no complete causal LM, or the LM does not speak units.
@@ -112,20 +112,20 @@ def next_unit_nll(model: nn.Module, token_ids: Tensor, lengths: Sequence[int]) -
 
     Args:
         model: A causal LM, bare or wrapped (for data parallelism, in bfloat16, compiled).
-        token_ids: [N], documents one behind the other; best left on the CPU.
-        lengths: Tokens of each document; they add up to N.
+        token_ids: [N], the documents concatenated; best left on the CPU.
+        lengths: Number of tokens in each document; they add up to N.
 
     Returns:
-        [num_documents, longest - 1], on the model's device; 0 behind the end of a document.
+        [num_documents, longest - 1], on the model's device; 0 after the end of a document.
     """
-    if not lengths:  # this process must compute nonetheless: others wait for its part of the gradient
+    if not lengths:  # compute all the same: the other processes wait for this one's share of the gradient
         token_ids, lengths = token_ids.new_zeros(1), [1]
     bare = bare_model(model)
     device = next(model.parameters()).device
     documents = Documents.of_lengths(lengths, device)
     targets = token_ids.roll(-1)
     targets[torch.tensor(lengths).cumsum(0) - 1] = IGNORED_LABEL
-    # BLOOM knows no position ids: ALiBi is about distances.
+    # BLOOM takes no position ids: ALiBi only uses distances.
     positions = {} if bare.config.model_type == "bloom" else {"position_ids": documents.position_ids}
     with attention_within_documents(bare):
         set_documents(bare, documents)
@@ -135,7 +135,7 @@ def next_unit_nll(model: nn.Module, token_ids: Tensor, lengths: Sequence[int]) -
 
 
 def bare_model(model: nn.Module) -> PreTrainedModel:
-    """What computes inside its wrappers: DistributedDataParallel, BFloat16, torch.compile."""
+    """The model inside its wrappers (DistributedDataParallel, BFloat16, torch.compile) that does the computing."""
     while not isinstance(model, PreTrainedModel):
         inner = next(getattr(model, name) for name in ("compute", "module", "_orig_mod") if hasattr(model, name))
         model = inner
@@ -143,15 +143,15 @@ def bare_model(model: nn.Module) -> PreTrainedModel:
 
 
 def layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The model's layers, one behind the other: the longest list of modules in it."""
+    """The model's layers in order: the longest list of modules in it."""
     lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
     return max(lists, key=len)
 
 
 def weights_on_cpu(model: PreTrainedModel, *, keep: bool) -> dict[str, Tensor]:
-    """Copies of a model's weights as its state dict names them; a table tied to the head is one tensor.
+    """Copies of a model's weights on the CPU, by their names in the state dict; a table tied to the head is one tensor.
 
-    Where the weights are sharded every process must call this; the ones with `keep` get them.
+    If the weights are sharded, every process must call this; only those with `keep` get the copies.
     """
     copies: dict[int, Tensor] = {}
     weights = {}
@@ -164,7 +164,7 @@ def weights_on_cpu(model: PreTrainedModel, *, keep: bool) -> dict[str, Tensor]:
 
 
 def require_model(init: str | None, architecture: dict[str, Any] | None, max_units: int) -> None:
-    """Refuses, before anything is trained or even packed, a model that could not be made.
+    """Refuses a model that cannot be made, before anything is packed or trained.
 
     Raises:
         TwistError: there is no such folder, family or setting, or it has no positions for samples of `max_units`.
@@ -181,10 +181,10 @@ def require_model(init: str | None, architecture: dict[str, Any] | None, max_uni
 
 
 def require_positions(config: PretrainedConfig, max_units: int) -> None:
-    """Refuses a model that has no positions for samples of `max_units`.
+    """Refuses a model that has too few positions for samples of `max_units`.
 
     Raises:
-        TwistError: the model's longest sequence is shorter.
+        TwistError: the model's longest sequence is shorter than `max_units`.
     """
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and max_units > positions:
@@ -209,11 +209,11 @@ def _load(folder: str) -> PreTrainedModel:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise TwistError(f"{folder} cannot be loaded as a causal LM: {reason}") from error
-    if report["missing_keys"] or report["mismatched_keys"]:  # transformers would have drawn them at random
+    if report["missing_keys"] or report["mismatched_keys"]:  # transformers would fill them with random numbers
         lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
         raise TwistError(f"{folder} lacks {len(lacking)} of its model's tensors, {lacking[0]} among them")
-    # safetensors maps the file; there tensors lie at odd addresses, at which CPU kernels may round differently than for
-    # the same values in memory of their own, and a resumed run would drift from one never interrupted.
+    # safetensors maps the file into memory, where tensors may be unaligned. CPU kernels may round differently there,
+    # so a resumed run would drift from an uninterrupted one. Copies are aligned.
     for parameter in model.float().parameters():
         parameter.data = parameter.data.clone()
     return model
@@ -221,9 +221,9 @@ def _load(folder: str) -> PreTrainedModel:
 
 def _initialize(architecture: dict[str, Any], vocabulary: Vocabulary, seed: int) -> PreTrainedModel:
     settings = {**architecture, **vocabulary.as_config()}
-    if settings["model_type"] == "imagegpt":  # a row for its start of sequence, always the last, which has no logit
+    if settings["model_type"] == "imagegpt":  # its start of sequence always takes the last row, which has no logit
         settings["vocab_size"] += 1
-    for name in ("dtype", "torch_dtype"):  # a text LM stored in half precision would be initialized and trained in it
+    for name in ("dtype", "torch_dtype"):  # else a text LM stored in half precision would be trained in it
         settings.pop(name, None)
     config = AutoConfig.for_model(**settings)
     with torch.random.fork_rng(devices=[]):
@@ -237,7 +237,7 @@ def _is_tied(model: PreTrainedModel) -> bool:
 
 
 def _table_names(model: PreTrainedModel) -> set[str]:
-    """State names of the embedding table and of the output head."""
+    """Names of the embedding table and the output head in the state dict."""
     tables = (model.get_input_embeddings(), model.get_output_embeddings())
     return {
         f"{prefix}.{name}"

@@ -1,4 +1,4 @@
-"""How a speech LM is trained, and which of it a resumed run may change."""
+"""How a speech LM is trained, and which settings a resumed run may change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from model.training.rules import Precision, Rules, may_change, rate_of_step
 from model.training.schedule import Schedule
 from pipeline.errors import TwistError
 
-# A resumed run may differ from its beginning in these; num_steps too, where the schedule does not depend on it.
+# A resumed run may change these; also num_steps if the schedule does not depend on it.
 CHANGEABLE = CHANGEABLE_DATA | frozenset(
     {
         "gradient_accumulation",
@@ -34,39 +34,39 @@ CHANGEABLE = CHANGEABLE_DATA | frozenset(
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a speech LM is trained. The defaults are the paper's for a warm start (appendix A.1) where it gives them.
+    """How a speech LM is trained. Defaults are the paper's for a warm start (appendix A.1), where it gives them.
 
     Args:
-        init: Warm start: local transformers folder of a text LM whose body is taken. Exclusive with architecture.
+        init: Warm start: local transformers folder of the text LM whose body is used. Exclusive with architecture.
         architecture: Cold start: `model_type` (opt, llama, ...) and settings of its transformers config class.
         batch_size: Samples per step, over all processes.
-        gradient_accumulation: Forward passes per step and process; more need less memory and change no result.
-        max_units: Units that a sample has at most; longer ones are cut into pieces.
+        gradient_accumulation: Forward passes per step and process; more need less memory and give the same result.
+        max_units: Most units in a sample; longer ones are cut into pieces.
         num_steps: Updates to make.
         peak_lr: Learning rate after warm-up (the paper's cold start: 8e-5).
-        final_lr: Learning rate below which it does not fall (the paper's cold start: 2.5e-5).
+        final_lr: Lowest learning rate (the paper's cold start: 2.5e-5).
         warmup_steps: Updates over which the learning rate rises from 0.
         schedule: How the learning rate falls: inverse_sqrt, or cosine or linear, which reach final_lr at num_steps.
-        weight_decay: AdamW's, on matrices other than embedding tables.
+        weight_decay: AdamW's weight decay, on matrices other than embedding tables.
         betas: AdamW's decay rates of the gradient's first and second moment.
-        clip_norm: Longest gradient (its norm over all parameters); null does not clip.
-        precision: float32, or bfloat16 for the forward and backward pass (weights, their gradients' sums and the
-            optimizer stay in float32).
-        sharded: Part weights, gradients and optimizer state among the processes (FSDP2), for models that do not fit on
-            one device; else each process has all of them (DDP).
-        activation_checkpointing: Compute layers anew in the backward pass instead of keeping what they gave: less
+        clip_norm: Clip gradients to this norm over all parameters; null: no clipping.
+        precision: float32, or bfloat16 for the forward and backward pass (weights, accumulated gradients and optimizer
+            state stay in float32).
+        sharded: Divide weights, gradients and optimizer state among the processes (FSDP2), for models that do not fit
+            on one device; otherwise each process has all of them (DDP).
+        activation_checkpointing: Recompute layers in the backward pass instead of keeping their activations: less
             memory, a third more time.
-        compile: Compile each layer by torch.compile; the first steps take minutes.
-        seed: Of new weights, sample order and dropout.
+        compile: Compile each layer with torch.compile; the first steps take minutes.
+        seed: Seed of new weights, sample order and dropout.
         validate_every: Updates between validations.
         checkpoint_every: Updates between checkpoints.
-        keep_last: Newest checkpoints to keep; the best one is kept besides.
-        save_in_background: Write checkpoints while training goes on, from copies in the CPU's memory.
+        keep_last: Number of newest checkpoints to keep; the best one is kept as well.
+        save_in_background: Write checkpoints while training continues, from copies in CPU memory.
         log_every: Updates between lines of metrics.
-        tensorboard: Folder for TensorBoard's files, which get all that metrics.jsonl gets (needs the extra `plots`).
-        wandb: Project of Weights & Biases to log to likewise (needs `pip install wandb`).
+        tensorboard: Folder for TensorBoard files with the figures of metrics.jsonl (needs the extra `plots`).
+        wandb: Weights & Biases project to log the same figures to (needs `pip install wandb`).
         num_workers: Processes that read ahead, per training process; 0 reads in the training process.
-        device: auto takes cuda where there is one.
+        device: cpu or cuda; auto takes cuda if there is one.
         data: Which of the shards' samples to train on, and what to do with damaged shards.
     """
 
@@ -118,5 +118,5 @@ class TrainConfig:
 
     @property
     def changeable(self) -> frozenset[str]:
-        """The settings in which a resumed run may differ from its beginning."""
+        """The settings that a resumed run may change."""
         return may_change(self, CHANGEABLE)

@@ -1,7 +1,7 @@
-"""Training of a speech LM on shards of units: the paper's recipe, resumable to the bit.
+"""Trains a speech LM on shards of units by the paper's recipe; a resumed run equals an uninterrupted one to the bit.
 
-1. The model: the newest checkpoint in the folder where there is one, else a text LM's body (warm) or random weights
-   (cold). Before the first step: validation perplexity, and that of a unigram model to compare with.
+1. The model comes from the newest checkpoint in the folder; if there is none, from a text LM's body (warm) or random
+   weights (cold). Before the first step it measures validation perplexity, and a unigram model's for comparison.
 2. Each step: gradients of the mean loss over all targets of the global batch, however it is divided among processes and
    forward passes; clipping; AdamW.
 3. On schedule: metrics, validation and checkpoints, as for every training (model/training/loop.py).
@@ -50,16 +50,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run has come to.
+    """The result of a run.
 
     Attributes:
         num_steps: Updates made, over all resumptions.
-        num_units_seen: Units trained on, likewise.
+        num_units_seen: Units trained on, over all resumptions.
         unigram: Validation perplexity of unit frequencies alone.
         initial: Validation perplexity before the first update.
-        best: The lowest validation perplexity after an update; None where the run was stopped before it validated.
+        best: The lowest validation perplexity after an update; None if the run was stopped before it validated.
         checkpoint: Folder of the best checkpoint (of the newest where `best` is None).
-        is_finished: False where SIGTERM stopped the run; start it again to go on.
+        is_finished: False if SIGTERM stopped the run; start it again to continue.
     """
 
     num_steps: int
@@ -72,9 +72,9 @@ class TrainResult:
 
 
 def train(config: TrainConfig, shards: str, checkpoints: str, on_event: OnEvent = lambda _: None) -> TrainResult:
-    """Trains a speech LM, going on from the newest checkpoint where there is one.
+    """Trains a speech LM, continuing from the newest checkpoint if there is one.
 
-    Under torchrun or Ray Train every process calls this; they share `checkpoints`, a folder that all of them see.
+    Under torchrun or Ray Train every process calls this, with the same `checkpoints` folder, which all can access.
 
     Args:
         config: How to train.
@@ -104,7 +104,7 @@ def train(config: TrainConfig, shards: str, checkpoints: str, on_event: OnEvent 
 
 
 class SpeechLMTraining(Training[Batch, PerplexityReport]):
-    """One process's part of a run."""
+    """Training a speech LM, in one process."""
 
     seen_name = "num_units_seen"
     unigram: PerplexityReport
@@ -149,7 +149,7 @@ class SpeechLMTraining(Training[Batch, PerplexityReport]):
         return cold_start(config.architecture, self._vocabulary, config.seed)
 
     def _prepare_model(self) -> tuple[nn.Module, nn.Module]:
-        """What computes as configured: in one process, and in all of them together."""
+        """Wraps the model as configured: for this process alone, and for data parallelism."""
         config, ranks = self._config, self._ranks
         self._lm.to(ranks.device).train()
         attend_within_documents(self._lm)
@@ -190,7 +190,7 @@ class SpeechLMTraining(Training[Batch, PerplexityReport]):
         for number, micro_batch in enumerate(batch.micro_batches, start=1):
             with gradient_sync(self._data_parallel_model, is_last=number == len(batch.micro_batches)):
                 micro_nll = next_unit_nll(self._data_parallel_model, micro_batch.token_ids, micro_batch.lengths).sum()
-                # Data parallelism takes the mean over processes; what is wanted is the sum over them, per target.
+                # Data parallelism averages over processes; we want the sum over them, per target.
                 torch.autograd.backward(micro_nll * (self._ranks.world_size / batch.num_targets))
             nll += micro_nll.detach()
         self._num_skipped += batch.num_skipped
@@ -202,7 +202,7 @@ class SpeechLMTraining(Training[Batch, PerplexityReport]):
 
     def pace(self, num_seen: int, num_new: int, seconds: float) -> dict[str, float]:
         figures: dict[str, float] = {"tokens": num_seen}
-        if self._num_skipped:  # by this process since it started, for damaged shards
+        if self._num_skipped:  # in damaged shards, by this process since it started
             figures["skipped_samples"] = self._num_skipped
         return {**figures, "tokens_per_s": round(num_new / seconds, 1)}
 

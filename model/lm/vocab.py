@@ -1,4 +1,4 @@
-"""The single map between units and the token ids of a speech LM."""
+"""The mapping between units and a speech LM's token ids; all code uses this one."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Units of one codebook as token ids: specials lie below `offset`, unit `u` has id `u + offset`.
+    """Maps units of one codebook to token ids: ids below `offset` are specials, unit `u` has id `u + offset`.
 
-    The layout is that of Meta's published TWIST models, whose config.json holds `offset` too. There is no BOS and no
-    EOS: as in the paper's models a sequence starts with its first unit, which is given and never scored. Only models of
-    slamkit were trained with one id in front of, and behind, each sequence: `bos_id`.
+    The layout is that of Meta's published TWIST models, whose config.json also has `offset`. There is no BOS or EOS: as
+    in the paper's models, a sequence starts with its first unit, which is never scored. Only slamkit's models were
+    trained with an id before and after each sequence: `bos_id`.
 
     Args:
         codebook_size: Size of the codebook.
         offset: Id of unit 0.
         pad_id: Id that fills rows up to a common length; one of the specials.
-        codebook_fingerprint: Which codebook the units come from; None where a model does not say.
-        bos_id: Id with which the model's sequences begin; None where they begin with a unit.
+        codebook_fingerprint: The codebook that the units come from; None if the model does not say.
+        bos_id: Id at the start of the model's sequences; None if they start with a unit.
     """
 
     codebook_size: int
@@ -48,17 +48,17 @@ class Vocabulary:
 
     @property
     def vocab_size(self) -> int:
-        """Rows of the model's unit table: specials and units."""
+        """Rows of the model's embedding table: specials and units."""
         return self.offset + self.codebook_size
 
     @classmethod
     def of_dataset(cls, dataset: Dataset) -> Self:
-        """The vocabulary of the units in some shards."""
+        """The vocabulary of the units in these shards."""
         return cls(int(dataset.info["num_units"]), codebook_fingerprint=dataset.info["codebook"]["fingerprint"])
 
     @classmethod
     def from_config(cls, config: PretrainedConfig) -> Self:
-        """Reads the vocabulary out of a model's config, ours or that of Meta's published folders (or slamkit's, read).
+        """Reads the vocabulary from a model's config: ours, Meta's, or slamkit's after `slamkit.read_config`.
 
         Raises:
             TwistError: the config has no `offset` or `pad_token_id`, so the model does not speak units.
@@ -68,7 +68,7 @@ class Vocabulary:
         if not isinstance(offset, int) or not isinstance(pad_id, int):
             raise TwistError("its config.json has no `offset` and `pad_token_id`: this is not a speech LM over units")
         codebook_size = getattr(config, "num_units", None) or config.vocab_size - offset
-        bos_id = getattr(config, "unit_bos_id", None)  # not bos_token_id: Meta's configs have one that is of no use
+        bos_id = getattr(config, "unit_bos_id", None)  # not bos_token_id: Meta's configs have one that means nothing
         return cls(codebook_size, offset, pad_id, getattr(config, "codebook_fingerprint", None), bos_id)
 
     def as_config(self) -> dict[str, int | str | None]:
@@ -110,10 +110,10 @@ class Vocabulary:
         return (ids - self.offset).astype(np.uint16)
 
     def require_codebook_of(self, dataset: Dataset) -> None:
-        """Refuses shards whose units mean something else than this model's.
+        """Refuses shards whose units mean something different from this model's.
 
         Raises:
-            TwistError: the codebooks differ, in size or (where the model says which it has) in content.
+            TwistError: the codebooks differ in size or, if the model names its codebook, in content.
         """
         theirs = Vocabulary.of_dataset(dataset)
         if theirs.codebook_size != self.codebook_size:

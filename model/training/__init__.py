@@ -1,1 +1,1 @@
-"""What every training shares."""
+"""What all trainings share: loop, checkpoints, metrics, optimizer, processes."""

@@ -1,14 +1,14 @@
-"""Training checkpoints, on disk or S3: one folder per step, which counts only once it is whole.
+"""Training checkpoints, on disk or S3: one folder per step, which counts only once it is complete.
 
     FOLDER/00001000/   config.json, model*.safetensors          the model, a plain transformers folder
-                       optimizer-00000-of-00008.safetensors     AdamW's state, a file from each process
-                       trainer_state.json                       all else that a resumed run needs
-                       checksums.json                           of all these, written last
+                       optimizer-00000-of-00008.safetensors     AdamW's state, one file per process
+                       trainer_state.json                       everything else that a resumed run needs
+                       checksums.json                           sha256 of all these files, written last
 
-On disk a checkpoint is made under another name and renamed; on S3 it is one that has its checksums.json. Random states
-are not among it: the trainer seeds its generators anew at every step.
+On disk a checkpoint is written under another name and then renamed; on S3 it counts once it has its checksums.json. No
+random states are saved, because the trainer reseeds its generators at every step.
 
-torch is imported where tensors are read or written: `twist inspect` lists checkpoints without.
+torch is imported only where tensors are read or written, so that `twist inspect` lists checkpoints without it.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ TRAINER_STATE = "trainer_state.json"
 
 
 def open_folder(uri: str) -> str:
-    """The folder of a run's checkpoints, made where it is local and not there yet.
+    """Creates the folder of a run's checkpoints if it is local and missing; returns its URI.
 
     Raises:
-        TwistError: it cannot be written.
+        TwistError: the folder cannot be created.
     """
     if not storage.is_s3(uri):
         try:
@@ -56,12 +56,12 @@ def open_folder(uri: str) -> str:
 
 
 def step_folder(folder: str, step: int) -> str:
-    """Where the checkpoint of one step lies."""
+    """The folder of one step's checkpoint."""
     return storage.join(folder, f"{step:08d}")
 
 
 def steps(folder: str) -> list[int]:
-    """The steps that have a checkpoint, in order."""
+    """The steps that have a complete checkpoint, ascending."""
     if storage.is_s3(folder):
         whole = (re.fullmatch(rf"(\d{{8,}})/{CHECKSUMS}", name) for name in storage.list_files(folder, CHECKSUMS))
         return sorted(int(found[1]) for found in whole if found)
@@ -71,9 +71,9 @@ def steps(folder: str) -> list[int]:
 
 
 def newest_step(folder: str, ranks: Ranks) -> int:
-    """The step of the newest checkpoint, 0 where there is none; all processes call this as a run begins.
+    """The step of the newest checkpoint, or 0 if there is none; all processes call this when a run starts.
 
-    What a killed run left half-written is removed first.
+    Incomplete checkpoints, left by a killed run, are removed first.
     """
     if not ranks.is_main:
         return ranks.from_main(0)
@@ -82,7 +82,7 @@ def newest_step(folder: str, ranks: Ranks) -> int:
 
 
 def best_folder(folder: str) -> str:
-    """The checkpoint with the lowest validation perplexity of a run (its newest one before the first validation).
+    """The folder of a run's checkpoint with the lowest validation perplexity (of the newest, before any validation).
 
     Raises:
         TwistError: there is no checkpoint.
@@ -95,12 +95,12 @@ def best_folder(folder: str) -> str:
 
 
 def fetch(path: str) -> Path:
-    """A local folder with the files of one checkpoint: itself, or copies of what lies on S3.
+    """A local folder with the files of one checkpoint: the folder itself, or a copy of one on S3.
 
-    Copies are made once in a process, and held to their checksums.
+    Each checkpoint is copied once per process, and the copy is checked against its checksums.
 
     Raises:
-        TwistError: a copy is not what was saved.
+        TwistError: a copied file differs from what was saved.
     """
     if not storage.is_s3(path):
         return Path(path)
@@ -125,16 +125,16 @@ def write_part(
     save_model: Callable[[Path], None] | None = None,
     trainer_state: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes what one process has of a checkpoint, and last the checksums of it, by which others see that it is there.
+    """Writes one process's part of a checkpoint, and last its checksums, which show that the part is complete.
 
     Args:
         folder: The folder of the run's checkpoints.
         step: Updates done so far.
         rank: This process.
-        world_size: The processes that write parts.
-        optimizer_piece: Its part of the optimizer's state.
-        save_model: Writes the model's own files into a folder; in one process only.
-        trainer_state: What else to keep, as JSON; in that process only.
+        world_size: Number of processes that write parts.
+        optimizer_piece: This process's part of the optimizer state.
+        save_model: Writes the model's own files into a folder; given in one process only.
+        trainer_state: Content of trainer_state.json; given in the same process only.
     """
     place = _unfinished(folder, step)
     if storage.is_s3(folder):
@@ -144,7 +144,7 @@ def write_part(
                 storage.write_bytes(storage.join(place, name), Path(local, name).read_bytes())
     else:
         Path(place).mkdir(exist_ok=True)
-        # In a folder of its own, so that each process tells its files from those of others.
+        # In a folder of its own, where the process lists its files without those of the others.
         part = Path(place, f"part-{rank:05d}")
         part.mkdir()
         checksums = _write_files(part, rank, world_size, optimizer_piece, save_model, trainer_state)
@@ -156,7 +156,7 @@ def write_part(
 
 
 def read_part_checksums(folder: str, step: int, rank: int) -> dict[str, str] | None:
-    """The checksums of what one process has written; None while it is not done."""
+    """The checksums of one process's part; None while it is not complete."""
     try:
         data = storage.read_bytes(storage.join(_unfinished(folder, step), _part_name(rank)))
     except FileNotFoundError:
@@ -166,7 +166,7 @@ def read_part_checksums(folder: str, step: int, rank: int) -> dict[str, str] | N
 
 
 def commit(folder: str, step: int, parts: Collection[dict[str, str] | None]) -> str:
-    """Makes a checkpoint of the parts that all processes have written."""
+    """Completes a checkpoint whose parts have all been written; returns its folder."""
     place, final = _unfinished(folder, step), step_folder(folder, step)
     checksums = {name: sha256 for part in parts if part is not None for name, sha256 in part.items()}
     for rank in range(len(parts)):
@@ -181,10 +181,10 @@ def commit(folder: str, step: int, parts: Collection[dict[str, str] | None]) -> 
 
 
 def load_trainer_state(folder: str, step: int) -> dict[str, Any]:
-    """The trainer_state.json of one step.
+    """The content of one step's trainer_state.json.
 
     Raises:
-        TwistError: it is damaged.
+        TwistError: the file is missing or damaged.
     """
     path = storage.join(step_folder(folder, step), TRAINER_STATE)
     try:
@@ -195,15 +195,15 @@ def load_trainer_state(folder: str, step: int) -> dict[str, Any]:
 
 
 def refuse_other_settings(before: dict[str, Any], config: Any, section: str, folder: str, step: int) -> None:
-    """Refuses to go on with a run that was begun with settings that train another model, or that has gone further.
+    """Refuses to continue a run if changed settings would train another model, or if it is past its end already.
 
     Args:
-        before: The settings of the run so far, as `dataclasses.asdict` gives them and JSON keeps them.
-        config: The settings now, a dataclass whose `changeable` names those that may differ (of one in a group,
-            `group.name`).
-        section: What recipes call them.
+        before: The settings in the checkpoint: `dataclasses.asdict` after a round trip through JSON.
+        config: The current settings, a dataclass whose `changeable` names those that may differ (as `group.name` for a
+            setting in a group).
+        section: Name of the settings' section in recipes.
         folder: The folder of the run's checkpoints.
-        step: Of the newest of these.
+        step: Step of the newest checkpoint.
 
     Raises:
         TwistError: names each setting that differs, with both values.
@@ -228,10 +228,10 @@ def refuse_other_settings(before: dict[str, Any], config: Any, section: str, fol
 
 
 def refuse_other_clips(before: Sequence[str], now: Sequence[str], folder: str) -> None:
-    """Refuses to go on with a run that was begun on other clips or units, by fingerprints of these.
+    """Refuses to continue a run on clips or units, given by fingerprints, other than those it was trained on so far.
 
     Raises:
-        TwistError: they differ.
+        TwistError: the fingerprints differ.
     """
     if before != now:
         raise TwistError(
@@ -241,27 +241,27 @@ def refuse_other_clips(before: Sequence[str], now: Sequence[str], folder: str) -
 
 
 def refuse_damage(folder: Path, uri: str) -> None:
-    """Refuses a checkpoint whose files are not as they were written.
+    """Refuses a checkpoint whose files differ from what was saved.
 
     Args:
-        folder: Its files, on this machine.
-        uri: Where it lies, for the message.
+        folder: Local folder with its files.
+        uri: The checkpoint's own location, for the message.
 
     Raises:
-        TwistError: names the files.
+        TwistError: names the damaged files.
     """
     if damaged := damaged_files(folder):
         raise TwistError(f"{uri} is damaged ({', '.join(damaged)}); delete it to go on from the one before it")
 
 
 def _flat(settings: dict[str, Any], groups: Collection[str]) -> dict[str, Any]:
-    """Settings with those of each group as `group.name`."""
+    """Flattens groups of settings: `group.name` instead of a nested dict."""
     flat = {name: value for name, value in settings.items() if name not in groups}
     return flat | {f"{group}.{name}": value for group in groups for name, value in settings.get(group, {}).items()}
 
 
 def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Puts an optimizer back into the state that a checkpoint's (local) folder holds, whoever saved it.
+    """Restores an optimizer's state from a checkpoint's local folder, whatever the number of processes that saved it.
 
     Raises:
         TwistError: the state is damaged.
@@ -280,7 +280,7 @@ def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
 
 
 def remove_unfinished(folder: str) -> None:
-    """Removes what a killed run left half-written."""
+    """Removes incomplete checkpoints, left by a killed run."""
     if storage.is_s3(folder):
         whole = {f"{step:08d}" for step in steps(folder)}
         for name in storage.list_files(folder):
@@ -293,13 +293,13 @@ def remove_unfinished(folder: str) -> None:
 
 
 def prune(folder: str, keep_last: int, best_step: int | None) -> None:
-    """Removes all checkpoints but the newest `keep_last` and the best one."""
+    """Removes all checkpoints except the newest `keep_last` and the best one."""
     for step in steps(folder)[:-keep_last]:
         if step == best_step:
             continue
         doomed = step_folder(folder, step)
         if storage.is_s3(folder):
-            # Its checksums first, so that a run killed meanwhile leaves nothing that counts as a checkpoint.
+            # Checksums first, so that a run killed here leaves nothing that counts as a checkpoint.
             for name in (CHECKSUMS, *storage.list_files(doomed)):
                 storage.delete(storage.join(doomed, name))
         else:
@@ -307,10 +307,10 @@ def prune(folder: str, keep_last: int, best_step: int | None) -> None:
 
 
 def damaged_files(path: Path) -> list[str]:
-    """The files of one checkpoint's folder that are not what was saved.
+    """The names of a checkpoint's files that are missing or differ from what was saved.
 
     Raises:
-        TwistError: the list of checksums is missing or damaged.
+        TwistError: checksums.json is missing or damaged.
     """
     try:
         checksums: dict[str, str] = json.loads((path / CHECKSUMS).read_text())
@@ -329,7 +329,7 @@ def _write_files(
     save_model: Callable[[Path], None] | None,
     trainer_state: Mapping[str, Any] | None,
 ) -> dict[str, str]:
-    """Writes one process's files; gives their checksums."""
+    """Writes one process's files; returns their checksums by name."""
     import safetensors.torch
 
     safetensors.torch.save_file(dict(optimizer_piece), folder / f"optimizer-{rank:05d}-of-{world_size:05d}.safetensors")
@@ -341,7 +341,7 @@ def _write_files(
 
 
 def _unfinished(folder: str, step: int) -> str:
-    """Where a checkpoint is made: on S3, where nothing can be renamed, under its own name."""
+    """The folder in which a checkpoint is written; on S3, where nothing can be renamed, its final one."""
     final = step_folder(folder, step)
     return final if storage.is_s3(folder) else str(Path(folder, f"{UNFINISHED_PREFIX}{Path(final).name}"))
 
@@ -354,14 +354,14 @@ _copies_folder: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def _copies() -> str:
-    """A folder for copies of what lies on S3, for as long as this process lives."""
+    """A temporary folder for copies of checkpoints on S3; deleted when this process ends."""
     if not _copies_folder:
         _copies_folder.append(tempfile.TemporaryDirectory(prefix="twist-checkpoints-"))
     return _copies_folder[0].name
 
 
 def sha256_of(path: Path) -> str:
-    """A file's sha256, in hex."""
+    """The sha256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

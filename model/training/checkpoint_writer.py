@@ -1,4 +1,4 @@
-"""Writes checkpoints while training goes on, each process its part; the main process makes a checkpoint of them."""
+"""Writes checkpoints while training continues: each process writes its part, and the main process commits the whole."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ LOOK_EVERY_S = 0.1
 
 
 class CheckpointWriter:
-    """A writer for one process of `world_size`; at most one checkpoint is under way.
+    """The writer of one process; it writes one checkpoint at a time.
 
-    What is to be written is given as copies, of which this thread is the only user. Processes tell each other through
-    files that they are done, so that nothing here gets between the collectives of training.
+    `save` is given copies, which only the writing thread uses. Processes learn from files that the others are done: a
+    collective here could get in between the collectives of training.
 
     Args:
         folder: The folder of the run's checkpoints.
         rank: This process.
-        world_size: All processes, each of which must save the same steps.
-        in_background: Whether `save` comes back before the checkpoint is written.
+        world_size: Number of processes, all of which must save the same steps.
+        in_background: Whether `save` returns before the checkpoint is written.
     """
 
     def __init__(self, folder: str, rank: int, world_size: int, *, in_background: bool) -> None:
@@ -45,7 +45,7 @@ class CheckpointWriter:
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         if kind is not None:
-            self._is_given_up.set()  # other processes may never write theirs
+            self._is_given_up.set()  # the other processes may never write their parts
             if self._thread is not None:
                 self._thread.join()
         else:
@@ -61,10 +61,10 @@ class CheckpointWriter:
         keep_last: int,
         best_step: int | None,
     ) -> None:
-        """Begins a checkpoint, after the one before it; see `checkpoint.write_part` and `checkpoint.prune`.
+        """Starts a checkpoint once the previous one is written; see `checkpoint.write_part` and `checkpoint.prune`.
 
         Raises:
-            OSError: the one before it could not be written.
+            OSError: the previous checkpoint could not be written (or this one, unless in the background).
         """
         self.wait()
 
@@ -86,7 +86,7 @@ class CheckpointWriter:
             self.wait()
 
     def wait(self) -> None:
-        """Comes back once nothing is under way.
+        """Waits until the current checkpoint, if any, is written.
 
         Raises:
             OSError: it could not be written.
@@ -99,7 +99,7 @@ class CheckpointWriter:
             raise failure
 
     def made(self) -> list[int]:
-        """The steps whose checkpoints have been made since this was last asked."""
+        """The steps whose checkpoints were completed since the last call."""
         made, self._made = self._made, []
         return made
 

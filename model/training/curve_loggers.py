@@ -1,4 +1,4 @@
-"""Where else the training curve goes: TensorBoard and Weights & Biases, if installed and asked for."""
+"""Logs the training curve to TensorBoard and to Weights & Biases, if configured and installed."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 
 
 class CurveLogger(Protocol):
-    """Takes figures by name at each step."""
+    """A destination of the training curve."""
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Adds a point to each curve."""
+        """Adds one point to the curve of each figure, by its name."""
 
     def close(self) -> None:
-        """Ends the curve."""
+        """Flushes and closes the log."""
 
 
 class TensorBoard:
-    """Files for TensorBoard in `folder`; where a run was resumed, what it does again takes the place of what it did."""
+    """Writes files for TensorBoard to `folder`; steps that a resumed run repeats replace those logged before."""
 
     def __init__(self, folder: str, resumed_step: int) -> None:
         try:
@@ -31,18 +31,18 @@ class TensorBoard:
         self._writer: Any = SummaryWriter(folder, purge_step=resumed_step + 1 if resumed_step else None)
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Adds a point to each curve."""
+        """Adds one point to the curve of each figure, by its name."""
         for name, value in figures.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def close(self) -> None:
-        """Ends the curve."""
+        """Flushes and closes the log."""
         self._writer.close()
 
 
 class WeightsAndBiases:
-    """A run of a project of W&B, which a resumed training goes on with: its id is made of the checkpoints' folder."""
+    """Logs to a run of a W&B project; a resumed training continues the same run if given the same `run_id`."""
 
     def __init__(self, project: str, run_id: str, config: Mapping[str, Any]) -> None:
         try:
@@ -52,16 +52,16 @@ class WeightsAndBiases:
         self._run = wandb.init(project=project, id=run_id, resume="allow", config=dict(config))
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Adds a point to each curve."""
+        """Adds one point to the curve of each figure, by its name."""
         self._run.log(dict(figures), step=step)
 
     def close(self) -> None:
-        """Ends the curve."""
+        """Flushes and closes the log."""
         self._run.finish()
 
 
 def flatten(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Numbers of a nested dict by their path: validation/mean/perplexity."""
+    """The numbers in a nested dict with their paths, such as validation/mean/perplexity."""
     for name, value in figures.items():
         if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{name}/")

@@ -1,4 +1,4 @@
-"""A training curve as a picture: loss and validation perplexity against steps and units."""
+"""Draws a training curve: loss and validation loss over steps and over units."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ NAME = "curve.png"
 
 
 def draw_curve(folder: str) -> str | None:
-    """Draws FOLDER/metrics.jsonl as FOLDER/curve.png, local or s3://; gives its place, None where nothing was logged.
+    """Draws FOLDER/metrics.jsonl to FOLDER/curve.png (local or s3://) with matplotlib.
 
-    Needs matplotlib.
+    Returns:
+        The picture's URI; None if nothing was logged.
     """
     from matplotlib.figure import Figure
 

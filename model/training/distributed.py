@@ -1,4 +1,4 @@
-"""The processes that train together, as torchrun starts them, and what they tell each other."""
+"""The processes that train together (as started by torchrun or Ray), and their communication."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LETTING_GO_TAKES_S = 0.5
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `world_size` that do the same work on different samples. Alone, by default."""
+    """This process among `world_size` that do the same work on different samples; a single process by default."""
 
     rank: int = 0
     world_size: int = 1
@@ -35,25 +35,25 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes files and reports."""
+        """Whether this process is the one that writes logs and reports."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes, in place."""
+        """Sums a tensor over all processes, in place."""
         if self.world_size > 1:
             dist.all_reduce(values)
         return values
 
     def from_main(self, value: int) -> int:
-        """The main process's value, in every process; none goes on before the main process has got here."""
+        """The main process's value, in every process; blocks until the main process has called this."""
         return int(self.sum(torch.tensor(value if self.is_main else 0, device=self.device)).item())
 
     def wait_for_main(self) -> None:
-        """Comes back once the main process has got here too."""
+        """Blocks until the main process has called this too."""
         self.from_main(0)
 
     def any(self, value: bool) -> bool:
-        """Whether it is true in any process."""
+        """Whether the value is true in any process."""
         return bool(self.sum(torch.tensor(float(value), device=self.device)).item())
 
     def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
@@ -63,15 +63,15 @@ class Ranks:
                 dist.broadcast(tensor, src=0)
 
     def autocast(self, precision: str) -> torch.autocast:
-        """Computes in bfloat16 where `precision` says so, and as weights are stored where not."""
+        """A context that computes in bfloat16 if that is the precision, and otherwise changes nothing."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
     def data_parallel(self, model: nn.Module, *, may_skip_parameters: bool = False) -> nn.Module:
-        """The model, wrapped where there are other processes to average gradients with.
+        """The model, wrapped to average gradients over processes if there are several.
 
         Args:
             model: On this process's device.
-            may_skip_parameters: Whether a forward pass may leave some of the parameters out.
+            may_skip_parameters: Whether a forward pass may leave some parameters unused.
         """
         if self.world_size == 1:
             return model
@@ -83,11 +83,11 @@ class Ranks:
         )
 
     def shard(self, model: nn.Module, blocks: Iterable[nn.Module], *, bfloat16: bool) -> None:
-        """Parts a model's weights, and with them gradients and optimizer state, among all processes (FSDP2).
+        """Divides a model's weights, and so its gradients and optimizer state, among all processes (FSDP2).
 
         Args:
             model: On this process's device; its parameters become DTensors.
-            blocks: Its layers, of which one at a time is gathered.
+            blocks: Its layers, which are gathered one at a time.
             bfloat16: Whether to compute in bfloat16; gradients are summed in float32 either way.
         """
         assert self.world_size > 1
@@ -100,16 +100,16 @@ class Ranks:
 
 @contextlib.contextmanager
 def join_ranks(device: Device) -> Iterator[Ranks]:
-    """Joins the processes that torchrun or Ray started (gloo on CPU, nccl on GPUs), or stands alone without either.
+    """Joins the processes that torchrun or Ray started (gloo on CPU, nccl on GPUs), or stands alone without them.
 
     Raises:
-        TwistError: cuda is asked for and there is none.
+        TwistError: the device is cuda, but there is no GPU.
     """
     place = pick_device(device)
     if place.type == "cuda":
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(place)
-    if dist.is_initialized():  # by Ray Train, which also ends it
+    if dist.is_initialized():  # by Ray Train, which also destroys the group
         yield Ranks(dist.get_rank(), dist.get_world_size(), place)
         return
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -120,15 +120,15 @@ def join_ranks(device: Device) -> Iterator[Ranks]:
         yield Ranks(dist.get_rank(), dist.get_world_size(), place)
         dist.barrier()
     finally:
-        # gloo's threads let go of the tensors of past exchanges when they come to it, and need Python's lock for that.
-        # Whoever frees the group with the lock held (DistributedDataParallel's end does) waits for these threads: both
-        # would wait for ever. While this one sleeps they get the lock.
+        # gloo's threads release the tensors of past exchanges some time later, and need Python's lock (GIL) to do so.
+        # Freeing the group with the lock held, as the end of DistributedDataParallel does, waits for these threads: a
+        # deadlock. They get the lock while this thread sleeps.
         time.sleep(LETTING_GO_TAKES_S)
         dist.destroy_process_group()
 
 
 def gradient_sync(model: nn.Module, *, is_last: bool) -> contextlib.AbstractContextManager[None]:
-    """Lets processes exchange gradients in the last backward pass of a step only."""
+    """A context in which processes exchange gradients only in the last backward pass of a step."""
     if isinstance(model, DistributedDataParallel) and not is_last:
         return model.no_sync()
     return contextlib.nullcontext()
@@ -136,9 +136,9 @@ def gradient_sync(model: nn.Module, *, is_last: bool) -> contextlib.AbstractCont
 
 @contextlib.contextmanager
 def sigterm_flag() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets instead of ending the process."""
+    """An event that SIGTERM sets, instead of ending the process."""
     flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # Python lets only the main thread handle signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set signal handlers
         yield flag
         return
     before = signal.signal(signal.SIGTERM, lambda *_: flag.set())

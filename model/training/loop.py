@@ -1,12 +1,12 @@
-"""The loop that every training runs in: a model's own part says what to update, validate and save, the loop when.
+"""The loop of all trainings: a `Training` defines how to update, validate and save its model, the loop decides when.
 
-1. The newest checkpoint in the folder is checked and taken up, where there is one.
-2. Each step: gradients from the training, clipping, a look whether all is finite, the optimizer.
+1. If the folder has checkpoints, the newest is checked and the run continues from it.
+2. Each step: gradients from the training, clipping, a check that all figures are finite, the optimizer.
 3. On schedule: a line of metrics, validation, a checkpoint (also at the best validation so far, at the end and on
-   SIGTERM), written in the background, on disk or S3.
+   SIGTERM), written in the background to disk or S3.
 
-Random generators are seeded anew at each step, so that what happens in it depends on the checkpoint before it, the
-settings, the data and the step's number alone: a resumed run equals one never interrupted, to the bit.
+Random generators are reseeded at each step, so its result depends only on the checkpoint before it, the settings, the
+data and the step's number: a resumed run equals an uninterrupted one to the bit.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome(Generic[Score]):
-    """What a run has come to.
+    """The result of a run.
 
     Attributes:
         num_steps: Updates made, over all resumptions.
-        num_seen: Data seen, likewise; see `Training.amount`.
-        best: The best validation; None where the run was stopped before it validated.
+        num_seen: Data seen, over all resumptions, in the unit of `Training.amount`.
+        best: The best validation; None if the run was stopped before it validated.
         checkpoint: Folder of the best checkpoint (of the newest where `best` is None).
-        is_finished: False where SIGTERM stopped the run; start it again to go on.
+        is_finished: False if SIGTERM stopped the run; start it again to continue.
     """
 
     num_steps: int
@@ -62,13 +62,13 @@ def run_training(
     make: Callable[[Ranks, Resumed | None, Report], Training[Any, Score]],
     on_event: OnEvent,
 ) -> tuple[Outcome[Score], Training[Any, Score]]:
-    """Trains, going on from the newest checkpoint where there is one. All processes of torchrun or Ray call this.
+    """Trains, continuing from the newest checkpoint if there is one. All processes of torchrun or Ray call this.
 
     Args:
-        section: What recipes call the settings.
-        settings: When to do what; a frozen dataclass with everything that the training depends on.
-        folder: For checkpoints and metrics.jsonl, local or s3://; all processes see it.
-        make: Makes this process's training.
+        section: Name of the settings' section in recipes.
+        settings: All settings of the training, including the loop's; a frozen dataclass.
+        folder: Folder for checkpoints and metrics.jsonl, local or s3://, which all processes can access.
+        make: Makes this process's `Training`.
         on_event: See OnEvent.
 
     Raises:
@@ -89,7 +89,7 @@ def run_training(
 
 
 class _Loop(Generic[Batch, Score]):
-    """One process's part of a run."""
+    """One process's loop."""
 
     training: Training[Batch, Score]
 
@@ -134,7 +134,7 @@ class _Loop(Generic[Batch, Score]):
         self.begun_at = self.step
 
     def run(self, sigterm: threading.Event) -> None:
-        """Steps until `num_steps` or, with a checkpoint, until any process has been told to stop."""
+        """Trains until `num_steps`, or until any process gets SIGTERM; then saves a checkpoint and stops."""
         settings, training = self.settings, self.training
         logged_at_s, logged_seen = time.monotonic(), self.num_seen
         for batch in training.batches(self.step, settings.num_steps):
@@ -163,12 +163,12 @@ class _Loop(Generic[Batch, Score]):
         self._finish_checkpoints()
 
     def close(self) -> None:
-        """Ends what the curve was logged to."""
+        """Closes the curve's loggers."""
         for logger in self.curve_loggers:
             logger.close()
 
     def outcome(self) -> Outcome[Score]:
-        """What the run has come to."""
+        """The result of the run."""
         return Outcome(
             num_steps=self.step,
             num_seen=self.num_seen,
@@ -178,7 +178,7 @@ class _Loop(Generic[Batch, Score]):
         )
 
     def _update(self, batch: Batch) -> dict[str, float]:
-        """One update of the weights; gives the figures of its line of metrics."""
+        """Makes one update of the weights; returns the figures for its line of metrics."""
         settings, training, step = self.settings, self.training, batch.index + 1
         seed = np.random.SeedSequence([settings.seed, step, self.ranks.rank]).generate_state(1, np.uint64)
         torch.manual_seed(int(seed[0]))
@@ -213,7 +213,7 @@ class _Loop(Generic[Batch, Score]):
         return self.step % every == 0 or self.step == self.settings.num_steps
 
     def _validate(self) -> bool:
-        """Whether this was the best validation so far."""
+        """Validates; returns whether this was the best validation so far."""
         score = self.training.validate()
         self._report_validation(self.step, score)
         is_best = self.training.is_better(score, self.best, self.step)
@@ -240,11 +240,11 @@ class _Loop(Generic[Batch, Score]):
         self.best_step = progress["best_step"]
 
     def _save(self) -> None:
-        """Begins a checkpoint, once the one before it is written."""
+        """Starts a checkpoint once the previous one is written."""
         step, training, is_main = self.step, self.training, self.ranks.is_main
-        self.writer.wait()  # before there are copies of two
+        self.writer.wait()  # so that copies of only one checkpoint are in memory
         if self.metrics is not None:
-            self.metrics.flush()  # a run that goes on from here must find all lines before
+            self.metrics.flush()  # a run resumed from here needs all lines up to here
         progress = {
             "step": step,
             **training.progress(self.num_seen),
@@ -264,7 +264,7 @@ class _Loop(Generic[Batch, Score]):
 
     def _finish_checkpoints(self) -> None:
         self.writer.wait()
-        self.ranks.wait_for_main()  # nobody ends the run before the checkpoint is whole
+        self.ranks.wait_for_main()  # no process may end before the checkpoint is complete
         self._report_checkpoints()
 
     def _report_checkpoints(self) -> None:

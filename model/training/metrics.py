@@ -1,4 +1,4 @@
-"""The training curve as JSON lines, with each step once however often the run was interrupted."""
+"""The training curve as JSON lines, with each step once, however often the run was interrupted."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ METRICS = "metrics.jsonl"
 
 
 class MetricsFile:
-    """Appends to FOLDER/metrics.jsonl, from which lines beyond `resumed_step` are dropped first.
+    """Appends lines to FOLDER/metrics.jsonl, after dropping lines of steps beyond `resumed_step`.
 
-    On S3, where nothing can be appended to, lines appear with `flush`.
+    S3 has no append: there, lines are written by `flush`.
     """
 
     def __init__(self, folder: str, resumed_step: int) -> None:
@@ -24,7 +24,7 @@ class MetricsFile:
         storage.write_bytes(self._uri, self._text.encode())
 
     def append(self, step: int, **values: Any) -> None:
-        """Adds a line."""
+        """Adds a line with the step and these values."""
         line = json.dumps({"step": step, **values}) + "\n"
         if storage.is_s3(self._uri):
             self._text += line
@@ -33,13 +33,13 @@ class MetricsFile:
             file.write(line)
 
     def flush(self) -> None:
-        """Lets others see all lines."""
+        """Writes lines that are not in the file yet (on S3; local files have all lines)."""
         if storage.is_s3(self._uri):
             storage.write_bytes(self._uri, self._text.encode())
 
 
 def read_metrics(folder: str) -> list[dict[str, Any]]:
-    """The lines of FOLDER/metrics.jsonl, but for one that a killed run left unfinished; none where there is no file."""
+    """The lines of FOLDER/metrics.jsonl, except an incomplete last one that a killed run left; [] without a file."""
     try:
         lines = storage.read_bytes(storage.join(folder, METRICS)).decode().splitlines(keepends=True)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""AdamW over a model, and its learning rate as a function of the step alone."""
+"""AdamW over the parameters of a model."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def adamw(model: nn.Module, betas: tuple[float, float], weight_decay: float, eps: float = 1e-8) -> torch.optim.AdamW:
-    """AdamW that decays matrices only: not biases, norms and embedding tables (nor a head tied to one).
+    """AdamW with weight decay on matrices only, not on biases, norms or embedding tables (or a head tied to one).
 
-    The learning rate is 0 until it is set for a step.
+    The learning rate is 0 until `set_learning_rate`.
     """
     embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
 
@@ -31,6 +31,6 @@ def adamw(model: nn.Module, betas: tuple[float, float], weight_decay: float, eps
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Sets one rate for all parameters."""
+    """Sets the learning rate of all parameters."""
     for group in optimizer.param_groups:
         group["lr"] = rate

@@ -1,8 +1,8 @@
-"""AdamW's state as tensors under names that do not depend on how many processes share it.
+"""Saves and restores AdamW's state, independently of the number of processes that share it.
 
-The name `00012.exp_avg` stands for a moment of parameter 12. Where every process has all parameters, each saves those
-that fall to it; where parameters are sharded (FSDP2), each saves its rows of all of them. Pieces of one name, in the
-order of ranks, make up the whole either way, so that a run can go on with another number of processes.
+`00012.exp_avg` is the first moment of parameter 12. If every process has all parameters, each saves the state of its
+share of them; if parameters are sharded (FSDP2), each saves its rows of every one. Either way the pieces of one name,
+concatenated in the order of ranks, are the whole tensor, so a run can continue on another number of processes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def piece_of(optimizer: torch.optim.Optimizer, rank: int, world_size: int) -> dict[str, Tensor]:
-    """Copies, on the CPU, of what this process is to save."""
+    """The part of the state that this process saves, copied to the CPU; by names as above."""
     pieces = {}
     for index, parameter in enumerate(_parameters(optimizer)):
         is_sharded = isinstance(parameter, DTensor)
@@ -36,14 +36,14 @@ def piece_of(optimizer: torch.optim.Optimizer, rank: int, world_size: int) -> di
 
 
 def put_back(optimizer: torch.optim.Optimizer, saved: Sequence[Mapping[str, Tensor]]) -> None:
-    """Gives an optimizer its state again.
+    """Restores an optimizer's state.
 
     Args:
-        optimizer: Over the same parameters in the same order.
-        saved: What the processes saved, in the order of their ranks.
+        optimizer: An optimizer over the same parameters in the same order.
+        saved: The pieces saved by each process, in the order of ranks.
 
     Raises:
-        ValueError: it is the state of another model.
+        ValueError: the state belongs to another model.
     """
     pieces: dict[str, list[Tensor]] = {}
     for part in saved:

@@ -1,6 +1,6 @@
-"""What the settings of all trainings have in common: the rules of an optimizer and its learning rate.
+"""Validation of the settings that all trainings have: optimizer, learning rate, schedule of validation and checkpoints.
 
-The classes that hold the settings are apart from each other, so that each command's help tells all of its own.
+Each training has its own settings class, without a common base, so that each command's help shows all its settings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class TrainingSettings(Protocol):
-    """Settings that every training has."""
+    """Settings of the learning rate and the optimizer, which every training has."""
 
     @property
     def num_steps(self) -> int: ...
@@ -43,8 +43,8 @@ class Rules:
     """Checks the settings of one section of a recipe.
 
     Args:
-        section: Its name, for messages.
-        settings: What it holds.
+        section: Name of the section, for messages.
+        settings: The section's settings.
     """
 
     def __init__(self, section: str, settings: TrainingSettings) -> None:
@@ -52,27 +52,27 @@ class Rules:
         self._settings = settings
 
     def require(self, name: str, holds: bool, rule: str) -> None:
-        """Raises TwistError with the setting's name, value and rule unless that holds."""
+        """Raises TwistError with the setting's name, value and rule unless `holds`."""
         if not holds:
             raise TwistError(f"{self._section}.{name} is {getattr(self._settings, name)!r}; it must be {rule}")
 
     def at_least_one(self, *names: str) -> None:
-        """Counts."""
+        """Requires these settings to be at least 1."""
         for name in names:
             self.require(name, getattr(self._settings, name) >= 1, "at least 1")
 
     def at_least_zero(self, *names: str) -> None:
-        """Amounts, of which there may be none."""
+        """Requires these settings to be finite and at least 0."""
         for name in names:
             self.require(name, 0 <= getattr(self._settings, name) < math.inf, "at least 0")
 
     def above_zero(self, *names: str) -> None:
-        """Amounts without which nothing works."""
+        """Requires these settings to be finite and above 0."""
         for name in names:
             self.require(name, 0 < getattr(self._settings, name) < math.inf, "above 0")
 
     def common(self) -> None:
-        """The rules of what every training has."""
+        """Checks the settings that every training has."""
         settings = self._settings
         self.at_least_one(*COUNTS)
         self.at_least_zero(*AMOUNTS)
@@ -87,7 +87,7 @@ class Rules:
 
 
 def rate_of_step(settings: TrainingSettings, step: int) -> float:
-    """The learning rate of update `step`, from 1."""
+    """The learning rate of update `step`; the first is 1."""
     return learning_rate(
         step,
         settings.schedule,
@@ -99,5 +99,5 @@ def rate_of_step(settings: TrainingSettings, step: int) -> float:
 
 
 def may_change(settings: TrainingSettings, changeable: frozenset[str]) -> frozenset[str]:
-    """The settings in which a resumed run may differ: num_steps too, where the schedule does not depend on it."""
+    """The settings that a resumed run may change: `changeable`, and num_steps if the schedule does not depend on it."""
     return changeable | ({"num_steps"} if settings.schedule == "inverse_sqrt" else set())

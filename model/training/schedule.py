@@ -14,12 +14,12 @@ def learning_rate(
     """The learning rate of update `step` (the first is 1).
 
     It rises linearly to `peak` over `warmup_steps`, then:
-    - inverse_sqrt: falls as 1 / sqrt(step) until it reaches `final`, where it stays, whatever `num_steps`. The paper
-      (appendix A.1) gives both rates and the warm-up, not how they are joined; read this way, 4e-4 after 100 steps of
-      warm-up is down to 8e-5 at step 2500;
+    - inverse_sqrt: falls as 1 / sqrt(step) down to `final` and stays there, whatever `num_steps` is. The paper
+      (appendix A.1) gives both rates and the warm-up, but not the curve between them; with this one, 4e-4 after 100
+      warm-up steps falls to 8e-5 at step 2500;
     - cosine: falls along half a cosine and reaches `final` at `num_steps`;
-    - linear: falls on a straight line and reaches `final` at `num_steps` (fairseq's polynomial_decay, with which HuBERT
-      is pretrained).
+    - linear: falls along a straight line and reaches `final` at `num_steps` (fairseq's polynomial_decay, used to
+      pretrain HuBERT).
     """
     if step <= warmup_steps:
         return peak * step / warmup_steps

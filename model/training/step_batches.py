@@ -1,4 +1,4 @@
-"""Batches that are functions of the step alone: in which order clips come, and reading ahead of them."""
+"""Batches that depend on the step alone: the order of clips, and reading batches ahead."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Batch = TypeVar("Batch")
 
 
 class BatchOfStep(Protocol[Batch_co]):
-    """Gives the batch of any step."""
+    """Indexed by step from 0, gives that step's batch."""
 
     def __getitem__(self, index: int) -> Batch_co: ...
 
 
 def iterate(batches: BatchOfStep[Batch], start: int, stop: int, num_workers: int) -> Iterator[Batch]:
-    """Batches `start` to `stop` in order, read by `num_workers` other processes (0: by this one).
+    """Batches `start` to `stop` (exclusive) in order, read by `num_workers` other processes (0: by this one).
 
     Raises:
-        TwistError: audio is no longer what it was.
-        ConnectionError: a store cannot be reached.
+        TwistError: data has changed or is damaged.
+        OSError: data cannot be read; ConnectionError if its store cannot be reached.
     """
     outcomes = DataLoader(_Outcomes(batches), batch_size=None, sampler=range(start, stop), num_workers=num_workers)
     for outcome in outcomes:
@@ -39,7 +39,7 @@ def iterate(batches: BatchOfStep[Batch], start: int, stop: int, num_workers: int
 
 
 class _Outcomes(Dataset["Batch | Exception"], Generic[Batch]):
-    """Batches, or what is told of them to the user, whom torch would show a worker's traceback instead."""
+    """Batches, or the errors that making them raised, which DataLoader would wrap in a worker's traceback."""
 
     def __init__(self, batches: BatchOfStep[Batch]) -> None:
         self._batches = batches
@@ -52,12 +52,12 @@ class _Outcomes(Dataset["Batch | Exception"], Generic[Batch]):
 
 
 def endless_order(seed: int, start: int, stop: int, count: int) -> NDArray[np.int64]:
-    """Places `start` to `stop` of an endless stream of `count` items: epoch after epoch, each newly shuffled."""
+    """Items `start` to `stop` (exclusive) of an endless stream over `count` items, reshuffled each epoch."""
     epochs, places = np.divmod(np.arange(start, stop), count)
     return np.concatenate([draw_order([seed, 0, int(e)], count)[places[epochs == e]] for e in np.unique(epochs)])
 
 
 def draw_order(seed: list[int], count: int) -> NDArray[np.int64]:
-    """A random order of `count` items."""
-    # Sorted by raw bits, the one part of numpy's random streams that is the same in every version.
+    """A random permutation of `count` items."""
+    # Of numpy's random streams only the raw bits are the same in every version.
     return np.argsort(np.random.PCG64(np.random.SeedSequence(seed)).random_raw(count), kind="stable")

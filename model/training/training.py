@@ -1,4 +1,4 @@
-"""What a kind of model gives to the loop that trains it (model/training/loop.py), and what settings the loop reads."""
+"""The interface between a kind of model and the loop that trains it (model/training/loop.py)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from model.device import Device
 
 OnEvent = Callable[[dict[str, Any]], None]
-"""Called in the main process with a dict: `event` (start, step, validation, checkpoint, stopped, and what a training
-reports itself), `step` and the event's figures."""
+"""Called in the main process with a dict: `event` (start, step, validation, checkpoint, stopped, or one of the
+training's own), `step` and the event's figures."""
 
 
 class LoopSettings(Protocol):
-    """What the loop reads of a training's settings, a frozen dataclass."""
+    """The settings that the loop reads; a training's settings class is a frozen dataclass with these and more."""
 
     @property
     def num_steps(self) -> int: ...
@@ -52,7 +52,7 @@ class LoopSettings(Protocol):
 
 
 class StepBatch(Protocol):
-    """One step's share of the data for one process."""
+    """One process's share of one step's data; `index` is the step, from 0."""
 
     @property
     def index(self) -> int: ...
@@ -64,12 +64,12 @@ Score = TypeVar("Score", bound="DataclassInstance")
 
 @dataclass(frozen=True)
 class Resumed:
-    """The checkpoint that a run goes on from.
+    """The checkpoint that a run continues from.
 
     Attributes:
-        step: Updates made before it.
-        state: Its trainer_state.json.
-        folder: Its files, on this machine.
+        step: Number of updates made before it.
+        state: Content of its trainer_state.json.
+        folder: Local folder with its files.
     """
 
     step: int
@@ -78,12 +78,12 @@ class Resumed:
 
 
 class Training(ABC, Generic[Batch, Score]):
-    """What is particular to one kind of model. Every process has one; methods are called in all of them together.
+    """How to train one kind of model. Every process has an instance; each method is called in all processes together.
 
     Attributes:
-        model: Whose gradient is clipped.
-        optimizer: Over all that is trained.
-        seen_name: What trainer_state.json calls the amount of data seen.
+        model: The model whose gradients are clipped.
+        optimizer: The optimizer of all trained parameters.
+        seen_name: Name in trainer_state.json for the amount of data seen.
     """
 
     seen_name: ClassVar[str]
@@ -92,7 +92,7 @@ class Training(ABC, Generic[Batch, Score]):
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """What a person wants to know at the start: sizes of model and data."""
+        """Figures to report at the start: sizes of the model and the data."""
 
     @abstractmethod
     def batches(self, start: int, stop: int) -> Iterable[Batch]:
@@ -100,57 +100,57 @@ class Training(ABC, Generic[Batch, Score]):
 
     @abstractmethod
     def amount(self, batch: Batch) -> int:
-        """How much data a batch holds over all processes (`seen_name` says of what)."""
+        """The amount of data in a batch, over all processes, in the unit that `seen_name` names."""
 
     @abstractmethod
     def backward(self, batch: Batch) -> dict[str, float]:
-        """Leaves the gradient of a batch over all processes in the parameters.
+        """Computes a batch's gradient, over all processes, and leaves it in the parameters.
 
         Returns:
-            The losses, over all processes.
+            The losses by name, over all processes.
         """
 
     @abstractmethod
     def validate(self) -> Score:
-        """How good the model is on held-out data, in all processes."""
+        """Measures the model on held-out data; the score is the same in all processes."""
 
     @abstractmethod
     def is_better(self, score: Score, best: Score | None, step: int) -> bool:
-        """Whether a validation at `step` is the best so far."""
+        """Whether `score`, measured at `step`, beats the best so far."""
 
     @abstractmethod
     def score_of(self, content: dict[str, Any]) -> Score:
-        """A score back from `dataclasses.asdict`."""
+        """Rebuilds a score from its `dataclasses.asdict`."""
 
     @abstractmethod
     def pace(self, num_seen: int, num_new: int, seconds: float) -> dict[str, float]:
-        """Figures for a line of metrics: how much data was seen in all, or how fast what is new since the last line."""
+        """Figures for a line of metrics: the data seen and the speed, by the data and seconds since the last line."""
 
     @abstractmethod
     def state(self, step: int) -> dict[str, Any]:
-        """What else a resumed run needs or is held to, fit for JSON."""
+        """Further state that a resumed run needs or is checked against, as JSON values."""
 
     @abstractmethod
     def copy_model(self) -> Callable[[Path], None]:
-        """Copies what is saved of the model; what it returns writes the copy into a folder, in another thread."""
+        """Copies the weights to save; the function returned writes the copy into a folder, in another thread."""
 
     def begin(self, report: Callable[[int, Score], None]) -> None:
-        """Measures what a new run starts from, and reports it as a validation; nothing unless overridden."""
+        """Measures the untrained model of a new run and reports it as a validation; does nothing unless overridden."""
 
     def progress(self, num_seen: int) -> dict[str, Any]:
-        """What trainer_state.json says of progress beside step and best."""
+        """The entries of trainer_state.json's `progress` besides the step and the best score."""
         return {self.seen_name: num_seen}
 
     def after_update(self) -> None:
-        """Follows each update of the weights; nothing unless overridden."""
+        """Called after each update of the weights; does nothing unless overridden."""
 
     def after_step(self, step: int) -> None:
-        """Follows a step's validation and checkpoint; nothing unless overridden."""
+        """Called after a step's validation and checkpoint; does nothing unless overridden."""
 
     def blame(self, batch: Batch) -> str:
-        """Says, for an error message, where the samples of a batch with a non-finite loss are named, if anywhere."""
+        """Says, in the error about a non-finite loss, where the batch's samples are listed; "" by default."""
         return ""
 
 
 Report = Callable[..., None]
-"""report(event, step, **figures) tells the main process's `OnEvent`."""
+"""report(event, step, **figures) passes an event to the main process's `OnEvent`."""
