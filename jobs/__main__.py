@@ -1,4 +1,4 @@
-"""twist COMMAND ...: the same as python -m jobs.COMMAND ..."""
+"""The `twist` command: `twist COMMAND ...` is the same as `python -m jobs.COMMAND ...`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pipeline.runs import STAGES
 
-USERS_MISTAKE = 2  # as of every command; see jobs/command.py, which takes longer to import
+USERS_MISTAKE = 2  # the same in jobs/command.py, which takes longer to import
 
 COMMANDS = {
     "run": "all stages of a recipe in order, from audio to an evaluated model; finished ones are skipped",
@@ -26,7 +26,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Hands the rest of the command line to the command that its first word names, and returns the exit status."""
+    """Runs the command that the first argument names with the other arguments; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())

@@ -10,7 +10,7 @@ from pipeline.runs import CODEBOOK
 
 
 def work(recipe: Recipe) -> None:
-    """Fits a run's codebook, or takes the one that the recipe names."""
+    """Fits a run's codebook, or imports the one that the recipe names."""
     from pipeline.units.codebook_fit import fit_codebook
 
     run_stage(

@@ -1,4 +1,4 @@
-"""What all commands share: settings read, errors in one sentence, exit statuses, and the line that sums up a stage."""
+"""What all commands share: reading settings, one-sentence errors, exit statuses, and the summary line of a stage."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ USERS_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 
 
 class Main(Protocol):
-    """Runs a command by its command line (this process's unless given) and returns the exit status."""
+    """Runs a command with these arguments (by default this process's) and returns the exit status."""
 
     def __call__(self, argv: Sequence[str] | None = None) -> int: ...
 
@@ -36,12 +36,12 @@ def command(
     add_arguments: Callable[[ArgumentParser], None] | None = None,
     needs_run: Callable[[Namespace], bool] = lambda _: True,
 ) -> Main:
-    """The `main` of a job.
+    """Makes the `main` of a job.
 
     Args:
         name: What follows `twist`.
         description: What the command does, for --help.
-        work: Does it; takes the recipe and the command's own arguments.
+        work: The command itself; takes the recipe and the command's own arguments.
         sections: The sections of a recipe that the command has options for.
         add_arguments: Adds the command's own arguments.
         needs_run: Whether, with these arguments, the command reads or writes the run's folder.
@@ -59,14 +59,14 @@ def command(
 
 
 def guard(command: str, work: Callable[[], None]) -> int:
-    """Runs a command's work and returns its exit status; a user's mistake, or a failing disk, becomes a sentence."""
+    """Runs a command's work and returns its exit status; prints a user's mistake or an I/O failure as one sentence."""
     try:
         work()
     except TwistError as mistake:
         print(f"twist {command}: {mistake}", file=sys.stderr)
         return USERS_MISTAKE
-    except BrokenPipeError:  # whoever read the output has seen enough
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - for what Python still flushes as it ends
+    except BrokenPipeError:  # the reader of the output has closed it
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - Python still flushes at exit
         return 0
     except (RunError, OSError) as failure:
         print(f"twist {command}: {failure}; run the command again to go on from here", file=sys.stderr)
@@ -78,13 +78,13 @@ def guard(command: str, work: Callable[[], None]) -> int:
 
 
 def add_option(parser: ArgumentParser, name: str, **settings: Any) -> None:
-    """Adds --a-b, also spelled --a_b."""
+    """Adds an option named like a-b, which may also be spelled --a_b."""
     spellings = dict.fromkeys((f"--{name}", f"--{name.replace('-', '_')}"))
     parser.add_argument(*spellings, **settings)
 
 
 def quiet_transformers() -> None:
-    """Keeps transformers from drawing a bar of its own for every file that it reads or writes."""
+    """Turns off transformers' warnings, and its progress bars for every file that it reads or writes."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -92,7 +92,7 @@ def quiet_transformers() -> None:
 
 
 def run_stage(run: str, name: str, work: Callable[[ReportProgress], None]) -> None:
-    """Does a stage's work under a progress bar and prints what it kept and dropped, or that this was done before."""
+    """Runs a stage with a progress bar, then prints what it kept and dropped, or that it was already finished."""
     from pipeline import stage
 
     finished_before = stage.read_facts(run, name)["finished_at"] if stage.is_finished(run, name) else None
@@ -104,7 +104,7 @@ def run_stage(run: str, name: str, work: Callable[[ReportProgress], None]) -> No
 
 
 def summary(name: str, facts: dict[str, Any]) -> str:
-    """One line on a finished stage, by its stage.json: hours and items kept, and dropped by reason."""
+    """One line about a finished stage from its stage.json: hours and items kept, and dropped by reason."""
     if "imported_from" in facts:
         return f"taken from {facts['imported_from']}"
     counts = facts["counts"]

@@ -1,6 +1,7 @@
-"""Keeps each speech once, and the recordings that are in a wanted language (--language en,de is short for its option).
+"""Keeps the recordings in the wanted languages, and of speech that several corpora hold, one recording.
 
-What says so is what their corpus tells, their text, and, with --language.audio.model, how they sound.
+A recording's language is decided by what its corpus states, by its text and, with --language.audio.model, by its sound.
+--language en,de is short for --language.languages.
 """
 
 from __future__ import annotations

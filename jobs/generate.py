@@ -1,6 +1,6 @@
-"""Continues spoken prompts: audio in, the same and what a speech LM says after it out, with its units as JSON.
+"""Continues spoken prompts: writes each prompt followed by what a speech LM says next, with the units as JSON.
 
-The first seconds of each input become units, the model continues them, and the vocoder speaks both.
+The first seconds of each input become units, the model continues them, and the vocoder speaks both parts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def work(recipe: Recipe, given: Namespace) -> None:
     """Continues each prompt; prints how long it took.
 
     Raises:
-        TwistError: prompts, model and vocoder are not there or do not fit together, or no prompt can be used.
+        TwistError: a prompt, model or vocoder is missing, they do not fit together, or no prompt can be used.
     """
     from pipeline.speaking.clips import find_clips, held_out_clip
     from pipeline.speaking.speech_lm import load_lm
@@ -75,10 +75,10 @@ def work(recipe: Recipe, given: Namespace) -> None:
 
 
 def _sampling(given: Namespace) -> SamplingConfig:
-    """How units are drawn.
+    """The sampling settings of the command line.
 
     Raises:
-        TwistError: a setting makes no sense.
+        TwistError: a setting is out of range.
     """
     for name in ("prompt_duration_sec", "num_continuations", "batch_size"):
         if getattr(given, name) <= 0:
@@ -94,7 +94,11 @@ def _sampling(given: Namespace) -> SamplingConfig:
 
 
 def _model(given: Namespace, run: str) -> tuple[str, str | None, str]:
-    """The speech LM, the codebook that is named for it, and the run that both belong to ("": none).
+    """Finds the model that the command line names.
+
+    Returns:
+        The speech LM (a published name, or a checkpoint's or run's folder), the codebook named for it if any, and the
+        run that both belong to ("" if none).
 
     Raises:
         TwistError: no model is named, or several, or an unknown one.

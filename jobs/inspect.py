@@ -1,4 +1,4 @@
-"""Shows what a person wants to know of a run, or of its manifest, segments, units, shards, codebook or checkpoints."""
+"""Describes a run, or its manifest, segments, units, shards, codebook or checkpoints, and verifies its files."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from pipeline.files import storage
 
 
 def work(given: Namespace) -> None:
-    """Prints what lies at a path.
+    """Describes what is at a path.
 
     Raises:
-        TwistError: there is nothing of ours, or --verify finds something wrong.
+        TwistError: the path holds nothing that a run makes, or --verify finds violations.
     """
     from pipeline.inspection.describe import describe, kind_of
     from pipeline.inspection.plots import write_plots
@@ -36,7 +36,7 @@ def work(given: Namespace) -> None:
     description: dict[str, Any] = {"path": path, "kind": kind}
     if given.verify:
         description["violations"] = list(dict.fromkeys(verify(path, kind, not given.no_checksums)))
-    if not description.get("violations"):  # the figures of damaged files would say nothing
+    if not description.get("violations"):  # the figures of damaged files would mean nothing
         description |= describe(path, kind)
     if given.plots and not description.get("violations"):
         description["plots"] = write_plots(description, Path(given.plots))

@@ -1,8 +1,8 @@
-"""Makes a folder of synthesized speech, the same bytes each time with the same packages and settings.
+"""Makes a folder of synthesized speech; the same packages and settings give the same bytes.
 
-twist make-speech demo FOLDER: 20 minutes by ten speakers, as untidy as a real corpus; what the demo runs on.
-twist make-speech voices FOLDER: many voices, with phonemes for some; to pretrain a tokenizer on, and to measure it.
-twist make-speech voice FOLDER: one voice; to train a vocoder on.
+twist make-speech demo FOLDER: 20 minutes by ten speakers, as untidy as a real corpus, for the demo.
+twist make-speech voices FOLDER: many voices, some of it with phonemes, to pretrain and evaluate a tokenizer.
+twist make-speech voice FOLDER: one voice, to train a vocoder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.synthetic.config import DemoCorpusConfig, VoiceConfig, VoicesConfi
 
 
 def demo(folder: Path, speech: DemoCorpusConfig) -> None:
-    """Makes the demo's speech."""
+    """Makes the demo's corpus."""
     from pipeline.synthetic.demo import write_demo_corpus
 
     with progress("speech") as report:
@@ -35,7 +35,7 @@ def demo(folder: Path, speech: DemoCorpusConfig) -> None:
 
 
 def voices(folder: Path, speech: VoicesConfig) -> None:
-    """Makes speech of many voices with its phonemes, to pretrain a tokenizer on and to measure it."""
+    """Makes speech of many voices, some of it with phonemes, to pretrain and evaluate a tokenizer."""
     from pipeline.synthetic.many_voices import write_voices_corpus
 
     with progress("speech") as report:
@@ -47,7 +47,7 @@ def voices(folder: Path, speech: VoicesConfig) -> None:
 
 
 def voice(folder: Path, speech: VoiceConfig) -> None:
-    """Makes speech of one voice, to train a vocoder on."""
+    """Makes speech of one voice, to train a vocoder."""
     from pipeline.synthetic.one_voice import write_voice_corpus
 
     with progress("speech") as report:

@@ -1,6 +1,6 @@
 """Lists the recordings of the corpora and reads their headers: `twist manifest librispeech data/LibriSpeech --run RUN`.
 
-The corpora are those of a recipe, or the one that is named.
+The corpora are the recipe's, or the one named on the command line.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def work(recipe: Recipe) -> None:
 
 
 def add_audio(parser: ArgumentParser) -> None:
-    """Adds the option that takes the place of a recipe's corpora."""
+    """Adds --audio, which replaces the recipe's corpora."""
     parser.add_argument(
         "--audio", type=str | None, help="A folder of audio, or a LibriSpeech tree, in place of the recipe's corpora."
     )
 
 
 def with_audio(recipe: Recipe, arguments: Namespace) -> Recipe:
-    """The recipe with the corpora that the command line asks for."""
+    """The recipe with the corpus of --audio, if given, in place of its corpora."""
     if arguments.audio is None:
         return recipe
     return replace(recipe, corpora=(CorpusConfig(kind="auto", root=arguments.audio),))

@@ -1,4 +1,4 @@
-"""Packs units into WebDataset shards: duplicates and evaluation speech out, split by speaker, shuffled."""
+"""Packs units into WebDataset shards, without duplicates and evaluation speech, split by speaker and shuffled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pretrains a HuBERT on the audio and units of a run, alone or under torchrun; goes on from the newest checkpoint."""
+"""Pretrains a HuBERT on a run's audio and units, alone or under torchrun, continuing from the newest checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def work(recipe: Recipe, checkpoints: str | None = None) -> PretrainResult:
-    """Pretrains until the recipe's last step; prints what came of it.
+    """Pretrains until the recipe's last step and prints the result.
 
     Raises:
         RunError: pretraining was stopped by a signal before its last step.

@@ -1,4 +1,4 @@
-"""Progress as a person sees it: a bar on a terminal, else a line every half minute."""
+"""Shows progress: a bar on a terminal, otherwise a line every half minute."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from pipeline.progress import ReportProgress
 
 LINE_EVERY_S = 30.0
-# A bar of fixed width leaves the rest of the line to what is done, what is left, and the remark.
+# A bar of fixed width, so that the rest of the line has room for the count, the time left and the detail.
 BAR = "{desc} {percentage:3.0f}% |{bar:16}| {n:,} of {total:,}{unit}{postfix}"
 
 
 @contextlib.contextmanager
 def progress(name: str) -> Iterator[ReportProgress]:
-    """Shows the progress of what is called `name`, for the time of the `with` block."""
+    """Shows progress under `name` during a `with` block; call the yielded function to report it."""
     left = TimeLeft()
     if sys.stderr.isatty():
         with tqdm(desc=f"{name:<10}", bar_format="{desc} starts", dynamic_ncols=True, leave=False) as bar:
@@ -32,7 +32,7 @@ def progress(name: str) -> Iterator[ReportProgress]:
                 remarks = _remarks(left.after(done, total, time.monotonic()), detail)
                 bar.set_postfix_str(remarks, refresh=False)
                 bar.update(done - bar.n)
-                if is_first:  # the later ones a few times a second at most
+                if is_first:  # later refreshes are left to tqdm, a few a second at most
                     bar.refresh()
 
             yield draw
@@ -56,16 +56,16 @@ def progress(name: str) -> Iterator[ReportProgress]:
 
 
 class TimeLeft:
-    """How long the rest will take, by the pace since the first thing was finished: start-up is no part of it."""
+    """Estimates the time left from the pace since the first item was finished, which leaves out start-up."""
 
     def __init__(self) -> None:
         self._done_before: int | None = None
         self._first: tuple[int, float] | None = None
 
     def after(self, done: int, total: int, now_s: float) -> float | None:
-        """Seconds until `total` are done, seen at `now_s` of any clock; None while there is no pace yet."""
+        """Estimated seconds until `total` items are done, at `now_s` of any clock; None while the pace is unknown."""
         if self._done_before is None:
-            self._done_before = done  # by commands before this one
+            self._done_before = done  # by earlier commands
         if self._first is None:
             if done > self._done_before:
                 self._first = done, now_s
@@ -75,7 +75,7 @@ class TimeLeft:
 
 
 def as_time(duration_s: float) -> str:
-    """A duration for the eye: 45 s, 12 min, 3:05 h."""
+    """Formats a duration: 45 s, 12 min, 3:05 h."""
     if duration_s < 59.5:
         return f"{duration_s:.0f} s"
     minutes = round(duration_s / 60)

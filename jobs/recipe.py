@@ -1,8 +1,8 @@
-"""A recipe: every setting of a run in one YAML file, a section per owner; and how a command reads it.
+"""A recipe: all settings of a run in one YAML file, with a section per component; and how commands read it.
 
     twist segment --config recipes/demo.yaml --run runs/demo --segments.max_s 20
 
-A recipe is checked whole, whichever command reads it, so that a mistyped key never waits for the stage that it is for.
+Every command checks the whole recipe, so that a mistyped key is found at once, not when its stage begins.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pipeline.work.cluster import ClusterConfig
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of a run. `train` has no defaults: it is None where nothing says which model to train."""
+    """The settings of a run. `train` has no defaults: it is None if no model to train is named."""
 
     run: str
     corpora: tuple[CorpusConfig, ...] = ()
@@ -59,7 +59,7 @@ def _sections() -> dict[str, type]:
 
 
 SECTIONS = _sections()
-"""The sections of a recipe, and the class of each; `corpora` is a list."""
+"""The sections of a recipe with their classes; `corpora` is a list of its class."""
 
 
 class UsageError(TwistError):
@@ -87,11 +87,11 @@ def read_recipe(
         needs_run: Whether, with these arguments, the command reads or writes the run's folder.
 
     Returns:
-        The recipe, with the sections of the file that this command has no options for too, and the command's own
+        The recipe, including the sections of the file that the command has no options for; and the command's own
         arguments.
 
     Raises:
-        UsageError: an unknown key or option, or a value that does not fit.
+        UsageError: a key or option is unknown, a value does not fit, or a run is needed and not named.
     """
     parser = _parser(sections, prog=f"twist {command}", description=description)
     parser.add_argument("--config", type=str | None, help="The recipe, a YAML file; options given here override it.")
@@ -114,12 +114,12 @@ def read_recipe(
 
 
 def has_option(name: str, argv: Sequence[str]) -> bool:
-    """Whether a command line has an option; for one that decides which others there are."""
+    """Whether a command line has an option; for an option that decides which others exist."""
     return _take_option(name, argv, nargs="?", without_value="")[0] is not None
 
 
 def usage_error(error: Exception) -> UsageError:
-    """What a parser says, as one sentence."""
+    """A parser's error message as one sentence."""
     return UsageError(_sentence(error))
 
 
@@ -137,7 +137,7 @@ def _parser(sections: Sequence[str], **settings: str) -> ArgumentParser:
 def _take_option(
     name: str, argv: Sequence[str], nargs: str | None = None, without_value: str | None = None
 ) -> tuple[Any, list[str]]:
-    """The value of one option (None where it is not given), and the arguments without it.
+    """Splits off one option: its value (None if not given), and the other arguments.
 
     Raises:
         ArgumentError: it has no value, and `nargs` does not allow that.
@@ -149,7 +149,7 @@ def _take_option(
 
 
 def _spell_out_languages(argv: Sequence[str]) -> list[str]:
-    """`--language en,de`, or `--language en de`, as the option of the section that it is short for."""
+    """Replaces `--language en,de`, or `--language en de`, by the option of the section that it is short for."""
     words, rest = _take_option("--language", argv, nargs="*")
     if words is None:
         return rest
@@ -160,7 +160,7 @@ def _spell_out_languages(argv: Sequence[str]) -> list[str]:
 
 
 def _read_file(path: str) -> dict[str, Any]:
-    """What a recipe says, and nothing that it leaves out."""
+    """The sections of a recipe as the file gives them, without defaults."""
     if not Path(path).is_file():
         raise UsageError(f"there is no recipe {path}")
     try:
@@ -172,10 +172,10 @@ def _read_file(path: str) -> dict[str, Any]:
 
 
 def _instantiate(sections: dict[str, Any]) -> dict[str, Any]:
-    """The settings of some sections of a file."""
+    """Builds the settings of these sections of a file."""
     train = sections.get("train")
     if train is not None and train.get("init") is None and train.get("architecture") is None:
-        # The model may be left to the command line of `twist train`.
+        # The recipe may leave the model to the command line of `twist train`.
         sections = {name: value for name, value in sections.items() if name != "train"}
     said = Namespace(sections)  # type: ignore[no-untyped-call]
     return dict(vars(_parser(tuple(sections)).instantiate(said)))

@@ -1,4 +1,4 @@
-"""Turns audio into units and speaks these: what a tokenizer and a vocoder keep of a recording."""
+"""Turns audio into units and speaks them, to hear what the tokenizer and vocoder keep of a recording."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pipeline.speaking.names import EMBEDDED_CODEBOOK
 
 
 def work(recipe: Recipe, given: Namespace) -> None:
-    """Speaks each recording's units; prints how long it took.
+    """Resynthesizes each recording and prints how long it took.
 
     Raises:
-        TwistError: tokenizer and vocoder are not there or do not fit together, or no recording can be used.
+        TwistError: the tokenizer or vocoder is missing, they do not fit together, or no recording can be used.
     """
     from pipeline.speaking.clips import find_clips, held_out_clip
     from pipeline.speaking.spoken import resynthesize_clips, write_original

@@ -1,6 +1,6 @@
-"""Runs a recipe from audio to an evaluated model, stage by stage; what is finished is skipped.
+"""Runs a recipe from audio to an evaluated model, stage by stage, skipping what is finished.
 
-With --until it ends earlier, and asks for no settings of training.
+With --until it ends after that stage and needs no training settings.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def work(recipe: Recipe, given: Namespace) -> None:
     """Does what is left of a run.
 
     Raises:
-        TwistError: what a stage or training needs is not there; looked for now, not after days of tokenization.
+        TwistError: something that a stage or training needs is missing; this is checked before the first stage.
     """
     from pipeline.inspection.describe_shards import describe_shards
     from pipeline.inspection.text import table_of_corpora
@@ -57,7 +57,7 @@ def work(recipe: Recipe, given: Namespace) -> None:
 
 
 def _require_encoder(recipe: Recipe, stages: Sequence[StageRow]) -> None:
-    """Loads the encoder where one of these stages will."""
+    """Loads the encoder if one of these stages will need it, to find out now if it is missing."""
     from pipeline import stage
     from pipeline.units.encode import describe_encoder
 

@@ -1,7 +1,7 @@
-"""Speaks units: a JSON file of them in, audio out.
+"""Speaks the units in a JSON file.
 
-The file holds a list of units, or an object with `units`, and if need be `durations` (in frames; predicted where there
-are none), `speaker`, `style` and `codebook_fingerprint`, as `twist generate` and `twist resynthesize` write it.
+The file has a list of units, or an object with `units` and optionally `durations` (in frames; otherwise predicted),
+`speaker`, `style` and `codebook_fingerprint`, as written by `twist generate` and `twist resynthesize`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.speaking.names import EMBEDDED_CODEBOOK
 
 
 def work(recipe: Recipe, given: Namespace) -> None:
-    """Speaks each file's units; prints how long it took.
+    """Speaks each file's units and prints how long it took.
 
     Raises:
         TwistError: a file cannot be read, or there is no vocoder for its units.

@@ -1,4 +1,4 @@
-"""Options that the commands that speak have in common."""
+"""Options shared by the commands that speak."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def add_picture(parser: ArgumentParser) -> None:
 
 
 def require_matplotlib(given: Namespace) -> None:
-    """Refuses --picture where nothing can be drawn.
+    """Refuses --picture if matplotlib is missing.
 
     Raises:
         TwistError: matplotlib is not installed.
@@ -99,7 +99,7 @@ def require_matplotlib(given: Namespace) -> None:
 
 
 def warner(command: str) -> Callable[[str], None]:
-    """A function that tells the user what was left out."""
+    """A function that prints a warning to the user, for inputs that were left out."""
     return lambda sentence: print(f"twist {command}: {sentence}", file=sys.stderr)
 
 
@@ -110,6 +110,6 @@ class Stopwatch:
         self._started_at_s = time.perf_counter()
 
     def summary(self, audio_s: float) -> str:
-        """Audio made, the time that took, and their ratio."""
+        """Seconds of audio made, seconds that this took, and the real-time factor."""
         wall_s = time.perf_counter() - self._started_at_s
         return f"{audio_s:.1f} s of audio in {wall_s:.1f} s, real-time factor {wall_s / max(audio_s, 1e-9):.3f}"

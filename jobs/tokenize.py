@@ -1,4 +1,4 @@
-"""Tokenizes every segment to units on a Ray cluster (RAY_ADDRESS), or on this machine; goes on where it was."""
+"""Tokenizes every segment to units on a Ray cluster (RAY_ADDRESS) or this machine; continues where it stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trains a speech language model on shards, alone, under torchrun or on Ray; goes on from the newest checkpoint."""
+"""Trains a speech language model on shards, alone, under torchrun or on Ray, from the newest checkpoint on."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 def work(
     recipe: Recipe, shards: str | None = None, checkpoints: str | None = None, ray_workers: int | None = None
 ) -> TrainResult:
-    """Trains until the recipe's last step; prints what came of it.
+    """Trains until the recipe's last step and prints the result.
 
     Args:
-        recipe: Has the settings.
-        shards: Where they are, unless in the run's folder.
-        checkpoints: Where they go, unless in the run's folder.
-        ray_workers: Processes on the Ray cluster to train with, in place of this one.
+        recipe: The settings.
+        shards: Folder of the shards; by default RUN/shards.
+        checkpoints: Folder for checkpoints; by default RUN/checkpoints.
+        ray_workers: Number of processes on the Ray cluster that train instead of this one.
 
     Raises:
         RunError: training was stopped by a signal before its last step.
@@ -80,7 +80,7 @@ def work(
 
 
 def _draw_curve(checkpoints: str) -> None:
-    """Draws the curve beside it, where matplotlib is installed (the extra `plots`)."""
+    """Draws the training curve if matplotlib is installed (the extra `plots`)."""
     from model.training.curve_plot import draw_curve
 
     if importlib.util.find_spec("matplotlib") is not None:
@@ -88,7 +88,7 @@ def _draw_curve(checkpoints: str) -> None:
 
 
 def add_checkpoints(parser: ArgumentParser) -> None:
-    """Adds the option for checkpoints outside the run's folder."""
+    """Adds --checkpoints, for a folder outside the run's."""
     parser.add_argument(
         "--checkpoints", type=str | None, help="Folder of checkpoints, local or s3://; RUN/checkpoints unless given."
     )

@@ -1,4 +1,4 @@
-"""Training on a Ray cluster: Ray Train starts the processes that torchrun would, on whichever machines have room."""
+"""Trains on a Ray cluster: Ray Train starts the processes that torchrun would, on any machines that have room."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pipeline.errors import RunError, TwistError
 from pipeline.files import storage
 from pipeline.work.cluster import connect
 
-# A worker that dies, or a machine that goes away, costs a run so many new starts, from the newest checkpoint each.
+# How often training restarts from the newest checkpoint after a worker dies or a machine goes away.
 MAX_FAILURES = 20
 
 
 def train_on_ray(
     config: TrainConfig, shards: str, checkpoints: str, num_workers: int, on_event: Callable[[dict[str, Any]], None]
 ) -> TrainResult:
-    """What `model.lm.trainer.train` does, by `num_workers` processes of the cluster (RAY_ADDRESS, or this machine's).
+    """Runs `model.lm.trainer.train` in `num_workers` processes of the cluster (RAY_ADDRESS, or one on this machine).
 
-    Each has a GPU unless config.device is cpu, or the cluster has none. `shards` and `checkpoints` must be places that
-    all of them see. The curve is in metrics.jsonl; `on_event` hears only of the start, once all is over.
+    Each process gets a GPU unless config.device is cpu or the cluster has none. All processes must be able to access
+    `shards` and `checkpoints`. The curve is in metrics.jsonl; `on_event` only gets the start event, when all is done.
 
     Raises:
-        TwistError: what the workers raised for a mistake in settings or input.
-        RunError: they failed otherwise, again and again.
+        TwistError: the workers found a mistake in settings or input.
+        RunError: the workers failed for other reasons, more than MAX_FAILURES times.
     """
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -54,7 +54,7 @@ def train_on_ray(
 
 
 def _work(arguments: dict[str, Any]) -> dict[str, Any]:
-    """One worker's part. A user's mistake is told, not raised: trying again would not mend it."""
+    """Trains in one worker. Returns a user's mistake instead of raising it: Ray would retry, which would not help."""
     start: dict[str, Any] = {}
 
     def on_event(event: dict[str, Any]) -> None:

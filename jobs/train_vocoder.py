@@ -1,4 +1,4 @@
-"""Trains a vocoder on the audio and units of a run, alone or under torchrun; goes on from the newest checkpoint."""
+"""Trains a vocoder on a run's audio and units, alone or under torchrun, continuing from the newest checkpoint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def work(recipe: Recipe, checkpoints: str | None = None) -> VocoderResult:
-    """Trains until the recipe's last step; prints what came of it.
+    """Trains until the recipe's last step and prints the result.
 
     Raises:
         RunError: training was stopped by a signal before its last step.

@@ -1,1 +1,1 @@
-"""From units to shards: duplicates and evaluation sets out, splits, order, tars."""
+"""From units to shards: drops duplicates and evaluation speech, splits, shuffles, writes tars."""

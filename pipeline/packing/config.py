@@ -1,4 +1,4 @@
-"""How units become shards."""
+"""The settings of packing: how units become shards."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Literal
 
 from pipeline.errors import TwistError
 
-# Up to as many, units that follow two others are rare.
+# In corpora up to this size a sequence of two units is specific enough to be a landmark.
 FEW_UNITS = 10_000_000
 
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """How samples are parted.
+    """How samples are divided into train, validation and test.
 
     Args:
-        corpus_splits: Whether the splits that a corpus defines are kept, or made anew.
-        validation: Share of speakers that goes to validation where the corpus defines no splits (TWIST: 0.02).
-        test: Share of speakers that goes to test there.
-        seed: Seed of the hash.
+        corpus_splits: Whether to keep the splits that a corpus defines, or to ignore them and split all speakers anew.
+        validation: Share of speakers that go to validation, in corpora without splits of their own (TWIST: 0.02).
+        test: Share of speakers that go to test, in corpora without splits of their own.
+        seed: Seed of the hash of speakers.
     """
 
     corpus_splits: Literal["keep", "ignore"] = "keep"
@@ -38,14 +38,16 @@ class SplitConfig:
 
 @dataclass(frozen=True)
 class DegenerateConfig:
-    """Bounds within which the units of speech lie; null turns one off. Normal speech in 100 to 500 units at 25 Hz has
-    15 to 20 units a second, no unit for more than a third of its length, and above 3.5 bits in any 2 seconds.
+    """Bounds on the units of a segment, outside which it cannot be speech; null turns a bound off.
+
+    Normal speech, in 100 to 500 kinds of units at 25 Hz, has 15 to 20 units per second, no unit for more than a third
+    of its length, and over 3.5 bits of entropy in any 2 seconds.
 
     Args:
-        max_unit_share: Largest share of a segment's length that one unit may have.
-        min_entropy_bits: Least entropy of a segment's units.
-        min_units_per_s: Fewest units a second.
-        max_units_per_s: Most units a second.
+        max_unit_share: Largest share of a segment's duration that one kind of unit may take.
+        min_entropy_bits: Lowest entropy of a segment's units.
+        min_units_per_s: Fewest units per second.
+        max_units_per_s: Most units per second.
     """
 
     max_unit_share: float | None = 0.7
@@ -66,14 +68,15 @@ class DuplicatesConfig:
     """Which repeated speech is dropped.
 
     Args:
-        drop: none; exact, segments with exactly the units and durations of another; or near, also those of the same
-            recording encoded, resampled or cut otherwise.
-        min_similarity: Share of frames with the same unit (give or take a frame) from which two segments are the same
-            recording: copies have 0.65 to 1, other readings of the same text below 0.2.
-        min_overlap: Share of the dropped segment that the other must have too.
-        pairs_per_landmark: Fewer need less space and time (7 bytes a unit each), and find fewer shifted copies.
-        landmark_units: 2 finds more copies, 3 or 4 need less time in large corpora, where two units after two others
-            are no rare thing; unless given, 2 up to 10 million units and else 3.
+        drop: none; exact: segments with exactly the units and durations of another; near: also copies of the same
+            recording that were encoded, resampled or cut differently.
+        min_similarity: Smallest share of frames with the same unit (give or take a frame) at which two segments count
+            as the same recording: copies have 0.65 to 1, other readings of the same text below 0.2.
+        min_overlap: Share of the dropped segment that the other segment must contain.
+        pairs_per_landmark: How many later landmarks each one is paired with. Fewer pairs need less space (7 bytes per
+            unit and pair) and time, but find fewer shifted copies.
+        landmark_units: Units in a landmark: 2 finds more copies; 3 or 4 take less time in large corpora, where pairs of
+            two-unit landmarks recur by chance. Default: 2 up to 10 million units, otherwise 3.
     """
 
     drop: Literal["none", "exact", "near"] = "near"
@@ -93,19 +96,19 @@ class DuplicatesConfig:
             raise TwistError("pack.duplicates.landmark_units must be 2, 3 or 4")
 
     def for_size(self, num_units: int) -> DuplicatesConfig:
-        """The same with `landmark_units` given, for a corpus of so many units."""
+        """This config with `landmark_units` set for a corpus of `num_units` units."""
         return replace(self, landmark_units=self.landmark_units or (2 if num_units <= FEW_UNITS else 3))
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Speech to evaluate on.
+    """Speech to evaluate on, which is kept out of training.
 
     Args:
         path: A folder of audio, a JSONL of units, or a folder of shards; local or s3://.
-        name: What drops call it; the last part of `path` unless given.
-        min_similarity: Share of frames with the same unit from which a segment holds a clip's speech.
-        min_overlap: Share of the clip, or of the segment where that is shorter, that must be in both.
+        name: Name of the set in the details of dropped segments; by default the last part of `path`.
+        min_similarity: Smallest share of frames with the same unit at which a segment counts as holding a clip.
+        min_overlap: Share of the clip, or of the segment if that is shorter, that both must have.
     """
 
     path: str
@@ -119,7 +122,7 @@ class EvaluationSet:
 
     @property
     def label(self) -> str:
-        """The name."""
+        """`name`, or the last part of `path`."""
         return self.name or self.path.rstrip("/").rpartition("/")[2]
 
 
@@ -128,15 +131,15 @@ class PackConfig:
     """How units become shards.
 
     Args:
-        split: How samples are parted into train, validation and test.
-        degenerate: Units that cannot be speech.
+        split: How samples are divided into train, validation and test.
+        degenerate: Which segments cannot be speech, by their units.
         duplicates: Which repeated speech is dropped.
         decontaminate: Evaluation sets whose speech is kept out of training.
-        units_per_shard: Units that a shard holds at most, on average; 10 million are about 100 MB.
-        min_shards: Fewest shards of the training split, so that every reader has one (never more than samples).
-        sample_s: Neighbouring segments of a recording are joined to samples of up to this many seconds, for training on
-            long contexts; 0 makes each segment a sample.
-        sample_gap_s: Longest pause between neighbours that are joined.
+        units_per_shard: Most units per shard, on average; 10 million are about 100 MB.
+        min_shards: Fewest shards of the training split, so that every reader gets one (but never more than samples).
+        sample_s: Join neighbouring segments of a recording into samples of up to this many seconds, to train on long
+            contexts; 0 makes each segment a sample.
+        sample_gap_s: Longest pause in seconds between segments that are joined.
         seed: Seed of the shuffle.
     """
 

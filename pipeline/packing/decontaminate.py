@@ -1,6 +1,6 @@
-"""Evaluation speech that training must not hold: found by its units in any segment, wherever it begins there.
+"""Finds evaluation speech in training segments by its units, wherever in a segment it begins.
 
-The landmarks (landmarks.py) of all evaluation sets (evaluation_speech.py) are a small index that every task holds.
+The landmarks (landmarks.py) of all evaluation sets (evaluation_speech.py) make a small index that every task loads.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from pipeline.packing.landmarks import MIN_SHARED_PAIRS, align, landmark_pairs, 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# More than between segments: an evaluation set is small, and its clips are short.
+# More pairs than between segments: evaluation sets are small, and their clips short.
 LANDMARK_UNITS, PAIRS_PER_LANDMARK = 2, 12
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip of an evaluation set: units [n] and their durations [n] in frames."""
+    """One clip of an evaluation set: units [n] without repeats, durations [n] in frames, and its set's thresholds."""
 
     name: str
     units: NDArray[np.uint16]
@@ -36,7 +36,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class EvaluationIndex:
-    """The clips, and their landmarks sorted by key."""
+    """The clips, and their pairs of landmarks: key, owner (index of the clip) and frame [m], sorted by key."""
 
     clips: list[Clip]
     keys: NDArray[np.uint64]
@@ -45,7 +45,7 @@ class EvaluationIndex:
 
     @classmethod
     def of(cls, clips: list[Clip]) -> EvaluationIndex:
-        """Indexes clips."""
+        """Builds the index of these clips."""
         owners = np.repeat(np.arange(len(clips)), [len(clip.units) for clip in clips])
         units, durations = (
             np.concatenate([np.empty(0, np.uint16), *(getattr(clip, name) for clip in clips)])
@@ -56,7 +56,7 @@ class EvaluationIndex:
         return cls(clips, found.keys[order], found.owners[order], found.frames[order])
 
     def save(self, uri: str) -> str:
-        """Writes the clips; gives a digest of them."""
+        """Writes the clips to a file; returns their digest."""
         buffer = io.BytesIO()
         lengths = np.array([len(clip.units) for clip in self.clips], np.int64)
         units, durations = (
@@ -70,7 +70,7 @@ class EvaluationIndex:
         return self.digest()
 
     def digest(self) -> str:
-        """Equal for equal clips."""
+        """A sha256 of the clips and their thresholds, in hex."""
         digest = hashlib.sha256()
         for clip in self.clips:
             digest.update(f"{clip.name}\0{clip.min_similarity}\0{clip.min_overlap}\0{len(clip.units)}\0".encode())
@@ -79,7 +79,7 @@ class EvaluationIndex:
 
     @classmethod
     def load(cls, uri: str) -> EvaluationIndex:
-        """Back from `save`."""
+        """Reads the clips that `save` wrote and indexes them again."""
         with np.load(io.BytesIO(storage.read_bytes(uri))) as arrays:
             ends = np.cumsum(arrays["lengths"])[:-1]
             units, durations = (np.split(arrays[name], ends) for name in ("units", "durations"))
@@ -90,13 +90,16 @@ class EvaluationIndex:
 def contaminated(
     owners: NDArray[np.int64], units: NDArray[np.uint16], durations: NDArray[np.uint16], index: EvaluationIndex
 ) -> dict[int, str]:
-    """Which segments hold evaluation speech, and whose.
+    """Finds the segments that contain evaluation speech.
 
     Args:
         owners: [n] the segment of each unit, ascending.
         units: [n] without repeats.
         durations: [n] in frames.
         index: The evaluation sets.
+
+    Returns:
+        By segment: which clip it contains, and how similar it is, as text.
     """
     found = landmark_pairs(owners, units, durations, LANDMARK_UNITS, PAIRS_PER_LANDMARK)
     starts = np.searchsorted(index.keys, found.keys, side="left")

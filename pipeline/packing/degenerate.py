@@ -1,4 +1,4 @@
-"""Segments that cannot be speech by their units alone: music, hum, silence or noise that passed as speech."""
+"""Finds segments whose units show that they are not speech: music, hum, silence or noise that passed for speech."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def degenerate(
     durations_s: NDArray[np.float64],
     config: DegenerateConfig,
 ) -> dict[int, str]:
-    """Which segments of many are degenerate, and what shows it.
+    """Finds degenerate segments.
 
     Args:
         owner: [n] the segment of each unit, ascending.
         units: [n].
         durations: [n] in frames.
         durations_s: [segments] in seconds.
-        config: What is out of bounds.
+        config: The bounds.
 
     Returns:
-        By the segment's number.
+        By segment: the figure that is out of bounds, as text.
     """
     found: dict[int, str] = {}
     if all(bound is None for bound in vars(config).values()) or not len(units):

@@ -1,13 +1,13 @@
-"""Speech that comes twice: the very same units, and the same recording encoded or cut otherwise.
+"""Finds duplicate speech: exact (the same units and durations) or near (the same recording, encoded or cut otherwise).
 
-How near duplicates are found, with segments of any number in bounded memory (see landmarks.py for what is compared):
+Near duplicates are found in bounded memory, however many segments there are (landmarks.py explains the comparison):
 
-1. `Survey` (facts.py) writes each segment's pairs of landmarks, dealt out by their hashes.
-2. `ShareLandmarks` brings equal ones together: which two segments share one, and at which lag; dealt out by the later
-   segment.
-3. `Propose` lets these vote: candidates.
-4. `FetchSpeech` brings the candidates' units together, and `Compare` aligns them.
-5. `choose_twins` decides which of two stays.
+1. `Survey` (facts.py) writes each segment's pairs of landmarks, partitioned by their hashes.
+2. `ShareLandmarks` finds, in each partition, which two segments share a pair and at which lag; its results are
+   partitioned by the right segment.
+3. `Propose` makes two segments candidates if they share enough pairs at one lag.
+4. `FetchSpeech` collects the candidates' units, and `Compare` aligns them.
+5. `choose_twins` decides which of two segments stays.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from pipeline.units.parts import Batch
 
-# Segments that share a landmark all pair up where they are few; else each with the first alone, so that work stays in
-# proportion to the data however common a phrase is.
+# Up to this many segments that share a landmark are all paired with each other. If there are more, each is paired with
+# the first only, so that the work stays proportional to the data, however common a phrase is.
 MAX_ALL_PAIRS = 4
 LANDMARK_SCHEMA = pa.schema([("key", pa.uint64()), ("row", pa.uint32()), ("frame", pa.uint16())])
 PAIR_SCHEMA = pa.schema([("left", pa.uint32()), ("right", pa.uint32()), ("lag", pa.int32()), ("frame", pa.uint16())])
@@ -45,17 +45,17 @@ SIMILAR_SCHEMA = pa.schema(
 def find_exact(
     contents: tuple[NDArray[np.uint64], NDArray[np.uint64]], order: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Segments that repeat an earlier one.
+    """Finds segments that exactly repeat another.
 
-    At 25 Hz and hundreds of units no two recordings of natural speech coincide in every unit and duration, so an equal
-    pair is one recording that came in twice.
+    With hundreds of kinds of units at 25 Hz, no two recordings of natural speech agree in every unit and duration, so
+    equal segments are one recording that came in twice.
 
     Args:
         contents: Two halves [rows] of a hash of each segment's units and durations.
-        order: The rows to look at, in the order that decides which copy stays: the first.
+        order: The rows to compare; the first of several equal ones stays.
 
     Returns:
-        The rows that repeat another, and that other.
+        The rows that repeat another, and for each the row that stays.
     """
     first, second = (half[order] for half in contents)
     grouped = np.lexsort((np.arange(len(order)), second, first))
@@ -67,11 +67,11 @@ def find_exact(
 
 @dataclass(frozen=True)
 class ShareLandmarks:
-    """Tells which segments share landmarks, of one partition of these.
+    """Finds, in one partition of the landmarks, which segments share any.
 
     Attributes:
-        folder: Of intermediate files.
-        files: What the survey wrote, by batch.
+        folder: Folder for intermediate files.
+        files: The survey's landmarks, one file per batch.
         bases: Number of the first segment of each batch.
     """
 
@@ -80,15 +80,15 @@ class ShareLandmarks:
     bases: tuple[int, ...]
 
     def pairs_uri(self, partition: int) -> str:
-        """Pairs that share one partition's landmarks (PAIR_SCHEMA).
+        """Pairs of segments that share landmarks of one partition (PAIR_SCHEMA).
 
-        They are dealt out by the right segment: the left one is the first that has the landmark, which for all that is
-        common lies in the first few segments.
+        They are partitioned by the right segment. The left one is often the first segment with the landmark, and for
+        common landmarks that is always one of the first few, so partitions by it would be uneven.
         """
         return storage.join(self.folder, f"shared-{partition:06d}.scatter")
 
     def __call__(self, partition: int) -> None:
-        """Does one partition, unless that was done before."""
+        """Processes one partition, unless its file exists."""
         target = self.pairs_uri(partition)
         if storage.exists(target):
             return
@@ -108,8 +108,8 @@ def _concatenated(dtype: type, arrays: Iterable[NDArray[Any]]) -> NDArray[Any]:
 
 
 def _shared(keys: NDArray[np.uint64], rows: NDArray[np.uint32], frames: NDArray[np.int32]) -> pa.Table:
-    """Two segments with a landmark in common, the lag between them there, and its frame in the first (PAIR_SCHEMA)."""
-    # A task holds millions of landmarks, and this machine as many tasks as cores: 4 bytes a number, not 8.
+    """Pairs of segments with a landmark in common, their lag by it, and its frame in the left segment (PAIR_SCHEMA)."""
+    # A task holds millions of landmarks, and a machine runs one task per core: use 4 bytes per number, not 8.
     order = np.argsort(keys, kind="stable").astype(np.int32)  # rows ascend within a key
     keys = keys[order]
     is_new = np.ones(len(keys), bool)
@@ -118,7 +118,7 @@ def _shared(keys: NDArray[np.uint64], rows: NDArray[np.uint32], frames: NDArray[
     sizes = np.diff(np.append(starts, len(keys)))
     many = sizes > 1
     starts, sizes = starts[many], sizes[many]
-    # Places in `order` of all keys that come more than once: number within their run, and the run's size.
+    # For each landmark whose key occurs more than once: its run of equal keys, number in the run, and index in `order`.
     starts, sizes = starts.astype(np.int32), sizes.astype(np.int32)
     run = np.repeat(np.arange(len(starts), dtype=np.int32), sizes)
     number = np.arange(len(run), dtype=np.int32) - np.repeat(np.cumsum(sizes, dtype=np.int32) - sizes, sizes)
@@ -140,12 +140,12 @@ def _shared(keys: NDArray[np.uint64], rows: NDArray[np.uint32], frames: NDArray[
 
 @dataclass(frozen=True)
 class Propose:
-    """Takes pairs that share enough landmarks at one lag as candidates.
+    """Makes pairs of segments that share enough landmarks at one lag candidates.
 
     Attributes:
-        folder: Of intermediate files.
+        folder: Folder for intermediate files.
         files: Pairs that share landmarks (PAIR_SCHEMA).
-        landmark_units: How many units a landmark has.
+        landmark_units: Number of units in a landmark.
     """
 
     folder: str
@@ -157,7 +157,7 @@ class Propose:
         return storage.join(self.folder, f"candidates-{partition:06d}.parquet")
 
     def __call__(self, partition: int) -> None:
-        """Does one partition, unless that was done before."""
+        """Processes one partition, unless its file exists."""
         target = self.candidates_uri(partition)
         if storage.exists(target):
             return
@@ -173,13 +173,13 @@ class Propose:
 
 @dataclass(frozen=True)
 class FetchSpeech:
-    """Brings the units of candidates to where they are compared.
+    """Collects the units of candidates for `Compare`.
 
     Attributes:
-        folder: Of intermediate files.
-        candidates: All candidates (CANDIDATE_SCHEMA), in order; a partition has every `num_partitions`-th.
+        folder: Folder for intermediate files.
+        candidates: File of all candidates (CANDIDATE_SCHEMA), in order; partition p has each num_partitions-th from p.
         bases: Number of the first segment of each batch.
-        num_partitions: Of how many.
+        num_partitions: Number of partitions of the candidates.
     """
 
     folder: str
@@ -188,11 +188,11 @@ class FetchSpeech:
     num_partitions: int
 
     def speech_uri(self, batch: int) -> str:
-        """What one batch has of them (SPEECH_SCHEMA), dealt out to the partitions."""
+        """The candidates' units that are in one batch (SPEECH_SCHEMA), partitioned as the candidates are."""
         return storage.join(self.folder, f"speech-{batch:06d}.scatter")
 
     def __call__(self, batch: Batch) -> None:
-        """Does one batch, unless that was done before."""
+        """Processes one batch, unless its file exists."""
         target = self.speech_uri(batch.number)
         if storage.exists(target):
             return
@@ -213,13 +213,13 @@ class FetchSpeech:
 
 @dataclass(frozen=True)
 class Compare:
-    """Aligns candidates.
+    """Aligns the candidates of one partition.
 
     Attributes:
-        folder: Of intermediate files.
-        files: Units of the candidates' segments, by batch (SPEECH_SCHEMA), dealt out to where they are wanted.
-        candidates: All candidates (CANDIDATE_SCHEMA), in order; a partition has every `num_partitions`-th.
-        num_partitions: Of how many.
+        folder: Folder for intermediate files.
+        files: Units of the candidates' segments (SPEECH_SCHEMA), one file per batch, partitioned as the candidates are.
+        candidates: File of all candidates (CANDIDATE_SCHEMA), in order; partition p has each num_partitions-th from p.
+        num_partitions: Number of partitions of the candidates.
     """
 
     folder: str
@@ -228,11 +228,11 @@ class Compare:
     num_partitions: int
 
     def similar_uri(self, partition: int) -> str:
-        """How alike the candidates of one partition are (SIMILAR_SCHEMA)."""
+        """The similarities of the candidates of one partition (SIMILAR_SCHEMA)."""
         return storage.join(self.folder, f"similar-{partition:06d}.parquet")
 
     def __call__(self, partition: int) -> None:
-        """Does one partition, unless that was done before."""
+        """Processes one partition, unless its file exists."""
         target = self.similar_uri(partition)
         if storage.exists(target):
             return
@@ -249,7 +249,7 @@ class Compare:
 
 
 def _frames_by_row(speech: pa.Table) -> Callable[[int], NDArray[np.uint16]]:
-    """Gives the frames of a segment by its row."""
+    """A function from a segment's row to the unit of each of its frames."""
     place_of = {row: place for place, row in enumerate(speech["row"].to_pylist())}
     units, durations = (_flat(speech[name]) for name in ("units", "durations"))
 
@@ -263,7 +263,7 @@ def _frames_by_row(speech: pa.Table) -> Callable[[int], NDArray[np.uint16]]:
 
 
 def _flat(column: pa.ChunkedArray) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
-    """The values of all lists, and where each list begins and ends in them."""
+    """The values of all lists, and offsets: list i is values[offsets[i] : offsets[i + 1]]."""
     array = column.combine_chunks()
     array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
     return array.values.to_numpy(), array.offsets.to_numpy().astype(np.int64)
@@ -276,20 +276,20 @@ def choose_twins(
     is_evaluation: NDArray[np.bool_],
     config: DuplicatesConfig,
 ) -> dict[int, tuple[int, float, int]]:
-    """Which segments go, for which other, that stays.
+    """Chooses which segments are dropped, each for a twin that stays.
 
-    In the order of priority a segment goes where one that stays has enough of it. Where only one of the two is for
-    evaluation, it is enough that it has enough of the shorter one: training must not hold it.
+    In the order of priority, a segment is dropped if one that stays has enough of it (`min_overlap`). If only one of
+    the two is for evaluation, enough of the shorter one will do, because training must not see evaluation speech.
 
     Args:
         similar: Compared candidates (SIMILAR_SCHEMA).
-        priority: [rows] place of each segment in the order in which they may stay; -1 for those gone already.
+        priority: [rows] rank of each segment, the lowest having the first right to stay; -1 if dropped already.
         num_frames: [rows].
-        is_evaluation: [rows] whether a segment is for validation or test.
-        config: What counts as the same.
+        is_evaluation: [rows] whether a segment is in validation or test.
+        config: The thresholds.
 
     Returns:
-        By row: its twin, their similarity, and the frames that they share.
+        By dropped row: its twin, their similarity, and the length of their overlap in frames.
     """
     left, right = (similar[name].to_numpy() for name in ("left", "right"))
     similarity, overlap = (similar[name].to_numpy() for name in ("similarity", "overlap"))

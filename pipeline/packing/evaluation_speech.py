@@ -1,7 +1,7 @@
-"""Reads speech to evaluate on, which is to be kept out of training (decontaminate.py).
+"""Reads the evaluation sets whose speech is kept out of training (decontaminate.py).
 
-An evaluation set is a folder of audio (tokenized with the run's encoder and codebook), a JSONL of units as slamkit and
-others write it, or shards.
+An evaluation set is a folder of audio (tokenized with the run's encoder and codebook), a JSONL of units as written by
+slamkit and others, or a folder of shards.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from model.encoder.config import EncoderConfig
     from pipeline.units.codebook import Codebook
 
-# A clip with fewer units could be any speech.
+# A clip with fewer units would match unrelated speech.
 MIN_CLIP_UNITS = 12
 LONGEST_CLIP_S = 60.0
 
@@ -36,13 +36,13 @@ LONGEST_CLIP_S = 60.0
 def read_evaluation_sets(
     sets: Sequence[EvaluationSet], encoder: EncoderConfig, book: Codebook
 ) -> tuple[EvaluationIndex, int]:
-    """Reads, and where need be tokenizes, all evaluation sets.
+    """Reads all evaluation sets, tokenizing those that are audio.
 
     Returns:
-        The index, and how many clips are too short to be looked for.
+        The index, and the number of clips that are too short to search for.
 
     Raises:
-        TwistError: a set is not there or has no clip, or a clip cannot be read: none may be passed over in silence.
+        TwistError: a set is missing or has no clips, or a clip cannot be read; none is skipped silently.
     """
     clips: list[Clip] = []
     num_short = 0
@@ -70,7 +70,7 @@ def _read(one: EvaluationSet, encoder: EncoderConfig, book: Codebook) -> Iterato
 
 
 def _read_jsonl(one: EvaluationSet, codebook_size: int) -> Iterator[_Units]:
-    """Lines with `units` and, where known, `durations` (else a frame each); names in `file_name`, `id` or `name`."""
+    """Reads lines with `units`, optional `durations` (default: 1 frame each) and `file_name`, `id` or `name`."""
     try:
         lines = storage.read_bytes(one.path).decode().splitlines()
     except FileNotFoundError:

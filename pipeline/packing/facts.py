@@ -1,9 +1,9 @@
-"""Compact facts on every segment, from which everything that concerns the whole corpus is decided.
+"""Compact facts about every segment, on which all decisions about the whole corpus are based.
 
-1. `Survey` reads a batch of part files: it writes the facts on its segments, dealt out by ranges of segment ids, and
-   their landmarks.
-2. `SortFacts` brings one range of ids together and sorts it.
-3. `Facts` reads the sorted files: numbers as columns that stay in memory, texts (ids above all) as they are needed.
+1. `Survey` reads a batch of part files and writes the facts about its segments, partitioned into ranges of segment ids,
+   and their landmarks.
+2. `SortFacts` collects one range of ids and sorts it.
+3. `Facts` reads the sorted files: numbers are columns kept in memory, texts (mainly ids) are read when needed.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# `batch` and `row` say where the segment's units are; `content` is a hash of units and durations; `reason` and `detail`
-# say why a segment is dropped whatever else there is.
+# `batch` and `row` locate the segment's units; `content` is a hash of units and durations; `reason` and `detail` say
+# why the segment is dropped, whatever the other segments are.
 FACTS_SCHEMA = pa.schema(
     [
         pa.field("batch", pa.int32(), nullable=False),
@@ -55,12 +55,12 @@ class Survey:
     """Reads a batch of part files and writes the facts and the landmarks of its segments.
 
     Attributes:
-        folder: Where to write.
-        degenerate: Which units are no speech.
-        duplicates: Whether near duplicates are looked for, and how thoroughly.
+        folder: Folder for intermediate files.
+        degenerate: Which segments cannot be speech.
+        duplicates: Whether to look for near duplicates, and how thoroughly.
         evaluation: File with the index of evaluation speech; None if there is none.
-        num_partitions: Partitions of the landmarks.
-        first_ids: Ascending ids at which the second and later ranges of segment ids begin.
+        num_partitions: Number of partitions of the landmarks.
+        first_ids: Ids at which the second and later ranges of segment ids begin, ascending.
     """
 
     folder: str
@@ -71,15 +71,15 @@ class Survey:
     first_ids: tuple[str, ...] = ()
 
     def facts_uri(self, batch: int) -> str:
-        """A batch's facts (FACTS_SCHEMA), dealt out by ranges of segment ids."""
+        """A batch's facts (FACTS_SCHEMA), partitioned into ranges of segment ids."""
         return storage.join(self.folder, f"facts-{batch:06d}.scatter")
 
     def landmarks_uri(self, batch: int) -> str:
-        """A batch's landmarks (LANDMARK_SCHEMA), dealt out by their keys."""
+        """A batch's landmarks (LANDMARK_SCHEMA), partitioned by their keys."""
         return storage.join(self.folder, f"landmarks-{batch:06d}.scatter")
 
     def __call__(self, batch: Batch) -> None:
-        """Surveys one batch, unless its facts are there already."""
+        """Surveys one batch, unless its file of facts exists."""
         if storage.exists(self.facts_uri(batch.number)):
             return
         evaluation = EvaluationIndex.load(self.evaluation) if self.evaluation else None
@@ -147,22 +147,22 @@ def _content(units: NDArray[np.uint16], durations: NDArray[np.uint16]) -> bytes:
 
 @dataclass(frozen=True)
 class SortFacts:
-    """Sorts the facts on one range of segment ids.
+    """Sorts the facts about one range of segment ids.
 
     Attributes:
-        folder: Of intermediate files.
-        files: What the survey wrote, by batch.
+        folder: Folder for intermediate files.
+        files: The survey's facts, one file per batch.
     """
 
     folder: str
     files: tuple[str, ...]
 
     def sorted_uri(self, number: int) -> str:
-        """The facts on one range of ids, sorted by id."""
+        """The facts about one range of ids, sorted by id."""
         return storage.join(self.folder, f"facts-by-id-{number:06d}.parquet")
 
     def __call__(self, number: int) -> None:
-        """Sorts one range, unless that was done before."""
+        """Sorts one range, unless its file exists."""
         if not storage.exists(self.sorted_uri(number)):
             table = partitioned.gather_as_one(self.files, number, FACTS_SCHEMA)
             parquet.write(self.sorted_uri(number), table.sort_by("segment_id"))
@@ -170,16 +170,16 @@ class SortFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts on all segments, in the order of their ids. Every array [n] below is in this order.
+    """The facts about all segments, in the order of segment ids. Every array [n] is in this order, except `by_batch`.
 
     Attributes:
-        files: Facts sorted by id, range after range.
-        recording_ids: The recordings that have segments; some several times.
-        recording: [n] the place of each segment's recording in `recording_ids`.
+        files: The sorted facts, one file per range of ids, in order.
+        recording_ids: The recordings that have segments; some occur several times.
+        recording: [n] index of each segment's recording in `recording_ids`.
         num_units: [n].
         num_frames: [n].
-        by_batch: [n] the segments in the order of batches and their rows, as places in the order of ids.
-        batch_starts: [batches] where each batch begins in `by_batch`.
+        by_batch: [n] for the segments in the order of batches and rows: each one's index in the order of ids.
+        batch_starts: [batches] the start of each batch in `by_batch`.
     """
 
     files: tuple[str, ...]
@@ -192,7 +192,7 @@ class Facts:
 
     @classmethod
     def read(cls, files: tuple[str, ...], num_batches: int) -> Facts:
-        """Reads the columns that are kept in memory."""
+        """Reads the columns that stay in memory."""
         names = ("batch", "row", "num_units", "num_frames")
         columns: dict[str, list[NDArray[np.int32]]] = {name: [np.empty(0, np.int32)] for name in ("recording", *names)}
         recording_ids = [pa.array([], pa.string())]
@@ -218,15 +218,15 @@ class Facts:
         return len(self.num_units)
 
     def tables(self, columns: list[str]) -> Iterator[tuple[slice, pa.Table]]:
-        """Some columns of FACTS_SCHEMA, some rows at a time, and where these rows lie."""
+        """Yields these columns of FACTS_SCHEMA, some rows at a time, each table with the slice of its rows."""
         return _tables(self.files, columns)
 
     def column(self, name: str) -> NDArray[Any]:
-        """[n] a column of numbers."""
+        """A numeric column of FACTS_SCHEMA, [n]."""
         return np.concatenate([table[name].to_numpy() for _, table in self.tables([name])])
 
     def ids_of(self, rows: NDArray[np.integer]) -> pa.Array:
-        """The ids of some segments, by their places; they may come in any order, and several times."""
+        """The ids of these rows, which may be in any order and repeat."""
         wanted, place = np.unique(rows, return_inverse=True)
         found = []
         for block, table in self.tables(["segment_id"]):
@@ -236,7 +236,7 @@ class Facts:
         return ids.combine_chunks().take(pa.array(place))
 
     def contents(self) -> NDArray[np.uint64]:
-        """[n, 2] the two halves of a hash of each segment's units and durations."""
+        """The two halves of a hash of each segment's units and durations, [n, 2]."""
         halves = [np.empty((0, 2), np.uint64)]
         for _, table in self.tables(["content"]):
             halves += [_halves(chunk) for chunk in table["content"].chunks if len(chunk)]
@@ -258,9 +258,9 @@ def _halves(contents: pa.FixedSizeBinaryArray) -> NDArray[np.uint64]:
 
 
 def id_ranges(run: str, num_ranges: int) -> tuple[str, ...]:
-    """Ids that part the segments of a run into ranges of about equal size: where all but the first range begin.
+    """Ids that divide a run's segments into ranges of about equal size: the first id of every range but the first.
 
-    Segments get their recording's id and more; each recording counts by its length.
+    A segment's id begins with its recording's id, so ids of recordings will do; recordings are weighted by duration.
     """
     if num_ranges == 1:
         return ()

@@ -1,15 +1,15 @@
-"""The same recording found again by its units, however it was encoded and wherever its segments begin.
+"""Recognizes a recording by its units, however it was encoded and wherever its segments begin.
 
-1. Landmarks: n-grams of units (without repeats) whose hash is in the lower half of all hashes, so that the same speech
-   has the same ones; each is paired with those that follow it. Two segments of one recording share some of these pairs,
-   at one and the same lag; two readings of a text, whose timing differs, hardly share any so.
-2. Alignment: at the lag on which most shared pairs agree, the share of frames that have the same unit, give or take a
-   frame: a shift by half a frame changes almost every other unit, yet hardly one of them by more than a frame.
+1. Landmarks are the n-grams of units (without repeats) whose hash is in the lower half of all hashes, so the same
+   speech has the same landmarks. Each is paired with some that follow it. Two segments of one recording share some of
+   these pairs, all at the same lag; two readings of a text differ in timing and share hardly any at one lag.
+2. Alignment: at the lag on which most shared pairs agree, similarity is the share of frames with the same unit, give or
+   take a frame. A shift by half a frame changes almost every other unit, but hardly any by more than a frame.
 
-Pairs of landmarks and votes for a lag are how A. Wang's "An Industrial-Strength Audio Search Algorithm" (2003) finds
-recordings by spectral peaks; hashes below a bound are the MinHash of sets of unequal size (FracMinHash). Whole-segment
-MinHash with LSH bands would not do here: segments that share half of their speech, half a frame apart, have a Jaccard
-similarity of 3% over their 5-grams (docs/performance.md).
+Pairs of landmarks that vote for a lag are from A. Wang's "An Industrial-Strength Audio Search Algorithm" (2003), which
+finds recordings by spectral peaks; keeping hashes below a bound is MinHash for sets of unequal size (FracMinHash).
+MinHash of whole segments with LSH bands would not work here: segments that share half of their speech, half a frame
+apart, have a Jaccard similarity of 3% over their 5-grams (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# A landmark is paired with others after it, but not with the very next ones, which hardly say more than it does.
+# A landmark is paired with the second one after it and later ones; the very next one adds little information.
 FIRST_PAIR = 2
-# Shared pairs of landmarks within this many frames of one lag count together.
+# Shared pairs whose lags differ by up to this many frames are counted together.
 LAG_WINDOW_FRAMES = 2
-# Fewest of them that make a candidate, by the number of units in a landmark: longer ones coincide less often.
+# Fewest shared pairs of a candidate, by the number of units in a landmark: longer ones coincide less often.
 MIN_SHARED_PAIRS = {2: 3, 3: 2, 4: 2}
-# Frames that shared pairs must span, unless they are many; a common phrase spans fewer.
+# Frames that the shared pairs must span, unless they are many; a common phrase spans fewer.
 MIN_SPAN_FRAMES = 40
 MANY_SHARED_PAIRS = 12
-# Lags around the voted one that the alignment tries.
+# How far from the voted lag the alignment searches.
 LAG_SEARCH_FRAMES = 2
 MIN_OVERLAP_FRAMES = 25
 
@@ -44,9 +44,9 @@ class Landmarks:
     """Pairs of landmarks in many segments.
 
     Attributes:
-        keys: [m] what the pair consists of, hashed.
-        owners: [m] the segment that it is in.
-        frames: [m] the frame of that segment at which it begins.
+        keys: [m] hash of the pair.
+        owners: [m] the segment that has the pair.
+        frames: [m] the frame of the segment at which the pair begins.
     """
 
     keys: NDArray[np.uint64]
@@ -70,11 +70,11 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Alignment:
-    """How much of what two segments have in common, at their best lag, is the same.
+    """How similar two segments are where they overlap, at their best lag.
 
     Attributes:
         similarity: Share of the overlap's frames with the same unit, give or take a frame.
-        overlap_frames: Length of the overlap.
+        overlap_frames: Length of the overlap in frames.
     """
 
     similarity: float
@@ -88,14 +88,14 @@ def landmark_pairs(
     landmark_units: int,
     pairs_per_landmark: int,
 ) -> Landmarks:
-    """The pairs of landmarks of segments that lie one behind the other.
+    """The pairs of landmarks in concatenated segments.
 
     Args:
         owners: [n] the segment of each unit, ascending.
         units: [n] without repeats.
         durations: [n] in frames.
-        landmark_units: Units in a landmark.
-        pairs_per_landmark: With how many of those after it a landmark is paired.
+        landmark_units: Number of units in a landmark.
+        pairs_per_landmark: How many later landmarks each one is paired with.
     """
     num_grams = max(0, len(units) - landmark_units + 1)
     hashes = np.zeros(num_grams, np.uint64)
@@ -124,17 +124,17 @@ def vote(
     min_votes: int,
     min_span_frames: int,
 ) -> Candidates:
-    """Pairs of segments with enough landmarks shared at nearly one lag.
+    """Finds pairs of segments that share enough pairs of landmarks at nearly the same lag.
 
     Args:
         left: [h] one segment of each shared pair of landmarks.
-        right: [h] the other.
-        lag: [h] where it begins in the left one, less where in the right one.
-        frames: [h] where it begins in the left one.
-        min_votes: How many are enough.
-        min_span_frames: How far the first and the last of them must lie apart, unless they are many.
+        right: [h] the other segment.
+        lag: [h] the pair's frame in the left segment minus its frame in the right one.
+        frames: [h] the pair's frame in the left segment.
+        min_votes: Fewest shared pairs.
+        min_span_frames: Fewest frames from the first shared pair to the last, unless they are many.
     """
-    # Nearly all share one landmark by chance, and go before anything else is sorted.
+    # Nearly all pairs of segments share just one landmark, by chance; they are removed before the costlier sort.
     together = left.astype(np.int64) << 32 | right
     order = np.argsort(together)
     ends = np.flatnonzero(np.append(np.diff(together[order]) != 0, len(order) > 0)) + 1
@@ -153,7 +153,7 @@ def vote(
     votes = np.searchsorted(places, places + LAG_WINDOW_FRAMES, side="right") - np.arange(len(places))
     best = np.lexsort((lag, -votes, pair))[np.flatnonzero(is_new)]
     best = best[votes[best] >= min_votes]
-    # The votes for the best lag of a pair lie behind each other; those between two pairs' do not matter.
+    # The votes for a pair's best lag are consecutive; reduceat's values for the gaps between pairs are skipped.
     edges = np.stack([best, best + votes[best]], axis=1).ravel()
     padded = np.append(frames, 0)
     span = np.maximum.reduceat(padded, edges)[::2] - np.minimum.reduceat(padded, edges)[::2] if len(best) else best
@@ -168,7 +168,7 @@ def align(left: NDArray[np.uint16], right: NDArray[np.uint16], lag: int) -> Alig
     Args:
         left: [F] the unit of each frame.
         right: [G] likewise.
-        lag: Frames by which the right one begins later (negative: earlier).
+        lag: Frames by which the right segment begins later (negative: earlier).
     """
     best = Alignment(0.0, 0)
     for tried in range(lag - LAG_SEARCH_FRAMES, lag + LAG_SEARCH_FRAMES + 1):
@@ -185,7 +185,7 @@ def align(left: NDArray[np.uint16], right: NDArray[np.uint16], lag: int) -> Alig
 
 
 def _mixed(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Each bit of the result depends on all bits of a number (the finalizer of splitmix64)."""
+    """Mixes the bits of each hash, so that each depends on all of them (the finalizer of splitmix64)."""
     for shift, factor in _MIX:
         hashes = (hashes ^ (hashes >> np.uint64(shift))) * factor
     return hashes ^ (hashes >> np.uint64(32))

@@ -1,18 +1,19 @@
-"""Packs units into training shards: what is no speech, comes twice or is for evaluation goes; the rest is split by
-speaker and shuffled, in tars of even size.
+"""Packs units into training shards: drops duplicates, evaluation speech and what is not speech, splits the rest by
+speaker, shuffles it and writes tars of even size.
 
     RUN/units/, RUN/language/, RUN/manifest/ -> RUN/shards/ (see shards.py)
 
-1. Each batch of part files gives compact facts on its segments, and their landmarks (facts.py).
-2. Near duplicates are found by these, through files (duplicates.py).
-3. On the facts of all segments, this process decides what is dropped (reasons.py) and where the rest goes (place.py).
-4. Each batch deals its segments out, and each task writes some of the shards (write.py).
+1. For each batch of part files a task writes compact facts about its segments, and their landmarks (facts.py).
+2. Tasks find near duplicates by the landmarks, passing data on in files (duplicates.py).
+3. From the facts of all segments, this process decides what is dropped (reasons.py) and which shard each of the other
+   segments belongs to (place.py).
+4. Tasks partition each batch's segments by shard, and others write the shards (write.py).
 
-This process numbers segments in the order of their ids; files of tasks number them in the order of batches and rows,
-and `Facts.by_batch` translates.
+This process numbers segments in the order of their ids; the tasks' files number them in the order of batches and rows.
+`Facts.by_batch` maps the second numbering to the first.
 
-Tasks run on all cores of the cluster. Each leaves a file in RUN/shards/work and is not done again if that is there; the
-folder is deleted in the end. A sample's place depends on the seed and the ids of the samples alone.
+Tasks run on all cores of the cluster. Each writes a file in RUN/shards/work and is skipped if its file exists; the
+folder is deleted at the end. A sample's position depends only on the seed and the ids of the samples.
 """
 
 from __future__ import annotations
@@ -53,16 +54,16 @@ if TYPE_CHECKING:
     from pipeline.progress import ReportProgress
 
 WORK = "work"
-# Sizes of tasks: each holds some hundred MB of its batch or partition.
+# Sizes of tasks: each holds some hundred MB of its batch or partition in memory.
 PARTS_PER_BATCH = 64
 LANDMARKS_PER_PARTITION = 4_000_000
 CANDIDATES_PER_PARTITION = 100_000
-# Samples of ten million units take a GiB as objects.
+# Samples with ten million units in all take a GiB as Python objects.
 UNITS_PER_FILL = 8_000_000
-# A quarter of a million segments.
+# About a quarter of a million segments.
 UNITS_PER_ID_RANGE = 100_000_000
 MOST_FILLS = 1024
-# No more tasks than these are done here, without a cluster.
+# Up to this many tasks run in this process, without a cluster.
 FEW_TASKS = 2
 
 
@@ -71,9 +72,9 @@ def pack(run: str, config: PackConfig, report: ReportProgress, encoder: EncoderC
 
     Args:
         run: The run's folder.
-        config: How to.
+        config: How to pack.
         report: Called after every task.
-        encoder: The run's, for evaluation sets that are audio.
+        encoder: The run's encoder, to tokenize evaluation sets that are audio.
 
     Raises:
         TwistError: the training split is empty, or a part of the units or an evaluation set is damaged.
@@ -94,7 +95,7 @@ def pack(run: str, config: PackConfig, report: ReportProgress, encoder: EncoderC
 
 @dataclass(frozen=True)
 class _Plan:
-    """What the decisions leave to be done and to be told."""
+    """What is decided: the tasks that are left, and the counts and drops to report."""
 
     deal: Deal
     shards: tuple[str, ...]
@@ -103,7 +104,7 @@ class _Plan:
 
 
 class _Packing:
-    """One run of the stage."""
+    """Packing one run."""
 
     def __init__(self, stage: Stage, config: PackConfig, book: codebook.Codebook, report: ReportProgress) -> None:
         self.stage = stage
@@ -117,10 +118,10 @@ class _Packing:
         self.num_units = int(read_facts(stage.run, UNITS)["num_units"])
 
     def run(self, index: EvaluationIndex | None, facts: dict[str, Any]) -> None:
-        """Does all of it.
+        """Packs the run and finishes the stage.
 
         Args:
-            index: Evaluation speech to keep out of training.
+            index: Evaluation speech to keep out of training; None if there is none.
             facts: Further figures for stage.json.
         """
         survey = self._survey(index)
@@ -134,13 +135,13 @@ class _Packing:
         self.stage.finish(plan.counts, plan.dropped, dataset.fingerprint, **facts)
 
     def _map(self, function: Callable[[Any], None], items: Sequence[Any], noun: str) -> None:
-        # A few tasks are done sooner than a cluster is there.
+        # A few tasks are done before a cluster has started.
         done = map(function, items) if len(items) <= FEW_TASKS else cluster.map_tasks(function, items)
         for number, _ in enumerate(done, start=1):
             self.report(number, len(items), noun)
 
     def _survey(self, index: EvaluationIndex | None) -> Survey:
-        """Has the facts and landmarks of all batches written."""
+        """Runs the tasks that write the facts and landmarks of all batches."""
         evaluation_uri = None
         if index is not None:
             evaluation_uri = storage.join(self.folder, "evaluation.npz")
@@ -159,14 +160,14 @@ class _Packing:
         return survey
 
     def _read_facts(self, survey: Survey) -> Facts:
-        """The facts on all segments, sorted by id."""
+        """The facts about all segments, sorted by id."""
         sort = SortFacts(self.folder, tuple(survey.facts_uri(batch.number) for batch in self.batches))
         ranges = range(len(survey.first_ids) + 1)
         self._map(sort, ranges, "ranges of ids sorted")
         return Facts.read(tuple(map(sort.sorted_uri, ranges)), len(self.batches))
 
     def _decide(self, survey: Survey) -> _Plan:
-        """Decides what is dropped and where the rest belongs, and writes that down for the tasks."""
+        """Decides what is dropped and which shard the rest belongs to, and writes that for the tasks."""
         facts = self._read_facts(survey)
         recordings = read_recordings(self.stage.run, facts.recording_ids)
         recordings = recordings.take(pc.index_in(facts.recording_ids, recordings["recording_id"]).combine_chunks())
@@ -181,7 +182,7 @@ class _Packing:
         return _Plan(deal, tuple(arrangement.shards), StageCounts.of_table(total, kept, dropped), dropped)
 
     def _find_reasons(self, facts: Facts, splits: NDArray[np.int8], survey: Survey) -> Reasons:
-        """Why segments are dropped."""
+        """Decides which segments are dropped and why."""
         reasons = Reasons(facts, splits)
         if survey.duplicates.drop != "none":
             reasons.drop_exact()
@@ -191,7 +192,7 @@ class _Packing:
         return reasons
 
     def _compare_speech(self, survey: Survey, batch_starts: tuple[int, ...]) -> pa.Table:
-        """Segments that may be of one recording, compared (SIMILAR_SCHEMA)."""
+        """Compares segments that may be of the same recording (SIMILAR_SCHEMA)."""
         landmarks = tuple(survey.landmarks_uri(batch.number) for batch in self.batches)
         share = duplicates.ShareLandmarks(self.folder, landmarks, batch_starts)
         partitions = range(survey.num_partitions)
@@ -222,7 +223,7 @@ class _Packing:
             )
 
     def _arrange(self, facts: Facts, splits: NDArray[np.int8], kept: NDArray[np.bool_]) -> Arrangement:
-        """The place of every segment that is kept."""
+        """Assigns every kept segment to a sample and a shard."""
         if self.config.sample_s:
             times = (facts.column("start_s"), facts.column("end_s"))
             longest_s, longest_gap_s = self.config.sample_s, self.config.sample_gap_s
@@ -240,7 +241,7 @@ class _Packing:
         )
 
     def _write_plans(self, arrangement: Arrangement, facts: Facts, recordings: pa.Table) -> Deal:
-        """Writes where each batch's segments belong."""
+        """Writes each batch's plan: which shard and sample its segments belong to."""
         num_shards = len(arrangement.shards)
         num_partitions = min(num_shards, MOST_FILLS, 1 + self.num_units // UNITS_PER_FILL)
         deal = Deal(self.folder, num_shards, num_partitions)
@@ -257,7 +258,7 @@ class _Packing:
         return deal
 
     def _write_groups(self, arrangement: Arrangement, facts: Facts) -> None:
-        """Writes which segments make up which sample, if some have several."""
+        """Writes which segments make up each sample, if any sample has several."""
         if not len(arrangement.joined_ids):
             return
 
@@ -298,7 +299,7 @@ class _Packing:
 
 
 def _sums(figures: Iterable[dict[str, Any]], keys: tuple[str, ...]) -> dict[tuple[str, ...], dict[str, Any]]:
-    """Figures of samples summed by the values of some keys, in order."""
+    """Sums the figures of samples by the values of these keys, in the order of the values."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in figures:
         groups.setdefault(tuple(row[key] for key in keys), []).append(row)

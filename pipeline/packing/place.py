@@ -1,6 +1,6 @@
-"""Where every segment belongs: its split, the sample it is part of, and that sample's place in the shards.
+"""Assigns every segment to a split, a sample, and the sample's position in the shards.
 
-All of it depends on the ids of the segments and the seed alone. Arrays [rows] are in the order of segment ids.
+The result depends only on the seed and the ids of the segments. Arrays [rows] are in the order of segment ids.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RECORDING_COLUMNS = ["recording_id", "corpus", "speaker", "split", "language"]
-# Ids turned into str, and rows into int, at a time; all at once need several times the column's memory.
+# How many ids are turned into str, or rows into int, at a time; all at once take several times the column's memory.
 ROWS_AT_ONCE = 100_000
 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """The samples' places.
+    """The shard and sample that every segment belongs to.
 
     Attributes:
         shards: Paths of the shards.
-        shard: [rows] the number of each segment's shard; -1 for those that are dropped.
-        index: [rows] the number of its sample in the shard.
-        member: [rows] the number of the segment in its sample.
+        shard: [rows] index in `shards` of each segment's shard; -1 if the segment is dropped.
+        index: [rows] index of the segment's sample in the shard.
+        member: [rows] index of the segment in its sample.
         joined_ids: Ids of the samples that have more than one segment.
-        joined: [rows] the place of the sample's id there; -1 if it has one segment.
+        joined: [rows] index of the sample's id in `joined_ids`; -1 if the sample has one segment.
     """
 
     shards: list[str]
@@ -56,16 +56,16 @@ class Arrangement:
     joined: NDArray[np.int32]
 
     def sample_ids(self, rows: NDArray[np.integer] | slice) -> pa.Array:
-        """The ids of some segments' samples; null if the sample has one segment, and thereby its id."""
+        """The sample ids of these rows; null for a sample of one segment, whose id is the segment's."""
         joined = self.joined[rows]
         return self.joined_ids.take(pa.array(joined, mask=joined < 0))
 
 
 def read_recordings(run: str, wanted: pa.ChunkedArray) -> pa.Table:
-    """RECORDING_COLUMNS of the wanted recordings, sorted by id; `language` is the one that was decided.
+    """RECORDING_COLUMNS of the wanted recordings, sorted by id; `language` is the language stage's decision.
 
     Raises:
-        TwistError: the language stage's decisions are not those of this manifest.
+        TwistError: the language stage's decisions are about other recordings than this manifest's.
     """
     uri = storage.join(run, MANIFEST)
     files = [name for name in storage.list_files(uri, ".parquet") if name != DROPPED]
@@ -90,11 +90,11 @@ def _normalized(languages: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def split_recordings(recordings: pa.Table, config: SplitConfig) -> NDArray[np.int8]:
-    """The split of each recording, a number of SPLITS; all recordings of a speaker share one."""
+    """The split of each recording, as an index of SPLITS; all recordings of a speaker are in the same split."""
     groups = pc.coalesce(recordings["speaker"], recordings["recording_id"])
     names = pc.unique(groups)
     group = pc.index_in(groups, names).to_numpy()
-    # A speaker whom a corpus puts into several splits is kept out of training.
+    # A speaker whom a corpus has in several splits is kept out of training: SPLITS begins with train.
     own = pc.fill_null(pc.index_in(recordings["split"], pa.array(SPLITS)), -1).to_numpy().astype(np.int8)
     of_group = np.full(len(names), -1, np.int8)
     np.maximum.at(of_group, group, own)
@@ -112,16 +112,16 @@ def arrange(
     units_per_shard: int,
     min_shards: int,
 ) -> Arrangement:
-    """Shuffles samples and parts them into shards of even size.
+    """Shuffles samples and divides them into shards of even size.
 
     Args:
-        ids: The segments' ids, some of the rows at a time.
+        ids: The segments' ids [rows], in blocks.
         num_units: [rows].
-        splits: [rows] numbers of SPLITS.
-        samples: [rows] the row of the first segment of each segment's sample; -1 for those that are dropped. Segments
-            of one sample follow each other.
-        seed: Of the shuffle.
-        units_per_shard: Units that a shard holds at most, on average.
+        splits: [rows] indices of SPLITS.
+        samples: [rows] the row of the first segment of each segment's sample; -1 if the segment is dropped. Segments
+            of a sample are consecutive.
+        seed: Seed of the shuffle.
+        units_per_shard: Most units per shard, on average.
         min_shards: Fewest shards of the training split.
     """
     kept = np.flatnonzero(samples >= 0).astype(np.int32)
@@ -161,24 +161,24 @@ def arrange(
 def _shuffle(
     ids: Iterable[pa.Array], firsts: NDArray[np.int32], lasts: NDArray[np.int32], seed: int
 ) -> tuple[NDArray[np.uint64], pa.Array]:
-    """Hashes of the samples' ids, in whose order they are shuffled; and the ids of those with several segments.
+    """Hashes the samples' ids, to sort the samples by; also returns the ids of samples with several segments.
 
     Args:
-        ids: The segments' ids, some of the rows at a time.
+        ids: The segments' ids [rows], in blocks.
         firsts: [samples] the row of each sample's first segment, ascending.
-        lasts: [samples] the row of its last.
-        seed: Of the hash.
+        lasts: [samples] the row of each sample's last segment.
+        seed: Seed of the hash.
     """
     places = np.empty(len(firsts), np.uint64)
     joined = [pa.array([], pa.large_string())]
     start = done = 0
-    # The id of the first segment of the sample that the rows so far leave open.
+    # The id of the first segment of a sample that began in an earlier block and has not ended.
     open_id = pa.array([None], pa.large_string())
     for block in ids:
         end = start + len(block)
         begun, ended = np.searchsorted(firsts, end), np.searchsorted(lasts, end)
         known = pa.concat_arrays([open_id, block])
-        # Place 0 is that of `open_id`, whose row is before this block.
+        # `known` has `open_id` first, whose row is before this block, then the block.
         begins = known.take(pa.array(np.maximum(firsts[done:begun] - start, -1) + 1))
         is_joined = firsts[done:ended] != lasts[done:ended]
         of_samples = begins[: ended - done]
@@ -192,7 +192,7 @@ def _shuffle(
 
 
 def _sample_ids(begins: pa.Array, ends: pa.Array, is_joined: NDArray[np.bool_]) -> pa.Array:
-    """[samples] ids: the segment's own, or from where the first segment begins to where the last ends."""
+    """The samples' ids: the segment's own id, or the start in the first segment's id with the end in the last one's."""
     if not is_joined.any():
         return begins
     mask = pa.array(is_joined)
@@ -203,7 +203,7 @@ def _sample_ids(begins: pa.Array, ends: pa.Array, is_joined: NDArray[np.bool_]) 
 
 
 def _hash_ids(ids: pa.Array, seed: int, hashes: NDArray[np.uint64]) -> None:
-    """Fills `hashes` [ids] with numbers that are spread evenly."""
+    """Fills `hashes` [ids] with hashes of the ids."""
     for start in range(0, len(ids), ROWS_AT_ONCE):
         some = ids.slice(start, ROWS_AT_ONCE).to_pylist()
         digests = b"".join(hashlib.blake2b(f"{seed}:{id}".encode(), digest_size=8).digest() for id in some)
@@ -218,17 +218,17 @@ def join_neighbours(
     longest_s: float,
     longest_gap_s: float,
 ) -> NDArray[np.int32]:
-    """Joins neighbouring segments of a recording to samples, up to a length.
+    """Joins neighbouring segments of a recording into samples of limited length.
 
     Args:
-        recordings: [rows] equal for the segments of a recording, which lie together, with ascending times.
+        recordings: [rows] equal for the segments of one recording, which are consecutive and ascend in time.
         start_s, end_s: [rows].
-        kept: [rows] whether each is kept; a dropped one parts its neighbours.
-        longest_s: Seconds of a sample at most, pauses included.
-        longest_gap_s: Seconds between neighbours at most.
+        kept: [rows] whether each segment is kept; neighbours are not joined across a dropped one.
+        longest_s: Longest sample in seconds, including pauses.
+        longest_gap_s: Longest pause in seconds between segments that are joined.
 
     Returns:
-        [rows] the row of the sample's first segment; -1 for those that are dropped.
+        [rows] the row of the first segment of each segment's sample; -1 if the segment is dropped.
     """
     follows = np.zeros(len(kept), bool)
     follows[1:] = kept[1:] & kept[:-1] & (recordings[1:] == recordings[:-1])
@@ -244,7 +244,7 @@ def join_neighbours(
 
 
 def even_edges(sizes: NDArray[np.int64], units_per_shard: int, minimum: int) -> list[int]:
-    """Edges between groups of neighbours of nearly equal size, none of them empty."""
+    """Divides consecutive samples into groups of nearly equal size, none of them empty; returns the groups' edges."""
     count = min(len(sizes), max(minimum, math.ceil(sizes.sum() / units_per_shard)))
     numbers = np.arange(count)
     middles = np.cumsum(sizes) - sizes / 2

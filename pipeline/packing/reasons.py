@@ -1,4 +1,4 @@
-"""Which segments are dropped, and why: the first reason that was found counts."""
+"""Decides which segments are dropped and why; the first reason found counts."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ NAMES = ("", "evaluation", "degenerate", "duplicate", "near_duplicate")
 
 
 class Reasons:
-    """The reason of each segment, as a number of NAMES.
+    """Why each segment is dropped, as an index of NAMES (KEPT if it is not).
 
     Args:
-        facts: On all segments.
-        splits: [n] the split of each segment, a number of SPLITS.
+        facts: The facts about all segments.
+        splits: [n] the split of each segment, as an index of SPLITS.
     """
 
     def __init__(self, facts: Facts, splits: NDArray[np.int8]) -> None:
@@ -37,13 +37,13 @@ class Reasons:
         for rows, table in facts.tables(["reason"]):
             reasons = pc.fill_null(pc.index_in(table["reason"], pa.array(NAMES)), KEPT)
             self._reasons[rows] = reasons.to_numpy()
-        # Details of duplicates; the others' are among the facts.
+        # Rows and details of duplicates; details of the other reasons are among the facts.
         self._twinned: list[NDArray[np.int64]] = []
         self._details: list[pa.Array] = []
 
     @property
     def kept(self) -> NDArray[np.bool_]:
-        """[n] whether each segment stays."""
+        """Whether each segment is kept, [n]."""
         is_kept: NDArray[np.bool_] = self._reasons == KEPT
         return is_kept
 
@@ -60,15 +60,15 @@ class Reasons:
         self._drop(candidates[gone], DUPLICATE, details)
 
     def drop_near(self, similar: pa.Table, config: DuplicatesConfig, frame_rate_hz: float) -> None:
-        """Drops segments with the speech of another.
+        """Drops segments that have the speech of another.
 
         Args:
             similar: Compared segments (SIMILAR_SCHEMA), numbered in the order of batches.
-            config: What counts as the same.
-            frame_rate_hz: Of the units.
+            config: The thresholds.
+            frame_rate_hz: Frame rate of the units.
         """
         left, right = (self._facts.by_batch[similar[name].to_numpy()] for name in ("left", "right"))
-        # `choose_twins` sees only the segments that were compared, numbered anew.
+        # `choose_twins` gets only the segments that were compared, renumbered.
         rows, numbers = np.unique(np.concatenate([left, right]), return_inverse=True)
         for name, values in zip(("left", "right"), np.split(numbers, 2), strict=True):
             similar = similar.set_column(similar.column_names.index(name), name, pa.array(values))
@@ -84,7 +84,7 @@ class Reasons:
         self._drop(rows[list(twins)], NEAR_DUPLICATE, pa.array(details, pa.large_string()))
 
     def _priority(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
-        """The order in which some segments may stay: evaluation before training, then the longer, then by id."""
+        """The rank of each row (the lowest may stay first): evaluation before training, then the longer, then by id."""
         order = np.lexsort((rows, -self._facts.num_frames[rows], -self._splits[rows]))
         priority = np.empty(len(rows), np.int64)
         priority[order] = np.arange(len(rows))
@@ -96,7 +96,7 @@ class Reasons:
         self._details.append(details)
 
     def tallies(self) -> tuple[Tally, Tally]:
-        """All segments, and those that are kept."""
+        """Number and hours of all segments, and of those that are kept."""
         num_kept = 0
         total_s = kept_s = 0.0
         for rows, table in self._facts.tables(["start_s", "end_s"]):
@@ -107,7 +107,7 @@ class Reasons:
         return Tally(len(self._facts), total_s / 3600), Tally(num_kept, kept_s / 3600)
 
     def dropped(self, corpora: pa.Array) -> pa.Table:
-        """All drops by id (DROPPED_SCHEMA).
+        """All dropped segments, in the order of ids (DROPPED_SCHEMA).
 
         Args:
             corpora: [recordings] the corpus of each of `Facts.recording_ids`.
@@ -138,7 +138,7 @@ class Reasons:
 
 
 def _comes_twice(values: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """[n] whether each value is among the others."""
+    """Whether each value occurs more than once, [n]."""
     in_order = np.sort(values)
     repeated = np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
     if not len(repeated):

@@ -1,4 +1,4 @@
-"""Which split a sample belongs to: the corpus' own where it has one, else by a stable hash of its speaker."""
+"""Which split a sample belongs to: its corpus's own if it has one, otherwise by a stable hash of its speaker."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 def assign_splits(groups: Sequence[str], own: NDArray[np.int8], config: SplitConfig) -> NDArray[np.int8]:
-    """The split of each group of samples that must stay together.
+    """Assigns groups of samples that must stay together to splits.
 
-    A group (a speaker; a recording whose speaker is unknown) without a split of its own goes where the hash of its name
-    says, so that it stays there when the corpora grow. Where this leaves a wanted split empty, as it may with few
-    speakers, the group with the nearest hash fills it, if it leaves no other split empty; training comes first.
+    A group is a speaker, or a recording whose speaker is unknown. If its corpus does not give it a split, a hash of its
+    name does, so it stays in that split when the corpora grow. With few speakers this may leave a wanted split empty:
+    the group with the nearest hash then fills it, unless that would empty another split. Training is filled first.
 
     Args:
-        groups: Their names, each once.
-        own: [groups] the corpus' own split of each, as a number of SPLITS, or -1.
+        groups: Names of the groups, each once.
+        own: [groups] the split that the corpus gives each group, as an index of SPLITS; -1 if none.
         config: Shares and seed.
 
     Returns:
-        [groups], numbers of SPLITS.
+        [groups], indices of SPLITS.
     """
     is_free = own < 0 if config.corpus_splits == "keep" else np.ones(len(own), bool)
     places = np.fromiter((_place(config.seed, group) for group in groups), np.float64, len(groups))
@@ -46,7 +46,7 @@ def assign_splits(groups: Sequence[str], own: NDArray[np.int8], config: SplitCon
         sizes = np.bincount(splits, minlength=len(SPLITS))
         if start == end or sizes[number]:
             continue
-        # How far each group that can be spared lies from this split's stretch.
+        # Distances of the groups that can be spared from this split's interval of hashes.
         spare = np.flatnonzero(is_free if number == 0 else is_free & (sizes[splits] > 1))
         if len(spare):
             distances = np.maximum(start - places[spare], places[spare] - end)
@@ -56,6 +56,6 @@ def assign_splits(groups: Sequence[str], own: NDArray[np.int8], config: SplitCon
 
 
 def _place(seed: int, group: str) -> float:
-    """Where a group lies between 0 and 1, as evenly as a hash spreads them."""
+    """A hash of the group's name, uniform in [0, 1)."""
     hashed = hashlib.blake2b(f"{seed}:split:{group}".encode(), digest_size=8).digest()
-    return (int.from_bytes(hashed, "little") >> 11) / 2**53  # as many bits as a float holds: never rounded up to 1
+    return (int.from_bytes(hashed, "little") >> 11) / 2**53  # 53 bits fit a float exactly: never rounded up to 1

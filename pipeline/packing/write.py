@@ -1,4 +1,4 @@
-"""Units brought to the shards that they belong in: dealt out batch by batch, then written shard by shard."""
+"""Writes the shards: first partitions each batch's segments by shard, then writes each partition's shards."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ PLAN_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Deal:
-    """Deals a batch's segments out to where their shards are written.
+    """Partitions a batch's segments by the task that will write their shards.
 
     Attributes:
-        folder: Of intermediate files; holds a plan (PLAN_SCHEMA) for each batch.
-        num_shards: In all.
-        num_partitions: Tasks that write shards; each has neighbouring ones.
+        folder: Folder for intermediate files, which has a plan (PLAN_SCHEMA) for each batch.
+        num_shards: Number of shards.
+        num_partitions: Number of tasks that write shards; each writes consecutive ones.
     """
 
     folder: str
@@ -48,15 +48,15 @@ class Deal:
     num_partitions: int
 
     def plan_uri(self, batch: int) -> str:
-        """What is to become of a batch's segments."""
+        """The plan of a batch: the shard and sample of each segment."""
         return storage.join(self.folder, f"plan-{batch:06d}.parquet")
 
     def samples_uri(self, batch: int) -> str:
-        """A batch's segments, dealt out."""
+        """A batch's segments, partitioned."""
         return storage.join(self.folder, f"samples-{batch:06d}.scatter")
 
     def __call__(self, batch: Batch) -> None:
-        """Deals one batch out, unless that was done before."""
+        """Partitions one batch, unless its file exists."""
         if storage.exists(self.samples_uri(batch.number)):
             return
         plan = parquet.read(self.plan_uri(batch.number))
@@ -75,11 +75,11 @@ class Fill:
     """Writes the shards of one partition.
 
     Attributes:
-        deal: How the segments were dealt out.
+        deal: How the segments were partitioned.
         uri: The folder of the shards.
         names: Paths of all shards.
-        num_batches: Files that segments were dealt from.
-        codebook_size: K.
+        num_batches: Number of batches.
+        codebook_size: Number of kinds of units.
     """
 
     deal: Deal
@@ -89,15 +89,15 @@ class Fill:
     codebook_size: int
 
     def rows_uri(self, partition: int) -> str:
-        """The manifest's rows of the partition's shards."""
+        """The manifest rows of the partition's shards."""
         return storage.join(self.deal.folder, f"rows-{partition:06d}.parquet")
 
     def told_uri(self, partition: int) -> str:
-        """What dataset.json says of them, and how often each unit occurs in each; written last."""
+        """What dataset.json says about the partition's shards, with each one's unit counts; written last."""
         return storage.join(self.deal.folder, f"shards-{partition:06d}.json")
 
     def __call__(self, partition: int) -> None:
-        """Writes one partition, unless that was done before."""
+        """Writes one partition's shards, unless they are complete."""
         if storage.exists(self.told_uri(partition)):
             return
         files = [self.deal.samples_uri(number) for number in range(self.num_batches)]
@@ -129,7 +129,7 @@ class Fill:
 
 
 def _samples(table: pa.Table, split: str) -> list[Sample]:
-    """The samples of one shard, whose segments are in order."""
+    """The samples of one shard, from its segments in order."""
     flat = Flat.of(table)
     names = ("segment_id", "start_s", "end_s", "sample_id", "corpus", "speaker", "language", "member")
     columns = {name: table[name].to_pylist() for name in names}
@@ -159,7 +159,7 @@ def _samples(table: pa.Table, split: str) -> list[Sample]:
 
 
 def _figures(samples: list[Sample]) -> list[dict[str, Any]]:
-    """Sums over samples of one corpus and language."""
+    """Sums figures over the samples of each corpus and language."""
     groups: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     for sample in samples:
         groups[sample.corpus, sample.language or "unknown"].append(sample)
@@ -180,7 +180,7 @@ def _figures(samples: list[Sample]) -> list[dict[str, Any]]:
 def joined(
     segments: list[tuple[NDArray[np.uint16], NDArray[np.uint16]]],
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-    """Units and durations of neighbours as one; a unit that ends one and begins the next becomes one run."""
+    """Joins the units and durations of neighbouring segments; a unit at both sides of a join becomes one run."""
     if len(segments) == 1:
         return segments[0]
     units, durations = (np.concatenate(parts) for parts in zip(*segments, strict=True))
