@@ -1,11 +1,12 @@
-"""How fast a codebook is fitted and how good it is, beside scikit-learn with the settings of HuBERT's authors.
+"""Speed and quality of fitting a codebook, compared with scikit-learn under the settings of HuBERT's authors.
 
     python benchmarks/codebook.py [--quick] [--json]
 
-500,000 frames x 768 and 500 units: speech of many synthesized voices, through the three layers of hubert-tiny-25hz side
-by side (3 x 256 values). Both get the same frames and are measured on the same others, kept aside.
+500,000 frames x 768 values, 500 units. The frames are speech of many synthesized voices through hubert-tiny-25hz, with
+the outputs of its three layers concatenated (3 x 256 values). Both contestants get the same frames and are measured on
+the same held-out frames.
 
-scikit-learn's MiniBatchKMeans has the settings of fairseq's examples/hubert/simple_kmeans/learn_kmeans.py: k-means++,
+scikit-learn's MiniBatchKMeans gets the settings of fairseq's examples/hubert/simple_kmeans/learn_kmeans.py: k-means++,
 n_init 20, batches of 10,000, no tolerance, stop after 100 batches without improvement, no reassignment.
 
 The last figure is the peak memory of a process that fits 1,000,000 frames x 768 (200,000 with --quick).
@@ -84,12 +85,12 @@ def speech_frames(num_frames: int) -> NDArray[np.float32]:
 
 @torch.inference_mode()
 def layers_of(model: Any, wav: torch.Tensor) -> NDArray[np.float32]:
-    """Features [F, 768] of wav [S]: `LAYERS` side by side."""
+    """Features [F, 768] of wav [S]: the outputs of `LAYERS`, concatenated."""
     return np.asarray(torch.cat([model(wav[None], layer)[0] for layer in LAYERS], dim=1))
 
 
 def measure(frames: NDArray[np.float32], num_units: int, num_frames_for_memory: int) -> dict[str, Any]:
-    """Seconds and held-out inertia of both, and the ratios between them."""
+    """Measures seconds and held-out inertia of both, and their ratios."""
     num_held_out = int(len(frames) * kmeans.HELD_OUT_FRACTION)
     begin = time.perf_counter()
     _, report = kmeans.fit(frames, num_units, seed=0, num_steps=CodebookConfig.num_iterations)
@@ -135,7 +136,7 @@ def measure(frames: NDArray[np.float32], num_units: int, num_frames_for_memory: 
 
 
 def peak_memory_gib(num_frames: int, num_units: int) -> float:
-    """The most memory that this process ever held, having fitted so many frames x 768."""
+    """Fits `num_frames` x 768 features; returns the peak memory of this process."""
     frames = np.random.default_rng(0).standard_normal((num_frames, FEATURE_DIM), np.float32)
     kmeans.fit(frames, num_units, seed=0, num_steps=1)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,20 +1,20 @@
-"""How many planted copies of speech `pack` finds, and how much it drops that is no copy.
+"""How many planted copies of speech `pack` finds, and how many segments it drops that are not copies.
 
     python benchmarks/duplicates.py [--speech DIR] [--texts 600] [--quick] [--json]
 
-Segments of 12 s: recorded speech (files below DIR, ../shared/speech unless given; left out where there is none) and
-espeak-ng's. Each is packed together with a copy of one kind, made from the audio and tokenized anew with the embedded
-hubert-tiny-25hz and its 100 units. Recall is the share of copies of which one of the two is dropped, naming the other:
+Segments are 12 s of recorded speech (files below DIR, by default ../shared/speech, if there are any) and of espeak-ng.
+Each is packed together with a copy of one kind, made from the audio and tokenized with the embedded hubert-tiny-25hz
+(100 units). Recall is the share of pairs in which one of the two is dropped as a copy of the other:
 
     mp3, mp3_low      encoded at about 64 and 32 kbit/s, and decoded
     8_khz, 11_khz     through 8 or 11.025 kHz
-    half_frame        begins 20 ms later, half a frame: the worst that a shift does to units
+    half_frame        begins 20 ms later, half a frame: the shift that changes units most
     cut               the middle 60% to 90%
-    shifted           begins up to half a segment later, and ends as much later
-    shifted_mp3       both
+    shifted           begins up to half a segment later, with the same length
+    shifted_mp3       shifted and mp3
 
-False drops are counted among segments no two of which are one recording: `--texts` texts, each at two paces by two
-voices, and the recorded speech. `*_large` is all of it with landmarks of three units, as large corpora have them.
+False drops are counted among segments that are all different recordings: `--texts` texts, each read at two paces by two
+voices, and the recorded speech. `*_large` repeats everything with landmarks of three units, as used for large corpora.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ if TYPE_CHECKING:
     Copy = Callable[[Wav, random.Random], Wav]
 
 RATE_HZ = 16_000
-# By how much two readings' paces differ at least: espeak-ng's voices share one rhythm, as no two people do.
+# Smallest difference in pace of two readings: espeak-ng's voices all have the same rhythm, which no two people do.
 LEAST_PACE = 0.04
 SEGMENT_S = 12
-# What lies behind a segment, for copies that begin later.
+# Length of the audio that a segment is cut from, so that copies can begin later.
 SOURCE_S = 18
 VOICES = ("en-us", "en-us+f3", "en-us+m3", "en-gb-scotland", "en-us+f2", "en-us+m7")
 SPEECH = Path(__file__).resolve().parents[2] / "shared" / "speech"
@@ -138,7 +138,7 @@ def recorded(folder: Path) -> Iterator[Wav]:
 
 
 def sentences(count: int) -> Iterator[str]:
-    """Different ones."""
+    """Yields `count` different texts."""
     rng = random.Random(1)
     said: set[str] = set()
     for paragraph in paragraphs("en", rng):
@@ -194,7 +194,7 @@ COPIES: dict[str, Copy] = {
 
 
 SHIFTED = {"half_frame", "shifted", "shifted_mp3"}
-# Units in a landmark.
+# Units in a landmark, by suffix of the figures.
 SIZES = {"": 2, "_large": 3}
 
 
@@ -207,7 +207,7 @@ def copies_found(
 
 
 def drops(segments: dict[int, NDArray[np.uint16]], book: codebook.Codebook, landmark_units: int) -> dict[int, int]:
-    """Packs segments, given as units per frame; which were dropped, and for which."""
+    """Packs segments (the unit of each frame, by number); returns the dropped ones, each with the one it duplicates."""
     with tempfile.TemporaryDirectory() as folder:
         run = str(Path(folder) / "run")
         ids = [f"corpus/{number:06d}" for number in segments]

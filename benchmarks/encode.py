@@ -1,14 +1,14 @@
-"""How fast clips become units: this encoder beside transformers' HubertModel, in one process, on random weights.
+"""Speed of turning clips into units: this encoder and transformers' HubertModel, in one process, with random weights.
 
     python benchmarks/encode.py [--quick] [--json] [--threads N]
 
 The model has the size of TWIST's (HuBERT Base with an eighth convolution, 25 Hz, layer 11, 500 units); speed does not
-depend on what the weights are. The contestants take turns over the same clips, and each one's median turn counts, since
-machines have other work too. One thread by default: the pipeline runs a worker of one thread per core. On a GPU there
-is 20 times as much audio, about a chunk of the pipeline, and a turn before the first that counts.
+depend on the weights. The contestants take turns on the same clips, and each one's median turn counts, because the
+machine may have other work. The default is one thread, since the pipeline runs a one-threaded worker per core. On a GPU
+there is 20 times as much audio, about a chunk of the pipeline, and one warm-up turn.
 
 1. transformers, float32, as slamkit uses it: clips sorted by length, batches of 8 padded to the longest, no mask, all
-   hidden states. What it gives for a padded clip is not what the clip gives alone, and assignment is not counted.
+   hidden states. A padded clip gets other features than alone, and assignment to units is not timed.
 2. The same under bfloat16 autocast.
 3. This encoder in float32 and in bfloat16, from samples to units.
 """
@@ -75,14 +75,14 @@ def main() -> None:
 
 
 def make_clips(num_clips: int) -> list[NDArray[np.float32]]:
-    """Noise, in lengths as segments of read speech have them: 2 to 25 s, around 10 s."""
+    """Clips of noise with the lengths of segments of read speech: 2 to 25 s, around 10 s."""
     generator = np.random.default_rng(0)
     lengths_s = np.clip(generator.lognormal(np.log(10), 0.6, num_clips), 2, 25)
     return [(0.1 * generator.standard_normal(int(s * SAMPLE_RATE_HZ))).astype(np.float32) for s in lengths_s]
 
 
 def measure(clips: list[NDArray[np.float32]], num_turns: int) -> dict[str, Any]:
-    """Hours of audio per hour of each contestant, and their ratios."""
+    """Measures hours of audio per hour for each contestant, and their ratios."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     audio_s = sum(map(len, clips)) / SAMPLE_RATE_HZ
     contestants = make_contestants(clips, device)
@@ -162,7 +162,7 @@ def unit_encoder(folder: str, dtype: Literal["float32", "bfloat16"]) -> UnitEnco
 
 
 def matmul_flops_per_s(dtype: torch.dtype, device: torch.device) -> float:
-    """The best of a few square products: what this machine can do in this type, now."""
+    """FLOP per second of the fastest of a few square matrix products in this type, right now."""
     size = 2048 if device.type == "cpu" else 8192
     left, right = (torch.randn(size, size).to(device, dtype) for _ in range(2))
     best_s = float("inf")
@@ -176,7 +176,7 @@ def matmul_flops_per_s(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def flops(clips: list[NDArray[np.float32]]) -> float:
-    """Arithmetic of products alone (two per multiplication and addition) up to `LAYER`, unpadded."""
+    """FLOP of the matrix products up to `LAYER`, without padding; a multiplication and addition count as two."""
     config = transformers.HubertConfig(**SHAPE)
     width = config.hidden_size
     total = 0
@@ -193,7 +193,7 @@ def flops(clips: list[NDArray[np.float32]]) -> float:
 
 
 def as_json(result: dict[str, Any]) -> dict[str, Any]:
-    """The result as every benchmark here prints it: `ratios`, `figures`, `machine`."""
+    """The result in the form that all benchmarks print: `ratios`, `figures`, `machine`."""
     ratios = {name: value for name, value in result.items() if "vs_" in name}
     figures = {name: value for name, value in result.items() if name not in ratios and name != "machine"}
     return {"ratios": ratios, "figures": figures, "machine": result["machine"]}

@@ -1,15 +1,15 @@
-"""How fast speech comes out: units of a speech LM beside transformers' generate, and audio of the vocoder.
+"""Speed of generation: a speech LM's units, compared with transformers' `generate`, and the vocoder's audio.
 
     python benchmarks/generate.py [--quick] [--json] [--threads N] [--turns N]
 
-Units: 8 prompts of unequal length (60 to 83 units, as 3 s of speech have) are continued to the published length by a
-speech LM of OPT-125M's size with random weights, on which speed does not depend. This project continues all of them at
-once; transformers' `generate` with a key-value cache takes one prompt at a time, as the published script does, with the
-same temperature and top_k. Turns alternate, and the best of each counts.
+Units: a speech LM of OPT-125M's size continues 8 prompts of different lengths (60 to 83 units, about 3 s of speech) to
+the published length. Its weights are random, which does not affect speed. This project continues all prompts at once;
+transformers' `generate`, with a key-value cache and the same temperature and top_k, takes one prompt at a time, as the
+published script does. The two take turns, and the best turn of each counts.
 
-Vocoder: a unit HiFi-GAN of the published shape at 25 Hz with random weights, and the embedded one, each saying 10 s.
-`real_time_factor` is seconds of work per second of audio. `first_audio_s`: until a stream has given its first samples,
-where units are there at once.
+Vocoder: a unit HiFi-GAN of the published shape at 25 Hz with random weights, and the embedded one, each speaking 10 s.
+`real_time_factor` is seconds of work per second of audio. `first_audio_s` is the time until a stream yields its first
+samples, when all units are known at the start.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def measure(device: torch.device, *, quick: bool, num_turns: int) -> dict[str, Any]:
-    """All figures, and the ratio to transformers."""
+    """Measures all figures, and the ratio to transformers."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**OPT_125M, **VOCABULARY.as_config()))
     model.to(device).eval()
@@ -130,7 +130,7 @@ def measure(device: torch.device, *, quick: bool, num_turns: int) -> dict[str, A
 
 
 def in_turns(jobs: list[Callable[[], object]], num_turns: int, device: torch.device) -> list[float]:
-    """The best time in seconds of each job, which take turns; each is done once before."""
+    """Runs jobs in turns, after one warm-up each; returns the best time of each in seconds."""
     best = [float("inf")] * len(jobs)
     for turn in range(num_turns + 1):
         for number, job in enumerate(jobs):
@@ -145,7 +145,7 @@ def in_turns(jobs: list[Callable[[], object]], num_turns: int, device: torch.dev
 
 @torch.inference_mode()
 def generate_with_transformers(model: Any, prompt: NDArray[np.uint16], config: SamplingConfig) -> torch.Tensor:
-    """What the published script does with one prompt."""
+    """Continues one prompt as the published script does."""
     ids = torch.from_numpy(VOCABULARY.encode(prompt))[None].to(model.device)
     return model.generate(  # type: ignore[no-any-return]
         ids,
@@ -159,12 +159,12 @@ def generate_with_transformers(model: Any, prompt: NDArray[np.uint16], config: S
 
 
 def one_frame_each(units: NDArray[np.uint16]) -> Utterance:
-    """Units that last a frame each."""
+    """Random units that last one frame each."""
     return Utterance(units, np.ones(len(units), np.uint16))
 
 
 def first_audio(vocoder: Vocoder, units: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """The first samples that a stream gives."""
+    """The first samples of a stream."""
     stream = VocoderStream(vocoder)
     ones = np.ones(len(units), np.uint16)
     for start in range(len(units)):
@@ -175,7 +175,7 @@ def first_audio(vocoder: Vocoder, units: NDArray[np.uint16]) -> NDArray[np.float
 
 
 def on_gpu(config: VocoderConfig, units: NDArray[np.uint16], device: torch.device) -> dict[str, float]:
-    """The published shape in bfloat16, 64 utterances at once."""
+    """Measures the published shape in bfloat16 on 64 utterances at once."""
     vocoder = Vocoder(config).for_inference(torch.bfloat16, device)
     utterances = [one_frame_each(units)] * 64
     (seconds,) = in_turns([lambda: Synthesizer(vocoder)(utterances)], 3, device)

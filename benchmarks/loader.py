@@ -1,19 +1,20 @@
-"""Units per second that one process reads, beside what users would read the same units with.
+"""Units per second that one process reads, compared with other libraries that read the same units.
 
     python benchmarks/loader.py [--samples 40000] [--turns 5] [--quick] [--json]
 
-In turns over the same samples of 100 to 700 units, from a local disk (in the page cache after the first turn):
+The contestants take turns on the same samples of 100 to 700 units, from a local disk (from the page cache after the
+first turn):
 
-- this loader: shuffled over all samples, in batches of 64: as our trainer takes them (ids, one sample behind the
-  other), and as rows for other trainers, padded (ids and labels) and packed;
+- this loader: shuffled over all samples, in batches of 64: concatenated ids, as our trainer takes them, and rows for
+  other trainers, padded (ids and labels) and packed;
 - webdataset: `WebDataset(tars).decode()` over the same tars, unshuffled, samples one by one;
 - datasets: a JSONL of lists of units, as slamkit trains on, loaded by Hugging Face's `load_dataset`, shuffled, in
   batches of 64; and the same units as Arrow in numpy format;
 - litdata: StreamingDataset, shuffled, in batches of 64.
 
-The batches of the last two are the same as this loader's padded rows, made with torch's pad_sequence; `*_alone` is
-without that, units that nothing can be trained on yet. `restore_s` is the longest of some restorations of a stream at
-random places of 22 million samples, to its first batch's indices. Needs the extra `bench`.
+For the last two, batches equal to this loader's padded rows are made with torch's pad_sequence; `*_alone` leaves that
+out, and so ends at units that are not ready for training. `restore_s` is the longest time to restore a stream at one of
+some random positions among 22 million samples and get its first batch's indices. Needs the extra `bench`.
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ def read_rows(dataset: Dataset, **settings: Any) -> Callable[[], int]:
 
 
 def _epochs(dataset: Dataset) -> Iterator[range]:
-    """The batches of each turn, another epoch each time: its order is drawn within what is timed."""
+    """Yields the batches of each turn; each is another epoch, so that drawing the order is timed too."""
     num_batches = len(dataset.columns(["split"])) // BATCH_SIZE
     return (range(turn * num_batches, (turn + 1) * num_batches) for turn in itertools.count())
 
@@ -198,7 +199,7 @@ def datasets_readers(folder: Path, samples: list[NDArray[np.uint16]]) -> dict[st
 
 
 def pad(samples: Sequence[Any]) -> int:
-    """What this loader's padded rows hold, as most training code makes it; gives the number of units."""
+    """Makes batches like this loader's padded rows, as most training code does; returns the number of units."""
     ids = [torch.as_tensor(np.asarray(units, np.int64)) + 1 for units in samples]
     token_ids = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=0)
     labels = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=-100)
@@ -227,7 +228,7 @@ def litdata_readers(folder: Path, samples: list[NDArray[np.uint16]]) -> dict[str
 
 
 def restore_times() -> list[float]:
-    """Seconds from a state to the indices of its batch, at random places of a run over as many samples as there are."""
+    """Seconds from a state to the indices of its batch, at random positions of a full-size run."""
     count = FULL_SIZE
     manifest = pa.table(
         {

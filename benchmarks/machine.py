@@ -1,4 +1,4 @@
-"""What a figure was measured on, as each benchmark states it."""
+"""Describes the machine that a benchmark ran on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def machine(device: torch.device | None = None, **versions: str) -> dict[str, object]:
-    """The device's name (the processor's unless given), threads, versions of what took part, and the date."""
+    """Name of the device (by default the processor), number of threads, versions of libraries, and the date."""
     on_gpu = device is not None and device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name() if on_gpu else cpu_name(),
@@ -22,7 +22,7 @@ def machine(device: torch.device | None = None, **versions: str) -> dict[str, ob
 
 
 def cpu_name() -> str:
-    """The processor's name as the system gives it."""
+    """The processor's name, from /proc/cpuinfo if there is one."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,10 +1,11 @@
-"""Listing a corpus: files per second, cold and warm, and memory; beside a loop over soundfile.info.
+"""Listing a corpus: files per second, cold and warm, and memory, compared with a loop over soundfile.info.
 
     python benchmarks/manifest.py [--files 100000] [--folder DIR] [--quick] [--json]
 
-1. probe: a folder of FLAC files whose headers must be read, by `twist manifest`'s own way (threads, then Ray) and by
-   the loop that users write, in turns; cold: the files' pages are dropped from the cache first (names and inodes stay).
-2. stated: a Common Voice of as many clips, whose durations its table states, so that nothing is opened.
+1. probe: a folder of FLAC files whose headers must be read, in turns by the functions behind `twist manifest` (threads,
+   then Ray) and by the loop that users would write. Cold means that the files' contents are dropped from the page cache
+   first (names and inodes stay).
+2. stated: a Common Voice release with as many clips, whose table states their durations, so no file is opened.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from pipeline.stage import read_facts
 QUICK_FILES = 4_000
 FILES_PER_FOLDER = 1_000
 CLIP_S = 0.1
-# The loop takes a share of the files, and is counted per file.
+# The loop is given a share of the files, and its speed is per file.
 MOST_FILES_OF_LOOP = 20_000
 MILLION = 1_000_000
 
@@ -58,7 +59,7 @@ def main() -> None:
 
 
 def measure(folder: Path, num_files: int) -> dict[str, Any]:
-    """Ratios, figures and the machine."""
+    """Measures all figures; returns them with ratios and the machine."""
     write_flacs(folder / "flac", num_files)
     write_common_voice(folder / "cv", num_files)
     paths = [folder / "flac" / name for name in storage.list_files(str(folder / "flac"))]
@@ -92,7 +93,7 @@ def measure(folder: Path, num_files: int) -> dict[str, Any]:
 
 
 def write_flacs(root: Path, num_files: int) -> None:
-    """Files of noise, a thousand a folder."""
+    """Writes files of noise, a thousand per folder."""
     generator = np.random.default_rng(0)
     soundfile.write(root.with_suffix(".flac"), 0.1 * generator.standard_normal(round(CLIP_S * 16_000)), 16_000)
     content = root.with_suffix(".flac").read_bytes()
@@ -104,7 +105,7 @@ def write_flacs(root: Path, num_files: int) -> None:
 
 
 def write_common_voice(root: Path, num_files: int) -> None:
-    """A release whose clips are empty, as nothing needs to open them."""
+    """Writes a Common Voice release whose clips are empty files: nothing opens them."""
     clips = root / "en" / "clips"
     clips.mkdir(parents=True)
     names = [f"common_voice_en_{number:08d}.mp3" for number in range(num_files)]
@@ -119,7 +120,7 @@ def write_common_voice(root: Path, num_files: int) -> None:
 
 
 def drop_pages(paths: list[Path]) -> None:
-    """Asks the system to forget what is in files."""
+    """Drops the files' contents from the page cache."""
     os.sync()
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
@@ -128,7 +129,7 @@ def drop_pages(paths: list[Path]) -> None:
 
 
 def manifest(folder: Path, run: str, root: str, kind: str, num_files: int) -> tuple[float, float]:
-    """Files per second and peak memory in GiB of a command that lists a corpus, in a process of its own."""
+    """Files per second and peak memory in GiB of listing a corpus, in a process of its own."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     process = context.Process(target=_manifest, args=(str(folder / run), str(folder / root), kind, queue))

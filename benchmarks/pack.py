@@ -1,19 +1,18 @@
-"""Packing at a part of full size: minutes and memory, and what full size would take.
+"""Packing at fractions of full size: minutes and memory, and an extrapolation to full size.
 
     python benchmarks/pack.py [--scales 0.005 0.02 0.05] [--folder DIR] [--one-core | --deciding] [--quick] [--json]
 
-At full size 22 million segments hold 9 billion units in 300,000 part files, of 1.5 million recordings. Units are those
-of a Markov chain over 500 with the frequencies of Zipf's law; every 200th segment is a copy of another with a tenth of
-its units changed, and every 400th is the same to the bit. All of `pack` runs with its defaults, near duplicates
-included, on Ray with all cores of this machine; memory is that of all its
-processes together. Minutes depend on what else the machine does, core minutes hardly. --one-core does all tasks one
-after the other in one process, without Ray.
+At full size, 22 million segments of 1.5 million recordings have 9 billion units in 300,000 part files. Units come from
+a Markov chain over 500 kinds with the frequencies of Zipf's law; every 200th segment is a copy of another with a tenth
+of its units changed, and every 400th an identical copy. The whole of `pack` runs with its defaults, near duplicates
+included, on Ray with all cores of this machine; memory is the total of all its processes. Minutes depend on the
+machine's other work, core minutes hardly do. --one-core runs all tasks one after another in one process, without Ray.
 
---deciding measures the process that decides alone, from made-up facts instead of surveyed ones: no units are made and
-no shards written, so that it takes seconds at 1/20 and some minutes at full size.
+--deciding measures only the process that decides, on made-up facts instead of surveyed ones: no units are made and no
+shards written, so it takes seconds at 1/20 and some minutes at full size.
 
 `growth_exponent` is the slope of log(core minutes) over log(size) between the largest two sizes: 1 is linear.
-`deciding_gib_per_million_segments` is the slope of the deciding process' peak memory between them.
+`deciding_gib_per_million_segments` is the slope of the deciding process's peak memory between them.
 """
 
 from __future__ import annotations
@@ -143,8 +142,11 @@ def measure_deciding(scale: float, folder: Path | None) -> dict[str, float]:
 
 
 def watch(process: subprocess.Popen[bytes], run: Path) -> tuple[float, float, float, float]:
-    """Most GiB of memory that a process and all below it held at once, that it held itself, and of disk that its run
-    took; core minutes."""
+    """Watches a process and its descendants to the end.
+
+    Returns:
+        GiB of peak memory of all of them, of the process alone, and of peak disk of the run; core minutes.
+    """
     peak = own = disk = 0.0
     cpu_s: dict[int, float] = {}
     done = threading.Event()
@@ -184,7 +186,7 @@ def pack_run(run: str) -> None:
 
 
 def pack_run_here(run: str) -> None:
-    """The same by this process alone."""
+    """Packs in this process alone."""
     from pipeline.work import cluster
 
     cluster.map_tasks = lambda function, items, num_cpus=1: map(function, items)  # noqa: ARG005 - its keyword
@@ -192,7 +194,7 @@ def pack_run_here(run: str) -> None:
 
 
 def decide(run: str) -> None:
-    """Decides on a run of `make_facts`: all that the deciding process does but for waiting for tasks."""
+    """Decides on a run of `make_facts`: all that the deciding process does, except waiting for tasks."""
     from pipeline.packing.config import PackConfig
     from pipeline.packing.pack import _Packing
 
@@ -208,14 +210,14 @@ def decide(run: str) -> None:
 
 
 def similar(num_segments: int) -> pa.Table:
-    """As many compared segments as near duplicates are planted elsewhere, half of them the same."""
+    """As many compared pairs as `make_run` plants near duplicates, half of them the same speech."""
     right = np.arange(1000, num_segments, 100)
     columns = [right - 997, right, np.tile([0.3, 0.9], len(right))[: len(right)], np.full(len(right), 600)]
     return pa.table(columns, schema=SIMILAR_SCHEMA)
 
 
 def make_facts(run: str, scale: float) -> int:
-    """A run whose facts are there, sorted by id; gives the number of segments."""
+    """Makes a run whose facts exist, sorted by id; returns the number of segments."""
     num_ranges = max(1, round(FULL_PARTS * scale / PARTS_PER_RANGE))
     num_recordings = num_ranges * PARTS_PER_RANGE * RECORDINGS_PER_PART
     ids = [f"corpus/{number // 1000:05d}/{number:07d}.flac" for number in range(num_recordings)]
@@ -257,7 +259,7 @@ def make_facts(run: str, scale: float) -> int:
 
 
 def make_run(run: str, scale: float) -> None:
-    """All stages before packing, as if finished."""
+    """Writes all stages before packing, as if finished."""
     num_parts = max(2, round(FULL_PARTS * scale))
     ids = [f"corpus/{number // 1000:05d}/{number:07d}.flac" for number in range(num_parts * RECORDINGS_PER_PART)]
     write_inputs(run, ids)
@@ -269,7 +271,7 @@ def make_run(run: str, scale: float) -> None:
 
 
 def write_inputs(run: str, ids: list[str]) -> None:
-    """The manifest and language stages of a run with these recordings, ten of each speaker, as if finished."""
+    """Writes the manifest and language stages of a run with these recordings, ten per speaker, as if finished."""
     num_recordings = len(ids)
     total = Tally(num_recordings, num_recordings)
     columns = {
@@ -306,7 +308,7 @@ def finish(run: str, name: str, total: Tally, write: Any, **facts: Any) -> None:
 
 
 def write_parts(folder: str, num_parts: int, recordings: list[str]) -> int:
-    """Parts of speech-like units, without syncing each to the disk; gives the number of units."""
+    """Writes parts of speech-like units, without syncing each to disk; returns the number of units."""
     Path(folder).mkdir(parents=True)
     speak = Markov()
     total = 0
@@ -352,7 +354,7 @@ def write_parts(folder: str, num_parts: int, recordings: list[str]) -> int:
 
 
 class Markov:
-    """Units as likely as Zipf's law has it, each followed by one of 40 that are likely after it."""
+    """Units with the frequencies of Zipf's law, each followed by one of its 40 likely successors."""
 
     def __init__(self) -> None:
         generator = np.random.default_rng(0)
@@ -372,7 +374,7 @@ class Markov:
 
 
 def durations_of(count: int) -> NDArray[np.uint16]:
-    """As many frames as a segment has, over all its units."""
+    """Durations of a segment's units, which add up to its frames."""
     edges = np.arange(count + 1) * round(SEGMENT_S * FRAME_RATE_HZ) // count
     return np.diff(edges).astype(np.uint16)
 
@@ -380,7 +382,7 @@ def durations_of(count: int) -> NDArray[np.uint16]:
 def noisy(
     segment: tuple[NDArray[np.uint16], NDArray[np.uint16]], generator: np.random.Generator
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-    """A copy of which every tenth unit is another."""
+    """A copy with a tenth of its units, chosen at random, replaced."""
     units = segment[0].copy()
     places = np.flatnonzero(generator.random(len(units)) < 0.1)
     for place in places.tolist():

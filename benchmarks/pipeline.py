@@ -1,14 +1,13 @@
-"""What Ray costs: tokenization through the pipeline, beside a plain loop over the same functions; and its memory.
+"""What Ray costs: tokenization through the pipeline compared with a plain loop over the same functions; and its memory.
 
     python benchmarks/pipeline.py [--quick] [--json]
 
-1. Throughput: 64 chunks of speech with the embedded tokenizer, read from FLAC. The loop decodes, encodes and
-   commits one chunk after the other in one process and thread; the pipeline does it with one actor. Its throughput is
-   taken between its first commit and its last; what comes before the first, but for the chunk's own time, is its
-   start-up.
-2. Memory: chunks whose audio is more than 50 MB, through an object store of 2 GiB, with an encoder that does next to
-   nothing, so that audio piles up if it can. The peak of the driver and of the largest worker (anonymous memory) and of
-   the object store, with 20 chunks and with 200.
+1. Throughput: 64 chunks of speech, read from FLAC, with the embedded tokenizer. The loop decodes, encodes and commits
+   one chunk after another in one process and thread; the pipeline does so with one actor. The pipeline's throughput is
+   measured between its first and last commit; the time before the first commit, less the chunk's own time, is start-up.
+2. Memory: chunks with over 50 MB of audio each go through an object store of 2 GiB, with an encoder that does next to
+   nothing, so that audio piles up if it can. Reported are the peaks of the driver and of the largest worker (anonymous
+   memory) and of the object store, with 20 and with 200 chunks.
 """
 
 from __future__ import annotations
@@ -94,7 +93,7 @@ def write_speech(path: Path) -> None:
 
 
 def plan(path: Path, num_chunks: int, minutes: float, segment_s: float) -> WorkPlan:
-    """Chunks of neighbouring segments; each begins somewhere else in the file."""
+    """Chunks of neighbouring segments; each chunk begins elsewhere in the file."""
     rows = []
     for number in range(num_chunks):
         offset_s = (number * 7.0) % (FILE_MINUTES * 60 - minutes * 60 + 1)
@@ -111,7 +110,7 @@ def plan(path: Path, num_chunks: int, minutes: float, segment_s: float) -> WorkP
 
 
 def throughput(folder: Path, minutes: float) -> dict[str, float]:
-    """Hours of audio per hour of both, and the seconds before the pipeline's first chunk."""
+    """Measures hours of audio per hour of both, and the pipeline's start-up in seconds."""
     work = plan(folder / "speech.flac", 64, minutes, SEGMENT_S)
     arguments = {"encoder": ENCODER, "codebook_uri": str(EMBEDDED / "hubert-tiny-25hz-km100")}
     assert codebook.load(arguments["codebook_uri"]).codebook_size == 100
@@ -144,7 +143,7 @@ def throughput(folder: Path, minutes: float) -> dict[str, float]:
 
 
 class Listen:
-    """Stands for an encoder that takes no time to speak of."""
+    """Stands in for an encoder, and takes almost no time."""
 
     def __call__(self, chunk: Chunk, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
         time.sleep(0.2)
@@ -154,7 +153,7 @@ class Listen:
 
 
 def memory(folder: Path, num_chunks: int) -> dict[str, float]:
-    """Peak MiB of the driver, of the largest worker and of the object store while chunks of 55 MB pass through."""
+    """Peak MiB of the driver, the largest worker and the object store while chunks of 55 MB pass through."""
     import ray
 
     from benchmarks.pipeline import Listen  # by the name that Ray's workers find it under
@@ -184,7 +183,7 @@ def memory(folder: Path, num_chunks: int) -> dict[str, float]:
 
 
 def watch(peaks: dict[str, float], done: threading.Event) -> None:
-    """Looks at all processes of this run, and at the object store, a few times a second."""
+    """Records peak memory of this run's processes and of the object store, sampled a few times a second."""
     import ray
 
     while not done.wait(0.2):
@@ -197,7 +196,7 @@ def watch(peaks: dict[str, float], done: threading.Event) -> None:
 
 
 def in_a_process(function: Callable[..., dict[str, float]], *arguments: object) -> dict[str, float]:
-    """A function's result, from a process that has nothing else in memory."""
+    """Runs a function in a fresh process, with nothing else in memory; returns its result."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 

@@ -1,15 +1,15 @@
-"""Planning and resuming a run of 150,000 hours: minutes and memory of the command's own process.
+"""Planning and resuming a run of 150,000 hours: minutes and memory of the command's main process.
 
     python benchmarks/planning.py [--scale 1.0] [--folder DIR] [--quick] [--json]
 
-At full scale 1.5 million recordings hold 150,000 hours. Two fifths of the hours come with voice activity, as
-Libri-Light's do, and are cut at pauses; the rest is cut into equal parts.
+At full scale, 1.5 million recordings have 150,000 hours. For two fifths of the hours voice activity is known, as it is
+for Libri-Light, and they are cut at pauses; the rest is cut into equal parts.
 
 1. plan: the segment stage, from manifest and language decisions to some 22 million segments in chunks.
-2. resume: the tokenize stage's own way from segments and a folder that has the parts of all chunks but one, through
-   Ray, to that one's part. (Its audio is not there, so that its part says so.)
+2. resume: the tokenize stage, with the segments and a folder that has the parts of all chunks but one, through Ray, up
+   to that last part. (Its audio does not exist, which the part records.)
 
---quick takes a hundredth of it, and extrapolates in proportion.
+--quick runs a hundredth of this and extrapolates in proportion.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def in_a_process(function: Callable[..., Any], *arguments: object) -> tuple[float, float]:
-    """Seconds and peak GiB of a function in a process of its own."""
+    """Runs a function in a process of its own; returns its seconds and peak GiB."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_measured, (function, *arguments))
 
@@ -106,7 +106,7 @@ def _measured(function: Callable[..., Any], *arguments: object) -> tuple[float, 
 
 
 def make_manifest(run: str, scale: float) -> None:
-    """The first two stages, as if finished."""
+    """Writes the first two stages, as if finished."""
     total = Tally()
     decisions = []
     manifest = Stage(run, "manifest", {}, {})
@@ -168,7 +168,7 @@ def plan(run: str) -> None:
 
 
 def make_parts(run: str) -> None:
-    """A file for every chunk but one; what is in them does not matter to a run that goes on."""
+    """Writes a file for every chunk but one; a resumed run does not look into them."""
     folder = Path(run) / "units"
     folder.mkdir()
     with open_segments(run) as segments:
@@ -178,7 +178,7 @@ def make_parts(run: str) -> None:
 
 
 class WriteReasons:
-    """Stands for the encoder, which a part without audio does not need."""
+    """Stands in for the encoder, which a part without audio does not need."""
 
     def __call__(self, chunk: Chunk, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
         return pa.table({"id": chunk.ids, "drop_reason": [getattr(wav, "reason", None) for wav in wavs]})

@@ -1,4 +1,4 @@
-"""What a process and those below it do, as the system tells it."""
+"""CPU time, memory and command lines of processes and their descendants, from /proc."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def family(pid: int) -> list[int]:
-    """A process and all below it."""
+    """The ids of a process and all its descendants."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -20,7 +20,7 @@ def family(pid: int) -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process has computed so far."""
+    """CPU seconds that a process has used so far; 0 if it has ended."""
     with contextlib.suppress(OSError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -28,7 +28,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory_gib(pid: int, kind: str = "Pss") -> float:
-    """What a process holds: Pss, of what it shares its share; or Anonymous, what is its own."""
+    """Memory of a process: Pss (with its share of shared memory) or Anonymous (its own); 0 if it has ended."""
     with contextlib.suppress(OSError):
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         return sum(int(line.split()[1]) for line in lines if line.startswith(f"{kind}:")) / 2**20
@@ -36,7 +36,7 @@ def memory_gib(pid: int, kind: str = "Pss") -> float:
 
 
 def title(pid: int) -> str:
-    """Its command line; Ray's workers give themselves others."""
+    """A process's command line; Ray's workers set theirs to `ray::...`."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     return ""

@@ -1,19 +1,20 @@
-"""Training a speech LM: this trainer beside transformers' Trainer, on the same samples, batches and precision.
+"""Training a speech LM: this trainer compared with transformers' Trainer, on the same samples, batches and precision.
 
     python benchmarks/train.py [--shapes opt_125m ...] [--steps N] [--turns N] [--device cpu|cuda] [--quick] [--json]
 
-Samples of 150 to 700 units (of 500 kinds, from a Markov chain), without dropout, so that both see the same losses. Both
-take 32 samples a step, 8 in a forward pass, from the same weights in the same order, with AdamW, the same rates and
-clipping, in bfloat16: transformers' by its own flag, padded to the longest of the 8, as users would. Each runs in a
-process of its own, in turns; speed is the best step's of all turns, its real units (pads do not count) by its time.
+Samples have 150 to 700 units (of 500 kinds, from a Markov chain). There is no dropout, so both get the same losses.
+Both take 32 samples per step, 8 per forward pass, from the same weights and in the same order, with AdamW, the same
+rates and clipping, in bfloat16; transformers' uses its own flag for that and pads to the longest of the 8, as users
+would. They take turns, each in a process of its own. Speed is that of the fastest step of all turns; padding does not
+count.
 
-    units_per_s      of real units
-    units_per_cpu_s  per second of a core's work: what other work on the machine disturbs least, with --threads 1
-    matrix_share     of the measured rate of products of two large matrices, for 6 FLOP per parameter and unit
-    peak_gib         of the process (of the GPU's memory on a GPU)
+    units_per_s      units, without padding, per second
+    units_per_cpu_s  units per second of CPU time, which other work on the machine disturbs least, with --threads 1
+    matrix_share     6 FLOP per parameter and unit, as a share of the measured rate of products of two large matrices
+    peak_gib         peak memory of the process (on a GPU: GPU memory)
 
-`loss_difference` is the largest between both curves; `float32_loss_difference` the largest over 20 steps of a small
-model in float32, beside a plain loop over transformers' model.
+`loss_difference` is the largest difference between the two curves; `float32_loss_difference` the largest over 20 steps
+of a small model in float32, compared with a plain loop over transformers' model.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ ROWS_AT_ONCE = 8
 
 
 class Enough(BaseException):
-    """Ends a run after its last step, before it would save."""
+    """Ends a run after its last step, before it saves a checkpoint."""
 
 
 def main() -> None:
@@ -98,7 +99,7 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All shapes, and the comparison in float32."""
+    """Measures all shapes, and compares losses in float32."""
     figures: dict[str, float] = {}
     ratios: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -154,7 +155,7 @@ def write_units(shards: Path, num_samples: int) -> None:
 
 
 def configuration(shape: str, arguments: argparse.Namespace) -> TrainConfig:
-    """How both train."""
+    """The settings of both trainers."""
     architecture = {
         "model_type": "opt",
         "max_position_embeddings": 2048,
@@ -314,7 +315,7 @@ def _start(config: TrainConfig, folder: Path) -> tuple[UnitSamples, Vocabulary, 
 
 
 def _num_matrix_parameters(config: TrainConfig) -> int:
-    """Parameters that each unit is multiplied with; tables are looked up in, but for the head tied to one."""
+    """Parameters that each unit is multiplied with: all but embedding tables, except one tied to the head."""
     assert config.architecture is not None
     model = cold_start(config.architecture, Vocabulary(NUM_UNITS), seed=0)
     tables = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
@@ -323,7 +324,7 @@ def _num_matrix_parameters(config: TrainConfig) -> int:
 
 
 def _matrix_rate(device: torch.device) -> float:
-    """FLOP per second (on a CPU: of a core's work) of a product of two large matrices in bfloat16, the best of ten."""
+    """FLOP per second (on a CPU: per CPU second) of a product of two large bfloat16 matrices, the best of ten."""
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     size = 8192 if device.type == "cuda" else 3072
     a = torch.randn(size, size, device=device).bfloat16()
@@ -338,7 +339,7 @@ def _matrix_rate(device: torch.device) -> float:
 
 
 def _float32_difference(folder: Path) -> float:
-    """The largest difference of losses over 20 steps in float32, from those of a plain loop over padded rows."""
+    """The largest difference in loss from a plain loop over padded rows, over 20 steps in float32."""
     arguments = argparse.Namespace(batch_size=ROWS_AT_ONCE, steps=20, device="cpu")
     config = dataclasses.replace(configuration("opt_tiny", arguments), precision="float32")
     train(config, str(folder / "shards"), str(folder / "float32"))

@@ -1,13 +1,13 @@
-"""How much units tell of what is said: an encoder beside MFCC, at equal codebook sizes, on voices that none has heard.
+"""How much units reveal of what is said: encoders compared with MFCC, at equal codebook sizes, on unseen voices.
 
     python benchmarks/unit_quality.py [--hubert PATH:LAYER ...] [--units K ...] [--speech FOLDER] [--quick] [--json]
 
-Speech and its phonemes are espeak-ng's (`twist make-speech voices`): each codebook is fitted on the voices of train,
-and all is measured on the voices and sentences of test. See pipeline/evaluation/unit_quality.py for what is measured:
+Speech and phonemes are espeak-ng's (`twist make-speech voices`). Each codebook is fitted on the voices of train, and
+measured on the voices and sentences of test. pipeline/evaluation/unit_quality.py defines the measures:
 
-    phone_purity, cluster_purity, pnmi     over frames; a pause is a phone too
+    phone_purity, cluster_purity, pnmi     over frames; a pause counts as a phone
     same_sentence, same_word               how often the same text by two speakers is closer than another text
-    sentence_ratio, word_ratio             distance of the same text to distance of another: the lower the better
+    sentence_ratio, word_ratio             distance of the same text over that of different texts; lower is better
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from model.encoder.encoder import Encoder
 
-# Shorter words hardly have units enough to be told apart.
+# Shorter words have too few units to be told apart.
 MIN_WORD_S = 0.3
 HIGHER_IS_BETTER = ("phone_purity", "cluster_purity", "pnmi", "same_sentence", "same_word")
 LOWER_IS_BETTER = ("sentence_ratio", "word_ratio")
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def measure(huberts: list[str], sizes: list[int], speech: Path, fit_minutes: float) -> dict[str, Any]:
-    """All measures of every encoder at every size, and their ratios to MFCC's."""
+    """Measures every encoder at every codebook size; returns figures and their ratios to MFCC's."""
     configs = {"mfcc": EncoderConfig()}
     for name in huberts:
         path, _, layer = name.rpartition(":")

@@ -1,18 +1,18 @@
-"""How well a vocoder says what its units mean: on sentences, said by its voice, that its training speech does not hold.
+"""How well a vocoder speaks its units: on sentences by its own voice that are not in its training speech.
 
     python benchmarks/vocoder_quality.py --speech FOLDER [--vocoder PATH] [--sentences N] [--quick] [--json]
 
-FOLDER is what `twist make-speech voice` made for training. Each sentence becomes units of the embedded tokenizer, these
-become audio, and the audio units again:
+FOLDER is the training speech that `twist make-speech voice` made. Each sentence is tokenized with the embedded
+tokenizer, its units are turned into audio, and that audio is tokenized again:
 
-    mel_distance            between the recorded log-mel spectrogram and that of the audio made with recorded durations
-    unit_agreement          share of frames whose unit is the same in both
-    unit_distance           edit distance of de-duplicated units, by the longer one's length (recorded durations)
-    unit_distance_predicted the same with the durations that the vocoder predicts
-    duration_ratio          length of the audio with predicted durations to the recorded length
+    mel_distance            distance of log-mel spectrograms: recording, and audio made with the recorded durations
+    unit_agreement          share of frames with the same unit in both
+    unit_distance           edit distance of de-duplicated units over the longer one's length (recorded durations)
+    unit_distance_predicted the same with durations predicted by the vocoder
+    duration_ratio          length of the audio with predicted durations over the recording's length
 
-For comparison `unit_agreement_shifted`: of the recording and the same 20 ms later (half a frame), about what the
-tokenizer itself makes of no change at all; and `unit_agreement_other`: with another sentence.
+For comparison: `unit_agreement_shifted` is between the recording and itself 20 ms (half a frame) later, about as well
+as the tokenizer agrees with itself; `unit_agreement_other` is with another sentence.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def unheard(speech: Path, num_sentences: int) -> list[NDArray[np.float32]]:
-    """Sentences that are not in the folder, said as those in it are: wav [S] at 16 kHz each."""
+    """Sentences that are not in the folder, spoken as those in it are: wav [S] at 16 kHz each."""
     config = VoiceConfig(**json.loads((speech / "corpus.json").read_text())["config"])
     with (speech / "metadata.csv").open(newline="") as file:
         said = " ".join(row["text"] for row in csv.DictReader(file))
@@ -93,7 +93,7 @@ def unheard(speech: Path, num_sentences: int) -> list[NDArray[np.float32]]:
 
 
 def measure(wavs: list[NDArray[np.float32]], vocoder_path: str) -> dict[str, Any]:
-    """All measures over these wavs [S]."""
+    """Computes all measures over these wavs [S]."""
     tokenizer = UnitEncoder(TOKENIZER, codebook.load(resolve(CODEBOOK)))
     vocoder, _ = load_vocoder(Path(resolve(vocoder_path)))
     synthesizer = Synthesizer(vocoder.for_inference(torch.float32, torch.device("cpu")))
@@ -102,7 +102,7 @@ def measure(wavs: list[NDArray[np.float32]], vocoder_path: str) -> dict[str, Any
     pairs = [run_lengths(each) for each in frames]
     made = synthesizer([Utterance(*pair) for pair in pairs])
     predicted = synthesizer([Utterance(units) for units, _ in pairs])
-    # The encoder gives the last samples of a clip no frame; a little silence stands for what followed them.
+    # The encoder makes no frame of a clip's last samples, so a little silence is appended.
     again, again_predicted = (
         [run_lengths(units) for units in tokenizer([np.pad(wav, (0, 80)) for wav in each])]
         for each in (made, predicted)

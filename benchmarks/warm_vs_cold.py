@@ -1,15 +1,15 @@
-"""Does TWIST hold here? Warm and cold twins of a small speech LM, on units of the largest speech set at hand.
+"""Does a warm start help, as TWIST claims? Trains a small speech LM warm and cold on the largest speech set at hand.
 
     python benchmarks/warm_vs_cold.py [--folder FOLDER] [--hours H] [--speech DIR ...] [--quick] [--json] [--plot PNG]
 
-1. A text LM (OPT-shaped, 3.5 million parameters) is trained on the bytes of English prose that any Python carries: the
-   documentation in the standard library's source, but for pydoc's topics, which the synthesized speech reads from.
+1. A text LM (OPT-shaped, 3.5 million parameters) is trained on the bytes of English prose that comes with Python: the
+   documentation in the standard library's source, except pydoc's topics, which the synthesized speech reads aloud.
 2. Speech is synthesized (`twist make-speech voices`), recordings in --speech are added, and both are tokenized by
    `twist run` with hubert-tiny-25hz and its 100 units. Speakers of validation are not in train.
-3. Warm (`init`: the text LM) and cold (`architecture`: its shape) runs, alike in all else, with three peak rates each;
-   then the best rate of each with two more seeds (of new weights, sample order and dropout).
+3. Warm (`init`: the text LM) and cold (`architecture`: its shape) runs, otherwise the same, are trained with three peak
+   rates each; then the best rate of each with two more seeds (of new weights, sample order and dropout).
 
-What is finished in FOLDER is not done again. The seeds' spread is that of training, not of the choice of speakers.
+What is finished in FOLDER is not done again. The spread over seeds reflects training, not the choice of speakers.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All of it."""
+    """Runs the whole experiment."""
     folder, hours, speech, quick = arguments.folder, arguments.hours, arguments.speech, arguments.quick
     text, spoken = _of_length(TEXT, arguments.text_steps), _of_length(SPEECH, arguments.steps)
     rates, seeds = PEAK_RATES, SEEDS
@@ -159,7 +159,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _of_length(config: TrainConfig, num_steps: int) -> TrainConfig:
-    """The configuration for fewer or more steps, in proportion."""
+    """The configuration scaled to another number of steps."""
     names = ("warmup_steps", "validate_every", "checkpoint_every")
     scaled = {name: max(1, round(num_steps / config.num_steps * getattr(config, name))) for name in names}
     return replace(config, num_steps=num_steps, **scaled)
@@ -171,7 +171,7 @@ def _best(result: TrainResult) -> float:
 
 
 def _write_text(shards: Path, max_bytes: int) -> None:
-    """English prose as shards whose units are bytes; every fortieth file is kept for validation."""
+    """Writes English prose as shards whose units are bytes; every fortieth file is for validation."""
     samples: dict[str, list[Sample]] = {"train": [], "validation": []}
     total = 0
     for number, (name, text) in enumerate(_prose()):
@@ -194,7 +194,7 @@ def _write_text(shards: Path, max_bytes: int) -> None:
 
 
 def _prose() -> Iterator[tuple[str, str]]:
-    """Docstrings of installed Python sources, file by file, in an order that is always the same."""
+    """Docstrings of installed Python sources, by file, always in the same order."""
     folders = [Path(sysconfig.get_paths()[name]) for name in ("stdlib", "purelib")]
     files = sorted({path for folder in folders for path in folder.rglob("*.py")})
     for path in sorted(files, key=lambda path: (len(path.parts), path.name, str(path))):
@@ -212,7 +212,7 @@ def _prose() -> Iterator[tuple[str, str]]:
 
 
 def _tokenized(folder: Path, hours: float, speech: list[Path]) -> str:
-    """Shards of the units of synthesized and recorded speech."""
+    """Makes shards of the units of synthesized and recorded speech."""
     voices = folder / "voices"
     twist = [sys.executable, "-m", "jobs"]
     if not (voices / "corpus.json").exists():
