@@ -1,4 +1,4 @@
-"""What tests of every part share: real recorded speech, and small runs that need neither speech nor Ray."""
+"""Fixtures that all tests share: real recorded speech, and small runs that need neither speech nor Ray."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pipeline.work.dataflow import Processor
     from pipeline.work.plan import Chunk
 
-# A busy machine makes no test wrong.
+# No deadlines: a busy machine must not fail a test.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
@@ -71,7 +71,7 @@ def corpus_tree(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 
 
 class Clip(NamedTuple):
-    """A recording of a small run: tones of changing pitch. Equal `sound` and duration give equal samples."""
+    """A recording of a small run: tones of changing pitch. Clips with equal `sound` and duration have equal samples."""
 
     name: str
     speaker: str | None
@@ -81,7 +81,7 @@ class Clip(NamedTuple):
     split: str | None = None
 
 
-# Six speakers and a recording of nobody known; one in another language; two that say the very same.
+# Six speakers, one unknown speaker, one clip in another language, and two identical clips.
 CLIPS = (
     *(
         Clip(f"{speaker}/{take}.wav", speaker, 9.0 + take, 10 * i + take)
@@ -99,9 +99,9 @@ PACK = PackConfig(split=SplitConfig(validation=0.2, test=0.2), units_per_shard=6
 
 @pytest.fixture(scope="session")
 def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Makes runs by the real stages over synthetic audio; only that chunks are done one by one instead of by Ray.
+    """Makes runs with the real stages on synthetic audio, except that chunks run one by one instead of on Ray.
 
-    One file of each run cannot be read, and one vanishes before it is encoded. Clips are given as tuples (see Clip).
+    In each run one file cannot be read, and one disappears before it is encoded. Clips are given as tuples (see Clip).
     """
 
     def make(
@@ -147,13 +147,13 @@ def run_copy(small_run: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets stages do their chunks one by one in the test's process."""
+    """Makes stages process chunks one by one in the test's process."""
     monkeypatch.setattr(dataflow, "run_chunks", _run_here)
     monkeypatch.setattr(cluster, "map_tasks", _map_here)
 
 
 def _map_here(function: Callable[[Any], Any], items: Iterable[Any], *, num_cpus: float = 1) -> Iterator[Any]:  # noqa: ARG001
-    """What cluster.map_tasks does, one item after the other; all travels as it would to workers."""
+    """Stands in for cluster.map_tasks: one item after another, pickling everything that would be sent to workers."""
     there = pickle.loads(pickle.dumps(function))
     return (pickle.loads(pickle.dumps(there(pickle.loads(pickle.dumps(item))))) for item in items)
 
@@ -169,7 +169,7 @@ def _write_audio(clips: Sequence[Clip], folder: Path) -> None:
 
 
 def _tones(clip: Clip) -> NDArray[np.float64]:
-    """A tone of 100 to 300 ms after the other, with a little noise: frames repeat, and there are many kinds of them."""
+    """Consecutive tones of 100 to 300 ms with a little noise, so that frames repeat and are of many kinds."""
     generator = np.random.default_rng(clip.sound)
     num_samples = round(clip.duration_s * SOUND_RATE_HZ)
     num_tones = num_samples // (SOUND_RATE_HZ // 10) + 1
@@ -182,7 +182,7 @@ def _tones(clip: Clip) -> NDArray[np.float64]:
 def _run_here(
     chunks: Iterable[Chunk], parts: str, processor: type[Processor], processor_args: dict[str, Any], *_: object
 ) -> dict[str, Any]:
-    """What dataflow.run_chunks does, in this process."""
+    """Stands in for dataflow.run_chunks, in this process."""
     process = processor(**processor_args)
     for chunk in chunks:
         part = process(chunk, list(read_spans(chunk.spans)))

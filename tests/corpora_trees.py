@@ -66,7 +66,7 @@ def duration_s(number: int, language: str = "en") -> float:
 
 
 def encode(wav: NDArray[np.int16], suffix: str, rate_hz: int = 16_000) -> bytes:
-    """A wav [S] at 16 kHz as the bytes of a file."""
+    """A wav [S] at 16 kHz as the content of a file."""
     buffer = io.BytesIO()
     samples = wav if rate_hz == 16_000 else soxr.resample(wav, 16_000, rate_hz)
     soundfile.write(buffer, samples, rate_hz, **FORMATS[suffix])
@@ -151,7 +151,7 @@ def write_libri_light(root: Path) -> None:
             "file_length_sec": len(whole) / 16_000,
         }
         put(path.with_suffix(".json"), json.dumps(facts))
-    # What a broken download leaves: a chapter without its JSON, and an empty one.
+    # As after a broken download: a chapter without its JSON, and an empty one.
     put(root / "medium/202/other_book_librivox_64kb_mp3/other_02_author_64kb.flac", encode(say(36)[0], "flac"))
     put(root / "medium/202/other_book_librivox_64kb_mp3/other_03_author_64kb.flac", b"")
 

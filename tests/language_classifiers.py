@@ -18,7 +18,7 @@ WHISPER_LANGUAGES = ("en", "zh", "de", "jw")
 
 
 def randomize(module: nn.Module, seed: int) -> None:
-    """Random weights, and statistics of batch norms as a trained network has them."""
+    """Random weights, and batch norm statistics like those of a trained network."""
     generator = torch.Generator().manual_seed(seed)
     for child in module.modules():
         if isinstance(child, nn.BatchNorm1d):
@@ -93,6 +93,6 @@ def write_wav2vec2(folder: Path, labels: tuple[str, ...] = ("eng", "deu", "cmn")
 
 
 def write_other(folder: Path) -> None:
-    """A model that tells no languages."""
+    """A model that is not a language classifier."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"architectures": ["HubertModel"], "model_type": "hubert"}))

@@ -1,4 +1,4 @@
-"""Ray clusters of this machine for tests: each with ports, a home and a token of its own, and machines that can go."""
+"""Local Ray clusters for tests, each with its own ports, home and token, whose machines can be killed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 STARTING_TAKES_AT_MOST_S = 90.0
-# In the environment of all that belongs to one cluster.
+# Environment variable of all processes of one cluster.
 MARK = "TWIST_TEST_CLUSTER"
 
 
 class RayCluster:
-    """A head and the machines that joined it; `environment` is what commands need to reach it."""
+    """A head and the machines that joined it; commands need `environment` to reach it."""
 
     def __init__(
         self, home: Path, num_cpus: int, *, with_dashboard: bool, growing: dict[str, Any] | None = None
@@ -37,7 +37,7 @@ class RayCluster:
             **os.environ,
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
-            # Ray refuses strangers by a token, which it keeps below the home folder.
+            # Ray admits only clients with the token, which it keeps in the home folder.
             "HOME": str(home),
             "RAY_AUTH_MODE": "token",
             MARK: secrets.token_hex(8),
@@ -46,7 +46,7 @@ class RayCluster:
         self._with_dashboard = with_dashboard
         self._processes: list[subprocess.Popen[bytes]] = []
         self._ray("get-auth-token", "--generate").wait()
-        # All that has a fixed port otherwise, which a cluster of another test may hold.
+        # These ports are fixed by default, and another test's cluster may have taken them.
         names = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
         options = [f"--{name}={number}" for name, number in zip(names, others, strict=True)]
         options += [f"--port={port}", f"--dashboard-port={self._dashboard_port}", f"--num-cpus={num_cpus}"]
@@ -61,19 +61,19 @@ class RayCluster:
         self._wait_for_head(self._dashboard_port if with_dashboard else port)
 
     def add_machine(self, num_cpus: int) -> subprocess.Popen[bytes]:
-        """Another raylet; `kill` takes it away with all its workers."""
+        """Starts another raylet; `kill` ends it with all its workers."""
         others = (f"--metrics-export-port={free_ports(1)[0]}", "--object-store-memory=200000000")
         return self._ray("start", "--block", f"--address={self.address}", f"--num-cpus={num_cpus}", *others)
 
     @staticmethod
     def kill(machine: subprocess.Popen[bytes]) -> None:
-        """Takes a machine away without a word."""
+        """Kills a machine without warning."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(machine.pid, signal.SIGKILL)
         machine.wait()
 
     def close(self) -> None:
-        """Ends everything."""
+        """Ends all processes of the cluster."""
         for process in self._processes:
             process.terminate()
         for process in self._processes:
@@ -110,7 +110,7 @@ class RayCluster:
 def ray_cluster(
     home: Path, num_cpus: int, *, with_dashboard: bool = False, growing: dict[str, Any] | None = None
 ) -> Iterator[RayCluster]:
-    """A cluster for the length of a block."""
+    """A cluster for the duration of a `with` block."""
     cluster = RayCluster(home, num_cpus, with_dashboard=with_dashboard, growing=growing)
     try:
         yield cluster
@@ -119,7 +119,7 @@ def ray_cluster(
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports above those that Ray gives to its workers and below those that the kernel hands out."""
+    """Free ports above the range of Ray's workers and below the range that the kernel assigns."""
     found: list[int] = []
     for port in range(20_000 + os.getpid() % 10_000, 32_000):
         with socket.socket() as probe:
@@ -131,7 +131,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def processes_with(mark: str) -> Iterator[tuple[int, str]]:
-    """Process ids and titles of all that have `mark` in their environment."""
+    """Ids and titles of all processes that have `mark` in their environment."""
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if mark.encode() in (folder / "environ").read_bytes():

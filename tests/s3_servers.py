@@ -1,4 +1,4 @@
-"""S3 servers of this machine for tests, and a proxy before them that misbehaves.
+"""Local S3 servers for tests, and a proxy in front of them that injects faults.
 
 moto honours conditional writes; `rclone serve s3` does not: there the last writer wins.
 """
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 KEY = "test"
 STARTING_TAKES_AT_MOST_S = 60.0
-# What goes wrong with a request, half of the time: answered 503; dropped unread by the server; done, but its answer
-# lost; its answer cut off in the middle.
+# Faults of a request: it is answered with 503; the connection is dropped before the server gets it; it is carried out,
+# but the answer is lost, or cut off in the middle.
 FAULTS = ("refused", "dropped", "answer lost", "answer cut")
 
 
 def point_clients_at(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has this process and those that it starts use a server, whatever this machine or a test before has set."""
+    """Points this process and its children at a server, whatever the machine or an earlier test had set."""
     for name, value in {
         "AWS_ENDPOINT_URL_S3": endpoint,
         "AWS_ACCESS_KEY_ID": KEY,
@@ -53,7 +53,7 @@ def point_clients_at(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.contextmanager
 def moto() -> Iterator[str]:
-    """The endpoint of a server without buckets: what moto holds outlives its servers, so it is told to forget."""
+    """The endpoint of a server without buckets. moto's state outlives its servers, so it is reset."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -88,7 +88,7 @@ def rclone(folder: Path) -> Iterator[str]:
 
 
 class FaultyProxy(ThreadingHTTPServer):
-    """Passes requests on to `endpoint`; a share of them, drawn by `seed`, meet a fault. While `is_down`, none pass."""
+    """Forwards requests to `endpoint`; a share of them, drawn by `seed`, get a fault. While `is_down`, it drops all."""
 
     daemon_threads = True
 
@@ -110,7 +110,7 @@ class FaultyProxy(ThreadingHTTPServer):
         return "dropped" if self.is_down else fault
 
     def handle_error(self, *_: object) -> None:
-        """Broken connections are what this server is for."""
+        """Silent: this server breaks connections on purpose."""
 
     @contextlib.contextmanager
     def running(self) -> Iterator[FaultyProxy]:

@@ -1,4 +1,4 @@
-"""Benchmarks are run by hand; here only that they can be: their imports are there."""
+"""Benchmarks are run by hand; these tests only check that everything they import exists."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_everything_that_a_benchmark_imports_is_there(path: Path) -> None:
 
 
 def _imported(path: Path) -> set[str]:
-    """All modules that a file imports, those within functions too."""
+    """All modules that a file imports, also inside functions."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

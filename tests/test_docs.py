@@ -1,4 +1,4 @@
-"""The pages of the documentation: what they link to, and the recipes they name, are there."""
+"""The pages of the documentation: their links lead somewhere, and the recipes they name exist."""
 
 from __future__ import annotations
 

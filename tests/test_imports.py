@@ -1,4 +1,4 @@
-"""Imports run one way: jobs -> pipeline -> model -> what the pipeline's files, errors, records and shards are."""
+"""Imports go one way: jobs -> pipeline -> model -> pipeline.{files, errors, records, shards}."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# What each package may import of the others, as prefixes of module names.
+# What each package may import from the others, as prefixes of module names.
 ALLOWED = {
     "pipeline": ("pipeline", "model"),
     "model": ("model", "pipeline.files", "pipeline.errors", "pipeline.records", "pipeline.shards"),
@@ -26,7 +26,7 @@ MODULES = [ROOT / "twist.py", *(path for package in ALLOWED for path in sorted((
 
 
 def imported(path: Path) -> set[str]:
-    """The modules of ours, and Ray, that a file names in an import anywhere."""
+    """Our own modules, and Ray, that a file imports anywhere, also inside functions."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""ray_cluster.yaml is a file that Ray's cluster launcher takes."""
+"""Ray's cluster launcher accepts ray_cluster.yaml."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The module `twist`: all of it can be imported, and importing it loads none of it."""
+"""The module `twist`: every name can be imported, but `import twist` itself loads none of them."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Work that takes its time, so that there is something to kill: run as a command, or in a test's own process.
+"""Slow work, so that tests can kill it halfway: run as a command, or in a test's own process.
 
     python -m tests.faults.slow_work FOLDER SETTINGS
 
-FOLDER holds plan.parquet; parts go to FOLDER/parts, FOLDER/marks gets a file for each try at a chunk, and work.json
-what dataflow says of the work.
+FOLDER has plan.parquet. Parts are written to FOLDER/parts, a file per attempt at a chunk to FOLDER/marks, and what
+dataflow returns to work.json.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.progress import silently
 
 
 class SlowlyMeasure:
-    """Writes down what it heard of each span, after `seconds`."""
+    """Sleeps for `seconds`, then records the sum of each span's absolute samples."""
 
     def __init__(self, marks: str, seconds: float) -> None:
         self._marks = Path(marks)
@@ -43,7 +43,7 @@ class SlowlyMeasure:
 
 
 def write_plan(folder: Path, num_chunks: int, seconds_of_audio: float) -> None:
-    """A plan of chunks that each read the same file whole, and the file."""
+    """Writes an audio file, and a plan whose chunks each read all of it."""
     (folder / "marks").mkdir(parents=True, exist_ok=True)
     uri = str(folder / "noise.flac")
     wav = np.random.default_rng(0).uniform(-0.5, 0.5, round(seconds_of_audio * 44_100)).astype(np.float32)
@@ -55,14 +55,14 @@ def write_plan(folder: Path, num_chunks: int, seconds_of_audio: float) -> None:
         "uri": [uri] * num_chunks,
         "channel": pa.array([None] * num_chunks, pa.int32()),
         "start_s": [0.0] * num_chunks,
-        # Each a little shorter, so that no two parts are alike.
+        # Each a little shorter, so that no two parts are equal.
         "end_s": [seconds_of_audio - 0.01 * number for number in range(num_chunks)],
     }
     parquet.write(str(folder / "plan.parquet"), pa.table(columns))
 
 
 def do_work(folder: Path, seconds: float, **cluster: float) -> dict[str, object]:
-    """Does what is left of the plan."""
+    """Processes the chunks of the plan that have no part yet."""
     plan = WorkPlan.of(parquet.read(str(folder / "plan.parquet")), "id")
     arguments = {"marks": str(folder / "marks"), "seconds": seconds}
     parts = str(folder / "parts")
@@ -71,12 +71,12 @@ def do_work(folder: Path, seconds: float, **cluster: float) -> dict[str, object]
 
 
 def outcomes_of(folder: Path) -> dict[str, bytes]:
-    """The parts, by name; nothing else may lie beside them."""
+    """The content of all files in the folder of parts, by name."""
     return {path.name: path.read_bytes() for path in (folder / "parts").iterdir()}
 
 
 def expected_outcomes(folder: Path) -> dict[str, bytes]:
-    """What the parts of an undisturbed run are, worked out without Ray."""
+    """The parts of an undisturbed run, computed without Ray."""
     from pipeline.audio.read import read_spans
 
     plan = WorkPlan.of(parquet.read(str(folder / "plan.parquet")), "id")
@@ -98,7 +98,7 @@ def _quarantined(chunk: Chunk, error: AudioError) -> pa.Table:
 
 
 if __name__ == "__main__":
-    from tests.faults import slow_work  # under the name by which workers find it
+    from tests.faults import slow_work  # by the name under which workers import it
 
     work = slow_work.do_work(Path(sys.argv[1]), **json.loads(sys.argv[2]))
     (Path(sys.argv[1]) / "work.json").write_text(json.dumps(work))

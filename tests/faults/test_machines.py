@@ -1,4 +1,4 @@
-"""Machines that go, and machines that come, while work is done on them."""
+"""Machines that leave and join the cluster during work."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def wait_for_parts(folder: Path, count: int, work: subprocess.Popen[str]) -> Non
 
 
 def test_a_machine_that_goes_takes_nothing_with_it(tmp_path: Path) -> None:
-    # Long enough for its death to be noticed while there is work left.
+    # Long enough for the machine's death to be noticed while there is work left.
     slow_work.write_plan(tmp_path, 40, seconds_of_audio=5.0)
     expected = slow_work.expected_outcomes(tmp_path)
     (tmp_path / "ray").mkdir()
@@ -57,7 +57,7 @@ def test_a_cluster_grows_with_the_work(tmp_path: Path) -> None:
     expected = slow_work.expected_outcomes(tmp_path)
     (tmp_path / "ray").mkdir()
     with ray_cluster(tmp_path / "ray", num_cpus=1, growing=growing_cluster(max_workers=3)) as cluster:
-        # Only the machines that come have what stands for a GPU.
+        # Only the machines that join have the resource that stands for a GPU.
         work = start(cluster, tmp_path, seconds=4.0, gpus_per_actor=1.0, cpus_per_actor=0.0, max_actors=3)
         _, errors = work.communicate(timeout=500)
         assert work.returncode == 0, errors
@@ -67,7 +67,7 @@ def test_a_cluster_grows_with_the_work(tmp_path: Path) -> None:
 
 
 def growing_cluster(max_workers: int) -> dict[str, Any]:
-    """Ray's own fake cloud, whose machines are raylets beside the head's."""
+    """Ray's own fake cloud, whose machines are further raylets on this one."""
     return {
         "cluster_name": "growing",
         "max_workers": max_workers,

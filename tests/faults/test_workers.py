@@ -1,4 +1,4 @@
-"""Workers that are killed while they work: nothing is lost, nothing comes twice, and nobody is blamed."""
+"""Workers that are killed at work: no part is lost or written twice, and no chunk is quarantined for it."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def start(folder: Path, mark: str, **settings: float) -> subprocess.Popen[str]:
 
 
 def kill_those_called(title: str, mark: str, times: int, done: threading.Event) -> int:
-    """SIGKILLs processes with a title, one after the other; gives how many it met."""
+    """SIGKILLs processes with this title, one after another; returns how many it killed."""
     killed: set[int] = set()
     while len(killed) < times and not done.is_set():
         for pid, name in processes_with(mark):
             if title in name and pid not in killed:
-                time.sleep(0.3)  # into the work
+                time.sleep(0.3)  # so that it is at work
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                     killed.add(pid)

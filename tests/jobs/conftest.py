@@ -49,7 +49,7 @@ Twist = Callable[..., Done]
 
 @pytest.fixture(scope="session")
 def twist() -> Twist:
-    """Does what `twist ARGUMENTS` does, in this process: loading torch and starting Ray take longer than the work."""
+    """Runs `twist ARGUMENTS` in this process, because loading torch and starting Ray take longer than the work."""
 
     def run(*arguments: object, status: int = 0) -> Done:
         stdout, stderr = io.StringIO(), io.StringIO()
@@ -90,7 +90,7 @@ def make_once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
 
 @pytest.fixture(scope="session")
 def demo_speech(make_once: MakeOnce) -> Path:
-    """About two minutes of synthesized speech, with other languages and a broken file among it; tests only read it."""
+    """About two minutes of synthesized speech, including other languages and a broken file; tests only read it."""
     config = DemoCorpusConfig(minutes=2.0, num_english_voices=4)
     return make_once("speech", lambda folder: write_demo_corpus(folder, config))
 
@@ -118,7 +118,7 @@ def finished_copy(finished_run: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def shard_files() -> Callable[[Path], dict[str, bytes]]:
-    """What a reader of a run's shards sees: tars and index, not the log of how they were made."""
+    """Reads the files that a trainer reads of a run's shards: tars and index, not the stage's own records."""
 
     def read(run: Path) -> dict[str, bytes]:
         files = [*run.glob("shards/*/*.tar"), run / "shards/manifest.parquet", run / "shards/dataset.json"]

@@ -1,4 +1,4 @@
-"""Every command from the command line: help, settings, and one clear sentence where something is wrong."""
+"""Every command from the command line: help, settings, and one clear sentence for each mistake."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_names_every_option_with_its_default(command, capsys):
-    # What makes several kinds of speech has options for each.
+    # make-speech has options for each kind of speech.
     words = [command, "demo"] if command == "make-speech" else [command]
     with pytest.raises(SystemExit) as ended:
         main([*words, "--help"])
@@ -252,7 +252,7 @@ def test_torchrun_trains_on_two_processes(finished_run, recipe, twist, tmp_path)
         for folder in (finished_run / "checkpoints", tmp_path / "two")
     )
     assert len(alone) == len(together) == 8
-    # Dropout draws differ between processes, so only the first steps lie close.
+    # Each process draws its own dropout, so only the first steps are close.
     assert np.allclose(alone[:2], together[:2], rtol=0.05), (alone, together)
     evaluated = json.loads(
         twist(

@@ -1,4 +1,4 @@
-"""Each corpus by the recipe that is named for it, from its tiny tree to shards."""
+"""Each corpus with its recipe, from a tiny tree to shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stores that go away, and what a broken disk or a changed corpus leaves behind."""
+"""Stores that become unreachable, and the effects of a broken disk or a changed corpus."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def parts_of(run: Path) -> dict[str, bytes]:
 
 @pytest.mark.faults
 def test_a_store_that_is_gone_for_a_while(finished_run, recipe, demo_speech, monkeypatch):
-    """It goes away as soon as the first parts are there."""
+    """The store goes down as soon as the first parts are written."""
     run = "s3://runs/one"
     with moto() as endpoint, FaultyProxy(endpoint, seed=2, share_of_faults=0.0).running() as proxy:
         point_clients_at(endpoint, monkeypatch)

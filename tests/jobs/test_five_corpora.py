@@ -1,4 +1,4 @@
-"""The paper's corpora at once, by the recipe that is named for them, on tiny trees in their layouts."""
+"""The paper's corpora together, with the recipe for them, on tiny trees in their layouts."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ FOLDERS = {
     "peoples_speech": "peoples_speech",
     "voxpopuli": "voxpopuli",
 }
-# What takes the place of files to be fetched, and of the length that real recordings have.
+# Settings for tiny trees: nothing is fetched, and recordings may be short.
 SMALL = [
     *("--encoder.name", "mfcc", "--encoder.path", "null", "--codebook.path", "null", "--codebook.num_units", "20"),
     *("--codebook.num_iterations", "5", "--segments.min_s", "1"),
-    # Random weights know no English: whatever is heard stays.
+    # The classifier has random weights, so whatever it hears is kept.
     *("--language.audio_keep", "0", "--language.audio_drop", "0", "--language.corpora", "{}"),
 ]
 

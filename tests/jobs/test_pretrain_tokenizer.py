@@ -1,4 +1,4 @@
-"""A tokenizer of one's own through the commands: MFCC units, pretraining, its checkpoint as the next run's encoder."""
+"""Your own tokenizer through the commands: MFCC units, pretraining, then its checkpoint as the next run's encoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress for the eye: how long the rest takes, and how that is written."""
+"""Progress as shown to users: the estimate of the time left, and its format."""
 
 from __future__ import annotations
 

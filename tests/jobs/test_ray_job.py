@@ -1,4 +1,4 @@
-"""The main job as a data engineer starts it: `ray job submit` to a cluster that is already there."""
+"""The main job as a data engineer starts it: `ray job submit` to a running cluster."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
 
 
 def submit_job(command: list[object], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Submits and waits; the first time perhaps more than once, as the dashboard is up before what runs its jobs."""
+    """Submits a job and waits for it, retrying at first: the dashboard is up before its job agent."""
     deadline = time.monotonic() + STARTING_TAKES_AT_MOST_S
     while True:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The recipes: each can be read, and those of the paper's models have its figures and make models of its sizes."""
+"""The recipes: each can be read, and those of the paper's models have its settings and give models of its sizes."""
 
 from __future__ import annotations
 

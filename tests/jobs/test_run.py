@@ -1,4 +1,4 @@
-"""`twist run`: the whole way, killed on the way, done twice, and under settings that changed."""
+"""`twist run`: a whole run, killed halfway, repeated, run twice at once, and with changed settings."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_two_processes_do_not_work_on_one_stage(twist, recipe, demo_speech, tmp_
     ]
     errors = [process.communicate(timeout=300)[1] for process in both]
     statuses = [process.returncode for process in both]
-    # They may also meet between two stages, when one finds the other's work finished and goes on from there.
+    # One may also come between two stages of the other, find the work finished and continue from there.
     assert 0 in statuses and set(statuses) <= {0, 2}, f"{statuses}: {errors}"
     assert all("Traceback" not in error for error in errors), errors
     violations = json.loads(twist("inspect", tmp_path / "run", "--json", "--verify").stdout)["violations"]

@@ -51,7 +51,7 @@ def test_a_run_on_s3_equals_one_on_disk(
         client.create_bucket(Bucket="runs")
         for path in demo_speech.rglob("*"):
             if path.is_file():
-                # Under the name of the folder on disk, by which the corpus is called.
+                # By the name of the folder on disk, which is also the corpus's name.
                 client.put_object(
                     Bucket="corpora", Key=f"speech/{path.relative_to(demo_speech)}", Body=path.read_bytes()
                 )
@@ -68,7 +68,7 @@ def test_a_run_on_s3_equals_one_on_disk(
         names = [item["Key"] for page in pages for item in page.get("Contents", [])]
         read = {name: client.get_object(Bucket="runs", Key=name)["Body"].read() for name in names}
     files = [path for path in finished_run.rglob("*") if path.suffix in (".tar", ".parquet")]
-    # The manifest and the plan say where audio lies, which is elsewhere; all that is made of it is the same.
+    # The manifest and the plan name the audio's location, which differs; everything else is the same.
     compared = [path for path in files if path.relative_to(finished_run).parts[0] in ("codebook", "units", "shards")]
     assert any(path.suffix == ".tar" for path in compared) and any(path.parent.name == "units" for path in compared)
     for path in compared:

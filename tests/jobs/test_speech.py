@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 
 class Done(NamedTuple):
-    """What a command said."""
+    """What a command printed."""
 
     stdout: str
     stderr: str
 
 
 def run(command: str, *arguments: object, status: int = 0) -> Done:
-    """Does what `twist COMMAND ARGUMENTS` does, in this process: loading torch takes longer than all else here."""
+    """Runs `twist COMMAND ARGUMENTS` in this process: in its own, loading torch would take longer than the rest."""
     stdout, stderr = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
         found = importlib.import_module(f"jobs.{command.replace('-', '_')}").main([str(each) for each in arguments])
@@ -71,7 +71,7 @@ def speech_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of prompts of several formats, rates and channels, and of some that cannot be used."""
+    """A folder of prompts in several formats, rates and numbers of channels, some of them unusable."""
     folder = tmp_path_factory.mktemp("prompts")
     wav, rate_hz = synthesize("The river had risen in the night, and the road was under water.", "en-us+f2")
     speech_wav = wav.astype(np.float32) / 2**15

@@ -1,4 +1,4 @@
-"""Training on Ray: the same losses as torchrun's processes give, and a user's mistake is told as one."""
+"""Training on Ray: the same losses as under torchrun, and a user's mistake is reported as one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_two_workers_equal_one_process(shards: str, tmp_path: Path, monkeypatch:
     pytest.importorskip("ray.train")
     monkeypatch.chdir(Path(__file__).parents[2])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2])]))
-    ray.shutdown()  # a cluster that a test before has started does not know this path
+    ray.shutdown()  # a cluster that an earlier test started does not have this path
     config = TrainConfig(
         architecture={
             "model_type": "opt",

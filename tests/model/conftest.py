@@ -39,7 +39,7 @@ def write_dataset(
     corpora: Sequence[str] = ("librispeech",),
     codebook: str = "codebook-1",
 ) -> Dataset:
-    """Writes real shards, two per split where there are samples enough; corpora alternate over a split's samples."""
+    """Writes real shards, two per split if there are enough samples; a split's samples alternate between corpora."""
     descriptions, rows = [], []
     for split, units in splits.items():
         samples = [_sample(split, i, values, corpora[i % len(corpora)]) for i, values in enumerate(units)]
@@ -59,7 +59,7 @@ def write_dataset(
 
 @pytest.fixture
 def make_dataset(tmp_path: Path) -> MakeDataset:
-    """`write_dataset` to a folder of the test's own, by default `shards`."""
+    """`write_dataset` to a folder of this test, by default `shards`."""
 
     def make(splits: Mapping[str, Sequence[NDArray[np.uint16]]], *, name: str = "shards", **settings: Any) -> Dataset:
         return write_dataset(str(tmp_path / name), splits, **settings)
@@ -105,7 +105,7 @@ def tiny_opt() -> dict[str, Any]:
 
 @pytest.fixture
 def faulty_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An empty bucket of a local S3 server, of whose requests half fail."""
+    """An empty bucket of a local S3 server on which half of the requests fail."""
     with moto() as endpoint, FaultyProxy(endpoint, seed=2).running() as proxy:
         point_clients_at(endpoint, monkeypatch)
         boto3.client("s3").create_bucket(Bucket="models")

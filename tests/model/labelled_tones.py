@@ -1,4 +1,4 @@
-"""Clips to pretrain on whose units can be heard: each unit is a tone of its own."""
+"""Clips for pretraining whose units are audible: each unit is its own tone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NUM_UNITS = 4
 HOP_SAMPLES = 320
-# 50 Hz; the smallest network that has every part.
+# 50 Hz; the smallest network that has every component.
 NETWORK = HubertConfig(
     conv_dim=(16, 16, 16),
     conv_kernel=(10, 8, 8),
@@ -57,7 +57,7 @@ class LabelledTones:
 
 
 def small_config(**changes: object) -> PretrainConfig:
-    """Ten steps with every kind of randomness; nothing happens on schedule before the last."""
+    """Ten steps with every kind of randomness; nothing is scheduled before the last."""
     settings: dict[str, object] = {
         "model": NETWORK,
         "batch_size": 4,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def weight(state: Mapping[str, Array], name: str) -> Array:
-    """A weight, put together from length and direction where it is parted."""
+    """A weight, combined from norm and direction if it is stored as these."""
     for g, v in (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1")):
         if f"{name}.{g}" in state:
             direction = state[f"{name}.{v}"]

@@ -20,7 +20,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-# fairseq's torch.load unpickles whatever its files hold; they are this program's own.
+# fairseq's torch.load unpickles anything, but these files are this program's own.
 os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
 
 import joblib
@@ -139,7 +139,7 @@ def write_checkpoints(folder: Path, name: str, settings: dict[str, Any], normali
 
 
 def randomize(model: torch.nn.Module) -> None:
-    """Moves every weight and statistic off its start, where a one or a zero would hide a mistake."""
+    """Moves every weight and statistic off its initial value, where ones or zeros would hide a mistake."""
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d):
             module.running_mean.normal_(0, 0.5)
@@ -170,7 +170,7 @@ def write_features(folder: Path, name: str) -> None:
     model, normalize = load(folder / f"{name}.pt")
     arrays = {}
     for index, num_samples in enumerate(wav_lengths(model)):
-        # From loud to quiet: the epsilons of the norms count where a clip is quiet.
+        # From loud to quiet: the norms' epsilons matter for quiet clips.
         wav = 0.3 * 10.0**-index * torch.randn(num_samples)
         layers = [read_features(model, normalize, wav, layer + 1) for layer in range(len(model.encoder.layers))]
         arrays[f"wav_{index}"] = wav.numpy()

@@ -1,4 +1,4 @@
-"""Places to write to and audio to read, for tests of the data steps."""
+"""Folders and buckets to write to, and audio to read, for tests of the pipeline."""
 
 from __future__ import annotations
 

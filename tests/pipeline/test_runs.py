@@ -1,4 +1,4 @@
-"""The table of stages: rows that fit each other, and commands that are there."""
+"""The table of stages: rows are consistent, and their commands exist."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def many_samples() -> list[Sample]:
 
 
 def write(folder: Path, shards: dict[str, Sequence[Sample]]) -> list[dict[str, Any]]:
-    """Writes shards and their index; gives the manifest's rows."""
+    """Writes shards and their index; returns the manifest's rows."""
     descriptions, rows = [], []
     for name, samples in shards.items():
         description, shard_rows = write_shard(str(folder), name, samples)
@@ -91,7 +91,7 @@ def write(folder: Path, shards: dict[str, Sequence[Sample]]) -> list[dict[str, A
     return rows
 
 
-# What a trainer without any import of ours does.
+# Reads shards as a trainer would that imports nothing of ours.
 READER = """
 import io, json, sys, numpy, webdataset
 for sample in webdataset.WebDataset(sys.argv[1:], shardshuffle=False).decode():

@@ -110,7 +110,7 @@ def test_every_layer_agrees_with_transformers(config: HubertConfig, tmp_path: Pa
 def test_group_norm_of_low_sounds_agrees_with_transformers_in_float64(
     amplitude: float, offset: float, tmp_path: Path
 ) -> None:
-    # Neighbouring samples are nearly equal: most filters cancel nearly all of the signal, and rounding shows.
+    # Neighbouring samples are nearly equal, so most filters cancel nearly all of the signal, and rounding errors show.
     reference, model = reference_and_ours(SMALL_25_HZ, tmp_path)
     time_s = torch.arange(20_000, dtype=torch.float64) / 16_000
     wav = (offset + amplitude * (torch.sin(2 * torch.pi * 90 * time_s) + torch.sin(2 * torch.pi * 210 * time_s)))[None]
@@ -122,7 +122,7 @@ def test_group_norm_of_low_sounds_agrees_with_transformers_in_float64(
 @torch.inference_mode()
 @pytest.mark.parametrize("num_windows", [143, 1_023, 1_024, 1_025, 5_000])
 def test_group_norm_sees_all_windows_and_no_more(num_windows: int, tmp_path: Path) -> None:
-    # Around whole blocks of windows, and with samples behind the last window, which belong to none.
+    # Lengths around whole blocks of windows, and with samples after the last window, which no window has.
     reference, model = reference_and_ours(SMALL_25_HZ, tmp_path)
     for num_samples in (5 * (num_windows - 1) + 10, 5 * (num_windows - 1) + 14):
         wav = noise(num_samples, batch=2) + 0.3

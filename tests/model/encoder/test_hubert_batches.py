@@ -38,12 +38,12 @@ CONFIGS = {
     "50 Hz": replace(SMALL, conv_dim=(16,) * 7, conv_kernel=SMALL.conv_kernel[:7], conv_stride=SMALL.conv_stride[:7]),
     "12.5 Hz": replace(SMALL, conv_kernel=(*SMALL.conv_kernel[:7], 4), conv_stride=(*SMALL.conv_stride[:7], 4)),
 }
-# The shortest there is, one sample more or less than whole hops, equal ones, and one longer than all others together.
+# The shortest possible, one sample more or less than whole hops, two equal, and one longer than the rest together.
 LENGTHS = (1_400, 9_999, 2_500, 1_359 + 640, 1_360 + 640, 9_999, 720 + 640 * 9, 45_000)
 
 
 def random_model(config: HubertConfig) -> HubertModel:
-    """A model in which no norm's weight or running statistic is what it would be by default."""
+    """A model whose norms have no weight or running statistic at its default."""
     torch.manual_seed(3)
     model = HubertModel(config).eval()
     with torch.no_grad():
@@ -59,7 +59,7 @@ def random_model(config: HubertConfig) -> HubertModel:
 
 
 def clips(lengths: tuple[int, ...]) -> list[Tensor]:
-    """Noise of many loudnesses and offsets, so that statistics of another clip could not pass for one's own."""
+    """Noise of various loudness and offset, so that using another clip's statistics would show."""
     generator = torch.Generator().manual_seed(0)
     return [
         0.02 * (1 + index) * (torch.randn(length, generator=generator) + 0.3 * (index % 3))

@@ -1,4 +1,4 @@
-"""Loading HuBERT from every format: every way in which it is written, and every way in which it can be wrong."""
+"""Loading HuBERT from every format: each variant that is in use, and each mistake that a file can have."""
 
 import argparse
 import json
@@ -266,7 +266,7 @@ def test_weights_that_are_not_finite(tmp_path: Path, value: float) -> None:
         load_huggingface_folder(tmp_path)
 
 
-# fairseq's own files are in tests/parity; these are like them, from a reference of transformers.
+# tests/parity has fairseq's own files; these imitate them, with weights of transformers' model.
 MODEL_SETTINGS = {
     "_name": "hubert",
     "conv_feature_layers": "[(8,10,5)] + [(8, 4, 4)]*1",
@@ -374,7 +374,7 @@ def test_fairseq_file_with_an_old_namespace(tmp_path: Path) -> None:
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, name: str) -> type:
-    """A class that pickles under the name of one in a package that is not installed here."""
+    """A class that pickles under the name of a class in a package that is not installed."""
     module, _, class_name = name.rpartition(".")
     made = type(class_name, (), {"__module__": module})
     packages = module.split(".")

@@ -1,4 +1,4 @@
-"""The pretraining task: its loss beside one written out, its gradients, and what it learns."""
+"""The pretraining task: its loss against a plain implementation, its gradients, and that it learns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pretraining: resumed equals uninterrupted, passes and processes part a step, checkpoints are HuBERTs."""
+"""Pretraining: resumed equals uninterrupted, passes and processes can share a step, checkpoints are HuBERTs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ pretrain(config, LabelledTones(), LabelledTones((44, 50, 60)), sys.argv[2])
 
 
 class Killed(BaseException):
-    """Stands for a SIGKILL: nothing in the trainer may handle it."""
+    """Stands in for a SIGKILL: the trainer must not handle it."""
 
 
 def train(config: PretrainConfig, folder: Path, on_event: OnEvent = lambda _: None) -> PretrainResult:
@@ -66,7 +66,7 @@ def kill() -> None:
 
 
 def curve(folder: Path) -> list[dict[str, Any]]:
-    """What the metrics say of each step, but for the time it took."""
+    """The metrics of each step, without those that depend on time."""
     return [
         {name: value for name, value in line.items() if name not in ("time", "audio_s_per_s")}
         for line in read_metrics(str(folder))
@@ -98,7 +98,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, num_workers: int) -> None:
 
 
 def test_passes_part_a_step(tmp_path: Path) -> None:
-    # Without batch norm, which sees a pass as its batch, and without what is drawn for each pass.
+    # Without batch norm, whose batch is one forward pass, and without random draws per pass.
     config = small_config(dropout=0.0, layer_drop=0.0)
     train(config, tmp_path / "one")
     train(dataclasses.replace(config, gradient_accumulation=2), tmp_path / "two")
@@ -154,7 +154,7 @@ def test_another_model_is_where_training_starts(tmp_path: Path) -> None:
     (init,) = (event for event in events if event["event"] == "init")
     assert init["num_taken"] == init["num_all"]
     begun, ended = load_file(Path(first) / "model.safetensors"), weights(tmp_path / "second", 3)
-    for name in begun.keys() - {"masked_spec_embed"}:  # not the body's
+    for name in begun.keys() - {"masked_spec_embed"}:  # not part of the pretrained body
         torch.testing.assert_close(ended[name], begun[name], rtol=0, atol=1e-6, msg=name)
 
 

@@ -94,7 +94,7 @@ def test_masks_are_spans_and_equally_many_in_each_row(
 
 def test_about_the_share_of_frames_is_masked() -> None:
     masks = mask_spans(200, 250, 0.65, 5, np.random.default_rng(0))
-    # Spans overlap: of independent spans, 1 - exp(-share) of the frames lie in one at least.
+    # Spans overlap: with independent spans, a frame is in at least one with probability 1 - exp(-share).
     assert masks.mean() == pytest.approx(1 - np.exp(-0.65), abs=0.05)
 
 
@@ -103,7 +103,7 @@ def test_each_clip_comes_once_an_epoch(world_size: int) -> None:
     clips, config = LabelledTones(tuple(range(40, 104))), small_config(batch_size=8)
     batches = [PretrainBatches(clips, config, rank, world_size) for rank in range(world_size)]
     stream = np.concatenate([batches[0].clip_indices(index) for index in range(STEPS_PER_GROUP)])
-    # Batches of a group are shuffled, so that epochs do not end with a batch; the group holds 8 whole ones.
+    # Batches are shuffled within a group, so epochs overlap; the whole group has exactly 8 epochs.
     counts = np.bincount(stream, minlength=len(clips))
     assert counts.tolist() == [STEPS_PER_GROUP * 8 // len(clips)] * len(clips)
     assert all((other.clip_indices(5) == batches[0].clip_indices(5)).all() for other in batches)

@@ -1,4 +1,4 @@
-"""Rows for other trainers, and a stream that goes on where it was."""
+"""Rows for other trainers, and a stream that resumes where it was."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_stateful_dataloader_goes_on_with_the_very_next_batch(
     second.load_state_dict(state)
     assert [documents(batch) for batch in second] == expected[taken:], "batches were lost, repeated or changed"
 
-    # With other numbers of workers and of ranks, by the number of batches.
+    # By the number of batches it can resume with other numbers of workers and ranks.
     state = batches_over(samples).state_dict(taken)
     for others in (0, 3):
         ranks = []

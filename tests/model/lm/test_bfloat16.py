@@ -33,7 +33,7 @@ def test_gradients_of_several_passes_add_up() -> None:
     model = cold_start({**ARCHITECTURE, **SHAPE}, Vocabulary(50), seed=0)
     rounded = BFloat16(model)
     token_ids = torch.tensor([[3, 1, 4, 1, 5]])
-    for _ in range(2):  # weights are rounded once for both
+    for _ in range(2):  # weights are rounded once for both passes
         rounded(input_ids=token_ids).logits.float().square().mean().backward()
     twice = model.model.decoder.layers[0].fc1.weight.grad.clone()
     model.zero_grad()

@@ -1,7 +1,7 @@
-"""Training on two processes: as one process trains, and resumed as if never stopped, replicated and sharded.
+"""Training on two processes, replicated and sharded: equal to one process, and resumed as if never stopped.
 
-torchrun is started twice, for all runs together: what it loads takes longer than the training does. The second start
-resumes the runs that the first has left half done.
+torchrun is started only twice, for all runs together, because loading takes longer than training. The second start
+resumes the runs that the first one left unfinished.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ MODES = ("replicated", "sharded")
 
 
 class Run(NamedTuple):
-    """A training on two processes, and where its checkpoints lie."""
+    """A training on two processes, and the folder of its checkpoints."""
 
     config: TrainConfig
     checkpoints: Path
@@ -59,14 +59,14 @@ class Run(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """The folder of all trainings on two processes, and their data."""
+    """The folder of all trainings on two processes, and their shards."""
 
     folder: Path
     shards: str
 
 
 def torchrun(script: Path, runs: Sequence[Run], shards: str) -> None:
-    """Trains one after the other on two processes."""
+    """Does these runs one after another on two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     arguments = [
         (port, dataclasses.asdict(run.config), shards, str(run.checkpoints))
@@ -84,7 +84,7 @@ def torchrun(script: Path, runs: Sequence[Run], shards: str) -> None:
 
 
 def equality_config(tiny_opt: dict[str, Any]) -> TrainConfig:
-    """Of runs whose losses are compared with one process's, to which dropout would deal other draws."""
+    """Settings of runs that are compared with one process, without dropout: its draws would differ."""
     return TrainConfig(
         architecture={**tiny_opt, "dropout": 0.0},
         batch_size=8,
@@ -102,7 +102,7 @@ def equality_config(tiny_opt: dict[str, Any]) -> TrainConfig:
 
 
 def bfloat16_config(tiny_opt: dict[str, Any]) -> TrainConfig:
-    """Of runs that are stopped and resumed."""
+    """Settings of runs that are stopped and resumed."""
     return TrainConfig(
         architecture=tiny_opt,
         batch_size=8,
@@ -123,7 +123,7 @@ def bfloat16_config(tiny_opt: dict[str, Any]) -> TrainConfig:
 def trained(
     markov_units: list[NDArray[np.uint16]], tiny_opt: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Trained:
-    """Of each mode: `two`, resumed after step 4; in bfloat16 `whole`, never stopped, and `parted`, after step 3."""
+    """Per mode: `two`, resumed after step 4; in bfloat16 `whole`, never stopped, and `parted`, resumed after step 3."""
     folder = tmp_path_factory.mktemp("ddp")
     splits = {"train": markov_units[:48], "validation": markov_units[48:]}
     shards = write_dataset(str(folder / "shards"), splits, corpora=("librispeech", "voxpopuli")).uri
@@ -141,7 +141,7 @@ def trained(
     return Trained(folder, shards)
 
 
-# The runs are made once, by the process that these tests share.
+# These tests share a process, which does the runs once.
 @pytest.mark.xdist_group("ddp")
 @pytest.mark.parametrize("mode", MODES)
 def test_two_ranks_equal_one(mode: str, trained: Trained, tiny_opt: dict[str, Any], tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_two_ranks_equal_one(mode: str, trained: Trained, tiny_opt: dict[str, An
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-5, msg=f"{name} differs")
 
-    # One process goes on from what two have saved, on the same samples.
+    # One process continues from a checkpoint of two, on the same samples.
     longer = dataclasses.replace(config, num_steps=8, gradient_accumulation=4)
     for folder in (alone, together):
         train(longer, shards, str(folder))

@@ -1,4 +1,4 @@
-"""Attention within documents: beside one mask over all, and as the kernel for GPUs is asked for it."""
+"""Attention within documents against attention with one mask over the row; and the arguments of the GPU kernel."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def inputs(num_heads: int, num_key_heads: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def masked(query: Tensor, key: Tensor, value: Tensor, slopes: Tensor | None = None) -> Tensor:
-    """What attention is to be: one mask over the whole row."""
+    """The expected attention, computed with one mask over the whole row."""
     document = torch.repeat_interleave(torch.arange(len(LENGTHS)), torch.tensor(LENGTHS))
     place = torch.arange(sum(LENGTHS))
     sees = (document[:, None] == document) & (place[:, None] >= place)
     bias = torch.zeros(sees.shape).masked_fill(~sees, -torch.inf)
     if slopes is not None:
-        bias = bias + slopes[:, None, None] * place  # BLOOM's own: rising with the key's place
+        bias = bias + slopes[:, None, None] * place  # as in BLOOM: rises with the key's position
     num_sharing = query.shape[1] // key.shape[1]
     key, value = (tensor.repeat_interleave(num_sharing, dim=1) for tensor in (key, value))
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=0.3).transpose(1, 2)
@@ -57,7 +57,7 @@ def test_places_start_anew_in_each_document() -> None:
 
 
 def test_the_kernel_for_gpus_is_given_the_same_documents(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its stand-in follows torch's description of varlen_attn; that a GPU computes likewise is for a GPU to show."""
+    """A stand-in, written from torch's documentation, replaces varlen_attn; the kernel itself needs a GPU."""
 
     def varlen_attn(query: Tensor, key: Tensor, value: Tensor, *sizes: Any, **options: Any) -> Tensor:
         starts, key_starts, longest, longest_key = sizes

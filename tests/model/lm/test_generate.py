@@ -41,7 +41,7 @@ def speech_lm(family: str = "opt", **changes: Any) -> Any:
     torch.manual_seed(0)
     settings = {**FAMILIES[family], **VOCABULARY.as_config(), **changes}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings)).eval()
-    # Untrained models hardly prefer one unit to another.
+    # The logits of untrained models are nearly uniform.
     for parameter in model.parameters():
         parameter.data *= 4 if parameter.ndim > 1 else 1
     return model
@@ -101,7 +101,7 @@ def test_units_are_drawn_from_the_probabilities_of_transformers(top_k: int | Non
     theirs = TemperatureLogitsWarper(0.7)(None, logits)
     if top_k is not None:
         theirs = TopKLogitsWarper(top_k)(None, theirs)
-    if top_p is not None and top_p < 1:  # transformers leaves it out at 1
+    if top_p is not None and top_p < 1:  # transformers ignores it at 1
         theirs = TopPLogitsWarper(top_p)(None, theirs)
     ours = probabilities(logits, SamplingConfig(temperature=0.7, top_k=top_k, top_p=top_p))
     torch.testing.assert_close(ours.float(), theirs.softmax(dim=1), rtol=1e-5, atol=1e-7)

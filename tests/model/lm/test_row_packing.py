@@ -21,7 +21,7 @@ def test_each_sample_is_in_one_row_whole(lengths: list[int], spare: int) -> None
     rows = fit_rows(lengths, row_length)
     assert sorted(sample for row in rows for sample in row) == list(range(len(lengths)))
     assert all(0 < sum(lengths[sample] for sample in row) <= row_length for row in rows)
-    # Any two rows hold more than one: else they would have been put together.
+    # Any two rows together exceed one row; otherwise they would have been merged.
     fills = sorted(sum(lengths[sample] for sample in row) for row in rows)
     assert len(fills) < 2 or fills[0] + fills[1] > row_length
 
@@ -42,7 +42,7 @@ def test_packed_rows_score_the_very_targets_of_padded_rows(lengths: list[int], s
     assert sorted(documents(packed)) == sorted(sample.tolist() for sample in samples)
 
     def scored(rows: Rows) -> Counter[tuple[int, ...]]:
-        """What comes before each target in its document, and the target."""
+        """Counts each target together with the ids before it in its document."""
         found: Counter[tuple[int, ...]] = Counter()
         ids = rows.document_ids
         for row, labels in enumerate(rows.labels):

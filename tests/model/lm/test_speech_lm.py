@@ -44,7 +44,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4},
     "imagegpt": {"model_type": "imagegpt", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
 }
-# What takes the place of the text's tables, by parameter name, and the width of a row.
+# The tables that replace the text's, by parameter name, with the width of a row.
 TABLES = {
     "opt": ({"model.decoder.embed_tokens.weight"}, 32),
     "opt_350m": ({"model.decoder.embed_tokens.weight"}, 16),
@@ -55,7 +55,7 @@ TABLES = {
     "gpt2": ({"transformer.wte.weight"}, 32),
     "imagegpt": ({"transformer.wte.weight", "lm_head.weight"}, 32),
 }
-# What the paper names as part of the body, though it stands beside the table.
+# Parameters next to the table that the paper counts as part of the body.
 BESIDE_TABLES = {
     "opt_350m": {"model.decoder.project_in.weight", "model.decoder.project_out.weight"},
     "bloom": {"transformer.word_embeddings_layernorm.weight", "transformer.word_embeddings_layernorm.bias"},
@@ -86,7 +86,7 @@ def test_body_is_kept_and_tables_are_new(family: str, tmp_path: Path) -> None:
         assert torch.equal(speech[name], text[name]), f"{name} is part of the body and must be kept bit by bit"
     for name in text.keys() & tables:
         table = speech[name]
-        # ImageGPT's input table has a row for its start of sequence behind all others, to which no logit belongs.
+        # ImageGPT's input table ends with a row for its start of sequence, which has no logit.
         num_rows = VOCABULARY.vocab_size + (name == "transformer.wte.weight" and family == "imagegpt")
         assert table.shape == (num_rows, width), f"{name} must have a row per special and unit"
         units = table[VOCABULARY.offset :]
@@ -113,7 +113,7 @@ def test_saved_model_is_a_plain_transformers_folder(family: str, tmp_path: Path)
 def test_loss_and_gradients_are_those_of_transformers_padded_rows(family: str) -> None:
     torch.manual_seed(0)
     model = cold_start(ARCHITECTURES[family], VOCABULARY, seed=0)
-    if family == "llama":  # in force from the first pass to the last, as in training
+    if family == "llama":  # in force throughout, as in training
         attend_within_documents(model)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -146,7 +146,7 @@ def test_loss_and_gradients_are_those_of_transformers_padded_rows(family: str) -
 
 
 def test_no_samples_have_no_loss_and_no_gradient() -> None:
-    """As where all samples of a process lie in damaged shards; the others wait for its gradients."""
+    """This happens if all samples of a process are in damaged shards; the others wait for its gradients."""
     model = cold_start(ARCHITECTURES["opt"], VOCABULARY, seed=0)
     loss = next_unit_nll(model, torch.empty(0, dtype=torch.int64), []).sum()
     loss.backward()
@@ -172,7 +172,7 @@ def test_attention_that_is_more_than_causal_is_refused() -> None:
 
 
 def test_folder_as_meta_published_it_is_read(tmp_path: Path) -> None:
-    """No more in config.json than transformers writes, and `offset`; the specials are of another number than ours."""
+    """config.json has only what transformers writes, and `offset`; there are more specials than in our models."""
     config = AutoConfig.for_model(
         vocab_size=53, offset=3, pad_token_id=1, bos_token_id=2, eos_token_id=2, **ARCHITECTURES["opt_350m"]
     )
@@ -185,7 +185,7 @@ def test_folder_as_meta_published_it_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["opt_350m", "qwen2"])
 def test_slamkits_folder_is_read(family: str, tmp_path: Path) -> None:
-    """A UnitLM: config of the LM within `base_config`, with the text's vocab_size; weights under `lm.`."""
+    """A UnitLM: the LM's config is in `base_config`, with the text's vocab_size; names of weights begin with `lm.`."""
     torch.manual_seed(0)
     lm = AutoModelForCausalLM.from_config(AutoConfig.for_model(vocab_size=52, **ARCHITECTURES[family])).eval()
     base = {**lm.config.to_dict(), "vocab_size": TEXT_VOCAB_SIZE, "pad_token_id": 0, "bos_token_id": 1}

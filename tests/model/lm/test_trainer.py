@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Killed(BaseException):
-    """Stands for a SIGKILL: nothing in the trainer may handle it."""
+    """Stands in for a SIGKILL: the trainer must not handle it."""
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def config(tiny_opt: dict[str, Any]) -> TrainConfig:
 
 
 def curve(folder: Path | str) -> list[tuple[Any, ...]]:
-    """What the metrics say of each step, but for the time it took."""
+    """The metrics of each step, without those that depend on time."""
     return [
         (
             line["step"],

@@ -46,7 +46,7 @@ def save(
     optimizer: torch.optim.Optimizer,
     state: Mapping[str, Any],
 ) -> str:
-    """A checkpoint by one process."""
+    """Saves a checkpoint, as a single process."""
     piece = optimizer_state.piece_of(optimizer, 0, 1)
     checkpoint.write_part(folder, step, 0, 1, piece, save_model, state)
     return checkpoint.commit(folder, step, [checkpoint.read_part_checksums(folder, step, 0)])
@@ -172,7 +172,7 @@ def test_a_process_that_dies_leaves_no_checkpoint_and_nobody_waiting(
     ):
         piece = optimizer_state.piece_of(optimizer, 0, 2)
         writer.save(2, piece, model.save_pretrained, {}, keep_last=1, best_step=None)
-        raise KeyboardInterrupt  # while the other process's part is still to come
+        raise KeyboardInterrupt  # while the other process's part is still missing
     assert checkpoint.steps(str(tmp_path)) == []
 
 
@@ -191,13 +191,13 @@ def test_failure_in_the_background_is_told(
 
 
 def test_checkpoints_on_s3(trained: tuple[PreTrainedModel, torch.optim.Optimizer], faulty_bucket: str) -> None:
-    """What is whole counts, what is half-written does not."""
+    """Complete checkpoints count, incomplete ones do not."""
     model, optimizer = trained
     folder = f"{faulty_bucket}/run/checkpoints"
     assert checkpoint.steps(checkpoint.open_folder(folder)) == []
     for step in (2, 4, 6):
         save(folder, step, model.save_pretrained, optimizer, {"progress": {"best_step": 2}})
-    # A run that is killed before all is there.
+    # As left by a run that was killed while saving.
     checkpoint.write_part(folder, 8, 0, 2, optimizer_state.piece_of(optimizer, 0, 2), model.save_pretrained, {})
     assert checkpoint.steps(folder) == [2, 4, 6]
     checkpoint.remove_unfinished(folder)

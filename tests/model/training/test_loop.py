@@ -1,4 +1,4 @@
-"""What every training has from the loop: resumed equals uninterrupted, signals, checkpoints, metrics, processes."""
+"""What the loop gives every training: resumed equals uninterrupted, signals, checkpoints, metrics, processes."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = ToySettings()
-# Never the same twice.
+# The figure that depends on time, and so differs between runs.
 PACE = "values_per_s"
 
 
 class Killed(BaseException):
-    """Stands for a SIGKILL: nothing in the trainer may handle it."""
+    """Stands in for a SIGKILL: the trainer must not handle it."""
 
 
 def at_step(step: int, do: Any) -> OnEvent:
@@ -50,7 +50,7 @@ def curve(folder: Path | str) -> list[dict[str, Any]]:
 
 
 def files(folder: Path, step: int) -> dict[str, bytes]:
-    """All of a checkpoint, weights, optimizer and state."""
+    """The content of a checkpoint: weights, optimizer and state."""
     return {path.name: path.read_bytes() for path in Path(checkpoint.step_folder(str(folder), step)).iterdir()}
 
 
@@ -127,7 +127,7 @@ def test_two_processes_equal_one_and_stop_together(tmp_path: Path) -> None:
         outcome: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return outcome
 
-    # One process alone is told to stop; a deadlock would end in the timeout.
+    # Only one process gets the signal; a deadlock would end in the timeout.
     stopped = torchrun(tmp_path / "two", "4")
     assert (stopped["num_steps"], stopped["is_finished"]) == (5, False)
     assert torchrun(tmp_path / "two")["is_finished"]
@@ -197,7 +197,7 @@ def test_a_loss_that_is_not_finite_changes_no_weight(tmp_path: Path) -> None:
     with pytest.raises(TwistError, match=r"step 3: not all is finite \(loss inf.*It was batch 2\. Lower toy\.peak_lr"):
         train_toy(settings, str(tmp_path))
     assert checkpoint.steps(str(tmp_path)) == [2]
-    # Without what broke it, the run goes on from there.
+    # Without the fault, the run continues from there.
     train_toy(dataclasses.replace(settings, breaks_at=0), str(tmp_path))
     train_toy(dataclasses.replace(settings, breaks_at=0), str(tmp_path / "whole"))
     ours, theirs = (files(place, 12)["model.safetensors"] for place in (tmp_path, tmp_path / "whole"))

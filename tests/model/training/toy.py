@@ -1,6 +1,6 @@
-"""The smallest training: a layer with dropout learns to copy noise. For tests of the loop, here and under torchrun.
+"""A minimal training for tests of the loop, in a test's process or under torchrun: a layer with dropout copies noise.
 
-python -m tests.model.training.toy FOLDER SETTINGS [STEP]    trains; at STEP the first process alone gets SIGTERM
+python -m tests.model.training.toy FOLDER SETTINGS [STEP]    trains; at STEP only the first process gets SIGTERM
 """
 
 from __future__ import annotations

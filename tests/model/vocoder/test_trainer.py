@@ -62,7 +62,7 @@ train_vocoder(
 
 
 class Killed(BaseException):
-    """Stands for a SIGKILL: nothing in the trainer may handle it."""
+    """Stands in for a SIGKILL: the trainer must not handle it."""
 
 
 def small_config(**changes: Any) -> VocoderTrainConfig:
@@ -105,7 +105,7 @@ def kill() -> None:
 
 
 def curve(folder: Path) -> list[dict[str, Any]]:
-    """What the metrics say of each step, but for the time it took."""
+    """The metrics of each step, without those that depend on time."""
     return [
         {name: value for name, value in line.items() if name not in ("time", "audio_s_per_s")}
         for line in read_metrics(str(folder))

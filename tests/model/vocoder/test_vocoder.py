@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# As published files have it, but small; with settings of training that a reader passes over.
+# Like the published config but smaller; with training settings, which the reader ignores.
 PUBLISHED: dict[str, Any] = {
     "resblock": 1,
     "batch_size": 16,
@@ -56,7 +56,7 @@ UNITS = np.array([3, 29, 0, 7, 7, 12, 5], np.uint16)
 
 
 def random_vocoder(settings: dict[str, Any], seed: int = 0) -> Vocoder:
-    """Weights large enough for every layer to be heard, and durations of more than a frame."""
+    """Weights large enough for every layer to matter, and durations over one frame."""
     torch.manual_seed(seed)
     vocoder = Vocoder(VocoderConfig.from_json({**PUBLISHED, **settings}))
     with torch.no_grad():
@@ -73,7 +73,7 @@ def arrays(state: dict[str, torch.Tensor]) -> dict[str, NDArray[np.float64]]:
 
 
 def old_names(vocoder: Vocoder) -> dict[str, torch.Tensor]:
-    """The state with weight norm as torch wrote it when the published files were made."""
+    """The state with weight norm in torch's old format, which the published files have."""
     vocoder.add_weight_norm()
     state = {}
     for name, tensor in vocoder.state_dict().items():
@@ -84,7 +84,7 @@ def old_names(vocoder: Vocoder) -> dict[str, torch.Tensor]:
 
 
 def conditions_of(settings: dict[str, Any], num_frames: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a vocoder of these settings needs: by our names as tensors [1, ...], and by the published ones."""
+    """A vocoder's inputs: under our names as tensors [1, ...], and under the published names."""
     generator = np.random.default_rng(0)
     ours: dict[str, Any] = {}
     theirs: dict[str, Any] = {}

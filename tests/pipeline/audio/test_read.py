@@ -171,7 +171,7 @@ LOSSY = {"mp3": "MPEG_LAYER_III", "ogg": "VORBIS", "opus": "OPUS"}
 
 
 def write_lossy(path: Path, duration_s: float) -> Path:
-    """A glide from 200 Hz to 2 kHz at 16 kHz, in noise: of a pure tone an ogg has so few pages that libsndfile errs."""
+    """A glide from 200 Hz to 2 kHz at 16 kHz, with noise: a pure tone's ogg has so few pages that libsndfile fails."""
     times_s = np.arange(round(duration_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     wav = 0.5 * np.sin(2 * np.pi * (200 * times_s + 900 * times_s**2 / duration_s))
     wav += np.random.default_rng(0).uniform(-0.1, 0.1, len(wav))
@@ -335,7 +335,7 @@ def test_resampling_keeps_frequency_and_amplitude(tmp_path: Path, write_tone: Wr
     wav = wav_of(write_tone(tmp_path / "tone.wav", 2.0, rate_hz=rate_hz, subtype="FLOAT"))
     assert len(wav) == 2 * SAMPLE_RATE_HZ
     times_s = np.arange(len(wav)) / SAMPLE_RATE_HZ
-    middle = slice(1000, -1000)  # at its edges the filter sees nothing on one side
+    middle = slice(1000, -1000)  # at the edges the filter has samples on one side only
     expected = 0.5 * np.sin(2 * np.pi * 200 * times_s)
     assert np.abs(wav - expected)[middle].max() < 1e-3, "not the tone that was written, in time and amplitude"
 

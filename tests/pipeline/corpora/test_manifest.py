@@ -66,7 +66,7 @@ def test_broken_files(speech: Path, tmp_path: Path) -> None:
     run = str(tmp_path / "run")
     make_manifest(run, [CorpusConfig(str(speech / "broken"))], silently)
     kept = {recording.uri.rpartition("__")[2] for recording in read_recordings(run)}
-    # The first decodes for a while, the second is of zeros: both come to light when their samples are read.
+    # The first file decodes for a while, the second is all zeros: both faults show only when samples are read.
     assert kept == {"p001.flac", "digital_silence.wav", "empty.wav"}
     assert sorted(dropped(run).values()) == ["empty", "empty", "unreadable", "unreadable", "unreadable"]
 
@@ -143,7 +143,7 @@ def test_one_id_is_kept_once(tmp_path: Path, write_tone: WriteTone) -> None:
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="file names are always UTF-8 there")
 def test_names_that_are_not_utf_8(tmp_path: Path, write_tone: WriteTone) -> None:
-    write_tone(tmp_path / "corpus" / "good\\udce4.wav", 1.0)  # with a backslash, which is a letter like any other
+    write_tone(tmp_path / "corpus" / "good\\udce4.wav", 1.0)  # a backslash is a character like any other
     bad = os.fsencode(tmp_path / "corpus") + b"/caf\xe9.wav"
     shutil.copy(tmp_path / "corpus" / "good\\udce4.wav", os.fsdecode(bad))
     run = str(tmp_path / "run")
@@ -232,7 +232,7 @@ def test_where_the_headers_are_read_changes_nothing(
     corpus: CorpusConfig, corpus_tree: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def map_backwards(function: Callable[[Any], Any], items: Iterable[Any], **_: Any) -> Iterator[Any]:
-        """What cluster.map_tasks gives, whatever the order in which it is worked out; arguments travel."""
+        """Stands in for cluster.map_tasks, but processes items in reverse; function and items are pickled."""
         work = [pickle.loads(pickle.dumps((function, item))) for item in items]
         assert work, "Ray was started for nothing"
         return reversed([function(item) for function, item in reversed(work)])

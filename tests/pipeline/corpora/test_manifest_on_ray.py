@@ -1,4 +1,4 @@
-"""The manifest with every batch sent through Ray: what travels must arrive, and nothing may change by it."""
+"""The manifest with every batch sent through Ray: everything must survive the trip unchanged."""
 
 from __future__ import annotations
 

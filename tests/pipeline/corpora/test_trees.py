@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Tree = Callable[[str], Path]
 
 KINDS = sorted(READERS)
-# How many recordings each tree gives, and what of it is dropped for which reason.
+# For each tree, the number of recordings and of dropped files by reason.
 KEPT = {
     "common_voice": 7,
     "fisher": 4,
@@ -131,7 +131,7 @@ def test_another_folder_is_told_in_one_sentence(kind: str, tmp_path: Path) -> No
         list(find_recordings(CorpusConfig(str(tmp_path), kind)))  # type: ignore[arg-type]
 
 
-# What each corpus says
+# What each corpus states about its recordings
 
 
 def test_libri_light(corpus_tree: Tree, tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_lhotse_cuts(corpus_tree: Tree, tmp_path: Path) -> None:
     assert (file.text, file.speaker) == ("part 0 part 1", "c/x")
 
 
-# Quirks that many share
+# Quirks shared by several corpora
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Measures of units: by hand, against scikit-learn, and at their bounds."""
+"""Measures of units: against values worked out by hand, against scikit-learn, and at their bounds."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def test_a_member_s_address_is_read_as_it_was_written(file: str, offset: int, le
     try:
         member.encode()
     except UnicodeEncodeError:
-        return  # no name in a table either
+        return  # a table cannot hold such a name either
     assert parse(str(place)) == place
 
 

@@ -1,4 +1,4 @@
-"""Reading pickles as data: plain values as they are, everything else noted and nothing done."""
+"""Reading pickles as data: plain values are read, everything else is recorded, and nothing is executed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""S3 that refuses, drops connections and loses answers half of the time: nothing of it shows in what is stored."""
+"""S3 that refuses requests, drops connections or loses answers half of the time: what is stored is still right."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def bucket(server: tuple[str, str], proxy: FaultyProxy, monkeypatch: pytest.Monk
     name = f"test-{secrets.token_hex(8)}"
     boto3.client("s3").create_bucket(Bucket=name)
     point_clients_at(proxy.url, monkeypatch)
-    monkeypatch.setattr(s3, "LONGEST_PAUSE_S", 0.5)  # a test has not the time that a run has
+    monkeypatch.setattr(s3, "LONGEST_PAUSE_S", 0.5)  # a test cannot wait as long as a run
     yield f"s3://{name}"
     s3.client_of_process.cache_clear()
 
@@ -68,7 +68,7 @@ def test_two_attempts_leave_one_object(bucket: str, server: tuple[str, str]) -> 
         told = list(threads.map(lambda _: storage.put_if_absent(f"{bucket}/part", content), range(8)))
     assert storage.list_files(bucket) == ["part"]
     assert storage.read_bytes(f"{bucket}/part") == content
-    if server[0] == "moto":  # which honours the condition; an answer that says "mine" may be lost
+    if server[0] == "moto":  # which honours the condition; the answer that says "mine" may be lost
         assert sum(told) <= 1
         assert not storage.put_if_absent(f"{bucket}/part", b"other")
         assert storage.read_bytes(f"{bucket}/part") == content, "the first part was replaced"

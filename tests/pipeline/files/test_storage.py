@@ -1,4 +1,4 @@
-"""One test body for disk and S3 wherever both must behave alike."""
+"""The same tests run on disk and on S3 wherever both must behave alike."""
 
 from __future__ import annotations
 

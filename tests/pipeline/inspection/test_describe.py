@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 def units_of(run: Path) -> list[int]:
-    """All units of a run, one after the other."""
+    """All units of a run, concatenated."""
     rows = pa.concat_tables(read_parts(str(run))).to_pylist()
     return [unit for row in rows for unit in row["units"] or []]
 
 
 @pytest.fixture
 def foreign(tmp_path: Path) -> Path:
-    """A folder of somebody else's."""
+    """A folder that has nothing to do with runs."""
     (tmp_path / "notes.txt").write_text("hello")
     return tmp_path
 

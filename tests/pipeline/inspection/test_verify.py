@@ -1,4 +1,4 @@
-"""A run is broken in one way at a time; each must be told in a sentence that names the file or stage."""
+"""Breaks a run in one way at a time; each must be reported in a sentence that names the file or stage."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def violations(run: Path) -> list[str]:
 
 
 def edit_rows(name: str, edit: Callable[[list[dict[str, Any]]], Any]) -> Break:
-    """A break of the rows of a Parquet file, which stays a valid one."""
+    """Breaks rows of a Parquet file, which stays a valid file."""
 
     def change(run: Path) -> None:
         table = parquet.read(str(run / name))
@@ -44,17 +44,17 @@ def edit_rows(name: str, edit: Callable[[list[dict[str, Any]]], Any]) -> Break:
 
 
 def edit_row(name: str, **values: Any) -> Break:
-    """A break of the first row of a Parquet file."""
+    """Breaks the first row of a Parquet file."""
     return edit_rows(name, lambda rows: rows[0].update(values))
 
 
 def edit_segment(edit: Callable[[dict[str, Any]], Any]) -> Break:
-    """A break of the first segment of a part."""
+    """Breaks the first segment of a part."""
     return edit_rows(PART, lambda rows: edit(rows[0]))
 
 
 def edit_counts(name: str, *path: str, value: float) -> Break:
-    """A break of what a stage.json counts."""
+    """Breaks the counts of a stage.json."""
 
     def change(run: Path) -> None:
         uri = run / name / "stage.json"
@@ -316,7 +316,7 @@ def test_every_file_may_be_missing_cut_short_or_rubbish(run_copy: Path, small_ru
     files = [path.relative_to(small_run) for path in small_run.rglob("*") if path.is_file() and path.name != ".lock"]
     assert len(files) > 30
     for number, name in enumerate(files):
-        if "frames" in name.parts:  # what the codebook was fitted to is of no use once it is
+        if "frames" in name.parts:  # the frames that the codebook was fitted to are not needed any more
             continue
         content = (small_run / name).read_bytes()
         rubbish = (content[: len(content) // 2], b"\x00\xff" * 50, b"")[number % 3]

@@ -1,4 +1,4 @@
-"""Shards are broken in one way at a time; each must be told in a sentence that names the file."""
+"""Breaks shards in one way at a time; each must be reported in a sentence that names the file."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def edit_info(shards: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
 
 
 def edit_tar(shards: Path, edit: Callable[[list[tuple[str, bytes]]], Any]) -> None:
-    """Changes the members of a shard; its checksum is made to fit again."""
+    """Changes the members of a shard, and its checksum to match."""
     with tarfile.open(shards / SHARD) as tar:
         members = [(member.name, tar.extractfile(member).read()) for member in tar]  # type: ignore[union-attr]
     edit(members)
@@ -82,7 +82,7 @@ def seal(shards: Path, content: bytes) -> None:
 
 
 def edit_array(name: str, edit: Callable[[NDArray[np.uint16]], Any]) -> Break:
-    """A break of one array of a shard's first sample."""
+    """Breaks one array of a shard's first sample."""
 
     def change(members: list[tuple[str, bytes]]) -> None:
         place = next(place for place, (member, _) in enumerate(members) if member.endswith(name))

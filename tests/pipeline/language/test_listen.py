@@ -102,7 +102,7 @@ class Scripted:
 
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> Scripted:
-    """Takes the place of every model that is named."""
+    """Replaces every model that a config names."""
     classifier = Scripted()
     monkeypatch.setattr(language_classifier, "load_language_classifier", lambda _: classifier)
     monkeypatch.setattr(language_classifier, "find_language_classifier", lambda _: (None, "scripted"))
@@ -203,22 +203,22 @@ def heard_as(**probabilities: float) -> AudioEvidence:
 @pytest.mark.parametrize(
     ("tag", "source", "text", "heard", "outcome"),
     [
-        # A tag that can be trusted decides, whatever else is said.
+        # A trusted tag decides, whatever the other evidence.
         ("en", "corpus", GERMAN, heard_as(de=1.0), (True, "en", "metadata", None)),
         ("de", "corpus", ENGLISH, heard_as(en=1.0), (False, "de", "metadata", "other_language")),
-        # One that cannot be is not made up for by text; audio decides.
+        # Text does not confirm an untrusted tag; audio decides.
         ("en", "show", None, heard_as(en=0.9, de=0.1), (True, "en", "audio", None)),
         ("en", "show", ENGLISH, heard_as(en=0.1, de=0.9), (False, "de", "audio", "other_language")),
         ("en", "channel", None, heard_as(en=0.6, de=0.4), (False, "en", "audio", "uncertain_language")),
         ("en", "unchecked", ENGLISH, heard_as(en=0.8), (True, "en", "audio", None)),
         ("en", "show", GERMAN, heard_as(en=1.0), (False, "de", "text", "other_language")),
         ("['de']", "show", None, heard_as(en=1.0), (False, "de", "metadata", "other_language")),
-        # Where nothing was heard, metadata and text have to do.
+        # Without audio evidence, metadata and text decide.
         ("en", "show", None, None, (True, "en", "metadata", None)),
         ("en", "show", None, AudioEvidence(failure="no_speech"), (True, "en", "metadata", None)),
         ("en", "channel", ENGLISH, None, (True, "en", "text", None)),
         ("en", "unchecked", None, None, (False, "en", "metadata", "uncertain_language")),
-        # Without a tag text decides where it is sure, audio where it is not, or there is none.
+        # Without a tag, text decides if it is sure; otherwise, or without text, audio does.
         (None, "", ENGLISH, heard_as(de=1.0), (True, "en", "text", None)),
         (None, "", VAGUE, heard_as(en=1.0), (True, "en", "audio", None)),
         (None, "", "short", heard_as(en=1.0), (True, "en", "audio", None)),
@@ -363,7 +363,7 @@ def test_recorded_speech_in_eleven_languages(
     speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: tuple[str, ...], sure: float, decision: str
 ) -> None:
     run = str(tmp_path)
-    # One that says what it is, so that something stays whatever is heard.
+    # One recording states its language, so that something is kept whatever is heard.
     make_manifest(
         run,
         [CorpusConfig(str(speech / "languages"), "folder"), CorpusConfig(str(speech / "LJSpeech"), "ljspeech")],
@@ -430,7 +430,7 @@ def test_interrupted_it_goes_on_where_it_was(run: str, monkeypatch: pytest.Monke
         with pytest.raises(ConnectionError):
             filter_languages(run, config, ClusterConfig(), silently)
     with monkeypatch.context() as patch:
-        patch.setattr(language_filter, "_collect_evidence", die)  # it is all there
+        patch.setattr(language_filter, "_collect_evidence", die)  # all evidence exists already
         filter_languages(run, config, ClusterConfig(), silently)
     for name in ("decisions.parquet", "dropped.parquet"):
         assert parquet.read(f"{run}/language/{name}") == parquet.read(f"{run}-2/language/{name}")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def spoken(id: str, *origins: str, at: tuple[float | None, float | None] = (0.0, None), **more: Any) -> Spoken:
-    """A recording of corpus `id[0]`; unless told otherwise it is all of its origins."""
+    """A recording of corpus `id[0]`; by default it covers all of its origins."""
     known = {"speaker": None, "split": None, **more}
     return Spoken(id, id[0], known["speaker"], known["split"], list(origins) or None, *at)
 

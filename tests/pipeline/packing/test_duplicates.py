@@ -32,7 +32,7 @@ def test_the_first_of_each_content_stays(contents: list[int], seed: int) -> None
 def test_shared_landmarks_pair_up_their_segments(
     keys: list[int], num_files: int, num_partitions: int, tmp_path_factory
 ) -> None:
-    """Each landmark here is in a segment of its own; of many that share one, all pair with the first."""
+    """Here each segment has one landmark; if many segments share it, each pairs with the first only."""
     folder = tmp_path_factory.mktemp("landmarks")
     edges = [len(keys) * number // num_files for number in range(num_files + 1)]
     files = []
@@ -61,7 +61,7 @@ def test_shared_landmarks_pair_up_their_segments(
 
 
 def test_a_common_landmark_is_work_for_all_partitions(tmp_path) -> None:
-    """All pair with the first that has it: dealt out by that one, a single task would get as much as there is."""
+    """Each segment pairs with the first one: if pairs were partitioned by that, one task would get them all."""
     num_rows, num_partitions = 1000, 4
     columns = [np.zeros(num_rows, np.uint64), np.arange(num_rows, dtype=np.uint32), np.zeros(num_rows, np.uint16)]
     source = str(tmp_path / "landmarks.scatter")

@@ -1,4 +1,4 @@
-"""Units that are a copy of others, and units that are not, told apart."""
+"""Tells units that are copies of others from units that are not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def frames_of_speech(generator: np.random.Generator, num_frames: int) -> NDArray
 
 
 def jittered(frames: NDArray[np.uint16], generator: np.random.Generator, errors: float) -> NDArray[np.uint16]:
-    """Every change of unit may come a frame earlier or later, and some frames have another unit."""
+    """Moves changes of unit by up to a frame, and gives some frames another unit."""
     moved = np.clip(np.arange(len(frames)) + generator.integers(-1, 2, len(frames)), 0, len(frames) - 1)
     changed = frames[np.where(generator.random(len(frames)) < 0.3, moved, np.arange(len(frames)))]
     wrong = generator.random(len(frames)) < errors

@@ -44,7 +44,7 @@ def packed(run: Path, config: PackConfig = PACK) -> Dataset:
 
 
 def shard_bytes(run: Path) -> dict[str, bytes]:
-    """What a reader of the shards sees."""
+    """The files that a reader of the shards uses."""
     files = [*run.glob("shards/*/*.tar"), run / "shards/manifest.parquet", run / "shards/dataset.json"]
     return {str(path.relative_to(run)): path.read_bytes() for path in files}
 

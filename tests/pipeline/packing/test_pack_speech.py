@@ -1,4 +1,4 @@
-"""What packing does with units that sound alike, are for evaluation, or cannot be speech; on runs made up of units."""
+"""What packing does with copies, evaluation speech and units that cannot be speech; on runs with made-up units."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CONFIG = PackConfig(split=ALL_TRAIN, units_per_shard=2000)
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment of a run made up of units: its place in its recording, and the unit of each frame."""
+    """A segment with made-up units: its start in its recording, and the unit of each frame."""
 
     recording: str
     start_s: float
@@ -68,7 +68,7 @@ def speech(seed: int, seconds: float = 12.0) -> Frames:
 
 
 def encoded_anew(frames: Frames, seed: int = 0) -> Frames:
-    """As another encoding changes it: one in three frames has its neighbour's unit, one in twenty any."""
+    """Frames as another encoding changes them: about a third may take a neighbour's unit, one in twenty any unit."""
     generator = np.random.default_rng(seed)
     places = np.arange(len(frames))
     moved = np.clip(places + generator.integers(-1, 2, len(frames)), 0, len(frames) - 1)
@@ -78,7 +78,7 @@ def encoded_anew(frames: Frames, seed: int = 0) -> Frames:
 
 
 def make_run(folder: Path, segments: list[Segment], per_part: int = 4) -> str:
-    """The stages before packing, as if finished."""
+    """Writes the stages before packing, as if finished."""
     run = str(folder / "run")
     of_recording = {segment.recording: segment for segment in segments}
     count = len(of_recording)
@@ -142,7 +142,7 @@ def _units(segments: list[Segment]) -> pa.Table:
 
 
 def pack_all(run: str, config: PackConfig = CONFIG) -> dict[str, dict[str, Any]]:
-    """Packs; gives the drops by id. What is kept and dropped must be what came in, and the shards sound."""
+    """Packs a run and returns the drops by id; checks that kept and dropped add up, and that the shards are valid."""
     shutil.rmtree(Path(run, "shards"), ignore_errors=True)
     pack.pack(run, config, lambda *_: None)
     dropped = {row["id"]: row for row in parquet.read(f"{run}/shards/dropped.parquet").to_pylist()}
@@ -231,7 +231,7 @@ def test_twins_are_chosen_by_priority_and_overlap() -> None:
     frames = np.full(7, 100)
     nowhere = np.zeros(7, bool)
     config = DuplicatesConfig()
-    # 0 keeps 1 out; 2 is a twin of 1, which is gone; 3 and 4 share too little, 5 and 6 are too unlike.
+    # 1 is dropped for 0; 2 is a twin of 1, which is gone; 3 and 4 share too little, 5 and 6 are too different.
     assert choose_twins(similar, np.arange(7), frames, nowhere, config) == {1: (0, 0.9, 100)}
     turned = choose_twins(similar, np.arange(7)[::-1].copy(), frames, nowhere, config)
     assert turned == {1: (2, 0.9, 100)}
@@ -247,7 +247,7 @@ def work_of(run: str) -> dict[str, bytes]:
 
 @pytest.fixture
 def many_tasks(monkeypatch: pytest.MonkeyPatch, without_ray: None) -> Callable[[int], None]:  # noqa: ARG001
-    """Parts a small run into as many tasks as a large one has."""
+    """Makes a small run have as many tasks as a large one."""
 
     def set_parts(parts_per_batch: int) -> None:
         for name, value in {
@@ -276,7 +276,7 @@ def test_neither_the_number_of_tasks_nor_of_parts_matters(tmp_path: Path, many_t
         run = make_run(tmp_path / str(number), segments, per_part)
         assert len(pack_all(run)) == 8
         found.append(work_of(run))
-        del found[-1]["DONE"]  # holds which units it was made from
+        del found[-1]["DONE"]  # names the units that it was made from
     assert all(files == found[0] for files in found[1:])
 
 

@@ -25,7 +25,7 @@ configs = st.builds(
 
 
 def assign_splits(groups: dict[str, str | None], config: SplitConfig) -> dict[str, str]:
-    """By name."""
+    """`split.assign_splits` with the names of splits instead of their indices."""
     own = np.array([SPLITS.index(split) if split else -1 for split in groups.values()], np.int8)
     codes = split_module.assign_splits(list(groups), own, config)
     return {group: SPLITS[code] for group, code in zip(groups, codes.tolist(), strict=True)}

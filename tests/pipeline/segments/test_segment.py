@@ -160,7 +160,7 @@ def test_a_cut_leaves_no_rest_too_short_to_stand_alone() -> None:
     config = SegmentConfig(min_s=2, max_s=10, max_pause_s=1, padding_s=0)
     regions = [(0.0, 6.0), (6.1, 9.4), (9.9, 10.9)]
     assert cut(regions, 60.0, config) == [(0.0, 6.0), (6.1, 10.9)], "the last second would be dropped as too short"
-    # Nor where more speech follows after a pause that ends the segment anyway.
+    # Nor if more speech follows after a pause that ends the segment anyway.
     assert cut([*regions, (30.0, 35.0)], 60.0, config) == [(0.0, 6.0), (6.1, 10.9), (30.0, 35.0)]
 
 
@@ -365,7 +365,7 @@ def test_nothing_to_keep_is_a_clear_error(tmp_path: Path) -> None:
 def test_other_settings_are_refused(tmp_path: Path) -> None:
     run = finished_manifest(tmp_path, [Recording("c/0", "c", "/0.wav", 10.0, 16_000, 1)])
     make_segments(run, SegmentConfig(), ClusterConfig(), silently)
-    make_segments(run, SegmentConfig(), ClusterConfig(max_actors=3), silently)  # how work is spread changes nothing
+    make_segments(run, SegmentConfig(), ClusterConfig(max_actors=3), silently)  # changes nothing
     with pytest.raises(StageError, match=r"min_s was 2\.0, is 3\.0"):
         make_segments(run, SegmentConfig(min_s=3.0), ClusterConfig(), silently)
 
@@ -376,7 +376,7 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
 def run_here(
     chunks: Iterable[Chunk], parts: str, processor: type[Processor], processor_args: dict[str, Any], *_: object
 ) -> None:
-    """What `run_chunks` does, in this process."""
+    """Stands in for `run_chunks`, in this process."""
     process = processor(**processor_args)
     for unit in chunks:
         parquet.write(part_uri(parts, unit.name), process(unit, list(read_spans(unit.spans))))
@@ -417,7 +417,7 @@ def test_searching_in_slices_finds_the_same_speech(searched: str, tmp_path: Path
     make_segments(searched, SegmentConfig(min_s=1, max_s=11, work_unit_minutes=4 / 60), ClusterConfig(), silently)
     sliced = spans_by_recording(searched)["c/speech"]
     assert len(storage.list_files(storage.join(searched, "segments", "speech"))) >= 8
-    # Not to the sample: the detector begins anew with each slice.
+    # Not exact to the sample, because the detector restarts with each slice.
     assert seconds_of(sliced) == pytest.approx(seconds_of(whole), abs=0.5)
     assert sliced[0][0] == pytest.approx(whole[0][0], abs=0.5)
     assert sliced[-1][1] == pytest.approx(whole[-1][1], abs=0.5)

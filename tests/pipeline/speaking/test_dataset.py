@@ -1,4 +1,4 @@
-"""Shards for reading by people: every sample, each by its id, and the audio that it was made from."""
+"""Shards read one sample at a time: every sample, by index or id, and the audio that it was made from."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_units_of_two_codebooks_are_kept_apart() -> None:
     ours = Units(np.array([1], np.uint16), codebook_fingerprint="ours")
     with pytest.raises(TwistError, match="from codebook theirs, but those before them from ours"):
         _ = ours + Units(np.array([1], np.uint16), codebook_fingerprint="theirs")
-    require_codebook(Units(np.array([1], np.uint16)), "ours", "")  # of units that do not say
+    require_codebook(Units(np.array([1], np.uint16)), "ours", "")  # units that do not name their codebook are accepted
 
 
 @pytest.mark.parametrize(("durations", "words"), [([1], "1 durations for 2 units"), ([1, 0], "at least one frame")])

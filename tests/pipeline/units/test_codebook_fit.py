@@ -101,7 +101,7 @@ def no_progress(done: int, total: int, noun: str, detail: str = "") -> None:
 
 
 def fit(run: Path, encoder: EncoderConfig | None = None, **settings: Any) -> codebook.Codebook:
-    """Fits anew in a copy of a run."""
+    """Fits the codebook again in a copy of a run."""
     for name in ("codebook", "units", "shards"):
         shutil.rmtree(run / name, ignore_errors=True)
     config = CodebookConfig(**{"num_units": 20, "num_iterations": 5, **settings})
@@ -191,7 +191,7 @@ def centroids_file(tmp_path: Path) -> Path:
 
 
 def take(run: Path, path: Path, **settings: Any) -> codebook.Codebook:
-    """Makes a given codebook that of a copy of a run."""
+    """Gives a copy of a run this codebook."""
     for name in ("codebook", "units", "shards"):
         shutil.rmtree(run / name, ignore_errors=True)
     config = CodebookConfig(**{"num_units": 20, "path": str(path), **settings})

@@ -1,4 +1,4 @@
-"""Codebooks from files of others: what they hold is read, what they would do is not done."""
+"""Codebooks from other people's files: their data is read, their code is not run."""
 
 from __future__ import annotations
 

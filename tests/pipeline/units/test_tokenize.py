@@ -42,7 +42,7 @@ def unit_of(lengths: Sequence[int], name: str = "000000") -> Chunk:
 
 @pytest.fixture(scope="module")
 def process(small_run: Path) -> Tokenize:
-    """What an actor does with a chunk."""
+    """Processes a chunk as an actor does."""
     return Tokenize(EncoderConfig(), str(small_run / "codebook"))
 
 
@@ -187,7 +187,7 @@ def test_other_files_of_the_stage_are_no_parts(small_run: Path) -> None:
 
 
 def quarantine(run: Path, name: str) -> None:
-    """As the run would stand if a unit had failed three times."""
+    """Leaves the run as it would be if a chunk had failed three times."""
     with open_segments(str(run)) as segments:
         plan = plan_of(segments)
         table = _all_dropped(plan[plan.names.index(name)], AudioError("quarantined", "failed 3 times: it hung"))

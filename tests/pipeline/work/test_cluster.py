@@ -1,4 +1,4 @@
-"""A function mapped over the cluster: in order, with little under way, and with its own errors."""
+"""A function mapped over the cluster: results in order, few tasks in flight, and the function's own errors."""
 
 from __future__ import annotations
 

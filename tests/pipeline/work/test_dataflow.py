@@ -1,4 +1,4 @@
-"""Chunks on a Ray cluster of this machine: all done, done once, and never stopped by one that is bad."""
+"""Chunks on a local Ray cluster: all are done, each once, and a bad one stops none of the others."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def ray_workers_get_this_module() -> Iterator[None]:
 
 
 class Measure:
-    """Writes down each clip's length; `faults` says what goes wrong in which chunk."""
+    """Records each clip's length; `faults` says what goes wrong in which chunk."""
 
     def __init__(self, faults: dict[str, str], marks: str) -> None:
         self._faults = faults

@@ -1,4 +1,4 @@
-"""What is worked on next, tried again and given up, and when the run stops, whatever fails in whatever order."""
+"""Which chunk is next, retried or given up, and when the run stops, whatever fails and in whatever order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.work.plan import Chunk
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# How a try at a chunk may end. A chunk whose list is at its end is done.
+# How an attempt at a chunk may end. After the last entry of its list a chunk is done.
 DONE, FAILS, MACHINE_GOES = "done", "fails", "machine goes"
 
 
@@ -32,13 +32,13 @@ def policy_of(chunks: list[Chunk], known_to_work: Chunk | None = None) -> Failur
 
 
 class Run:
-    """A driver without workers: up to `num_workers` chunks are in work, and end in an order that `seed` says."""
+    """A driver without workers: up to `num_workers` chunks are in progress, and end in an order drawn by `seed`."""
 
     def __init__(self, policy: FailurePolicy, ends: Mapping[str, list[str]], num_workers: int = 1, seed: int = 0):
         self.done: list[str] = []
         self.given_up: dict[str, str] = {}
         self.tried: list[tuple[str, int]] = []
-        """Each try: the chunk, and how many were in work with it as it began."""
+        """Each attempt: the chunk, and how many chunks were in progress when it started."""
         self._policy = policy
         self._ends = {name: list(each) for name, each in ends.items()}
         in_work: list[Chunk] = []

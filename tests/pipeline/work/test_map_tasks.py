@@ -15,7 +15,7 @@ double: Callable[[int], int] = operator.methodcaller("__mul__", 2)
 
 @pytest.fixture
 def on_cluster(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What was sent to the cluster, which is none here; it is not joined for nothing."""
+    """The items sent to a stand-in for the cluster, which must not be used without any."""
     sent: list[int] = []
 
     def map_tasks(function: Callable[[Any], Any], items: Iterable[Any], **_: Any) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Plans of work: the same chunks whether their rows lie in one table or in many."""
+"""Plans of work: the same chunks whether their rows are in one table or in many."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Rows = list[dict[str, object]]
 
 
 def rows_of(sizes: list[int]) -> Rows:
-    """Chunks of so many spans."""
+    """Rows of chunks with these numbers of spans."""
     return [
         {
             "work_unit": f"c-{number:07d}",

@@ -1,4 +1,4 @@
-"""Figures of work under way: rates, shares, what limits, and how they are told."""
+"""Figures of work in progress: rates, shares, the bottleneck, and how they are shown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOW = 1_000_000.0
 
 @pytest.fixture
 def work() -> WorkProgress:
-    """Ten hours, of which four were done before and two in the hour since."""
+    """Ten hours of audio: four done by earlier commands, two in the hour since this one began."""
     work = WorkProgress(20, 10.0, num_done_before=8, hours_done_before=4.0, begun_at=NOW - 3600)
     for reason in ("missing", "silent", "missing", "missing"):
         work.add(0.5, {"decode": 1.0, "encode": 6.0, "commit": 1.0}, {reason: 2})
