@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,19 @@ def test_imports_run_one_way(path):
     ours = {name for name in imported(path) if not name.startswith("ray")}
     strays = {name for name in ours if not name.startswith(ALLOWED[package])}
     assert not strays, f"{package} may import only {', '.join(ALLOWED[package])}"
+
+
+def test_no_module_imports_itself_through_others():
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in MODULES}
+    # An imported name is a module, or something in one.
+    graph = {
+        name: {found for other in imported(path) if (found := other if other in modules else other.rpartition(".")[0])}
+        for name, path in modules.items()
+    }
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -19,7 +19,8 @@ import soundfile
 from model.vocoder import mel_picture
 from model.vocoder.mel_config import MelConfig
 from pipeline.records import SAMPLE_RATE_HZ
-from pipeline.speaking.clips import read_clip, read_clips
+from pipeline.speaking.clips import read_clips
+from pipeline.speaking.wav import read_clip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

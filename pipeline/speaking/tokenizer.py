@@ -15,9 +15,9 @@ from pipeline.errors import TwistError
 from pipeline.files import storage
 from pipeline.records import SAMPLE_RATE_HZ
 from pipeline.runs import CODEBOOK
-from pipeline.speaking.clips import read_clip, wav_of_samples
 from pipeline.speaking.names import CODEBOOK_OF, OFFICIAL_CODEBOOK, OFFICIAL_ENCODER, OFFICIAL_LAYER
 from pipeline.speaking.units import Units
+from pipeline.speaking.wav import read_clip, wav_of_samples
 from pipeline.units import codebook, codebook_import
 from pipeline.units.encode import UnitEncoder, describe_encoder
 
