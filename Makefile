@@ -14,7 +14,7 @@ AUDIO  ?=
 RUN     = $(if $(strip $(AUDIO)),runs/demo-$$(basename "$(AUDIO)"),runs/demo)
 JOBS   ?= 2
 # A test process that dies ends the run: pytest-xdist 3.8 may wait for ever for the one that takes its place
-# (pytest-dev/pytest-xdist#1323).
+# (pytest-dev/pytest-xdist#1323). One thread in each test process: more of them would wait for each other.
 PARALLEL = -n $(JOBS) --dist loadgroup --max-worker-restart 0
 
 .PHONY: demo setup setup-dev test faults parity check format clean
@@ -38,10 +38,10 @@ setup: $(VENV)/.runtime
 setup-dev: $(VENV)/.dev
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(PARALLEL) -m "not faults"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m "not faults"
 
 faults: $(VENV)/.dev
-	$(BIN)/python -m pytest $(PARALLEL) -m faults
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m faults
 
 parity: $(VENV)/.dev $(PARITY)/.ready
 	rm -rf build/parity
