@@ -37,7 +37,7 @@ class ClusterConfig:
         gpus_per_actor: GPUs, or the fraction of one, per actor; by default one if the cluster has GPUs when the command
             starts. Set it if machines with GPUs join later.
         cpus_per_actor: Cores per actor, in addition to the one core of each decode task.
-        unit_time_limit_s: Seconds after which work on a chunk counts as hung and its worker is killed.
+        unit_time_limit_s: Seconds after which work on one chunk counts as hung and its worker is killed.
     """
 
     min_actors: int = 1
