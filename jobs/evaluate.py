@@ -46,7 +46,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
     )
     add_option(parser, "max-units", type=int, default=704, help="Units that a sample has at most; longer ones are cut.")
     parser.add_argument("--level", type=float, default=0.95, help="Share of draws that confidence intervals hold.")
-    parser.add_argument("--seed", type=int, default=0, help="Of the draws of speakers for confidence intervals.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the speakers drawn for confidence intervals.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
 
 

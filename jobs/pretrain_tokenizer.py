@@ -50,10 +50,11 @@ def work(recipe: Recipe, checkpoints: str | None = None) -> PretrainResult:
                 )
                 report(event["step"], recipe.pretrain.num_steps, "steps", detail)
             elif event["event"] == "validation":
-                told = event["validation"]
+                quality = event["validation"]
                 tqdm.write(
-                    f"pretrain   step {event['step']}: validation loss {told['masked_loss']:.3f}, "
-                    f"{told['masked_accuracy']:.1%} of masked and {told['unmasked_accuracy']:.1%} of other frames told"
+                    f"pretrain   step {event['step']}: validation loss {quality['masked_loss']:.3f}, "
+                    f"{quality['masked_accuracy']:.1%} of masked and {quality['unmasked_accuracy']:.1%} of other "
+                    "frames predicted"
                 )
 
         result = pretrain(recipe.pretrain, train_clips, validation_clips, checkpoints, on_event)
@@ -63,7 +64,7 @@ def work(recipe: Recipe, checkpoints: str | None = None) -> PretrainResult:
         assert result.best is not None
         print(
             f"pretrain   {result.num_steps} steps over {result.hours_seen:,.1f} h; "
-            f"{result.best.masked_accuracy:.1%} of masked frames told at best, in {result.checkpoint}",
+            f"{result.best.masked_accuracy:.1%} of masked frames predicted at best, in {result.checkpoint}",
             flush=True,
         )
     return result

@@ -103,7 +103,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
         parser,
         "ray-workers",
         type=PositiveInt | None,
-        help="Train by so many processes of the Ray cluster (RAY_ADDRESS, or this machine's), a GPU each if there are.",
+        help="Train on the Ray cluster (RAY_ADDRESS, or this machine) with this many processes, a GPU each if any.",
     )
 
 
