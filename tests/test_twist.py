@@ -29,3 +29,9 @@ def test_every_name_is_there_and_says_what_it_is(name: str) -> None:
 def test_other_names_are_not() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = twist.nothing
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "voice", "lm"])
+def test_an_unknown_name_is_answered_with_the_known_ones(kind: str) -> None:
+    with pytest.raises(twist.TwistError, match=r"there is no .* nope: give a run, a folder or one of .*\w"):
+        getattr(twist, f"load_{kind}")("nope")

@@ -27,7 +27,7 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard.writer import SummaryWriter
         except ImportError as error:
-            raise TwistError("`tensorboard` needs TensorBoard; pip install 'twist-pipeline[plots]'") from error
+            raise TwistError("`tensorboard` needs TensorBoard; install this project's extra `plots`") from error
         self._writer: Any = SummaryWriter(folder, purge_step=resumed_step + 1 if resumed_step else None)
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:

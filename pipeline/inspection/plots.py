@@ -26,7 +26,7 @@ def write_plots(description: Mapping[str, Any], folder: Path) -> list[str]:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise TwistError("--plots needs matplotlib: pip install 'twist-pipeline[plots]'") from None
+        raise TwistError("--plots needs matplotlib; install this project's extra `plots`") from None
     stages = description.get("stages", {})
     told = next((d for d in (description, stages.get("shards"), stages.get("units")) if d and _is_drawable(d)), None)
     if told is None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from model.artefacts import ARTEFACTS
+from pathlib import Path
+
+from model.artefacts import ARTEFACTS, VOCODER
+from pipeline.errors import TwistError
+from pipeline.files import storage
 
 OFFICIAL_ENCODER, OFFICIAL_LAYER, OFFICIAL_CODEBOOK = "mhubert-base-25hz", 11, "mhubert-base-25hz-km500"
 OFFICIAL_CODEBOOK_SIZE = 500
@@ -11,3 +15,20 @@ EMBEDDED_ENCODER, EMBEDDED_CODEBOOK = "hubert-tiny-25hz", "hubert-tiny-25hz-km10
 EMBEDDED_VOCODER = "hifigan-tiny-25hz"
 # An encoder's name stands for its codebook: neither can be used without the other.
 CODEBOOK_OF = {OFFICIAL_ENCODER: OFFICIAL_CODEBOOK, EMBEDDED_ENCODER: EMBEDDED_CODEBOOK}
+TOKENIZERS = (*CODEBOOK_OF, *CODEBOOK_OF.values())
+VOICES = (EMBEDDED_VOCODER, VOCODER)
+
+
+def refuse_unknown(source: str, kind: str, names: tuple[str, ...]) -> None:
+    """Refuses a source that is neither one of the names nor anything on this machine or on S3.
+
+    Args:
+        source: A name, file, folder or run.
+        kind: What it should be, for the message.
+        names: The known names.
+
+    Raises:
+        TwistError: there is no such thing.
+    """
+    if source not in names and not storage.is_s3(source) and not Path(source).exists():
+        raise TwistError(f"there is no {kind} {source}: give a run, a folder or one of {', '.join(names)}")

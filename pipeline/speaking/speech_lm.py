@@ -18,7 +18,7 @@ from model.lm.speech_lm import load_speech_lm
 from model.training import checkpoint
 from pipeline.errors import TwistError
 from pipeline.files import storage
-from pipeline.speaking.names import OFFICIAL_CODEBOOK_SIZE, OFFICIAL_MODELS
+from pipeline.speaking.names import OFFICIAL_CODEBOOK_SIZE, OFFICIAL_MODELS, refuse_unknown
 from pipeline.speaking.units import Units, require_codebook
 from pipeline.speaking.voice import DTYPES
 
@@ -185,6 +185,7 @@ def load_lm(source: str | Path, device: Device = "auto", dtype: DType = "float32
         TwistError: there is no checkpoint, or it cannot be loaded.
     """
     name = str(source).lower()
+    refuse_unknown(name if name in OFFICIAL_MODELS else str(source), "speech LM", OFFICIAL_MODELS)
     path = resolve(name) if name in OFFICIAL_MODELS else _find_checkpoint(str(source))
     model, vocabulary = load_speech_lm(str(checkpoint.fetch(path)))
     if name in OFFICIAL_MODELS:  # whose tables may have rows to spare

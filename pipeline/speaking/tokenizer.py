@@ -15,7 +15,14 @@ from pipeline.errors import TwistError
 from pipeline.files import storage
 from pipeline.records import SAMPLE_RATE_HZ
 from pipeline.runs import CODEBOOK
-from pipeline.speaking.names import CODEBOOK_OF, OFFICIAL_CODEBOOK, OFFICIAL_ENCODER, OFFICIAL_LAYER
+from pipeline.speaking.names import (
+    CODEBOOK_OF,
+    OFFICIAL_CODEBOOK,
+    OFFICIAL_ENCODER,
+    OFFICIAL_LAYER,
+    TOKENIZERS,
+    refuse_unknown,
+)
 from pipeline.speaking.units import Units
 from pipeline.speaking.wav import read_clip, wav_of_samples
 from pipeline.units import codebook, codebook_import
@@ -139,6 +146,7 @@ def find_codebook(source: str) -> Codebook:
     Raises:
         TwistError: there is none, it is damaged, or it cannot be downloaded.
     """
+    refuse_unknown(source, "tokenizer", TOKENIZERS)
     name = CODEBOOK_OF.get(source, source)
     if name == OFFICIAL_CODEBOOK:
         return official_codebook()

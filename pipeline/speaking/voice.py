@@ -17,7 +17,7 @@ from model.vocoder.synthesizer import Synthesizer, Utterance
 from pipeline.errors import TwistError
 from pipeline.files import storage
 from pipeline.runs import CODEBOOK
-from pipeline.speaking.names import EMBEDDED_VOCODER, OFFICIAL_CODEBOOK
+from pipeline.speaking.names import EMBEDDED_VOCODER, OFFICIAL_CODEBOOK, VOICES, refuse_unknown
 from pipeline.speaking.tokenizer import find_codebook
 from pipeline.speaking.units import Units, require_codebook
 from pipeline.units.codebook import FACTS, Codebook
@@ -130,6 +130,7 @@ def load_voice(source: str | Path, device: Device = "auto", dtype: DType = "floa
         TwistError: there is none, or it cannot be loaded.
     """
     folder = str(source)
+    refuse_unknown(folder, "voice", VOICES)
     if storage.exists(storage.join(folder, CODEBOOK, FACTS)):
         return voice_for(find_codebook(folder), run=folder, device=device, dtype=dtype)
     return _load(Path(resolve(folder)), device, dtype)
