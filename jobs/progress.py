@@ -56,14 +56,25 @@ def progress(name: str) -> Iterator[ReportProgress]:
 
 
 class TimeLeft:
-    """Estimates the time left from the pace since the first item was finished, which leaves out start-up."""
+    """Estimates the time left from the pace since the first item was finished, which leaves out start-up.
+
+    A command may count several things, one after the other: another total, or a count that falls, begins anew.
+    """
 
     def __init__(self) -> None:
+        self._begin()
+        self._last = 0, 0
+
+    def _begin(self) -> None:
         self._done_before: int | None = None
         self._first: tuple[int, float] | None = None
 
     def after(self, done: int, total: int, now_s: float) -> float | None:
         """Estimated seconds until `total` items are done, at `now_s` of any clock; None while the pace is unknown."""
+        last_done, last_total = self._last
+        if done < last_done or total != last_total:
+            self._begin()
+        self._last = done, total
         if self._done_before is None:
             self._done_before = done  # by earlier commands
         if self._first is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,11 +35,16 @@ def log_likelihoods(
         batch_size: Sequences per forward pass; sequences of similar length share one.
 
     Raises:
-        TwistError: a sequence has fewer than two units, or a unit that is not in the codebook.
+        TwistError: a sequence has fewer than two units, more than the model has positions for, or a unit that is not in
+            the codebook.
     """
+    positions = getattr(model.config, "max_position_embeddings", None)
+    most = math.inf if positions is None else positions - (vocabulary.bos_id is not None)
     for number, units in enumerate(sequences):
         if len(units) < 2:
             raise TwistError(f"sequence {number} has {len(units)} units; two are needed to score one")
+        if len(units) > most:
+            raise TwistError(f"sequence {number} has {len(units)} units, but the model takes {most}; score it in parts")
     by_length = sorted(range(len(sequences)), key=lambda index: -len(sequences[index]))
     before = np.array([] if vocabulary.bos_id is None else [vocabulary.bos_id], np.int64)
     scores: dict[int, NDArray[np.float64]] = {}

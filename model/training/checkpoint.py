@@ -110,8 +110,10 @@ def fetch(path: str) -> Path:
         partial.mkdir(parents=True, exist_ok=True)
         for name in storage.list_files(path):
             (partial / name).write_bytes(storage.read_bytes(storage.join(path, name)))
-        if (partial / CHECKSUMS).exists():  # a model from elsewhere has none
-            refuse_damage(partial, path)
+        if (partial / CHECKSUMS).exists():  # a model from elsewhere has none, and one to publish perhaps no optimizer
+            damaged = [name for name in damaged_files(partial) if (partial / name).exists()]
+            if damaged:
+                raise damage(path, damaged)
         partial.rename(local)
     return local
 
@@ -240,18 +242,10 @@ def refuse_other_clips(before: Sequence[str], now: Sequence[str], folder: str) -
         )
 
 
-def refuse_damage(folder: Path, uri: str) -> None:
-    """Refuses a checkpoint whose files differ from what was saved.
-
-    Args:
-        folder: Local folder with its files.
-        uri: The checkpoint's own location, for the message.
-
-    Raises:
-        TwistError: names the damaged files.
-    """
-    if damaged := damaged_files(folder):
-        raise TwistError(f"{uri} is damaged ({', '.join(damaged)}); delete it to go on from the one before it")
+def damage(uri: str, names: Sequence[str]) -> TwistError:
+    """The error for a checkpoint of which these files, or those that another process looked at, are damaged."""
+    told = f" ({', '.join(names)})" if names else ""
+    return TwistError(f"{uri} is damaged{told}; delete it to go on from the one before it")
 
 
 def _flat(settings: dict[str, Any], groups: Collection[str]) -> dict[str, Any]:
@@ -306,8 +300,13 @@ def prune(folder: str, keep_last: int, best_step: int | None) -> None:
             shutil.rmtree(Path(doomed).rename(_unfinished(folder, step)))
 
 
-def damaged_files(path: Path) -> list[str]:
+def damaged_files(path: Path, rank: int = 0, world_size: int = 1) -> list[str]:
     """The names of a checkpoint's files that are missing or differ from what was saved.
+
+    Args:
+        path: The checkpoint's folder, on this machine.
+        rank: This process, of `world_size` that look at a share of the files each.
+        world_size: The processes that share the work.
 
     Raises:
         TwistError: checksums.json is missing or damaged.
@@ -316,9 +315,8 @@ def damaged_files(path: Path) -> list[str]:
         checksums: dict[str, str] = json.loads((path / CHECKSUMS).read_text())
     except (OSError, ValueError) as error:
         raise TwistError(f"{path / CHECKSUMS} is missing or damaged: {error}") from error
-    return [
-        name for name, sha256 in checksums.items() if not (path / name).is_file() or sha256_of(path / name) != sha256
-    ]
+    mine = list(checksums.items())[rank::world_size]
+    return [name for name, sha256 in mine if not (path / name).is_file() or sha256_of(path / name) != sha256]
 
 
 def _write_files(

@@ -81,10 +81,8 @@ def run_training(
         CheckpointWriter(folder, ranks.rank, ranks.world_size, in_background=settings.save_in_background) as writer,
     ):
         loop = _Loop(section, settings, folder, ranks, writer, make, on_event)
-        try:
-            loop.run(sigterm)
-        finally:
-            loop.close()
+        loop.run(sigterm)
+        loop.close()
         return loop.outcome(), loop.training
 
 
@@ -205,7 +203,7 @@ class _Loop(Generic[Batch, Score]):
                 f"delete the newest checkpoint in {self.folder}"
             )
         raise TwistError(
-            f"{problem}; the weights were left as they were. {self.training.blame(batch)}Lower "
+            f"{problem}; nothing of this step is saved. {self.training.blame(batch)}Lower "
             f"{self.section}.peak_lr and train anew"
         )
 
@@ -229,9 +227,10 @@ class _Loop(Generic[Batch, Score]):
         checkpoint.refuse_other_settings(state["config"], self.settings, self.section, self.folder, step)
         uri = checkpoint.step_folder(self.folder, step)
         folder = checkpoint.fetch(uri)
-        if self.ranks.is_main:
-            checkpoint.refuse_damage(folder, uri)
-        self.ranks.wait_for_main()
+        damaged = checkpoint.damaged_files(folder, self.ranks.rank, self.ranks.world_size)
+        # Every process raises: those that did not would wait for the others for ever.
+        if self.ranks.any(bool(damaged)):
+            raise checkpoint.damage(uri, damaged)
         return Resumed(step, state, folder)
 
     def _take_up(self, progress: dict[str, Any]) -> None:

@@ -174,7 +174,7 @@ class Facts:
 
     Attributes:
         files: The sorted facts, one file per range of ids, in order.
-        recording_ids: The recordings that have segments; some occur several times.
+        recording_ids: The recordings that have segments, in the order of those.
         recording: [n] index of each segment's recording in `recording_ids`.
         num_units: [n].
         num_frames: [n].
@@ -199,9 +199,13 @@ class Facts:
         num_recordings = 0
         for _, table in _tables(files, ["recording_id", *names]):
             encoded = table["recording_id"].combine_chunks().dictionary_encode()
-            columns["recording"].append(encoded.indices.to_numpy() + np.int32(num_recordings))
-            recording_ids.append(encoded.dictionary)
-            num_recordings += len(encoded.dictionary)
+            ids = encoded.dictionary
+            # A recording may go on from the rows before.
+            num_known = int(len(ids) > 0 and len(recording_ids[-1]) > 0 and ids[0] == recording_ids[-1][-1])
+            columns["recording"].append(encoded.indices.to_numpy() + np.int32(num_recordings - num_known))
+            num_recordings += len(ids) - num_known
+            if len(ids) > num_known:
+                recording_ids.append(ids[num_known:])
             for name in names:
                 columns[name].append(table[name].to_numpy())
         joined = {name: np.concatenate(columns.pop(name)) for name in list(columns)}

@@ -57,7 +57,7 @@ def read_script(path: Path) -> Script:
         units = Units(
             _counts(content["units"], "units"),
             None if durations is None else _counts(durations, "durations"),
-            float(content.get("frame_rate_hz", 25.0)),
+            _frame_rate_hz(content.get("frame_rate_hz")),
             content.get("codebook_fingerprint"),
         )
     except TwistError as error:
@@ -71,3 +71,11 @@ def _counts(values: Any, name: str) -> NDArray[np.uint16]:
     if not is_list:
         raise TwistError(f"its {name} are no list of whole numbers from 0 to 65535")
     return np.array(values, np.uint16)
+
+
+def _frame_rate_hz(value: object) -> float:
+    if value is None:
+        return 25.0
+    if not isinstance(value, int | float) or not 0 < value < 1000:
+        raise TwistError(f"`frame_rate_hz` is {value!r}, not a number of frames a second")
+    return float(value)

@@ -35,6 +35,15 @@ def test_time_left_counts_neither_start_up_nor_what_was_done_before() -> None:
     assert left.after(20, 20, now_s=1_018.0) == 0.0
 
 
+def test_each_thing_that_a_command_counts_has_a_pace_of_its_own() -> None:
+    left = TimeLeft()
+    for second in range(5):
+        left.after(20 * (second + 1), 100, now_s=float(second))
+    assert left.after(1, 40, now_s=10.0) is None, "forty others are counted now"
+    assert left.after(2, 40, now_s=20.0) is None
+    assert left.after(3, 40, now_s=30.0) == 370.0
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,6 +132,13 @@ def test_two_processes_equal_one_and_stop_together(tmp_path: Path) -> None:
     stopped = torchrun(tmp_path / "two", "4")
     assert (stopped["num_steps"], stopped["is_finished"]) == (5, False)
     assert torchrun(tmp_path / "two")["is_finished"]
+    # What one process finds damaged ends both: the other would wait for it for ever.
+    weights = tmp_path / "damaged" / "00000012" / "model.safetensors"
+    shutil.copytree(tmp_path / "two", tmp_path / "damaged")
+    weights.write_bytes(weights.read_bytes()[:-4] + b"ouch")
+    with pytest.raises(AssertionError, match=r"00000012 is damaged \(model.safetensors\)"):
+        torchrun(tmp_path / "damaged")
+
     train_toy(settings, str(tmp_path / "one"))
     one, two = curve(tmp_path / "one"), curve(tmp_path / "two")
     assert [line["step"] for line in one] == [line["step"] for line in two], "only one process may write metrics"

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from pipeline.files import parquet, partitioned
 from pipeline.packing.config import DegenerateConfig, DuplicatesConfig
-from pipeline.packing.facts import FACTS_SCHEMA, Survey
+from pipeline.packing.facts import FACTS_SCHEMA, Facts, Survey
 from pipeline.records import UNITS_SCHEMA
 from pipeline.units.parts import Batch
 
@@ -65,3 +65,19 @@ def test_a_batch_is_surveyed_once(tmp_path) -> None:
     before = (tmp_path / "work/facts-000000.scatter").stat().st_mtime_ns
     survey(Batch(0, (path,)))
     assert (tmp_path / "work/facts-000000.scatter").stat().st_mtime_ns == before
+
+
+def test_a_recording_is_one_across_row_groups(tmp_path) -> None:
+    recordings = ["a", "a", "a", "a", "b", "c", "c"]
+    numbers = np.arange(len(recordings), dtype=np.int32)
+    columns = {
+        field.name: pa.array(recordings if field.name == "recording_id" else numbers).cast(field.type)
+        for field in FACTS_SCHEMA
+        if field.name in ("recording_id", "batch", "row", "num_units", "num_frames")
+    }
+    columns["batch"] = pa.array(np.zeros(len(recordings), np.int32))
+    table = pa.table(columns)
+    (tmp_path / "facts.parquet").write_bytes(parquet.to_bytes(table, row_group_size=2))
+    facts = Facts.read((str(tmp_path / "facts.parquet"),), 1)
+    assert facts.recording.tolist() == [0, 0, 0, 0, 1, 2, 2]
+    assert facts.recording_ids.to_pylist() == ["a", "b", "c"]

@@ -77,6 +77,8 @@ def test_continuations_are_as_alone_and_follow_the_settings(lm: SpeechLM) -> Non
 def test_what_cannot_be_scored_or_loaded_is_refused(lm: SpeechLM, small_run: Path) -> None:
     with pytest.raises(TwistError, match="two are needed"):
         lm.score(clips(1)[0])
+    with pytest.raises(TwistError, match="has 3000 units, but the model takes 1024; score it in parts"):
+        lm.score(Units((np.arange(3000) % 100).astype(np.uint16)))
     with pytest.raises(TwistError, match="unit 100 is not in a codebook of 100"):
         lm.score(Units(np.array([1, 100], np.uint16)))
     with pytest.raises(TwistError, match="from codebook other, but this model speaks those of"):
