@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from pipeline.language.config import LanguageConfig, Rules
     from pipeline.records import Recording
 
-# ISO 639-2 has a code for "undetermined".
-UNDETERMINED = ("", "und")
 # Trust in a tag, by its source (records.LANGUAGE_SOURCES).
 TRUST = {"corpus": 1.0, "recording": 1.0, "folder": 1.0, "recipe": 1.0, "show": 0.7, "channel": 0.7, "unchecked": 0.5}
 assert TRUST.keys() == set(LANGUAGE_SOURCES)
@@ -76,7 +74,7 @@ def by_metadata_and_text(recording: Metadata, rules: Rules) -> tuple[LanguageDec
     id = recording.recording_id
     tag = normalize_code(recording.language or "")
     tagged: LanguageDecision | None = None
-    if tag not in UNDETERMINED:
+    if tag:  # not so for `unknown`, several languages, or what no language is called
         trust = rules.metadata_trust
         if trust is None:
             trust = TRUST[recording.language_source or "recording"]

@@ -3,6 +3,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from iso639 import ALL_LANGUAGES
 
 from pipeline.corpora.manifest import make_manifest, read_recordings
 from pipeline.corpora.source import CorpusConfig
@@ -11,7 +14,7 @@ from pipeline.files import parquet, storage
 from pipeline.language.config import LanguageConfig
 from pipeline.language.decide import decide
 from pipeline.language.filter import filter_languages, read_decisions
-from pipeline.languages import normalize_code
+from pipeline.languages import ISO_639_1, is_told, normalize_code
 from pipeline.records import Recording
 from pipeline.stage import StageError, read_facts
 from pipeline.work.cluster import ClusterConfig
@@ -43,10 +46,36 @@ def recording(language: str | None = None, text: str | None = None) -> Recording
         ("iw", "he"),
         ("", ""),
         ("[]", ""),
+        *[(code, "en") for code in ("English (US)", "ENGLISH", "eng_Latn", "en_US.UTF-8", "US English", "en, en-GB")],
+        *[(code, "de") for code in ("ger", "deu", "German", "de-AT", "German, Austrian")],
+        ("Cebuano", "ceb"),
+        ("Swahili (macrolanguage)", "sw"),
+        ("Swiss German", "gsw"),
+        ("Norwegian Bokmål", "nb"),
+        ("nan-TW", "nan"),  # Min Nan; bare, it is what a table has for no value
+        *[(code, "") for code in ("und", "unknown", "N/A", "none", "null", "NaN", "-", "?", "mul", "mis", "zxx", "xx")],
+        *[(code, "") for code in ("en,de", "English and French", "xyzzy", "qaa", "English Creole", "(unknown)")],
     ],
 )
 def test_codes(code: str, language: str) -> None:
     assert normalize_code(code) == language
+
+
+def test_codes_and_names_of_all_languages_stay_what_they_are() -> None:
+    for code in sorted(ISO_639_1):
+        assert normalize_code(code) in (code, ""), code
+    assert {code for code in ISO_639_1 if not normalize_code(code)} == {"na"}, "what a table has for no value"
+    for language in ALL_LANGUAGES:
+        if language.part1 and language.part1 not in ("na", "sh"):
+            codes = {language.part1, language.part2b or language.part1, language.part3, language.name}
+            assert len({normalize_code(code) for code in codes}) == 1, codes
+
+
+@given(st.text(max_size=20))
+def test_any_tag_gives_a_code_or_none(tag: str) -> None:
+    code = normalize_code(tag)
+    assert code in (normalize_code(code), normalize_code(f"{code}-001")), "normalizing twice changes nothing"
+    assert is_told(tag) or not code
 
 
 @pytest.mark.parametrize(
