@@ -178,7 +178,7 @@ class HearLanguage:
         torch.set_num_threads(1)
         self._config = config
         self._classify = load_language_classifier(config.model)
-        self._codes = [normalize_code(label) for label in self._classify.labels]
+        self._codes = [normalize_code(label) or label for label in self._classify.labels]
         self._detect = SpeechDetector(config.speech_threshold)
 
     def __call__(self, chunk: Chunk, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:

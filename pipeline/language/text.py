@@ -17,7 +17,7 @@ def text_probabilities(text: str) -> dict[str, float]:
     text = text[:LONGEST_TEXT_CHARS]
     probabilities: dict[str, float] = {}
     for label, probability in _identifier().rank(text.lower() if text.isupper() else text):
-        code = normalize_code(label)
+        code = normalize_code(label) or label
         probabilities[code] = probabilities.get(code, 0.0) + float(probability)
     assert math.isclose(sum(probabilities.values()), 1.0, abs_tol=1e-3), "probabilities do not add up to 1"
     return probabilities

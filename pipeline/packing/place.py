@@ -85,7 +85,7 @@ def read_recordings(run: str, wanted: pa.ChunkedArray) -> pa.Table:
 
 def _normalized(languages: pa.ChunkedArray) -> pa.ChunkedArray:
     names = pc.unique(languages)
-    codes = pa.array([name and normalize_code(name) for name in names.to_pylist()], pa.string())
+    codes = pa.array([(name and normalize_code(name)) or None for name in names.to_pylist()], pa.string())
     return codes.take(pc.index_in(languages, names))
 
 
