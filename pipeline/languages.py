@@ -69,7 +69,8 @@ def normalize_code(code: str) -> str:
     if not tag or tag in _NO_LANGUAGE:
         return ""
     without_remarks = re.sub(r"\s*\(.*?\)", "", tag)
-    parts = [part for part in _BETWEEN_LANGUAGES.split(without_remarks) if part and (len(part) == 2 or part not in _VARIETIES)]
+    parts = _BETWEEN_LANGUAGES.split(without_remarks)
+    parts = [part for part in parts if part and (len(part) == 2 or part not in _VARIETIES)]
     if len(parts) > 1 and all(map(_one_language, parts)):
         several = set(map(_one_language, parts))
         return several.pop() if len(several) == 1 else ""

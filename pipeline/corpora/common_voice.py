@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, is_audio, misplaced
+from pipeline.corpora.names import Names, refuse_strangers
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notices, is_audio, misplaced
 from pipeline.corpora.tables import number, read_columns
-from pipeline.files import storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pipeline.corpora.source import Notice
 
 # Tables in the order in which they are searched for a clip; validated.tsv repeats the clips of the three splits.
 SPLITS = {"train": "train", "dev": "validation", "test": "test"}
@@ -34,13 +36,13 @@ class _Row(NamedTuple):
     locale: str
 
 
-def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
+def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
     """Yields the clips in the order of their paths, language by language.
 
     Raises:
         CorpusError: there is no validated.tsv, or a table lacks a column.
     """
-    names = storage.list_files(config.root)
+    names = config.list_files()
     present = set(names)
     clips: dict[str, list[str]] = {}
     for name in names:
@@ -48,7 +50,7 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
         if not is_audio(name) or not config.takes(name):
             continue
         if folder.split("/")[-1] != "clips":
-            yield misplaced(name, storage.join(config.root, name))
+            yield misplaced(name, config.uri_of(name))
         else:
             clips.setdefault(folder.removesuffix("clips"), []).append(clip)
     folders = [name.removesuffix("validated.tsv") for name in names if name.rpartition("/")[2] == "validated.tsv"]
@@ -56,29 +58,36 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
         raise CorpusError(
             f"{config.root} holds no validated.tsv; expected <language>/validated.tsv and <language>/clips/"
         )
+    notices = Notices()
     for folder in sorted(set(folders) | clips.keys()):
         if config.takes(f"{folder}clips/"):
-            yield from _read_language(config, folder, clips.get(folder, []), present)
+            yield from _read_language(config, folder, clips.get(folder, []), present, notices)
+    yield from notices
 
 
-def _read_language(config: CorpusConfig, folder: str, clips: list[str], present: set[str]) -> Iterator[AudioFile]:
+def _read_language(
+    config: CorpusConfig, folder: str, clips: list[str], present: set[str], notices: Notices
+) -> Iterator[AudioFile]:
     rows: dict[str, _Row] = {}
+    files = Names(clips, without_suffix=True)
     for table in TABLES:
         if f"{folder}{table}.tsv" in present:
-            for row in read_columns(storage.join(config.root, f"{folder}{table}.tsv"), "\t", ("client_id", "path")):
-                clip = _file_name(row.get("path", ""))
+            uri = config.uri_of(f"{folder}{table}.tsv")
+            for row in read_columns(uri, "\t", ("client_id", "path"), ("sentence",), notices):
+                written = _file_name(row["path"].strip())
+                clip = files.find(written) or files.find(written.rpartition("/")[2]) or written
                 # An invalidated clip is dropped, whichever other tables name it.
                 if table == "invalidated" or clip not in rows:
                     rows[clip] = _Row(table, row["client_id"], row.get("sentence") or "", row.get("locale") or "")
-    durations_s: dict[str, float] = {}
-    if f"{folder}{DURATIONS}" in present:
-        for row in read_columns(storage.join(config.root, f"{folder}{DURATIONS}"), "\t", ("clip", "duration[ms]")):
-            if duration_ms := number(row.get("duration[ms]")):
-                durations_s[row["clip"]] = duration_ms / 1000
-    language = folder.rstrip("/").rpartition("/")[2] or config.root.rstrip("/").rpartition("/")[2]
     there = set(clips)
+    missing = next((clip for clip in rows if clip not in there), "")
+    unlisted = next((clip for clip in clips if clip not in rows), "")
+    tables = f"the tables of {config.uri_of(folder)}"
+    refuse_strangers(config, tables, (len(rows), missing), (len(clips), unlisted), len(rows.keys() & there))
+    durations_s = _read_durations(config, folder, present, files, notices)
+    language = folder.rstrip("/").rpartition("/")[2] or config.root.rstrip("/").rpartition("/")[2]
     for clip in sorted({*clips, *rows}):
-        uri = storage.join(config.root, f"{folder}clips/{clip}")
+        uri = config.uri_of(f"{folder}clips/{clip}")
         id = f"{folder}{clip}"
         if clip not in there:  # never opened to check: a name in a table may point anywhere
             yield AudioFile(id, uri, drop_reason="missing", drop_detail="a table names it, but there is no such file")
@@ -96,9 +105,25 @@ def _read_language(config: CorpusConfig, folder: str, clips: list[str], present:
             split=SPLITS.get(known.table),
             text=known.sentence or None,
             duration_s=durations_s.get(clip),
+            duration_from="duration[ms]",
             drop_reason="invalidated" if known.table == "invalidated" else None,
             drop_detail="listeners have found it wrong",
         )
+
+
+def _read_durations(
+    config: CorpusConfig, folder: str, present: set[str], files: Names, notices: Notices
+) -> dict[str, float]:
+    durations_s: dict[str, float] = {}
+    if f"{folder}{DURATIONS}" in present:
+        uri = config.uri_of(f"{folder}{DURATIONS}")
+        for row in read_columns(uri, "\t", ("clip", "duration[ms]"), notices=notices):
+            clip = files.find(_file_name(row["clip"].strip()))
+            if clip is None:
+                notices.add("description_without_audio", f"{row['clip']} of {uri}")
+            elif duration_ms := number(row["duration[ms]"]):
+                durations_s[clip] = duration_ms / 1000
+    return durations_s
 
 
 def _file_name(clip: str) -> str:

@@ -14,12 +14,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, is_audio, misplaced
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notices, is_audio, misplaced
 from pipeline.corpora.tables import number, read_lines
-from pipeline.files import storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pipeline.corpora.source import Notice
 
 _CALL = re.compile(r"(?:.*/)?(?P<id>fe_03_(?P<number>\d{5}))\.(?:sph|wav|flac)")
 _TRANSCRIPT = re.compile(r"(?:.*/)?trans/(?:.*/)?(?P<id>fe_03_\d{5})\.txt")
@@ -29,29 +30,30 @@ SIDES = ("A", "B")
 MISTAKEN_START_S = {("fe_03_11487", 31.09, 234.06): 231.09}
 
 
-def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
+def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
     """Yields the two sides of each call, in the order of the calls' paths.
 
     Raises:
         CorpusError: no file below the root is named like a call of Fisher.
     """
-    names = storage.list_files(config.root)
+    names = config.list_files()
     transcripts = {match["id"]: name for name in names if (match := _TRANSCRIPT.fullmatch(name))}
     speakers: dict[tuple[str, str], str] = {}
     for name in names:
         if name.endswith("_calldata.tbl"):
-            speakers |= _read_speakers(storage.join(config.root, name))
+            speakers |= _read_speakers(config.uri_of(name))
     found = 0
     for name in filter(config.takes, names):
         match = _CALL.fullmatch(name)
-        uri = storage.join(config.root, name)
+        uri = config.uri_of(name)
         if match is None:
             if is_audio(name):
                 yield misplaced(name, uri)
             continue
         found += 1
         id = match["id"]
-        sides = _read_transcript(storage.join(config.root, transcripts[id]), id) if id in transcripts else {}
+        transcript = transcripts.pop(id, None)  # what is left is noticed
+        sides = _read_transcript(config.uri_of(transcript), id) if transcript else {}
         for channel, side in enumerate(SIDES):
             turns = sides.get(side, [])
             yield AudioFile(
@@ -66,6 +68,10 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
             )
     if not found:
         raise CorpusError(f"{config.root} holds no calls of Fisher; expected audio/<NNN>/fe_03_<NNNNN>.sph below it")
+    notices = Notices()
+    if not config.folders:
+        notices.add("description_without_audio", min(transcripts.values(), default=""), len(transcripts))
+    yield from notices
 
 
 def _read_speakers(uri: str) -> dict[tuple[str, str], str]:

@@ -26,6 +26,8 @@ from pipeline.work.map_tasks import spread
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from pipeline.corpora.source import Notice
+
 COLUMNS = {
     "id": ("id", "audio_id", "segment_id", "path", "file"),
     "language": ("language", "locale", "lang"),
@@ -38,7 +40,7 @@ _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", 
 _WORD = re.compile(r"[a-z]+")
 
 
-def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
+def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
     """Yields the rows, file by file.
 
     Raises:
@@ -49,7 +51,7 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
 
 def find_rows(config: CorpusConfig, source_of: Callable[[str], str] | None = None) -> Iterator[AudioFile]:
     """The same as find_recordings; `source_of`, if given, makes the speaker from a row's id."""
-    names = [name for name in storage.list_files(config.root, ".parquet") if config.takes(name)]
+    names = [name for name in config.list_files(".parquet") if config.takes(name)]
     if not names:
         raise CorpusError(f"{config.root} holds no Parquet files")
     read = functools.partial(_read_file, config.root, source_of)

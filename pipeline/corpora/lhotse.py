@@ -11,52 +11,82 @@ relative paths start at ROOT. Sources that are commands or web addresses are dro
 from __future__ import annotations
 
 import itertools
+import unicodedata
 from collections import defaultdict
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError
+from pipeline.corpora.columns import notice_unused
+from pipeline.corpora.names import Names, leaves_its_folder, refuse_strangers
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notices
 from pipeline.corpora.tables import number, read_json_lines
 from pipeline.files import storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pipeline.corpora.source import Notice
 
-def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
+_FIELDS = ("language", "speaker", "text", "duration")
+
+
+def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
     """Yields the recordings in the order of the manifests.
 
     Raises:
         CorpusError: there are no manifests, or a line of one is not a JSON object.
     """
-    names = [name for name in storage.list_files(config.root) if name.endswith((".jsonl", ".jsonl.gz"))]
+    names = [name for name in config.list_files() if name.endswith((".jsonl", ".jsonl.gz"))]
     recordings, supervisions, cuts = (
-        [storage.join(config.root, name) for name in names if what in PurePosixPath(name).name]
+        [config.uri_of(name) for name in names if what in PurePosixPath(name).name]
         for what in ("recordings", "supervisions", "cuts")
     )
+    files = Names(storage.list_files(config.root))
+    notices = Notices()
     if recordings:
         said: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for row in itertools.chain.from_iterable(map(read_json_lines, supervisions)):
-            said[str(row.get("recording_id"))].append(row)
+            said[_id_of(row.get("recording_id"))].append(row)
+        num_described, num_recordings, matched, other = len(said), 0, 0, ""
         for row in itertools.chain.from_iterable(map(read_json_lines, recordings)):
-            yield from _read_recording(config, row, said.pop(str(row.get("id")), []))
-        return
-    if not cuts:
+            id = _id_of(row.get("id"))
+            num_recordings += 1
+            matched += id in said
+            other = other or ("" if id in said else id)
+            yield from _read_recording(config, row, said.pop(id, []), files, notices)
+        notices.add("description_without_audio", next(iter(said), ""), sum(map(len, said.values())))
+        for uri in cuts:
+            notices.add("unread_file", uri)
+        examples = next(iter(said), ""), other
+        table = f"the supervisions of {config.root}"
+        refuse_strangers(config, table, (num_described, examples[0]), (num_recordings, examples[1]), matched)
+    elif cuts:
+        for recording, spoken in _by_recording(itertools.chain.from_iterable(map(read_json_lines, cuts)), notices):
+            yield from _read_recording(config, recording, spoken, files, notices)
+        for uri in supervisions:
+            notices.add("unread_file", uri)
+    else:
         raise CorpusError(
             f"{config.root} holds no manifests of Lhotse; expected files called ...recordings....jsonl[.gz] or "
             f"...cuts....jsonl[.gz]"
         )
-    for recording, spoken in _by_recording(itertools.chain.from_iterable(map(read_json_lines, cuts))):
-        yield from _read_recording(config, recording, spoken)
+    yield from notices
 
 
-def _by_recording(cuts: Iterator[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+def _id_of(value: object) -> str:
+    return unicodedata.normalize("NFC", str(value)).strip()
+
+
+def _by_recording(
+    cuts: Iterator[dict[str, Any]], notices: Notices
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
     """Yields each recording that cuts were made from, with its cuts as supervisions; skips MixedCuts (of several)."""
     recordings: dict[str, dict[str, Any]] = {}
     spoken: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for cut in cuts:
         recording = cut.get("recording")
         if not isinstance(recording, dict):
+            notices.add("unsupported_cut", f"{cut.get('id')}: {cut.get('type')}, without a recording of its own")
             continue
         id = str(recording.get("id"))
         recordings.setdefault(id, recording)
@@ -76,7 +106,9 @@ def _by_recording(cuts: Iterator[dict[str, Any]]) -> Iterator[tuple[dict[str, An
         yield recording, spoken[id]
 
 
-def _read_recording(config: CorpusConfig, row: dict[str, Any], said: list[dict[str, Any]]) -> Iterator[AudioFile]:
+def _read_recording(
+    config: CorpusConfig, row: dict[str, Any], said: list[dict[str, Any]], files: Names, notices: Notices
+) -> Iterator[AudioFile]:
     id = str(row.get("id"))
     duration_s, rate_hz = number(row.get("duration")), number(row.get("sampling_rate"))
     sources = [source for source in row.get("sources") or [] if isinstance(source, dict)]
@@ -85,10 +117,19 @@ def _read_recording(config: CorpusConfig, row: dict[str, Any], said: list[dict[s
         yield AudioFile(id, id, drop_reason="unsupported_source", drop_detail=f"{what} in place of one file")
         return
     source = str(sources[0]["source"])
-    uri = source if source.startswith(("/", "s3://")) else storage.join(config.root, source)
-    if not source.startswith(("/", "s3://")) and ".." in PurePosixPath(source).parts:
-        yield AudioFile(id, uri, drop_reason="bad_name", drop_detail=f"the path {source!r} leaves the folder")
-        return
+    uri = source
+    if not source.startswith(("/", "s3://")):
+        found = files.find(source)
+        uri = config.uri_of(found or source)
+        if leaves_its_folder(source):
+            yield AudioFile(id, uri, drop_reason="bad_name", drop_detail=f"the path {source!r} leaves the folder")
+            return
+        if found is None:
+            detail = f"the recording's source {source!r} is not below {config.root}"
+            yield AudioFile(id, uri, drop_reason="missing", drop_detail=detail)
+            return
+    for spoken in said:
+        notice_unused(spoken, {field: field for field in _FIELDS}, _FIELDS, f"a supervision of {id}", notices)
     channels = sources[0].get("channels") or [0]
     heard = {channel: _on_channel(said, channel) for channel in channels}
     # If supervisions name single channels, each channel has its own speaker.
@@ -105,6 +146,7 @@ def _read_recording(config: CorpusConfig, row: dict[str, Any], said: list[dict[s
             text=" ".join(str(r["text"]) for r in rows if r.get("text")) or None,
             voice_activity=_times(rows, duration_s),
             duration_s=duration_s or None,
+            duration_from="duration",
             sample_rate_hz=int(rate_hz) if rate_hz else None,
             num_channels=len(channels),
         )

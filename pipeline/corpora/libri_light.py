@@ -15,37 +15,42 @@ import re
 from typing import TYPE_CHECKING
 
 from pipeline.corpora.librivox import file_origin, section_of_stem, section_origins
-from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, is_audio, misplaced
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notices, is_audio, misplaced
 from pipeline.corpora.tables import number, parse_json
 from pipeline.files import storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pipeline.corpora.source import Notice
+
 _FILE = re.compile(r"(?:.*/)?(?P<speaker>\d+)/(?P<book>[^/]+)/(?P<stem>[^/]+)\.flac")
 DUPLICATES = "duplicate"
 
 
-def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
+def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
     """Yields the files (chapters) in the order of their paths.
 
     Raises:
         CorpusError: nothing below the root is laid out like Libri-Light.
     """
-    names = storage.list_files(config.root)
+    names = config.list_files()
     tables = {name for name in names if name.endswith(".json")}
     found = 0
+    notices = Notices()
+    without_audio = {table for table in tables if config.takes(table) and _FILE.fullmatch(f"{table[:-5]}.flac")}
     for name in filter(config.takes, names):
         match = _FILE.fullmatch(name)
         if match is None:
             if is_audio(name):
-                yield misplaced(name, storage.join(config.root, name))
+                yield misplaced(name, config.uri_of(name))
             continue
         found += 1
         table = f"{name.removesuffix('.flac')}.json"
+        without_audio.discard(table)
         file = AudioFile(
             id=name.removesuffix(".flac"),
-            uri=storage.join(config.root, name),
+            uri=config.uri_of(name),
             language="en",
             language_source="corpus",
             speaker=match["speaker"],
@@ -63,6 +68,8 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
         yield file
     if not found:
         raise CorpusError(f"{config.root} holds no Libri-Light tree; expected <speaker>/<book>/<file>.flac below it")
+    notices.add("description_without_audio", min(without_audio, default=""), len(without_audio))
+    yield from notices
 
 
 def _read_table(file: AudioFile) -> AudioFile:

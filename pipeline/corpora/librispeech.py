@@ -14,12 +14,13 @@ import re
 from typing import TYPE_CHECKING
 
 from pipeline.corpora.librivox import section_of_title, section_origins
-from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, is_audio, misplaced
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notices, is_audio, misplaced
 from pipeline.corpora.tables import read_lines
-from pipeline.files import storage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+    from pipeline.corpora.source import Notice
 
 _UTTERANCE = re.compile(
     r"(?P<folder>(?:.*/)?(?P<part>(?:train|dev|test)-[a-z]+(?:-\d+)?)/(?P<speaker>\d+)/(?P<chapter>\d+)/)"
@@ -28,56 +29,60 @@ _UTTERANCE = re.compile(
 _SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 
-def is_librispeech(root: str) -> bool:
-    """Whether a folder is laid out like LibriSpeech and holds no other audio, which this reader would drop."""
-    audio = [name for name in storage.list_files(root) if is_audio(name)]
+def is_librispeech(names: Iterable[str]) -> bool:
+    """Whether a folder's files are laid out like LibriSpeech, with no other audio, which this reader would drop."""
+    audio = [name for name in names if is_audio(name)]
     return bool(audio) and all(_UTTERANCE.fullmatch(name) for name in audio)
 
 
-def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
+def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
     """Yields the utterances in the order of their paths, each with speaker, split and transcript.
 
     Raises:
         CorpusError: nothing below the root is laid out like LibriSpeech.
     """
-    names = storage.list_files(config.root)
+    names = config.list_files()
     transcripts = {name for name in names if name.endswith(".trans.txt")}
     chapters = [name for name in names if name.rpartition("/")[2] == "CHAPTERS.TXT"]
-    origins = _read_chapters(storage.join(config.root, chapters[0])) if chapters else {}
+    origins = _read_chapters(config.uri_of(chapters[0])) if chapters else {}
     texts: dict[str, str] = {}
     chapter_read = ""
     found = 0
+    notices = Notices()
     for name in filter(config.takes, names):
         match = _UTTERANCE.fullmatch(name)
         if match is None:
             if is_audio(name):
-                yield misplaced(name, storage.join(config.root, name))
+                yield misplaced(name, config.uri_of(name))
             continue
         found += 1
         transcript = f"{match['folder']}{match['speaker']}-{match['chapter']}.trans.txt"
         if transcript != chapter_read:
-            texts = _read_transcript(storage.join(config.root, transcript)) if transcript in transcripts else {}
+            notices.add("description_without_audio", next(iter(texts), ""), len(texts))
+            texts = _read_transcript(config.uri_of(transcript)) if transcript in transcripts else {}
             chapter_read = transcript
         yield AudioFile(
             id=match["id"],
-            uri=storage.join(config.root, name),
+            uri=config.uri_of(name),
             language="en",
             language_source="corpus",
             speaker=match["speaker"],
             speaker_namespace="librivox",  # shared with Libri-Light and MLS
             split=_SPLITS[match["part"].partition("-")[0]],
-            text=texts.get(match["id"]),
+            text=texts.pop(match["id"], None),  # what is left of a chapter is noticed
             origins=origins.get(match["chapter"]),
         )
     if not found:
         raise CorpusError(
             f"{config.root} holds no LibriSpeech tree; expected <split>/<speaker>/<chapter>/<utterance>.flac below it"
         )
+    notices.add("description_without_audio", next(iter(texts), ""), len(texts))
+    yield from notices
 
 
 def _read_transcript(uri: str) -> dict[str, str]:
-    lines = storage.read_bytes(uri).decode("utf-8", errors="replace").splitlines()
-    return {utterance: text.strip() for utterance, _, text in (line.partition(" ") for line in lines)}
+    lines = (line.strip().partition(" ") for line in read_lines(uri) if line.strip())
+    return {utterance: text.strip() for utterance, _, text in lines}
 
 
 def _read_chapters(uri: str) -> dict[str, list[str]]:

@@ -9,32 +9,40 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, is_audio, misplaced
+from pipeline.corpora.names import Names, refuse_strangers
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notices, is_audio, misplaced
 from pipeline.corpora.tables import read_lines
-from pipeline.files import storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+from pipeline.corpora.source import Notice
+
 TABLE = "metadata.csv"
 
 
-def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
+def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
     """Yields the clips in the order of their paths; those in the table without a file are dropped as missing.
 
     Raises:
         CorpusError: there is no metadata.csv.
     """
-    names = storage.list_files(config.root)
+    names = config.list_files()
     tables = [name for name in names if PurePosixPath(name).name == TABLE]
     if not tables:
         raise CorpusError(f"{config.root} holds no {TABLE}; if it is no LJSpeech, its kind is `folder`")
-    texts = _read_texts(storage.join(config.root, tables[0]))
+    notices = Notices()
+    texts = _read_texts(config.uri_of(tables[0]), notices)
     folder = tables[0].removesuffix(TABLE)
     present = set(names)
-    clips = {f"{folder}wavs/{id}.wav": id for id in texts}
+    files = Names([name for name in names if is_audio(name)], without_suffix=True)
+    clips = {files.find(f"{folder}wavs/{id}.wav") or f"{folder}wavs/{id}.wav": id for id in texts}
+    here = [name for name in names if is_audio(name)]
+    other = next((name for name in here if name not in clips), "")
+    missing = next((name for name in clips if name not in present), "")
+    refuse_strangers(config, TABLE, (len(clips), missing), (len(here), other), len(clips.keys() & present))
     for name in sorted({*(name for name in names if is_audio(name)), *clips}):
-        uri = storage.join(config.root, name)
+        uri = config.uri_of(name)
         if not config.takes(name):
             continue
         if name not in clips:
@@ -52,8 +60,15 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
             speaker="LJ",
             text=texts[clips[name]],
         )
+    yield from notices
 
 
-def _read_texts(uri: str) -> dict[str, str | None]:
-    rows = (line.split("|") for line in read_lines(uri) if line)
-    return {row[0]: row[-1].strip() or None for row in rows if len(row) >= 2 and row[0]}
+def _read_texts(uri: str, notices: Notices) -> dict[str, str | None]:
+    texts: dict[str, str | None] = {}
+    for place, line in enumerate(read_lines(uri), start=1):
+        row = [field.strip() for field in line.split("|")]
+        if len(row) >= 2 and row[0]:
+            texts[row[0].removesuffix(".wav")] = next((text for text in reversed(row[1:]) if text), None)
+        elif line.strip():
+            notices.add("unreadable_row", f"line {place} of {uri}: {line[:60]!r}")
+    return texts

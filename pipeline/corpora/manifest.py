@@ -4,8 +4,8 @@
 
 Corpora are listed one after the other. Of files whose corpus does not state how long they are, headers are read: those
 of the first seconds here, where there are more on all cores of the Ray cluster. A corpus that is finished when the
-command is interrupted is not listed again: its table is there, and what was dropped of it in
-RUN/manifest/<corpus>.drops until all are finished.
+command is interrupted is not listed again: its table is there, and what was dropped of it and noticed in it in
+RUN/manifest/<corpus>.drops and .notices until all are finished.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
@@ -22,8 +23,10 @@ import pyarrow.compute as pc
 
 from pipeline.audio.read import AudioError, AudioInfo, probe
 from pipeline.corpora.readers import find_recordings, kind_of
-from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notice, Notices
+from pipeline.corpora.stated_length import StatedLengths
 from pipeline.files import parquet, storage
+from pipeline.languages import is_without_language, normalize_code
 from pipeline.records import DROPPED_SCHEMA, RECORDING_SCHEMA, SPLITS, Dropped, Recording, from_table, to_table
 from pipeline.runs import MANIFEST
 from pipeline.stage import DROPPED, Stage, StageCounts, Tally, digest, fingerprint_of
@@ -43,6 +46,7 @@ FILES_PER_TASK = 1_000
 # Of a table, as objects.
 RECORDINGS_AT_ONCE = 10_000
 DROPS_SUFFIX = ".drops"
+NOTICES_SUFFIX = ".notices"
 
 
 def make_manifest(run: str, corpora: Sequence[CorpusConfig], report: ReportProgress) -> None:
@@ -69,7 +73,7 @@ def make_manifest(run: str, corpora: Sequence[CorpusConfig], report: ReportProgr
         except CorpusError:
             # Mended, the recipe is another one, which must not be refused for what was made of the corpora before.
             for name in storage.list_files(stage.uri):
-                if name.endswith((".parquet", DROPS_SUFFIX)):
+                if name.endswith((".parquet", DROPS_SUFFIX, NOTICES_SUFFIX)):
                     storage.delete(storage.join(stage.uri, name))
             raise
 
@@ -94,24 +98,39 @@ def _write(stage: Stage, corpora: Sequence[CorpusConfig], report: ReportProgress
     # The hours of an unreadable file are unknown and count as none, on both sides.
     total = kept + Tally(len(dropped), sum(drop.duration_s for drop in dropped) / 3600)
     counts = StageCounts.of(total, kept, dropped)
-    stage.finish(counts, dropped, digest(*digests), kinds={corpus.label: kind_of(corpus) for corpus in corpora})
+    kinds = {corpus.label: kind_of(corpus) for corpus in corpora}
+    notices = {corpus.label: json.loads(storage.read_bytes(_notices_uri(stage, corpus))) for corpus in corpora}
+    notices = {name: told for name, told in notices.items() if told}
+    stage.finish(counts, dropped, digest(*digests), kinds=kinds, notices=notices)
     for corpus in corpora:
         storage.delete(_drops_uri(stage, corpus))
+        storage.delete(_notices_uri(stage, corpus))
 
 
 def _drops_uri(stage: Stage, corpus: CorpusConfig) -> str:
     return storage.join(stage.uri, f"{corpus.label}{DROPS_SUFFIX}")
 
 
+def _notices_uri(stage: Stage, corpus: CorpusConfig) -> str:
+    return storage.join(stage.uri, f"{corpus.label}{NOTICES_SUFFIX}")
+
+
 def _write_corpus(stage: Stage, corpus: CorpusConfig, report: ReportProgress) -> None:
     dropped: list[Dropped] = []
     ids: set[bytes] = set()
     num_files = num_seen = 0
+    notices = Notices()
+    stated_lengths = StatedLengths(corpus)
 
     def listed() -> Iterator[AudioFile]:
         nonlocal num_files
-        for file in find_recordings(corpus):
+        for found in find_recordings(corpus):
+            if isinstance(found, Notice):
+                notices.add(found.what, found.example, found.count)
+                continue
             num_files += 1
+            file = _check_language(found, notices)
+            stated_lengths.see(file)
             yield file
 
     def take() -> Iterator[pa.Table]:
@@ -144,8 +163,22 @@ def _write_corpus(stage: Stage, corpus: CorpusConfig, report: ReportProgress) ->
     content = parquet.groups_to_bytes(take(), RECORDING_SCHEMA)
     if not num_files:
         raise CorpusError(f"{corpus.root} holds no audio files; it is the root of corpus {corpus.label}")
+    stated_lengths.check(notices)
     storage.write_bytes(storage.join(stage.uri, f"{corpus.label}.parquet"), content)
+    told = {notice.what: {"count": notice.count, "example": notice.example} for notice in notices}
+    storage.write_bytes(_notices_uri(stage, corpus), json.dumps(dict(sorted(told.items()))).encode())
     parquet.write(_drops_uri(stage, corpus), to_table(dropped, DROPPED_SCHEMA))
+
+
+def _check_language(file: AudioFile, notices: Notices) -> AudioFile:
+    """Notices a tag that names no language; drops what is tagged to hold none."""
+    if not file.language or normalize_code(file.language):
+        return file
+    if is_without_language(file.language) and file.drop_reason is None:
+        detail = f"its language tag is {file.language!r}: no linguistic content"
+        return replace(file, drop_reason="no_speech", drop_detail=detail)
+    notices.add("unknown_language_tag", f"{file.language!r} of {file.id}")
+    return file
 
 
 def _look_into(corpus: CorpusConfig, files: Iterator[AudioFile]) -> Iterator[list[Recording | Dropped]]:

@@ -15,13 +15,14 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from pipeline.corpora.librivox import file_origin
-from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, is_audio, misplaced
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notices, is_audio, misplaced
 from pipeline.corpora.tables import number, read_lines
-from pipeline.files import storage
 from pipeline.languages import normalize_code
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pipeline.corpora.source import Notice
 
 _UTTERANCE = re.compile(
     r"(?P<folder>(?:(?:.*/)?mls_(?P<language>[a-z]+)(?:_opus)?/)?(?P<split>train|dev|test)/)audio/"
@@ -31,38 +32,48 @@ _ROOT = re.compile(r".*mls_(?P<language>[a-z]+?)(?:_opus)?")
 _SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 
-def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
+def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
     """Yields the utterances in the order of their paths.
 
     Raises:
         CorpusError: nothing below the root is laid out like MLS.
     """
-    names = storage.list_files(config.root)
+    names = config.list_files()
     present = {name for name in names if name.endswith(".txt")}
     of_root = _ROOT.fullmatch(config.root.rstrip("/"))
     folder_read = ""
     texts: dict[str, str] = {}
     places: dict[str, tuple[str, str, str]] = {}
     found = 0
+    notices = Notices()
+
+    def notice_what_is_left() -> None:
+        if not config.folders:
+            left = texts.keys() | places.keys()
+            notices.add("description_without_audio", f"{min(left, default='')} of {folder_read}", len(left))
+
     for name in filter(config.takes, names):
         match = _UTTERANCE.fullmatch(name)
         if match is None:
             if is_audio(name):
-                yield misplaced(name, storage.join(config.root, name))
+                yield misplaced(name, config.uri_of(name))
             continue
         found += 1
         if match["folder"] != folder_read:
+            notice_what_is_left()
             folder_read = match["folder"]
             tables = {table: f"{folder_read}{table}.txt" for table in ("transcripts", "segments")}
-            uris = {table: storage.join(config.root, path) for table, path in tables.items() if path in present}
+            uris = {table: config.uri_of(path) for table, path in tables.items() if path in present}
             texts = _read_transcripts(uris["transcripts"]) if "transcripts" in uris else {}
             places = _read_segments(uris["segments"]) if "segments" in uris else {}
         language = match["language"] or (of_root["language"] if of_root else None)
-        yield _utterance(config, name, match, language, texts.get(match["id"]), places.get(match["id"]))
+        yield _utterance(config, name, match, language, texts.pop(match["id"], None), places.pop(match["id"], None))
     if not found:
         raise CorpusError(
             f"{config.root} holds no MLS tree; expected mls_<language>/<split>/audio/<speaker>/<book>/ below it"
         )
+    notice_what_is_left()
+    yield from notices
 
 
 def _utterance(
@@ -78,7 +89,7 @@ def _utterance(
     is_placed = start_s is not None and end_s is not None and start_s < end_s
     return AudioFile(
         id=f"{language}/{match['id']}" if language else match["id"],
-        uri=storage.join(config.root, name),
+        uri=config.uri_of(name),
         language=normalize_code(language) if language else None,
         language_source="folder" if language else None,
         speaker=match["speaker"],

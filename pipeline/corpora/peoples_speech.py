@@ -15,17 +15,20 @@ unknown: the source that a clip was cut from, known from its name (`<source>_000
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.corpora import hf_parquet, tars
-from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, is_audio, misplaced
+from pipeline.corpora.names import refuse_strangers
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notices, is_audio, misplaced
 from pipeline.corpora.tables import number, read_json_lines
-from pipeline.files import storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pipeline.corpora.source import Notice
 
 _CLIP_NUMBER = re.compile(r"_\d{5}$")
 _SPLITS = {"train": "train", "validation": "validation", "test": "test"}
@@ -36,13 +39,13 @@ class _Clip(NamedTuple):
     duration_s: float | None
 
 
-def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
+def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
     """Yields the clips, tar by tar, or row by row of Parquet files.
 
     Raises:
         CorpusError: there is neither a tar nor a Parquet file.
     """
-    names = storage.list_files(config.root)
+    names = config.list_files()
     if any(name.endswith(".parquet") for name in names):
         yield from hf_parquet.find_rows(config, source_of=source_of)
         return
@@ -51,23 +54,31 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
     tables = [name for name in names if name.endswith((".json", ".jsonl"))]
     for name in names:
         if is_audio(name) and config.takes(name):
-            yield misplaced(name, storage.join(config.root, name))
+            yield misplaced(name, config.uri_of(name))
     chosen = [name for name in names if name.endswith(".tar") and config.takes(name)]
-    indices = tars.members_of_all(storage.join(config.root, name) for name in chosen)
-    folder_read: str | None = None
-    clips: dict[str, _Clip] = {}
-    for name, (uri, members, damage) in zip(chosen, indices, strict=True):
-        folder = name.rpartition("/")[0]
-        if folder != folder_read:
-            folder_read = folder
-            clips = {}
-            for table in _tables_of(folder, tables):
-                clips |= _read_clips(storage.join(config.root, table))
-        for member in members:
-            if is_audio(member.name):
-                yield _clip(uri, member, clips, split_of(name))
-        if damage:
-            yield tars.as_damage(name, uri, damage)
+    indices = tars.members_of_all(config.uri_of(name) for name in chosen)
+    notices = Notices()
+    of_folder = itertools.groupby(zip(chosen, indices, strict=True), key=lambda entry: entry[0].rpartition("/")[0])
+    for folder, entries in of_folder:
+        clips: dict[str, _Clip] = {}
+        for table in _tables_of(folder, tables):
+            clips |= _read_clips(config.uri_of(table), notices)
+        lines, found, matched = len(clips), 0, 0
+        audio = ""
+        for name, (uri, members, damage) in entries:
+            for member in members:
+                if is_audio(member.name):
+                    found, audio = found + 1, audio or member.name
+                    matched += PurePosixPath(member.name).name in clips
+                    yield _clip(uri, member, clips, split_of(name))
+            if damage:
+                yield tars.as_damage(name, uri, damage)
+        if clips:
+            example = f"{next(iter(clips))} in the lines of {folder or config.root}"
+            notices.add("description_without_audio", example, len(clips))
+            table = f"the lines of {config.uri_of(folder) if folder else config.root}"
+            refuse_strangers(config, table, (lines, next(iter(clips))), (found, audio), matched)
+    yield from notices
 
 
 def source_of(id: str) -> str:
@@ -86,11 +97,12 @@ def _tables_of(folder: str, tables: list[str]) -> list[str]:
     return beside or [table for table in tables if table.rpartition("/")[0] == folder]
 
 
-def _read_clips(uri: str) -> dict[str, _Clip]:
+def _read_clips(uri: str, notices: Notices) -> dict[str, _Clip]:
     clips: dict[str, _Clip] = {}
     for row in read_json_lines(uri):
         data = row.get("training_data", row)
         if not isinstance(data, dict):
+            notices.add("unreadable_description", f"a line of {uri} without training_data")
             continue
         paths = data.get("name") or data.get("output_paths") or []
         texts, durations_ms = data.get("label") or [], data.get("duration_ms") or []
@@ -103,7 +115,9 @@ def _read_clips(uri: str) -> dict[str, _Clip]:
 
 def _clip(uri: str, member: tars.Member, clips: dict[str, _Clip], split: str | None) -> AudioFile:
     stem = PurePosixPath(member.name).name
-    known = clips.get(stem, _Clip(None, None))
+    # Taken out, so that what is left at the end is named: lines without a clip.
+    known = clips.pop(stem, _Clip(None, None))
+    drop_reason, drop_detail = tars.reason_to_drop(member)
     return AudioFile(
         id=stem.removesuffix(".flac"),
         uri=tars.address(uri, member),
@@ -113,6 +127,6 @@ def _clip(uri: str, member: tars.Member, clips: dict[str, _Clip], split: str | N
         duration_s=known.duration_s,
         sample_rate_hz=16_000 if known.duration_s else None,
         num_channels=1 if known.duration_s else None,
-        drop_reason="bad_name" if tars.leaves_its_folder(member.name) else None,
-        drop_detail="a name in a tar that leaves its folder",
+        drop_reason=drop_reason,
+        drop_detail=drop_detail,
     )

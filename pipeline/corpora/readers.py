@@ -23,7 +23,7 @@ from pipeline.corpora import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pipeline.corpora.source import AudioFile, CorpusConfig, Kind
+    from pipeline.corpora.source import AudioFile, CorpusConfig, Kind, Notice
 
 READERS: dict[str, Callable[[CorpusConfig], Iterator[AudioFile]]] = {
     "folder": folder.find_recordings,
@@ -42,7 +42,7 @@ READERS: dict[str, Callable[[CorpusConfig], Iterator[AudioFile]]] = {
 }
 
 
-def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
+def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
     """Yields the audio of a corpus, in an order that depends only on its files.
 
     Raises:
@@ -55,5 +55,5 @@ def kind_of(config: CorpusConfig) -> Kind:
     """The kind of a corpus, found from its files if the settings say `auto`."""
     if config.kind != "auto":
         return config.kind
-    looks_like_it = config.metadata is None and librispeech.is_librispeech(config.root)
+    looks_like_it = config.metadata is None and librispeech.is_librispeech(config.list_files())
     return "librispeech" if looks_like_it else "folder"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
 from pipeline.errors import TwistError
+from pipeline.files import storage
+from pipeline.languages import normalize_code
 
 # The folder that holds a table per corpus also holds the stage's dropped.parquet.
 RESERVED_NAME = "dropped"
@@ -62,6 +64,8 @@ class CorpusConfig:
             raise CorpusError(f"corpus name {self.label!r} must be letters, digits, '-' and '_' only")
         if self.label == RESERVED_NAME:
             raise CorpusError(f"a corpus cannot be called {self.label!r}; give the one at {self.root} another `name`")
+        if self.language is not None and not normalize_code(self.language):
+            raise CorpusError(f"language {self.language!r} of corpus {self.label} is the code or name of no language")
         if self.metadata and self.kind not in ("auto", "folder"):
             raise CorpusError(f"`metadata` goes with a plain folder; corpus {self.label} is of kind {self.kind}")
         if self.metadata and not self.metadata.endswith((".csv", ".jsonl")):
@@ -75,6 +79,14 @@ class CorpusConfig:
         if self.name is not None:
             return self.name
         return re.sub(r"[^A-Za-z0-9_-]+", "-", self.root.rstrip("/").rpartition("/")[2]).strip("-") or "corpus"
+
+    def list_files(self, suffix: str = "") -> list[str]:
+        """The files below the root, as sorted paths relative to it, without hidden ones."""
+        return [name for name in storage.list_files(self.root, suffix) if not is_hidden(name)]
+
+    def uri_of(self, name: str) -> str:
+        """The address of a file that `list_files` gave; a key on S3 keeps its odd slashes and dots."""
+        return f"{self.root.rstrip('/')}/{name}" if storage.is_s3(self.root) else storage.join(self.root, name)
 
     def takes(self, name: str) -> bool:
         """Whether `folders` selects a path, which is relative to the root."""
@@ -90,6 +102,7 @@ class AudioFile:
         uri: The audio's address; see files/audio_uri.py.
         speaker_namespace: Prefix of the speaker's id that corpora with the same speakers share; None: the corpus' name.
         duration_s: The length, if the corpus states it: the audio header is then not read.
+        duration_from: Where the corpus states it: a column or key.
         drop_reason: Why it is dropped unopened; `drop_detail` says more. None if it is wanted.
         complete: Adds metadata that must be read file by file; called on the machine that reads the header, so it must
             be importable.
@@ -112,11 +125,66 @@ class AudioFile:
     origin_start_s: float | None = None
     origin_end_s: float | None = None
     duration_s: float | None = None
+    duration_from: str | None = None
     sample_rate_hz: int | None = None
     num_channels: int | None = None
     drop_reason: str | None = None
     drop_detail: str = ""
     complete: Callable[[AudioFile], AudioFile] | None = None
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What a corpus says that was not used, told by count and example beside the recordings.
+
+    Attributes:
+        what: One of NOTICES.
+        example: The first of them.
+        count: How many there are.
+    """
+
+    what: str
+    example: str
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        assert self.what in NOTICES, self.what
+
+
+# What can be noticed, and what it means.
+NOTICES = {
+    "description_without_audio": "descriptions (JSON, text, a line of a table) of audio that is not there",
+    "unreadable_description": "descriptions that cannot be read",
+    "unreadable_row": "rows whose columns cannot be told apart, at least not all",
+    "unread_file": "tables and archives that this kind of corpus does not read",
+    "unused_column": "columns that look like one that is used, but are not",
+    "repeated_id": "rows of a table whose ids repeat: they are named by their place in it",
+    "unknown_language_tag": "language tags that name no language, or several",
+    "other_length": "recordings, of a sample of them, that are not as long as the corpus says",
+    "unsupported_cut": "cuts made of several recordings",
+}
+
+
+class Notices:
+    """Notices under way: counts and first examples, by what is noticed."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Notice] = {}
+
+    def add(self, what: str, example: str, count: int = 1) -> None:
+        if count:
+            before = self._found.get(what, Notice(what, example, 0))
+            self._found[what] = Notice(what, before.example, before.count + count)
+
+    def __iter__(self) -> Iterator[Notice]:
+        return iter(self._found.values())
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a path leads through a hidden file or folder, such as those that macOS leaves beside each file."""
+    return (name.startswith(".") or "/." in name) and any(
+        part.startswith(".") and part.strip(".") for part in name.split("/")
+    )
 
 
 def misplaced(name: str, uri: str) -> AudioFile:

@@ -13,37 +13,40 @@ import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, is_audio
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notices, is_audio
 from pipeline.corpora.tables import number, read_columns
-from pipeline.files import storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pipeline.corpora.source import Notice
+
 TABLE = "metadata.tsv"
+REQUIRED = ("show_filename_prefix", "episode_filename_prefix", "language")
 _DESCRIPTION = ("show_name", "episode_name", "show_description", "episode_description")
 
 
-def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
+def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
     """Yields the episodes in the order of their paths, then those that have no file.
 
     Raises:
         CorpusError: there is no metadata.tsv, or it lacks a column.
     """
-    names = storage.list_files(config.root)
+    names = config.list_files()
     tables = [name for name in names if PurePosixPath(name).name == TABLE]
     if not tables:
         raise CorpusError(f"{config.root} holds no {TABLE}, which says which episodes there are")
     rows: dict[tuple[str, str], dict[str, str]] = {}
+    notices = Notices()
     for table in tables:
-        uri = storage.join(config.root, table)
-        for row in read_columns(uri, "\t", ("show_filename_prefix", "episode_filename_prefix", "language")):
-            rows[row["show_filename_prefix"], row.get("episode_filename_prefix", "")] = row
+        uri = config.uri_of(table)
+        for row in read_columns(uri, "\t", REQUIRED, _DESCRIPTION, notices):
+            rows[row["show_filename_prefix"].strip(), row["episode_filename_prefix"].strip()] = row
     for name in names:
         path = PurePosixPath(name)
         if not is_audio(name) or not config.takes(name):
             continue
-        uri = storage.join(config.root, name)
+        uri = config.uri_of(name)
         known = rows.pop((path.parent.name, path.stem), None)
         if known is None:
             detail = f"no row of {TABLE} names this episode"
@@ -53,10 +56,11 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
     for show, episode in [] if config.folders else rows:
         yield AudioFile(
             f"{show}/{episode}",
-            storage.join(config.root, show, episode),
+            config.uri_of(f"{show}/{episode}"),
             drop_reason="missing",
             drop_detail=f"{TABLE} names it, but there is no such file",
         )
+    yield from notices
 
 
 def _episode(id: str, uri: str, row: dict[str, str]) -> AudioFile:
@@ -69,6 +73,7 @@ def _episode(id: str, uri: str, row: dict[str, str]) -> AudioFile:
         speaker=row["show_filename_prefix"],  # the show stands in for its hosts, who are not named
         description=_plain(" ".join(row[name] for name in _DESCRIPTION if row.get(name))) or None,
         duration_s=minutes * 60 if minutes else None,
+        duration_from="duration",
     )
 
 

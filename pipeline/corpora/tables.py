@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import csv
+import codecs
 import gzip
 import io
+import itertools
 import json
 import zlib
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from pipeline.corpora.source import CorpusError
@@ -15,12 +17,13 @@ from pipeline.files import storage
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from pipeline.corpora.source import Notices
+
 
 def read_lines(uri: str) -> Iterator[str]:
     r"""Yields the lines of a text file without line ends; decompresses the file if its name ends in .gz.
 
-    Lines are split only at \n: other line separators may be part of the text. Invalid UTF-8 is replaced: one bad
-    character must not cost a corpus.
+    Lines are split only at \n: other line separators may be part of the text; at \r if the file has no \n.
 
     Raises:
         CorpusError: a .gz file is damaged.
@@ -28,28 +31,126 @@ def read_lines(uri: str) -> Iterator[str]:
     with storage.open_read(uri) as file:
         content = gzip.GzipFile(fileobj=file) if uri.endswith(".gz") else file
         try:
-            for line in io.TextIOWrapper(content, "utf-8-sig", errors="replace", newline="\n"):
-                yield line.rstrip("\r\n")
+            first = content.readline()
+            if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                content.seek(0)
+                for text in io.TextIOWrapper(content, "utf-16", errors="replace", newline="\n"):  # type: ignore[type-var]
+                    yield text.rstrip("\r\n")
+                return
+            for line in itertools.chain([first.removeprefix(codecs.BOM_UTF8)], content):
+                if line.endswith(b"\n") or b"\r" not in line:
+                    if line or first:
+                        yield decode(line).rstrip("\r\n")
+                else:
+                    yield from decode(line).rstrip("\r").split("\r")
         except (gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise CorpusError(f"{uri} is not a whole gzip file: {error}") from error
 
 
-def read_columns(uri: str, delimiter: str, required: Sequence[str] = ()) -> Iterator[dict[str, str]]:
+def decode(line: bytes) -> str:
+    """Decodes a line of UTF-8; one that is none is taken for Windows' Western text, as one of another hand."""
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return line.decode("cp1252", errors="replace")
+
+
+def read_columns(
+    uri: str,
+    delimiter: str,
+    required: Sequence[str] = (),
+    free_text: Sequence[str] = (),
+    notices: Notices | None = None,
+) -> Iterator[dict[str, str]]:
     """Yields the rows of a table whose first line names its columns; quotes have no special meaning.
 
-    A row with too few fields lacks the last columns; one with too many is skipped, as its columns cannot be told.
+    A row with too few fields lacks the last columns. A column of `free_text` may hold delimiters and line ends: the
+    columns before the first and after the last such column are then found from the two ends of the row. Where no
+    column is free text, a row with too many fields is skipped, as its columns cannot be told.
+
+    Args:
+        uri: The table.
+        delimiter: What is between fields.
+        required: Columns that it must have, in any case.
+        free_text: Columns in which people write what they like.
+        notices: Is told the rows that cannot be read, or only in part.
 
     Raises:
         CorpusError: the table lacks a required column.
     """
-    reader = csv.reader(read_lines(uri), delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    csv.field_size_limit(2**31 - 1)
-    header = [name.strip() for name in next(reader, [])]
+    lines = enumerate(read_lines(uri), start=1)
+    first = next(lines, (1, ""))[1]
+    if "\r" in first:  # lines end in it, but for a last \n
+        lines = enumerate((line for _, text in [(1, first), *lines] for line in text.split("\r")), start=1)
+        first = next(lines)[1]
+    header = [name.strip().strip('"') for name in first.split(delimiter)]
+    in_any_case = {name.lower(): name for name in (*free_text, *required)}
+    header = [name if name in in_any_case.values() else in_any_case.get(name.lower(), name) for name in header]
     if missing := [name for name in required if name not in header]:
-        raise CorpusError(f"{uri} has no column {missing[0]!r}; its first line names {', '.join(header) or 'none'}")
-    for row in reader:
-        if row and len(row) <= len(header):
-            yield dict(zip(header, row, strict=False))
+        raise CorpusError(
+            f"{uri} has no column {missing[0]!r}; its first line names {', '.join(filter(None, header)) or 'none'}"
+        )
+    free = [place for place, name in enumerate(header) if name in free_text]
+    # What stands between free texts cannot be told in a row of too many fields.
+    needed = [name for name in required if not free or not free[0] <= header.index(name) <= free[-1]]
+    for number_of_line, row in _rows(lines, delimiter, len(header), free):
+        if len(row) > len(header):
+            if notices is not None and len(free) > 1:
+                notices.add(
+                    "unreadable_row", f"line {number_of_line} of {uri} has {len(row)} fields, not {len(header)}"
+                )
+            told = _from_both_ends(header, row, free) if free else {}
+        else:
+            told = dict(zip(header, row, strict=False))
+        if all(name in told for name in needed):
+            yield told
+        elif notices is not None:
+            notices.add("unreadable_row", f"line {number_of_line} of {uri} has {len(row)} fields, not {len(header)}")
+
+
+def _from_both_ends(header: Sequence[str], row: Sequence[str], free: Sequence[int]) -> dict[str, str]:
+    """The fields of a row of too many, before and after free text; and that, if it is a single column."""
+    after = len(row) - (len(header) - 1 - free[-1])
+    told = {
+        **dict(zip(header[: free[0]], row, strict=False)),
+        **dict(zip(header[free[-1] + 1 :], row[after:], strict=True)),
+    }
+    if len(free) == 1:
+        told[header[free[0]]] = " ".join(row[free[0] : after])
+    return told
+
+
+# A text of more lines than this is none.
+_MOST_LINES_OF_A_TEXT = 100
+
+
+def _rows(
+    lines: Iterator[tuple[int, str]], delimiter: str, num_columns: int, free: Sequence[int]
+) -> Iterator[tuple[int, list[str]]]:
+    """Yields the fields of each row, with the number of its first line; joins what a line end in free text broke."""
+    waiting: deque[tuple[int, list[str]]] = deque()
+
+    def fill(count: int) -> bool:
+        while len(waiting) < count and (following := next(lines, None)) is not None:
+            waiting.append((following[0], following[1].split(delimiter)))
+        return len(waiting) >= count
+
+    while fill(1):
+        place, row = waiting.popleft()
+        is_broken = free and len(row) < num_columns and free[0] <= len(row) - 1 <= free[-1]
+        joined = row
+        for count in range(1, _MOST_LINES_OF_A_TEXT if is_broken else 0):
+            if not fill(count) or len(joined) + len(waiting[count - 1][1]) - 1 > num_columns:
+                break
+            following = waiting[count - 1][1]
+            joined = [*joined[:-1], f"{joined[-1]} {following[0]}".strip(), *following[1:]]
+            if len(joined) == num_columns and len(following) > 1:
+                row = joined
+                for _ in range(count):
+                    waiting.popleft()
+                break
+        if row != [""]:
+            yield place, row
 
 
 def read_json_lines(uri: str) -> Iterator[dict[str, Any]]:

@@ -26,12 +26,13 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from pipeline.corpora import tars
-from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, is_audio, misplaced
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notices, is_audio, misplaced
 from pipeline.corpora.tables import number, read_columns
-from pipeline.files import storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pipeline.corpora.source import Notice
 
 _SESSION = re.compile(r"(?:.*/)?(?P<id>(?P<event>\d{8}-[^/]+)_(?P<channel>[a-z]{2}|original))\.ogg")
 _CUT = re.compile(r"(?:.*/)?(?P<id>(?P<session>\d{8}-[^/]+_(?:[a-z]{2}|original))_(?P<number>\d+))\.ogg")
@@ -39,19 +40,20 @@ _TAR = re.compile(r"(?:.*/)?(?P<channel>[a-z]{2}|original)_\d{4}(?:_\d)?\.tar")
 _TRANSCRIBED = re.compile(r"(?:.*/)?transcribed_data/(?P<language>[a-z]{2})/(?:.*/)?(?P<id>[^/]+)\.ogg")
 # File names of the official scripts begin with this: only plenary sessions were transcribed.
 _PLENARY = re.compile(r"\d{8}-\d{4}-PLENARY")
+_FREE_TEXT = ("raw_text", "normalized_text", "normed_text", "original_text")
 _SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 FLOOR = "original"
 
 Times = tuple[float, float]
 
 
-def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
+def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
     """Yields sessions and cut files in the order of their paths.
 
     Raises:
         CorpusError: no file below the root is named like one of VoxPopuli.
     """
-    names = storage.list_files(config.root)
+    names = config.list_files()
     tables = _Tables(config, names)
     found = 0
     for name, uri in _audio(config, names):
@@ -60,12 +62,15 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
         yield file
     if not found:
         raise CorpusError(f"{config.root} holds no sessions of VoxPopuli, and none of the files cut from them")
+    if tables.listed and not config.folders:
+        tables.notices.add("description_without_audio", "{1} ({0})".format(*min(tables.listed)), len(tables.listed))
+    yield from tables.notices
 
 
 def _audio(config: CorpusConfig, names: list[str]) -> Iterator[tuple[str, str | AudioFile]]:
     """Yields the name and URI of each audio file, in tars too, or an AudioFile to drop for a damaged tar."""
     for name in names:
-        uri = storage.join(config.root, name)
+        uri = config.uri_of(name)
         # `folders` may name a language: the names of a tar's members begin with it.
         if name.endswith(".tar"):
             ((_, members, damage),) = tars.members_of_all([uri])
@@ -124,6 +129,7 @@ def _cut(match: re.Match[str], uri: str, tables: _Tables) -> AudioFile:
 
 def _transcribed(match: re.Match[str], uri: str, tables: _Tables) -> AudioFile:
     row = tables.transcripts.get((match["language"], match["id"]))
+    tables.listed.discard((match["language"], match["id"]))
     if row is None:
         detail = "no table of transcripts names it, or only with a split that there is none of"
         return AudioFile(match["id"], uri, drop_reason="unlisted", drop_detail=detail)
@@ -152,10 +158,11 @@ class _Tables:
     Attributes:
         sessions: (start, end) seconds of each cut file in its session, by session and number.
         transcripts: Rows by (language, id).
+        listed: Transcripts of the tables beside the audio whose files have not been met yet.
+        notices: Rows that cannot be read.
     """
 
     def __init__(self, config: CorpusConfig, names: list[str]) -> None:
-        root = config.root
         self.sessions: dict[str, dict[str, Times]] = defaultdict(dict)
         # The tables of all languages have 70 million rows: keep only those of the sessions that are here.
         taken = [name for name in names if config.takes(name)]
@@ -164,6 +171,9 @@ class _Tables:
         in_tars = (_TAR.fullmatch(name) for name in names)
         self._in_tars = {match["channel"] for match in in_tars if match}
         self.transcripts: dict[tuple[str, str], dict[str, str]] = {}
+        # Of transcripts beside the audio: those whose file has not been met yet.
+        self.listed: set[tuple[str, str]] = set()
+        self.notices = Notices()
         by_file = {name.rpartition("/")[2].removesuffix(".gz"): name for name in names if ".tsv" in name}
         # The usual segmentation comes last, so that it wins if both are there.
         for table, delimiter, columns in (
@@ -171,18 +181,18 @@ class _Tables:
             ("unlabelled_v2.tsv", "\t", ("event_id", "segment_no", "start", "end")),
         ):
             if table in by_file:
-                self._read_cutting(storage.join(root, by_file[table]), delimiter, columns)
+                self._read_cutting(config.uri_of(by_file[table]), delimiter, columns)
         for name in names:
             if match := re.fullmatch(r"(?:.*/)?asr_(?P<language>[a-z]{2})\.tsv(?:\.gz)?", name):
-                self._read_official(storage.join(root, name), match["language"])
+                self._read_official(config.uri_of(name), match["language"])
         for name in names:
             if match := re.fullmatch(r"(?:.*/)?(?P<language>[a-z]{2})/asr_(?:train|dev|test)\.tsv", name):
-                self._read_split(storage.join(root, name), match["language"])
+                self._read_split(config.uri_of(name), match["language"])
 
     def _read_cutting(self, uri: str, delimiter: str, columns: tuple[str, str, str, str]) -> None:
         session, segment, start, end = columns
         seen: set[str] = set()
-        for row in read_columns(uri, delimiter, columns):
+        for row in read_columns(uri, delimiter, columns, notices=self.notices):
             start_s, end_s = number(row.get(start)), number(row.get(end))
             is_here = row[session] in self._present or row[session].rpartition("_")[2] in self._in_tars
             if not is_here or start_s is None or end_s is None or start_s >= end_s:
@@ -193,11 +203,12 @@ class _Tables:
             self.sessions[row[session]][row[segment]] = (start_s, end_s)
 
     def _read_official(self, uri: str, language: str) -> None:
-        for row in read_columns(uri, "|", ("session_id", "id_", "split")):
+        for row in read_columns(uri, "|", ("session_id", "id_", "split"), _FREE_TEXT, self.notices):
             if row.get("split") in _SPLITS:
                 self.transcripts[language, f"{row['session_id']}-{row['id_']}"] = row
 
     def _read_split(self, uri: str, language: str) -> None:
-        for row in read_columns(uri, "\t", ("id", "split")):
+        for row in read_columns(uri, "\t", ("id", "split"), _FREE_TEXT, self.notices):
             if row.get("split") in _SPLITS:
+                self.listed.add((language, row["id"]))
                 self.transcripts[language, row["id"]] = {**self.transcripts.get((language, row["id"]), {}), **row}

@@ -1,60 +1,74 @@
-"""Tars of audio in WebDataset's format: members whose paths agree up to the first dot of the file name form a sample.
+"""Tars of audio in WebDataset's format: members of one name with different suffixes form a sample.
 
     ROOT/**/*.tar
         <key>.flac              the audio
-        <key>.json              any of {language, speaker, split, text, duration}
+        <key>.json              any of {language, speaker, split, text, duration}, under their usual names
         <key>.txt               the text
 
-The members of a sample must be adjacent.
+The members of a sample may be anywhere in the tar. A description belongs to the audio of its whole name without the
+suffix; else to all audio whose name is the same up to the first dot, which is where WebDataset ends a key.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from pipeline.corpora import tars
-from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, is_audio, misplaced
-from pipeline.corpora.tables import number, parse_json
+from pipeline.corpora import columns, tars
+from pipeline.corpora.names import refuse_strangers
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notices, is_audio, misplaced
+from pipeline.corpora.tables import decode, parse_json
 from pipeline.files import storage
 from pipeline.work.map_tasks import spread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from pipeline.corpora.source import Notice
 
 # A larger .json or .txt is not the description of a clip.
 LONGEST_TEXT_BYTES = 2**20
-_TEXT_KEYS = ("text", "transcript", "transcription", "sentence")
-_SPEAKER_KEYS = ("speaker", "speaker_id")
+FIELDS = ("language", "speaker", "split", "text", "duration")
 
 
-def find_recordings(config: CorpusConfig) -> Iterator[AudioFile]:
+def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
     """Yields the audio members of the samples, tar by tar.
 
     Raises:
-        CorpusError: there is no tar.
+        CorpusError: there is no tar, or most descriptions and most audio of a tar do not fit.
     """
-    names = [name for name in storage.list_files(config.root) if config.takes(name)]
-    chosen = [name for name in names if name.endswith((".tar", *tars.COMPRESSED_SUFFIXES))]
+    names = [name for name in config.list_files() if config.takes(name)]
+    chosen = [name for name in names if name.lower().endswith((".tar", *tars.COMPRESSED_SUFFIXES))]
     if not chosen:
         raise CorpusError(f"{config.root} holds no tars")
     for name in names:
         if is_audio(name):
-            yield misplaced(name, storage.join(config.root, name))
-    yield from itertools.chain.from_iterable(spread(functools.partial(_read_tar, config.root), chosen))
+            yield misplaced(name, config.uri_of(name))
+    yield from itertools.chain.from_iterable(spread(functools.partial(_read_tar, config), chosen))
 
 
-def _read_tar(root: str, name: str) -> list[AudioFile]:
+def _read_tar(config: CorpusConfig, name: str) -> list[AudioFile | Notice]:
     """Reads the samples of one tar; runs on any machine."""
-    uri = storage.join(root, name)
-    files: list[AudioFile] = []
-    try:
-        for key, sample in itertools.groupby(tars.members(uri), key=lambda member: key_of(member.name)):
-            files += _read_sample(name, uri, key, list(sample))
-    except CorpusError as error:
-        files.append(tars.as_damage(name, uri, error))
-    return files
+    uri = config.uri_of(name)
+    ((_, members, damage),) = tars.members_of_all([uri])
+    audio = [place for place, member in enumerate(members) if is_audio(member.name)]
+    notices = Notices()
+    described = _match(config, uri, members, audio, notices)
+    files: list[AudioFile | Notice] = []
+    seen: set[str] = set()
+    for place in audio:
+        member = members[place]
+        # Keys are unique only within a tar; each audio member of a sample is a recording of its own.
+        id = f"{name.removesuffix('.tar')}/{member.name}"
+        if id in seen:  # in tars of which one was put behind the other
+            id = f"{id}@{member.offset}"
+        seen.add(id)
+        files.append(_read_member(uri, id, member, [members[of] for of in described[place]], notices))
+    if damage:
+        files.append(tars.as_damage(name, uri, damage))
+    return [*files, *notices]
 
 
 def key_of(name: str) -> str:
@@ -63,43 +77,102 @@ def key_of(name: str) -> str:
     return folder + slash + last.partition(".")[0]
 
 
-def _read_sample(name: str, uri: str, key: str, sample: list[tars.Member]) -> Iterator[AudioFile]:
-    known = _read_description(uri, sample)
-    language = known.get("language")
-    for member in sample:
-        if not is_audio(member.name):
-            continue
-        yield AudioFile(
-            # Keys are unique only within a tar; each audio member of a sample is a recording of its own.
-            id=f"{name.removesuffix('.tar')}/{member.name}",
-            uri=tars.address(uri, member),
-            language=str(language) if language else None,
-            language_source="recording" if language else None,
-            speaker=_first(known, _SPEAKER_KEYS),
-            split=known.get("split") or None,
-            text=_first(known, _TEXT_KEYS),
-            duration_s=number(known.get("duration")) or None,
-            drop_reason="bad_name" if tars.leaves_its_folder(member.name) else None,
-            drop_detail=f"the name {key!r} in a tar leaves its folder",
+def _stem_of(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _match(
+    config: CorpusConfig, uri: str, members: Sequence[tars.Member], audio: Sequence[int], notices: Notices
+) -> dict[int, list[int]]:
+    """Finds the descriptions of each audio member, the surest first, by their places in the tar."""
+    descriptions = [place for place, member in enumerate(members) if _is_description(member.name)]
+    of_audio: dict[str, list[int]] = defaultdict(list)
+    for place in audio:
+        name = members[place].name
+        for form in dict.fromkeys((name, _stem_of(name), f"{key_of(name)}.*")):
+            of_audio[form].append(place)
+    surest: dict[int, list[int]] = defaultdict(list)
+    by_key: dict[int, list[int]] = defaultdict(list)
+    stray: list[int] = []
+    for place in descriptions:
+        name = members[place].name
+        if found := of_audio.get(_stem_of(name)):
+            surest[place] = found
+        elif found := of_audio.get(f"{key_of(name)}.*"):
+            by_key[place] = found
+        else:
+            stray.append(place)
+    if stray:
+        notices.add("description_without_audio", f"{members[stray[0]].name} in {uri}", len(stray))
+    described: dict[int, list[int]] = defaultdict(list)
+    for found_by in (surest, by_key):
+        of_name: dict[tuple[int, str], list[int]] = defaultdict(list)
+        for place, places in found_by.items():
+            for of in places:
+                of_name[of, members[place].name].append(place)
+        for (of, _), places in of_name.items():
+            # Where a name comes twice, in tars of which one was put behind the other, the nearest is meant.
+            described[of].append(
+                min(places, key=lambda place: (members[place].part != members[of].part, abs(place - of)))
+            )
+    if len(descriptions) >= len(audio) / 2:  # not for the README of a tar without any
+        examples = [next((members[place].name for place in places), "") for places in (stray, audio)]
+        matched = min(len(descriptions) - len(stray), len(described))
+        refuse_strangers(
+            config, f"the descriptions in {uri}", (len(descriptions), examples[0]), (len(audio), examples[1]), matched
         )
+    return described
 
 
-def _first(known: dict[str, Any], keys: tuple[str, ...]) -> str | None:
-    return next((str(known[key]) for key in keys if known.get(key) not in (None, "")), None)
+def _is_description(name: str) -> bool:
+    last = name.rpartition("/")[2]
+    return last.lower().endswith((".json", ".txt")) and not last.startswith(".")
 
 
-def _read_description(uri: str, sample: list[tars.Member]) -> dict[str, Any]:
+def _read_member(
+    uri: str, id: str, member: tars.Member, descriptions: Sequence[tars.Member], notices: Notices
+) -> AudioFile:
+    known, length_from = _read_descriptions(uri, descriptions, notices)
+    language = columns.language_of(known.get("language"))
+    drop_reason, drop_detail = tars.reason_to_drop(member)
+    return AudioFile(
+        id=id,
+        uri=tars.address(uri, member),
+        language=language,
+        language_source="recording" if language else None,
+        speaker=columns.speaker_of(known.get("speaker")),
+        split=columns.split_of(known.get("split")),
+        text=str(known["text"]).strip() or None if known.get("text") is not None else None,
+        duration_s=columns.duration_of(known.get("duration"), length_from),
+        duration_from=length_from,
+        drop_reason=drop_reason,
+        drop_detail=drop_detail,
+    )
+
+
+def _read_descriptions(
+    uri: str, descriptions: Sequence[tars.Member], notices: Notices
+) -> tuple[dict[str, Any], str | None]:
+    """What descriptions say, by field, and the key of the length; what an earlier one says holds."""
     known: dict[str, Any] = {}
-    for member in sample:
-        suffix = member.name.rpartition("/")[2].partition(".")[2]
-        if suffix not in ("json", "txt") or member.length > LONGEST_TEXT_BYTES:
+    texts: list[str] = []
+    length_from = None
+    for member in descriptions:
+        where = f"{member.name} of {uri}"
+        if member.fault or member.length > LONGEST_TEXT_BYTES:
+            notices.add("unreadable_description", f"{where}: {member.fault or f'{member.length:,} bytes'}")
             continue
         content = storage.read_range(uri, member.offset, member.length)
-        if suffix == "json":
-            try:
-                known = {**known, **parse_json(content, f"{member.name} of {uri}")}
-            except CorpusError:
-                continue  # an unreadable description is ignored
-        else:
-            known = {"text": content.decode(errors="replace").strip(), **known}
-    return known
+        if member.name.lower().endswith(".txt"):
+            texts.append(decode(content).removeprefix("\ufeff").strip())
+            continue
+        try:
+            told = parse_json(content, where)
+        except CorpusError as error:
+            notices.add("unreadable_description", str(error))
+            continue
+        chosen = columns.choose_columns([key for key, value in told.items() if value not in (None, "")], FIELDS)
+        columns.notice_unused(told, chosen, FIELDS, where, notices)
+        length_from = length_from or chosen.get("duration")
+        known = {**{field: told[key] for field, key in chosen.items()}, **known}
+    return ({"text": next(iter(texts)), **known} if texts else known), length_from

@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.corpora import librispeech
-from pipeline.corpora.source import CorpusConfig, CorpusError
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError
 from pipeline.files import storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+
+def find(config: CorpusConfig) -> list[AudioFile]:
+    return [found for found in librispeech.find_recordings(config) if isinstance(found, AudioFile)]
 
 
 def write_tree(root: Path, utterances: Iterable[str], texts: dict[str, str] | None = None) -> None:
@@ -29,7 +33,7 @@ def write_tree(root: Path, utterances: Iterable[str], texts: dict[str, str] | No
 
 
 def test_the_real_tree(speech: Path) -> None:
-    files = list(librispeech.find_recordings(CorpusConfig(str(speech / "LibriSpeech"))))
+    files = find(CorpusConfig(str(speech / "LibriSpeech")))
     assert len(files) == 33
     assert [file.uri for file in files] == sorted(file.uri for file in files), "not in the order of their paths"
     assert len({file.id for file in files}) == 33, "an id occurs twice"
@@ -47,8 +51,8 @@ def test_the_real_tree(speech: Path) -> None:
 
 def test_the_root_may_be_the_folder_above(speech: Path, tmp_path: Path) -> None:
     (tmp_path / "LibriSpeech").symlink_to(speech / "LibriSpeech")
-    inner = librispeech.find_recordings(CorpusConfig(str(tmp_path / "LibriSpeech")))
-    outer = librispeech.find_recordings(CorpusConfig(str(tmp_path), name="LibriSpeech"))
+    inner = find(CorpusConfig(str(tmp_path / "LibriSpeech")))
+    outer = find(CorpusConfig(str(tmp_path), name="LibriSpeech"))
     assert list(outer) == list(inner), "what is found depends on which of the two folders is named"
 
 
@@ -63,7 +67,7 @@ def test_parts_are_splits(tmp_path: Path) -> None:
         "test-other",
     ]
     write_tree(tmp_path, [f"{part}/{number}-7-0001" for number, part in enumerate(parts)])
-    files = librispeech.find_recordings(CorpusConfig(str(tmp_path)))
+    files = find(CorpusConfig(str(tmp_path)))
     splits = {int(file.speaker): file.split for file in files if file.speaker}
     assert splits == {0: "train", 1: "train", 2: "train", 3: "validation", 4: "validation", 5: "test", 6: "test"}
 
@@ -74,7 +78,7 @@ def test_transcripts_belong_to_their_chapter(tmp_path: Path) -> None:
         ["dev-clean/1-2-0000", "dev-clean/1-2-0001", "dev-clean/1-3-0000", "test-clean/1-2-0002"],
         {"dev-clean/1-2": "1-2-0000 HELLO WORLD\r\n1-2-0002 ELSEWHERE\n", "dev-clean/1-3": "1-3-0000 DÉJÀ VU"},
     )
-    files = librispeech.find_recordings(CorpusConfig(str(tmp_path)))
+    files = find(CorpusConfig(str(tmp_path)))
     assert {file.id: file.text for file in files} == {
         "1-2-0000": "HELLO WORLD",
         "1-2-0001": None,
@@ -86,7 +90,7 @@ def test_transcripts_belong_to_their_chapter(tmp_path: Path) -> None:
 def test_a_transcript_that_is_no_utf_8_is_read(tmp_path: Path) -> None:
     write_tree(tmp_path, ["dev-clean/1-2-0000"], {"dev-clean/1-2": ""})
     (tmp_path / "dev-clean/1/2/1-2.trans.txt").write_bytes(b"1-2-0000 CAF\xc9 NOIR\n")
-    (file,) = librispeech.find_recordings(CorpusConfig(str(tmp_path)))
+    (file,) = find(CorpusConfig(str(tmp_path)))
     assert file.text is not None
     assert file.text.endswith("NOIR")
 
@@ -97,7 +101,7 @@ def test_audio_that_is_not_laid_out_so_is_called_misplaced(tmp_path: Path) -> No
     for name in [*strays, "dev-clean/1/2/._1-2-0000.flac"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    files = list(librispeech.find_recordings(CorpusConfig(str(tmp_path))))
+    files = find(CorpusConfig(str(tmp_path)))
     assert [file.id for file in files if file.drop_reason is None] == ["1-2-0000"]
     assert [file.id for file in files if file.drop_reason == "misplaced"] == strays
 
@@ -105,14 +109,14 @@ def test_audio_that_is_not_laid_out_so_is_called_misplaced(tmp_path: Path) -> No
 def test_no_tree_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "a.flac").touch()
     with pytest.raises(CorpusError, match="holds no LibriSpeech tree; expected"):
-        list(librispeech.find_recordings(CorpusConfig(str(tmp_path))))
+        find(CorpusConfig(str(tmp_path)))
 
 
 def test_is_librispeech(speech: Path, tmp_path: Path) -> None:
-    assert librispeech.is_librispeech(str(speech / "LibriSpeech"))
-    assert not librispeech.is_librispeech(str(speech / "LJSpeech"))
+    assert librispeech.is_librispeech(storage.list_files(str(speech / "LibriSpeech")))
+    assert not librispeech.is_librispeech(storage.list_files(str(speech / "LJSpeech")))
     assert not librispeech.is_librispeech(str(tmp_path)), "an empty folder"
-    assert not librispeech.is_librispeech(str(tmp_path / "missing"))
+    assert not librispeech.is_librispeech(storage.list_files(str(tmp_path / "missing")))
     assert not librispeech.is_librispeech(str(speech)), "its reader would overlook the rest of this folder"
 
 
@@ -120,7 +124,7 @@ def test_system_files_do_not_hide_the_tree(tmp_path: Path) -> None:
     write_tree(tmp_path, ["dev-clean/1-2-0000"])
     (tmp_path / "dev-clean/1/2/._1-2-0000.flac").touch()
     (tmp_path / "SPEAKERS.TXT").touch()
-    assert librispeech.is_librispeech(str(tmp_path))
+    assert librispeech.is_librispeech(storage.list_files(str(tmp_path)))
 
 
 def test_on_s3(s3_folder: str, tmp_path: Path) -> None:
@@ -128,7 +132,7 @@ def test_on_s3(s3_folder: str, tmp_path: Path) -> None:
     for name in storage.list_files(str(tmp_path)):
         storage.write_bytes(f"{s3_folder}/LibriSpeech/{name}", (tmp_path / name).read_bytes())
     shutil.rmtree(tmp_path / "dev-clean")
-    assert librispeech.is_librispeech(f"{s3_folder}/LibriSpeech")
-    (file,) = librispeech.find_recordings(CorpusConfig(f"{s3_folder}/LibriSpeech"))
+    assert librispeech.is_librispeech(storage.list_files(f"{s3_folder}/LibriSpeech"))
+    (file,) = find(CorpusConfig(f"{s3_folder}/LibriSpeech"))
     assert (file.id, file.text, file.split) == ("1-2-0000", "HELLO", "validation")
     assert file.uri == f"{s3_folder}/LibriSpeech/dev-clean/1/2/1-2-0000.flac"

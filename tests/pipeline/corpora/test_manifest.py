@@ -159,7 +159,7 @@ def test_odd_rows_are_dropped_with_a_reason(tmp_path: Path, write_tone: WriteTon
     (root / "folder.wav").mkdir()
     (root / "metadata.jsonl").write_text(
         '{"path": "a.wav", "split": "validation"}\n'
-        '{"path": "b.wav", "split": "dev"}\n'
+        '{"path": "b.wav", "split": "eval"}\n'
         '{"path": "nul\\u0000.wav"}\n'
         '{"path": "folder.wav"}\n'
     )

@@ -21,9 +21,9 @@ def test_lines(folder: str, name: str) -> None:
     assert list(read_lines(uri)) == ["one", "two\u2028still two", "", "thr\u00e9e"]
 
 
-def test_what_is_no_utf_8_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes(b"caf\xe9\n")
-    assert list(read_lines(str(tmp_path / "a.txt"))) == ["caf\ufffd"]
+def test_a_line_that_is_no_utf_8_is_of_windows(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("café\n".encode() + b"caf\xe9\x81\n")
+    assert list(read_lines(str(tmp_path / "a.txt"))) == ["café", "café\ufffd"]
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda _: b"no gzip", lambda data: data[:20] + b"x" * 30])

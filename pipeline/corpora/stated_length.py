@@ -1,0 +1,102 @@
+"""Compares the lengths that a corpus states with audio headers, for a few recordings of each corpus.
+
+A length that a corpus states is taken without opening the file; one in another unit would make every hour of the corpus
+wrong, and what is cut from it. So some recordings are looked into, the same ones in each run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import statistics
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from pipeline.audio.read import AudioError, probe
+from pipeline.corpora.source import AudioFile, CorpusError
+
+if TYPE_CHECKING:
+    from pipeline.corpora.source import CorpusConfig, Notices
+
+SAMPLE_SIZE = 16
+# Lengths that differ by less are called the same: those of MP3 headers are no better.
+LARGEST_DIFFERENCE_S = 0.5
+LARGEST_DIFFERENCE = 0.05
+# A unit is wrong where most lengths are off by one factor, this or more.
+SMALLEST_FACTOR = 30.0
+_UNITS = {
+    1e3: "milliseconds",
+    1e6: "microseconds",
+    1e9: "nanoseconds",
+    1 / 60: "minutes",
+    1 / 3600: "hours",
+    **dict.fromkeys((8e3, 11025.0, 12e3, 16e3, 22050.0, 24e3, 32e3, 44.1e3, 48e3), "samples"),
+}
+
+
+class StatedLengths:
+    """A sample of a corpus' recordings with stated lengths, chosen by a hash of their ids."""
+
+    def __init__(self, corpus: CorpusConfig) -> None:
+        self._corpus = corpus
+        # Of the smallest hashes, the largest comes first.
+        self._chosen: list[tuple[int, int, AudioFile]] = []
+        self._num_seen = 0
+
+    def see(self, file: AudioFile) -> None:
+        """Considers a file for the sample."""
+        if file.duration_s is None or file.drop_reason is not None or file.complete is not None:
+            return
+        place = -int.from_bytes(hashlib.blake2b(file.id.encode(errors="replace"), digest_size=8).digest(), "big")
+        self._num_seen += 1
+        if len(self._chosen) < SAMPLE_SIZE:
+            heapq.heappush(self._chosen, (place, -self._num_seen, file))
+        elif place > self._chosen[0][0]:
+            heapq.heapreplace(self._chosen, (place, -self._num_seen, file))
+
+    def check(self, notices: Notices) -> None:
+        """Reads the headers of the sample; notices lengths that differ.
+
+        Raises:
+            CorpusError: most lengths are off by one factor: they are not in seconds.
+        """
+        files = [file for _, _, file in sorted(self._chosen, key=lambda chosen: -chosen[0])]
+        with ThreadPoolExecutor(SAMPLE_SIZE) as threads:
+            lengths = list(threads.map(_length_s, files))
+        known = [(file, length_s) for file, length_s in zip(files, lengths, strict=True) if length_s]
+        pairs = [(file, file.duration_s or 0.0, length_s) for file, length_s in known]
+        off = [(file, stated_s, length_s) for file, stated_s, length_s in pairs if _differs(stated_s, length_s)]
+        if not off:
+            return
+        factor = statistics.median(stated_s / length_s for _, stated_s, length_s in off)
+        alike = [pair for pair in off if abs(pair[1] / pair[2] - factor) <= LARGEST_DIFFERENCE * factor]
+        file, stated_s, length_s = (alike or off)[0]
+        example = f"{file.id}: the corpus says {stated_s:.6g} s, its header {length_s:.6g} s"
+        if len(alike) > len(pairs) / 2 and not 1 / SMALLEST_FACTOR < factor < SMALLEST_FACTOR:
+            unit = next((f": it seems to be in {unit}" for by, unit in _UNITS.items() if _is_near(factor, by)), "")
+            raise CorpusError(
+                f"the lengths that corpus {self._corpus.label} states{_column(file)} are not in seconds: of "
+                f"{len(pairs)} recordings looked into, {len(alike)} are off by a factor of {factor:.6g}{unit} "
+                f"({example}). Convert the column to seconds, or leave it out: headers are then read"
+            )
+        notices.add("other_length", example, len(off))
+
+
+def _length_s(file: AudioFile) -> float | None:
+    """The length by the header; None if it cannot be read, which is not found out here."""
+    try:
+        return probe(file.uri).duration_s
+    except AudioError:
+        return None
+
+
+def _differs(stated_s: float, length_s: float) -> bool:
+    return abs(stated_s - length_s) > max(LARGEST_DIFFERENCE_S, LARGEST_DIFFERENCE * length_s)
+
+
+def _is_near(factor: float, other: float) -> bool:
+    return abs(factor - other) <= LARGEST_DIFFERENCE * other
+
+
+def _column(file: AudioFile) -> str:
+    return f" as {file.duration_from!r}" if file.duration_from else ""
