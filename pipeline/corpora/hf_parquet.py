@@ -2,40 +2,44 @@
 
     ROOT/**/*.parquet
 
-The audio column is the first struct with a field `bytes`, or a column of bytes called audio. COLUMNS lists the other
-columns that are used if present; `duration` is in seconds. Without a column `split`, the split is taken from the name
-of the file or folder (`train-00000-of-00004.parquet`).
+The audio column is the first struct with a field `bytes`, or a column of bytes called audio. A row without bytes is the
+file at its `path`, relative to the Parquet file or to ROOT. Other columns are used under their usual names (ID_COLUMNS,
+columns.COLUMNS); `duration` is in seconds. Without a column `split`, the split is taken from the name of the file or
+folder (`train-00000-of-00004.parquet`). Where the ids of a file repeat, as ids of sentences do, its rows are named by
+row group and row.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import re
+from array import array
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.types as types
 
-from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError
-from pipeline.corpora.tables import number
-from pipeline.files import storage
-from pipeline.files.audio_uri import ParquetRow, open_parquet
+from pipeline.corpora import columns
+from pipeline.corpora.names import Names, leaves_its_folder
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notice, Notices
+from pipeline.files.audio_uri import ParquetRow, batch_rows, is_damage, open_parquet
 from pipeline.work.map_tasks import spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pipeline.corpora.source import Notice
+    import pyarrow.parquet as pq
 
-COLUMNS = {
-    "id": ("id", "audio_id", "segment_id", "path", "file"),
-    "language": ("language", "locale", "lang"),
-    "speaker": ("speaker", "speaker_id", "client_id", "spk_id"),
-    "text": ("text", "sentence", "transcription", "transcript", "normalized_text", "raw_text"),
-    "split": ("split",),
-    "duration": ("duration_s", "duration_ms", "duration"),
-}
+ID_COLUMNS = ("id", "audio_id", "segment_id", "path", "file")
+FIELDS = ("language", "speaker", "text", "split", "duration")
+# A file of more rows is not listed by a worker, which would have to send them all at once.
+MOST_ROWS_OF_A_TASK = 200_000
+# Listing reads small columns between large ones: so, most of the audio is not downloaded.
+READ_AHEAD_BYTES = 2**18
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "dev": "validation", "test": "test"}
 _WORD = re.compile(r"[a-z]+")
 
@@ -49,81 +53,204 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
     return find_rows(config)
 
 
-def find_rows(config: CorpusConfig, source_of: Callable[[str], str] | None = None) -> Iterator[AudioFile]:
+def find_rows(config: CorpusConfig, source_of: Callable[[str], str] | None = None) -> Iterator[AudioFile | Notice]:
     """The same as find_recordings; `source_of`, if given, makes the speaker from a row's id."""
     names = [name for name in config.list_files(".parquet") if config.takes(name)]
     if not names:
         raise CorpusError(f"{config.root} holds no Parquet files")
-    read = functools.partial(_read_file, config.root, source_of)
-    yield from itertools.chain.from_iterable(spread(read, names))
+    read = functools.partial(_read_small_file, config, source_of)
+    for name, rows in zip(names, spread(read, names), strict=True):
+        yield from rows if rows is not None else _read_file(config, source_of, name)
 
 
-def _read_file(root: str, source_of: Callable[[str], str] | None, name: str) -> list[AudioFile]:
-    """Reads the rows of one file; runs on any machine."""
-    uri = storage.join(root, name)
-    rows: list[AudioFile] = []
-    try:
-        with open_parquet(uri) as file:
-            audio = _audio_column(file.schema_arrow)
-            if audio is None:
-                raise CorpusError(f"{uri} has no column of audio: a struct with bytes, or bytes called audio")
-            for group in range(file.num_row_groups):
-                rows += _read_group(name, uri, file, group, audio, source_of)
-    except (pa.ArrowException, OSError) as error:
-        # pyarrow reports damage as a plain OSError too.
-        if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
-            raise
-        damage = f"not a whole Parquet file: {error}"
-        rows.append(AudioFile(name, uri, drop_reason="unreadable", drop_detail=damage))
+def _read_small_file(
+    config: CorpusConfig, source_of: Callable[[str], str] | None, name: str
+) -> list[AudioFile | Notice] | None:
+    """Reads the rows of one file; runs on any machine. None if there are too many for a list."""
+    rows: list[AudioFile | Notice] = []
+    for row in _read_file(config, source_of, name):
+        rows.append(row)
+        if len(rows) > MOST_ROWS_OF_A_TASK:
+            return None
     return rows
 
 
+def _read_file(config: CorpusConfig, source_of: Callable[[str], str] | None, name: str) -> Iterator[AudioFile | Notice]:
+    uri = config.uri_of(name)
+    notices = Notices()
+    try:
+        with open_parquet(uri, READ_AHEAD_BYTES) as parquet:
+            audio = _audio_column(parquet.schema_arrow)
+            if audio is None:
+                raise CorpusError(
+                    f"{uri} has no column of audio: a struct with bytes or path, or bytes called audio; its columns "
+                    f"are {', '.join(parquet.schema_arrow.names)}"
+                )
+            yield from _File(config, name, parquet, audio, source_of, notices).rows()
+    except (pa.ArrowException, OSError) as error:
+        if not is_damage(error):
+            raise
+        damage = f"not a whole Parquet file: {error}"
+        yield AudioFile(name, uri, drop_reason="unreadable", drop_detail=damage)
+    yield from notices
+
+
 def _audio_column(schema: pa.Schema) -> str | None:
-    structs = [
-        field.name
-        for field in schema
-        if pa.types.is_struct(field.type)
-        and field.type.get_field_index("bytes") >= 0
-        and (
-            pa.types.is_binary(field.type.field("bytes").type)
-            or pa.types.is_large_binary(field.type.field("bytes").type)
-        )
-    ]
-    plain = [
-        field.name
-        for field in schema
-        if field.name == "audio" and (pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type))
-    ]
-    return next(iter(structs + plain), None)
+    """The column of audio: bytes, or a path to it, or both."""
+    structs = [field for field in schema if types.is_struct(field.type)]
+    with_bytes = [f.name for f in structs if _has_field(f.type, "bytes", _is_bytes)]
+    plain = [f.name for f in schema if f.name == "audio" and _is_bytes(f.type)]
+    paths = [f.name for f in structs if f.name == "audio" and _has_field(f.type, "path", _is_text)]
+    return next(iter(with_bytes + plain + paths), None)
 
 
-def _read_group(
-    name: str, uri: str, file: Any, group: int, audio: str, source_of: Callable[[str], str] | None
-) -> Iterator[AudioFile]:
-    present = set(file.schema_arrow.names)
-    columns = {what: next((c for c in names if c in present), None) for what, names in COLUMNS.items()}
-    table = file.read_row_group(group, sorted({c for c in columns.values() if c}), use_threads=False)
-    told = {what: table[c].to_pylist() if c else None for what, c in columns.items()}
-    of_file = _split_of(name)
-    prefix = name.removesuffix(".parquet")
-    for row in range(file.metadata.row_group(group).num_rows):
-        known = {what: values[row] if values is not None else None for what, values in told.items()}
-        duration_s = number(known["duration"])
-        if duration_s and columns["duration"] == "duration_ms":
-            duration_s /= 1000
+def _has_field(struct: pa.StructType, name: str, is_type: Callable[[pa.DataType], bool]) -> bool:
+    place = struct.get_field_index(name)
+    return place >= 0 and is_type(struct.field(place).type)
+
+
+def _is_bytes(type: pa.DataType) -> bool:
+    return types.is_binary(type) or types.is_large_binary(type) or types.is_binary_view(type)
+
+
+def _is_text(type: pa.DataType) -> bool:
+    return types.is_string(type) or types.is_large_string(type) or types.is_string_view(type)
+
+
+class _File:
+    """The rows of a Parquet file; few of them are in memory at a time."""
+
+    def __init__(
+        self,
+        config: CorpusConfig,
+        name: str,
+        parquet: pq.ParquetFile,
+        audio: str,
+        source_of: Callable[[str], str] | None,
+        notices: Notices,
+    ) -> None:
+        self._config = config
+        self._name = name
+        self._uri = config.uri_of(name)
+        self._parquet = parquet
+        self._audio = audio
+        self._source_of = source_of
+        schema = parquet.schema_arrow
+        others = [column for column in schema.names if column != audio]
+        self._columns = columns.choose_columns(others, FIELDS)
+        columns.notice_unused(others, self._columns, FIELDS, self._uri, notices)
+        for field in ("language", "text"):
+            if (column := self._columns.get(field)) and not _is_text(_value_type(schema.field(column).type)):
+                notices.add("unused_column", f"{column!r} of {self._uri}, which holds {schema.field(column).type}")
+                del self._columns[field]
+        self._id_column = self._choose_id_column(others, notices)
+        self._names: Names | None = None
+
+    def rows(self) -> Iterator[AudioFile]:
+        """Yields the rows, row group by row group."""
+        chosen = sorted({*self._columns.values(), *filter(None, [self._id_column])})
+        for group in range(self._parquet.num_row_groups):
+            num_rows = self._parquet.metadata.row_group(group).num_rows
+            elsewhere = self._paths_of_rows_without_bytes(group)
+            known = self._batches(group, chosen) if chosen else itertools.repeat({}, num_rows)
+            for row, told in enumerate(known):
+                yield self._row(group, row, told, next(elsewhere, None))
+
+    def _batches(self, group: int, chosen: list[str]) -> Iterator[dict[str, Any]]:
+        """Yields the values of each row of a row group."""
+        rows = batch_rows(self._parquet, group, chosen)
+        for batch in self._parquet.iter_batches(rows, row_groups=[group], columns=chosen, use_threads=False):
+            yield from batch.to_pylist()
+
+    def _choose_id_column(self, others: list[str], notices: Notices) -> str | None:
+        """The column whose values name the rows; None if there is none, or its values repeat or are missing."""
+        in_any_case = {columns.same_name(column): column for column in reversed(others)}
+        column = next(filter(None, map(in_any_case.get, map(columns.same_name, ID_COLUMNS))), None)
+        if column is None:
+            return None
+        digests = array("Q")
+        for group in range(self._parquet.num_row_groups):
+            for told in self._batches(group, [column]):
+                content = hashlib.blake2b(str(told[column]).encode("utf-8", "replace"), digest_size=8)
+                if told[column] not in (None, ""):
+                    digests.append(int.from_bytes(content.digest(), "big"))
+        repeated = len(digests) - len(np.unique(np.frombuffer(digests, np.uint64))) if digests else 0
+        if repeated:
+            notices.add("repeated_id", f"{column!r} of {self._uri}", repeated)
+        return None if repeated else column
+
+    def _paths_of_rows_without_bytes(self, group: int) -> Iterator[str | None]:
+        """Yields for each row None if it has bytes, else the path beside them, "" if there is none."""
+        type = self._parquet.schema_arrow.field(self._audio).type
+        if not types.is_struct(type) or not _has_field(type, "path", _is_text):
+            return
+        has_bytes = _has_field(type, "bytes", _is_bytes)
+        metadata = self._parquet.metadata.row_group(group)
+        chunks = {
+            metadata.column(place).path_in_schema: metadata.column(place) for place in range(metadata.num_columns)
+        }
+        told = chunks.get(f"{self._audio}.bytes")
+        statistics = told.statistics if told is not None else None
+        num_null = statistics.null_count if statistics is not None and statistics.has_null_count else None
+        if has_bytes and num_null == 0:
+            return
+        if not has_bytes or num_null == metadata.num_rows:  # the bytes need not be looked at
+            chosen = [f"{self._audio}.path"]
+        else:
+            chosen = [self._audio]
+        rows = batch_rows(self._parquet, group, [self._audio])
+        for batch in self._parquet.iter_batches(rows, row_groups=[group], columns=chosen, use_threads=False):
+            audio = batch.column(0)
+            paths = audio.field(audio.type.get_field_index("path")).to_pylist()
+            if len(chosen) == 1 and chosen[0] == self._audio and has_bytes:
+                with_bytes = audio.field(audio.type.get_field_index("bytes")).is_valid().to_pylist()
+            else:
+                with_bytes = [False] * len(paths)
+            yield from (None if there else path or "" for path, there in zip(paths, with_bytes, strict=True))
+
+    def _row(self, group: int, row: int, told: dict[str, Any], path: str | None) -> AudioFile:
+        known = {field: told.get(column) for field, column in self._columns.items()}
+        id_told = told.get(self._id_column) if self._id_column else None
         # Ids need not differ between files.
-        id = f"{prefix}/{known['id'] if known['id'] not in (None, '') else f'{group}-{row}'}"
-        language = known["language"]
-        yield AudioFile(
+        id = f"{self._name.removesuffix('.parquet')}/{id_told if id_told not in (None, '') else f'{group}-{row}'}"
+        uri, drop_reason, drop_detail = str(ParquetRow(self._uri, group, row, self._audio)), None, ""
+        if path is not None:
+            uri, drop_reason, drop_detail = self._find(path, uri)
+        language = columns.language_of(known.get("language"))
+        text = known.get("text")
+        split = known.get("split")
+        return AudioFile(
             id=id,
-            uri=str(ParquetRow(uri, group, row, audio)),
-            language=str(language) if isinstance(language, str) and language else None,
-            language_source="recording" if isinstance(language, str) and language else None,
-            speaker=source_of(id) if source_of else (str(known["speaker"]) if known["speaker"] is not None else None),
-            split=_SPLITS.get(str(known["split"]).lower(), str(known["split"])) if known["split"] else of_file,
-            text=known["text"] if isinstance(known["text"], str) and known["text"] else None,
-            duration_s=duration_s or None,
+            uri=uri,
+            language=language,
+            language_source="recording" if language else None,
+            speaker=self._source_of(id) if self._source_of else columns.speaker_of(known.get("speaker")),
+            split=columns.split_of(split) or _split_of(self._name),
+            text=text if isinstance(text, str) and text else None,
+            duration_s=columns.duration_of(known.get("duration"), self._columns.get("duration")),
+            duration_from=self._columns.get("duration"),
+            drop_reason=drop_reason,
+            drop_detail=drop_detail,
         )
+
+    def _find(self, path: str, uri: str) -> tuple[str, str | None, str]:
+        """The file of a row without bytes: its address, and why it is dropped if it is none."""
+        if not path.strip():
+            return uri, "empty", "the row has neither bytes nor a path"
+        folder = self._name.rpartition("/")[0]
+        inside = path.removeprefix(f"{self._config.root.rstrip('/')}/")
+        if leaves_its_folder(inside) and leaves_its_folder(f"{folder}/{inside}"):
+            return uri, "bad_name", f"the row has no bytes, and its path {path!r} leaves the folder of the corpus"
+        if self._names is None:
+            self._names = Names(self._config.list_files())
+        for place in dict.fromkeys((f"{folder}/{inside}" if folder else inside, inside)):
+            if not leaves_its_folder(place) and (found := self._names.find(place)):
+                return self._config.uri_of(found), None, ""
+        return uri, "missing", f"the row has no bytes, and there is no file at its path {path!r}"
+
+
+def _value_type(type: pa.DataType) -> pa.DataType:
+    return type.value_type if types.is_dictionary(type) else type
 
 
 def _split_of(name: str) -> str | None:

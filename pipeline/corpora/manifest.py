@@ -26,6 +26,8 @@ from pipeline.corpora.readers import find_recordings, kind_of
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notice, Notices
 from pipeline.corpora.stated_length import StatedLengths
 from pipeline.files import parquet, storage
+from pipeline.files.audio_uri import ParquetRow
+from pipeline.files.audio_uri import parse as parse_uri
 from pipeline.languages import is_without_language, normalize_code
 from pipeline.records import DROPPED_SCHEMA, RECORDING_SCHEMA, SPLITS, Dropped, Recording, from_table, to_table
 from pipeline.runs import MANIFEST
@@ -211,10 +213,23 @@ def _describe_all(corpus: CorpusConfig, files: Sequence[AudioFile]) -> list[Reco
     """What becomes of each file; runs on any machine."""
     if sum(map(_must_be_read, files)) < 2:
         return [_describe(corpus, file) for file in files]
-    handfuls = [files[first : first + FILES_PER_THREAD] for first in range(0, len(files), FILES_PER_THREAD)]
+    handfuls = list(_handfuls(files))
     with ThreadPoolExecutor(PROBE_THREADS) as threads:
         outcomes = threads.map(lambda handful: [_describe(corpus, file) for file in handful], handfuls)
         return list(itertools.chain.from_iterable(outcomes))
+
+
+def _parquet_of(uri: str) -> str | None:
+    place = parse_uri(uri)
+    return place.file if isinstance(place, ParquetRow) else None
+
+
+def _handfuls(files: Sequence[AudioFile]) -> Iterator[Sequence[AudioFile]]:
+    """What each thread takes at a time: some files, or all rows of a Parquet file, which are decoded in their order."""
+    for parquet_file, rows in itertools.groupby(files, key=lambda file: _parquet_of(file.uri)):
+        handful = list(rows)
+        step = len(handful) if parquet_file else FILES_PER_THREAD
+        yield from (handful[first : first + step] for first in range(0, len(handful), step))
 
 
 def _describe(corpus: CorpusConfig, file: AudioFile) -> Recording | Dropped:

@@ -10,12 +10,13 @@ Names of members and columns are percent-encoded. Archives are never unpacked, s
 
 from __future__ import annotations
 
-import functools
 import io
+import os
 import re
 import threading
+from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote, unquote
 
 import pyarrow as pa
@@ -25,12 +26,21 @@ from pipeline.errors import TwistError
 from pipeline.files import storage
 from pipeline.files.range_reader import RangeReader
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _MEMBER = re.compile(r"(?P<file>.+)#offset=(?P<offset>\d+)&length=(?P<length>\d+)&member=(?P<member>[^#]+)")
 _ROW = re.compile(r"(?P<file>.+)#row_group=(?P<group>\d+)&row=(?P<row>\d+)&column=(?P<column>[^#&]+)")
 # A larger member (a session of hours) is read in pieces, on demand.
 LARGEST_READ_AT_ONCE = 16 * 2**20
-# Row groups cached in each process: neighbouring rows are read in turn, perhaps by several threads.
-CACHED_ROW_GROUPS = 2
+# Of a Parquet file, in one request to a disk or the store.
+PAGE_READ_BYTES = 2**20
+# Rows that are decoded at once have about this many bytes, unless one has more.
+BATCH_BYTES = 2**23
+LARGEST_BATCH_ROWS = 1024
+# Places in row groups at which each process goes on; as many threads can read one in turn.
+MOST_CURSORS = 8
+REMEMBERED_DAMAGE = 1_000
 
 
 @dataclass(frozen=True)
@@ -114,29 +124,136 @@ class _Part(RangeReader):
         super().close()
 
 
-def open_parquet(uri: str) -> pq.ParquetFile:
-    """Opens a Parquet file whose bytes are read on demand; use it in a `with` statement."""
-    return pq.ParquetFile(storage.open_read(uri))
+def open_parquet(uri: str, read_ahead_bytes: int | None = None) -> pq.ParquetFile:
+    """Opens a Parquet file whose bytes are read on demand, never a whole column at once; use it in a `with` statement.
+
+    Closing it also closes the file below.
+    """
+    file = _open_file(uri, read_ahead_bytes)
+    try:
+        return pq.ParquetFile(file, buffer_size=PAGE_READ_BYTES, pre_buffer=False)
+    except BaseException:
+        file.close()
+        raise
+
+
+def batch_rows(parquet: pq.ParquetFile, row_group: int, columns: Sequence[str]) -> int:
+    """How many rows of some columns to read at a time, so that few bytes are in memory.
+
+    Rows are of very different sizes only in files that nobody should read; the mean is what the footer tells.
+    """
+    group = parquet.metadata.row_group(row_group)
+    chunks = (group.column(place) for place in range(group.num_columns))
+    tops = set(columns)
+    num_bytes = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] in tops)
+    mean_bytes = num_bytes / max(1, group.num_rows)
+    return max(1, min(LARGEST_BATCH_ROWS, int(BATCH_BYTES / max(1.0, mean_bytes))))
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether an error in reading Parquet says that the file is damaged, which may be a plain OSError."""
+    return isinstance(error, pa.ArrowException) or (type(error) is OSError and error.errno is None)
+
+
+class _Cursor:
+    """Reads a column of a row group from its first row to its last, a few rows at a time."""
+
+    def __init__(self, file: str, row_group: int, column: str) -> None:
+        self._parquet = open_parquet(file)
+        try:
+            self.num_rows = self._parquet.metadata.row_group(row_group).num_rows
+            rows = batch_rows(self._parquet, row_group, [column])
+            self._batches = self._parquet.iter_batches(
+                rows, row_groups=[row_group], columns=[column], use_threads=False
+            )
+            self.first_row = 0
+            self._column: Any = ()
+            if column not in self._parquet.schema_arrow.names:
+                raise KeyError(column)
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self, row: int) -> Any:
+        """The value of a row that is not before `first_row`."""
+        while row >= self.first_row + len(self._column):
+            self.first_row += len(self._column)
+            self._column = ()  # frees a batch before the next is read
+            self._column = next(self._batches).column(0)
+        return self._column[row - self.first_row]
+
+    def close(self) -> None:
+        self._parquet.close(force=True)
+
+
+class _Cursors:
+    """Cursors of one process, so that rows asked for in their order are decoded once.
+
+    Threads ask for rows of one group in several orders at once: each goes on with the cursor that is the least way
+    before its row. What cannot be read is remembered, not tried again for each row.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._cursors: OrderedDict[_Cursor, tuple[str, int, str]] = OrderedDict()
+        self._damage: OrderedDict[tuple[str, int, str], str] = OrderedDict()
+
+    def read(self, place: ParquetRow) -> Any:
+        key = (place.file, place.row_group, place.column)
+        with self._lock:
+            if key in self._damage:
+                raise TwistError(self._damage[key])
+            try:
+                return self._read(key, place)
+            except (pa.ArrowException, KeyError, IndexError, StopIteration, OSError) as error:
+                for cursor in [cursor for cursor, of in self._cursors.items() if of == key]:
+                    self._close(cursor)
+                if isinstance(error, OSError) and not is_damage(error):
+                    raise
+                damage = (
+                    f"{place.file}: cannot read column {place.column!r} of row group {place.row_group} "
+                    f"({error or 'it ends before its last row'})"
+                )
+                self._damage[key] = damage
+                if len(self._damage) > REMEMBERED_DAMAGE:
+                    self._damage.popitem(last=False)
+                raise TwistError(damage) from error
+
+    def _read(self, key: tuple[str, int, str], place: ParquetRow) -> Any:
+        before = [cursor for cursor, of in self._cursors.items() if of == key and cursor.first_row <= place.row]
+        if before:
+            cursor = max(before, key=lambda cursor: cursor.first_row)
+        else:
+            while len(self._cursors) >= MOST_CURSORS:
+                self._close(next(iter(self._cursors)))
+            cursor = _Cursor(*key)
+            self._cursors[cursor] = key
+        self._cursors.move_to_end(cursor)
+        if place.row >= cursor.num_rows:
+            raise TwistError(f"{place}: row group {place.row_group} has {cursor.num_rows} rows")
+        return cursor.read(place.row)
+
+    def _close(self, cursor: _Cursor) -> None:
+        del self._cursors[cursor]
+        cursor.close()
+
+
+_cursors = _Cursors()
+
+
+def _forget_cursors() -> None:
+    # A forked process must not move the places in files that its parent has open, nor take over a lock.
+    global _cursors
+    _cursors = _Cursors()
+
+
+os.register_at_fork(after_in_child=_forget_cursors)
 
 
 def _read_row(place: ParquetRow) -> bytes:
-    with _row_groups_lock:
-        column = _read_row_group(place.file, place.row_group, place.column)
-    if place.row >= len(column):
-        raise TwistError(f"{place}: row group {place.row_group} has {len(column)} rows")
-    value = column[place.row].as_py()
-    if isinstance(value, dict):
-        value = value.get("bytes")
-    return bytes(value) if value is not None else b""
-
-
-_row_groups_lock = threading.Lock()
-
-
-@functools.lru_cache(CACHED_ROW_GROUPS)
-def _read_row_group(file: str, row_group: int, column: str) -> Any:
-    try:
-        with open_parquet(file) as parquet:
-            return parquet.read_row_group(row_group, [column], use_threads=False)[column]
-    except (pa.ArrowException, KeyError, IndexError) as error:
-        raise TwistError(f"{file}: cannot read column {column!r} of row group {row_group} ({error})") from error
+    value = _cursors.read(place)
+    if pa.types.is_struct(value.type):
+        if not value.is_valid:
+            return b""
+        value = value["bytes"]
+    return value.as_buffer().to_pybytes() if value.is_valid else b""

@@ -169,7 +169,7 @@ def test_odd_rows_are_dropped_with_a_reason(tmp_path: Path, write_tone: WriteTon
     assert dropped(run) == {
         "corpus/b.wav": "unknown_split",
         "corpus/nul\0.wav": "bad_name",
-        "corpus/folder.wav": "unreadable",
+        "corpus/folder.wav": "missing",
     }
 
 
