@@ -12,7 +12,7 @@ from pipeline.errors import RunError, TwistError
 from pipeline.runs import stage_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from jsonargparse import ArgumentParser, Namespace
 
@@ -101,6 +101,8 @@ def run_stage(run: str, name: str, work: Callable[[ReportProgress], None]) -> No
     facts = stage.read_facts(run, name)
     is_as_before = facts["finished_at"] == finished_before
     print(f"{name:<10} {'already finished: ' if is_as_before else ''}{summary(name, facts)}", flush=True)
+    for line in notices(facts):
+        print(f"{'':<10} {line}", flush=True)
 
 
 def summary(name: str, facts: dict[str, Any]) -> str:
@@ -116,6 +118,15 @@ def summary(name: str, facts: dict[str, Any]) -> str:
         for reason, tally in counts["dropped"].items()
     ]
     return f"{line}; dropped {', '.join(dropped) if dropped else 'nothing'}"
+
+
+def notices(facts: dict[str, Any]) -> Iterator[str]:
+    """A line per corpus whose kind was found from its files, and per thing noticed in a corpus and not used."""
+    for name, kind in facts.get("recognized", {}).items():
+        yield f"{name} is read as `{kind}`"
+    for name, told in facts.get("notices", {}).items():
+        for what, notice in told.items():
+            yield f"noticed in {name}: {notice['count']:,} {what}, e.g. {notice['example']}"
 
 
 def _hours(hours: float) -> str:

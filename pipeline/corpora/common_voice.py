@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.corpora.names import Names, refuse_strangers
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notices, is_audio, misplaced
-from pipeline.corpora.tables import number, read_columns
+from pipeline.corpora.tables import number, read_columns, read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +34,17 @@ class _Row(NamedTuple):
     client_id: str
     sentence: str
     locale: str
+
+
+def is_common_voice(config: CorpusConfig, names: list[str]) -> bool:
+    """Whether a folder's audio is all clips of releases with their tables."""
+    tables = [name for name in names if name.rpartition("/")[2] == "validated.tsv"]
+    folders = {f"{table.removesuffix('validated.tsv')}clips" for table in tables}
+    audio = [name for name in names if is_audio(name)]
+    if not audio or not tables or not all(name.rpartition("/")[0] in folders for name in audio):
+        return False
+    header = next(read_lines(config.uri_of(tables[0])), "").split("\t")
+    return {"client_id", "path"} <= {name.strip() for name in header}
 
 
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:

@@ -30,6 +30,12 @@ SIDES = ("A", "B")
 MISTAKEN_START_S = {("fe_03_11487", 31.09, 234.06): 231.09}
 
 
+def is_fisher(_: CorpusConfig, names: list[str]) -> bool:
+    """Whether a folder's audio is all named like calls of Fisher."""
+    audio = [name for name in names if is_audio(name)]
+    return bool(audio) and all(_CALL.fullmatch(name) for name in audio)
+
+
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
     """Yields the two sides of each call, in the order of the calls' paths.
 

@@ -25,7 +25,7 @@ import pyarrow.types as types
 
 from pipeline.corpora import columns
 from pipeline.corpora.names import Names, leaves_its_folder
-from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notice, Notices
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notice, Notices, is_audio
 from pipeline.files.audio_uri import ParquetRow, batch_rows, is_damage, open_parquet
 from pipeline.work.map_tasks import spread
 
@@ -42,6 +42,20 @@ MOST_ROWS_OF_A_TASK = 200_000
 READ_AHEAD_BYTES = 2**18
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "dev": "validation", "test": "test"}
 _WORD = re.compile(r"[a-z]+")
+
+
+def is_hf_parquet(config: CorpusConfig, names: list[str]) -> bool:
+    """Whether a folder has Parquet files with audio, and no other audio."""
+    tables = [name for name in names if name.endswith(".parquet")]
+    if not tables or any(map(is_audio, names)):
+        return False
+    try:
+        with open_parquet(config.uri_of(tables[0]), READ_AHEAD_BYTES) as parquet:
+            return _audio_column(parquet.schema_arrow) is not None
+    except (pa.ArrowException, OSError) as error:
+        if not is_damage(error):
+            raise
+        return False
 
 
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:

@@ -11,6 +11,7 @@ relative paths start at ROOT. Sources that are commands or web addresses are dro
 from __future__ import annotations
 
 import itertools
+import re
 import unicodedata
 from collections import defaultdict
 from pathlib import PurePosixPath
@@ -28,6 +29,15 @@ if TYPE_CHECKING:
     from pipeline.corpora.source import Notice
 
 _FIELDS = ("language", "speaker", "text", "duration")
+
+
+def is_lhotse(config: CorpusConfig, names: list[str]) -> bool:
+    """Whether a folder has manifests of Lhotse, and no other table."""
+    manifests = [name for name in names if re.search(r"(recordings|cuts)[^/]*\.jsonl(\.gz)?$", name)]
+    if not manifests:
+        return False
+    first = next(read_json_lines(config.uri_of(manifests[0])), {})
+    return "sources" in first or isinstance(first.get("recording"), dict)
 
 
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:

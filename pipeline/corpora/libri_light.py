@@ -28,6 +28,16 @@ _FILE = re.compile(r"(?:.*/)?(?P<speaker>\d+)/(?P<book>[^/]+)/(?P<stem>[^/]+)\.f
 DUPLICATES = "duplicate"
 
 
+def is_libri_light(config: CorpusConfig, names: list[str]) -> bool:
+    """Whether a folder's audio is all laid out like Libri-Light, with tables of its books beside it."""
+    audio = [name for name in names if is_audio(name)]
+    if not audio or not all(_FILE.fullmatch(name) for name in audio):
+        return False
+    table = f"{audio[0].removesuffix('.flac')}.json"
+    uri = config.uri_of(table)
+    return table in set(names) and "book_meta" in parse_json(storage.read_bytes(uri), uri)
+
+
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
     """Yields the files (chapters) in the order of their paths.
 

@@ -18,7 +18,7 @@ from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notice
 from pipeline.corpora.tables import read_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from pipeline.corpora.source import Notice
 
@@ -29,7 +29,7 @@ _UTTERANCE = re.compile(
 _SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 
-def is_librispeech(names: Iterable[str]) -> bool:
+def is_librispeech(_: CorpusConfig, names: list[str]) -> bool:
     """Whether a folder's files are laid out like LibriSpeech, with no other audio, which this reader would drop."""
     audio = [name for name in names if is_audio(name)]
     return bool(audio) and all(_UTTERANCE.fullmatch(name) for name in audio)

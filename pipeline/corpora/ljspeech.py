@@ -6,6 +6,7 @@ ROOT/wavs/<id>.wav
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
 from pipeline.corpora.source import Notice
 
 TABLE = "metadata.csv"
+_CLIP = re.compile(r"(?:.*/)?wavs/LJ\d{3}-\d{4}\.wav")
+
+
+def is_ljspeech(_: CorpusConfig, names: list[str]) -> bool:
+    """Whether a folder's audio is all named like LJSpeech's clips; a data set in its format may be of anybody."""
+    audio = [name for name in names if is_audio(name)]
+    tables = [name for name in names if name.rpartition("/")[2] == TABLE]
+    return bool(audio) and len(tables) == 1 and all(_CLIP.fullmatch(name) for name in audio)
 
 
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:

@@ -103,7 +103,9 @@ def _write(stage: Stage, corpora: Sequence[CorpusConfig], report: ReportProgress
     kinds = {corpus.label: kind_of(corpus) for corpus in corpora}
     notices = {corpus.label: json.loads(storage.read_bytes(_notices_uri(stage, corpus))) for corpus in corpora}
     notices = {name: told for name, told in notices.items() if told}
-    stage.finish(counts, dropped, digest(*digests), kinds=kinds, notices=notices)
+    recognized = {corpus.label: kinds[corpus.label] for corpus in corpora if corpus.kind == "auto"}
+    facts = {"kinds": kinds, "recognized": recognized, "notices": notices}
+    stage.finish(counts, dropped, digest(*digests), **facts)
     for corpus in corpora:
         storage.delete(_drops_uri(stage, corpus))
         storage.delete(_notices_uri(stage, corpus))

@@ -32,6 +32,13 @@ _ROOT = re.compile(r".*mls_(?P<language>[a-z]+?)(?:_opus)?")
 _SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 
+def is_mls(_: CorpusConfig, names: list[str]) -> bool:
+    """Whether a folder's audio is all laid out like MLS, with transcripts beside it."""
+    audio = [name for name in names if is_audio(name)]
+    has_texts = any(name.rpartition("/")[2] == "transcripts.txt" for name in names)
+    return bool(audio) and has_texts and all(_UTTERANCE.fullmatch(name) for name in audio)
+
+
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
     """Yields the utterances in the order of their paths.
 

@@ -19,13 +19,14 @@ from pipeline.corpora import (
     voxpopuli,
     webdataset,
 )
+from pipeline.corpora.source import CorpusError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pipeline.corpora.source import AudioFile, CorpusConfig, Kind, Notice
 
-READERS: dict[str, Callable[[CorpusConfig], Iterator[AudioFile]]] = {
+READERS: dict[str, Callable[[CorpusConfig], Iterator[AudioFile | Notice]]] = {
     "folder": folder.find_recordings,
     "librispeech": librispeech.find_recordings,
     "libri_light": libri_light.find_recordings,
@@ -42,6 +43,25 @@ READERS: dict[str, Callable[[CorpusConfig], Iterator[AudioFile]]] = {
 }
 
 
+# What `auto` looks for, in this order. A kind is chosen only where all audio of the folder is where that kind has it,
+# and its tables are what they are called; everything else is a plain folder. The People's Speech looks like any tars.
+RECOGNIZERS: dict[Kind, Callable[[CorpusConfig, list[str]], bool]] = {
+    "librispeech": librispeech.is_librispeech,
+    "mls": mls.is_mls,
+    "libri_light": libri_light.is_libri_light,
+    "fisher": fisher.is_fisher,
+    "voxpopuli": voxpopuli.is_voxpopuli,
+    "common_voice": common_voice.is_common_voice,
+    "spotify": spotify.is_spotify,
+    "ljspeech": ljspeech.is_ljspeech,
+    "lhotse": lhotse.is_lhotse,
+    "hf_parquet": hf_parquet.is_hf_parquet,
+    "webdataset": webdataset.is_webdataset,
+}
+# Kinds of any content: a folder with a table of its own is none of them.
+_OF_ANYBODY = ("lhotse", "hf_parquet", "webdataset")
+
+
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
     """Yields the audio of a corpus, in an order that depends only on its files.
 
@@ -55,5 +75,15 @@ def kind_of(config: CorpusConfig) -> Kind:
     """The kind of a corpus, found from its files if the settings say `auto`."""
     if config.kind != "auto":
         return config.kind
-    looks_like_it = config.metadata is None and librispeech.is_librispeech(config.list_files())
-    return "librispeech" if looks_like_it else "folder"
+    if config.metadata is not None:
+        return "folder"
+    names = config.list_files()
+    for kind, is_it in RECOGNIZERS.items():
+        if kind in _OF_ANYBODY and not set(folder.METADATA_NAMES).isdisjoint(names):
+            continue
+        try:
+            if is_it(config, names):
+                return kind
+        except CorpusError:  # a table that cannot be read as this kind's
+            continue
+    return "folder"

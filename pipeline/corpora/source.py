@@ -43,7 +43,8 @@ class CorpusConfig:
 
     Args:
         root: Its folder, local or s3://.
-        kind: How the corpus is laid out (docs/corpora.md); auto: librispeech if the folder looks like it, else folder.
+        kind: How the corpus is laid out (docs/corpora.md); auto: that which all of its audio
+            fits, else folder; stage.json names it.
         name: Its name in tables and ids; by default the folder's name. The corpora of a run need different names.
         language: ISO 639-1 code of all recordings, for a corpus that does not state it.
         metadata: CSV or JSONL file (.csv, .jsonl) with the metadata of a plain folder; by default ROOT/metadata.csv or

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notices, is_audio
-from pipeline.corpora.tables import number, read_columns
+from pipeline.corpora.tables import number, read_columns, read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 TABLE = "metadata.tsv"
 REQUIRED = ("show_filename_prefix", "episode_filename_prefix", "language")
 _DESCRIPTION = ("show_name", "episode_name", "show_description", "episode_description")
+
+
+def is_spotify(config: CorpusConfig, names: list[str]) -> bool:
+    """Whether a folder has the table of the podcasts, and its audio lies in folders of shows."""
+    tables = [name for name in names if name.rpartition("/")[2] == TABLE]
+    audio = [name for name in names if is_audio(name)]
+    if not audio or not tables or not all(PurePosixPath(name).parent.name.startswith("show_") for name in audio):
+        return False
+    return set(REQUIRED) <= set(next(read_lines(config.uri_of(tables[0])), "").split("\t"))
 
 
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:

@@ -42,9 +42,19 @@ _TRANSCRIBED = re.compile(r"(?:.*/)?transcribed_data/(?P<language>[a-z]{2})/(?:.
 _PLENARY = re.compile(r"\d{8}-\d{4}-PLENARY")
 _FREE_TEXT = ("raw_text", "normalized_text", "normed_text", "original_text")
 _SPLITS = {"train": "train", "dev": "validation", "test": "test"}
+_FOLDERS = {"raw_audios", "unlabelled_data", "transcribed_data"}
 FLOOR = "original"
 
 Times = tuple[float, float]
+
+
+def is_voxpopuli(_: CorpusConfig, names: list[str]) -> bool:
+    """Whether a folder's audio and tars are all named like those of VoxPopuli."""
+    found = [name for name in names if is_audio(name) or name.endswith(".tar")]
+    forms = (_TRANSCRIBED, _CUT, _SESSION, _TAR)
+    return bool(found) and all(
+        not _FOLDERS.isdisjoint(name.split("/")[:-1]) and any(form.fullmatch(name) for form in forms) for name in found
+    )
 
 
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:

@@ -33,6 +33,11 @@ LONGEST_TEXT_BYTES = 2**20
 FIELDS = ("language", "speaker", "split", "text", "duration")
 
 
+def is_webdataset(_: CorpusConfig, names: list[str]) -> bool:
+    """Whether a folder has tars, and no other audio."""
+    return any(name.lower().endswith(".tar") for name in names) and not any(map(is_audio, names))
+
+
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
     """Yields the audio members of the samples, tar by tar.
 

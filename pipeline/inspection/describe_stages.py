@@ -14,7 +14,7 @@ from pipeline.files import parquet, storage
 from pipeline.inspection import figures
 from pipeline.inspection.describe_shards import NUM_EXAMPLE_UNITS, NUM_EXAMPLES
 from pipeline.language.filter import DECISIONS
-from pipeline.runs import CODEBOOK, LANGUAGE, SEGMENTS, UNITS
+from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, UNITS
 from pipeline.segments.segment import SEGMENTS_FILE
 from pipeline.units import codebook
 from pipeline.units.parts import part_uris, read_part
@@ -47,6 +47,7 @@ def describe_manifest(run: str) -> dict[str, Any]:
         examples += table.slice(0, NUM_EXAMPLES - len(examples)).select(shown).to_pylist()
     return {
         "corpora": corpora,
+        **{what: stage.read_facts(run, MANIFEST).get(what, {}) for what in ("kinds", "notices")},
         "recordings_s": figures.quantiles(np.concatenate(durations_s)),
         "sample_rates_hz": figures.most_common(sample_rates),
         "num_speakers": len(speakers - {None}),

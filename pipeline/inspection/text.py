@@ -107,8 +107,12 @@ def _drops_by_corpus(drops: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _manifest(description: Mapping[str, Any]) -> Iterator[str]:
     for name, corpus in description["corpora"].items():
-        corpus_told = f"{name}: {_count(corpus['recordings'], 'recordings')}, {_hours(corpus['hours'])}"
+        kind = description["kinds"].get(name)
+        corpus_told = f"{name}: {_count(corpus['recordings'], 'recordings')}, {_hours(corpus['hours'])}, read as {kind}"
         yield from _row("corpus", corpus_told)
+    for name, told in description["notices"].items():
+        for what, notice in told.items():
+            yield from _row("noticed", f"{name}: {notice['count']:,} {what}, e.g. {notice['example']}")
     yield from _row("recordings", _spread(description["recordings_s"], _seconds))
     yield from _row("sample rates", _histogram(_with_hz(description["sample_rates_hz"])))
     yield from _row("speakers", f"{description['num_speakers']:,}")

@@ -18,6 +18,11 @@ def find(config: CorpusConfig) -> list[AudioFile]:
     return [found for found in librispeech.find_recordings(config) if isinstance(found, AudioFile)]
 
 
+def is_it(root: str) -> bool:
+    config = CorpusConfig(root)
+    return librispeech.is_librispeech(config, config.list_files())
+
+
 def write_tree(root: Path, utterances: Iterable[str], texts: dict[str, str] | None = None) -> None:
     """`utterances` are "<split>/<speaker>-<chapter>-<NNNN>"; `texts` are by "<split>/<speaker>-<chapter>"."""
     for utterance in utterances:
@@ -113,20 +118,18 @@ def test_no_tree_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_is_librispeech(speech: Path, tmp_path: Path) -> None:
-    assert librispeech.is_librispeech(storage.list_files(str(speech / "LibriSpeech")))
-    assert not librispeech.is_librispeech(storage.list_files(str(speech / "LJSpeech")))
-    assert not librispeech.is_librispeech(storage.list_files(str(tmp_path))), "an empty folder"
-    assert not librispeech.is_librispeech(storage.list_files(str(tmp_path / "missing")))
-    assert not librispeech.is_librispeech(storage.list_files(str(speech))), (
-        "its reader would overlook the rest of this folder"
-    )
+    assert is_it(str(speech / "LibriSpeech"))
+    assert not is_it(str(speech / "LJSpeech"))
+    assert not is_it(str(tmp_path)), "an empty folder"
+    assert not is_it(str(tmp_path / "missing"))
+    assert not is_it(str(speech)), "its reader would overlook the rest of this folder"
 
 
 def test_system_files_do_not_hide_the_tree(tmp_path: Path) -> None:
     write_tree(tmp_path, ["dev-clean/1-2-0000"])
     (tmp_path / "dev-clean/1/2/._1-2-0000.flac").touch()
     (tmp_path / "SPEAKERS.TXT").touch()
-    assert librispeech.is_librispeech(storage.list_files(str(tmp_path)))
+    assert is_it(str(tmp_path))
 
 
 def test_on_s3(s3_folder: str, tmp_path: Path) -> None:
@@ -134,7 +137,7 @@ def test_on_s3(s3_folder: str, tmp_path: Path) -> None:
     for name in storage.list_files(str(tmp_path)):
         storage.write_bytes(f"{s3_folder}/LibriSpeech/{name}", (tmp_path / name).read_bytes())
     shutil.rmtree(tmp_path / "dev-clean")
-    assert librispeech.is_librispeech(storage.list_files(f"{s3_folder}/LibriSpeech"))
+    assert is_it(f"{s3_folder}/LibriSpeech")
     (file,) = find(CorpusConfig(f"{s3_folder}/LibriSpeech"))
     assert (file.id, file.text, file.split) == ("1-2-0000", "HELLO", "validation")
     assert file.uri == f"{s3_folder}/LibriSpeech/dev-clean/1/2/1-2-0000.flac"
