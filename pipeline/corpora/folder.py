@@ -182,9 +182,9 @@ def _decode(content: bytes) -> str:
 
 def _rows_of_csv(uri: str, text: str) -> Iterator[tuple[int, dict[str, str]]]:
     """Yields rows by column, each with the number of its (last) line."""
-    # A file whose lines end in \r alone, or one that has a stray \r in its texts.
+    # Lines may end in \r alone, which then comes in the first one too; else it is a stray one in a text.
     text = text.replace("\r\n", "\n")
-    text = text.replace("\r", " ") if "\n" in text else text.replace("\r", "\n")
+    text = text.replace("\r", "\n" if "\r" in text.lstrip().partition("\n")[0] else " ")
     first = next((line for line in text.split("\n") if line.strip()), "")
     delimiter = _delimiter_of(first)
     if delimiter == "|" and "path" not in columns.choose_columns(_header(first, delimiter), FIELDS):

@@ -253,7 +253,7 @@ class _File:
             return uri, "empty", "the row has neither bytes nor a path"
         folder = self._name.rpartition("/")[0]
         inside = path.removeprefix(f"{self._config.root.rstrip('/')}/")
-        if leaves_its_folder(inside) and leaves_its_folder(f"{folder}/{inside}"):
+        if inside.startswith("/") or (leaves_its_folder(inside) and leaves_its_folder(f"{folder}/{inside}")):
             return uri, "bad_name", f"the row has no bytes, and its path {path!r} leaves the folder of the corpus"
         if self._names is None:
             self._names = Names(self._config.list_files())

@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import csv
 import json
-from typing import TYPE_CHECKING
+import os
+import tempfile
+import unicodedata
+from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.corpora import folder
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notice
-from pipeline.files import storage
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pipeline.files import s3, storage
+from pipeline.files.audio_uri import open_read
 
 
 def find(root: Path | str, metadata: str | None = None) -> list[AudioFile]:
@@ -186,3 +190,116 @@ def test_metadata_and_kind() -> None:
         CorpusConfig("/data/x", kind="librispeech", metadata="a.csv")
     with pytest.raises(CorpusError, match=r"must be a \.csv or \.jsonl file"):
         CorpusConfig("/data/x", metadata="a.tsv")
+
+
+# Tables as people write them
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "path, language, speaker\na.ogg, en, x\nsub/b.ogg, fr, y\n",
+        "path,lang,speaker_id\na.ogg,en,x\nsub/b.ogg,fr,y\n",
+        "PATH,Language,Speaker ID\na.ogg,en,x\nsub/b.ogg,fr,y\n",
+        "file_name;locale;client_id\na.ogg;en;x\nsub\\b.ogg;fr;y\n",
+        "filename\tlanguage\tspeaker\r\n./a.ogg\ten\tx\r\nsub//b.ogg\tfr\ty\r\n",
+        "path,language,speaker\ra.ogg,en,x\rsub/b.ogg,fr,y\r",
+        "path,language,speaker\ra.ogg,en,x\rsub/b.ogg,fr,y\n",
+        '"path", "language", "speaker"\n"a.ogg", "en", "x"\n"sub/b.ogg", "fr", "y"\n',
+        "\ufeffspeaker,language,path,,\n\nx,en,a.ogg,,\n,,,,\ny,fr,sub/b.ogg,,\n",
+        "path|language|speaker\nA.OGG|en|x\nsub/b|fr|y\n",
+        "sentence,path,language,speaker\nIt was\ra fine day,a.ogg,en,x\nb,sub/b.ogg,fr,y\n",
+        'path,text,language,speaker\na.ogg,"never closed,en,x\nsub/b.ogg,"nor" here,fr,y\n',
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_tables_as_people_write_them(table: str, encoding: str, tmp_path: Path) -> None:
+    touch(tmp_path, "a.ogg", "sub/b.ogg")
+    (tmp_path / "metadata.csv").write_bytes(table.encode(encoding))
+    assert [(file.id, file.language, file.speaker, file.drop_reason) for file in find(tmp_path)] == [
+        ("a.ogg", "en", "x", None),
+        ("sub/b.ogg", "fr", "y", None),
+    ]
+    assert not noticed(tmp_path)
+
+
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_letters_with_accents(on_disk: Any, encoding: str, tmp_path: Path) -> None:
+    name = "Café_Zoë.ogg"
+    touch(tmp_path, unicodedata.normalize(on_disk, name), "a.ogg")
+    (tmp_path / "metadata.csv").write_bytes(f"path,language,text\n{name},fr,né\na.ogg,en,x\n".encode(encoding))
+    assert sorted((file.language, file.text) for file in find(tmp_path)) == [("en", "x"), ("fr", "né")]
+
+
+def test_ljspeech_s_table(tmp_path: Path) -> None:
+    touch(tmp_path, "wavs/one-1.wav", "wavs/one-2.wav")
+    (tmp_path / "metadata.csv").write_text('one-1|It cost $2|It cost two dollars\none-2|"Quoted, it was|\none-3|x|x\n')
+    assert [(file.id, file.text, file.drop_reason) for file in find(tmp_path)] == [
+        ("one-3", "x", "missing"),
+        ("wavs/one-1.wav", "It cost two dollars", None),
+        ("wavs/one-2.wav", '"Quoted, it was', None),
+    ]
+
+
+def test_hugging_face_s_audiofolder(tmp_path: Path) -> None:
+    touch(tmp_path, "data/train/a.mp3", "data/test/b.mp3")
+    (tmp_path / "data/train/metadata.csv").write_text("file_name,transcription\na.mp3,one\n")
+    (tmp_path / "data/test/metadata.jsonl").write_text('{"file_name": "b.mp3", "sentence": "two"}\n')
+    assert {file.id: file.text for file in find(tmp_path)} == {"data/train/a.mp3": "one", "data/test/b.mp3": "two"}
+
+
+def test_what_is_not_used_is_noticed(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        "a.wav",
+        "b.wav",
+        "other.tsv",
+        "x.parquet",
+        "a.txt",
+        "README.txt",
+        "._a.wav",
+        ".DS_Store",
+        "old/metadata.csv",
+    )
+    (tmp_path / "old/metadata.csv").write_text("name,age\nx,1\n")
+    (tmp_path / "metadata.csv").write_text(
+        "path,language,locale,speaker_gender_id,accent\na.wav,en,x,y,z\nb.wav,en,x,y,z\n"
+    )
+    assert noticed(tmp_path) == {"unread_file": 4, "unused_column": 2}
+    assert len(find(tmp_path)) == 2
+
+
+@given(
+    st.lists(st.sampled_from([*"abcdef"]), max_size=6, unique=True),
+    st.lists(st.sampled_from([*"abcdef"]), max_size=6, unique=True),
+)
+def test_every_file_and_every_row_is_accounted_for(on_disk: list[str], in_table: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        touch(root, *(f"{stem}.wav" for stem in on_disk))
+        (root / "metadata.csv").write_text("path,speaker\n" + "".join(f".\\{stem}.wav , {stem}\n" for stem in in_table))
+        matched = len(set(on_disk) & set(in_table))
+        try:
+            files = find(root)
+        except CorpusError:
+            assert matched < len(on_disk) / 2 and matched < len(in_table) / 2
+            return
+    assert len(files) == len(set(on_disk) | set(in_table))
+    assert sum(file.drop_reason == "missing" for file in files) == len(in_table) - matched
+    assert sum(file.speaker is not None and file.drop_reason is None for file in files) == matched
+
+
+# Keys of S3 that are no paths
+
+
+def test_odd_keys_of_s3(s3_folder: str) -> None:
+    keys = ["/a.wav", "b//c.wav", "//d.wav", "./e.wav", "f/../g.wav", "h /i.wav", "é%20#?+&.wav"]
+    for key in keys:
+        bucket = s3_folder.removeprefix("s3://")
+        s3.client_of_process(os.getpid()).put_object(Bucket=bucket, Key=f"data/{key}", Body=key.encode())
+    files = find(f"{s3_folder}/data")
+    assert sorted(file.id for file in files) == sorted(keys)
+    for file in files:
+        with open_read(file.uri) as audio:
+            assert audio.read().decode() == file.id

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -11,7 +12,7 @@ import pytest
 from pipeline.corpora import manifest
 from pipeline.corpora.manifest import make_manifest, read_recordings
 from pipeline.corpora.readers import find_recordings
-from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notice
 from pipeline.files import parquet, storage
 from pipeline.stage import StageError, fingerprint_of, read_facts
 from pipeline.work import cluster, map_tasks
@@ -350,3 +351,64 @@ def test_other_corpora_are_refused(corpus: CorpusConfig, tmp_path: Path) -> None
     make_manifest(run, [corpus], silently)
     with pytest.raises(StageError, match=r"corpora\[0\]\.language was null, is \"en\""):
         make_manifest(run, [CorpusConfig(corpus.root, language="en")], silently)
+
+
+# What is noticed
+
+
+def test_what_is_noticed_is_kept_across_interruptions(tmp_path: Path, write_tone: WriteTone, monkeypatch: Any) -> None:
+    roots = [tmp_path / name for name in ("first", "second")]
+    for root in roots:
+        for name in ("a.wav", "b.wav", "c.wav", "d.wav"):
+            write_tone(root / name, 1.0)
+        (root / "metadata.csv").write_text("path,language,locale\na.wav,en,\nb.wav,N/A,\nc.wav,mul,\nd.wav,zxx,\n")
+    run = str(tmp_path / "run")
+    corpora = [CorpusConfig(str(root)) for root in roots]
+
+    def list_first_and_die(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
+        if config.label == "second":
+            raise ConnectionError("gone")
+        return find_recordings(config)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "find_recordings", list_first_and_die)
+        with pytest.raises(ConnectionError):
+            make_manifest(run, corpora, silently)
+    make_manifest(run, corpora, silently)
+    facts = read_facts(run, "manifest")
+    assert facts["notices"].keys() == facts["recognized"].keys() == {"first", "second"}
+    for name, told in facts["notices"].items():
+        assert told["unknown_language_tag"] == {"count": 2, "example": "'N/A' of b.wav"}, name
+        assert told["unused_column"]["count"] == 1
+    assert dropped(run) == {"first/d.wav": "no_speech", "second/d.wav": "no_speech"}
+    assert not [name for name in storage.list_files(run) if name.endswith((".notices", ".drops"))]
+
+
+def lhotse_corpus(root: Path, write_tone: WriteTone, stated: Callable[[float], float], count: int = 5) -> CorpusConfig:
+    rows = []
+    for number in range(count):
+        length_s = 1.0 + number / 2
+        write_tone(root / f"{number}.wav", length_s)
+        source = {"type": "file", "channels": [0], "source": f"{number}.wav"}
+        rows.append({"id": str(number), "sources": [source], "sampling_rate": 16000, "duration": stated(length_s)})
+    (root / "recordings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return CorpusConfig(str(root), "lhotse")
+
+
+@pytest.mark.parametrize(("factor", "unit"), [(1000, "milliseconds"), (16_000, "samples"), (1 / 60, "minutes")])
+def test_lengths_in_another_unit_are_refused(factor: float, unit: str, tmp_path: Path, write_tone: WriteTone) -> None:
+    corpus = lhotse_corpus(tmp_path / "c", write_tone, lambda length_s: length_s * factor)
+    with pytest.raises(CorpusError, match=rf"states as 'duration' are not in seconds: of 5 .* factor of .*in {unit}"):
+        make_manifest(str(tmp_path / "run"), [corpus], silently)
+
+
+def test_lengths_that_are_otherwise_wrong_are_noticed(tmp_path: Path, write_tone: WriteTone) -> None:
+    corpus = lhotse_corpus(tmp_path / "c", write_tone, lambda length_s: length_s + (3 if length_s > 1.5 else 0.1))
+    make_manifest(str(tmp_path / "run"), [corpus], silently)
+    notice = read_facts(str(tmp_path / "run"), "manifest")["notices"]["c"]["other_length"]
+    assert notice["count"] == 3 and "the corpus says" in notice["example"]
+
+
+def test_a_language_that_is_none_is_refused() -> None:
+    with pytest.raises(CorpusError, match="'klingonese' of corpus c is the code or name of no language"):
+        CorpusConfig("/data/c", language="klingonese")

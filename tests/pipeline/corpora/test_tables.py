@@ -1,16 +1,16 @@
 from __future__ import annotations
 
 import gzip
-from typing import TYPE_CHECKING
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipeline.corpora.source import CorpusError
+from pipeline.corpora.source import CorpusError, Notices
 from pipeline.corpora.tables import number, read_columns, read_json_lines, read_lines
 from pipeline.files import storage
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.mark.parametrize("name", ["a.tsv", "a.tsv.gz"])
@@ -68,3 +68,69 @@ def test_json_lines(tmp_path: Path) -> None:
 )
 def test_numbers(value: object, expected: float | None) -> None:
     assert number(value) == expected
+
+
+TABLE = "client_id\tpath\tsentence\tlocale\tup\n"
+
+
+@pytest.mark.parametrize(
+    ("sentence", "read"),
+    [
+        ("It was\ra fine day.", "It was\ra fine day."),
+        ("It was\ta fine\tday.", "It was a fine day."),
+        ("It was\na fine day.", "It was a fine day."),
+        ("It was\n\na fine day.\n", "It was  a fine day."),
+        ('"It was a fine day.', '"It was a fine day.'),
+        ('It was ""a"" fine day.\\', 'It was ""a"" fine day.\\'),
+        ("It was\u2028a \u0085fine day.\0", "It was\u2028a \u0085fine day.\0"),
+    ],
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_free_text_costs_no_row(sentence: str, read: str, newline: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    lines = [TABLE.strip(), "c0\t0.mp3\tone\ten\t2", f"c1\t1.mp3\t{sentence}\ten\t2", "c2\t2.mp3\ttwo\ten\t2", ""]
+    path.write_bytes(newline.join(lines).encode())
+    notices = Notices()
+    rows = list(read_columns(str(path), "\t", ("client_id", "path"), ("sentence",), notices))
+    assert [(row["client_id"], row["path"], row["locale"], row["up"]) for row in rows] == [
+        (f"c{number}", f"{number}.mp3", "en", "2") for number in range(3)
+    ]
+    assert " ".join(rows[1]["sentence"].split()) == " ".join(read.split())
+    assert not list(notices)
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\n\r"), max_size=30), st.integers(0, 4))
+def test_any_free_text_costs_no_row(sentence: str, num_columns_after: int) -> None:
+    header = ["client_id", "path", "sentence", *(f"x{number}" for number in range(num_columns_after))]
+    after = ["y"] * num_columns_after
+    rows = [["c0", "0.mp3", "one", *after], ["c1", "1.mp3", sentence, *after], ["c2", "2.mp3", "two", *after]]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.tsv"
+        path.write_bytes(("\n".join("\t".join(row) for row in [header, *rows]) + "\n").encode())
+        read = list(read_columns(str(path), "\t", ("client_id", "path"), ("sentence",)))
+    assert [(row["client_id"], row["path"]) for row in read] == [(f"c{number}", f"{number}.mp3") for number in range(3)]
+
+
+def test_lines_that_end_in_cr_alone(tmp_path: Path) -> None:
+    for end in ("", "\r", "\n"):
+        (tmp_path / "a.tsv").write_bytes(f"id\ttext\r1\tone\r2\ttwo{end}".encode())
+        assert list(read_columns(str(tmp_path / "a.tsv"), "\t")) == [
+            {"id": "1", "text": "one"},
+            {"id": "2", "text": "two"},
+        ]
+
+
+def test_utf_16_and_a_header_in_capitals(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_bytes("PATH \tClient_ID\n1.mp3\tcafé\n".encode("utf-16"))
+    (row,) = read_columns(str(tmp_path / "a.tsv"), "\t", ("client_id", "path"))
+    assert row == {"path": "1.mp3", "client_id": "café"}
+
+
+def test_rows_that_cannot_be_read_are_noticed(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("id\tpath\tmore\n1\ta\tx\n2\n3\tone\ttoo\tmany\n")
+    notices = Notices()
+    rows = list(read_columns(str(tmp_path / "a.tsv"), "\t", ("id", "path"), notices=notices))
+    assert [row["id"] for row in rows] == ["1"]
+    (notice,) = notices
+    assert (notice.what, notice.count) == ("unreadable_row", 2)
+    assert "line 3 of" in notice.example and "a.tsv has 1 fields, not 3" in notice.example

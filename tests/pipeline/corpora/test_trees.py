@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ import pytest
 from pipeline.audio.read import AudioError, Span, probe, read_spans
 from pipeline.corpora.manifest import make_manifest, read_recordings
 from pipeline.corpora.readers import READERS, find_recordings, kind_of
-from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notice
 from pipeline.files import parquet, storage
 from pipeline.segments.cut import tidy
 from tests import corpora_trees
@@ -408,3 +409,75 @@ def test_no_header_is_read_where_the_corpus_states_durations(
     assert len(recordings) >= KEPT[kind] - 2
     # One chapter of Libri-Light has no JSON, another no bytes.
     assert {uri.rpartition("/")[2] for uri in probed} <= {"other_02_author_64kb.flac", "other_03_author_64kb.flac"}
+
+
+# What belongs to nothing
+
+
+def noticed(root: Path | str, kind: str) -> dict[str, tuple[int, str]]:
+    config = CorpusConfig(str(root), kind, "c")  # type: ignore[arg-type]
+    return {found.what: (found.count, found.example) for found in find_recordings(config) if isinstance(found, Notice)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "line"),
+    [
+        ("librispeech", "LibriSpeech/train-clean-100/100/121669/100-121669.trans.txt", "100-121669-9999 GONE"),
+        ("mls", "mls_english/train/transcripts.txt", "1_2_999999\tgone"),
+        ("libri_light", "small/100/gone/gone_64kb.json", "{}"),
+        ("common_voice", "en/clip_durations.tsv", "gone.mp3\t1000"),
+        ("lhotse", "more_supervisions.jsonl", '{"recording_id": "gone", "id": "s"}'),
+    ],
+)
+def test_descriptions_without_audio_are_noticed(
+    corpus_tree: Tree, kind: str, name: str, line: str, tmp_path: Path
+) -> None:
+    root = tmp_path / "tree"
+    shutil.copytree(corpus_tree(kind), root)
+    path = next((path for path in sorted(root.rglob("*")) if path.is_file() and f"/{name}" in f"/{path}"), root / name)
+    before = noticed(root, kind).get("description_without_audio", (0, ""))[0]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(f"{line}\n")
+    count, example = noticed(root, kind)["description_without_audio"]
+    assert count == before + 1
+    assert before or "gone" in example or "999" in example
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_system_leaves_changes_nothing(corpus_tree: Tree, kind: str, tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    shutil.copytree(corpus_tree(kind), root)
+    config = CorpusConfig(str(root), kind, "c")  # type: ignore[arg-type]
+    before = list(find_recordings(config))
+    for path in [path for path in root.rglob("*") if path.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7" + bytes(4092))
+        path.with_name(".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    shutil.copytree(corpus_tree(kind), root / ".cache")
+    assert list(find_recordings(config)) == before
+    assert kind_of(CorpusConfig(str(root))) == kind_of(CorpusConfig(str(corpus_tree(kind))))
+
+
+def test_supervisions_of_other_recordings_are_refused(tmp_path: Path) -> None:
+    source = [{"type": "file", "channels": [0], "source": "a.wav"}]
+    rows = [{"id": f"r{n}", "sources": source, "duration": 1.0, "sampling_rate": 16000} for n in range(3)]
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "recordings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "supervisions.jsonl").write_text('{"recording_id": "R-0"}\n{"recording_id": "R-1"}\n')
+    with pytest.raises(
+        CorpusError, match=r"supervisions .* do not fit: of 2 names, e\.g\. 'R-0', only 0 .* e\.g\. 'r0'"
+    ):
+        list(find_recordings(CorpusConfig(str(tmp_path), "lhotse")))
+
+
+def test_lhotse_s_sources_are_found_or_told(tmp_path: Path) -> None:
+    (tmp_path / "é").mkdir()
+    (tmp_path / "é" / "a.wav").touch()
+    rows = [
+        {"id": str(n), "sources": [{"type": "file", "channels": [0], "source": source}], "duration": 1.0}
+        for n, source in enumerate(["./e\u0301/a.wav", "e\u0301\\a.wav", "gone.wav", "../a.wav"])
+    ]
+    (tmp_path / "recordings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = [file for file in find_recordings(CorpusConfig(str(tmp_path), "lhotse")) if isinstance(file, AudioFile)]
+    assert [file.drop_reason for file in files] == [None, None, "missing", "bad_name"]
+    assert files[0].uri == files[1].uri == str(tmp_path / "é" / "a.wav")

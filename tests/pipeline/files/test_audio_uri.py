@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,12 +17,11 @@ from hypothesis import strategies as st
 from pipeline.audio.read import AudioError, Span, probe, read_spans
 from pipeline.corpora import tars
 from pipeline.corpora.source import CorpusError
+from pipeline.errors import TwistError
 from pipeline.files import audio_uri, storage
 from pipeline.files.audio_uri import ParquetRow, TarMember, parse
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from conftest import WriteTone
 
 names = st.text(min_size=1, max_size=30).filter(lambda name: "\0" not in name)
@@ -160,3 +162,85 @@ def test_audio_in_a_parquet_file_is_that_of_the_file(
     for wrong in (ParquetRow(uri, 7, 0, "audio"), ParquetRow(uri, 0, 9, "audio"), ParquetRow(uri, 0, 0, "sound")):
         with pytest.raises(AudioError, match="unreadable"):
             probe(str(wrong))
+
+
+# Rows of Parquet files, in any order
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The Parquet files in the order in which they are opened; no cursor is left from before."""
+    names: list[str] = []
+
+    def open_and_tell(uri: str) -> pq.ParquetFile:
+        names.append(uri)
+        return original(uri)
+
+    original = audio_uri.open_parquet
+    monkeypatch.setattr(audio_uri, "open_parquet", open_and_tell)
+    monkeypatch.setattr(audio_uri, "_cursors", audio_uri._Cursors())
+    return names
+
+
+def rows_of(path: Path, contents: list[bytes | None], row_group_size: int) -> list[str]:
+    pq.write_table(pa.table({"audio": pa.array(contents, pa.binary())}), path, row_group_size=row_group_size)
+    places = (divmod(number, row_group_size) for number in range(len(contents)))
+    return [str(ParquetRow(str(path), group, row, "audio")) for group, row in places]
+
+
+def content(address: str) -> bytes:
+    with audio_uri.open_read(address) as file:
+        return file.read()
+
+
+def test_rows_in_their_order_are_decoded_once(
+    tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audio_uri, "BATCH_BYTES", 1000)
+    contents: list[bytes | None] = [bytes([n]) * 300 if n % 7 else None for n in range(90)]
+    addresses = rows_of(tmp_path / "x.parquet", contents, 30)
+    assert [content(address) for address in addresses for _ in range(2)] == [
+        c or b"" for c in contents for _ in range(2)
+    ]
+    assert len(opened) == 3, "once for each row group"
+
+
+def test_threads_that_read_one_group_from_several_places(tmp_path: Path, opened: list[str]) -> None:
+    contents: list[bytes | None] = [b"%d" % n for n in range(400)]
+    addresses = rows_of(tmp_path / "x.parquet", contents, 400)
+    order = [first + step for step in range(100) for first in (0, 100, 200, 300)]
+    assert [content(addresses[n]) for n in order] == [contents[n] for n in order]
+    assert len(opened) <= audio_uri.MOST_CURSORS
+
+
+@given(st.permutations(range(24)), st.integers(1, 30))
+def test_rows_in_any_order(order: list[int], batch_bytes: int) -> None:
+    contents: list[bytes | None] = [b"%d" % n * (n % 5) for n in range(24)]
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(audio_uri, "BATCH_BYTES", batch_bytes)
+        patch.setattr(audio_uri, "MOST_CURSORS", 3)
+        patch.setattr(audio_uri, "_cursors", audio_uri._Cursors())
+        addresses = rows_of(Path(folder) / "x.parquet", contents, 8)
+        assert [content(addresses[n]) for n in order] == [contents[n] for n in order]
+
+
+def test_what_cannot_be_read_is_tried_once(tmp_path: Path, opened: list[str]) -> None:
+    addresses = rows_of(tmp_path / "x.parquet", [bytes(range(256)) * 40] * 8, 8)
+    damaged = bytearray((tmp_path / "x.parquet").read_bytes())
+    damaged[4:200] = b"\xff" * 196
+    (tmp_path / "x.parquet").write_bytes(damaged)
+    for address in addresses * 2:
+        with pytest.raises(TwistError, match=r"x\.parquet: cannot read column 'audio' of row group 0"):
+            content(address)
+    assert len(opened) == 1
+
+
+@pytest.mark.usefixtures("opened")
+def test_a_forked_process_starts_anew(tmp_path: Path) -> None:
+    addresses = rows_of(tmp_path / "x.parquet", [b"%d" % n for n in range(2000)], 2000)
+    assert content(addresses[0]) == b"0"
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if content(addresses[1500]) == b"1500" else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert content(addresses[1999]) == b"1999"
