@@ -72,9 +72,17 @@ def find_rows(config: CorpusConfig, source_of: Callable[[str], str] | None = Non
     names = [name for name in config.list_files(".parquet") if config.takes(name)]
     if not names:
         raise CorpusError(f"{config.root} holds no Parquet files")
+    read_by_path: set[str] = set()
     read = functools.partial(_read_small_file, config, source_of)
     for name, rows in zip(names, spread(read, names), strict=True):
-        yield from rows if rows is not None else _read_file(config, source_of, name)
+        for row in rows if rows is not None else _read_file(config, source_of, name):
+            if isinstance(row, AudioFile) and "#" not in row.uri:
+                read_by_path.add(row.uri)
+            yield row
+    audio = [name for name in config.list_files() if is_audio(name) and config.takes(name)]
+    left = [name for name in audio if config.uri_of(name) not in read_by_path]
+    if left:
+        yield Notice("undescribed_audio", left[0], len(left))
 
 
 def _read_small_file(
@@ -124,11 +132,11 @@ def _has_field(struct: pa.StructType, name: str, is_type: Callable[[pa.DataType]
 
 
 def _is_bytes(type: pa.DataType) -> bool:
-    return types.is_binary(type) or types.is_large_binary(type) or types.is_binary_view(type)
+    return bool(types.is_binary(type) or types.is_large_binary(type) or types.is_binary_view(type))
 
 
 def _is_text(type: pa.DataType) -> bool:
-    return types.is_string(type) or types.is_large_string(type) or types.is_string_view(type)
+    return bool(types.is_string(type) or types.is_large_string(type) or types.is_string_view(type))
 
 
 class _File:
@@ -157,8 +165,10 @@ class _File:
             if (column := self._columns.get(field)) and not _is_text(_value_type(schema.field(column).type)):
                 notices.add("unused_column", f"{column!r} of {self._uri}, which holds {schema.field(column).type}")
                 del self._columns[field]
-        self._id_column = self._choose_id_column(others, notices)
+        self._id_column = self._find_id_column(others)
+        self._ids_repeat = self._id_column is not None and self._do_ids_repeat(self._id_column, notices)
         self._names: Names | None = None
+        self._split = _split_of(name)
 
     def rows(self) -> Iterator[AudioFile]:
         """Yields the rows, row group by row group."""
@@ -176,12 +186,11 @@ class _File:
         for batch in self._parquet.iter_batches(rows, row_groups=[group], columns=chosen, use_threads=False):
             yield from batch.to_pylist()
 
-    def _choose_id_column(self, others: list[str], notices: Notices) -> str | None:
-        """The column whose values name the rows; None if there is none, or its values repeat or are missing."""
+    def _find_id_column(self, others: list[str]) -> str | None:
         in_any_case = {columns.same_name(column): column for column in reversed(others)}
-        column = next(filter(None, map(in_any_case.get, map(columns.same_name, ID_COLUMNS))), None)
-        if column is None:
-            return None
+        return next(filter(None, map(in_any_case.get, map(columns.same_name, ID_COLUMNS))), None)
+
+    def _do_ids_repeat(self, column: str, notices: Notices) -> bool:
         digests = array("Q")
         for group in range(self._parquet.num_row_groups):
             for told in self._batches(group, [column]):
@@ -191,7 +200,7 @@ class _File:
         repeated = len(digests) - len(np.unique(np.frombuffer(digests, np.uint64))) if digests else 0
         if repeated:
             notices.add("repeated_id", f"{column!r} of {self._uri}", repeated)
-        return None if repeated else column
+        return repeated > 0
 
     def _paths_of_rows_without_bytes(self, group: int) -> Iterator[str | None]:
         """Yields for each row None if it has bytes, else the path beside them, "" if there is none."""
@@ -226,7 +235,9 @@ class _File:
         known = {field: told.get(column) for field, column in self._columns.items()}
         id_told = told.get(self._id_column) if self._id_column else None
         # Ids need not differ between files.
-        id = f"{self._name.removesuffix('.parquet')}/{id_told if id_told not in (None, '') else f'{group}-{row}'}"
+        prefix = self._name.removesuffix(".parquet")
+        told_id = f"{prefix}/{id_told if id_told not in (None, '') else f'{group}-{row}'}"
+        id = f"{prefix}/{group}-{row}" if self._ids_repeat else told_id
         uri, drop_reason, drop_detail = str(ParquetRow(self._uri, group, row, self._audio)), None, ""
         if path is not None:
             uri, drop_reason, drop_detail = self._find(path, uri)
@@ -238,8 +249,8 @@ class _File:
             uri=uri,
             language=language,
             language_source="recording" if language else None,
-            speaker=self._source_of(id) if self._source_of else columns.speaker_of(known.get("speaker")),
-            split=columns.split_of(split) or _split_of(self._name),
+            speaker=self._source_of(told_id) if self._source_of else columns.speaker_of(known.get("speaker")),
+            split=columns.split_of(split) or self._split,
             text=text if isinstance(text, str) and text else None,
             duration_s=columns.duration_of(known.get("duration"), self._columns.get("duration")),
             duration_from=self._columns.get("duration"),

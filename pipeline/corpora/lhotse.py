@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.corpora.columns import notice_unused
 from pipeline.corpora.names import Names, leaves_its_folder, refuse_strangers
-from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notices
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notices, is_audio, is_hidden
 from pipeline.corpora.tables import number, read_json_lines
 from pipeline.files import storage
 
@@ -80,6 +80,9 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
             f"{config.root} holds no manifests of Lhotse; expected files called ...recordings....jsonl[.gz] or "
             f"...cuts....jsonl[.gz]"
         )
+    left = [name for name in files if is_audio(name) and not is_hidden(name) and name not in files.found]
+    if not config.folders:
+        notices.add("undescribed_audio", next(iter(left), ""), len(left))
     yield from notices
 
 
@@ -126,7 +129,7 @@ def _read_recording(
         what = " and ".join(str(source.get("type")) for source in sources) or "no source"
         yield AudioFile(id, id, drop_reason="unsupported_source", drop_detail=f"{what} in place of one file")
         return
-    source = str(sources[0]["source"])
+    source = str(sources[0]["source"]).removeprefix(f"{config.root.rstrip('/')}/")
     uri = source
     if not source.startswith(("/", "s3://")):
         found = files.find(source)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pipeline.corpora.source import CorpusError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from pipeline.corpora.source import CorpusConfig
 
@@ -25,10 +25,14 @@ class Names:
     Args:
         names: Paths relative to the root.
         without_suffix: Whether a table may leave the suffix out.
+
+    Attributes:
+        found: The names that `find` has given.
     """
 
     def __init__(self, names: Iterable[str], without_suffix: bool = False) -> None:
         self._exact = dict.fromkeys(names)
+        self.found: set[str] = set()
         self._forms = [*((form, False) for form in _FORMS), *((form, True) for form in _FORMS if without_suffix)]
         # By form, once one is needed; None where a form means several files.
         self._by_form: list[dict[str, str | None]] = []
@@ -36,8 +40,17 @@ class Names:
     def __contains__(self, name: str) -> bool:
         return name in self._exact
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._exact)
+
     def find(self, written: str) -> str | None:
         """The file that a table writes as `written`; None if there is none, or several that it may mean."""
+        found = self._find(written)
+        if found is not None:
+            self.found.add(found)
+        return found
+
+    def _find(self, written: str) -> str | None:
         if written in self._exact:
             return written
         for place, (form, without_suffix) in enumerate(self._forms):

@@ -155,6 +155,7 @@ class Notice:
 # What can be noticed, and what it means.
 NOTICES = {
     "description_without_audio": "descriptions (JSON, text, a line of a table) of audio that is not there",
+    "undescribed_audio": "audio beside a table of what there is, which does not name it",
     "unreadable_description": "descriptions that cannot be read",
     "unreadable_row": "rows whose columns cannot be told apart, at least not all",
     "unread_file": "tables and archives that this kind of corpus does not read",

@@ -34,7 +34,7 @@ def read_lines(uri: str) -> Iterator[str]:
             first = content.readline()
             if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
                 content.seek(0)
-                for text in io.TextIOWrapper(content, "utf-16", errors="replace", newline="\n"):  # type: ignore[type-var]
+                for text in io.TextIOWrapper(content, "utf-16", errors="replace", newline="\n"):
                     yield text.rstrip("\r\n")
                 return
             for line in itertools.chain([first.removeprefix(codecs.BOM_UTF8)], content):

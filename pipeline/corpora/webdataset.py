@@ -12,9 +12,8 @@ suffix; else to all audio whose name is the same up to the first dot, which is w
 from __future__ import annotations
 
 import functools
-import itertools
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.corpora import columns, tars
 from pipeline.corpora.names import refuse_strangers
@@ -51,16 +50,35 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
     for name in names:
         if is_audio(name):
             yield misplaced(name, config.uri_of(name))
-    yield from itertools.chain.from_iterable(spread(functools.partial(_read_tar, config), chosen))
+    fits: list[_Fit] = []
+    for files, fit in spread(functools.partial(_read_tar, config), chosen):
+        fits.append(fit)
+        yield from files
+    described, audio, matched = (sum(getattr(fit, what) for fit in fits) for what in ("described", "audio", "matched"))
+    if described >= audio / 2:  # not for the README of tars without any
+        stray = next((fit.stray for fit in fits if fit.stray), "")
+        example = next((fit.example for fit in fits if fit.example), "")
+        table = f"the descriptions in the tars of {config.root}"
+        refuse_strangers(config, table, (described, stray), (audio, example), matched)
 
 
-def _read_tar(config: CorpusConfig, name: str) -> list[AudioFile | Notice]:
+class _Fit(NamedTuple):
+    """How descriptions and audio of a tar fit: their numbers, how many have a match, and examples without one."""
+
+    described: int
+    audio: int
+    matched: int
+    stray: str
+    example: str
+
+
+def _read_tar(config: CorpusConfig, name: str) -> tuple[list[AudioFile | Notice], _Fit]:
     """Reads the samples of one tar; runs on any machine."""
     uri = config.uri_of(name)
     ((_, members, damage),) = tars.members_of_all([uri])
     audio = [place for place, member in enumerate(members) if is_audio(member.name)]
     notices = Notices()
-    described = _match(config, uri, members, audio, notices)
+    described, fit = _match(uri, members, audio, notices)
     files: list[AudioFile | Notice] = []
     seen: set[str] = set()
     for place in audio:
@@ -73,7 +91,7 @@ def _read_tar(config: CorpusConfig, name: str) -> list[AudioFile | Notice]:
         files.append(_read_member(uri, id, member, [members[of] for of in described[place]], notices))
     if damage:
         files.append(tars.as_damage(name, uri, damage))
-    return [*files, *notices]
+    return [*files, *notices], fit
 
 
 def key_of(name: str) -> str:
@@ -87,8 +105,8 @@ def _stem_of(name: str) -> str:
 
 
 def _match(
-    config: CorpusConfig, uri: str, members: Sequence[tars.Member], audio: Sequence[int], notices: Notices
-) -> dict[int, list[int]]:
+    uri: str, members: Sequence[tars.Member], audio: Sequence[int], notices: Notices
+) -> tuple[dict[int, list[int]], _Fit]:
     """Finds the descriptions of each audio member, the surest first, by their places in the tar."""
     descriptions = [place for place, member in enumerate(members) if _is_description(member.name)]
     of_audio: dict[str, list[int]] = defaultdict(list)
@@ -120,13 +138,11 @@ def _match(
             described[of].append(
                 min(places, key=lambda place: (members[place].part != members[of].part, abs(place - of)))
             )
-    if len(descriptions) >= len(audio) / 2:  # not for the README of a tar without any
-        examples = [next((members[place].name for place in places), "") for places in (stray, audio)]
-        matched = min(len(descriptions) - len(stray), len(described))
-        refuse_strangers(
-            config, f"the descriptions in {uri}", (len(descriptions), examples[0]), (len(audio), examples[1]), matched
-        )
-    return described
+    matched = min(len(descriptions) - len(stray), len(described))
+    examples = [
+        next((members[place].name for place in places if place not in described), "") for places in (stray, audio)
+    ]
+    return described, _Fit(len(descriptions), len(audio), matched, *examples)
 
 
 def _is_description(name: str) -> bool:
