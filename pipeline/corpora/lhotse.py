@@ -22,6 +22,7 @@ from pipeline.corpora.names import Names, leaves_its_folder, refuse_strangers
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notices, is_audio, is_hidden
 from pipeline.corpora.tables import number, read_json_lines
 from pipeline.files import storage
+from pipeline.languages import normalize_code
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,8 +154,8 @@ def _read_recording(
             id=id if channel is None else f"{id}-{channel}",
             uri=uri,
             channel=channel,
-            language=_agreed(rows, "language"),
-            language_source="recording" if _agreed(rows, "language") else None,
+            language=_language(rows),
+            language_source="recording" if _language(rows) else None,
             speaker=_agreed(rows, "speaker"),
             text=" ".join(str(r["text"]) for r in rows if r.get("text")) or None,
             voice_activity=_times(rows, duration_s),
@@ -171,6 +172,15 @@ def _on_channel(rows: list[dict[str, Any]], channel: int) -> list[dict[str, Any]
 
 def _as_list(value: object) -> list[object]:
     return value if isinstance(value, list) else []
+
+
+def _language(rows: list[dict[str, Any]]) -> str | None:
+    """The language of all rows that name one, however they write it; None if they differ or none has a tag."""
+    tags = sorted({str(row["language"]) for row in rows if row.get("language")})
+    codes = {normalize_code(tag): tag for tag in tags if normalize_code(tag)}
+    if not codes:
+        return next(iter(tags), None)
+    return next(iter(codes.values())) if len(codes) == 1 else None
 
 
 def _agreed(rows: list[dict[str, Any]], key: str) -> str | None:

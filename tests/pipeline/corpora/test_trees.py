@@ -16,6 +16,7 @@ from pipeline.corpora.manifest import make_manifest, read_recordings
 from pipeline.corpora.readers import READERS, find_recordings, kind_of
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notice
 from pipeline.files import parquet, storage
+from pipeline.languages import normalize_code
 from pipeline.segments.cut import tidy
 from tests import corpora_trees
 from tests.corpora_trees import duration_s, say
@@ -481,3 +482,17 @@ def test_lhotse_s_sources_are_found_or_told(tmp_path: Path) -> None:
     files = [file for file in find_recordings(CorpusConfig(str(tmp_path), "lhotse")) if isinstance(file, AudioFile)]
     assert [file.drop_reason for file in files] == [None, None, "missing", "bad_name"]
     assert files[0].uri == files[1].uri == str(tmp_path / "é" / "a.wav")
+
+
+@pytest.mark.parametrize(
+    ("tags", "language"),
+    [(["English", "en-US"], "en"), (["en", None, "und"], "en"), (["en", "de"], ""), (["und"], ""), ([None], "")],
+)
+def test_the_language_of_several_supervisions(tags: list[str | None], language: str, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").touch()
+    recording = {"id": "r", "sources": [{"type": "file", "channels": [0], "source": "a.wav"}], "duration": 9.0}
+    rows = [{"recording_id": "r", "start": n, "duration": 1, "language": tag} for n, tag in enumerate(tags)]
+    (tmp_path / "recordings.jsonl").write_text(json.dumps(recording))
+    (tmp_path / "supervisions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (file,) = find_recordings(CorpusConfig(str(tmp_path), "lhotse"))
+    assert isinstance(file, AudioFile) and normalize_code(file.language or "") == language
