@@ -27,7 +27,9 @@ def work(recipe: Recipe) -> None:
 def add_audio(parser: ArgumentParser) -> None:
     """Adds --audio, which replaces the recipe's corpora."""
     parser.add_argument(
-        "--audio", type=str | None, help="A folder of audio, or a LibriSpeech tree, in place of the recipe's corpora."
+        "--audio",
+        type=str | None,
+        help="A folder of audio, or a corpus of a known layout, in place of the recipe's.",
     )
 
 
