@@ -26,15 +26,15 @@ from moto.server import ThreadedMotoServer
 from pipeline.files import s3
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import pytest
 
 KEY = "test"
 STARTING_TAKES_AT_MOST_S = 60.0
-# Faults of a request: it is answered with 503; the connection is dropped before the server gets it; it is carried out,
-# but the answer is lost, or cut off in the middle.
-FAULTS = ("refused", "dropped", "answer lost", "answer cut")
+# Faults of a request: it is answered with 503, or with a 503 whose body breaks off; the connection is dropped before
+# the server gets it; it is carried out, but the answer is lost, or cut off in the middle.
+FAULTS = ("refused", "refusal cut", "dropped", "answer lost", "answer cut")
 
 
 def point_clients_at(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +88,10 @@ def rclone(folder: Path) -> Iterator[str]:
 
 
 class FaultyProxy(ThreadingHTTPServer):
-    """Forwards requests to `endpoint`; a share of them, drawn by `seed`, get a fault. While `is_down`, it drops all."""
+    """Forwards requests to `endpoint`; a share of them, drawn by `seed`, get a fault. While `is_down`, it drops all.
+
+    `refusal`, if set, says for a method and path with which status and code to refuse a request.
+    """
 
     daemon_threads = True
 
@@ -97,6 +100,7 @@ class FaultyProxy(ThreadingHTTPServer):
         self.backend = urlsplit(endpoint).netloc
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.is_down = False
+        self.refusal: Callable[[str, str], tuple[int, str] | None] = lambda *_: None
         self.met: list[str] = []
         self._random = random.Random(seed)
         self._share_of_faults = share_of_faults
@@ -137,8 +141,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = fault is not None
         if fault == "dropped":
             return
-        if fault == "refused":
-            self._answer(503, [("Content-Type", "application/xml")], b"<Error><Code>SlowDown</Code></Error>", None)
+        if fault in ("refused", "refusal cut"):
+            self._refuse(503, "SlowDown", "answer cut" if fault == "refusal cut" else None)
+            return
+        if refusal := self.server.refusal(self.command, self.path):
+            self._refuse(*refusal, None)
             return
         connection = http.client.HTTPConnection(self.server.backend, timeout=60)
         headers = {name: value for name, value in self.headers.items() if name not in ("Expect", "Connection")}
@@ -148,6 +155,10 @@ class _Handler(BaseHTTPRequestHandler):
         connection.close()
         if fault != "answer lost":
             self._answer(response.status, response.getheaders(), content, fault)
+
+    def _refuse(self, status: int, code: str, fault: str | None) -> None:
+        content = f"<Error><Code>{code}</Code></Error>".encode()
+        self._answer(status, [("Content-Type", "application/xml")], content, fault)
 
     def _answer(self, status: int, headers: list[tuple[str, str]], content: bytes, fault: str | None) -> None:
         self.send_response(status)

@@ -4,8 +4,11 @@ boto3 retries requests too, but not the reading of a response's body, and on a b
 process. So its retries are off, and every call here runs in `_patiently`, which retries after throttling (503, 429),
 server errors, and connections that break or cannot be made, with growing random pauses.
 
+Denied access is retried too, but for seconds: an object may be forbidden for ever. Credentials that are refused after
+they were taken before are waited for like the store.
+
 A permanent failure is an OSError, as on a disk: FileNotFoundError for a missing object, PermissionError for a
-forbidden one, ConnectionError for a store that cannot be reached.
+forbidden one, ConnectionError for a store that cannot be reached or takes no credentials.
 """
 
 from __future__ import annotations
@@ -34,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 PATIENCE_S = 120.0
 LONGEST_PAUSE_S = 10.0
+# For denied access, counted from the first denial of this process since a request was granted: of many denied objects
+# in a row only the first is waited for.
+DENIED_PATIENCE_S = 10.0
 READ_AHEAD_BYTES = 4 * 2**20
 # Larger objects are uploaded in parts, each of which is retried on its own.
 PART_BYTES = 64 * 2**20
@@ -43,6 +49,19 @@ CONNECTIONS = 32
 # Responses worth a retry. 409: another writer is putting the same name, and may yet fail.
 PASSING_STATUSES = (408, 409, 429, 500, 502, 503, 504)
 PASSING_CODES = ("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "BadDigest")
+# Of responses that are about who asks and when, whatever the object.
+CREDENTIAL_CODES = (
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "InvalidToken",
+    "RequestExpired",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+    "UnrecognizedClientException",
+)
 
 T = TypeVar("T")
 
@@ -88,6 +107,9 @@ def put_if_absent(uri: str, data: bytes) -> bool:
 
     Returns:
         Whether it was put; False also if an earlier try succeeded but its response was lost.
+
+    Raises:
+        TwistError: the store refuses the condition.
     """
     from botocore.exceptions import ClientError
 
@@ -99,6 +121,11 @@ def put_if_absent(uri: str, data: bytes) -> bool:
         except ClientError as error:
             if _status(error) == 412:  # the object exists
                 return False
+            if _status(error) == 501:
+                raise TwistError(
+                    f"the store of {uri} cannot put an object on the condition that there is none of its name "
+                    f"(If-None-Match: *, which it answers with 501); runs need a store that can, or that ignores it"
+                ) from error
             raise
         return True
 
@@ -178,27 +205,55 @@ def _upload(uri: str, data: bytes | memoryview) -> None:
 
 def _patiently(uri: str, do: Callable[[], T], patience_s: float | None = None) -> T:
     """Calls `do` until it succeeds, fails for good, or `patience_s` (by default PATIENCE_S) is over."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
     began = time.monotonic()
     for attempt in itertools.count():
         try:
             with _as_os_errors(uri):
-                return do()
+                result = do()
         except OSError as error:
-            cause = error.__cause__
-            assert isinstance(cause, BotoCoreError | ClientError)
             waited_s = time.monotonic() - began
-            if not _may_pass(cause) or waited_s > (PATIENCE_S if patience_s is None else patience_s):
+            patience = PATIENCE_S if patience_s is None else patience_s
+            if isinstance(error, PermissionError) or _concerns_credentials(error.__cause__):
+                is_worth_it = _access.may_come_back(isinstance(error, PermissionError), patience)
+            else:
+                is_worth_it = _may_pass(error.__cause__) and waited_s <= patience
+            if not is_worth_it:
                 raise
             if attempt and waited_s > LONGEST_PAUSE_S:
                 logger.warning("trying again after %.0f s: %s", waited_s, error)
             time.sleep(random.uniform(0, min(LONGEST_PAUSE_S, 0.1 * 2**attempt)))
+        else:
+            _access.granted()
+            return result
     raise AssertionError("unreachable: the loop ends by returning or raising")
 
 
-def _may_pass(error: Exception) -> bool:
+class _Access:
+    """Since when this process has been denied access, and whether it ever had it."""
+
+    def __init__(self) -> None:
+        self._denied_since: float | None = None
+        self._was_granted = False
+
+    def granted(self) -> None:
+        """Notes a request that was granted."""
+        self._denied_since = None
+        self._was_granted = True
+
+    def may_come_back(self, is_one_object: bool, patience_s: float) -> bool:
+        """Notes a request that was denied; whether it is to be tried again."""
+        now = time.monotonic()
+        self._denied_since = now if self._denied_since is None else self._denied_since
+        longest_s = DENIED_PATIENCE_S if is_one_object or not self._was_granted else patience_s
+        return now - self._denied_since <= min(longest_s, patience_s)
+
+
+_access = _Access()
+
+
+def _may_pass(error: BaseException | None) -> bool:
     from botocore.exceptions import (
+        BotoCoreError,
         ClientError,
         ConnectionError,
         FlexibleChecksumError,
@@ -208,7 +263,15 @@ def _may_pass(error: Exception) -> bool:
 
     if isinstance(error, ClientError):
         return _status(error) in PASSING_STATUSES or error.response["Error"].get("Code") in PASSING_CODES
-    return isinstance(error, ConnectionError | HTTPClientError | IncompleteReadError | FlexibleChecksumError)
+    if isinstance(error, BotoCoreError):
+        return isinstance(error, ConnectionError | HTTPClientError | IncompleteReadError | FlexibleChecksumError)
+    return error is not None  # an answer that broke off where botocore does not look for that
+
+
+def _concerns_credentials(error: BaseException | None) -> bool:
+    from botocore.exceptions import ClientError
+
+    return isinstance(error, ClientError) and error.response["Error"].get("Code") in CREDENTIAL_CODES
 
 
 def _status(error: Any) -> int:
@@ -246,7 +309,11 @@ def client_of_process(pid: int) -> S3Client:  # noqa: ARG001 - the key of the ca
 
 @contextlib.contextmanager
 def _as_os_errors(uri: str) -> Iterator[None]:
+    from http.client import HTTPException
+
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+    from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError
 
     try:
         yield
@@ -259,8 +326,9 @@ def _as_os_errors(uri: str) -> Iterator[None]:
         if _status(error) == 404:
             is_bucket = error.response["Error"]["Code"] == "NoSuchBucket"
             raise FileNotFoundError(f"{'the bucket of ' if is_bucket else ''}{uri} does not exist") from error
-        if _status(error) in (401, 403):
+        if _status(error) in (401, 403) and not _concerns_credentials(error):
             raise PermissionError(f"access to {uri} is denied: {error}") from error
         raise ConnectionError(f"{uri}: {error}") from error
-    except BotoCoreError as error:
+    except (BotoCoreError, ResponseParserError, HTTPError, HTTPException, OSError) as error:
+        # botocore reads the body of an error answer, and parses it, outside of what it wraps in errors of its own.
         raise ConnectionError(f"{uri}: {error}") from error

@@ -126,6 +126,18 @@ def put_if_absent(uri: str, data: bytes) -> bool:
     return True
 
 
+def require_conditional_put(folder: str) -> None:
+    """Makes sure that `put_if_absent` works in a folder; a store that ignores the condition is fine.
+
+    Raises:
+        TwistError: the store refuses conditional writes.
+    """
+    if is_s3(folder):
+        probe = join(folder, f".probe-{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
+        s3.put_if_absent(probe, b"")
+        s3.delete(probe)
+
+
 def exists(uri: str) -> bool:
     """Whether there is a file (not a folder) of this name."""
     if not is_s3(uri):
