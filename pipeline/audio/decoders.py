@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import numpy as np
 import soundfile
 
+from pipeline.files import places
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -222,11 +224,9 @@ class _WatchedFile:
             return 0
 
     def raise_failure(self) -> None:
-        """Raises the last failed read, if any, as an AudioError, or as it is if the store could not be reached."""
-        if isinstance(self._failure, ConnectionError):
-            raise self._failure
+        """Raises the last failed read, if any, as an AudioError, or as a ConnectionError if the place is at fault."""
         if self._failure:
-            raise AudioError("unreadable", str(self._failure)) from self._failure
+            raise AudioError(places.reason_of(self._failure), str(self._failure)) from self._failure
 
 
 class _PyAVDecoder(Decoder):
@@ -276,9 +276,9 @@ class _PyAVDecoder(Decoder):
     def _failures(self) -> Iterator[None]:
         try:
             yield
-        except ConnectionError:
-            raise
         except (self._av_error, OSError, ValueError) as error:
+            if isinstance(error, OSError) and not isinstance(error, self._av_error):  # of the file, not of its content
+                raise AudioError(places.reason_of(error), _one_line(error)) from error
             raise AudioError("unreadable", _one_line(error)) from error
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import shutil
 import tempfile
@@ -15,7 +14,7 @@ import soxr
 
 from pipeline.audio.decoders import AUDIO_SUFFIXES, AudioError, Decoder, Header, open_decoder, read_local_header
 from pipeline.errors import TwistError
-from pipeline.files import audio_uri, storage
+from pipeline.files import audio_uri, places, storage
 from pipeline.records import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
@@ -34,8 +33,6 @@ MAX_DURATION_S = 7 * 24 * 3600.0
 END_TOLERANCE_S = 0.1
 # Read-ahead for headers; the usual 4 MiB would download most files whole.
 HEADER_BYTES = 64 * 2**10
-# The machine is out of a resource or its mount was replaced: not the file's fault.
-MACHINE_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.EINTR})
 # About -100 dBFS, below the noise of any microphone: a span that never exceeds it holds no recording.
 SILENCE_PEAK = 1e-5
 # Frames of all channels that are held in memory before they are downmixed into the wav.
@@ -171,6 +168,9 @@ class _File:
         except AudioError:
             self._let_go()  # after a failure the decoder may fail on good spans too
             raise
+        except OSError as error:  # while a lossy file was copied
+            self._let_go()
+            raise AudioError(places.reason_of(error), str(error)) from error
 
     def _pieces(self, start: int, stop: int, block_frames: int | None) -> Iterator[NDArray[np.float32]]:
         """Yields samples [S, channels] of the frames `start` to `stop`, piece by piece; stops at the file's end."""
@@ -249,9 +249,5 @@ def _open(uri: str, read_ahead_bytes: int | None = None) -> BinaryIO:
         raise AudioError("missing", f"{uri} does not exist") from None
     except TwistError as error:  # the Parquet file around it is damaged
         raise AudioError("unreadable", str(error)) from error
-    except ConnectionError:
-        raise
     except OSError as error:
-        if error.errno in MACHINE_ERRNOS:
-            raise
-        raise AudioError("unreadable", str(error)) from error
+        raise AudioError(places.reason_of(error), str(error)) from error

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.audio.places import read_patiently
 from pipeline.audio.read import AudioError, AudioInfo, probe
 from pipeline.corpora.readers import find_recordings, kind_of
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notice, Notices
@@ -28,11 +29,13 @@ from pipeline.corpora.stated_length import StatedLengths
 from pipeline.files import parquet, storage
 from pipeline.files.audio_uri import ParquetRow
 from pipeline.files.audio_uri import parse as parse_uri
+from pipeline.files.places import PlaceError
 from pipeline.languages import is_without_language, normalize_code
 from pipeline.records import DROPPED_SCHEMA, RECORDING_SCHEMA, SPLITS, Dropped, Recording, from_table, to_table
 from pipeline.runs import MANIFEST
-from pipeline.stage import DROPPED, Stage, StageCounts, Tally, digest, fingerprint_of
+from pipeline.stage import DROPPED, Stage, StageCounts, Tally, digest, fingerprint_of, is_finished, read_facts
 from pipeline.work.map_tasks import spread
+from pipeline.work.retry import RETRIED_REASONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -51,11 +54,16 @@ DROPS_SUFFIX = ".drops"
 NOTICES_SUFFIX = ".notices"
 
 
-def make_manifest(run: str, corpora: Sequence[CorpusConfig], report: ReportProgress) -> None:
+def make_manifest(
+    run: str, corpora: Sequence[CorpusConfig], report: ReportProgress, *, retry_dropped: bool = False
+) -> None:
     """Lists all corpora and reads the headers that must be read; unreadable files are dropped with their reason.
+
+    `retry_dropped`: list anew each corpus of which a file was dropped for a reason that may have passed.
 
     Raises:
         CorpusError: a root is missing, a corpus is not laid out as expected, two have one name, or nothing is readable.
+        ConnectionError: the place of a corpus fails.
     """
     # Whatever folder the command is run from, and with or without a slash at its end, a root is one place.
     corpora = [replace(corpus, root=storage.absolute(corpus.root)) for corpus in corpora]
@@ -65,7 +73,7 @@ def make_manifest(run: str, corpora: Sequence[CorpusConfig], report: ReportProgr
     for name in {name for name in names if names.count(name) > 1}:
         raise CorpusError(f"two corpora are called {name!r}; give each a `name` of its own")
     stage = Stage(run, MANIFEST, {"corpora": [asdict(corpus) for corpus in corpora]}, {})
-    with stage.begin() as has_work:
+    with stage.begin(functools.partial(_take_back_dropped, stage, corpora) if retry_dropped else None) as has_work:
         if not has_work:
             return
         for corpus in corpora:  # a mistyped name is told now, not after hours
@@ -109,6 +117,31 @@ def _write(stage: Stage, corpora: Sequence[CorpusConfig], report: ReportProgress
     for corpus in corpora:
         storage.delete(_drops_uri(stage, corpus))
         storage.delete(_notices_uri(stage, corpus))
+
+
+def _take_back_dropped(stage: Stage, corpora: Sequence[CorpusConfig]) -> None:
+    """Takes back the tables of the corpora with a file dropped for RETRIED_REASONS; the others stay finished."""
+    if not is_finished(stage.run, MANIFEST):
+        for corpus in corpora:
+            if storage.exists(_drops_uri(stage, corpus)):
+                drops = parquet.read(_drops_uri(stage, corpus), DROPPED_SCHEMA.names)
+                if _is_to_be_retried(drops):
+                    storage.delete(_drops_uri(stage, corpus))
+        return
+    dropped = parquet.read(storage.join(stage.uri, DROPPED), DROPPED_SCHEMA.names)
+    if not _is_to_be_retried(dropped):
+        return
+    notices = read_facts(stage.run, MANIFEST).get("notices", {})
+    for corpus in corpora:
+        drops = dropped.filter(pc.equal(dropped["corpus"], corpus.label))
+        if not _is_to_be_retried(drops):
+            storage.write_bytes(_notices_uri(stage, corpus), json.dumps(notices.get(corpus.label, {})).encode())
+            parquet.write(_drops_uri(stage, corpus), drops)
+    stage.reopen()
+
+
+def _is_to_be_retried(drops: pa.Table) -> bool:
+    return bool(pc.any(pc.is_in(drops["reason"], pa.array(RETRIED_REASONS))).as_py())
 
 
 def _drops_uri(stage: Stage, corpus: CorpusConfig) -> str:
@@ -165,6 +198,8 @@ def _write_corpus(stage: Stage, corpus: CorpusConfig, report: ReportProgress) ->
             yield to_table(recordings, RECORDING_SCHEMA)
 
     content = parquet.groups_to_bytes(take(), RECORDING_SCHEMA)
+    if not storage.has_files(corpus.root):  # a listing breaks off without a word where folders vanish
+        raise PlaceError(f"{corpus.root} went away while it was listed; it is the root of corpus {corpus.label}")
     if not num_files:
         raise CorpusError(f"{corpus.root} holds no audio files; it is the root of corpus {corpus.label}")
     stated_lengths.check(notices)
@@ -212,7 +247,15 @@ def _must_be_read(file: AudioFile) -> bool:
 
 
 def _describe_all(corpus: CorpusConfig, files: Sequence[AudioFile]) -> list[Recording | Dropped]:
-    """What becomes of each file; runs on any machine."""
+    """What becomes of each file; runs on any machine.
+
+    Raises:
+        ConnectionError: the place of the corpus fails, and goes on failing.
+    """
+    return read_patiently(functools.partial(_describe_once, corpus), files, lambda file: _absolute(file.uri), ())
+
+
+def _describe_once(corpus: CorpusConfig, files: Sequence[AudioFile]) -> list[Recording | Dropped]:
     if sum(map(_must_be_read, files)) < 2:
         return [_describe(corpus, file) for file in files]
     handfuls = list(_handfuls(files))
@@ -235,7 +278,7 @@ def _handfuls(files: Sequence[AudioFile]) -> Iterator[Sequence[AudioFile]]:
 
 
 def _describe(corpus: CorpusConfig, file: AudioFile) -> Recording | Dropped:
-    uri = file.uri if file.uri.startswith(("/", "s3://")) else storage.absolute(file.uri)
+    uri = _absolute(file.uri)
     # A name that is not UTF-8 cannot stand in a table; its escaped form names the drop.
     recording_id = f"{corpus.label}/{file.id}".encode("utf-8", "backslashreplace").decode()
     try:
@@ -253,6 +296,10 @@ def _describe(corpus: CorpusConfig, file: AudioFile) -> Recording | Dropped:
     except AudioError as error:
         return Dropped(recording_id, corpus.label, error.reason, error.detail, 0.0)
     return _recording(corpus, recording_id, uri, file, info)
+
+
+def _absolute(uri: str) -> str:
+    return uri if uri.startswith(("/", "s3://")) else storage.absolute(uri)
 
 
 def _recording(corpus: CorpusConfig, recording_id: str, uri: str, file: AudioFile, info: AudioInfo | None) -> Recording:

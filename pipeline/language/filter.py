@@ -33,6 +33,7 @@ from pipeline.records import LANGUAGE_SCHEMA, LanguageDecision, Recording, from_
 from pipeline.runs import LANGUAGE, MANIFEST
 from pipeline.stage import Stage, Tally, digest, fingerprint_of, read_facts
 from pipeline.work.map_tasks import spread
+from pipeline.work.retry import take_back_dropped
 
 if TYPE_CHECKING:
     from pipeline.language.config import LanguageConfig
@@ -68,8 +69,12 @@ def filter_languages(
     cluster: ClusterConfig,
     report: ReportProgress,
     same_speech: SameSpeechConfig | None = None,
+    *,
+    retry_dropped: bool = False,
 ) -> None:
     """Decides on every recording of the manifest.
+
+    `retry_dropped`: listen again to what could not be read for reasons that may have passed, whatever was decided.
 
     Raises:
         TwistError: no recording is left, a setting names an unknown corpus, or the classifier cannot be found.
@@ -87,7 +92,7 @@ def filter_languages(
         "classifier": classifier,
     }
     stage = Stage(run, LANGUAGE, settings, inputs)
-    with stage.begin() as has_work:
+    with stage.begin(functools.partial(take_back_dropped, stage) if retry_dropped else None) as has_work:
         if not has_work:
             return
         if not storage.exists(_evidence_uri(stage)):

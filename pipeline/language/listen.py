@@ -22,6 +22,7 @@ from pipeline.records import SAMPLE_RATE_HZ
 from pipeline.runs import LANGUAGE, stage_of
 from pipeline.work import dataflow
 from pipeline.work.plan import ChunkNames, WorkPlan
+from pipeline.work.retry import RETRIED_REASONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -201,11 +202,13 @@ class HearLanguage:
         # Per recording: probabilities, its read error, or no_speech.
         outcomes: dict[str, AudioEvidence] = {}
         for recording_id, wavs_of_one in chosen.items():
+            error = errors.get(recording_id)
             if wavs_of_one:
                 mean = torch.stack([next(rows) for _ in wavs_of_one]).double().mean(dim=0)
-                outcomes[recording_id] = AudioEvidence(self._by_language(mean.tolist()), len(wavs_of_one))
+                # Heard in part, for a reason that may pass: noted, so that it can be heard again.
+                failure = error.reason if error and error.reason in RETRIED_REASONS else None
+                outcomes[recording_id] = AudioEvidence(self._by_language(mean.tolist()), len(wavs_of_one), failure)
             else:
-                error = errors.get(recording_id)
                 outcomes[recording_id] = AudioEvidence(failure=error.reason if error else "no_speech")
         return _table(outcomes)
 

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.audio.places import read_patiently
 from pipeline.audio.read import AUDIO_SUFFIXES, AudioError, Span, probe, read_spans
-from pipeline.errors import TwistError
+from pipeline.errors import RunError, TwistError
 from pipeline.files import storage
+from pipeline.files.places import DOUBTFUL_REASONS
 from pipeline.packing.config import EvaluationSet
 from pipeline.packing.decontaminate import Clip, EvaluationIndex
 from pipeline.shards import DATASET, open_dataset
@@ -43,6 +45,7 @@ def read_evaluation_sets(
 
     Raises:
         TwistError: a set is missing or has no clips, or a clip cannot be read; none is skipped silently.
+        RunError: a clip cannot be read for a reason that may pass.
     """
     clips: list[Clip] = []
     num_short = 0
@@ -112,17 +115,29 @@ def _read_shards(one: EvaluationSet, book: Codebook) -> Iterator[_Units]:
 def _tokenize(one: EvaluationSet, encoder: EncoderConfig, book: Codebook) -> Iterator[_Units]:
     names = [name for name in storage.list_files(one.path) if name.lower().endswith(tuple(AUDIO_SUFFIXES))]
     encode = UnitEncoder(encoder, book) if names else None
+    others = [storage.join(one.path, name) for name in names]
     for name in names:
         uri = storage.join(one.path, name)
-        try:
-            duration_s = probe(uri).duration_s
-            starts = np.arange(0, max(duration_s, 1e-3), LONGEST_CLIP_S).tolist()
-            spans = [Span(uri, None, start, min(start + LONGEST_CLIP_S, duration_s)) for start in starts]
-            wavs = list(read_spans(spans))
-            if failed := next((wav for wav in wavs if isinstance(wav, AudioError)), None):
-                raise failed
-        except AudioError as error:
-            raise TwistError(f"the evaluation set {one.label} has a file that cannot be read, {uri}: {error}") from None
+        [wavs] = read_patiently(lambda uris: list(map(_read_clips, uris)), [uri], str, others)
+        if isinstance(wavs, AudioError):
+            message = f"the evaluation set {one.label} has a file that cannot be read, {uri}: {wavs}"
+            raise RunError(message) if wavs.reason in DOUBTFUL_REASONS else TwistError(message)
         assert encode is not None
-        for number, frames in enumerate(encode([wav for wav in wavs if not isinstance(wav, AudioError)])):
+        for number, frames in enumerate(encode(wavs)):
             yield (name if len(wavs) == 1 else f"{name}, part {number + 1}", *run_lengths(frames))
+
+
+def _read_clips(uri: str) -> list[NDArray[np.float32]] | AudioError:
+    """A file's audio in wavs [S] of at most LONGEST_CLIP_S, or why it cannot be read."""
+    try:
+        duration_s = probe(uri).duration_s
+    except AudioError as error:
+        return error
+    starts = np.arange(0, max(duration_s, 1e-3), LONGEST_CLIP_S).tolist()
+    spans = [Span(uri, None, start, min(start + LONGEST_CLIP_S, duration_s)) for start in starts]
+    wavs: list[NDArray[np.float32]] = []
+    for wav in read_spans(spans):
+        if isinstance(wav, AudioError):
+            return wav
+        wavs.append(wav)
+    return wavs

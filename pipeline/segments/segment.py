@@ -10,6 +10,7 @@ their pauses (cut.py).
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from pipeline.segments.cut import Regions, cut, divide, tidy
 from pipeline.segments.search import Speech, is_to_be_searched, search
 from pipeline.stage import Stage, StageCounts, Tally, digest, fingerprint_of
 from pipeline.work.plan import ChunkNames, WorkPlan
+from pipeline.work.retry import take_back_dropped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -38,15 +40,19 @@ SEGMENTS_FILE = "segments.parquet"
 NEGLIGIBLE_S = 1e-6
 
 
-def make_segments(run: str, config: SegmentConfig, cluster: ClusterConfig, report: ReportProgress) -> None:
+def make_segments(
+    run: str, config: SegmentConfig, cluster: ClusterConfig, report: ReportProgress, *, retry_dropped: bool = False
+) -> None:
     """Finds speech where it is not known, cuts every kept recording and plans the chunks.
+
+    `retry_dropped`: search again in what could not be read for reasons that may have passed.
 
     Raises:
         TwistError: no recording holds a segment.
     """
     inputs = {name: fingerprint_of(run, name) for name in (MANIFEST, LANGUAGE)}
     stage = Stage(run, SEGMENTS, asdict(config), inputs)
-    with stage.begin() as has_work:
+    with stage.begin(functools.partial(take_back_dropped, stage) if retry_dropped else None) as has_work:
         if not has_work:
             return
         found: Iterator[tuple[str, Speech]] = iter(())

@@ -11,6 +11,7 @@ folder of ours records the encoder it was fitted on, which must then be the run'
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ from pipeline.units.config import CodebookConfig
 from pipeline.units.encode import as_tensors, describe_encoder, encoder_settings
 from pipeline.work import dataflow
 from pipeline.work.plan import WorkPlan, name_chunks
+from pipeline.work.retry import take_back_dropped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,9 +50,17 @@ if TYPE_CHECKING:
 
 
 def fit_codebook(
-    run: str, config: CodebookConfig, encoder: EncoderConfig, cluster: ClusterConfig, report: ReportProgress
+    run: str,
+    config: CodebookConfig,
+    encoder: EncoderConfig,
+    cluster: ClusterConfig,
+    report: ReportProgress,
+    *,
+    retry_dropped: bool = False,
 ) -> None:
     """Draws frames, fits the codebook and writes it, or copies the one that `config.path` names.
+
+    `retry_dropped`: draw again from what could not be read for reasons that may have passed, and fit anew.
 
     Raises:
         TwistError: no segment could be read, or they hold too few frames for `config.num_units`; the codebook at
@@ -61,7 +71,7 @@ def fit_codebook(
         return
     settings = {**asdict(config), "encoder": encoder_settings(encoder)}
     stage = Stage(run, CODEBOOK, settings, {SEGMENTS: fingerprint_of(run, SEGMENTS)})
-    with stage.begin() as has_work:
+    with stage.begin(functools.partial(take_back_dropped, stage) if retry_dropped else None) as has_work:
         if not has_work:
             return
         segments = _draw_segments(run, config)

@@ -28,6 +28,7 @@ from pipeline.units import codebook
 from pipeline.units.encode import UnitEncoder, describe_encoder, encoder_settings, run_lengths
 from pipeline.units.parts import digest_of_part, part_uris, read_parts
 from pipeline.work import dataflow
+from pipeline.work.retry import take_back_dropped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Other reasons are faults of the audio file itself, which would recur.
-RETRIED_REASONS = ("quarantined", "missing")
-
 
 def tokenize(
     run: str, encoder: EncoderConfig, cluster: ClusterConfig, report: ReportProgress, *, retry_dropped: bool = False
@@ -54,14 +52,14 @@ def tokenize(
         encoder: What the run's codebook was fitted on.
         cluster: How much of the cluster to use.
         report: Called after every chunk.
-        retry_dropped: Redo the chunks that failed, and those with segments whose audio was missing.
+        retry_dropped: Redo the chunks with segments that were dropped for reasons that may have passed.
 
     Raises:
         TwistError: the codebook belongs to another encoder, parts cannot be written, or no segment gave units.
     """
     inputs = {name: fingerprint_of(run, name) for name in (SEGMENTS, CODEBOOK)}
     stage = Stage(run, UNITS, {"encoder": encoder_settings(encoder)}, inputs)
-    with stage.begin(functools.partial(_take_back_dropped, stage) if retry_dropped else None) as has_work:
+    with stage.begin(functools.partial(take_back_dropped, stage) if retry_dropped else None) as has_work:
         if not has_work:
             return
         book = codebook.load(storage.join(run, CODEBOOK))
@@ -78,20 +76,6 @@ def tokenize(
                 _delete_damaged(run)
                 dataflow.run_chunks(plan, parts, Tokenize, arguments, _all_dropped, cluster, report)
                 _account(stage, plan.num_items, book, work)
-
-
-def _take_back_dropped(stage: Stage) -> None:
-    """Deletes the parts with segments dropped for reasons that may have passed, so that they are made again."""
-    uris = part_uris(stage.run)
-    to_retry = [
-        uri
-        for uri, table in zip(uris, parquet.read_many(uris, ["drop_reason"]), strict=True)
-        if pc.any(pc.is_in(table["drop_reason"], pa.array(RETRIED_REASONS))).as_py()
-    ]
-    if to_retry:
-        stage.reopen()  # before the first deletion: a stage with a done marker has all its parts
-    for uri in to_retry:
-        storage.delete(uri)
 
 
 def _delete_damaged(run: str) -> None:

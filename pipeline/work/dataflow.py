@@ -33,6 +33,7 @@ from pipeline.work.progress import ProgressFile, WorkProgress
 from pipeline.work.worker import Processor, part_uri
 
 if TYPE_CHECKING:
+    from pipeline.audio.read import Span
     from pipeline.progress import ReportProgress
     from pipeline.work.cluster import ClusterConfig
     from pipeline.work.plan import Chunk, WorkPlan
@@ -42,6 +43,8 @@ __all__ = ["Processor", "part_uri", "run_chunks"]
 # Metadata of the part file of a chunk that was given up.
 QUARANTINED = {b"quarantined": b"yes"}
 MAX_PARTS_LOOKED_AT = 100
+# Of each corpus, chunks whose first and last audio tell whether its place can be read.
+WITNESS_CHUNKS = 8
 
 
 def run_chunks(
@@ -68,7 +71,7 @@ def run_chunks(
         WorkProgress.as_dict, for stage.json; empty if there was nothing left to do.
 
     Raises:
-        TwistError: the processor cannot be made.
+        TwistError: the processor cannot be made, or the store of the parts does not know conditional writes.
         RunError: a disk or store fails, no worker can be started, or only failures come back.
     """
     assert len(set(plan.names)) == len(plan), "two chunks have one name"
@@ -80,10 +83,12 @@ def run_chunks(
     hours_before = hours - float(plan.durations_s[pending].sum()) / 3600
     progress = WorkProgress(len(plan), hours, len(plan) - len(pending), hours_before)
     progress_file = ProgressFile(parts)
+    storage.require_conditional_put(parts)
     failed: list[Outcome] = []
     known_to_work = _one_that_was_done(plan, parts, done)
     chunks = FailurePolicy((plan[number] for number in pending), len(pending), known_to_work)
-    workers = Workers(parts, processor, processor_args, cluster, chunks, progress)
+    witnesses = _Witnesses(plan)
+    workers = Workers(parts, processor, processor_args, cluster, chunks, progress, witnesses.of)
     with contextlib.closing(workers):
         metrics = _Metrics(processor.__name__, progress)
         for outcome in workers.run():
@@ -138,6 +143,34 @@ class _Metrics:
                 self._seconds.inc(seconds, {"step": step})
         for reason, count in outcome.dropped.items():
             self._dropped.inc(count, {"reason": reason})
+
+
+class _Witnesses:
+    """Some audio of each corpus, which is tried where other audio of it fails (audio/places.py)."""
+
+    def __init__(self, plan: WorkPlan) -> None:
+        self._plan = plan
+        self._chunks: dict[str, list[int]] = {}
+        for number, name in enumerate(plan.names):
+            self._chunks.setdefault(_corpus_of(name), []).append(number)
+        self._uris: dict[str, list[str]] = {}
+
+    def of(self, chunk: Chunk) -> list[str]:
+        """URIs from up to WITNESS_CHUNKS chunks, spread over the corpus of a chunk."""
+        corpus = _corpus_of(chunk.name)
+        if corpus not in self._uris:
+            numbers = self._chunks[corpus]
+            chosen = numbers[:: -(-len(numbers) // WITNESS_CHUNKS)]
+            spans = (span for number in chosen for span in self._ends(self._plan[number]))
+            self._uris[corpus] = list(dict.fromkeys(span.uri for span in spans))
+        return self._uris[corpus]
+
+    def _ends(self, chunk: Chunk) -> tuple[Span, Span]:
+        return chunk.spans[0], chunk.spans[-1]
+
+
+def _corpus_of(name: str) -> str:
+    return name.rpartition("-")[0]
 
 
 def _one_that_was_done(plan: WorkPlan, parts: str, done: set[str]) -> Chunk | None:

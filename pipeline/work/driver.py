@@ -19,6 +19,8 @@ from pipeline.work.failures import FailurePolicy
 from pipeline.work.worker import ProcessAndCommit, Result, decode, first_line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from pipeline.work.cluster import ClusterConfig
     from pipeline.work.plan import Chunk
     from pipeline.work.progress import WorkProgress
@@ -81,6 +83,7 @@ class Workers:
         cluster: ClusterConfig,
         chunks: FailurePolicy,
         progress: WorkProgress,
+        witnesses: Callable[[Chunk], Sequence[str]],
     ) -> None:
         import ray
 
@@ -96,6 +99,7 @@ class Workers:
         self._chunks = chunks
         self._num_chunks = chunks.num_queued
         self._progress = progress
+        self._witnesses = witnesses
         self._time_limit_s = cluster.unit_time_limit_s
         # Ray retries nothing: failures are counted and retried here.
         self._decode = ray.remote(decode).options(num_cpus=1, num_returns=2, max_retries=0)
@@ -230,7 +234,7 @@ class Workers:
             self._preparing[actor.handle.prepare.remote()] = actor
         while self._chunks.num_queued and len(self._decoding) + len(self._decoded) < max_ahead:
             chunk = self._chunks.take()
-            status, wavs = self._decode.remote(chunk, self._time_limit_s)
+            status, wavs = self._decode.remote(chunk, self._time_limit_s, self._witnesses(chunk))
             self._decoding[status] = (chunk, wavs)
         for actor in self._actors:
             if self._decoded and actor.is_idle:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from pipeline.audio.places import read_patiently
 from pipeline.audio.read import AudioError, read_spans
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
@@ -52,12 +53,17 @@ class Result:
     dropped: dict[str, int] = field(default_factory=dict)  # items by reason
 
 
-def decode(chunk: Chunk, time_limit_s: float) -> tuple[Result, list[NDArray[np.float32] | AudioError]]:
-    """Decodes a chunk: for each span, in order, the wav [S] at 16 kHz or its error."""
+def decode(
+    chunk: Chunk, time_limit_s: float, witnesses: Sequence[str] = ()
+) -> tuple[Result, list[NDArray[np.float32] | AudioError]]:
+    """Decodes a chunk: for each span, in order, the wav [S] at 16 kHz or its error.
+
+    `witnesses` are URIs of other audio of its corpus, to tell a failing place from a failing file.
+    """
     began = time.perf_counter()
     try:
         with _time_limit(time_limit_s):
-            wavs = list(read_spans(chunk.spans))
+            wavs = read_patiently(lambda spans: list(read_spans(spans)), chunk.spans, lambda span: span.uri, witnesses)
             return Result(seconds={"decode": time.perf_counter() - began}), wavs
     except ConnectionError as failure:
         # Not the chunk's fault: if the store cannot be reached, the next chunk would fail as well.

@@ -449,7 +449,7 @@ def test_a_bad_sector_is(tmp_path: Path, write_tone: WriteTone, failing_reads: t
     failing_reads.failure = OSError(errno.EIO, "Input/output error")
     first, second = read_spans([Span(path, None, 0.0, 3.0), Span(path, None, 0.0, 0.02)])
     assert isinstance(first, AudioError)
-    assert (first.reason, first.detail) == ("unreadable", "[Errno 5] Input/output error")
+    assert (first.reason, first.detail) == ("io_error", "[Errno 5] Input/output error")
     assert not isinstance(second, AudioError), "what lies before the bad sector is whole"
 
 

@@ -1,0 +1,167 @@
+"""Reads audio with patience, and drops a file for what may be its place's fault only if its neighbours can be read.
+
+A file that is missing, forbidden or gives an I/O error is read again. Each time other files of its corpus, the
+witnesses, are tried too. If one of them can be read, before and after, the failure stands, and the file is dropped with
+a reason that `--retry-dropped` takes up. If none can, the place is waited for, and at last the run ends.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import random
+import time
+from typing import TYPE_CHECKING, Protocol, TypeGuard, TypeVar
+
+from pipeline.audio.decoders import AudioError
+from pipeline.files import audio_uri, storage
+from pipeline.files.places import DOUBTFUL_REASONS, PlaceError
+from pipeline.records import Dropped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+logger = logging.getLogger(__name__)
+
+# How long a place that fails is waited for, and a file that fails among readable ones.
+PLACE_PATIENCE_S = 120.0
+FILE_PATIENCE_S = 10.0
+LONGEST_PAUSE_S = 10.0
+# Neighbours that are tried, of those just read and of the witnesses each.
+MOST_TRIED = 8
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+
+class _Failure(Protocol):
+    reason: str
+    detail: str
+
+
+def read_patiently(
+    read: Callable[[Sequence[Item]], list[Outcome]],
+    items: Sequence[Item],
+    uri_of: Callable[[Item], str],
+    witnesses: Sequence[str],
+) -> list[Outcome]:
+    """Reads items; those whose failure may be their place's are read again until it is known whose it is.
+
+    Args:
+        read: Gives the outcome of each item, in order; a failure is an AudioError or a Dropped.
+        items: What to read.
+        uri_of: The audio of an item.
+        witnesses: URIs of other audio of the same corpus.
+
+    Returns:
+        The outcome of each item.
+
+    Raises:
+        ConnectionError: the place fails, and goes on failing.
+    """
+    began = time.monotonic()
+    outcomes = _once_the_machine_can(lambda: read(items))
+    place_was_fine = False
+    for attempt in itertools.count():
+        doubtful = [number for number, outcome in enumerate(outcomes) if _is_doubtful(outcome)]
+        if not doubtful:
+            return outcomes
+        failed = {_file(uri_of(items[number])) for number in doubtful}
+        first = outcomes[doubtful[0]]
+        assert _is_doubtful(first)
+        just_read = [uri_of(item) for item, outcome in zip(items, outcomes, strict=True) if not _is_failure(outcome)]
+        failure = _failure_of_place(sorted(failed), [just_read, list(witnesses)], first)
+        waited_s = time.monotonic() - began
+        if failure is None and place_was_fine:
+            are_missing = all(getattr(outcomes[number], "reason", "") == "missing" for number in doubtful)
+            if are_missing or waited_s > FILE_PATIENCE_S:
+                return outcomes
+        elif failure is not None and waited_s > PLACE_PATIENCE_S:
+            raise PlaceError(f"{first.detail}; it is not this file alone: {failure}")
+        if waited_s > FILE_PATIENCE_S:
+            logger.warning("trying again after %.0f s: %s", waited_s, first.detail)
+        place_was_fine = failure is None
+        _pause(attempt)
+        again = _once_the_machine_can(lambda: read([items[number] for number in doubtful]))  # noqa: B023
+        for number, outcome in zip(doubtful, again, strict=True):
+            outcomes[number] = outcome
+    raise AssertionError("unreachable: the loop ends by returning or raising")
+
+
+def _once_the_machine_can(do: Callable[[], list[Outcome]]) -> list[Outcome]:
+    """Calls `do` again while the machine or a mount fails; a store's failure was waited for already."""
+    began = time.monotonic()
+    for attempt in itertools.count():
+        try:
+            return do()
+        except OSError as failure:
+            is_stores = isinstance(failure, ConnectionError) and not isinstance(failure, PlaceError)
+            waited_s = time.monotonic() - began
+            if is_stores:
+                raise
+            if waited_s > PLACE_PATIENCE_S:
+                raise PlaceError(str(failure)) from failure
+            logger.warning("trying again after %.0f s: %s", waited_s, failure)
+            _pause(attempt)
+    raise AssertionError("unreachable: the loop ends by returning or raising")
+
+
+def _failure_of_place(failed: Sequence[str], groups: Sequence[Sequence[str]], first: _Failure) -> str | None:
+    """Says how the neighbours of failed files fail too; None if one of them can be read, or there is none to ask."""
+    neighbours = list(
+        dict.fromkeys(
+            file
+            for uris in groups
+            for file in map(_file, uris)
+            if file not in failed and _store(file) == _store(failed[0])
+        )
+    )
+    tried = _spread(neighbours, 2 * MOST_TRIED)
+    failure = None
+    for file in tried:
+        try:
+            storage.read_range(file, 0, 1)
+        except ConnectionError:
+            raise
+        except OSError as error:
+            failure = f"nor can any of {len(tried)} others be read, such as {file} ({error})"
+        else:
+            return None
+    if tried:
+        return failure
+    if first.reason != "missing":
+        return f"all {len(failed)} files here fail" if len(failed) > 1 else None
+    folder = f"s3://{_store(failed[0])}" if storage.is_s3(failed[0]) else os.path.dirname(failed[0])  # noqa: PTH120
+    try:
+        return None if storage.has_files(folder) else f"{folder} does not exist or is empty"
+    except ConnectionError:
+        raise
+    except OSError as error:
+        return f"{folder} cannot be listed ({error})"
+
+
+def _spread(files: Sequence[str], count: int) -> Sequence[str]:
+    return files[:: max(1, len(files) // count)][:count]
+
+
+def _file(uri: str) -> str:
+    part = audio_uri.parse(uri)
+    return uri if part is None else part.file
+
+
+def _store(file: str) -> str:
+    """The bucket of an object; empty for a local file."""
+    return file.removeprefix("s3://").partition("/")[0] if file.startswith("s3://") else ""
+
+
+def _is_failure(outcome: object) -> TypeGuard[_Failure]:
+    return isinstance(outcome, AudioError | Dropped)
+
+
+def _is_doubtful(outcome: object) -> TypeGuard[_Failure]:
+    return _is_failure(outcome) and outcome.reason in DOUBTFUL_REASONS
+
+
+def _pause(attempt: int) -> None:
+    time.sleep(random.uniform(0.5, 1) * min(LONGEST_PAUSE_S, 0.1 * 2**attempt))
