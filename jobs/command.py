@@ -83,6 +83,16 @@ def add_option(parser: ArgumentParser, name: str, **settings: Any) -> None:
     parser.add_argument(*spellings, **settings)
 
 
+def add_retry_dropped(parser: ArgumentParser) -> None:
+    """Adds --retry-dropped."""
+    add_option(
+        parser,
+        "retry-dropped",
+        action="store_true",
+        help="Take up again what was dropped because it was missing, forbidden, gave I/O errors, or was quarantined.",
+    )
+
+
 def quiet_transformers() -> None:
     """Turns off transformers' warnings, and its progress bars for every file that it reads or writes."""
     from transformers.utils import logging

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sys
 
-from jobs.command import command, run_stage
+from jobs.command import add_retry_dropped, command, run_stage
 from jobs.recipe import Recipe
 from pipeline.runs import LANGUAGE
 
 
-def work(recipe: Recipe) -> None:
+def work(recipe: Recipe, *, retry_dropped: bool = False) -> None:
     """Decides which recordings a run keeps."""
     from pipeline.language.filter import filter_languages
     from pipeline.stage import read_facts
@@ -21,7 +21,9 @@ def work(recipe: Recipe) -> None:
     run_stage(
         recipe.run,
         LANGUAGE,
-        lambda report: filter_languages(recipe.run, recipe.language, recipe.cluster, report, recipe.same_speech),
+        lambda report: filter_languages(
+            recipe.run, recipe.language, recipe.cluster, report, recipe.same_speech, retry_dropped=retry_dropped
+        ),
     )
     audio = read_facts(recipe.run, LANGUAGE)["audio_evidence"]
     if not audio["available"] and audio["unheard"]["items"]:
@@ -31,7 +33,13 @@ def work(recipe: Recipe) -> None:
         )
 
 
-main = command("filter", __doc__, lambda recipe, _: work(recipe), ("same_speech", "language", "cluster"))
+main = command(
+    "filter",
+    __doc__,
+    lambda recipe, given: work(recipe, retry_dropped=given.retry_dropped),
+    ("same_speech", "language", "cluster"),
+    add_retry_dropped,
+)
 
 
 if __name__ == "__main__":

@@ -11,17 +11,21 @@ from typing import get_args
 
 from jsonargparse import ArgumentParser, Namespace
 
-from jobs.command import command, run_stage
+from jobs.command import add_retry_dropped, command, run_stage
 from jobs.recipe import Recipe, UsageError
 from pipeline.corpora.source import CorpusConfig, Kind
 from pipeline.runs import MANIFEST
 
 
-def work(recipe: Recipe) -> None:
+def work(recipe: Recipe, *, retry_dropped: bool = False) -> None:
     """Lists the recordings of a run's corpora."""
     from pipeline.corpora.manifest import make_manifest
 
-    run_stage(recipe.run, MANIFEST, lambda report: make_manifest(recipe.run, recipe.corpora, report))
+    run_stage(
+        recipe.run,
+        MANIFEST,
+        lambda report: make_manifest(recipe.run, recipe.corpora, report, retry_dropped=retry_dropped),
+    )
 
 
 def add_audio(parser: ArgumentParser) -> None:
@@ -45,6 +49,7 @@ def _add_corpus(parser: ArgumentParser) -> None:
     parser.add_argument("root", nargs="?", type=str | None, help="The corpus' folder, local or s3://bucket/prefix.")
     parser.add_argument("--name", type=str | None, help="What the corpus is called, the folder's name unless given.")
     add_audio(parser)
+    add_retry_dropped(parser)
 
 
 def _with_corpus(recipe: Recipe, arguments: Namespace) -> Recipe:
@@ -59,7 +64,13 @@ def _with_corpus(recipe: Recipe, arguments: Namespace) -> Recipe:
     return replace(recipe, corpora=(CorpusConfig(arguments.root, arguments.corpus, arguments.name),))
 
 
-main = command("manifest", __doc__, lambda recipe, given: work(_with_corpus(recipe, given)), ("corpora",), _add_corpus)
+main = command(
+    "manifest",
+    __doc__,
+    lambda recipe, given: work(_with_corpus(recipe, given), retry_dropped=given.retry_dropped),
+    ("corpora",),
+    _add_corpus,
+)
 
 
 if __name__ == "__main__":

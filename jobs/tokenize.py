@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from jsonargparse import ArgumentParser
-
-from jobs.command import add_option, command, run_stage
+from jobs.command import add_retry_dropped, command, run_stage
 from jobs.recipe import Recipe
 from pipeline.runs import UNITS
 
@@ -22,21 +20,12 @@ def work(recipe: Recipe, *, retry_dropped: bool = False) -> None:
     )
 
 
-def _add_arguments(parser: ArgumentParser) -> None:
-    add_option(
-        parser,
-        "retry-dropped",
-        action="store_true",
-        help="Take up again chunks that were quarantined, and those with segments whose audio was missing.",
-    )
-
-
 main = command(
     "tokenize",
     __doc__,
     lambda recipe, given: work(recipe, retry_dropped=given.retry_dropped),
     ("encoder", "cluster"),
-    _add_arguments,
+    add_retry_dropped,
 )
 
 
