@@ -29,7 +29,7 @@ from pipeline.corpora.stated_length import StatedLengths
 from pipeline.files import parquet, storage
 from pipeline.files.audio_uri import ParquetRow
 from pipeline.files.audio_uri import parse as parse_uri
-from pipeline.files.places import PlaceError
+from pipeline.files.places import PlaceError, reason_of
 from pipeline.languages import is_without_language, normalize_code
 from pipeline.records import DROPPED_SCHEMA, RECORDING_SCHEMA, SPLITS, Dropped, Recording, from_table, to_table
 from pipeline.runs import MANIFEST
@@ -295,6 +295,8 @@ def _describe(corpus: CorpusConfig, file: AudioFile) -> Recording | Dropped:
             raise AudioError("unreadable", f"no channel {file.channel} in a file of {info.num_channels}")
     except AudioError as error:
         return Dropped(recording_id, corpus.label, error.reason, error.detail, 0.0)
+    except OSError as error:  # of what lies beside it, such as a table
+        return Dropped(recording_id, corpus.label, reason_of(error), str(error), 0.0)
     return _recording(corpus, recording_id, uri, file, info)
 
 

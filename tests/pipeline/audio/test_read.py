@@ -3,7 +3,9 @@ from __future__ import annotations
 import errno
 import io
 import itertools
+import os
 import random
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from pipeline.audio import decoders
 from pipeline.audio.read import AudioError, AudioInfo, Span, probe, read_spans
 from pipeline.files import storage
+from pipeline.files.places import PLACE_ERRNOS
 from pipeline.records import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
@@ -442,6 +445,35 @@ def test_a_store_that_fails_is_not_the_file_s_fault(
     with pytest.raises(ConnectionError, match="time out"):
         list(read_spans([Span(path, None, 0.0, 3.0)]))
     assert capfd.readouterr().err == "", "an exception in a callback of libsndfile was printed"
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+@pytest.mark.parametrize("number", sorted(PLACE_ERRNOS), ids=errno.errorcode.get)
+def test_nor_is_a_mount_that_dies_half_way(
+    tmp_path: Path, write_tone: WriteTone, failing_reads: type[FailingFile], number: int, suffix: str
+) -> None:
+    path = str(write_tone(tmp_path / f"a{suffix}"))
+    failing_reads.failure = OSError(number, os.strerror(number))
+    with pytest.raises(ConnectionError, match=re.escape(os.strerror(number))):
+        list(read_spans([Span(path, None, 0.0, 3.0)]))
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (OSError(errno.EACCES, "Permission denied"), "forbidden"),
+        (OSError(errno.EPERM, "Operation not permitted"), "forbidden"),
+        (PermissionError("access to s3://bucket/a.wav is denied"), "forbidden"),
+        (FileNotFoundError("s3://bucket/a.wav does not exist"), "missing"),
+        (OSError(errno.EIO, "Input/output error"), "io_error"),
+        (OSError(errno.EINVAL, "Invalid argument"), "unreadable"),
+    ],
+)
+def test_what_may_be_the_files_fault_has_a_reason_of_its_own(
+    tmp_path: Path, write_tone: WriteTone, failing_reads: type[FailingFile], failure: OSError, reason: str
+) -> None:
+    failing_reads.failure = failure
+    assert outcome_of(write_tone(tmp_path / "a.wav"), 0.0, 3.0) == reason
 
 
 def test_a_bad_sector_is(tmp_path: Path, write_tone: WriteTone, failing_reads: type[FailingFile]) -> None:

@@ -291,6 +291,29 @@ def test_evaluation_sets(clean: str, audio: Path, use_disk: Callable[[Disk], Non
         read_evaluation_sets(sets, EncoderConfig(), book)
 
 
+def test_a_table_beside_a_file_that_cannot_be_read(
+    corpus_tree: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, config = str(tmp_path / "run"), [CorpusConfig(str(corpus_tree("libri_light")), "libri_light")]
+    make_manifest(f"{run}-clean", config, silently)
+    clean = content(f"{run}-clean", MANIFEST)
+    read_bytes, first = storage.read_bytes, []
+
+    def fail_for_the_first(uri: str) -> bytes:
+        if uri.endswith(".json") and uri.startswith(config[0].root):
+            first[:] = first or [uri]
+            if uri == first[0]:
+                raise PermissionError(errno.EACCES, "Permission denied", uri)
+        return read_bytes(uri)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "read_bytes", fail_for_the_first)
+        make_manifest(run, config, silently)
+    assert read_facts(run, MANIFEST)["counts"]["dropped"]["forbidden"]["items"] >= 1
+    make_manifest(run, config, silently, retry_dropped=True)
+    assert content(run, MANIFEST) == clean
+
+
 # The same on S3
 
 
