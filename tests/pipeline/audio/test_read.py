@@ -448,8 +448,8 @@ def test_a_store_that_fails_is_not_the_file_s_fault(
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac"])
-@pytest.mark.parametrize("number", sorted(PLACE_ERRNOS), ids=errno.errorcode.get)
-def test_nor_is_a_mount_that_dies_half_way(
+@pytest.mark.parametrize("number", sorted(PLACE_ERRNOS - {errno.EINTR}), ids=errno.errorcode.get)
+def test_nor_is_a_mount_that_dies_half_way(  # (after EINTR, Python itself reads again)
     tmp_path: Path, write_tone: WriteTone, failing_reads: type[FailingFile], number: int, suffix: str
 ) -> None:
     path = str(write_tone(tmp_path / f"a{suffix}"))
