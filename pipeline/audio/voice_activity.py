@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WINDOW_S = WINDOW_SAMPLES / SAMPLE_RATE_HZ
-# As in Silero's own code, speech ends where the probability falls HYSTERESIS below the threshold at which it began; a
-# low threshold is not lowered below LOWEST_THRESHOLD.
+# The rule and the numbers of silero-vad's get_speech_timestamps, without its padding. Speech ends where the probability
+# falls HYSTERESIS below the threshold at which it began; a low threshold is not lowered below LOWEST_THRESHOLD.
 HYSTERESIS, LOWEST_THRESHOLD = 0.15, 0.01
 # Shorter gaps are closures of plosives, shorter speech is a click.
 MIN_PAUSE_S = 0.1
@@ -41,19 +41,24 @@ def speech_regions(
 ) -> list[tuple[float, float]]:
     """Turns window probabilities [W] into (on, off) seconds.
 
-    Hysteresis comes first; then pauses shorter than MIN_PAUSE_S are closed, then speech shorter than MIN_SPEECH_S is
-    left out.
+    Speech begins at the first window that reaches the threshold. A window HYSTERESIS below it may begin a pause, which
+    windows between the two thresholds neither end nor begin. It is one if a window of it that begins MIN_PAUSE_S after
+    the first is as low before any reaches the threshold again; else speech goes on, through the end of the recording
+    too. Speech of MIN_SPEECH_S or less is left out.
     """
     threshold_within = max(threshold - HYSTERESIS, min(threshold, LOWEST_THRESHOLD))
     regions: list[tuple[float, float]] = []
-    in_speech = False
+    on_s: float | None = None
+    pause_s: float | None = None
     for window, probability in enumerate(probabilities.tolist()):
-        start_s, end_s = window * WINDOW_S, min((window + 1) * WINDOW_S, duration_s)
-        in_speech = probability >= (threshold_within if in_speech else threshold)
-        if not in_speech:
-            continue
-        if regions and start_s - regions[-1][1] < MIN_PAUSE_S:
-            regions[-1] = (regions[-1][0], end_s)
-        else:
-            regions.append((start_s, end_s))
-    return [(on_s, off_s) for on_s, off_s in regions if off_s - on_s >= MIN_SPEECH_S]
+        start_s = window * WINDOW_S
+        if probability >= threshold:
+            on_s, pause_s = start_s if on_s is None else on_s, None
+        elif probability < threshold_within and on_s is not None:
+            pause_s = start_s if pause_s is None else pause_s
+            if start_s - pause_s >= MIN_PAUSE_S:
+                regions.append((on_s, pause_s))
+                on_s = pause_s = None
+    if on_s is not None:
+        regions.append((on_s, duration_s))
+    return [(on_s, off_s) for on_s, off_s in regions if off_s - on_s > MIN_SPEECH_S]

@@ -92,6 +92,41 @@ def test_regions_are_in_order_and_long_enough(probabilities: list[float], thresh
         assert on_s - off_s >= MIN_PAUSE_S, "a pause too short to be one"
 
 
+def published_regions(probabilities: list[float], threshold: float, num_samples: int) -> list[tuple[int, int]]:
+    """What silero-vad documents of get_speech_timestamps (pad 0), in samples, found back to front by index sets."""
+    high = [number for number, probability in enumerate(probabilities) if probability >= threshold]
+    low = [number for number, probability in enumerate(probabilities) if probability < max(threshold - 0.15, 0.01)]
+    found, place = [], 0
+    while any(number >= place for number in high):
+        begin = next(number for number in high if number >= place)
+        end, place = num_samples, len(probabilities)
+        for turn in itertools.pairwise([*(number for number in high if number >= begin), len(probabilities)]):
+            dips = [number for number in low if turn[0] < number < turn[1]]
+            late = [number for number in dips if 512 * (number - dips[0]) >= 1600]
+            if late:
+                end, place = 512 * dips[0], late[0] + 1
+                break
+        if end - 512 * begin > 4000:
+            found.append((512 * begin, end))
+    return found
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    levels=st.lists(
+        st.tuples(st.sampled_from([0.0, 0.2, 0.34, 0.36, 0.42, 0.49, 0.5, 0.9]), st.integers(1, 12)), max_size=25
+    ),
+    threshold=st.sampled_from([0.1, 0.2, 0.5, 0.7]),
+    missing=st.integers(0, 511),
+)
+def test_regions_are_those_of_silero_vad(levels: list[tuple[float, int]], threshold: float, missing: int) -> None:
+    probabilities = [level for level, count in levels for _ in range(count)]
+    num_samples = max(0, 512 * len(probabilities) - missing)
+    regions = speech_regions(np.array(probabilities), threshold, num_samples / SAMPLE_RATE_HZ)
+    in_samples = [(round(on_s * SAMPLE_RATE_HZ), round(off_s * SAMPLE_RATE_HZ)) for on_s, off_s in regions]
+    assert in_samples == published_regions(probabilities, threshold, num_samples)
+
+
 def regions_in_windows(probabilities: list[float], threshold: float = 0.5) -> list[tuple[int, int]]:
     regions = speech_regions(np.array(probabilities, np.float32), threshold, len(probabilities) * WINDOW_S)
     return [(round(on_s / WINDOW_S), round(off_s / WINDOW_S)) for on_s, off_s in regions]
@@ -112,7 +147,10 @@ def test_hysteresis_of_low_thresholds_ends() -> None:
 def test_short_pauses_are_bridged_and_clicks_left_out() -> None:
     speech, pause = [0.9] * 10, [0.0]
     assert regions_in_windows(speech + pause * 3 + speech) == [(0, 23)], "96 ms are no pause"
-    assert regions_in_windows(speech + pause * 4 + speech) == [(0, 10), (14, 24)], "128 ms are"
+    assert regions_in_windows(speech + pause * 4 + speech) == [(0, 24)], "nor 128 ms, as in Silero's own code"
+    assert regions_in_windows(speech + pause * 5 + speech) == [(0, 10), (15, 25)], "160 ms are"
+    assert regions_in_windows(speech + pause * 5) == [(0, 10)]
+    assert regions_in_windows(speech + pause * 4) == [(0, 14)], "no pause before the recording ends"
     assert regions_in_windows(pause * 9 + [0.9] * 7 + pause * 9) == [], "224 ms are no speech"
     assert regions_in_windows(pause * 9 + [0.9] * 8 + pause * 9) == [(9, 17)], "256 ms are"
     assert regions_in_windows([]) == []
