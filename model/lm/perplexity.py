@@ -83,7 +83,7 @@ def sample_nll(
     Raises:
         TwistError: the samples' units come from another codebook than the model's.
     """
-    vocabulary.require_codebook_of(samples.dataset)
+    vocabulary = vocabulary.for_dataset(samples.dataset)
     ranks = ranks or Ranks(device=next(model.parameters()).device)
     by_length = np.argsort(-samples.num_units, kind="stable")
     batches = [by_length[start : start + batch_size] for start in range(0, len(samples), batch_size)]

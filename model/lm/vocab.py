@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from pipeline.shards import Dataset
+
+
+# Tables are padded to multiples of up to 64 rows, for speed.
+MAX_SPARE_ROWS = 63
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Vocabulary:
         pad_id: Id that fills rows up to a common length; one of the specials.
         codebook_fingerprint: The codebook that the units come from; None if the model does not say.
         bos_id: Id at the start of the model's sequences; None if they start with a unit.
+        counts_rows: Whether `codebook_size` is but the number of the table's rows from `offset` on, the last of which
+            may stand for nothing: other people's configs do not say how many units there are.
     """
 
     codebook_size: int
@@ -37,6 +43,7 @@ class Vocabulary:
     pad_id: int = 0
     codebook_fingerprint: str | None = None
     bos_id: int | None = None
+    counts_rows: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 1 <= self.codebook_size <= 2**16:
@@ -61,15 +68,23 @@ class Vocabulary:
         """Reads the vocabulary from a model's config: ours, Meta's, or slamkit's after `slamkit.read_config`.
 
         Raises:
-            TwistError: the config has no `offset` or `pad_token_id`, so the model does not speak units.
+            TwistError: the config has no `offset`, so the model does not speak units.
         """
         offset = getattr(config, "offset", None)
+        if not isinstance(offset, int):
+            raise TwistError("its config.json has no `offset`: this is not a speech LM over units")
         pad_id = getattr(config, "pad_token_id", None)
-        if not isinstance(offset, int) or not isinstance(pad_id, int):
-            raise TwistError("its config.json has no `offset` and `pad_token_id`: this is not a speech LM over units")
-        codebook_size = getattr(config, "num_units", None) or config.vocab_size - offset
-        bos_id = getattr(config, "unit_bos_id", None)  # not bos_token_id: Meta's configs have one that means nothing
-        return cls(codebook_size, offset, pad_id, getattr(config, "codebook_fingerprint", None), bos_id)
+        if not (isinstance(pad_id, int) and 0 <= pad_id < offset):
+            pad_id = 0  # LLaMA's have none, or -1. Any id will do: what pads a row is masked, and never drawn.
+        num_units = getattr(config, "num_units", None)
+        return cls(
+            num_units or config.vocab_size - offset,
+            offset,
+            pad_id,
+            getattr(config, "codebook_fingerprint", None),
+            getattr(config, "unit_bos_id", None),  # not bos_token_id: Meta's configs have one that means nothing
+            counts_rows=num_units is None,
+        )
 
     def as_config(self) -> dict[str, int | str | None]:
         """The entries of a model's config that hold this vocabulary."""
@@ -109,17 +124,26 @@ class Vocabulary:
             )
         return (ids - self.offset).astype(np.uint16)
 
-    def require_codebook_of(self, dataset: Dataset) -> None:
-        """Refuses shards whose units mean something different from this model's.
+    def of_units(self, num_units: int) -> Vocabulary | None:
+        """This vocabulary for a codebook of `num_units`, without rows to spare; None if it is of another size."""
+        spare = self.codebook_size - num_units
+        fits = spare == 0 or (self.counts_rows and 0 < spare <= MAX_SPARE_ROWS)
+        return replace(self, codebook_size=num_units, counts_rows=False) if fits else None
+
+    def for_dataset(self, dataset: Dataset) -> Vocabulary:
+        """This vocabulary for the units of these shards, without rows to spare.
 
         Raises:
-            TwistError: the codebooks differ in size or, if the model names its codebook, in content.
+            TwistError: the codebooks differ in size or, if the model names its codebook, in content: the shards' units
+                mean something different from this model's.
         """
         theirs = Vocabulary.of_dataset(dataset)
-        if theirs.codebook_size != self.codebook_size:
+        mine = self.of_units(theirs.codebook_size)
+        if mine is None:
             raise TwistError(f"{dataset.uri} has {theirs.codebook_size} units, the model has {self.codebook_size}")
         if self.codebook_fingerprint not in (None, theirs.codebook_fingerprint):
             raise TwistError(
                 f"{dataset.uri} was made with another codebook ({theirs.codebook_fingerprint}) than the model's "
                 f"({self.codebook_fingerprint}): the same numbers mean other sounds; tokenize with the model's codebook"
             )
+        return mine

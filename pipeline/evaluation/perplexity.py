@@ -43,6 +43,7 @@ def evaluate_perplexity(
     """
     dataset = open_dataset(shards)
     model, vocabulary = load_speech_lm(str(checkpoint.fetch(checkpoint_folder)))
+    vocabulary = vocabulary.for_dataset(dataset)
     samples = UnitSamples(dataset, split, max_units)
     counts = unit_counts(UnitSamples(dataset, "train", max_units), vocabulary)
     nll = sample_nll(model, vocabulary, samples)

@@ -151,7 +151,7 @@ class SpeechLM:
         ]
 
     def require_codebook(self, book: Codebook, name: str) -> None:
-        """Refuses a codebook whose units the model was not trained on.
+        """Refuses a codebook whose units the model was not trained on; rows of its table beyond them become specials.
 
         Args:
             book: The codebook.
@@ -160,12 +160,13 @@ class SpeechLM:
         Raises:
             TwistError: the model has another number of units, or says that it was trained on another codebook.
         """
-        is_same_size = self.vocabulary.codebook_size == book.codebook_size
-        if not is_same_size or self.vocabulary.codebook_fingerprint not in (None, book.fingerprint):
+        vocabulary = self.vocabulary.of_units(book.codebook_size)
+        if vocabulary is None or vocabulary.codebook_fingerprint not in (None, book.fingerprint):
             raise TwistError(
                 f"{self.path} speaks units of another codebook than {name}: the same numbers mean other sounds; name "
                 f"its run with --run, or its codebook with --codebook"
             )
+        self.vocabulary = vocabulary
 
     def _require_own(self, clips: Sequence[Units]) -> None:
         for units in clips:

@@ -110,6 +110,20 @@ def test_units_of_another_codebook_are_refused(
         perplexity(cold_start(tiny_opt, vocabulary, seed=0), vocabulary, UnitSamples(other, "validation", 8))
 
 
+def test_rows_to_spare_change_nothing(dataset: Dataset, tiny_opt: dict[str, Any]) -> None:
+    """A table padded to a multiple of 16, as a published model may have, scores as the same table without the rows."""
+    stated = Vocabulary.of_dataset(dataset)
+    padded = cold_start({**tiny_opt}, Vocabulary(31), seed=0)
+    samples = UnitSamples(dataset, "validation", max_units=30)
+    spare = Vocabulary(31, counts_rows=True)
+    narrowed = sample_nll(padded, Vocabulary(20), samples)
+    np.testing.assert_array_equal(sample_nll(padded, spare, samples), narrowed)
+    np.testing.assert_array_equal(
+        unit_counts(UnitSamples(dataset, "train", 8), spare.for_dataset(dataset)),
+        unit_counts(UnitSamples(dataset, "train", 8), stated),
+    )
+
+
 def test_models_with_a_bos_are_given_it(dataset: Dataset, tiny_opt: dict[str, Any]) -> None:
     """The same units are scored as of other models, each given BOS and what comes before it."""
     plain = Vocabulary.of_dataset(dataset)

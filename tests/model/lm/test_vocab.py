@@ -49,6 +49,13 @@ def test_published_config_has_no_fingerprint() -> None:
     assert Vocabulary.from_config(config) == Vocabulary(500, offset=2, pad_id=1)
 
 
+@pytest.mark.parametrize("pad", [{}, {"pad_token_id": None}, {"pad_token_id": -1}, {"pad_token_id": 7}])
+def test_a_config_without_a_usable_pad_is_read(pad: dict[str, int | None]) -> None:
+    """LLaMA's configs have none, or -1; what pads a row is masked, so any id does."""
+    vocabulary = Vocabulary.from_config(SimpleNamespace(vocab_size=502, offset=2, **pad))
+    assert (vocabulary.codebook_size, vocabulary.offset, vocabulary.pad_id) == (500, 2, 0)
+
+
 def test_config_of_a_text_lm_is_refused() -> None:
     with pytest.raises(TwistError, match="not a speech LM"):
         Vocabulary.from_config(SimpleNamespace(vocab_size=50272, pad_token_id=1))
@@ -79,7 +86,24 @@ def test_codebook_is_compared(make_dataset: MakeDataset) -> None:
     other_book = make_dataset(samples, codebook="other", name="other-book")
     other_size = make_dataset(samples, codebook_size=30, codebook="mine", name="other-size")
     with pytest.raises(TwistError, match="another codebook"):
-        vocabulary.require_codebook_of(other_book)
+        vocabulary.for_dataset(other_book)
     with pytest.raises(TwistError, match="30 units, the model has 20"):
-        vocabulary.require_codebook_of(other_size)
-    Vocabulary(20).require_codebook_of(other_book)  # a published model does not say which codebook it has
+        vocabulary.for_dataset(other_size)
+    Vocabulary(20).for_dataset(other_book)  # a published model does not say which codebook it has
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "fits"), [(19, False), (21, True), (24, True), (64, True), (84, True), (85, False)]
+)
+def test_a_published_table_may_have_rows_to_spare(num_rows: int, fits: bool, make_dataset: MakeDataset) -> None:
+    """It is padded to a multiple of some power of two, and its config does not say how many units there are."""
+    dataset = make_dataset({"train": [np.array([1, 2], dtype=np.uint16)]})
+    vocabulary = Vocabulary.from_config(SimpleNamespace(vocab_size=num_rows, offset=1, pad_token_id=0))
+    if fits:
+        narrowed = vocabulary.for_dataset(dataset)
+        assert (narrowed.codebook_size, narrowed.vocab_size) == (20, 21)
+    else:
+        with pytest.raises(TwistError, match="20 units, the model has"):
+            vocabulary.for_dataset(dataset)
+    with pytest.raises(TwistError, match="20 units, the model has 24"):
+        Vocabulary(24).for_dataset(dataset)  # our own models say how many there are
