@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file
 from transformers import AutoConfig
@@ -26,8 +26,12 @@ NUM_SPECIALS = 2
 
 
 def is_unit_lm(folder: str) -> bool:
-    """Whether a folder holds a UnitLM of slamkit."""
-    return bool(json.loads(Path(folder, "config.json").read_text()).get("model_type") == MODEL_TYPE)
+    """Whether a folder holds a UnitLM of slamkit.
+
+    Raises:
+        ValueError: its config.json holds no JSON object.
+    """
+    return bool(_read(folder).get("model_type") == MODEL_TYPE)
 
 
 def read_config(folder: str) -> PretrainedConfig:
@@ -36,13 +40,23 @@ def read_config(folder: str) -> PretrainedConfig:
     Raises:
         ValueError: `base_config` with its model_type, or vocab_size, is missing.
     """
-    content = json.loads(Path(folder, "config.json").read_text())
+    content = _read(folder)
     base = content.get("base_config")
     if not isinstance(base, dict) or "model_type" not in base or not isinstance(content.get("vocab_size"), int):
         raise ValueError("its config.json has no base_config with a model_type, or no vocab_size")
     vocabulary = Vocabulary(content["vocab_size"] - NUM_SPECIALS, offset=NUM_SPECIALS, pad_id=0, bos_id=1)
     kept = {name: value for name, value in base.items() if name not in ("dtype", "torch_dtype")}
     return AutoConfig.for_model(**{**kept, **vocabulary.as_config()})
+
+
+def _read(folder: str) -> dict[str, Any]:
+    try:
+        content = json.loads(Path(folder, "config.json").read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"its config.json is not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError("its config.json holds no JSON object")
+    return content
 
 
 def read_weights(folder: str) -> dict[str, Tensor]:

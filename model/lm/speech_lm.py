@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     ImageGPTConfig,
@@ -167,12 +168,11 @@ def require_model(init: str | None, architecture: dict[str, Any] | None, max_uni
     """Refuses a model that cannot be made, before anything is packed or trained.
 
     Raises:
-        TwistError: there is no such folder, family or setting, or it has no positions for samples of `max_units`.
+        TwistError: there is no such folder, family or setting, its config cannot be read or is not a causal LM's, or it
+            has no positions for samples of `max_units`.
     """
     if init is not None:
-        if not Path(init, "config.json").is_file():
-            raise TwistError(f"{init} is no local folder of a transformers model (there is no config.json in it)")
-        config = AutoConfig.from_pretrained(init, local_files_only=True, trust_remote_code=False)
+        config = _read_config(init)
     else:
         assert architecture is not None
         _refuse_unknown_settings(architecture)
@@ -180,23 +180,45 @@ def require_model(init: str | None, architecture: dict[str, Any] | None, max_uni
     require_positions(config, max_units)
 
 
-def require_positions(config: PretrainedConfig, max_units: int) -> None:
-    """Refuses a model that has too few positions for samples of `max_units`.
+def require_positions(config: PretrainedConfig, max_units: int, num_before: int = 0) -> None:
+    """Refuses a model that has too few positions for `num_before` specials and `max_units` units after them.
 
     Raises:
-        TwistError: the model's longest sequence is shorter than `max_units`.
+        TwistError: the model's longest sequence is shorter.
     """
     positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and max_units > positions:
-        raise TwistError(f"max_units is {max_units}, but the model has only {positions} positions; lower max_units")
+    if positions is not None and num_before + max_units > positions:
+        of_units = positions - num_before
+        raise TwistError(
+            f"max_units is {max_units}, but the model has only {of_units} positions for units; lower max_units"
+        )
 
 
-def _load(folder: str) -> PreTrainedModel:
+def _read_config(folder: str) -> PretrainedConfig:
+    """The config of a folder's causal LM; of slamkit's UnitLM, that of the LM inside."""
     if not Path(folder, "config.json").is_file():
         raise TwistError(f"{folder} is no local folder of a transformers model (there is no config.json in it)")
     try:
         if slamkit.is_unit_lm(folder):
             config = slamkit.read_config(folder)
+        else:
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # config classes raise whatever a value of the wrong type leads to
+        raise _unusable(folder, error) from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise TwistError(f"{folder} cannot be loaded as a causal LM: its model_type is {config.model_type}")
+    return config
+
+
+def _unusable(folder: str, error: Exception) -> TwistError:
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    return TwistError(f"{folder} cannot be loaded as a causal LM: {reason}")
+
+
+def _load(folder: str) -> PreTrainedModel:
+    config = _read_config(folder)
+    try:
+        if slamkit.is_unit_lm(folder):
             with torch.device("meta"):
                 family = type(AutoModelForCausalLM.from_config(config))
             model, report = family.from_pretrained(
@@ -207,8 +229,7 @@ def _load(folder: str) -> PreTrainedModel:
                 folder, local_files_only=True, trust_remote_code=False, output_loading_info=True
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise TwistError(f"{folder} cannot be loaded as a causal LM: {reason}") from error
+        raise _unusable(folder, error) from error
     if report["missing_keys"] or report["mismatched_keys"]:  # transformers would fill them with random numbers
         lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
         raise TwistError(f"{folder} lacks {len(lacking)} of its model's tensors, {lacking[0]} among them")

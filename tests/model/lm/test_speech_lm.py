@@ -11,7 +11,14 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from model.lm.document_attention import attend_within_documents
-from model.lm.speech_lm import cold_start, load_speech_lm, next_unit_nll, require_positions, warm_start
+from model.lm.speech_lm import (
+    cold_start,
+    load_speech_lm,
+    next_unit_nll,
+    require_model,
+    require_positions,
+    warm_start,
+)
 from model.lm.vocab import Vocabulary
 from pipeline.errors import TwistError
 
@@ -205,6 +212,8 @@ def test_slamkits_folder_is_read(family: str, tmp_path: Path) -> None:
     token_ids = torch.tensor([[1, 3, 14, 15]])
     with torch.no_grad():
         assert torch.equal(model.eval()(input_ids=token_ids).logits, lm(input_ids=token_ids).logits)
+    require_model(str(tmp_path), None, 20)
+    assert warm_start(str(tmp_path), VOCABULARY, seed=0).config.vocab_size == VOCABULARY.vocab_size
     model.save_pretrained(tmp_path / "again")
     assert load_speech_lm(str(tmp_path / "again"))[1] == vocabulary, "a plain folder must keep the map of units"
 
@@ -212,6 +221,38 @@ def test_slamkits_folder_is_read(family: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(TwistError, match="no base_config"):
         load_speech_lm(str(tmp_path))
+    with pytest.raises(TwistError, match="no base_config"):
+        require_model(str(tmp_path), None, 20)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("", "is not valid JSON"),
+        ("{", "is not valid JSON"),
+        ("[]", "holds no JSON object"),
+        ("3", "holds no JSON object"),
+        ("{}", "cannot be loaded as a causal LM: "),
+        ('{"model_type": "no_such_model"}', "no_such_model"),
+        ('{"model_type": "opt", "hidden_size": "wide"}', "cannot be loaded as a causal LM: "),
+        ('{"model_type": "hubert"}', "its model_type is hubert"),
+        ('{"model_type": "speech_language_model"}', "no base_config"),
+        (
+            '{"model_type": "speech_language_model", "vocab_size": 52, "base_config": {"model_type": "x"}}',
+            "causal LM: ",
+        ),
+    ],
+)
+def test_configs_that_cannot_be_read_are_refused_in_a_sentence(config: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(config)
+    for refused in (
+        lambda: require_model(str(tmp_path), None, 20),
+        lambda: load_speech_lm(str(tmp_path)),
+        lambda: warm_start(str(tmp_path), VOCABULARY, seed=0),
+    ):
+        with pytest.raises(TwistError, match=words) as error:
+            refused()
+        assert str(error.value).startswith(str(tmp_path)) and "\n" not in str(error.value)
 
 
 def test_half_precision_text_lm_is_trained_in_float32(tmp_path: Path) -> None:
