@@ -36,16 +36,19 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Row:
-    """A continuation being written; `place` is (number of the prompt, number of the continuation)."""
+    """A continuation being written; `place` is (number of the prompt, number of the continuation).
+
+    `ids` begin with the model's BOS, if it has one; it counts in `max_ids` and `num_prompt_ids`.
+    """
 
     place: tuple[int, int]
     ids: list[int]
-    max_length: int
+    max_ids: int
     uniforms: NDArray[np.float64]
     num_prompt_ids: int
 
     def is_finished(self, end_ids: frozenset[int]) -> bool:
-        return len(self.ids) >= self.max_length or (len(self.ids) > self.num_prompt_ids and self.ids[-1] in end_ids)
+        return len(self.ids) >= self.max_ids or (len(self.ids) > self.num_prompt_ids and self.ids[-1] in end_ids)
 
     def next_uniform(self) -> float:
         return float(self.uniforms[len(self.ids) - self.num_prompt_ids])
@@ -92,11 +95,13 @@ def continue_units(
         for number in range(num_continuations)
     ]
     if rows:
-        require_positions(model.config, max(row.max_length for row in rows))
-    end = model.config.eos_token_id
+        num_before = int(vocabulary.bos_id is not None)
+        require_positions(model.config, max(row.max_ids for row in rows) - num_before, num_before)
+    # transformers reads generation_config.json into it, or takes the config's where there is none.
+    end = model.generation_config.eos_token_id if model.generation_config else model.config.eos_token_id
     end_ids = frozenset(() if end is None else [end] if isinstance(end, int) else end)
     # Rows that end at about the same time share a batch.
-    rows.sort(key=lambda row: (row.max_length, row.num_prompt_ids), reverse=True)
+    rows.sort(key=lambda row: (row.max_ids, row.num_prompt_ids), reverse=True)
     for first in range(0, len(rows), batch_size):
         _write(model, rows[first : first + batch_size], vocabulary.pad_id, config, end_ids)
     continuations: list[list[NDArray[np.uint16]]] = [[np.zeros(0, np.uint16)] * num_continuations for _ in prompts]
@@ -142,7 +147,10 @@ def _row(
     stream = np.random.PCG64(np.random.SeedSequence([config.seed, number, int.from_bytes(digest[:16], "big")]))
     bits = stream.random_raw(max_length - len(prompt)) >> np.uint64(11)
     uniforms: NDArray[np.float64] = bits * np.float64(2.0**-53)
-    return _Row((prompt_number, number), vocabulary.encode(prompt).tolist(), max_length, uniforms, len(prompt))
+    # slamkit's models have never seen a sequence without BOS; it does not count in the length, there either.
+    before = [] if vocabulary.bos_id is None else [vocabulary.bos_id]
+    ids = [*before, *vocabulary.encode(prompt).tolist()]
+    return _Row((prompt_number, number), ids, max_length + len(before), uniforms, len(ids))
 
 
 def _write(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopK
 
 from model.lm.generate import continue_units, probabilities, ready_for_generation
 from model.lm.sampling_config import SamplingConfig
+from model.lm.speech_lm import load_speech_lm
 from model.lm.vocab import Vocabulary
 from pipeline.errors import TwistError
 
@@ -139,11 +142,54 @@ def test_specials_are_dropped_and_end_what_they_end() -> None:
     assert 0 < len(drawn) < 40, "with this temperature some of 40 tokens are specials"
     ended = []
     for end in (1, [1, 2]):
-        model.config.eos_token_id = end
+        model.generation_config.eos_token_id = end
         ended.append(continue_units(model, vocabulary, [prompt], SamplingConfig(temperature=5.0, top_k=None))[0][0])
     assert len(drawn) >= len(ended[0]) >= len(ended[1])
     assert len(ended[1]) < len(drawn)
     np.testing.assert_array_equal(ended[1], drawn[: len(ended[1])])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_models_with_a_bos_are_given_it(family: str) -> None:
+    """As slamkit's generation: BOS before the prompt, which max_length does not count, and no unit after EOS."""
+    vocabulary = Vocabulary(20, offset=2, bos_id=1)
+    model = speech_lm(family, **vocabulary.as_config())
+    for prompt in prompts(4, 11, 30):
+        ours = continue_units(model, vocabulary, [prompt], SamplingConfig(temperature=0))[0][0]
+        ids = torch.tensor([[1, *vocabulary.encode(prompt)]])
+        theirs = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_length=1 + 3 * len(prompt), do_sample=False, eos_token_id=1
+        )[0, ids.shape[1] :]
+        theirs = theirs[theirs >= vocabulary.offset]
+        np.testing.assert_array_equal(ours, vocabulary.decode(theirs.numpy()))
+    given = prompts(5, 17, 2)
+    together = continue_units(model, vocabulary, given, SamplingConfig())
+    for number, prompt in enumerate(given):
+        (alone,) = continue_units(model, vocabulary, [prompt], SamplingConfig())
+        np.testing.assert_array_equal(alone[0], together[number][0])
+
+
+def test_bos_needs_a_position_too() -> None:
+    vocabulary = Vocabulary(20, offset=2, bos_id=1)
+    model = speech_lm(max_position_embeddings=32, **vocabulary.as_config())
+    (prompt,) = prompts(20)
+    continue_units(model, vocabulary, [prompt], SamplingConfig(max_units=31))
+    with pytest.raises(TwistError, match="max_units is 32, but the model has only 31 positions for units"):
+        continue_units(model, vocabulary, [prompt], SamplingConfig(max_units=32))
+
+
+@pytest.mark.parametrize("end", [5, [4, 5]])
+def test_sequences_end_where_generation_config_says(end: int | list[int], tmp_path: Path) -> None:
+    speech_lm("llama", eos_token_id=None).save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
+    model, vocabulary = load_speech_lm(str(tmp_path))
+    for prompt in prompts(8, 12, 20):
+        ours = continue_units(model, vocabulary, [prompt], SamplingConfig(temperature=0, max_times_prompt=8))[0][0]
+        ids = torch.from_numpy(vocabulary.encode(prompt))[None]
+        theirs = model.generate(ids, attention_mask=torch.ones_like(ids), max_length=8 * len(prompt), do_sample=False)[
+            0, len(prompt) :
+        ]
+        np.testing.assert_array_equal(ours, vocabulary.decode(theirs[theirs >= vocabulary.offset].numpy()))
 
 
 def test_rows_beyond_the_units_are_specials() -> None:
