@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from model import weights_file
 from model.encoder.hubert import HubertModel
 from model.encoder.hubert_config import HubertConfig
 from model.torch_file import TorchFile, mapping
@@ -167,7 +168,7 @@ def write_huggingface_folder(
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
     tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
     tensors["masked_spec_embed"] = mask_embedding.contiguous()
-    safetensors.torch.save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    weights_file.save(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
 def load_fairseq_file(path: Path) -> tuple[HubertModel, bool]:

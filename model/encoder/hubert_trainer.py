@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import safetensors.torch
 import torch
 
+from model import weights_file
 from model.artefacts import resolve
 from model.encoder.hubert_checkpoint import load_hubert, write_huggingface_folder
 from model.encoder.hubert_pretrain import HubertPretraining, PretrainLoss
@@ -228,7 +229,7 @@ class HubertTraining(Training[PretrainBatch, UnitPrediction]):
 
         def write(folder: Path) -> None:
             write_huggingface_folder(self._hubert.body.config, body, folder, weights["mask_embedding"])
-            safetensors.torch.save_file(head, folder / HEAD)
+            weights_file.save(head, folder / HEAD)
 
         return write
 

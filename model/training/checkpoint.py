@@ -328,11 +328,12 @@ def _write_files(
     trainer_state: Mapping[str, Any] | None,
 ) -> dict[str, str]:
     """Writes one process's files; returns their checksums by name."""
-    import safetensors.torch
+    from model import weights_file
 
-    safetensors.torch.save_file(dict(optimizer_piece), folder / f"optimizer-{rank:05d}-of-{world_size:05d}.safetensors")
+    weights_file.save(optimizer_piece, folder / f"optimizer-{rank:05d}-of-{world_size:05d}.safetensors")
     if save_model is not None:
         save_model(folder)
+        weights_file.share_as_usual(*folder.glob("*.safetensors"))  # transformers wrote the model's
     if trainer_state is not None:
         (folder / TRAINER_STATE).write_text(json.dumps(trainer_state, indent=2) + "\n")
     return {path.name: sha256_of(path) for path in sorted(folder.iterdir())}

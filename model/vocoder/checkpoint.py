@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from model import weights_file
 from model.torch_file import TorchFile, mapping
 from model.vocoder.config import VocoderConfig
 from model.vocoder.vocoder import Vocoder
@@ -65,7 +66,7 @@ def write_vocoder(
     config: VocoderConfig, weights: Mapping[str, Tensor], folder: Path, codebook_fingerprint: str | None
 ) -> None:
     """Writes a vocoder into an existing folder, from its state dict on the CPU."""
-    safetensors.torch.save_file(dict(weights), folder / WEIGHTS)
+    weights_file.save(weights, folder / WEIGHTS)
     write_config(config, folder, codebook_fingerprint)
 
 

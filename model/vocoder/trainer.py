@@ -26,6 +26,7 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
+from model import weights_file
 from model.artefacts import resolve
 from model.training import checkpoint
 from model.training.distributed import Ranks
@@ -284,7 +285,7 @@ class VocoderTraining(Training[VocoderBatch, VocoderQuality]):
 
         def write(folder: Path) -> None:
             write_vocoder(self._config.model, vocoder, folder, self._codebook_fingerprint)
-            safetensors.torch.save_file(discriminators, folder / DISCRIMINATORS)
+            weights_file.save(discriminators, folder / DISCRIMINATORS)
 
         return write
 

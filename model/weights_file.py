@@ -1,0 +1,36 @@
+"""Writes tensors as safetensors, with the permissions that any other new file gets.
+
+The library makes its files their owner's alone, whatever the umask; a run's checkpoints are for all who can read it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import safetensors.torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+
+def save(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Writes tensors on the CPU by name into a file; whoever may read a new file of this process may read it."""
+    safetensors.torch.save_file(dict(tensors), path, metadata)
+    share_as_usual(path)
+
+
+def share_as_usual(*paths: Path) -> None:
+    """Gives files, all in one folder, the permissions that a new file in it gets."""
+    if not paths:
+        return
+    # Looked at, since asking for the umask means to change it, for all threads.
+    with tempfile.TemporaryDirectory(dir=paths[0].parent, prefix=".mode-") as folder:
+        new = Path(folder, "new")
+        new.touch()
+        mode = new.stat().st_mode & 0o777
+    for path in paths:
+        path.chmod(mode)
