@@ -2,7 +2,7 @@
 
 The official codebooks were made with fairseq's `learn_kmeans.py`, which writes scikit-learn's MiniBatchKMeans with
 joblib: a pickle in which each array's bytes directly follow its pickled description. It is read here as plain data,
-without scikit-learn and joblib; see pipeline/files/inert_pickle.py.
+without scikit-learn and joblib, and so is the same model written with pickle alone; see pipeline/files/inert_pickle.py.
 """
 
 from __future__ import annotations
@@ -25,12 +25,24 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # What scikit-learn's k-means models are made of: themselves, their arrays, and the generator that seeded them.
-KMEANS_NAMES = ("sklearn", "joblib", "numpy", "collections.OrderedDict", "copyreg._reconstructor", "builtins.object")
+KMEANS_NAMES = (
+    "sklearn",
+    "joblib",
+    "numpy",
+    "collections.OrderedDict",
+    "_codecs.encode",  # how Python 3 writes bytes in protocols 0 to 2
+    *("copyreg._reconstructor", "copy_reg._reconstructor"),
+    *("builtins.object", "__builtin__.object", "builtins.bytearray", "__builtin__.bytearray"),
+)
 ARRAY = "joblib.numpy_pickle.NumpyArrayWrapper"
+# What numpy's own arrays are in a pickle of protocols 0 to 4, and of 5; before numpy 2 in numpy.core.
+PICKLED_ARRAY = re.compile(r"numpy\._?core\.multiarray\._reconstruct")
+PICKLED_BUFFER = re.compile(r"numpy\._?core\.numeric\._frombuffer")
 # A codebook is a few megabytes; anything that unpacks to more than this is not one.
 MAX_BYTES = 2**30
 ZLIB, GZIP = b"\x78", b"\x1f\x8b"
 OTHER_COMPRESSIONS = {b"BZ": "bz2", b"\xfd7zXZ": "xz", b"\x5d\x00": "lzma", b"\x04\x22\x4d\x18": "lz4"}
+ADVICE = "write its centroids with numpy.save, and name that .npy file"
 NPY_MAGIC = b"\x93NUMPY"
 
 
@@ -100,7 +112,7 @@ def facts_of(imported: Imported, encoder: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_centroids(content: bytes, source: str) -> NDArray[np.float32]:
-    """Centroids [K, D] from the content of a `.npy` file, or of a joblib k-means (plain, zlib or gzip).
+    """Centroids [K, D] from the content of a `.npy` file, or of a k-means of joblib or pickle (plain, zlib or gzip).
 
     Args:
         content: The whole file.
@@ -110,7 +122,7 @@ def read_centroids(content: bytes, source: str) -> NDArray[np.float32]:
         CodebookError: it is damaged, something else, or would run code, or the centroids are not finite.
     """
     try:
-        centroids = _npy(content) if content.startswith(NPY_MAGIC) else _joblib(_decompressed(content))
+        centroids = _npy(content) if content.startswith(NPY_MAGIC) else _kmeans(_decompressed(content))
     except Exception as error:  # a damaged pickle can raise anything
         reason = str(error) or type(error).__name__
         raise CodebookError(f"{source} cannot be read as k-means centroids: {reason}") from error
@@ -144,21 +156,46 @@ def _decompressed(content: bytes) -> bytes:
     return unpacked
 
 
-def _joblib(content: bytes) -> NDArray[Any]:
+def _kmeans(content: bytes) -> NDArray[Any]:
     file = io.BytesIO(content)
     arrays: dict[int, NDArray[Any]] = {}
 
     def read_array(recorded: Recorded) -> None:
-        if recorded.name == ARRAY:
+        if _class_of(recorded) == ARRAY:
             arrays[id(recorded)] = _array_behind(recorded.state, file)
 
     model = inert_pickle.load(file, KMEANS_NAMES, on_state=read_array)
     if not isinstance(model, Recorded) or not isinstance(model.state, dict):
-        raise ValueError("it holds no scikit-learn k-means")
+        raise ValueError(f"it holds no scikit-learn k-means; {ADVICE}")
     centroids = model.state.get("cluster_centers_")
-    if id(centroids) not in arrays:
-        raise ValueError(f"its {model.name} has no array cluster_centers_, so it is no fitted k-means")
-    return arrays[id(centroids)]
+    if id(centroids) in arrays:
+        return arrays[id(centroids)]
+    if not isinstance(centroids, Recorded):
+        raise ValueError(f"its {_class_of(model)} has no array cluster_centers_, so it is no fitted k-means; {ADVICE}")
+    return _pickled_array(centroids)
+
+
+def _class_of(model: Recorded) -> str:
+    """The name of a recorded object's class; protocols 0 and 1 name it in a call of _reconstructor."""
+    is_named = model.name.endswith("._reconstructor") and model.args and isinstance(model.args[0], type)
+    return str(model.args[0].name if is_named else model.name)
+
+
+def _pickled_array(recorded: Recorded) -> NDArray[Any]:
+    """An array whose bytes are inside the pickle, as `pickle.dump` writes it."""
+    if PICKLED_ARRAY.fullmatch(recorded.name) and isinstance(recorded.state, tuple):
+        _, shape, dtype, is_fortran, data = recorded.state
+        order = "F" if is_fortran else "C"
+    elif PICKLED_BUFFER.fullmatch(recorded.name):
+        data, dtype, shape, order = recorded.args
+    else:
+        raise ValueError(f"its cluster_centers_ are a {recorded.name}; {ADVICE}")
+    if isinstance(data, Recorded) and data.name == "_codecs.encode":
+        text, encoding = data.args
+        data = text.encode("latin1") if encoding == "latin1" else None
+    if not isinstance(data, bytes | bytearray):
+        raise ValueError(f"its cluster_centers_ do not hold plain numbers; {ADVICE}")
+    return np.frombuffer(data, _dtype(dtype)).reshape(shape, order="F" if order == "F" else "C")
 
 
 def _array_behind(description: dict[str, Any], file: io.BytesIO) -> NDArray[Any]:

@@ -6,6 +6,8 @@ import base64
 import gzip
 import os
 import pickle
+import sys
+import types
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +99,66 @@ def test_even_what_may_occur_is_not_called(tmp_path: Path, name: str) -> None:
     with pytest.raises(CodebookError, match=r"km\.bin cannot be read"):
         read_centroids(call.encode(), "km.bin")
     assert not marker.exists(), "reading ran code from the file"
+
+
+class FittedKMeans:
+    """What scikit-learn's model is to pickle: a class of that name with its settings and results."""
+
+    def __init__(self, centroids: Any) -> None:
+        self.n_clusters = 4
+        self.cluster_centers_ = centroids
+        self.labels_ = np.zeros(9, np.int32)
+        self.inertia_ = np.float32(3.25)  # a scalar of numpy, whose bytes protocols 0 to 2 write as text
+        self.random_state = np.random.RandomState(0)
+
+
+@pytest.fixture
+def kmeans_class(monkeypatch: pytest.MonkeyPatch) -> type:
+    module = types.ModuleType("sklearn.cluster._kmeans")
+    named = type("KMeans", (FittedKMeans,), {"__module__": module.__name__})
+    module.KMeans = named  # type: ignore[attr-defined]
+    for name in ("sklearn", "sklearn.cluster"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return named
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, ">f4"])
+@pytest.mark.parametrize("protocol", range(6))
+def test_kmeans_of_plain_pickle(kmeans_class: Any, protocol: int, dtype: Any, order: Any) -> None:
+    model = kmeans_class(np.array(CENTROIDS, dtype, order=order))
+    found = read_centroids(zlib.compress(pickle.dumps(model, protocol)), "km.pkl")
+    assert np.array_equal(found, CENTROIDS)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_kmeans_of_joblib_in_every_protocol(kmeans_class: Any, protocol: int, tmp_path: Path) -> None:
+    joblib = pytest.importorskip("joblib")
+    joblib.dump(kmeans_class(CENTROIDS), tmp_path / "km.bin", protocol=protocol)
+    assert np.array_equal(read_centroids((tmp_path / "km.bin").read_bytes(), "km.bin"), CENTROIDS)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("centroids", [None, [[1.0, 2.0]], "objects", "scalar"], ids=str)
+def test_plain_pickles_of_other_things_say_what_to_do(kmeans_class: Any, centroids: Any, protocol: int) -> None:
+    held = {"objects": np.array([[object()]]), "scalar": np.float32(1)}
+    values = held[centroids] if isinstance(centroids, str) else centroids
+    with pytest.raises(CodebookError, match=r"km\.pkl cannot be read .*(numpy\.save|names|array of)"):
+        read_centroids(pickle.dumps(kmeans_class(values), protocol), "km.pkl")
+    with pytest.raises(CodebookError, match=r"km\.pkl cannot be read .*numpy\.save"):
+        read_centroids(pickle.dumps({"centroids": CENTROIDS}, protocol), "km.pkl")
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_damaged_plain_pickles_give_our_error_or_load(kmeans_class: Any, protocol: int) -> None:
+    whole = pickle.dumps(kmeans_class(CENTROIDS), protocol)
+    for position in range(0, len(whole), 17):
+        for damaged in (whole[:position], whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :]):
+            try:
+                read_centroids(damaged, "km.pkl")
+            except CodebookError as error:
+                assert str(error).startswith("km.pkl ")
 
 
 def test_an_npy_file_that_holds_a_pickle_is_refused(tmp_path: Path) -> None:
