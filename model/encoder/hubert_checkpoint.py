@@ -7,7 +7,8 @@ from outside, so nothing in them is executed: weights are read as tensors, and c
 import ast
 import json
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -36,6 +37,8 @@ OLD_WEIGHT_NORM_NAMES = {
 # layer_norm, which fairseq and textlesslib call on the clip. The difference matters for quiet clips.
 HUGGINGFACE_WAVEFORM_NORM_EPS = 1e-7
 FAIRSEQ_WAVEFORM_NORM_EPS = 1e-5
+# Where transformers says how waveforms are prepared: first what it looks at first.
+PREPARING = ("processor_config.json", "preprocessor_config.json")
 NUM_NAMES_IN_ERROR = 5
 # Far more than any HuBERT has; limits what a hostile config can ask for.
 LARGEST_NUM_CONV_LAYERS = 64
@@ -112,12 +115,14 @@ def load_hubert(path: Path) -> tuple[HubertModel, bool, float]:
 def load_huggingface_folder(folder: Path) -> tuple[HubertModel, bool]:
     """Loads a folder that transformers' `save_pretrained` wrote: a HubertModel, or a model with one under `hubert.`.
 
-    Reads `config.json`, the weights from `model.safetensors` or else `pytorch_model.bin`, and
-    `preprocessor_config.json` if there is one.
+    Reads `config.json`; the weights from `model.safetensors` or else `pytorch_model.bin`, or from the shards that
+    `model.safetensors.index.json` or `pytorch_model.bin.index.json` lists; and what says how waveforms are prepared:
+    `processor_config.json` (which transformers 5 writes) or else `preprocessor_config.json`.
 
     Returns:
         The model, in float32, on the CPU, in eval mode; and whether waveforms are to be normalized to zero mean and
-        unit variance: the preprocessor's `do_normalize`, or False without a preprocessor.
+        unit variance: the feature extractor's `do_normalize`, or False if neither file has one, with a warning if the
+        model is of the kind that was trained on normalized waveforms.
 
     Raises:
         TwistError: a missing, unreadable or truncated file; a config of another architecture or with a setting that
@@ -127,12 +132,7 @@ def load_huggingface_folder(folder: Path) -> tuple[HubertModel, bool]:
         what = "is a file" if folder.exists() else "does not exist"
         raise TwistError(f"HuBERT folder {folder} {what}; give a folder with config.json and model.safetensors")
     config = _huggingface_config(folder / "config.json")
-    weights_path = folder / "model.safetensors"
-    if not weights_path.is_file():
-        weights_path = folder / "pytorch_model.bin"
-    if not weights_path.is_file():
-        raise TwistError(f"HuBERT folder {folder} has neither model.safetensors nor pytorch_model.bin")
-    weights = _read_safetensors(weights_path) if weights_path.suffix == ".safetensors" else _read_torch(weights_path)
+    weights_path, weights = _huggingface_weights(folder)
     if any(name.startswith("hubert.") for name in weights):
         # The rest is a head (CTC, classification), which features do not pass through.
         weights = {
@@ -141,7 +141,14 @@ def load_huggingface_folder(folder: Path) -> tuple[HubertModel, bool]:
     weights = {
         OLD_WEIGHT_NORM_NAMES.get(name, name): tensor for name, tensor in weights.items() if name not in TRAINING_ONLY
     }
-    return _build(config, weights, weights_path), _huggingface_do_normalize(folder / "preprocessor_config.json")
+    do_normalize = _huggingface_do_normalize(folder)
+    if do_normalize is None and config.feat_extract_norm == "layer":
+        warnings.warn(
+            f"{folder} has neither {' nor '.join(PREPARING)}, so its waveforms are not normalized; models like it "
+            f"(feat_extract_norm: layer) were mostly trained on normalized ones: set encoder.normalize to say which",
+            stacklevel=2,
+        )
+    return _build(config, weights, weights_path), do_normalize or False
 
 
 def write_huggingface_folder(
@@ -327,10 +334,51 @@ def _huggingface_config(path: Path) -> HubertConfig:
         raise TwistError(f"{path}: {error}") from error
 
 
-def _huggingface_do_normalize(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    raw = _read_json(path)
+def _huggingface_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
+    """The folder's weights, and the file that they are in, or that lists their shards."""
+    for name, read in (("model.safetensors", _read_safetensors), ("pytorch_model.bin", _read_torch)):
+        if (folder / name).is_file():
+            return folder / name, read(folder / name)
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            return index, _read_shards(index, read)
+    raise TwistError(f"HuBERT folder {folder} has neither model.safetensors nor pytorch_model.bin, nor an index of one")
+
+
+def _read_shards(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors that an index names, each from the shard that it says."""
+    shard_of = _read_json(index).get("weight_map")
+    if not isinstance(shard_of, dict) or not shard_of:
+        raise TwistError(f"{index} has no weight_map, which says in which file each tensor is")
+    weights: dict[str, Tensor] = {}
+    for shard in sorted({str(shard) for shard in shard_of.values()}):
+        if shard in ("", ".", "..") or {"/", "\\", "\0"} & set(shard):
+            raise TwistError(f"{index} names {shard!r}, which is no file beside it")
+        path = index.with_name(shard)
+        if not path.is_file():
+            raise TwistError(f"{path} does not exist, but {index.name} names it: fetch it too")
+        found = read(path)
+        wanted = [name for name, place in shard_of.items() if place == shard]
+        lacking = [name for name in wanted if name not in found]
+        if lacking:
+            raise TwistError(f"{path} lacks {lacking[0]}, which {index.name} says is in it")
+        weights |= {name: found[name] for name in wanted}
+    return weights
+
+
+def _huggingface_do_normalize(folder: Path) -> bool | None:
+    """Whether waveforms are to be normalized; None if no file says how they are prepared."""
+    for name in PREPARING:
+        path = folder / name
+        if path.is_file():
+            content = _read_json(path)
+            raw = content.get("feature_extractor") if name == PREPARING[0] else content
+            if isinstance(raw, dict):  # else the processor of transformers 4, which leaves that to the other file
+                return _do_normalize(raw, path)
+    return None
+
+
+def _do_normalize(raw: dict[str, object], path: Path) -> bool:
     if raw.get("sampling_rate", SAMPLE_RATE_HZ) != SAMPLE_RATE_HZ:
         raise TwistError(f"{path} has sampling_rate {raw['sampling_rate']!r}; only {SAMPLE_RATE_HZ} Hz is supported")
     do_normalize = raw.get("do_normalize", True)  # transformers' own default
@@ -352,6 +400,7 @@ def _read_json(path: Path) -> dict[str, object]:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of one file by name."""
     try:
         return safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:

@@ -7,6 +7,7 @@ import pickle
 import re
 import sys
 import types
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 from transformers import HubertConfig as HuggingFaceConfig
-from transformers import HubertForCTC, Wav2Vec2FeatureExtractor
+from transformers import HubertForCTC, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 from transformers import HubertModel as HuggingFaceModel
 
 from model.encoder.config import EncoderConfig
@@ -143,6 +144,92 @@ def test_do_normalize_is_the_preprocessors(tmp_path: Path) -> None:
         assert load_huggingface_folder(tmp_path)[1] is do_normalize
     (tmp_path / "preprocessor_config.json").write_text("{}")
     assert load_huggingface_folder(tmp_path)[1] is True, "transformers' default"
+
+
+def test_do_normalize_of_a_processor(tmp_path: Path) -> None:
+    """transformers 5 writes the feature extractor of a processor into processor_config.json, and no other file."""
+    write_folder(tmp_path)
+    processor = tmp_path / "processor_config.json"
+    for do_normalize in (True, False):
+        extractor = Wav2Vec2FeatureExtractor(do_normalize=do_normalize)
+        vocabulary = tmp_path / "vocab.json"
+        vocabulary.write_text(json.dumps({"<pad>": 0, "<unk>": 1, "|": 2, "a": 3}))
+        Wav2Vec2Processor(extractor, Wav2Vec2CTCTokenizer(str(vocabulary))).save_pretrained(tmp_path)
+        assert processor.is_file(), "transformers writes other files now"
+        assert not (tmp_path / "preprocessor_config.json").exists()
+        assert load_huggingface_folder(tmp_path)[1] is do_normalize
+        assert Wav2Vec2FeatureExtractor.from_pretrained(tmp_path).do_normalize is do_normalize
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(tmp_path)
+    expected = Wav2Vec2FeatureExtractor.from_pretrained(tmp_path).do_normalize
+    assert load_huggingface_folder(tmp_path)[1] is expected, "which of two files counts is as in transformers"
+    processor.write_text(json.dumps({"processor_class": "Wav2Vec2Processor"}))
+    assert load_huggingface_folder(tmp_path)[1] is True, "a processor of transformers 4 says nothing"
+    processor.write_text(json.dumps({"feature_extractor": {"sampling_rate": 8_000}}))
+    with pytest.raises(TwistError, match=r"processor_config\.json has sampling_rate 8000"):
+        load_huggingface_folder(tmp_path)
+
+
+def test_a_model_that_may_want_normalized_audio_and_does_not_say_warns(tmp_path: Path) -> None:
+    for settings in ({}, LARGE):
+        write_folder(tmp_path, **settings)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert load_huggingface_folder(tmp_path)[1] is False
+        told = [str(warning.message) for warning in caught if "encoder.normalize" in str(warning.message)]
+        assert bool(told) is bool(settings)
+    Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_huggingface_folder(tmp_path)[1] is False
+
+
+def shard(folder: Path, kind: str) -> Path:
+    """Splits model.safetensors into three files and an index, as transformers does with large models."""
+    weights = read_weights(folder)
+    (folder / "model.safetensors").unlink()
+    stem, suffix = ("model", "safetensors") if kind == "safetensors" else ("pytorch_model", "bin")
+    weight_map = {}
+    for number in range(3):
+        name = f"{stem}-{number + 1:05d}-of-00003.{suffix}"
+        part = dict(list(weights.items())[number::3])
+        if kind == "safetensors":
+            safetensors.torch.save_file(part, folder / name, {"format": "pt"})
+        else:
+            torch.save(part, folder / name)
+        weight_map |= dict.fromkeys(part, name)
+    index = folder / f"{stem}.{suffix}.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
+    return index
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_sharded_weights(tmp_path: Path, kind: str) -> None:
+    reference = write_folder(tmp_path)
+    index = shard(tmp_path, kind)
+    assert_loads_as(reference, tmp_path)
+    (folder := tmp_path / "of-transformers").mkdir()
+    reference.save_pretrained(folder, max_shard_size="4KB")
+    assert (folder / "model.safetensors.index.json").is_file()
+    assert_loads_as(reference, folder)
+
+    weight_map = json.loads(index.read_text())["weight_map"]
+    for changes, message in (
+        ({"encoder.layer_norm.weight": "../elsewhere"}, "which is no file beside it"),
+        ({"encoder.layer_norm.weight": str(tmp_path / "model.bin")}, "which is no file beside it"),
+        ({"encoder.layer_norm.weight": "nowhere.bin"}, "does not exist, but"),
+        ({"encoder.more": next(iter(weight_map.values()))}, "lacks encoder.more, which"),
+    ):
+        edit_json(index, weight_map=weight_map | changes)
+        with pytest.raises(TwistError, match=message):
+            load_huggingface_folder(tmp_path)
+    for content in ({}, {"weight_map": []}, {"weight_map": {}}):
+        index.write_text(json.dumps(content))
+        with pytest.raises(TwistError, match="has no weight_map"):
+            load_huggingface_folder(tmp_path)
+    del weight_map["encoder.layer_norm.weight"]
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(TwistError, match=r"index\.json lacks encoder\.layer_norm\.weight"):
+        load_huggingface_folder(tmp_path)
 
 
 @pytest.mark.parametrize(
