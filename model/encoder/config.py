@@ -22,6 +22,9 @@ class EncoderConfig:
         device: auto uses cuda if there is a GPU.
         max_chunk_s: longest stretch to encode at once, in seconds; longer clips are cut (official models: 100).
         normalize: hubert: scale each waveform to zero mean and unit variance; null: as the checkpoint says.
+        level_dbfs: scale each waveform as a whole to this RMS level, in dB below full scale (-80 to 0), so that units
+            do not depend on loudness; unchanged: take it as it is; null: as the checkpoint says (the embedded model
+            has a level, official ones have none).
     """
 
     name: Literal["mfcc", "hubert"] = "mfcc"
@@ -31,6 +34,7 @@ class EncoderConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_chunk_s: float = 100.0
     normalize: bool | None = None
+    level_dbfs: float | Literal["unchanged"] | None = None
 
     def __post_init__(self) -> None:
         if self.name not in ("mfcc", "hubert"):
@@ -43,6 +47,15 @@ class EncoderConfig:
             raise TwistError(f"encoder max_chunk_s is {self.max_chunk_s}; it must be a positive number of seconds")
         if self.layer < 1:
             raise TwistError(f"encoder layer is {self.layer}; layers count from 1")
+        level = self.level_dbfs
+        if isinstance(level, str) and level != "unchanged":
+            raise TwistError(f"encoder level_dbfs is {level!r}; it must be a number of dB, unchanged or null")
+        if not (level is None or isinstance(level, str) or -80 <= level <= 0):
+            raise TwistError(f"encoder level_dbfs is {level}; it must be from -80 to 0")
+        if self.normalize and level is not None and level != "unchanged":
+            raise TwistError(
+                "encoder level_dbfs is of no use with normalize, which scales waveforms too; leave one out"
+            )
         if self.name == "hubert" and not self.path:
             raise TwistError(
                 "encoder hubert needs a path: a folder of Hugging Face's, a file of fairseq's, or an official name"

@@ -1,7 +1,8 @@
 """Encoders turn 16 kHz clips into frames of features, which the codebook turns into units.
 
 1. Each clip is checked: one dimension, finite, long enough for one frame.
-2. HuBERT only, if its checkpoint says so: the whole clip is normalized to zero mean and unit variance.
+2. If the settings or the checkpoint say so, the whole clip is scaled: to a level (level.py), or, HuBERT only, to zero
+   mean and unit variance.
 3. A clip longer than `max_chunk_s` is cut into chunks of that length, each encoded as a clip of its own. This is
    what textlesslib, GSLM and fairseq do at 1,600,000 samples, and no frame crosses a cut: 100 s give 2499 frames at
    25 Hz, not 2500. A last chunk too short for a frame gives none.
@@ -24,6 +25,7 @@ from model.device import pick_device
 from model.encoder.config import EncoderConfig
 from model.encoder.hubert_batches import SAMPLES_PER_BATCH_ON_GPU, HubertBatches
 from model.encoder.hubert_checkpoint import load_hubert
+from model.encoder.level import at_level, level_dbfs_of
 from model.encoder.mfcc import Mfcc
 from pipeline.errors import TwistError
 from pipeline.records import SAMPLE_RATE_HZ
@@ -41,7 +43,7 @@ class Encoder(Protocol):
     min_samples: int
     """Samples in the shortest clip that gives a frame."""
     fingerprint: str
-    """sha256 (hex) of everything that changes features: kind, weights, shape, layer, dtype, normalization, chunks."""
+    """sha256 (hex) of everything that changes features: kind, weights, shape, layer, dtype, scaling, chunks."""
 
     @property
     def device(self) -> torch.device:
@@ -80,6 +82,7 @@ def load_encoder(config: EncoderConfig) -> Encoder:
             features=lambda wavs: [mfcc(wav[None].to(device))[0] for wav in wavs],
             num_frames=mfcc.num_frames,
             normalize_eps=None,
+            level_dbfs=level_dbfs_of(config),
             hop_samples=mfcc.hop_samples,
             min_samples=mfcc.min_samples,
             feature_dim=mfcc.feature_dim,
@@ -102,6 +105,7 @@ def load_encoder(config: EncoderConfig) -> Encoder:
         features=HubertBatches(model, config.layer, device, frames_per_batch),
         num_frames=shape.num_frames,
         normalize_eps=normalize_eps if normalize else None,
+        level_dbfs=None if normalize else level_dbfs_of(config),
         hop_samples=shape.hop_samples,
         min_samples=shape.receptive_field_samples,
         feature_dim=shape.hidden_size,
@@ -117,6 +121,7 @@ class ClipEncoder:
         device: the network's device.
         features: wavs [S] on the CPU -> features [F, D] float32 of each, on `device`.
         num_frames: S -> F for one chunk.
+        level_dbfs: the level that clips are scaled to; None: no scaling.
         normalize_eps: added to the variance when clips are scaled to zero mean and unit variance; None: no scaling.
         hop_samples: samples per frame.
         min_samples: the smallest S that gives a frame.
@@ -134,6 +139,7 @@ class ClipEncoder:
         features: Callable[[Sequence[Tensor]], list[Tensor]],
         num_frames: Callable[[int], int],
         normalize_eps: float | None,
+        level_dbfs: float | None,
         hop_samples: int,
         min_samples: int,
         feature_dim: int,
@@ -147,6 +153,7 @@ class ClipEncoder:
         self._features = features
         self._num_chunk_frames = num_frames
         self._normalize_eps = normalize_eps
+        self._level_dbfs = level_dbfs
         self._max_chunk_samples = round(config.max_chunk_s * SAMPLE_RATE_HZ)
         if self._max_chunk_samples < min_samples:
             raise TwistError(
@@ -161,6 +168,8 @@ class ClipEncoder:
             "max_chunk_samples": self._max_chunk_samples,
             "frontend": frontend,
         }
+        if level_dbfs is not None:  # encoders without a level keep the fingerprint that they had before there was one
+            changes_features["level_dbfs"] = level_dbfs
         self.fingerprint = hashlib.sha256(json.dumps(changes_features, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -188,6 +197,7 @@ class ClipEncoder:
             "layer": self.config.layer if self.config.name == "hubert" else None,
             "dtype": self.config.dtype,
             "normalize": self._normalize_eps is not None,
+            "level_dbfs": self._level_dbfs,
             "max_chunk_s": self.config.max_chunk_s,
             "sample_rate_hz": self.sample_rate_hz,
             "hop_samples": self.hop_samples,
@@ -210,7 +220,9 @@ class ClipEncoder:
             raise TwistError(f"{which} has a NaN or infinite sample, the first at {first / SAMPLE_RATE_HZ:.3f} s")
 
     def _chunks(self, wav: Tensor) -> list[Tensor]:
-        """wav [S] -> normalized chunks for the network; a last one too short for a frame is left out."""
+        """wav [S] -> scaled chunks for the network; a last one too short for a frame is left out."""
+        if self._level_dbfs is not None:
+            wav = at_level(wav, self._level_dbfs)
         if self._normalize_eps is not None:
             wav = (wav - wav.mean()) / (wav.var(correction=0) + self._normalize_eps).sqrt()
         return [chunk for chunk in torch.split(wav, self._max_chunk_samples) if len(chunk) >= self.min_samples]

@@ -118,6 +118,7 @@ def describe_units(run: str) -> dict[str, Any]:
         "frame_rate_hz": book.facts["encoder"]["frame_rate_hz"],
         "codebook_size": book.codebook_size,
         **{key: facts[key] for key in rates},
+        "levels": figures.levels(facts.get("levels_dbfs", {})),
         "remarks": figures.remarks(book.facts["encoder"], book.codebook_size, facts["units_per_hour"]),
         **figures.unit_statistics(counts),
         "examples": examples,

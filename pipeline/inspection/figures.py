@@ -10,10 +10,13 @@ from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
 NUM_BINS = 60
+# Read speech has -20 to -30 dBFS; without `encoder.level_dbfs`, the units of a tokenizer may change with the level.
+QUIET_DBFS = (-35, -45)
 # TWIST (Table 1) and later work: units an hour of speech, for 25 Hz HuBERT and a codebook of 500.
 SANE_UNITS_PER_HOUR = (55_000, 72_000)
 
@@ -28,6 +31,17 @@ def bins(values: NDArray[Any]) -> dict[str, list[float]]:
     """How many values lie between one edge and the next."""
     counts, edges = np.histogram(values, bins=NUM_BINS)
     return {"edges": edges.tolist(), "counts": counts.tolist()}
+
+
+def levels(counts: Mapping[str, int]) -> dict[str, Any]:
+    """The median level and the shares of quiet segments, from how many have each whole dBFS; nothing of none."""
+    if not counts:
+        return {}
+    dbfs = np.array(sorted(int(level) for level in counts))
+    numbers = np.array([counts[str(level)] for level in dbfs])
+    median = int(dbfs[np.searchsorted(numbers.cumsum(), numbers.sum() / 2)])
+    below = {str(level): float(numbers[dbfs < level].sum() / numbers.sum()) for level in QUIET_DBFS}
+    return {"median_dbfs": median, "share_below_dbfs": below}
 
 
 def most_common(counts: Counter[Any]) -> dict[str, int]:

@@ -180,6 +180,8 @@ def _codebook(description: Mapping[str, Any]) -> Iterator[str]:
 
 def _units(description: Mapping[str, Any]) -> Iterator[str]:
     yield from _row("encoder", _encoder(description))
+    if levels := description["levels"]:
+        yield from _row("levels", f"median {levels['median_dbfs']} dBFS, {_levels_below(levels)}")
     yield from _unit_rows(description)
     for example in description["examples"]:
         yield from _row("e.g.", f"{example['segment_id']}  {_seconds(example['duration_s'])}")
@@ -317,6 +319,11 @@ def _clip(line: str) -> str:
 
 def _encoder(description: Mapping[str, Any]) -> str:
     return f"{description.get('encoder') or description['name']} at {description['frame_rate_hz']:g} Hz"
+
+
+def _levels_below(levels: Mapping[str, Any]) -> str:
+    shares = [f"{share:.1%} of segments below {level} dBFS" for level, share in levels["share_below_dbfs"].items()]
+    return ", ".join(shares)
 
 
 def _first_units(example: Mapping[str, Any]) -> str:

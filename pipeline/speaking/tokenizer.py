@@ -54,6 +54,8 @@ class Tokenizer:
     def __init__(self, book: Codebook, device: Device = "auto") -> None:
         facts = book.facts["encoder"]
         settings: dict[str, Any] = {"name": facts["name"], "max_chunk_s": facts["max_chunk_s"], "device": device}
+        level_dbfs = facts.get("level_dbfs")  # not in a codebook from before there were levels
+        settings["level_dbfs"] = "unchanged" if level_dbfs is None else level_dbfs
         if facts["name"] == "hubert":
             settings |= {name: facts[name] for name in ("path", "layer", "dtype", "normalize")}
         self.codebook = book

@@ -124,10 +124,13 @@ def check_encoder(codebook: Codebook, encoder: dict[str, Any]) -> None:
         CodebookError: the fingerprints differ.
     """
     if codebook.encoder_fingerprint != encoder["fingerprint"]:
-        fitted = {key: value for key, value in codebook.facts["encoder"].items() if value != encoder.get(key)}
+        theirs = codebook.facts["encoder"]
+        # A codebook from before there were levels does not say that it has none.
+        fitted = {key: theirs.get(key) for key in (*theirs, "level_dbfs") if theirs.get(key) != encoder.get(key)}
+        before = " (encoder.level_dbfs: unchanged, for a run begun before there were levels)"
         raise CodebookError(
-            f"the codebook was fitted on another encoder ({fitted}); its units mean nothing here. Use that encoder, or "
-            f"fit a codebook in a new run"
+            f"the codebook was fitted on another encoder ({fitted}); its units mean nothing here. Use that encoder"
+            f"{before if 'level_dbfs' in fitted else ''}, or fit a codebook in a new run"
         )
 
 

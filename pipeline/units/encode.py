@@ -11,6 +11,7 @@ import torch
 
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import load_encoder
+from model.encoder.level import level_dbfs_of
 from pipeline.units.codebook import Assigner, Codebook, check_encoder
 
 if TYPE_CHECKING:
@@ -61,10 +62,15 @@ def describe_encoder(encoder: EncoderConfig) -> dict[str, Any]:
 
 
 def encoder_settings(encoder: EncoderConfig) -> dict[str, Any]:
-    """The settings that can change features, for a stage's fingerprint: all but the device."""
+    """The settings that can change features, for a stage's fingerprint: all but the device.
+
+    The level is the one that the checkpoint says, if the settings leave it to that: without a level they are those of
+    a run that was begun before there were any.
+    """
     settings = asdict(encoder)
-    del settings["device"]
-    return settings
+    del settings["device"], settings["level_dbfs"]
+    level_dbfs = level_dbfs_of(encoder)
+    return settings if level_dbfs is None else {**settings, "level_dbfs": level_dbfs}
 
 
 def run_lengths(units: NDArray[np.uint16]) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:

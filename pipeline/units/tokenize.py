@@ -2,13 +2,16 @@
 
     RUN/segments/, RUN/codebook/ -> RUN/units/part-<work_unit>.parquet    (parts.py)
 
-A part's metadata holds the fingerprints of the encoder and codebook that made it.
+A part's metadata holds the fingerprints of the encoder and codebook that made it, and how loud its segments are: not in
+a column, since every reader of parts checks their columns, and parts from before there were levels stay readable.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +20,7 @@ import pyarrow.compute as pc
 import torch
 
 from model.encoder.config import EncoderConfig
+from model.encoder.level import LOWEST_DBFS, dbfs
 from pipeline.audio.read import AudioError
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
@@ -25,7 +29,7 @@ from pipeline.runs import CODEBOOK, SEGMENTS, UNITS
 from pipeline.segments.segment import open_segments, plan_of
 from pipeline.stage import Stage, StageCounts, Tally, digest, fingerprint_of
 from pipeline.units import codebook
-from pipeline.units.encode import UnitEncoder, describe_encoder, encoder_settings, run_lengths
+from pipeline.units.encode import UnitEncoder, as_tensors, describe_encoder, encoder_settings, run_lengths
 from pipeline.units.parts import digest_of_part, part_uris, read_parts
 from pipeline.work import dataflow
 from pipeline.work.retry import take_back_dropped
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LEVELS = "levels_dbfs"
 
 def tokenize(
     run: str, encoder: EncoderConfig, cluster: ClusterConfig, report: ReportProgress, *, retry_dropped: bool = False
@@ -98,14 +103,21 @@ class Tokenize:
 
     def __call__(self, chunk: Chunk, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
         clips = [self._check_length(wav) for wav in wavs]
-        units = iter(self._encode([clip for clip in clips if not isinstance(clip, AudioError)]))
+        heard = [clip for clip in clips if not isinstance(clip, AudioError)]
+        units = iter(self._encode(heard))
         table = _units_table(chunk, [clip if isinstance(clip, AudioError) else next(units) for clip in clips])
-        return table.replace_schema_metadata(self._metadata)
+        return table.replace_schema_metadata({**self._metadata, LEVELS: json.dumps(level_counts(heard))})
 
     def _check_length(self, wav: NDArray[np.float32] | AudioError) -> NDArray[np.float32] | AudioError:
         if isinstance(wav, AudioError) or self._encode.num_frames(len(wav)) > 0:
             return wav
         return AudioError("too_short", f"{len(wav)} samples give no frame")
+
+
+def level_counts(wavs: Sequence[NDArray[np.float32]]) -> dict[str, int]:
+    """How many clips have each level, in whole dB below full scale, rounded; of those below LOWEST_DBFS, that."""
+    levels = sorted(round(max(dbfs(wav), LOWEST_DBFS)) for wav in as_tensors(wavs))
+    return {str(level): count for level, count in Counter(levels).items()}
 
 
 def _all_dropped(chunk: Chunk, error: AudioError) -> pa.Table:
@@ -135,6 +147,7 @@ def _account(stage: Stage, num_planned: int, book: codebook.Codebook, work: dict
     dropped: list[Dropped] = []
     kept, total = Tally(), Tally()
     num_units = num_frames = 0
+    levels: Counter[int] = Counter()
     part_digests = []
     for table in read_parts(stage.run):
         made_with = (table.schema.metadata or {}).get(b"codebook", book.fingerprint.encode()).decode()
@@ -142,6 +155,8 @@ def _account(stage: Stage, num_planned: int, book: codebook.Codebook, work: dict
             first = table["segment_id"][0]
             raise TwistError(f"the part of {stage.uri} with {first} was made with another codebook; delete that part")
         part_digests.append(digest_of_part(table))
+        in_part = json.loads((table.schema.metadata or {}).get(LEVELS.encode(), b"{}"))
+        levels.update({int(level): count for level, count in in_part.items()})
         durations = pc.subtract(table["end_s"], table["start_s"])
         is_kept = pc.is_null(table["drop_reason"])
         total += Tally(len(table), pc.sum(durations).as_py() / 3600)
@@ -163,7 +178,14 @@ def _account(stage: Stage, num_planned: int, book: codebook.Codebook, work: dict
         raise TwistError(f"none of {total.items} segments could be tokenized: {examples}")
     output = digest(book.fingerprint, *part_digests)
     rates = _rates(kept.hours, num_frames, num_units)
-    stage.finish(StageCounts.of(total, kept, dropped), dropped, output, **rates, work=work)
+    stage.finish(
+        StageCounts.of(total, kept, dropped),
+        dropped,
+        output,
+        **rates,
+        levels_dbfs=dict(sorted(levels.items())),
+        work=work,
+    )
 
 
 def _rates(hours: float, num_frames: int, num_units: int) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def hubert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(params=["mfcc", "hubert float32", "hubert bfloat16", "hubert normalized"])
+@pytest.fixture(params=["mfcc", "hubert float32", "hubert bfloat16", "hubert normalized", "hubert at a level"])
 def config(request: pytest.FixtureRequest, hubert_folder: Path) -> EncoderConfig:
     hubert = EncoderConfig(name="hubert", path=str(hubert_folder), layer=2, device="cpu", max_chunk_s=CHUNK_S)
     return {
@@ -49,6 +49,7 @@ def config(request: pytest.FixtureRequest, hubert_folder: Path) -> EncoderConfig
         "hubert float32": hubert,
         "hubert bfloat16": dataclasses.replace(hubert, dtype="bfloat16"),
         "hubert normalized": dataclasses.replace(hubert, normalize=True),
+        "hubert at a level": dataclasses.replace(hubert, level_dbfs=-24.0),
     }[request.param]
 
 
@@ -191,6 +192,9 @@ def test_fingerprint_differs_where_features_may(hubert_folder: Path, tmp_path: P
         "other dtype": hubert(hubert_folder, dtype="bfloat16"),
         "other chunks": hubert(hubert_folder, max_chunk_s=30.0),
         "other normalization": hubert(hubert_folder, normalize=True),
+        "a level": hubert(hubert_folder, level_dbfs=-24.0),
+        "another level": hubert(hubert_folder, level_dbfs=-20.0),
+        "mfcc at a level": EncoderConfig(device="cpu", level_dbfs=-24.0),
         "other weights": hubert(tmp_path),
         "other shape": hubert(same_weights_other_norm),
     }
@@ -211,6 +215,7 @@ def test_description_is_json_and_names_what_matters(config: EncoderConfig) -> No
     assert description["frame_rate_hz"] == 25.0
     assert description["feature_dim"] == encoder.feature_dim
     assert description["fingerprint"] == encoder.fingerprint
+    assert description["level_dbfs"] == config.level_dbfs
 
 
 def test_clip_without_a_frame_is_refused(config: EncoderConfig) -> None:
@@ -245,6 +250,13 @@ def test_samples_whose_sum_overflows_are_finite_all_the_same() -> None:
         ({"layer": 6}, "mfcc has no layer"),
         ({"dtype": "bfloat16"}, "mfcc has no dtype"),
         ({"normalize": True}, "mfcc has no normalize"),
+        ({"level_dbfs": 3.0}, "level_dbfs is 3.0; it must be from -80 to 0"),
+        ({"level_dbfs": float("nan")}, "level_dbfs is nan; it must be from -80 to 0"),
+        ({"level_dbfs": "loud"}, "level_dbfs is 'loud'; it must be a number of dB, unchanged or null"),
+        (
+            {"name": "hubert", "path": "x", "normalize": True, "level_dbfs": -24.0},
+            "level_dbfs is of no use with normalize",
+        ),
         ({"layer": 0}, "layers count from 1"),
         ({"dtype": "float16"}, "dtype is 'float16'"),
         ({"device": "tpu"}, "device is 'tpu'"),

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.errors import TwistError
 from pipeline.files import parquet
-from pipeline.inspection import describe, describe_shards
+from pipeline.inspection import describe, describe_shards, figures
 from pipeline.records import SAMPLE_SCHEMA
 from pipeline.runs import STAGE_NAMES
 from pipeline.shards import DatasetError, open_dataset
@@ -124,6 +124,12 @@ def test_the_statistics_of_units_are_those_of_the_units(small_run: Path) -> None
     top = described["most_frequent_units"][0]
     assert (counts[top["unit"]], top["share"]) == (counts.max(), pytest.approx(counts.max() / len(units)))
     assert described["examples"][0]["first_units"] == units[:12]
+
+
+def test_quiet_segments_are_told() -> None:
+    assert figures.levels({}) == {}
+    told = figures.levels({"-20": 5, "-24": 2, "-36": 2, "-50": 1})
+    assert told == {"median_dbfs": -24, "share_below_dbfs": {"-35": 0.3, "-45": 0.1}}
 
 
 def test_figures_of_shards_are_sums_over_the_shards(small_run: Path) -> None:

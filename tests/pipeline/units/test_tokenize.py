@@ -18,7 +18,7 @@ from pipeline.segments.segment import open_segments, plan_of, read_segments
 from pipeline.units import codebook
 from pipeline.units.codebook import CodebookError
 from pipeline.units.parts import digest_of_part, part_uris, read_part, read_parts
-from pipeline.units.tokenize import Tokenize, _all_dropped, tokenize
+from pipeline.units.tokenize import Tokenize, _all_dropped, level_counts, tokenize
 from pipeline.work.cluster import ClusterConfig
 from pipeline.work.plan import Chunk, WorkPlan
 
@@ -104,7 +104,9 @@ def test_a_unit_without_anything_usable_is_a_part_all_the_same(process: Tokenize
 def test_a_part_says_which_encoder_and_codebook_made_it(process: Tokenize, small_run: Path) -> None:
     book = codebook.load(str(small_run / "codebook"))
     metadata = process(unit_of([20_000]), [wav_of(20_000)]).schema.metadata
+    levels = metadata.pop(b"levels_dbfs")
     assert metadata == {b"codebook": book.fingerprint.encode(), b"encoder": book.encoder_fingerprint.encode()}
+    assert sum(json.loads(levels).values()) == 1
 
 
 def test_the_same_unit_gives_the_same_bytes_in_another_process_object(process: Tokenize, small_run: Path) -> None:
@@ -178,6 +180,38 @@ def test_a_table_of_something_else_is_no_part(tmp_path: Path) -> None:
     parquet.write(uri, pa.table({"segment_id": ["a"], "units": [[1, 2]]}))
     with pytest.raises(TwistError, match="holds other columns than units"):
         read_part(uri)
+
+
+def test_levels_are_counted_in_whole_db() -> None:
+    tone = np.sin(np.arange(16_000) * 0.3).astype(np.float32)
+    wavs = [np.float32(2**0.5 * 10 ** (level / 20)) * tone for level in (-20.2, -19.9, -38.0, -120.0)]
+    assert level_counts([*wavs, np.zeros(900, np.float32)]) == {"-80": 2, "-38": 1, "-20": 2}
+    assert level_counts([]) == {}
+
+
+def test_the_stage_tells_the_levels_of_what_it_kept(small_run: Path) -> None:
+    facts = json.loads((small_run / "units/stage.json").read_text())
+    assert sum(facts["levels_dbfs"].values()) == facts["counts"]["kept"]["items"]
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_parts_that_do_not_say_their_levels_are_read(run_copy: Path) -> None:
+    for path in (run_copy / "units").glob("part-*.parquet"):
+        table = parquet.read(str(path))
+        metadata = {name: value for name, value in table.schema.metadata.items() if name != b"levels_dbfs"}
+        path.write_bytes(parquet.to_bytes(table.replace_schema_metadata(metadata)))
+    (run_copy / "units/DONE").unlink()
+    tokenize(str(run_copy), EncoderConfig(), ClusterConfig(), lambda *_: None)
+    assert json.loads((run_copy / "units/stage.json").read_text())["levels_dbfs"] == {}
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_run_begun_at_another_level_refuses_to_go_on(run_copy: Path) -> None:
+    with pytest.raises(TwistError, match=r"encoder\.level_dbfs was null, is -24\.0"):
+        tokenize(str(run_copy), EncoderConfig(level_dbfs=-24.0), ClusterConfig(), lambda *_: None)
+    with pytest.raises(CodebookError, match=r"'level_dbfs': None.*encoder\.level_dbfs: unchanged"):
+        Tokenize(EncoderConfig(level_dbfs=-24.0), str(run_copy / "codebook"))
+    tokenize(str(run_copy), EncoderConfig(level_dbfs="unchanged"), ClusterConfig(), lambda *_: None)
 
 
 def test_other_files_of_the_stage_are_no_parts(small_run: Path) -> None:
