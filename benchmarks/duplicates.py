@@ -12,6 +12,9 @@ Each is packed together with a copy of one kind, made from the audio and tokeniz
     cut               the middle 60% to 90%
     shifted           begins up to half a segment later, with the same length
     shifted_mp3       shifted and mp3
+    quieter           30 dB quieter, in 16 bits
+    noise             white noise added, 20 dB below the speech
+    faster            played 5% faster: shorter, and higher in pitch
 
 False drops are counted among segments that are all different recordings: `--texts` texts, each read at two paces by two
 voices, and the recorded speech. `*_large` repeats everything with landmarks of three units, as used for large corpora.
@@ -122,7 +125,7 @@ def measure(folder: Path, num_copied: int, num_texts: int) -> dict[str, Any]:
     figures["segments_without_copies"] = len(others)
     encoded = dict(enumerate(encode(others)))
     for size, landmark_units in SIZES.items():
-        for name, kinds in (("whole", COPIES.keys() - SHIFTED), ("shifted", SHIFTED)):
+        for name, kinds in (("whole", COPIES.keys() - SHIFTED - CHANGED), ("shifted", SHIFTED)):
             ratios[f"{name}_recall{size}"] = float(np.mean([hit for kind in kinds for hit in found[kind, size]]))
         ratios[f"false_drop_share{size}"] = len(drops(encoded, book, landmark_units)) / len(others)
     return {"ratios": ratios, "figures": figures, "machine": machine()}
@@ -176,6 +179,12 @@ def shifted(wav: Wav, rng: random.Random) -> Wav:
     return segment(wav, rng.uniform(0, min(SEGMENT_S / 2, max(0.0, spare_s) + 1.0)))
 
 
+def with_noise(wav: Wav, rng: random.Random, signal_to_noise_db: float) -> Wav:
+    rms = float(wav.std()) * 10 ** (-signal_to_noise_db / 20)
+    noise = np.random.default_rng(rng.getrandbits(32)).normal(0, rms, len(wav))
+    return (wav + noise).astype(np.float32)
+
+
 def cut(wav: Wav, rng: random.Random) -> Wav:
     share = rng.uniform(0.6, 0.9)
     return segment(wav, SEGMENT_S * (1 - share) / 2, SEGMENT_S * share)
@@ -190,10 +199,15 @@ COPIES: dict[str, Copy] = {
     "half_frame": lambda wav, _: segment(wav, 0.02),
     "shifted": shifted,
     "shifted_mp3": lambda wav, rng: through_mp3(shifted(wav, rng), 0.6),
+    "quieter": lambda wav, _: (np.rint(segment(wav) * 10 ** (-30 / 20) * 2**15) / 2**15).astype(np.float32),
+    "noise": lambda wav, rng: with_noise(segment(wav), rng, 20),
+    "faster": lambda wav, _: soxr.resample(segment(wav), 21, 20),
 }
 
 
 SHIFTED = {"half_frame", "shifted", "shifted_mp3"}
+# What is not promised; see docs/shards.md.
+CHANGED = {"noise", "faster"}
 # Units in a landmark, by suffix of the figures.
 SIZES = {"": 2, "_large": 3}
 

@@ -443,7 +443,8 @@ def test_units_are_counted_by_split(tmp_path: Path) -> None:
         assert counts == expected.tolist()
 
 
-def test_recorded_speech_encoded_as_mp3_and_shifted_is_found(speech: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("gain_db", [0, -30])
+def test_recorded_speech_encoded_as_mp3_and_shifted_is_found(gain_db: int, speech: Path, tmp_path: Path) -> None:
     from model.artefacts import resolve
     from pipeline.audio.read import Span, probe
 
@@ -455,7 +456,7 @@ def test_recorded_speech_encoded_as_mp3_and_shifted_is_found(speech: Path, tmp_p
     for number, wav in enumerate(wavs):
         assert isinstance(wav, np.ndarray)
         file = io.BytesIO()
-        soundfile.write(file, wav[len(wav) // 4 :], 16_000, format="MP3")
+        soundfile.write(file, wav[len(wav) // 4 :] * 10 ** (gain_db / 20), 16_000, format="MP3")
         file.seek(0)
         copy = soundfile.read(file, dtype="float32")[0]
         pair = encode([wav, copy])
