@@ -14,7 +14,7 @@ def work(recipe: Recipe, *, retry_dropped: bool = False) -> None:
     from pipeline.units.codebook_fit import fit_codebook
 
     run_stage(
-        recipe.run,
+        recipe,
         CODEBOOK,
         lambda report: fit_codebook(
             recipe.run, recipe.codebook, recipe.encoder, recipe.cluster, report, retry_dropped=retry_dropped

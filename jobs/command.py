@@ -6,6 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
+from jobs.kept_recipe import kept_for_stage
 from jobs.progress import progress
 from jobs.recipe import read_recipe
 from pipeline.errors import RunError, TwistError
@@ -101,12 +102,17 @@ def quiet_transformers() -> None:
     logging.set_verbosity_error()
 
 
-def run_stage(run: str, name: str, work: Callable[[ReportProgress], None]) -> None:
-    """Runs a stage with a progress bar, then prints what it kept and dropped, or that it was already finished."""
+def run_stage(recipe: Recipe, name: str, work: Callable[[ReportProgress], None]) -> None:
+    """Runs a stage with a progress bar, then prints what it kept and dropped, or that it was already finished.
+
+    The recipe is kept in the run.
+    """
     from pipeline import stage
 
+    run = recipe.run
+
     finished_before = stage.read_facts(run, name)["finished_at"] if stage.is_finished(run, name) else None
-    with progress(name) as report:
+    with kept_for_stage(recipe, name), progress(name) as report:
         work(report)
     facts = stage.read_facts(run, name)
     is_as_before = facts["finished_at"] == finished_before

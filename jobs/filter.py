@@ -19,7 +19,7 @@ def work(recipe: Recipe, *, retry_dropped: bool = False) -> None:
     from pipeline.stage import read_facts
 
     run_stage(
-        recipe.run,
+        recipe,
         LANGUAGE,
         lambda report: filter_languages(
             recipe.run, recipe.language, recipe.cluster, report, recipe.same_speech, retry_dropped=retry_dropped

@@ -22,7 +22,7 @@ def work(recipe: Recipe, *, retry_dropped: bool = False) -> None:
     from pipeline.corpora.manifest import make_manifest
 
     run_stage(
-        recipe.run,
+        recipe,
         MANIFEST,
         lambda report: make_manifest(recipe.run, recipe.corpora, report, retry_dropped=retry_dropped),
     )

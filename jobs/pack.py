@@ -14,7 +14,7 @@ def work(recipe: Recipe) -> None:
     from pipeline.packing.pack import pack
 
     run_stage(
-        recipe.run,
+        recipe,
         SHARDS,
         lambda report: pack(recipe.run, recipe.pack, report, recipe.encoder),
     )

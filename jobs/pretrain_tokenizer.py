@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
 from jobs.command import command
+from jobs.kept_recipe import keep
 from jobs.progress import progress
 from jobs.recipe import Recipe
 from pipeline.errors import RunError
@@ -28,12 +29,15 @@ def work(recipe: Recipe, checkpoints: str | None = None) -> PretrainResult:
     from model.encoder.hubert_trainer import pretrain
     from pipeline.units.labelled_clips import read_clips
 
+    is_of_the_run = checkpoints is None
     checkpoints = checkpoints or storage.join(recipe.run, "tokenizer")
     train_clips, validation_clips = read_clips(recipe.run, recipe.pretrain.validation_share)
     with progress("pretrain") as report:
 
         def on_event(event: dict[str, Any]) -> None:
             if event["event"] == "start":
+                if is_of_the_run:
+                    keep(recipe, ("pretrain",))
                 resumed = f", from step {event['step']}" if event["step"] else ""
                 too_short = f" ({event['num_too_short']:,} are too short)" if event["num_too_short"] else ""
                 tqdm.write(

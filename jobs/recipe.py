@@ -2,6 +2,7 @@
 
     twist segment --config recipes/demo.yaml --run runs/demo --segments.max_s 20
 
+A section that no file given by --config has is taken from the recipe that the run keeps (kept_recipe.py).
 Every command checks the whole recipe, so that a mistyped key is found at once, not when its stage begins.
 """
 
@@ -12,8 +13,8 @@ import contextlib
 import io
 import json
 from argparse import ArgumentError
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -33,10 +34,15 @@ from pipeline.segments.config import SegmentConfig
 from pipeline.units.config import CodebookConfig
 from pipeline.work.cluster import ClusterConfig
 
+KEPT_RECIPE = "recipe.yaml"
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of a run. `train` has no defaults: it is None if no model to train is named."""
+    """The settings of a run. `train` has no defaults: it is None if no model to train is named.
+
+    `said` has the sections as the files give them, without defaults and without the command line's options.
+    """
 
     run: str
     corpora: tuple[CorpusConfig, ...] = ()
@@ -50,11 +56,12 @@ class Recipe:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     vocoder: VocoderTrainConfig = field(default_factory=VocoderTrainConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    said: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _sections() -> dict[str, type]:
     kinds: dict[str, Any] = get_type_hints(Recipe)
-    del kinds["run"]
+    del kinds["run"], kinds["said"]
     return {name: kind if name == "corpora" else (*get_args(kind), kind)[0] for name, kind in kinds.items()}
 
 
@@ -94,7 +101,11 @@ def read_recipe(
         UsageError: a key or option is unknown, a value does not fit, or a run is needed and not named.
     """
     parser = _parser(sections, prog=f"twist {command}", description=description)
-    parser.add_argument("--config", type=str | None, help="The recipe, a YAML file; options given here override it.")
+    parser.add_argument(
+        "--config",
+        type=str | None,
+        help="The recipe, a YAML file; by default the run's own. Options given here override it.",
+    )
     if add_arguments:
         add_arguments(parser)
     try:
@@ -102,6 +113,9 @@ def read_recipe(
         if "language" in sections:
             argv = _spell_out_languages(argv)
         file = _read_file(path) if path else {}
+        run_said = _take_option("--run", argv)[0] or file.get("run")
+        is_help = any(word in ("-h", "--help") for word in argv)
+        file = {**(_read_kept(run_said) if run_said and not is_help else {}), **file}
         parser.set_defaults({name: file[name] for name in ("run", *sections) if name in file})
         made = parser.instantiate(parser.parse_args(list(argv)))
         others = _instantiate({name: value for name, value in file.items() if name not in ("run", *sections)})
@@ -110,7 +124,8 @@ def read_recipe(
     if not made.run and needs_run(made):
         raise UsageError("no run is named: give --run FOLDER, or `run:` in the recipe")
     run = storage.absolute(made.run) if made.run else ""
-    return Recipe(run=run, **others, **{name: made[name] for name in sections}), made
+    said = {name: plain(_as_dicts(value)) for name, value in file.items() if name != "run"}
+    return Recipe(run=run, said=said, **others, **{name: made[name] for name in sections}), made
 
 
 def has_option(name: str, argv: Sequence[str]) -> bool:
@@ -121,6 +136,36 @@ def has_option(name: str, argv: Sequence[str]) -> bool:
 def usage_error(error: Exception) -> UsageError:
     """A parser's error message as one sentence."""
     return UsageError(_sentence(error))
+
+
+def kept_uri(run: str) -> str:
+    """The file in which a run keeps its recipe."""
+    return storage.join(run, KEPT_RECIPE)
+
+
+def kept_text(run: str) -> str | None:
+    """The recipe that a run keeps; None if it keeps none."""
+    try:
+        return storage.read_bytes(kept_uri(run)).decode()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except PermissionError:
+        if storage.is_s3(run):
+            raise
+        return None  # the command itself says what it cannot read or write
+    except UnicodeDecodeError as error:
+        raise TwistError(f"{kept_uri(run)} is damaged ({error}); delete it, and give the recipe by --config") from error
+
+
+def plain(settings: Any) -> Any:
+    """Settings as YAML has them: dicts, lists and scalars."""
+    if is_dataclass(settings) and not isinstance(settings, type):
+        settings = asdict(settings)
+    if isinstance(settings, dict):
+        return {str(name): plain(value) for name, value in settings.items()}
+    if isinstance(settings, list | tuple | set | frozenset):
+        return [plain(value) for value in settings]
+    return settings
 
 
 def _parser(sections: Sequence[str], **settings: str) -> ArgumentParser:
@@ -169,6 +214,27 @@ def _read_file(path: str) -> dict[str, Any]:
     except (ArgumentError, TypeError) as error:
         raise UsageError(f"{path}: {_sentence(error)}") from error
     return {name: value for name, value in vars(said).items() if value is not None}
+
+
+def _read_kept(run: str) -> dict[str, Any]:
+    """The sections of the recipe that a run keeps; none if it keeps no recipe."""
+    text = kept_text(run)
+    if text is None:
+        return {}
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            kept = _parser(tuple(SECTIONS)).parse_string(text, defaults=False)
+    except (ArgumentError, TypeError) as error:
+        raise UsageError(f"{kept_uri(run)}: {_sentence(error)}; mend it, or delete it and give --config") from error
+    return {name: value for name, value in vars(kept).items() if value is not None and name != "run"}
+
+
+def _as_dicts(value: Any) -> Any:
+    if isinstance(value, Namespace):
+        return {name: _as_dicts(part) for name, part in vars(value).items()}
+    if isinstance(value, dict):
+        return {name: _as_dicts(part) for name, part in value.items()}
+    return [_as_dicts(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _instantiate(sections: dict[str, Any]) -> dict[str, Any]:

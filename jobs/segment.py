@@ -14,7 +14,7 @@ def work(recipe: Recipe, *, retry_dropped: bool = False) -> None:
     from pipeline.segments.segment import make_segments
 
     run_stage(
-        recipe.run,
+        recipe,
         SEGMENTS,
         lambda report: make_segments(recipe.run, recipe.segments, recipe.cluster, report, retry_dropped=retry_dropped),
     )

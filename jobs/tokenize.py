@@ -14,7 +14,7 @@ def work(recipe: Recipe, *, retry_dropped: bool = False) -> None:
     from pipeline.units.tokenize import tokenize
 
     run_stage(
-        recipe.run,
+        recipe,
         UNITS,
         lambda report: tokenize(recipe.run, recipe.encoder, recipe.cluster, report, retry_dropped=retry_dropped),
     )

@@ -12,6 +12,7 @@ from jsonargparse.typing import PositiveInt
 from tqdm import tqdm
 
 from jobs.command import add_option, command, quiet_transformers
+from jobs.kept_recipe import keep
 from jobs.progress import progress
 from jobs.recipe import Recipe
 from pipeline.errors import RunError
@@ -41,6 +42,7 @@ def work(
     quiet_transformers()
     assert recipe.train is not None
     shards = shards or storage.join(recipe.run, "shards")
+    is_of_the_run = checkpoints is None
     checkpoints = checkpoints or storage.join(recipe.run, "checkpoints")
     is_main = os.environ.get("RANK", "0") == "0"
     first_step = 0
@@ -49,6 +51,8 @@ def work(
         def on_event(event: dict[str, Any]) -> None:
             nonlocal first_step
             if event["event"] == "start":
+                if is_of_the_run:
+                    keep(recipe, ("train",))
                 first_step = event["step"]
                 resumed = f", from step {first_step}" if first_step else ""
                 tqdm.write(

@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
 from jobs.command import command
+from jobs.kept_recipe import keep
 from jobs.progress import progress
 from jobs.recipe import Recipe
 from pipeline.errors import RunError
@@ -31,6 +32,7 @@ def work(recipe: Recipe, checkpoints: str | None = None) -> VocoderResult:
     from pipeline.units.labelled_clips import read_clips
 
     config = recipe.vocoder
+    is_of_the_run = checkpoints is None
     checkpoints = checkpoints or storage.join(recipe.run, "vocoder")
     train, validation = read_clips(recipe.run, config.validation_share)
     fingerprint = codebook.load(storage.join(recipe.run, CODEBOOK)).fingerprint
@@ -38,6 +40,8 @@ def work(recipe: Recipe, checkpoints: str | None = None) -> VocoderResult:
 
         def on_event(event: dict[str, Any]) -> None:
             if event["event"] == "start":
+                if is_of_the_run:
+                    keep(recipe, ("vocoder",))
                 resumed = f", from step {event['step']}" if event["step"] else ""
                 too_short = f" ({event['num_too_short']:,} are too short)" if event["num_too_short"] else ""
                 tqdm.write(
