@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.kept_recipe import kept_for_stage
 from jobs.progress import progress
 from jobs.recipe import read_recipe
+from jobs.stopping import Stopped, end_children, stoppable
 from pipeline.errors import RunError, TwistError
 from pipeline.runs import stage_of
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from jobs.recipe import Recipe
     from pipeline.progress import ReportProgress
 
-USERS_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
+USERS_MISTAKE, FAILURE = 2, 1
 
 
 class Main(Protocol):
@@ -62,19 +64,27 @@ def command(
 def guard(command: str, work: Callable[[], None]) -> int:
     """Runs a command's work and returns its exit status; prints a user's mistake or an I/O failure as one sentence."""
     try:
-        work()
+        with stoppable():
+            try:
+                work()
+            except KeyboardInterrupt:
+                end_children()
+                raise
+            finally:
+                sys.stdout.flush()
     except TwistError as mistake:
         print(f"twist {command}: {mistake}", file=sys.stderr)
         return USERS_MISTAKE
     except BrokenPipeError:  # the reader of the output has closed it
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - Python still flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
         return 0
     except (RunError, OSError) as failure:
         print(f"twist {command}: {failure}; run the command again to go on from here", file=sys.stderr)
         return FAILURE
-    except KeyboardInterrupt:
-        print(f"twist {command}: interrupted; run the command again to go on from here", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        stop = interrupt if isinstance(interrupt, Stopped) else Stopped(signal.SIGINT)
+        print(f"twist {command}: {stop.sentence}", file=sys.stderr)
+        return stop.status
     return 0
 
 

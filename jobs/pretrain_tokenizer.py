@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from jobs.command import command
 from jobs.kept_recipe import keep
 from jobs.progress import progress
 from jobs.recipe import Recipe
-from pipeline.errors import RunError
+from jobs.stopping import Stopped
 from pipeline.files import storage
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def work(recipe: Recipe, checkpoints: str | None = None) -> PretrainResult:
     """Pretrains until the recipe's last step and prints the result.
 
     Raises:
-        RunError: pretraining was stopped by a signal before its last step.
+        Stopped: pretraining was stopped by a signal before its last step.
     """
     from model.encoder.hubert_trainer import pretrain
     from pipeline.units.labelled_clips import read_clips
@@ -32,9 +33,11 @@ def work(recipe: Recipe, checkpoints: str | None = None) -> PretrainResult:
     is_of_the_run = checkpoints is None
     checkpoints = checkpoints or storage.join(recipe.run, "tokenizer")
     train_clips, validation_clips = read_clips(recipe.run, recipe.pretrain.validation_share)
+    stopped_by = int(signal.SIGTERM)
     with progress("pretrain") as report:
 
         def on_event(event: dict[str, Any]) -> None:
+            nonlocal stopped_by
             if event["event"] == "start":
                 if is_of_the_run:
                     keep(recipe, ("pretrain",))
@@ -47,6 +50,8 @@ def work(recipe: Recipe, checkpoints: str | None = None) -> PretrainResult:
                 )
             elif event["event"] == "init":
                 tqdm.write(f"pretrain   {event['num_taken']} of {event['num_all']} tensors from {recipe.pretrain.init}")
+            elif event["event"] == "stopped":
+                stopped_by = event["signal"]
             elif event["event"] == "step":
                 detail = (
                     f"loss {event['masked_loss']:.3f}, {event['masked_accuracy']:.1%} of masked frames, "
@@ -63,7 +68,7 @@ def work(recipe: Recipe, checkpoints: str | None = None) -> PretrainResult:
 
         result = pretrain(recipe.pretrain, train_clips, validation_clips, checkpoints, on_event)
     if not result.is_finished:
-        raise RunError(f"stopped by SIGTERM at step {result.num_steps}")
+        raise Stopped(stopped_by, f"step {result.num_steps} is saved")
     if os.environ.get("RANK", "0") == "0":
         assert result.best is not None
         print(

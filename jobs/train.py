@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from jobs.command import add_option, command, quiet_transformers
 from jobs.kept_recipe import keep
 from jobs.progress import progress
 from jobs.recipe import Recipe
-from pipeline.errors import RunError
+from jobs.stopping import Stopped
 from pipeline.files import storage
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def work(
         ray_workers: Number of processes on the Ray cluster that train instead of this one.
 
     Raises:
-        RunError: training was stopped by a signal before its last step.
+        Stopped: training was stopped by a signal before its last step.
     """
     from jobs.train_on_ray import train_on_ray
     from model.lm.trainer import train
@@ -46,10 +47,11 @@ def work(
     checkpoints = checkpoints or storage.join(recipe.run, "checkpoints")
     is_main = os.environ.get("RANK", "0") == "0"
     first_step = 0
+    stopped_by = int(signal.SIGTERM)
     with progress("train") as report:
 
         def on_event(event: dict[str, Any]) -> None:
-            nonlocal first_step
+            nonlocal first_step, stopped_by
             if event["event"] == "start":
                 if is_of_the_run:
                     keep(recipe, ("train",))
@@ -60,6 +62,8 @@ def work(
                     f"in {event['num_train_samples']:,} samples, {event['world_size']} process(es) on "
                     f"{event['device']}{resumed}"
                 )
+            elif event["event"] == "stopped":
+                stopped_by = event["signal"]
             elif event["event"] == "step":
                 detail = f"loss {event['loss']:.3f}, {event['tokens_per_s']:.0f} units/s"
                 report(event["step"], recipe.train.num_steps if recipe.train else 0, "steps", detail)
@@ -69,7 +73,7 @@ def work(
         else:
             result = train_on_ray(recipe.train, shards, checkpoints, ray_workers, on_event)
     if not result.is_finished:
-        raise RunError(f"stopped by SIGTERM at step {result.num_steps}")
+        raise Stopped(stopped_by, f"step {result.num_steps} is saved")
     if is_main:
         _draw_curve(checkpoints)
         was_finished = "already finished: " if first_step == result.num_steps else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from jobs.command import command
 from jobs.kept_recipe import keep
 from jobs.progress import progress
 from jobs.recipe import Recipe
-from pipeline.errors import RunError
+from jobs.stopping import Stopped
 from pipeline.files import storage
 from pipeline.runs import CODEBOOK
 
@@ -25,7 +26,7 @@ def work(recipe: Recipe, checkpoints: str | None = None) -> VocoderResult:
     """Trains until the recipe's last step and prints the result.
 
     Raises:
-        RunError: training was stopped by a signal before its last step.
+        Stopped: training was stopped by a signal before its last step.
     """
     from model.vocoder.trainer import train_vocoder
     from pipeline.units import codebook
@@ -36,9 +37,11 @@ def work(recipe: Recipe, checkpoints: str | None = None) -> VocoderResult:
     checkpoints = checkpoints or storage.join(recipe.run, "vocoder")
     train, validation = read_clips(recipe.run, config.validation_share)
     fingerprint = codebook.load(storage.join(recipe.run, CODEBOOK)).fingerprint
+    stopped_by = int(signal.SIGTERM)
     with progress("vocoder") as report:
 
         def on_event(event: dict[str, Any]) -> None:
+            nonlocal stopped_by
             if event["event"] == "start":
                 if is_of_the_run:
                     keep(recipe, ("vocoder",))
@@ -52,6 +55,8 @@ def work(recipe: Recipe, checkpoints: str | None = None) -> VocoderResult:
                 )
                 if config.sample_every and not event["draws_pictures"]:
                     tqdm.write("vocoder    samples come without pictures: the extra `plots` (matplotlib) is missing")
+            elif event["event"] == "stopped":
+                stopped_by = event["signal"]
             elif event["event"] == "step":
                 detail = f"mel distance {event['mel_distance']:.3f}, {event['audio_s_per_s']:.1f} times real time"
                 report(event["step"], config.num_steps, "steps", detail)
@@ -64,7 +69,7 @@ def work(recipe: Recipe, checkpoints: str | None = None) -> VocoderResult:
 
         result = train_vocoder(config, train, validation, fingerprint, checkpoints, on_event)
     if not result.is_finished:
-        raise RunError(f"stopped by SIGTERM at step {result.num_steps}")
+        raise Stopped(stopped_by, f"step {result.num_steps} is saved")
     if os.environ.get("RANK", "0") == "0":
         best = f"; mel distance {result.best.mel_distance:.3f} at best" if result.best else ""
         print(

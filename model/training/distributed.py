@@ -21,6 +21,7 @@ from model.device import Device, pick_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from types import FrameType
 
 LETTING_GO_TAKES_S = 0.5
 
@@ -134,15 +135,31 @@ def gradient_sync(model: nn.Module, *, is_last: bool) -> contextlib.AbstractCont
     return contextlib.nullcontext()
 
 
+class StopFlag(threading.Event):
+    """Set when training should save and stop; `signum` is the signal that asked for it."""
+
+    signum: int = signal.SIGTERM
+
+
 @contextlib.contextmanager
-def sigterm_flag() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, instead of ending the process."""
-    flag = threading.Event()
+def stop_flag() -> Iterator[StopFlag]:
+    """A flag that SIGTERM and Ctrl-C set, instead of ending the process; a second Ctrl-C ends it at once."""
+    flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set signal handlers
         yield flag
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: flag.set())
+
+    def stop(signum: int, _: FrameType | None) -> None:
+        # torchrun passes on to each process the Ctrl-C that the terminal has sent to all.
+        if flag.is_set() and signum == signal.SIGINT and "TORCHELASTIC_RUN_ID" not in os.environ:
+            os._exit(128 + signum)
+        if not flag.is_set():
+            flag.signum = signum
+        flag.set()
+
+    before = {signum: signal.signal(signum, stop) for signum in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield flag
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

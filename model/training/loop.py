@@ -3,7 +3,7 @@
 1. If the folder has checkpoints, the newest is checked and the run continues from it.
 2. Each step: gradients from the training, clipping, a check that all figures are finite, the optimizer.
 3. On schedule: a line of metrics, validation, a checkpoint (also at the best validation so far, at the end and on
-   SIGTERM), written in the background to disk or S3.
+   SIGTERM or Ctrl-C), written in the background to disk or S3.
 
 Random generators are reseeded at each step, so its result depends only on the checkpoint before it, the settings, the
 data and the step's number: a resumed run equals an uninterrupted one to the bit.
@@ -25,14 +25,13 @@ from torch.distributed.tensor import DTensor
 from model.training import checkpoint, optimizer_state
 from model.training.checkpoint_writer import CheckpointWriter
 from model.training.curve_loggers import CurveLogger, TensorBoard, WeightsAndBiases, flatten
-from model.training.distributed import Ranks, join_ranks, sigterm_flag
+from model.training.distributed import Ranks, StopFlag, join_ranks, stop_flag
 from model.training.metrics import MetricsFile
 from model.training.optim import set_learning_rate
 from model.training.training import Batch, LoopSettings, OnEvent, Report, Resumed, Score, Training
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable
 
 
@@ -45,7 +44,7 @@ class Outcome(Generic[Score]):
         num_seen: Data seen, over all resumptions, in the unit of `Training.amount`.
         best: The best validation; None if the run was stopped before it validated.
         checkpoint: Folder of the best checkpoint (of the newest where `best` is None).
-        is_finished: False if SIGTERM stopped the run; start it again to continue.
+        is_finished: False if a signal stopped the run; start it again to continue.
     """
 
     num_steps: int
@@ -77,11 +76,11 @@ def run_training(
     folder = checkpoint.open_folder(folder)
     with (
         join_ranks(settings.device) as ranks,
-        sigterm_flag() as sigterm,
+        stop_flag() as stop,
         CheckpointWriter(folder, ranks.rank, ranks.world_size, in_background=settings.save_in_background) as writer,
     ):
         loop = _Loop(section, settings, folder, ranks, writer, make, on_event)
-        loop.run(sigterm)
+        loop.run(stop)
         loop.close()
         return loop.outcome(), loop.training
 
@@ -131,12 +130,12 @@ class _Loop(Generic[Batch, Score]):
             self.training.begin(self._report_validation)
         self.begun_at = self.step
 
-    def run(self, sigterm: threading.Event) -> None:
-        """Trains until `num_steps`, or until any process gets SIGTERM; then saves a checkpoint and stops."""
+    def run(self, stop: StopFlag) -> None:
+        """Trains until `num_steps`, or until any process gets SIGTERM or Ctrl-C; then saves a checkpoint and stops."""
         settings, training = self.settings, self.training
         logged_at_s, logged_seen = time.monotonic(), self.num_seen
         for batch in training.batches(self.step, settings.num_steps):
-            is_stopped = self.ranks.any(sigterm.is_set())
+            is_stopped = self.ranks.any(stop.is_set())
             step = batch.index + 1
             figures = self._update(batch)
             self.step = step
@@ -156,7 +155,7 @@ class _Loop(Generic[Batch, Score]):
             logged_at_s += time.monotonic() - paused_at_s
             if is_stopped and step < settings.num_steps:
                 self._finish_checkpoints()
-                self._report("stopped", step)
+                self._report("stopped", step, signal=stop.signum)
                 return
         self._finish_checkpoints()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import signal
+import threading
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -65,17 +67,40 @@ def connect() -> None:
 
     if ray.is_initialized():
         return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level="warning")
+    with _signal_handlers_kept():
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(logging_level="warning")
+            return
+        ray.init(
+            address="local",
+            # An actor and a decode task together need a core and a half, even on a machine with one core.
+            num_cpus=max(2, os.cpu_count() or 1),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+        )
+
+
+@contextlib.contextmanager
+def _signal_handlers_kept() -> Iterator[None]:
+    """Puts the command's handlers back: Ray's end the process by `sys.exit`, or with a stack of its C++ and SIGABRT."""
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+    ours: dict[int, Any] = {signum: handler for signum, handler in before.items() if callable(handler)}
+    if signal.SIGTERM not in ours or threading.current_thread() is not threading.main_thread():
+        yield
         return
-    ray.init(
-        address="local",
-        # An actor and a decode task together need a core and a half, even on a machine with one core.
-        num_cpus=max(2, os.cpu_count() or 1),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="error",
-    )
+    set_handler = signal.signal
+
+    def set_others(signum: int, handler: Any) -> Any:
+        return ours[signum] if signum in ours else set_handler(signum, handler)
+
+    signal.signal = set_others  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        signal.signal = set_handler
+        for signum, handler in ours.items():  # what C++ has set
+            signal.signal(signum, handler)
 
 
 def map_tasks(function: Callable[[Item], Result], items: Iterable[Item], *, num_cpus: float = 1) -> Iterator[Result]:
