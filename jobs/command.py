@@ -11,6 +11,7 @@ from jobs.kept_recipe import kept_for_stage
 from jobs.progress import progress
 from jobs.recipe import read_recipe
 from jobs.stopping import Stopped, end_children, stoppable
+from jobs.submitted import refuse_relative_paths
 from pipeline.errors import RunError, TwistError
 from pipeline.runs import stage_of
 
@@ -54,7 +55,9 @@ def command(
         arguments = sys.argv[1:] if argv is None else argv
 
         def read_and_work() -> None:
-            work(*read_recipe(name, description or "", sections, arguments, add_arguments, needs_run))
+            recipe, given = read_recipe(name, description or "", sections, arguments, add_arguments, needs_run)
+            refuse_relative_paths(recipe, given, sections)
+            work(recipe, given)
 
         return guard(name, read_and_work)
 
