@@ -199,6 +199,9 @@ def load_trainer_state(folder: str, step: int) -> dict[str, Any]:
 def refuse_other_settings(before: dict[str, Any], config: Any, section: str, folder: str, step: int) -> None:
     """Refuses to continue a run if changed settings would train another model, or if it is past its end already.
 
+    A finished training may be given more steps, whatever its schedule: from here on the learning rate is that of the
+    schedule over the new number of steps.
+
     Args:
         before: The settings in the checkpoint: `dataclasses.asdict` after a round trip through JSON.
         config: The current settings, a dataclass whose `changeable` names those that may differ (as `group.name` for a
@@ -212,10 +215,13 @@ def refuse_other_settings(before: dict[str, Any], config: Any, section: str, fol
     """
     groups = [field.name for field in fields(config) if is_dataclass(getattr(config, field.name))]
     then, now = (_flat(settings, groups) for settings in (before, json.loads(json.dumps(asdict(config)))))
+    changeable = set(config.changeable)
+    if step == before.get("num_steps") and config.num_steps > step:  # a finished training goes on
+        changeable.add("num_steps")
     changes = [
         f"{name} was {json.dumps(then.get(name))}, is {json.dumps(value)}"
         for name, value in now.items()
-        if name not in config.changeable and then.get(name) != value
+        if name not in changeable and then.get(name) != value
     ]
     if changes:
         raise TwistError(

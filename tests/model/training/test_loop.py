@@ -176,6 +176,31 @@ def test_finished_run_has_nothing_to_do(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.jsonl").read_bytes() == metrics
 
 
+def test_a_finished_run_goes_on_to_more_steps_by_the_schedule_over_all_of_them(tmp_path: Path) -> None:
+    class Scheduled(type(SETTINGS)):  # type: ignore[misc]
+        """The toy's settings, with a schedule that depends on the number of steps."""
+
+        @property
+        def changeable(self) -> frozenset[str]:
+            return frozenset(super().changeable - {"num_steps"})
+
+    short = Scheduled(**{field.name: getattr(SETTINGS, field.name) for field in dataclasses.fields(SETTINGS)})
+    longer = dataclasses.replace(short, num_steps=short.num_steps + 8)
+    train_toy(short, str(tmp_path / "whole"))
+    train_toy(longer, str(tmp_path / "whole"))
+    train_toy(short, str(tmp_path / "stopped"))
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["event"] == "step" and event["step"] == short.num_steps + 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert not train_toy(longer, str(tmp_path / "stopped"), stop).is_finished
+    with pytest.raises(TwistError, match="num_steps was"):  # under way, the rates of the steps left would change
+        train_toy(dataclasses.replace(longer, num_steps=longer.num_steps + 1), str(tmp_path / "stopped"))
+    assert train_toy(longer, str(tmp_path / "stopped")).is_finished
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole", longer.num_steps)
+
+
 def test_longer_run_goes_on(tmp_path: Path) -> None:
     train_toy(SETTINGS, str(tmp_path))
     assert train_toy(dataclasses.replace(SETTINGS, num_steps=14), str(tmp_path)).num_steps == 14
