@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import sys
 from collections.abc import Sequence
 
@@ -31,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
         return 0 if arguments else USERS_MISTAKE
+    if arguments[0] == "--version":
+        print(f"twist {importlib.metadata.version('twist-pipeline')}")
+        return 0
     if arguments[0] not in COMMANDS:
         print(f"twist: there is no command {arguments[0]!r}; commands are {', '.join(COMMANDS)}", file=sys.stderr)
         return USERS_MISTAKE

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import sys
 
-from jobs.command import command, run_stage
+from jsonargparse import ArgumentParser
+
+from jobs.command import add_option, command, run_stage
 from jobs.recipe import Recipe
 from pipeline.runs import SHARDS
 
 
-def work(recipe: Recipe) -> None:
+def work(recipe: Recipe, *, again: bool = False) -> None:
     """Packs a run's units into shards."""
     from pipeline.packing.pack import pack
 
     run_stage(
         recipe,
         SHARDS,
-        lambda report: pack(recipe.run, recipe.pack, report, recipe.encoder),
+        lambda report: pack(recipe.run, recipe.pack, report, recipe.encoder, again=again),
     )
 
 
-main = command("pack", __doc__, lambda recipe, _: work(recipe), ("pack", "encoder"))
+def _add_arguments(parser: ArgumentParser) -> None:
+    add_option(
+        parser,
+        "again",
+        action="store_true",
+        help="Remove the shards that are there and pack anew; stop trainings that read them first.",
+    )
+
+
+main = command(
+    "pack", __doc__, lambda recipe, given: work(recipe, again=given.again), ("pack", "encoder"), _add_arguments
+)
 
 
 if __name__ == "__main__":

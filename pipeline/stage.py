@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 READ_BYTES = 2**22
-STAGE_JSON, DROPPED, DONE, LOCK = "stage.json", "dropped.parquet", "DONE", ".lock"
+STAGE_JSON, DROPPED, DONE, LOCK, REMOVING = "stage.json", "dropped.parquet", "DONE", ".lock", "REMOVING"
 VERSIONED_PACKAGES = ("twist-pipeline", "torch", "ray", "faiss-cpu", "pyarrow", "soundfile", "soxr", "transformers")
 
 
@@ -101,19 +101,22 @@ class Stage:
         self._started_at = time.time()
 
     @contextlib.contextmanager
-    def begin(self, prepare: Callable[[], None] | None = None) -> Iterator[bool]:
+    def begin(self, prepare: Callable[[], None] | None = None, *, again: bool = False) -> Iterator[bool]:
         """Opens the stage; yields whether there is work to do: False if the stage is already finished.
 
         A local folder is locked for the time of the block, so that no two commands work on one stage at once.
 
         Args:
             prepare: Called once the stage is locked and its settings are checked; may `reopen` it.
+            again: Removes what the stage has written first, whatever its settings.
 
         Raises:
             StageError: the folder holds output of other settings or inputs, is in use by another process, or cannot be
                 written.
         """
         with self._locked():
+            if again or storage.exists(self._removing_uri):
+                self._remove_output()
             self._refuse_other_settings()
             if prepare is not None:
                 prepare()
@@ -153,6 +156,19 @@ class Stage:
     def reopen(self) -> None:
         """Removes the done marker, because some of the output is about to be made again."""
         storage.delete(self._done_uri)
+
+    def _remove_output(self) -> None:
+        """Removes all files; killed half-way, it leaves a marker by which the next `begin` does the rest."""
+        storage.write_bytes(self._removing_uri, b"")
+        storage.delete(self._done_uri)
+        for name in storage.list_files(self.uri):
+            if name not in (LOCK, REMOVING):
+                storage.delete(storage.join(self.uri, name))
+        storage.delete(self._removing_uri)
+
+    @property
+    def _removing_uri(self) -> str:
+        return storage.join(self.uri, REMOVING)
 
     @property
     def _done_uri(self) -> str:

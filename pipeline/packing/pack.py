@@ -67,7 +67,14 @@ MOST_FILLS = 1024
 FEW_TASKS = 2
 
 
-def pack(run: str, config: PackConfig, report: ReportProgress, encoder: EncoderConfig | None = None) -> None:
+def pack(
+    run: str,
+    config: PackConfig,
+    report: ReportProgress,
+    encoder: EncoderConfig | None = None,
+    *,
+    again: bool = False,
+) -> None:
     """Writes the shards of a run.
 
     Args:
@@ -75,6 +82,7 @@ def pack(run: str, config: PackConfig, report: ReportProgress, encoder: EncoderC
         config: How to pack.
         report: Called after every task.
         encoder: The run's encoder, to tokenize evaluation sets that are audio.
+        again: Removes the shards that are there first, whatever settings they were made with.
 
     Raises:
         TwistError: the training split is empty, or a part of the units or an evaluation set is damaged.
@@ -88,7 +96,7 @@ def pack(run: str, config: PackConfig, report: ReportProgress, encoder: EncoderC
         inputs["evaluation sets"] = index.digest()
         facts = {"evaluation_clips": len(index.clips), "evaluation_clips_too_short": num_short}
     stage = Stage(run, SHARDS, asdict(config), inputs)
-    with stage.begin() as has_work:
+    with stage.begin(again=again) as has_work:
         if has_work:
             _Packing(stage, config, book, report).run(index, facts)
 
