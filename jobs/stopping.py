@@ -53,12 +53,12 @@ def stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set signal handlers
         yield
         return
-    is_stopping = False
+    first: int | None = None
 
     def stop(signum: int, _: FrameType | None) -> None:
-        nonlocal is_stopping
-        if not is_stopping:
-            is_stopping = True
+        nonlocal first
+        if first is None:
+            first = signum
             raise Stopped(signum)
         if signum == signal.SIGINT and "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun passes on what all have got
             os._exit(128 + signum)
@@ -66,6 +66,10 @@ def stoppable() -> Iterator[None]:
     before = {signum: signal.signal(signum, stop) for signum in SIGNALS}
     try:
         yield
+    except KeyboardInterrupt as interrupt:
+        if first is not None and not isinstance(interrupt, Stopped):  # Ray raises one of its own in place of ours
+            raise Stopped(first) from None
+        raise
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)

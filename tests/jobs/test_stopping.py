@@ -67,6 +67,18 @@ def test_the_first_signal_ends_a_command_in_a_sentence(signum, capsys):
 
 
 @pytest.mark.parametrize("signum", SIGNALS)
+def test_a_library_that_raises_an_interrupt_of_its_own_hides_no_signal(signum, capsys):
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signum)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt from None
+
+    assert command.guard("work", work) == 128 + signum
+    assert STOPPED[signum] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
 def test_a_signal_while_a_command_is_loaded(signum, tmp_path):
     stopped = Command("jobs.run", "--run", tmp_path)
     # Its handlers are set as soon as the package is imported.
