@@ -227,6 +227,7 @@ def segments(ids: list[str], uris: list[str]) -> Iterator[pa.Table]:
             "work_unit": [f"chunk-{chunk:07d}" for chunk in (numbers // SEGMENTS_PER_CHUNK).tolist()],
             "uri": [uris[r] for r, _ in pairs],
             "channel": pa.nulls(len(pairs), pa.int16()),
+            "reads_on_s": pa.nulls(len(pairs), pa.float64()),
         }
         yield pa.table(columns, schema=SEGMENT_SCHEMA)
 

@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.machine import machine
 from benchmarks.processes import family, memory_gib, title
 from model.encoder.config import EncoderConfig
-from pipeline.audio.read import read_spans
+from pipeline.audio.read import read_clips
 from pipeline.files import parquet, storage
 from pipeline.synthetic.espeak import synthesize
 from pipeline.units import codebook
@@ -46,9 +46,7 @@ from pipeline.work.plan import WorkPlan
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from numpy.typing import NDArray
-
-    from pipeline.audio.read import AudioError
+    from pipeline.audio.read import AudioError, Clip
     from pipeline.work.plan import Chunk
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "model" / "embedded"
@@ -119,7 +117,7 @@ def throughput(folder: Path, minutes: float) -> dict[str, float]:
     loop_parts = str(folder / "loop")
     began = time.perf_counter()
     for chunk in work:
-        part = parquet.to_bytes(process(chunk, list(read_spans(chunk.spans))))
+        part = parquet.to_bytes(process(chunk, list(read_clips(chunk.spans))))
         storage.put_if_absent(dataflow.part_uri(loop_parts, chunk.name), part)
     loop_s = time.perf_counter() - began
 
@@ -145,10 +143,10 @@ def throughput(folder: Path, minutes: float) -> dict[str, float]:
 class Listen:
     """Stands in for an encoder, and takes almost no time."""
 
-    def __call__(self, chunk: Chunk, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
+    def __call__(self, chunk: Chunk, clips: Sequence[Clip | AudioError]) -> pa.Table:
         time.sleep(0.2)
         return pa.table(
-            {"id": chunk.ids, "num_samples": [len(wav) for wav in wavs], "drop_reason": pa.nulls(len(wavs))}
+            {"id": chunk.ids, "num_samples": [len(clip.wav) for clip in clips], "drop_reason": pa.nulls(len(clips))}
         )  # type: ignore[arg-type]
 
 

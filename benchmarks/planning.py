@@ -43,9 +43,7 @@ from pipeline.work.cluster import ClusterConfig
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from numpy.typing import NDArray
-
-    from pipeline.audio.read import AudioError
+    from pipeline.audio.read import AudioError, Clip
     from pipeline.work.plan import Chunk
 
 # Corpora: name, recordings at full scale, their length in seconds, and whether voice activity is known.
@@ -180,8 +178,8 @@ def make_parts(run: str) -> None:
 class WriteReasons:
     """Stands in for the encoder, which a part without audio does not need."""
 
-    def __call__(self, chunk: Chunk, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
-        return pa.table({"id": chunk.ids, "drop_reason": [getattr(wav, "reason", None) for wav in wavs]})
+    def __call__(self, chunk: Chunk, clips: Sequence[Clip | AudioError]) -> pa.Table:
+        return pa.table({"id": chunk.ids, "drop_reason": [getattr(clip, "reason", None) for clip in clips]})
 
 
 def resume(run: str) -> None:

@@ -120,6 +120,18 @@ SEGMENT_SCHEMA = pa.schema(
         pa.field("work_unit", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
         pa.field("channel", pa.int16()),
+        # The last segment of a recording that nobody has listened to: if the file goes on behind it, up to so many
+        # seconds more belong to it. Null for the others.
+        pa.field("reads_on_s", pa.float64()),
+    ]
+)
+
+# Recordings whose audio is longer or shorter than was stated, as far as searching for speech has found.
+LENGTH_SCHEMA = pa.schema(
+    [
+        pa.field("recording_id", pa.string(), nullable=False),
+        pa.field("stated_s", pa.float64(), nullable=False),
+        pa.field("actual_s", pa.float64(), nullable=False),
     ]
 )
 

@@ -82,6 +82,22 @@ class StageCounts:
         )
 
 
+class LengthDifferences:
+    """Counts audio that is longer or shorter than its corpus or its header said."""
+
+    def __init__(self) -> None:
+        self._longer, self._shorter = Tally(), Tally()
+
+    def add(self, longer_s: float, shorter_s: float) -> None:
+        """Adds one item."""
+        self._longer += Tally(int(longer_s > 0), longer_s / 3600)
+        self._shorter += Tally(int(shorter_s > 0), shorter_s / 3600)
+
+    def as_facts(self) -> dict[str, Any]:
+        """For stage.json."""
+        return {"longer_than_stated": asdict(self._longer), "shorter_than_stated": asdict(self._shorter)}
+
+
 class Stage:
     """One stage of a run, from `begin` to `finish`.
 

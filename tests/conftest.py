@@ -15,7 +15,7 @@ import soundfile
 from hypothesis import settings
 
 from model.encoder.config import EncoderConfig
-from pipeline.audio.read import read_spans
+from pipeline.audio.read import read_clips
 from pipeline.corpora.manifest import make_manifest
 from pipeline.corpora.source import CorpusConfig
 from pipeline.files import parquet, storage
@@ -185,6 +185,6 @@ def _run_here(
     """Stands in for dataflow.run_chunks, in this process."""
     process = processor(**processor_args)
     for chunk in chunks:
-        part = process(chunk, list(read_spans(chunk.spans)))
+        part = process(chunk, list(read_clips(chunk.spans)))
         storage.put_if_absent(dataflow.part_uri(parts, chunk.name), parquet.to_bytes(part))
     return {}

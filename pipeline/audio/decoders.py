@@ -1,10 +1,12 @@
-"""Sequential decoders of audio files: libsndfile, and PyAV for the formats that libsndfile cannot read."""
+"""Sequential decoders of audio files: libsndfile, and PyAV for what libsndfile cannot read, or not to the end.
+
+What a file holds decides, not what it is called.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import sys
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
@@ -12,6 +14,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import numpy as np
 import soundfile
 
+from pipeline.audio.errors import AudioError
+from pipeline.audio.pyav import PyAVStream
+from pipeline.audio.stated_length import is_believable, wav_goes_on
 from pipeline.files import places
 
 if TYPE_CHECKING:
@@ -19,19 +24,23 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+# Names of files that are taken for audio; all others are passed over.
 # fmt: off
-LIBSNDFILE_SUFFIXES = frozenset({
-    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".sph", ".nist", ".aiff", ".aif", ".aifc", ".au", ".snd",
-    ".w64", ".rf64", ".caf", ".voc",
-})
-PYAV_SUFFIXES = frozenset({
-    ".m4a", ".mp4", ".webm", ".mkv", ".mka", ".aac", ".wma", ".amr", ".3gp", ".mov",
+AUDIO_SUFFIXES = frozenset({
+    ".wav", ".wave", ".flac", ".ogg", ".oga", ".ogx", ".opus", ".spx", ".mp3", ".mp2", ".mp1", ".mpa", ".mpga", ".m2a",
+    ".sph", ".nist", ".aiff", ".aif", ".aifc", ".au", ".snd", ".w64", ".rf64", ".bwf", ".caf", ".voc", ".gsm", ".ircam",
+    ".sf", ".paf", ".svx", ".avr", ".htk", ".pvf", ".xi", ".sd2",
+    ".m4a", ".m4b", ".m4p", ".m4r", ".f4a", ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3gpp", ".3g2", ".3ga", ".webm",
+    ".weba", ".mkv", ".mka", ".aac", ".adts", ".loas", ".wma", ".asf", ".wmv", ".amr", ".awb", ".ac3", ".eac3", ".ec3",
+    ".dts", ".mlp", ".thd", ".ape", ".wv", ".tta", ".tak", ".mpc", ".mpp", ".dsf", ".oma", ".ra", ".rm", ".rmvb",
+    ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob", ".avi", ".flv", ".ogv",
 })
 # fmt: on
-AUDIO_SUFFIXES = LIBSNDFILE_SUFFIXES | PYAV_SUFFIXES
 
 # libsndfile identifies these by content; for some other formats it also looks at the suffix.
 SELF_DESCRIBING_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".sph", ".aiff"})
+# Longer durations come from damaged headers. (A streamed FLAC does not know its own and gives the largest number.)
+MAX_DURATION_S = 7 * 24 * 3600.0
 # In these encodings a sample does not depend on what the decoder read before.
 MEMORYLESS_SUBTYPES = frozenset({"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"})
 # A decoder whose output depends on earlier samples starts at multiples of this. A trade-off: seeking in an mp3 costs as
@@ -44,18 +53,6 @@ LEAD_IN_S = 2.0
 DECODED_AT_ONCE = 2**16
 
 
-class AudioError(Exception):
-    """Audio that cannot be used: `reason` is one word for the tables of drops, `detail` a phrase that explains it."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason, detail)  # unchanged, so that the error survives pickling between processes
-        self.reason = reason
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}"
-
-
 class Decoder:
     """A file being decoded; the caller who opened the file closes it.
 
@@ -66,13 +63,13 @@ class Decoder:
     sample_rate_hz: int
     num_channels: int
     block_frames: int | None
+    num_frames: int | None
+    """As the file states it; None if only decoding can tell."""
+    can_start_anywhere = True
+    """Whether decoding may succeed behind a place where it failed."""
 
     def __init__(self) -> None:
         self._rest = np.zeros((0, self.num_channels), np.float32)
-
-    def count_frames(self) -> int:
-        """The number of frames in the file, from its header or by decoding all of it: the decoder is then used up."""
-        raise NotImplementedError
 
     def seek(self, frame: int) -> None:
         """Moves from the first frame to `frame`, or to the end if the file is shorter."""
@@ -82,18 +79,20 @@ class Decoder:
         """Frees the decoder, but leaves the file open."""
         raise NotImplementedError
 
+    def has_met_the_end(self) -> bool:
+        """Whether the file's last byte has been read, so that a failure means that the file breaks off."""
+        return False
+
     def read(self, num_frames: int) -> NDArray[np.float32]:
-        """The next samples [S, channels]; fewer than `num_frames` at the file's end."""
-        pieces, missing = [self._rest[:0]], num_frames
-        while missing:
-            if not len(self._rest):
-                self._rest = self._decode(missing)
-            if not len(self._rest):
-                break
-            pieces.append(self._rest[:missing])
-            self._rest = self._rest[missing:]
-            missing -= len(pieces[-1])
-        return np.concatenate(pieces) if len(pieces) != 2 else pieces[1]
+        """Some of the next samples [S, channels], at most `num_frames`; none at the file's end.
+
+        Raises:
+            AudioError: the next samples cannot be decoded.
+        """
+        if not len(self._rest):
+            self._rest = self._decode(num_frames)
+        samples, self._rest = self._rest[:num_frames], self._rest[num_frames:]
+        return samples
 
     def pass_over(self, num_frames: int) -> int:
         """Decodes and discards up to `num_frames` frames; returns how many there were."""
@@ -124,17 +123,34 @@ def read_local_header(path: str) -> Header | None:
         return None
     try:
         with soundfile.SoundFile(path) as sound:
-            return Header(sound.frames, sound.samplerate, sound.channels)
-    except soundfile.SoundFileError:
+            header = Header(sound.frames, sound.samplerate, sound.channels)
+        with open(path, "rb") as file:  # noqa: PTH123
+            return header if _reads_all(file, header) else None
+    except (soundfile.SoundFileError, OSError):
         return None
 
 
-def open_decoder(file: BinaryIO, name: str) -> Decoder:
+def read_header(file: BinaryIO) -> Header:
+    """Reads the header of an open file; decodes all of it if no header tells its length.
+
+    Raises:
+        AudioError: the file is empty, or its format is unknown.
+        ConnectionError: its store cannot be reached.
+    """
+    with contextlib.closing(open_decoder(file, header_only=True)) as decoder:
+        num_frames = decoder.num_frames
+    if num_frames is None:
+        with contextlib.closing(open_decoder(file)) as decoder:
+            num_frames = decoder.pass_over(sys.maxsize)
+    return Header(num_frames, decoder.sample_rate_hz, decoder.num_channels)
+
+
+def open_decoder(file: BinaryIO, *, header_only: bool = False) -> Decoder:
     """Makes a decoder that starts at a file's first frame.
 
     Args:
         file: The open file; must be seekable.
-        name: Its name; the suffix chooses the decoder.
+        header_only: Only the decoder's attributes are wanted.
 
     Raises:
         AudioError: the file is empty, or its format is unknown.
@@ -143,8 +159,35 @@ def open_decoder(file: BinaryIO, name: str) -> Decoder:
     if file.seek(0, io.SEEK_END) == 0:
         raise AudioError("empty", "the file has no bytes")
     file.seek(0)
-    suffix = PurePosixPath(name).suffix.lower()
-    return _PyAVDecoder(file) if suffix in PYAV_SUFFIXES else _SoundFileDecoder(file)
+    sound: _SoundFileDecoder | None = None
+    refusal: AudioError | None = None
+    try:
+        sound = _SoundFileDecoder(file)
+        position = file.tell()
+        if _reads_all(file, sound.header):
+            file.seek(position)
+            return sound
+    except AudioError as error:
+        if error.reason != "unreadable":  # the bytes, not what they hold
+            raise
+        refusal = error
+    try:
+        decoder = _PyAVDecoder(file, header_only=header_only)
+    except AudioError as error:
+        if sound is not None:
+            file.seek(position)
+            return sound
+        raise AudioError(error.reason, f"{refusal.detail if refusal else ''} FFmpeg: {error.detail}") from error
+    if sound is not None:
+        sound.close()
+    return decoder
+
+
+def _reads_all(file: BinaryIO, header: Header) -> bool:
+    """Whether libsndfile, which found this header, would read all that a file holds."""
+    if not 0 < header.num_frames <= MAX_DURATION_S * header.sample_rate_hz:
+        return False
+    return is_believable(file, header.num_frames, header.sample_rate_hz)
 
 
 class _SoundFileDecoder(Decoder):
@@ -154,12 +197,14 @@ class _SoundFileDecoder(Decoder):
             self._sound = _ForwardSoundFile(self._file)
         self.sample_rate_hz = self._sound.samplerate
         self.num_channels = self._sound.channels
+        self.num_frames = self._sound.frames
+        self.header = Header(self._sound.frames, self.sample_rate_hz, self.num_channels)
         is_memoryless = self._sound.subtype in MEMORYLESS_SUBTYPES
         self.block_frames = None if is_memoryless else round(BLOCK_S * self.sample_rate_hz)
         super().__init__()
 
-    def count_frames(self) -> int:
-        return int(self._sound.frames)
+    def has_met_the_end(self) -> bool:
+        return self._file.has_met_the_end
 
     def seek(self, frame: int) -> None:
         lead_in = 0 if self.block_frames is None else min(frame, round(LEAD_IN_S * self.sample_rate_hz))
@@ -209,6 +254,8 @@ class _WatchedFile:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._failure: OSError | None = None
+        self.has_met_the_end = False
+        """Whether a read got less than it asked for."""
         self.tell = file.tell
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -218,10 +265,12 @@ class _WatchedFile:
 
     def readinto(self, buffer: Any) -> int:
         try:
-            return self._file.readinto(buffer)  # type: ignore[attr-defined,no-any-return]
+            num_bytes: int = self._file.readinto(buffer)  # type: ignore[attr-defined]
         except OSError as failure:
             self._failure = failure
             return 0
+        self.has_met_the_end |= num_bytes < len(buffer)
+        return num_bytes
 
     def raise_failure(self) -> None:
         """Raises the last failed read, if any, as an AudioError, or as a ConnectionError if the place is at fault."""
@@ -233,56 +282,26 @@ class _PyAVDecoder(Decoder):
     """Always decodes from the first frame: containers such as m4a have no sample-accurate seek."""
 
     block_frames = sys.maxsize
+    can_start_anywhere = False
 
-    def __init__(self, file: BinaryIO) -> None:
-        try:
-            import av
-        except ImportError:
-            advice = "libsndfile does not read this format; install this project's extra `av`"
-            raise AudioError("needs_av", advice) from None
-        self._av_error = av.FFmpegError
-        with self._failures():
-            self._container = av.open(file, metadata_errors="replace")
-            if not self._container.streams.audio or self._container.streams.audio[0].codec_context is None:
-                self._container.close()
-                raise AudioError("unreadable", "it holds no audio of a known coding")
-            stream = self._container.streams.audio[0]
-            self.sample_rate_hz = stream.rate
-            self.num_channels = stream.layout.nb_channels
-            resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
-        self._blocks = self._resampled(stream, resampler)
+    def __init__(self, file: BinaryIO, *, header_only: bool) -> None:
+        self._stream = PyAVStream(file, to_the_end=wav_goes_on(file), header_only=header_only)
+        self.sample_rate_hz = self._stream.sample_rate_hz
+        self.num_channels = self._stream.num_channels
+        self.num_frames = self._stream.num_frames
         super().__init__()
-
-    def _resampled(self, stream: Any, resampler: Any) -> Iterator[NDArray[np.float32]]:
-        last = (None,)  # flushes the resampler
-        for frame in itertools.chain(self._container.decode(stream), last):
-            for block in resampler.resample(frame):
-                yield block.to_ndarray().T
-
-    def count_frames(self) -> int:
-        return self.pass_over(sys.maxsize)
 
     def seek(self, frame: int) -> None:
         self.pass_over(frame)
 
     def _decode(self, num_frames: int) -> NDArray[np.float32]:
-        with self._failures():
-            return next(self._blocks, self._rest[:0])
+        return self._stream.read()
 
     def close(self) -> None:
-        self._container.close()
-
-    @contextlib.contextmanager
-    def _failures(self) -> Iterator[None]:
-        try:
-            yield
-        except (self._av_error, OSError, ValueError) as error:
-            if isinstance(error, OSError) and not isinstance(error, self._av_error):  # of the file, not of its content
-                raise AudioError(places.reason_of(error), _one_line(error)) from error
-            raise AudioError("unreadable", _one_line(error)) from error
+        self._stream.close()
 
 
 def _one_line(error: Exception) -> str:
-    # Leaves out the repr of the file object, which soundfile puts before libsndfile's message, and FFmpeg's numbers.
-    words = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
+    # Leaves out the repr of the file object, which soundfile puts before libsndfile's message.
+    words = getattr(error, "error_string", None) or error
     return " ".join(str(words).split())

@@ -14,7 +14,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Protocol, TypeGuard, TypeVar
 
-from pipeline.audio.decoders import AudioError
+from pipeline.audio.errors import AudioError
 from pipeline.files import audio_uri, storage
 from pipeline.files.places import DOUBTFUL_REASONS, PlaceError
 from pipeline.records import Dropped

@@ -22,7 +22,7 @@ from pipeline.inspection.verify_shards import as_violations, verify_shards
 from pipeline.inspection.verify_tars import verify_sample
 from pipeline.language.filter import DECISIONS
 from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, UNITS
-from pipeline.segments.segment import SEGMENTS_FILE
+from pipeline.segments.segment import LENGTHS_FILE, SEGMENTS_FILE
 from pipeline.units import codebook
 from pipeline.units.parts import digest_of_part, part_uris, read_part
 
@@ -211,7 +211,7 @@ def _ids_with_units(parts: list[str]) -> Iterator[pa.ChunkedArray]:
 
 
 def _durations(run: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Hashes of the recordings' ids, in ascending order, and how long each recording is."""
+    """Hashes of the recordings' ids, in ascending order, and how long each recording is: stated, or found out."""
     lengths = [np.empty(0)]
 
     def ids() -> Iterator[pa.ChunkedArray]:
@@ -221,7 +221,12 @@ def _durations(run: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
 
     hashes = hashes_of(ids())
     order = np.argsort(hashes)
-    return hashes[order], np.concatenate(lengths)[order]
+    hashes, durations_s = hashes[order], np.concatenate(lengths)[order]
+    uri = storage.join(run, SEGMENTS, LENGTHS_FILE)
+    for table in parquet.iterate(uri, ["recording_id", "actual_s"]) if storage.exists(uri) else ():
+        found = np.searchsorted(hashes, hashes_of([table["recording_id"]])).clip(max=max(0, len(hashes) - 1))
+        durations_s[found] = table["actual_s"].to_numpy()
+    return hashes, durations_s
 
 
 def _hashes_of_runs(column: pa.ChunkedArray) -> NDArray[np.int64]:

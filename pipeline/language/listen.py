@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
-from pipeline.audio.read import AudioError
+from pipeline.audio.read import AudioError, Clip, whole_wavs
 from pipeline.files import parquet, storage
 from pipeline.language.decide import AudioEvidence
 from pipeline.languages import normalize_code
@@ -182,12 +182,12 @@ class HearLanguage:
         self._codes = [normalize_code(label) or label for label in self._classify.labels]
         self._detect = SpeechDetector(config.speech_threshold)
 
-    def __call__(self, chunk: Chunk, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
+    def __call__(self, chunk: Chunk, clips: Sequence[Clip | AudioError]) -> pa.Table:
         import torch
 
         chosen: dict[str, list[NDArray[np.float32]]] = {}
         errors: dict[str, AudioError] = {}
-        windows = zip(chunk.ids, wavs, strict=True)
+        windows = zip(chunk.ids, whole_wavs(clips), strict=True)
         for slot, windows_of_slot in itertools.groupby(windows, key=lambda window: window[0]):
             recording_id = slot.rpartition("#")[0]
             chosen.setdefault(recording_id, [])
@@ -197,8 +197,8 @@ class HearLanguage:
                 elif self._holds_speech(wav):
                     chosen[recording_id].append(wav)
                     break
-        clips = [torch.from_numpy(wav) for wavs_of_one in chosen.values() for wav in wavs_of_one]
-        rows = iter(self._classify(clips) if clips else torch.zeros(0, len(self._codes)))
+        tensors = [torch.from_numpy(wav) for wavs_of_one in chosen.values() for wav in wavs_of_one]
+        rows = iter(self._classify(tensors) if tensors else torch.zeros(0, len(self._codes)))
         # Per recording: probabilities, its read error, or no_speech.
         outcomes: dict[str, AudioEvidence] = {}
         for recording_id, wavs_of_one in chosen.items():

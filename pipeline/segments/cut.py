@@ -62,6 +62,29 @@ def cut(regions: Regions, duration_s: float, config: SegmentConfig) -> Regions:
     return [_pad(stretch, *edges, duration_s, config) for stretch, edges in zip(stretches, edges_s, strict=False)]
 
 
+def cut_around(holes: Regions, regions: Regions, duration_s: float, config: SegmentConfig) -> Regions:
+    """Cuts a recording as `cut` does, but leaves out its holes: no segment reaches into one.
+
+    Args:
+        holes: Stretches without audio, as (start, end) seconds, in order and without overlap.
+        regions: Speech, as for `cut`.
+        duration_s: The recording's length.
+        config: As for `cut`.
+    """
+    segments: Regions = []
+    for start_s, end_s in stretches_between(holes, duration_s):
+        within = tidy(((on_s - start_s, off_s - start_s) for on_s, off_s in regions), end_s - start_s)
+        segments += [(start_s + on_s, start_s + off_s) for on_s, off_s in cut(within, end_s - start_s, config)]
+    return segments
+
+
+def stretches_between(holes: Regions, duration_s: float) -> Regions:
+    """What is left of a recording between its holes; edges are whole milliseconds, but for the recording's own."""
+    starts_s = [0.0, *(math.ceil(end_s * 1000) / 1000 for _, end_s in holes)]
+    ends_s = [*(math.floor(start_s * 1000) / 1000 for start_s, _ in holes), duration_s]
+    return [(start_s, end_s) for start_s, end_s in zip(starts_s, ends_s, strict=True) if start_s < end_s]
+
+
 def _split_at_pauses(pieces: Regions, max_pause_s: float) -> list[Regions]:
     groups: list[Regions] = []
     for piece in pieces:

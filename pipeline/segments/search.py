@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from pipeline.audio.read import AudioError
+from pipeline.audio.read import END_TOLERANCE_S, AudioError, Clip, Hole
 from pipeline.files import parquet, storage
 from pipeline.runs import SEGMENTS, stage_of
 from pipeline.segments.cut import Regions, divide
@@ -21,9 +21,6 @@ from pipeline.work.plan import ChunkNames, WorkPlan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
 
     from pipeline.progress import ReportProgress
     from pipeline.records import Recording
@@ -39,21 +36,27 @@ SEARCH_SCHEMA = pa.schema(
         ("start_s", pa.float64()),
         ("end_s", pa.float64()),
         ("work_unit", pa.string()),
+        ("reads_on_s", pa.float64()),
     ]
 )
 
 
 @dataclass(frozen=True)
 class Speech:
-    """Where speech was found in a recording, or in those of its slices that could be searched.
+    """Where speech was found in a recording.
 
     Attributes:
         regions: (on, off) seconds.
-        failures: For each slice that could not be searched, its error and its length in seconds.
+        holes: What could not be searched, in seconds from the recording's start; the last may be what the file lacks of
+            the stated length.
+        beyond_s: Seconds behind the stated length that were searched too.
+        unread_s: Seconds behind these that were not.
     """
 
     regions: Regions = field(default_factory=list)
-    failures: list[tuple[AudioError, float]] = field(default_factory=list)
+    holes: list[Hole] = field(default_factory=list)
+    beyond_s: float = 0.0
+    unread_s: float = 0.0
 
 
 def is_to_be_searched(recording: Recording, config: SegmentConfig) -> bool:
@@ -89,7 +92,8 @@ def _plan(recordings: Iterable[Recording], chunk_s: float) -> WorkPlan:
         for recording in recordings:
             for start_s, end_s in divide((0.0, recording.duration_s), chunk_s):
                 name = names.next(recording.corpus, end_s - start_s)
-                row = (recording.recording_id, recording.uri, recording.channel, start_s, end_s, name)
+                reads_on_s = chunk_s if end_s == recording.duration_s else None
+                row = (recording.recording_id, recording.uri, recording.channel, start_s, end_s, name, reads_on_s)
                 for column, value in zip(columns.values(), row, strict=True):
                     column.append(value)
             if len(columns["uri"]) >= parquet.ROW_GROUP_ROWS:
@@ -111,24 +115,28 @@ class FindSpeech:
         torch.set_num_threads(1)
         self._detect = SpeechDetector(threshold)
 
-    def __call__(self, chunk: Chunk, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
-        return _speech_table(chunk, [wav if isinstance(wav, AudioError) else self._detect(wav) for wav in wavs])
+    def __call__(self, chunk: Chunk, clips: Sequence[Clip | AudioError]) -> pa.Table:
+        return _speech_table(chunk, clips, [[] if isinstance(c, AudioError) else self._detect(c.wav) for c in clips])
 
 
 def _all_failed(chunk: Chunk, error: AudioError) -> pa.Table:
-    return _speech_table(chunk, [error] * len(chunk.ids))
+    return _speech_table(chunk, [error] * len(chunk.ids), [[]] * len(chunk.ids))
 
 
-def _speech_table(chunk: Chunk, outcomes: Sequence[Regions | AudioError]) -> pa.Table:
-    errors = [outcome if isinstance(outcome, AudioError) else None for outcome in outcomes]
+def _speech_table(chunk: Chunk, clips: Sequence[Clip | AudioError], found: Sequence[Regions]) -> pa.Table:
+    errors = [clip if isinstance(clip, AudioError) else None for clip in clips]
+    heard = [None if isinstance(clip, AudioError) else clip for clip in clips]
     return pa.table(
         {
             "recording_id": pa.array(chunk.ids, pa.string()),
             "start_s": pa.array([span.start_s for span in chunk.spans], pa.float64()),
             "end_s": pa.array([span.end_s for span in chunk.spans], pa.float64()),
             "regions": pa.array(
-                [None if isinstance(outcome, AudioError) else json.dumps(outcome) for outcome in outcomes], pa.string()
+                [clip and json.dumps(regions) for clip, regions in zip(heard, found, strict=True)], pa.string()
             ),
+            "holes": pa.array([clip and json.dumps(list(map(asdict, clip.holes))) for clip in heard], pa.string()),
+            "read_s": pa.array([clip and clip.duration_s for clip in heard], pa.float64()),
+            "unread_s": pa.array([clip and clip.unread_s for clip in heard], pa.float64()),
             "drop_reason": pa.array([error and error.reason for error in errors], pa.string()),
             "drop_detail": pa.array([error and error.detail for error in errors], pa.string()),
         }
@@ -138,12 +146,19 @@ def _speech_table(chunk: Chunk, outcomes: Sequence[Regions | AudioError]) -> pa.
 def _read(parts: Sequence[str]) -> Iterator[tuple[str, Speech]]:
     rows = (row for part in parquet.read_many(parts) for row in part.to_pylist())
     for recording_id, slices in itertools.groupby(rows, key=lambda row: row["recording_id"]):
-        speech = Speech()
+        regions: Regions = []
+        holes: list[Hole] = []
+        beyond_s = unread_s = 0.0
         for row in slices:
+            start_s, length_s = row["start_s"], row["end_s"] - row["start_s"]
             # A silent slice of a long recording is normal, not a failure.
             if row["drop_reason"] not in (None, "silent"):
-                error = AudioError(row["drop_reason"], row["drop_detail"])
-                speech.failures.append((error, row["end_s"] - row["start_s"]))
-            regions = json.loads(row["regions"] or "[]")
-            speech.regions.extend((row["start_s"] + on_s, row["start_s"] + off_s) for on_s, off_s in regions)
-        yield recording_id, speech
+                holes.append(Hole(start_s, row["end_s"], row["drop_reason"], row["drop_detail"]))
+            for hole in json.loads(row["holes"] or "[]"):
+                start, end = start_s + hole["start_s"], start_s + hole["end_s"]
+                holes.append(Hole(start, end, hole["reason"], hole["detail"]))
+            regions += [(start_s + on_s, start_s + off_s) for on_s, off_s in json.loads(row["regions"] or "[]")]
+            beyond_s = max(0.0, (row["read_s"] or 0.0) - length_s)
+            unread_s = row["unread_s"] or 0.0
+        # A sample or two are rounding.
+        yield recording_id, Speech(regions, holes, beyond_s if beyond_s > END_TOLERANCE_S else 0.0, unread_s)

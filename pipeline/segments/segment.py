@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -19,23 +19,24 @@ import pyarrow as pa
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 from pipeline.language.filter import kept_recordings
-from pipeline.records import SEGMENT_SCHEMA, Dropped, Recording
+from pipeline.records import LENGTH_SCHEMA, SEGMENT_SCHEMA, Dropped, Recording
 from pipeline.runs import LANGUAGE, MANIFEST, SEGMENTS
-from pipeline.segments.cut import Regions, cut, divide, tidy
+from pipeline.segments.cut import Regions, cut_around, divide, tidy
 from pipeline.segments.search import Speech, is_to_be_searched, search
-from pipeline.stage import Stage, StageCounts, Tally, digest, fingerprint_of
+from pipeline.stage import LengthDifferences, Stage, StageCounts, Tally, digest, fingerprint_of
 from pipeline.work.plan import ChunkNames, WorkPlan
 from pipeline.work.retry import take_back_dropped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from pipeline.audio.read import AudioError
+    from pipeline.audio.read import Hole
     from pipeline.progress import ReportProgress
     from pipeline.segments.config import SegmentConfig
     from pipeline.work.cluster import ClusterConfig
 
 SEGMENTS_FILE = "segments.parquet"
+LENGTHS_FILE = "lengths.parquet"
 # Shorter remainders are rounding errors of sums.
 NEGLIGIBLE_S = 1e-6
 
@@ -73,7 +74,8 @@ def _with_speech(
             id, speech = next(found)
             assert id == recording.recording_id, f"{id} was searched, not {recording.recording_id}"
             # Tidying joins speech that the edge between two slices split.
-            yield recording, Speech(tidy(speech.regions, recording.duration_s), speech.failures)
+            regions = tidy(speech.regions, recording.duration_s + speech.beyond_s)
+            yield recording, replace(speech, regions=regions)
         else:
             yield recording, None
 
@@ -82,6 +84,7 @@ def _write(stage: Stage, recordings: Iterable[tuple[Recording, Speech | None]], 
     segments = _SegmentRows(config.work_unit_minutes * 60)
     dropped: list[Dropped] = []
     total, kept = Tally(), Tally()
+    lengths = _Lengths()
 
     def cut_all() -> Iterator[pa.Table]:
         nonlocal total, kept
@@ -89,13 +92,14 @@ def _write(stage: Stage, recordings: Iterable[tuple[Recording, Speech | None]], 
             if speech is None:
                 candidates = divide((0.0, recording.duration_s), config.max_s)
             else:
-                candidates = cut(speech.regions, recording.duration_s, config)
+                holes = [(hole.start_s, hole.end_s) for hole in speech.holes]
+                candidates = cut_around(holes, speech.regions, recording.duration_s + speech.beyond_s, config)
             long_enough = [(start_s, end_s) for start_s, end_s in candidates if end_s - start_s >= config.min_s]
-            total += Tally(1, recording.duration_s / 3600)
+            total += Tally(1, lengths.add(recording, speech) / 3600)
             if long_enough:
                 kept += Tally(1, sum(end_s - start_s for start_s, end_s in long_enough) / 3600)
-            dropped.extend(_losses(recording, candidates, long_enough, speech.failures if speech else [], config))
-            yield from segments.add(recording, long_enough)
+            dropped.extend(_losses(recording, candidates, long_enough, speech or Speech(), config))
+            yield from segments.add(recording, long_enough, None if speech else config.max_s)
         yield from segments.rest()
 
     content = parquet.groups_to_bytes(cut_all(), SEGMENT_SCHEMA)
@@ -105,8 +109,35 @@ def _write(stage: Stage, recordings: Iterable[tuple[Recording, Speech | None]], 
             + "; ".join(f"{drop.id}: {drop.reason} ({drop.detail})" for drop in dropped[:3])
         )
     storage.write_bytes(storage.join(stage.uri, SEGMENTS_FILE), content)
+    parquet.write(storage.join(stage.uri, LENGTHS_FILE), lengths.table())
     counts = StageCounts.of(total, kept, dropped)
-    stage.finish(counts, dropped, digest(content), segments=segments.num_rows, work_units=segments.num_chunks)
+    facts = {"segments": segments.num_rows, "work_units": segments.num_chunks}
+    stage.finish(counts, dropped, digest(content), **facts, lengths=lengths.differences.as_facts())
+
+
+class _Lengths:
+    """The lengths of recordings that searching found to be other than stated."""
+
+    def __init__(self) -> None:
+        self.differences = LengthDifferences()
+        self._rows: list[tuple[str, float, float]] = []
+
+    def add(self, recording: Recording, speech: Speech | None) -> float:
+        """Adds a recording; returns the seconds to account for: what was stated, and what there is beyond it."""
+        if speech is None:
+            return recording.duration_s
+        longer_s = speech.beyond_s + speech.unread_s
+        shorter_s = sum(hole.end_s - hole.start_s for hole in speech.holes if hole.reason == "truncated")
+        self.differences.add(longer_s, shorter_s)
+        if longer_s or shorter_s:
+            actual_s = recording.duration_s + longer_s - shorter_s
+            self._rows.append((recording.recording_id, recording.duration_s, actual_s))
+        return recording.duration_s + longer_s
+
+    def table(self) -> pa.Table:
+        """A table of LENGTH_SCHEMA."""
+        columns = zip(*self._rows, strict=True) if self._rows else ((), (), ())
+        return pa.table(dict(zip(LENGTH_SCHEMA.names, map(list, columns), strict=True)), schema=LENGTH_SCHEMA)
 
 
 class _SegmentRows:
@@ -119,8 +150,12 @@ class _SegmentRows:
         self._last_name = ""
         self._columns: dict[str, list[object]] = {name: [] for name in SEGMENT_SCHEMA.names}
 
-    def add(self, recording: Recording, segments: Regions) -> Iterator[pa.Table]:
-        """Adds the segments of the next recording; yields a table when one is full."""
+    def add(self, recording: Recording, segments: Regions, longest_s: float | None) -> Iterator[pa.Table]:
+        """Adds the segments of the next recording; yields a table when one is full.
+
+        `longest_s` is how long its last segment may become, if its audio goes on behind the stated end; None if it does
+        not end there, or that was found out already.
+        """
         columns = self._columns
         for start_s, end_s in segments:
             name = self._names.next(recording.corpus, end_s - start_s)
@@ -136,6 +171,8 @@ class _SegmentRows:
             columns["work_unit"].append(name)
             columns["uri"].append(recording.uri)
             columns["channel"].append(recording.channel)
+            is_last = longest_s is not None and end_s == recording.duration_s
+            columns["reads_on_s"].append(max(0.0, longest_s - (end_s - start_s)) if longest_s and is_last else None)
         self.num_rows += len(segments)
 
     def rest(self) -> Iterator[pa.Table]:
@@ -150,12 +187,12 @@ def _losses(
     recording: Recording,
     candidates: Regions,
     segments: Regions,
-    failed: Sequence[tuple[AudioError, float]],
+    speech: Speech,
     config: SegmentConfig,
 ) -> list[Dropped]:
-    """Drops for all that cutting leaves out of a recording: unsearchable slices, too short speech, and pauses."""
+    """Drops for all that cutting leaves out of a recording: holes, too short speech, and pauses."""
     candidates_s, segments_s = (sum(end_s - start_s for start_s, end_s in spans) for spans in (candidates, segments))
-    rest_s = recording.duration_s - candidates_s
+    rest_s = recording.duration_s + speech.beyond_s - candidates_s
     losses: list[Dropped] = []
 
     def lose(reason: str, detail: str, duration_s: float) -> None:
@@ -163,10 +200,13 @@ def _losses(
         num_items = 0 if segments or losses else 1
         losses.append(Dropped(recording.recording_id, recording.corpus, reason, detail, duration_s, num_items))
 
-    for error, slice_s in failed:
-        failed_s = min(slice_s, rest_s)  # a neighbour's padding may reach into it
-        rest_s -= failed_s
-        lose(error.reason, error.detail, failed_s)
+    for reason, holes in _by_reason(speech.holes).items():
+        holes_s = sum(hole.end_s - hole.start_s for hole in holes)
+        rest_s -= holes_s
+        more = f", and {len(holes) - 1} more places" if len(holes) > 1 else ""
+        lose(reason, f"{holes[0].detail}, at {holes[0].start_s:.1f} s{more}", holes_s)
+    if speech.unread_s:
+        lose("beyond_stated_end", "more lies behind the stated end than was looked at", speech.unread_s)
     if len(candidates) > len(segments):
         detail = f"{len(candidates) - len(segments)} of {len(candidates)} stretches are shorter than {config.min_s:g} s"
         lose("too_short", detail, candidates_s - segments_s)
@@ -175,17 +215,28 @@ def _losses(
     return losses
 
 
+def _by_reason(holes: Sequence[Hole]) -> dict[str, list[Hole]]:
+    by_reason: dict[str, list[Hole]] = {}
+    for hole in holes:
+        by_reason.setdefault(hole.reason, []).append(hole)
+    return by_reason
+
+
 def read_segments(run: str) -> pa.Table:
     """Reads the segments of a finished stage, in the order of their chunks (SEGMENT_SCHEMA)."""
-    fingerprint_of(run, SEGMENTS)
-    return parquet.read(storage.join(run, SEGMENTS, SEGMENTS_FILE), SEGMENT_SCHEMA.names)
+    with open_segments(run) as segments:
+        return segments.read_all()
 
 
 @contextlib.contextmanager
 def open_segments(run: str) -> Iterator[parquet.RowGroups]:
     """Opens the same table to be read on demand, in row groups of whole chunks."""
     fingerprint_of(run, SEGMENTS)
-    with parquet.RowGroups(storage.join(run, SEGMENTS, SEGMENTS_FILE), SEGMENT_SCHEMA.names) as groups:
+    uri = storage.join(run, SEGMENTS, SEGMENTS_FILE)
+    with parquet.RowGroups(uri) as file:
+        # Runs that were begun before a column was new have none.
+        columns = [name for name in SEGMENT_SCHEMA.names if name != "reads_on_s" or name in file.schema.names]
+    with parquet.RowGroups(uri, columns) as groups:
         yield groups
 
 

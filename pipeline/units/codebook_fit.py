@@ -24,7 +24,7 @@ import torch
 from model.artefacts import resolve
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import load_encoder
-from pipeline.audio.read import AudioError
+from pipeline.audio.read import AudioError, Clip, whole_wavs
 from pipeline.errors import TwistError
 from pipeline.files import parquet
 from pipeline.records import Dropped
@@ -139,12 +139,12 @@ class DrawFrames:
         self._share = share
         self._seed = seed
 
-    def __call__(self, chunk: Chunk, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
-        clips = [self._check_length(wav) for wav in wavs]
-        features = iter(self._encoder.encode(as_tensors([clip for clip in clips if not isinstance(clip, AudioError)])))
+    def __call__(self, chunk: Chunk, clips: Sequence[Clip | AudioError]) -> pa.Table:
+        wavs = [self._check_length(wav) for wav in whole_wavs(clips)]
+        features = iter(self._encoder.encode(as_tensors([wav for wav in wavs if not isinstance(wav, AudioError)])))
         drawn = [
-            clip if isinstance(clip, AudioError) else self._draw(id, next(features))
-            for id, clip in zip(chunk.ids, clips, strict=True)
+            wav if isinstance(wav, AudioError) else self._draw(id, next(features))
+            for id, wav in zip(chunk.ids, wavs, strict=True)
         ]
         return _frames_table(chunk, drawn)
 

@@ -21,16 +21,17 @@ import torch
 
 from model.encoder.config import EncoderConfig
 from model.encoder.level import LOWEST_DBFS, dbfs
-from pipeline.audio.read import AudioError
+from pipeline.audio.read import AudioError, Clip
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 from pipeline.records import UNITS_SCHEMA, Dropped
 from pipeline.runs import CODEBOOK, SEGMENTS, UNITS
 from pipeline.segments.segment import open_segments, plan_of
-from pipeline.stage import Stage, StageCounts, Tally, digest, fingerprint_of
+from pipeline.stage import LengthDifferences, Stage, StageCounts, Tally, digest, fingerprint_of
 from pipeline.units import codebook
 from pipeline.units.encode import UnitEncoder, as_tensors, describe_encoder, encoder_settings, run_lengths
 from pipeline.units.parts import digest_of_part, part_uris, read_parts
+from pipeline.units.taken import Taken, differences_of, take, to_metadata
 from pipeline.work import dataflow
 from pipeline.work.retry import take_back_dropped
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LEVELS = "levels_dbfs"
+
 
 def tokenize(
     run: str, encoder: EncoderConfig, cluster: ClusterConfig, report: ReportProgress, *, retry_dropped: bool = False
@@ -101,17 +103,29 @@ class Tokenize:
         self._encode = UnitEncoder(encoder, book)
         self._metadata = {"codebook": book.fingerprint, "encoder": book.encoder_fingerprint}
 
-    def __call__(self, chunk: Chunk, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table:
-        clips = [self._check_length(wav) for wav in wavs]
-        heard = [clip for clip in clips if not isinstance(clip, AudioError)]
-        units = iter(self._encode(heard))
-        table = _units_table(chunk, [clip if isinstance(clip, AudioError) else next(units) for clip in clips])
-        return table.replace_schema_metadata({**self._metadata, LEVELS: json.dumps(level_counts(heard))})
+    def __call__(self, chunk: Chunk, clips: Sequence[Clip | AudioError]) -> pa.Table:
+        taken = [
+            clip if isinstance(clip, AudioError) else self._check_length(take(span, clip))
+            for span, clip in zip(chunk.spans, clips, strict=True)
+        ]
+        wavs = [stretch.wav for stretch in taken if isinstance(stretch, Taken)]
+        units = iter(self._encode(wavs))
+        outcomes = [next(units) if isinstance(stretch, Taken) else stretch for stretch in taken]
+        differences = {
+            id: stretch.difference
+            for id, stretch in zip(chunk.ids, taken, strict=True)
+            if isinstance(stretch, Taken) and stretch.difference
+        }
+        table = _units_table(chunk, outcomes, [s if isinstance(s, Taken) else None for s in taken])
+        levels = {LEVELS: json.dumps(level_counts(wavs))}
+        return table.replace_schema_metadata({**self._metadata, **levels, **to_metadata(differences)})
 
-    def _check_length(self, wav: NDArray[np.float32] | AudioError) -> NDArray[np.float32] | AudioError:
-        if isinstance(wav, AudioError) or self._encode.num_frames(len(wav)) > 0:
-            return wav
-        return AudioError("too_short", f"{len(wav)} samples give no frame")
+    def _check_length(self, taken: Taken) -> Taken | AudioError:
+        if self._encode.num_frames(len(taken.wav)) > 0:
+            return taken
+        if taken.difference and taken.difference.lost_s:
+            return AudioError(taken.difference.reason, taken.difference.detail)
+        return AudioError("too_short", f"{len(taken.wav)} samples give no frame")
 
 
 def level_counts(wavs: Sequence[NDArray[np.float32]]) -> dict[str, int]:
@@ -121,18 +135,20 @@ def level_counts(wavs: Sequence[NDArray[np.float32]]) -> dict[str, int]:
 
 
 def _all_dropped(chunk: Chunk, error: AudioError) -> pa.Table:
-    return _units_table(chunk, [error] * len(chunk.ids))
+    return _units_table(chunk, [error] * len(chunk.ids), [None] * len(chunk.ids))
 
 
-def _units_table(chunk: Chunk, outcomes: Sequence[NDArray[np.uint16] | AudioError]) -> pa.Table:
+def _units_table(
+    chunk: Chunk, outcomes: Sequence[NDArray[np.uint16] | AudioError], taken: Sequence[Taken | None]
+) -> pa.Table:
     errors = [outcome if isinstance(outcome, AudioError) else None for outcome in outcomes]
     runs = [None if isinstance(outcome, AudioError) else run_lengths(outcome) for outcome in outcomes]
     return pa.table(
         {
             "segment_id": chunk.ids,
             "recording_id": [id.rpartition("#")[0] for id in chunk.ids],
-            "start_s": [span.start_s for span in chunk.spans],
-            "end_s": [span.end_s for span in chunk.spans],
+            "start_s": [(stretch or span).start_s for stretch, span in zip(taken, chunk.spans, strict=True)],
+            "end_s": [(stretch or span).end_s for stretch, span in zip(taken, chunk.spans, strict=True)],
             "num_frames": [0 if isinstance(outcome, AudioError) else len(outcome) for outcome in outcomes],
             "units": [run and run[0] for run in runs],
             "durations": [run and run[1] for run in runs],
@@ -148,6 +164,7 @@ def _account(stage: Stage, num_planned: int, book: codebook.Codebook, work: dict
     kept, total = Tally(), Tally()
     num_units = num_frames = 0
     levels: Counter[int] = Counter()
+    lengths, downmixed = LengthDifferences(), Tally()
     part_digests = []
     for table in read_parts(stage.run):
         made_with = (table.schema.metadata or {}).get(b"codebook", book.fingerprint.encode()).decode()
@@ -168,6 +185,13 @@ def _account(stage: Stage, num_planned: int, book: codebook.Codebook, work: dict
             corpus = row["recording_id"].partition("/")[0]
             duration_s = row["end_s"] - row["start_s"]
             dropped.append(Dropped(row["segment_id"], corpus, row["drop_reason"], row["drop_detail"], duration_s))
+        for id, difference in differences_of(table).items():
+            parts_of_it = difference.drops(id, id.partition("/")[0])
+            dropped += parts_of_it
+            total += Tally(0, sum(drop.duration_s for drop in parts_of_it) / 3600)
+            missing_s = difference.lost_s if difference.reason == "truncated" else 0.0
+            lengths.add(difference.found_s + difference.unread_s, missing_s)
+            downmixed += Tally(int(difference.remark is not None))
     if total.items != num_planned:
         raise TwistError(
             f"{stage.uri} holds {total.items} segments where the plan has {num_planned}: a part is missing or does "
@@ -184,6 +208,8 @@ def _account(stage: Stage, num_planned: int, book: codebook.Codebook, work: dict
         output,
         **rates,
         levels_dbfs=dict(sorted(levels.items())),
+        lengths=lengths.as_facts(),
+        segments_with_channels_left_out=downmixed.items,
         work=work,
     )
 

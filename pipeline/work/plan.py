@@ -48,7 +48,7 @@ class WorkPlan(collections.abc.Sequence[Chunk]):
 
     Args:
         tables: The tables in order, each with whole chunks of adjacent rows. Columns: work_unit (the chunk's name),
-            `id`, uri, channel, start_s, end_s. Iterated over once, for names and durations.
+            `id`, uri, channel, start_s, end_s, and perhaps reads_on_s. Iterated over once, for names and durations.
         read: Reads the table of a given index again.
         id: Name of the column of ids.
     """
@@ -91,7 +91,8 @@ class WorkPlan(collections.abc.Sequence[Chunk]):
     def __getitem__(self, index: int) -> Chunk:  # type: ignore[override]  # slices are not needed
         first, count = self._rows[index].tolist()
         rows = self._read(int(self._table_of[index])).slice(first, count)
-        columns = (rows[name].to_pylist() for name in ("uri", "channel", "start_s", "end_s"))
+        names = [name for name in ("uri", "channel", "start_s", "end_s", "reads_on_s") if name in rows.column_names]
+        columns = (rows[name].to_pylist() for name in names)
         spans = tuple(Span(*span) for span in zip(*columns, strict=True))
         return Chunk(self.names[index], tuple(rows[self._id].to_pylist()), spans)
 

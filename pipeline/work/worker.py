@@ -13,28 +13,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import pyarrow as pa
 
 from pipeline.audio.places import read_patiently
-from pipeline.audio.read import AudioError, read_spans
+from pipeline.audio.read import AudioError, Clip, read_clips
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 from pipeline.runs import part_file
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from pipeline.work.plan import Chunk
 
 
 class Processor(Protocol):
-    """Turns a chunk's decoded spans (a wav [S] at 16 kHz or an error for each) into its part; made once per actor.
+    """Turns a chunk's decoded spans (a clip or an error for each) into its part; made once per actor.
 
     The part needs a column `drop_reason`, null for kept items.
     """
 
-    def __call__(self, chunk: Chunk, wavs: Sequence[NDArray[np.float32] | AudioError]) -> pa.Table: ...
+    def __call__(self, chunk: Chunk, clips: Sequence[Clip | AudioError]) -> pa.Table: ...
 
 
 def part_uri(parts: str, name: str) -> str:
@@ -53,18 +50,16 @@ class Result:
     dropped: dict[str, int] = field(default_factory=dict)  # items by reason
 
 
-def decode(
-    chunk: Chunk, time_limit_s: float, witnesses: Sequence[str] = ()
-) -> tuple[Result, list[NDArray[np.float32] | AudioError]]:
-    """Decodes a chunk: for each span, in order, the wav [S] at 16 kHz or its error.
+def decode(chunk: Chunk, time_limit_s: float, witnesses: Sequence[str] = ()) -> tuple[Result, list[Clip | AudioError]]:
+    """Decodes a chunk: for each span, in order, its clip or its error.
 
     `witnesses` are URIs of other audio of its corpus, to tell a failing place from a failing file.
     """
     began = time.perf_counter()
     try:
         with _time_limit(time_limit_s):
-            wavs = read_patiently(lambda spans: list(read_spans(spans)), chunk.spans, lambda span: span.uri, witnesses)
-            return Result(seconds={"decode": time.perf_counter() - began}), wavs
+            clips = read_patiently(lambda spans: list(read_clips(spans)), chunk.spans, lambda span: span.uri, witnesses)
+            return Result(seconds={"decode": time.perf_counter() - began}), clips
     except ConnectionError as failure:
         # Not the chunk's fault: if the store cannot be reached, the next chunk would fail as well.
         return Result(failure=f"cannot read {chunk.spans[0].uri}: {failure}"), []
@@ -95,13 +90,13 @@ class ProcessAndCommit:
             )
         return ray.get_runtime_context().get_node_id(), mistake
 
-    def process(self, chunk: Chunk, wavs: list[NDArray[np.float32] | AudioError]) -> Result:
+    def process(self, chunk: Chunk, clips: list[Clip | AudioError]) -> Result:
         """Makes and commits one part."""
         uri = part_uri(self._parts, chunk.name)
         began = time.perf_counter()
         try:
             with _time_limit(self._time_limit_s):
-                table = self._process(chunk, wavs)
+                table = self._process(chunk, clips)
                 part = parquet.to_bytes(table)
         except TwistError as mistake:
             return Result(mistake=str(mistake))

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import soundfile
 
-from pipeline.audio.read import AudioError
+from pipeline.audio.read import AudioError, Clip
 from pipeline.files import parquet
 from pipeline.work import dataflow
 from pipeline.work.cluster import ClusterConfig
@@ -34,11 +34,11 @@ class SlowlyMeasure:
         self._marks = Path(marks)
         self._seconds = seconds
 
-    def __call__(self, chunk: Chunk, wavs: Sequence[np.ndarray | AudioError]) -> pa.Table:
+    def __call__(self, chunk: Chunk, clips: Sequence[Clip | AudioError]) -> pa.Table:
         (self._marks / f"{chunk.name}-{os.getpid()}-{time.time_ns()}").touch()
         time.sleep(self._seconds)
         return _table(
-            chunk, [wav.reason if isinstance(wav, AudioError) else f"{np.abs(wav).sum():.6f}" for wav in wavs]
+            chunk, [clip.reason if isinstance(clip, AudioError) else f"{np.abs(clip.wav).sum():.6f}" for clip in clips]
         )
 
 
@@ -77,12 +77,12 @@ def outcomes_of(folder: Path) -> dict[str, bytes]:
 
 def expected_outcomes(folder: Path) -> dict[str, bytes]:
     """The parts of an undisturbed run, computed without Ray."""
-    from pipeline.audio.read import read_spans
+    from pipeline.audio.read import read_clips
 
     plan = WorkPlan.of(parquet.read(str(folder / "plan.parquet")), "id")
     measure = SlowlyMeasure(str(folder / "marks"), 0.0)
     parts = {
-        f"part-{chunk.name}.parquet": parquet.to_bytes(measure(chunk, list(read_spans(chunk.spans)))) for chunk in plan
+        f"part-{chunk.name}.parquet": parquet.to_bytes(measure(chunk, list(read_clips(chunk.spans)))) for chunk in plan
     }
     for mark in (folder / "marks").iterdir():
         mark.unlink()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.language_id import classifier as language_classifier
-from pipeline.audio.read import AudioError, Span, read_spans
+from pipeline.audio.read import AudioError, Clip, Span, read_spans
 from pipeline.corpora.manifest import make_manifest, read_recordings
 from pipeline.corpora.source import CorpusConfig
 from pipeline.errors import TwistError
@@ -123,7 +123,10 @@ def unit_of(*slots: str) -> Chunk:
 
 
 def rows_of(process: HearLanguage, unit: Chunk, wavs: Sequence[Any]) -> dict[str, dict[str, Any]]:
-    return {row["recording_id"]: row for row in process(unit, wavs).to_pylist()}
+    return {
+        row["recording_id"]: row
+        for row in process(unit, [Clip(wav) if isinstance(wav, np.ndarray) else wav for wav in wavs]).to_pylist()
+    }
 
 
 def test_the_mean_of_the_windows_that_hold_speech(speech: Path, scripted: Scripted) -> None:

@@ -10,7 +10,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.audio.read import read_spans
+from pipeline.audio.read import read_clips
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 from pipeline.language.config import LanguageConfig
@@ -379,7 +379,7 @@ def run_here(
     """Stands in for `run_chunks`, in this process."""
     process = processor(**processor_args)
     for unit in chunks:
-        parquet.write(part_uri(parts, unit.name), process(unit, list(read_spans(unit.spans))))
+        parquet.write(part_uri(parts, unit.name), process(unit, list(read_clips(unit.spans))))
 
 
 @pytest.fixture

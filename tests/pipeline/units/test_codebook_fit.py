@@ -11,7 +11,7 @@ import torch
 
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import load_encoder
-from pipeline.audio.read import AudioError, Span
+from pipeline.audio.read import AudioError, Clip, Span
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 from pipeline.units import codebook
@@ -38,6 +38,7 @@ def wav_of(num_samples: int, seed: int = 0) -> NDArray[np.float32]:
 
 
 WAVS = [wav_of(20_000 + 3_000 * number, number) for number in range(5)]
+CLIPS = [Clip(wav) for wav in WAVS]
 
 
 def unit_of(ids: Sequence[str]) -> Chunk:
@@ -54,18 +55,18 @@ def frames_by_id(part: pa.Table) -> dict[str, NDArray[np.float32] | None]:
 
 def test_the_frames_drawn_from_a_segment_do_not_depend_on_its_chunk() -> None:
     draw = DrawFrames(EncoderConfig(), share=0.3, seed=4)
-    together = draw(unit_of(IDS), WAVS).to_pylist()
+    together = draw(unit_of(IDS), CLIPS).to_pylist()
     for number in range(5):
-        assert draw(unit_of([IDS[number]]), [WAVS[number]]).to_pylist() == [together[number]]
-    assert draw(unit_of(IDS[::-1]), WAVS[::-1]).to_pylist() == together[::-1]
+        assert draw(unit_of([IDS[number]]), [CLIPS[number]]).to_pylist() == [together[number]]
+    assert draw(unit_of(IDS[::-1]), CLIPS[::-1]).to_pylist() == together[::-1]
     again = DrawFrames(EncoderConfig(), share=0.3, seed=4)
-    assert parquet.to_bytes(again(unit_of(IDS), WAVS)) == parquet.to_bytes(draw(unit_of(IDS), WAVS))
+    assert parquet.to_bytes(again(unit_of(IDS), CLIPS)) == parquet.to_bytes(draw(unit_of(IDS), CLIPS))
 
 
 def test_drawn_frames_are_the_encoders_in_their_order() -> None:
     encoder = load_encoder(EncoderConfig())
-    every = frames_by_id(DrawFrames(EncoderConfig(), share=1.0, seed=0)(unit_of(IDS), WAVS))
-    some = frames_by_id(DrawFrames(EncoderConfig(), share=0.4, seed=0)(unit_of(IDS), WAVS))
+    every = frames_by_id(DrawFrames(EncoderConfig(), share=1.0, seed=0)(unit_of(IDS), CLIPS))
+    some = frames_by_id(DrawFrames(EncoderConfig(), share=0.4, seed=0)(unit_of(IDS), CLIPS))
     for id, wav in zip(IDS, WAVS, strict=True):
         features = encoder.encode([torch.from_numpy(wav)])[0].numpy()
         assert np.array_equal(every[id], features)
@@ -81,7 +82,10 @@ def test_about_the_wanted_share_is_drawn_and_the_seed_says_which() -> None:
     num_frames = sum(load_encoder(EncoderConfig()).num_frames(len(wav)) for wav in wavs)
 
     def draw(seed: int) -> list[bytes]:
-        return [row["frames"] for row in DrawFrames(EncoderConfig(), 0.25, seed)(unit_of(IDS), wavs).to_pylist()]
+        return [
+            row["frames"]
+            for row in DrawFrames(EncoderConfig(), 0.25, seed)(unit_of(IDS), list(map(Clip, wavs))).to_pylist()
+        ]
 
     drawn = sum(len(frames) for frames in draw(0)) / (4 * 39)
     assert drawn / num_frames == pytest.approx(0.25, abs=0.05)
@@ -89,7 +93,13 @@ def test_about_the_wanted_share_is_drawn_and_the_seed_says_which() -> None:
 
 
 def test_what_cannot_be_used_becomes_a_row_with_its_reason() -> None:
-    outcomes = [WAVS[0], AudioError("missing", "gone"), wav_of(100), np.zeros(0, np.float32), WAVS[4]]
+    outcomes = [
+        CLIPS[0],
+        AudioError("missing", "gone"),
+        Clip(wav_of(100)),
+        Clip(np.zeros(0, np.float32)),
+        CLIPS[4],
+    ]
     part = DrawFrames(EncoderConfig(), share=1.0, seed=0)(unit_of(IDS), outcomes)
     assert part["drop_reason"].to_pylist() == [None, "missing", "too_short", "too_short", None]
     assert part["drop_detail"].to_pylist()[1:3] == ["gone", "100 samples give no frame"]

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from model.encoder.config import EncoderConfig
-from pipeline.audio.read import AudioError, Span, read_spans
+from pipeline.audio.read import AudioError, Clip, Span, read_clips
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 from pipeline.records import UNITS_SCHEMA
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+
+
+def clips_of(wavs: Sequence[NDArray[np.float32] | AudioError]) -> list[Clip | AudioError]:
+    return [wav if isinstance(wav, AudioError) else Clip(wav) for wav in wavs]
 
 
 def wav_of(num_samples: int, seed: int = 0) -> NDArray[np.float32]:
@@ -49,7 +53,7 @@ def process(small_run: Path) -> Tokenize:
 def test_each_segment_has_a_row_in_the_units_order(process: Tokenize) -> None:
     lengths = [20_000, 40_000, 16_000]
     unit = unit_of(lengths)
-    part = process(unit, [wav_of(length, seed) for seed, length in enumerate(lengths)])
+    part = process(unit, clips_of([wav_of(length, seed) for seed, length in enumerate(lengths)]))
     assert part.schema.equals(UNITS_SCHEMA)
     assert part["segment_id"].to_pylist() == list(unit.ids)
     assert set(part["recording_id"].to_pylist()) == {"x/rec 1#2.wav"}, "an id may hold a # of its own"
@@ -65,12 +69,12 @@ def test_a_segments_units_do_not_depend_on_its_chunk(process: Tokenize) -> None:
     lengths = [20_000, 40_000, 16_000, 33_333]
     unit = unit_of(lengths)
     wavs = [wav_of(length, seed) for seed, length in enumerate(lengths)]
-    together = process(unit, wavs).to_pylist()
+    together = process(unit, clips_of(wavs)).to_pylist()
     for number, wav in enumerate(wavs):
         alone = Chunk("000009", (unit.ids[number],), (unit.spans[number],))
-        assert process(alone, [wav]).to_pylist() == [together[number]]
+        assert process(alone, clips_of([wav])).to_pylist() == [together[number]]
     backwards = Chunk("000010", unit.ids[::-1], unit.spans[::-1])
-    assert process(backwards, wavs[::-1]).to_pylist() == together[::-1]
+    assert process(backwards, clips_of(wavs[::-1])).to_pylist() == together[::-1]
 
 
 def test_what_cannot_be_used_becomes_a_row_with_its_reason(process: Tokenize) -> None:
@@ -82,7 +86,7 @@ def test_what_cannot_be_used_becomes_a_row_with_its_reason(process: Tokenize) ->
         np.zeros(0, np.float32),
         AudioError("undecodable", "bad frame"),
     ]
-    rows = process(unit, outcomes).to_pylist()
+    rows = process(unit, clips_of(outcomes)).to_pylist()
     assert [row["drop_reason"] for row in rows] == ["missing", None, "too_short", "too_short", "undecodable"]
     assert [row["drop_detail"] for row in rows] == [
         "x/rec 1.wav does not exist", None, "100 samples give no frame", "0 samples give no frame", "bad frame",
@@ -92,18 +96,20 @@ def test_what_cannot_be_used_becomes_a_row_with_its_reason(process: Tokenize) ->
         assert (row["units"] is None) == (row["durations"] is None) == is_dropped
         assert (row["num_frames"] == 0) == is_dropped
     alone = Chunk("000001", (unit.ids[1],), (unit.spans[1],))
-    assert process(alone, [outcomes[1]]).to_pylist() == [rows[1]], "broken neighbours change a segment's units"
+    assert process(alone, clips_of([outcomes[1]])).to_pylist() == [rows[1]], (
+        "broken neighbours change a segment's units"
+    )
 
 
 def test_a_unit_without_anything_usable_is_a_part_all_the_same(process: Tokenize) -> None:
-    part = process(unit_of([5, 5]), [AudioError("silent", "digital silence"), wav_of(5)])
+    part = process(unit_of([5, 5]), [AudioError("silent", "digital silence"), Clip(wav_of(5))])
     assert part["drop_reason"].to_pylist() == ["silent", "too_short"]
     assert part.schema.equals(UNITS_SCHEMA)
 
 
 def test_a_part_says_which_encoder_and_codebook_made_it(process: Tokenize, small_run: Path) -> None:
     book = codebook.load(str(small_run / "codebook"))
-    metadata = process(unit_of([20_000]), [wav_of(20_000)]).schema.metadata
+    metadata = process(unit_of([20_000]), [Clip(wav_of(20_000))]).schema.metadata
     levels = metadata.pop(b"levels_dbfs")
     assert metadata == {b"codebook": book.fingerprint.encode(), b"encoder": book.encoder_fingerprint.encode()}
     assert sum(json.loads(levels).values()) == 1
@@ -112,7 +118,7 @@ def test_a_part_says_which_encoder_and_codebook_made_it(process: Tokenize, small
 def test_the_same_unit_gives_the_same_bytes_in_another_process_object(process: Tokenize, small_run: Path) -> None:
     unit, wavs = unit_of([20_000, 16_000, 9]), [wav_of(20_000), AudioError("silent", "digital silence"), wav_of(9)]
     again = Tokenize(EncoderConfig(), str(small_run / "codebook"))
-    assert parquet.to_bytes(process(unit, wavs)) == parquet.to_bytes(again(unit, wavs))
+    assert parquet.to_bytes(process(unit, clips_of(wavs))) == parquet.to_bytes(again(unit, clips_of(wavs)))
 
 
 def test_the_parts_of_a_run_are_what_its_segments_give(process: Tokenize, small_run: Path) -> None:
@@ -121,7 +127,7 @@ def test_the_parts_of_a_run_are_what_its_segments_give(process: Tokenize, small_
     ]
     assert len(units) > 5
     for unit in units[:3]:
-        part = parquet.to_bytes(process(unit, list(read_spans(unit.spans))))
+        part = parquet.to_bytes(process(unit, list(read_clips(unit.spans))))
         assert part == (small_run / "units" / f"part-{unit.name}.parquet").read_bytes()
 
 
@@ -141,7 +147,7 @@ def test_every_planned_segment_is_accounted_for(small_run: Path) -> None:
 
 
 def test_a_digest_knows_every_unit_duration_and_reason(process: Tokenize) -> None:
-    part = process(unit_of([20_000, 16_000, 9]), [wav_of(20_000), wav_of(16_000, 1), wav_of(9)])
+    part = process(unit_of([20_000, 16_000, 9]), clips_of([wav_of(20_000), wav_of(16_000, 1), wav_of(9)]))
     rows = part.to_pylist()
 
     def digest_with(changes: dict[int, dict[str, object]]) -> str:

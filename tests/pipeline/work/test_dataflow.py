@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from pipeline.audio.read import AudioError, Span
+from pipeline.audio.read import AudioError, Clip, Span
 from pipeline.errors import RunError, TwistError
 from pipeline.files import parquet
 from pipeline.work import dataflow, failures
@@ -41,7 +41,7 @@ class Measure:
         self._faults = faults
         self._marks = Path(marks)
 
-    def __call__(self, chunk: Chunk, wavs: Sequence[np.ndarray | AudioError]) -> pa.Table:
+    def __call__(self, chunk: Chunk, clips: Sequence[Clip | AudioError]) -> pa.Table:
         mark = self._marks / f"{chunk.name}-{len(list(self._marks.glob(f'{chunk.name}-*')))}"
         mark.touch()
         fault = self._faults.get(chunk.name)
@@ -55,7 +55,7 @@ class Measure:
             raise RuntimeError("this worker is broken")
         if fault == "raises":
             raise RuntimeError("a fault on purpose")
-        return table(chunk, [wav.reason if isinstance(wav, AudioError) else str(len(wav)) for wav in wavs])
+        return table(chunk, [clip.reason if isinstance(clip, AudioError) else str(len(clip.wav)) for clip in clips])
 
 
 def table(chunk: Chunk, outcomes: Sequence[str]) -> pa.Table:

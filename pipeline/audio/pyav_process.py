@@ -1,0 +1,174 @@
+"""A process that decodes audio with PyAV (FFmpeg): what crashes or hangs in it costs a file, not a command.
+
+Run by pyav.py as `python pyav_process.py SOCKET`. Each message on the socket brings two open files, the audio and a
+pipe, and says in JSON what to do. The answer goes through the pipe, as messages of a letter and a length (HEADER):
+
+    H   so many bytes of JSON: sample_rate_hz, num_channels, num_frames (null if unknown)
+    S   so many bytes of samples [frames, channels], float32
+    L   so many frames are lost
+    O   as many as the number of the error with which the system refused to read the file
+    X   so many bytes of text: what is wrong with the file, or where it breaks off
+    E   the end
+
+Imports nothing of this project, so that it starts at once.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import socket
+import struct
+import sys
+from typing import Any
+
+# What FFmpeg may take a file for. Not: playlists, SDP, concat and whatever else opens files or ports of its own.
+FORMATS = (
+    "mov,mp4,m4a,matroska,webm,mp3,aac,ogg,flac,wav,w64,aiff,au,caf,asf,amr,amrnb,amrwb,mpegts,mpeg,avi,flv,ac3,eac3,"
+    "dts,truehd,ape,wv,tta,mpc,mpc8,rm,voc,gsm,nistsphere,sox,tak,dsf,loas,oma"
+)
+# Containers whose stated length is exact to a packet or two.
+EXACT_FORMATS = ("mov", "matroska")
+# More memory than any sound file needs.
+MAX_MEMORY_BYTES = 2 * 2**30
+# A jump in a damaged file's time stamps beyond this is damage too, and no measure of what is lost.
+MAX_LOST_S = 60.0
+MESSAGE_BYTES = 2**12
+HEADER = struct.Struct("<cI")
+
+
+class SharedFile(io.RawIOBase):
+    """The bytes of a file that another process may be reading too: it has a position of its own."""
+
+    def __init__(self, descriptor: int, length: int) -> None:
+        self._descriptor, self._length, self._position = descriptor, length, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = max(0, min(len(buffer), self._length - self._position))
+        data = os.pread(self._descriptor, wanted, self._position)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def main(control: socket.socket) -> None:
+    """Answers until the other side hangs up."""
+    import av
+
+    av.logging.set_level(None)  # what is wrong with a file is said in a drop, not on the terminal
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 2)
+        if not message:
+            return
+        audio, pipe = descriptors
+        try:
+            with os.fdopen(pipe, "wb", 2**16) as answer:
+                request = json.loads(message)
+                file = io.BufferedReader(SharedFile(audio, request["length"]))
+                _answer(av, file, request, answer)
+        except BrokenPipeError:
+            pass  # no more is wanted
+        finally:
+            os.close(audio)
+
+
+def _answer(av: Any, file: Any, request: dict[str, Any], answer: Any) -> None:
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": ""}
+    if request["to_the_end"]:
+        options["ignore_length"] = "1"
+    try:
+        with av.open(file, options=options, metadata_errors="replace") as container:
+            streams = container.streams.audio
+            if not streams or streams[0].codec_context is None or not streams[0].rate:
+                raise ValueError("it holds no audio of a known coding")
+            stream = streams[0]
+            if stream.codec_context.name == "flac":  # else FFmpeg passes noise on for damaged frames
+                stream.codec_context.options = {"err_detect": "crccheck+explode"}
+            facts = {
+                "sample_rate_hz": stream.rate,
+                "num_channels": stream.layout.nb_channels,
+                "num_frames": _stated_frames(container, stream),
+            }
+            _write(answer, b"H", json.dumps(facts).encode())
+            if not request["header_only"]:
+                _decode(av, container, stream, answer)
+            answer.write(HEADER.pack(b"E", 0))
+    except (av.FFmpegError, OSError, ValueError, MemoryError, RuntimeError) as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        if isinstance(error, OSError) and not isinstance(error, av.FFmpegError) and error.errno:
+            answer.write(HEADER.pack(b"O", error.errno))
+            return
+        words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        _write(answer, b"X", " ".join(str(words).split()).encode())
+
+
+def _stated_frames(container: Any, stream: Any) -> int | None:
+    if container.format.name.split(",")[0] in EXACT_FORMATS and (stream.duration or container.duration):
+        seconds = stream.duration * stream.time_base if stream.duration else container.duration / 1_000_000
+        frames: int = round(seconds * stream.rate)
+        return frames
+    return None
+
+
+def _decode(av: Any, container: Any, stream: Any, answer: Any) -> None:
+    rate_hz, num_channels = stream.rate, stream.layout.nb_channels
+    # Packed: PyAV 15 to 18 crash on planar samples of 8 channels.
+    target = {"format": "flt", "layout": stream.layout, "rate": rate_hz}
+    resampler, form = av.AudioResampler(**target), None
+    has_failed, end_s = False, None
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            has_failed = True
+            continue
+        for frame in frames:
+            if has_failed and end_s is not None and frame.time is not None:
+                lost_s = frame.time - end_s
+                if 0 < lost_s <= MAX_LOST_S:
+                    answer.write(HEADER.pack(b"L", round(lost_s * rate_hz)))
+            has_failed = False
+            end_s = None if frame.time is None else frame.time + frame.samples / frame.sample_rate
+            # In joined files the form of samples may change.
+            if (frame.format.name, frame.layout.name, frame.sample_rate) != form:
+                if form is not None:
+                    _write_samples(answer, resampler.resample(None), num_channels)
+                    resampler = av.AudioResampler(**target)
+                form = (frame.format.name, frame.layout.name, frame.sample_rate)
+            frame.pts = None
+            _write_samples(answer, resampler.resample(frame), num_channels)
+    if form is not None:
+        _write_samples(answer, resampler.resample(None), num_channels)
+
+
+def _write_samples(answer: Any, frames: list[Any], num_channels: int) -> None:
+    for frame in frames:  # a plane may be longer than its samples
+        _write(answer, b"S", bytes(frame.planes[0])[: frame.samples * num_channels * 4])
+
+
+def _write(answer: Any, kind: bytes, content: bytes) -> None:
+    answer.write(HEADER.pack(kind, len(content)))
+    answer.write(content)
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    main(socket.socket(fileno=int(sys.argv[1])))
