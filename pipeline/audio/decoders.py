@@ -67,6 +67,8 @@ class Decoder:
     """As the file states it; None if only decoding can tell."""
     can_start_anywhere = True
     """Whether decoding may succeed behind a place where it failed."""
+    marks_losses = False
+    """Whether samples that are NaN are those that it could not decode."""
 
     def __init__(self) -> None:
         self._rest = np.zeros((0, self.num_channels), np.float32)
@@ -283,6 +285,7 @@ class _PyAVDecoder(Decoder):
 
     block_frames = sys.maxsize
     can_start_anywhere = False
+    marks_losses = True
 
     def __init__(self, file: BinaryIO, *, header_only: bool) -> None:
         self._stream = PyAVStream(file, to_the_end=wav_goes_on(file), header_only=header_only)

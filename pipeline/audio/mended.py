@@ -70,7 +70,10 @@ class MendedStream:
             return self._none()
         if not self._steps_left:
             try:
-                return self._decoder.read(num_frames)
+                samples = self._decoder.read(num_frames)
+                if self._decoder.marks_losses and np.isnan(samples).any():
+                    self.failure = AudioError(UNDECODABLE, "some of it cannot be decoded")
+                return samples
             except AudioError as failure:
                 _raise_if_of_the_place(failure)
                 if not self._decoder.can_start_anywhere:

@@ -87,6 +87,7 @@ def describe_segments(run: str) -> dict[str, Any]:
         "num_segments": len(durations),
         "num_work_units": len(chunks),
         "segments_s": figures.quantiles(durations),
+        "lengths": stage.read_facts(run, SEGMENTS).get("lengths"),
         "examples": examples,
     }
 
@@ -118,6 +119,8 @@ def describe_units(run: str) -> dict[str, Any]:
         "frame_rate_hz": book.facts["encoder"]["frame_rate_hz"],
         "codebook_size": book.codebook_size,
         **{key: facts[key] for key in rates},
+        "lengths": facts.get("lengths"),
+        "segments_with_channels_left_out": facts.get("segments_with_channels_left_out", 0),
         "levels": figures.levels(facts.get("levels_dbfs", {})),
         "remarks": figures.remarks(book.facts["encoder"], book.codebook_size, facts["units_per_hour"]),
         **figures.unit_statistics(counts),

@@ -149,10 +149,19 @@ def _language(description: Mapping[str, Any]) -> Iterator[str]:
 def _segments(description: Mapping[str, Any]) -> Iterator[str]:
     yield from _row("segments", f"{description['num_segments']:,} in {description['num_work_units']:,} chunks")
     yield from _row("durations", _spread(description["segments_s"], _seconds))
+    yield from _lengths(description["lengths"], "recordings")
     yield from _examples(
         f"{example['segment_id']}  {_seconds(example['end_s'] - example['start_s'])}"
         for example in description["examples"]
     )
+
+
+def _lengths(lengths: Mapping[str, Mapping[str, float]] | None, what: str) -> Iterator[str]:
+    """How much audio is longer or shorter than its table or header says, if the run is not older than this count."""
+    for key, how in (("longer_than_stated", "longer"), ("shorter_than_stated", "shorter")):
+        if lengths and lengths[key]["items"]:
+            told = f"{_count(int(lengths[key]['items']), what)} {how} than stated, by {_hours(lengths[key]['hours'])}"
+            yield from _row("lengths", told)
 
 
 def _codebook(description: Mapping[str, Any]) -> Iterator[str]:
@@ -182,6 +191,9 @@ def _units(description: Mapping[str, Any]) -> Iterator[str]:
     yield from _row("encoder", _encoder(description))
     if levels := description["levels"]:
         yield from _row("levels", f"median {levels['median_dbfs']} dBFS, {_levels_below(levels)}")
+    yield from _lengths(description["lengths"], "segments")
+    if left_out := description["segments_with_channels_left_out"]:
+        yield from _row("channels", f"dead, damaged or cancelling ones left out in {_count(left_out, 'segments')}")
     yield from _unit_rows(description)
     for example in description["examples"]:
         yield from _row("e.g.", f"{example['segment_id']}  {_seconds(example['duration_s'])}")

@@ -223,7 +223,9 @@ def _durations(run: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     order = np.argsort(hashes)
     hashes, durations_s = hashes[order], np.concatenate(lengths)[order]
     uri = storage.join(run, SEGMENTS, LENGTHS_FILE)
-    for table in parquet.iterate(uri, ["recording_id", "actual_s"]) if storage.exists(uri) else ():
+    # Runs that were begun before lengths were counted have no such file.
+    is_there = "lengths" in stage.read_facts(run, SEGMENTS)
+    for table in parquet.iterate(uri, ["recording_id", "actual_s"]) if is_there else ():
         found = np.searchsorted(hashes, hashes_of([table["recording_id"]])).clip(max=max(0, len(hashes) - 1))
         durations_s[found] = table["actual_s"].to_numpy()
     return hashes, durations_s

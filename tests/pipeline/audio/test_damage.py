@@ -7,6 +7,7 @@ import itertools
 import random
 from typing import TYPE_CHECKING, Any
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -186,7 +187,6 @@ def test_chunks_behind_the_data_of_a_wav_are_no_audio(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rate_hz", [22_050, 44_100])
 def test_an_mp3_that_does_not_say_how_long_it_is(tmp_path: Path, rate_hz: int) -> None:
     """Of constant rate and without a Xing header; libsndfile takes it for up to half a percent longer."""
-    av = pytest.importorskip("av")
     samples = (speech_like(60.0, rate_hz=rate_hz) * 32767).astype(np.int16)
     path = tmp_path / "a.mp3"
     options = {"write_xing": "0", "id3v2_version": "0"}

@@ -9,6 +9,7 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from conftest import WriteTone
     from numpy.typing import NDArray
 
-av = pytest.importorskip("av")
 CODECS = {"m4a": "aac", "webm": "libopus", "mka": "libopus", "ts": "aac", "aac": "aac", "wma": "wmav2", "caf": "alac"}
 
 
