@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from progress import silently
 
 from model.encoder.config import EncoderConfig
 from pipeline.corpora.manifest import make_manifest
@@ -22,6 +21,7 @@ from pipeline.segments.segment import make_segments
 from pipeline.units.codebook_fit import CodebookConfig, fit_codebook
 from pipeline.units.tokenize import tokenize
 from pipeline.work.cluster import ClusterConfig
+from tests.progress import silently
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
