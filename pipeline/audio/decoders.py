@@ -20,7 +20,7 @@ from pipeline.audio.stated_length import is_believable, wav_goes_on
 from pipeline.files import places
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -98,17 +98,19 @@ class Decoder:
 
     def pass_over(self, num_frames: int) -> int:
         """Decodes and discards up to `num_frames` frames; returns how many there were."""
-        passed = 0
-        while passed < num_frames:
-            num_read = len(self.read(min(DECODED_AT_ONCE, num_frames - passed)))
-            if num_read == 0:
-                break
-            passed += num_read
-        return passed
+        return pass_over(self.read, num_frames)
 
     def _decode(self, num_frames: int) -> NDArray[np.float32]:
         """The next samples [S, channels], any number of them (ideally `num_frames`); none at the file's end."""
         raise NotImplementedError
+
+
+def pass_over(read: Callable[[int], NDArray[np.float32]], num_frames: int) -> int:
+    """Reads and discards up to `num_frames` frames; returns how many there were."""
+    passed = 0
+    while passed < num_frames and (num_read := len(read(min(DECODED_AT_ONCE, num_frames - passed)))):
+        passed += num_read
+    return passed
 
 
 class Header(NamedTuple):

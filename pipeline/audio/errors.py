@@ -11,3 +11,13 @@ class AudioError(Exception):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"
+
+
+def not_finite() -> AudioError:
+    """The error of samples that are no numbers."""
+    return AudioError("not_finite", "the file holds NaN or infinite samples")
+
+
+def silent() -> AudioError:
+    """The error of audio without a sound."""
+    return AudioError("silent", "digital silence")

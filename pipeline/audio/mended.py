@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.audio.decoders import DECODED_AT_ONCE
+from pipeline.audio.decoders import DECODED_AT_ONCE, pass_over
 from pipeline.audio.errors import AudioError
 
 if TYPE_CHECKING:
@@ -60,10 +60,7 @@ class MendedStream:
 
     def pass_over(self, num_frames: int) -> int:
         """Reads and discards up to `num_frames` frames; returns how many there were."""
-        passed = 0
-        while passed < num_frames and (num_read := len(self.read(min(DECODED_AT_ONCE, num_frames - passed)))):
-            passed += num_read
-        return passed
+        return pass_over(self.read, num_frames)
 
     def _next(self, num_frames: int) -> NDArray[np.float32]:
         if self._has_ended:

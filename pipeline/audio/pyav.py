@@ -6,12 +6,11 @@ import io
 import json
 import os
 import select
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -19,15 +18,17 @@ import numpy as np
 from pipeline.audio import pyav_process
 from pipeline.audio.errors import AudioError
 from pipeline.files import places
+from pipeline.files.local_copy import unnamed_copy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+# The folder of the packages.
+ROOT = Path(__file__).resolve().parents[2]
 # A decoder that gives nothing for so long hangs.
 PATIENCE_S = 60.0
 READ_AT_ONCE = 2**20
 NEGLIGIBLE_S = 0.1
-COPIED_AT_ONCE = 2**22
 
 
 class _Process:
@@ -36,10 +37,12 @@ class _Process:
     def __init__(self) -> None:
         self.owner = os.getpid()
         self.control, theirs = socket.socketpair()
-        # -P: modules beside the script must not stand in for others. A session of its own: Ctrl-C is for this process,
+        # It finds this package wherever this process has found it. A session of its own: Ctrl-C is for this process,
         # whose end ends that one too.
-        command = [sys.executable, "-P", pyav_process.__file__, str(theirs.fileno())]
-        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
+        command = [sys.executable, "-P", "-m", pyav_process.__name__, str(theirs.fileno())]
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment, start_new_session=True)
         theirs.close()
 
     def is_alive(self) -> bool:
@@ -182,12 +185,9 @@ def _local_file(file: BinaryIO) -> tuple[int, BinaryIO | None]:
     try:
         return file.fileno(), None
     except (OSError, AttributeError, io.UnsupportedOperation):
-        copy = tempfile.TemporaryFile()  # noqa: SIM115
+        pass
     try:
-        file.seek(0)
-        shutil.copyfileobj(file, copy, COPIED_AT_ONCE)
-        copy.flush()
+        copy = unnamed_copy(file)
     except OSError as failure:
-        copy.close()
         raise AudioError(places.reason_of(failure), str(failure)) from failure
     return copy.fileno(), copy

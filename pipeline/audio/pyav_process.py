@@ -1,7 +1,8 @@
 """A process that decodes audio with PyAV (FFmpeg): what crashes or hangs in it costs a file, not a command.
 
-Run by pyav.py as `python pyav_process.py SOCKET`. Each message on the socket brings two open files, the audio and a
-pipe, and says in JSON what to do. The answer goes through the pipe, as messages of a letter and a length (HEADER):
+Run by pyav.py as `python -m pipeline.audio.pyav_process SOCKET`. Each message on the socket brings two open files, the
+audio and a pipe, and says in JSON what to do. The answer goes through the pipe, as messages of a letter and a length
+(HEADER):
 
     H   so many bytes of JSON: sample_rate_hz, num_channels, num_frames (null if unknown)
     S   so many bytes of samples [frames, channels], float32
@@ -10,11 +11,12 @@ pipe, and says in JSON what to do. The answer goes through the pipe, as messages
     X   so many bytes of text: what is wrong with the file, or where it breaks off
     E   the end
 
-Imports nothing of this project, so that it starts at once.
+Imports next to nothing of this project, so that it starts at once.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -23,6 +25,8 @@ import socket
 import struct
 import sys
 from typing import Any
+
+from pipeline.files.range_reader import RangeReader
 
 # What FFmpeg may take a file for. Not: playlists, SDP, concat and whatever else opens files or ports of its own.
 FORMATS = (
@@ -39,34 +43,6 @@ MESSAGE_BYTES = 2**12
 HEADER = struct.Struct("<cI")
 
 
-class SharedFile(io.RawIOBase):
-    """The bytes of a file that another process may be reading too: it has a position of its own."""
-
-    def __init__(self, descriptor: int, length: int) -> None:
-        self._descriptor, self._length, self._position = descriptor, length, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = max(0, min(len(buffer), self._length - self._position))
-        data = os.pread(self._descriptor, wanted, self._position)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-
 def main(control: socket.socket) -> None:
     """Answers until the other side hangs up."""
     import av
@@ -80,12 +56,17 @@ def main(control: socket.socket) -> None:
         try:
             with os.fdopen(pipe, "wb", 2**16) as answer:
                 request = json.loads(message)
-                file = io.BufferedReader(SharedFile(audio, request["length"]))
+                # Not the file's own position: the other process has that too.
+                file = io.BufferedReader(RangeReader(request["length"], functools.partial(_read_range, audio)))
                 _answer(av, file, request, answer)
         except BrokenPipeError:
             pass  # no more is wanted
         finally:
             os.close(audio)
+
+
+def _read_range(descriptor: int, start: int, length: int) -> bytes:
+    return os.pread(descriptor, length, start)
 
 
 def _answer(av: Any, file: Any, request: dict[str, Any], answer: Any) -> None:
