@@ -1,5 +1,5 @@
 # make demo              the whole way on synthesized speech, in minutes: no GPU, no network but the package index
-# make demo AUDIO=DIR    the same on your own folder of audio, or a LibriSpeech tree
+# make demo AUDIO=DIR    the same on your own folder of audio, or a corpus in a layout that is recognized
 # make test              all tests but those of `make faults`
 # make faults            the rest, which takes minutes: processes and machines killed, stores that go away, other servers
 # make parity            compare with fairseq's own HuBERT, which takes minutes to install into .venv-parity
