@@ -7,7 +7,7 @@ for Libri-Light, and they are cut at pauses; the rest is cut into equal parts.
 
 1. plan: the segment stage, from manifest and language decisions to some 22 million segments in chunks.
 2. resume: the tokenize stage, with the segments and a folder that has the parts of all chunks but one, through Ray, up
-   to that last part. (Its audio does not exist, which the part records.)
+   to that last part. (Its audio is empty files, which the part records.)
 
 --quick runs a hundredth of this and extrapolates in proportion.
 """
@@ -110,7 +110,7 @@ def make_manifest(run: str, scale: float) -> None:
     manifest = Stage(run, "manifest", {}, {})
     with manifest.begin():
         for name, count, duration_s, has_activity in sorted(CORPORA):
-            table = recordings(name, max(1, round(count * scale)), duration_s, has_activity)
+            table = recordings(run, name, max(1, round(count * scale)), duration_s, has_activity)
             parquet.write(storage.join(run, "manifest", f"{name}.parquet"), table)
             total += Tally(len(table), len(table) * duration_s / 3600)
             decisions.append(decided(table["recording_id"]))
@@ -121,12 +121,12 @@ def make_manifest(run: str, scale: float) -> None:
         language.finish(StageCounts.of(total, total, []), [], "language")
 
 
-def recordings(corpus: str, count: int, duration_s: float, has_activity: bool) -> pa.Table:
+def recordings(run: str, corpus: str, count: int, duration_s: float, has_activity: bool) -> pa.Table:
     ids = [f"{corpus}/{number // 1000:05d}/{number:07d}.flac" for number in range(count)]
     columns = {
         "recording_id": pa.array(ids),
         "corpus": pa.array([corpus] * count),
-        "uri": pa.array([f"/speech-corpora/{id}" for id in ids]),
+        "uri": pa.array([f"{run}/speech-corpora/{id}" for id in ids]),
         "duration_s": pa.array(np.full(count, duration_s)),
         "sample_rate_hz": pa.array(np.full(count, 16_000, np.int32)),
         "num_channels": pa.array(np.full(count, 1, np.int32)),
@@ -166,12 +166,16 @@ def plan(run: str) -> None:
 
 
 def make_parts(run: str) -> None:
-    """Writes a file for every chunk but one; a resumed run does not look into them."""
+    """Writes a file for every chunk but one, which a resumed run does not look into, and the audio of that one."""
     folder = Path(run) / "units"
     folder.mkdir()
     with open_segments(run) as segments:
-        names = plan_of(segments).names
-    for name in names[: len(names) // 2] + names[len(names) // 2 + 1 :]:
+        work = plan_of(segments)
+        middle = len(work) // 2
+        for span in work[middle].spans:
+            Path(span.uri).parent.mkdir(parents=True, exist_ok=True)
+            Path(span.uri).touch()
+    for name in work.names[:middle] + work.names[middle + 1 :]:
         (folder / f"part-{name}.parquet").touch()
 
 
