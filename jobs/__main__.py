@@ -15,7 +15,7 @@ COMMANDS = {
     "run": "all stages of a recipe in order, from audio to an evaluated model; finished ones are skipped",
     **{stage.command: stage.purpose for stage in STAGES},
     "train": "train a speech language model on shards",
-    "evaluate": "measure a checkpoint on shards",
+    "evaluate": "measure a speech language model, and set results side by side",
     "generate": "continue a spoken prompt with a speech language model",
     "resynthesize": "turn audio into units and speak these",
     "speak": "speak units",

@@ -1,62 +1,167 @@
-"""Measures a checkpoint on shards: perplexity per corpus and their mean, with confidence intervals."""
+"""Measures a speech LM: perplexity on shards, and the benchmarks whose data is given.
+
+`twist evaluate swuggy sblimp --run RUN` measures by name, `twist evaluate all` on whatever data the recipe names.
+Results are kept in RUN/evaluation; `twist evaluate table RUN...` sets them side by side.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
-from typing import Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
+from jobs import evaluate_table, speech_options
 from jobs.command import add_option, command, quiet_transformers
+from jobs.progress import progress
 from jobs.recipe import Recipe
+from pipeline.errors import TwistError
 from pipeline.files import storage
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.config import EvaluationConfig
+    from pipeline.evaluation.subject import Subject
+    from pipeline.progress import ReportProgress
+
+PERPLEXITY, ALL, TABLE = "perplexity", "all", "table"
 
 
 def work(recipe: Recipe, given: Namespace) -> None:
-    """Prints the perplexity of a checkpoint, as a table or as JSON."""
+    """Prints what each benchmark gives, and keeps it in the run.
+
+    Raises:
+        TwistError: a benchmark's data is missing or laid out otherwise, or the model does not fit.
+    """
     from model.training import checkpoint
-    from pipeline.evaluation.perplexity import evaluate_perplexity, table
+    from pipeline.evaluation import results
+    from pipeline.evaluation.evaluate import PAIR_BENCHMARKS
 
     quiet_transformers()
-    evaluation = evaluate_perplexity(
-        given.checkpoint or checkpoint.best_folder(storage.join(recipe.run, "checkpoints")),
-        given.shards or storage.join(recipe.run, "shards"),
-        given.split,
-        given.max_units,
+    names = _names(recipe, given)
+    folder = given.checkpoint or checkpoint.best_folder(storage.join(recipe.run, "checkpoints"))
+    output = _output(recipe, given, names)
+    if PERPLEXITY in names:
+        _perplexity(recipe, given, folder, output)
+    with progress("evaluate") as report:
+        subject = _subject(recipe, given, folder, output, report)
+        for name in names:
+            for result in PAIR_BENCHMARKS[name](subject) if name != PERPLEXITY else ():
+                uri = results.write(subject.folder, result)
+                print(json.dumps(results.as_json(result)) if given.json else f"{results.as_text(result)}\n{uri}")
+
+
+def _perplexity(recipe: Recipe, given: Namespace, folder: str, output: str) -> None:
+    from pipeline.evaluation import results
+    from pipeline.evaluation.perplexity import evaluate_perplexity, table
+    from pipeline.evaluation.subject import name_of
+
+    shards = given.shards or storage.join(recipe.run, "shards")
+    evaluation = evaluate_perplexity(folder, shards, given.split, given.max_units, level=given.level, seed=given.seed)
+    if output:
+        results.write(storage.join(output, name_of(folder, output)), evaluation.result)
+    print(json.dumps(evaluation.as_dict()) if given.json else table(evaluation))
+
+
+def _names(recipe: Recipe, given: Namespace) -> list[str]:
+    """The benchmarks to measure, each once."""
+    names = list(dict.fromkeys(given.names))
+    if ALL not in names:
+        return names
+    config = recipe.evaluation
+    has_shards = given.shards or storage.exists(storage.join(recipe.run, "shards", "dataset.json"))
+    return [*([PERPLEXITY] if has_shards else []), *(name for name, data in _data_of(config).items() if data)]
+
+
+def _data_of(config: EvaluationConfig) -> dict[str, str | None]:
+    """What each benchmark is given to measure on."""
+    return {
+        "swuggy": config.swuggy.folder,
+        "sblimp": config.sblimp.folder,
+        "storycloze": config.storycloze.spoken or config.storycloze.topic,
+        "salmon": config.salmon.folder,
+        "pairs": config.pairs.source,
+    }
+
+
+def _output(recipe: Recipe, given: Namespace, names: Sequence[str]) -> str:
+    """Where results are kept; "" if nowhere, which perplexity alone allows: it is one look."""
+    if given.output or recipe.run:
+        return given.output or storage.join(recipe.run, "evaluation")
+    if set(names) - {PERPLEXITY}:
+        raise TwistError("say where units and results are kept: give --run RUN or --output FOLDER")
+    return ""
+
+
+def _subject(recipe: Recipe, given: Namespace, folder: str, output: str, report: ReportProgress) -> Subject:
+    from pipeline.evaluation.subject import Subject
+
+    return Subject(
+        checkpoint=folder,
+        codebook_source=given.codebook or recipe.run,
+        output=output,
+        config=recipe.evaluation,
+        cluster=recipe.cluster,
+        device=given.device,
+        report=report,
         level=given.level,
         seed=given.seed,
     )
-    print(json.dumps(asdict(evaluation)) if given.json else table(evaluation))
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("metric", type=Literal["perplexity"], help="What to measure.")
+    parser.add_argument(
+        "names",
+        nargs="+",
+        type=Literal["perplexity", "swuggy", "sblimp", "storycloze", "salmon", "pairs", "all"],
+        help="What to measure; `all`: whatever there is data for.",
+    )
     parser.add_argument(
         "--checkpoint",
         type=str | None,
         help="Checkpoint folder, local or s3://; the best of RUN/checkpoints unless given.",
     )
+    speech_options.add_codebook(parser)
+    parser.add_argument("--output", type=str | None, help="Folder for units and results; RUN/evaluation unless given.")
     parser.add_argument(
-        "--shards", type=str | None, help="Folder of the shards, local or s3://; RUN/shards unless given."
+        "--shards", type=str | None, help="perplexity: folder of the shards, local or s3://; RUN/shards unless given."
     )
     parser.add_argument(
-        "--split", type=Literal["train", "validation", "test"], default="validation", help="The split to measure on."
+        "--split",
+        type=Literal["train", "validation", "test"],
+        default="validation",
+        help="perplexity: the split to measure on.",
     )
-    add_option(parser, "max-units", type=int, default=704, help="Units that a sample has at most; longer ones are cut.")
+    add_option(
+        parser,
+        "max-units",
+        type=int,
+        default=704,
+        help="perplexity: units that a sample has at most; longer ones are cut.",
+    )
     parser.add_argument("--level", type=float, default=0.95, help="Share of draws that confidence intervals hold.")
-    parser.add_argument("--seed", type=int, default=0, help="Seed of the speakers drawn for confidence intervals.")
-    parser.add_argument("--json", action="store_true", help="Print one JSON object.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of what is drawn for confidence intervals.")
+    parser.add_argument("--json", action="store_true", help="Print one JSON object for each result.")
+    speech_options.add_device(parser)
 
 
-main = command(
+_measure = command(
     "evaluate",
     __doc__,
     work,
+    sections=("evaluation", "cluster"),
     add_arguments=_add_arguments,
-    needs_run=lambda given: not (given.shards and given.checkpoint),
+    needs_run=lambda given: not ((given.shards or given.output) and given.checkpoint),
 )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `twist evaluate`, or `twist evaluate table`."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments and arguments[0] == TABLE:
+        return evaluate_table.main(arguments[1:])
+    return _measure(arguments)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from model.lm.train_config import TrainConfig
 from model.vocoder.train_config import VocoderTrainConfig
 from pipeline.corpora.source import CorpusConfig
 from pipeline.errors import TwistError
+from pipeline.evaluation.config import EvaluationConfig
 from pipeline.files import storage
 from pipeline.language.config import LanguageConfig
 from pipeline.language.same_speech import SameSpeechConfig
@@ -55,6 +56,7 @@ class Recipe:
     train: TrainConfig | None = None
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     vocoder: VocoderTrainConfig = field(default_factory=VocoderTrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     said: Mapping[str, Any] = field(default_factory=dict)
 

@@ -22,7 +22,7 @@ from pipeline.runs import MANIFEST, STAGES, UNITS, StageRow
 if TYPE_CHECKING:
     from pipeline.evaluation.perplexity import Evaluation
 
-DATA_SECTIONS = tuple(name for name in SECTIONS if name not in ("train", "pretrain", "vocoder"))
+DATA_SECTIONS = tuple(name for name in SECTIONS if name not in ("train", "pretrain", "vocoder", "evaluation"))
 
 
 def work(recipe: Recipe, given: Namespace) -> None:
@@ -45,13 +45,17 @@ def work(recipe: Recipe, given: Namespace) -> None:
             print(f"\n{table_of_corpora(describe_shards(shards))}")
         return
     from model.lm.speech_lm import require_model
+    from pipeline.evaluation import results
     from pipeline.evaluation.perplexity import evaluate_perplexity
+    from pipeline.evaluation.subject import name_of
 
     assert recipe.train is not None
     require_model(recipe.train.init, recipe.train.architecture, recipe.train.max_units)
     _run_stages(recipe, stages)
     result = train.work(recipe, checkpoints=given.checkpoints)
     evaluation = evaluate_perplexity(result.checkpoint, shards, "validation", recipe.train.max_units)
+    output = storage.join(recipe.run, results.EVALUATION)
+    results.write(storage.join(output, name_of(result.checkpoint, output)), evaluation.result)
     print(f"\n{table_of_corpora(describe_shards(shards))}")
     print(f"\n{_table(recipe, result.initial.mean.perplexity, evaluation)}")
 

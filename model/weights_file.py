@@ -1,10 +1,11 @@
-"""Writes tensors as safetensors, with the permissions that any other new file gets.
+"""Tensors as safetensors files, with the permissions that any other new file gets.
 
 The library makes its files their owner's alone, whatever the umask; a run's checkpoints are for all who can read it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +17,23 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+
 
 def save(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Writes tensors on the CPU by name into a file; whoever may read a new file of this process may read it."""
     safetensors.torch.save_file(dict(tensors), path, metadata)
     share_as_usual(path)
+
+
+def fingerprint_of_folder(folder: Path) -> str:
+    """A hash of a model's config.json and weights, in a folder of transformers' layout."""
+    total = hashlib.sha256()
+    weights = (path for pattern in WEIGHTS for path in folder.glob(pattern))
+    for path in sorted([folder / "config.json", *weights]):
+        with path.open("rb") as file:
+            total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
 
 
 def share_as_usual(*paths: Path) -> None:

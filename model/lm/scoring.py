@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,17 +13,20 @@ from model.lm.speech_lm import next_unit_nll
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
+    from model.lm.scoring_config import ScoringConfig
     from model.lm.vocab import Vocabulary
 
+# Tokens of a forward pass: enough to keep a GPU busy, few enough for the logits of 500 units to stay small.
+TOKENS_AT_ONCE = 4096
 
-@torch.inference_mode()
+
 def log_likelihoods(
-    model: PreTrainedModel, vocabulary: Vocabulary, sequences: Sequence[NDArray[np.uint16]], batch_size: int = 16
+    model: PreTrainedModel, vocabulary: Vocabulary, sequences: Sequence[NDArray[np.uint16]]
 ) -> list[NDArray[np.float64]]:
     """The log-probability of each unit given those before it, in nats: n - 1 values for a sequence of n units.
 
@@ -32,27 +36,83 @@ def log_likelihoods(
         model: The speech LM, in evaluation mode.
         vocabulary: The model's.
         sequences: Of two or more units each.
-        batch_size: Sequences per forward pass; sequences of similar length share one.
 
     Raises:
         TwistError: a sequence has fewer than two units, more than the model has positions for, or a unit that is not in
             the codebook.
     """
-    positions = getattr(model.config, "max_position_embeddings", None)
-    most = math.inf if positions is None else positions - (vocabulary.bos_id is not None)
+    given = 0 if vocabulary.bos_id is None else 1  # the first unit is not scored, although BOS stands before it
     for number, units in enumerate(sequences):
         if len(units) < 2:
             raise TwistError(f"sequence {number} has {len(units)} units; two are needed to score one")
+        most = max_units(model, vocabulary)
         if len(units) > most:
             raise TwistError(f"sequence {number} has {len(units)} units, but the model takes {most}; score it in parts")
-    by_length = sorted(range(len(sequences)), key=lambda index: -len(sequences[index]))
-    before = np.array([] if vocabulary.bos_id is None else [vocabulary.bos_id], np.int64)
-    scores: dict[int, NDArray[np.float64]] = {}
-    for start in range(0, len(by_length), batch_size):
-        batch = by_length[start : start + batch_size]
-        token_ids = [np.concatenate([before, vocabulary.encode(sequences[index])]) for index in batch]
-        flat = torch.from_numpy(np.concatenate(token_ids))
-        nll = next_unit_nll(model, flat, list(map(len, token_ids))).double().cpu().numpy()
+    scores = _scores(model, [_token_ids(vocabulary, units) for units in sequences])
+    return [nats[given:] for nats in scores]
+
+
+def sequence_scores(
+    model: PreTrainedModel, vocabulary: Vocabulary, sequences: Sequence[NDArray[np.uint16]], scoring: ScoringConfig
+) -> list[NDArray[np.float64]]:
+    """As `log_likelihoods`, but of all that `scoring` says: perhaps of the first unit and of the end, too.
+
+    Raises:
+        TwistError: the model has no id for what `scoring` asks for; and as `log_likelihoods`.
+    """
+    vocabulary, has_end = scored_as(vocabulary, scoring)
+    return _scores(model, [_token_ids(vocabulary, units, has_end=has_end) for units in sequences])
+
+
+def scored_as(vocabulary: Vocabulary, scoring: ScoringConfig) -> tuple[Vocabulary, bool]:
+    """The vocabulary by which sequences are written for scoring, and whether their end is scored.
+
+    Raises:
+        TwistError: the model was trained without what is asked for.
+    """
+    if vocabulary.bos_id is None and (scoring.bos or scoring.eos):
+        raise TwistError(
+            "this model was trained without an id for the start and end of a sequence: leave scoring.bos and "
+            "scoring.eos out"
+        )
+    has_end = vocabulary.bos_id is not None if scoring.eos is None else scoring.eos
+    if has_end and scoring.bos is False:
+        raise TwistError("scoring.eos without scoring.bos: the end of a sequence is told by the id of its start")
+    return (replace(vocabulary, bos_id=None) if scoring.bos is False else vocabulary), has_end
+
+
+def max_units(model: PreTrainedModel, vocabulary: Vocabulary, *, has_end: bool = False) -> float:
+    """The most units that a sequence may have; infinite if the model knows no limit."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    return math.inf if positions is None else positions - (vocabulary.bos_id is not None) - has_end
+
+
+def _token_ids(vocabulary: Vocabulary, units: NDArray[np.uint16], *, has_end: bool = False) -> NDArray[np.int64]:
+    mark = np.array([] if vocabulary.bos_id is None else [vocabulary.bos_id], np.int64)
+    return np.concatenate([mark, vocabulary.encode(units), mark if has_end else mark[:0]])
+
+
+@torch.inference_mode()
+def _scores(model: PreTrainedModel, token_ids: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float64]]:
+    """The log-probability of each token but the first, [n - 1], of each sequence; packed, without pads."""
+    scores: list[NDArray[np.float64]] = [np.zeros(0)] * len(token_ids)
+    for batch in _batches([len(ids) for ids in token_ids]):
+        flat = torch.from_numpy(np.concatenate([token_ids[index] for index in batch]))
+        nll = next_unit_nll(model, flat, [len(token_ids[index]) for index in batch]).double().cpu().numpy()
         for row, index in zip(nll, batch, strict=True):
-            scores[index] = -row[len(before) : len(before) + len(sequences[index]) - 1]
-    return [scores[index] for index in range(len(sequences))]
+            scores[index] = -row[: len(token_ids[index]) - 1]
+    return scores
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Indices of sequences of like length, about TOKENS_AT_ONCE tokens together."""
+    batch: list[int] = []
+    num_tokens = 0
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if batch and num_tokens + lengths[index] > TOKENS_AT_ONCE:
+            yield batch
+            batch, num_tokens = [], 0
+        batch.append(index)
+        num_tokens += lengths[index]
+    if batch:
+        yield batch

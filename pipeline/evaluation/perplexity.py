@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from model.lm.confidence import MEAN, perplexity_intervals, speakers_of
 from model.lm.loader import UnitSamples
 from model.lm.perplexity import PerplexityReport, report_of, sample_nll, unigram_perplexity, unit_counts
 from model.lm.speech_lm import load_speech_lm
 from model.training import checkpoint
+from model.weights_file import fingerprint_of_folder
+from pipeline.evaluation.measures import GROUP, Figure, Measure
+from pipeline.evaluation.results import Result
 from pipeline.shards import open_dataset
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MEAN_OF_CORPORA = Measure("mean of corpora", "nats", "num_targets", mean_over="corpus", exponential=True)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Perplexity of a checkpoint and of a unigram model on one split, with confidence intervals."""
+    """Perplexity of a checkpoint and of a unigram model on one split, with confidence intervals.
+
+    `result` tells the checkpoint's for tables, and has the nats of each sample.
+    """
 
     checkpoint: str
     shards: str
@@ -22,6 +38,15 @@ class Evaluation:
     model: PerplexityReport
     unigram: PerplexityReport
     intervals: dict[str, tuple[float, float]]
+    result: Result
+
+    def as_dict(self) -> dict[str, Any]:
+        """All but `result`, as JSON has it."""
+        told = ("checkpoint", "shards", "split", "model", "unigram", "intervals")
+        return {
+            name: asdict(value) if isinstance(value, PerplexityReport) else value
+            for name, value in ((name, getattr(self, name)) for name in told)
+        }
 
 
 def evaluate_perplexity(
@@ -42,16 +67,66 @@ def evaluate_perplexity(
         TwistError: the checkpoint or the shards are missing, or their units come from different codebooks.
     """
     dataset = open_dataset(shards)
-    model, vocabulary = load_speech_lm(str(checkpoint.fetch(checkpoint_folder)))
+    folder = checkpoint.fetch(checkpoint_folder)
+    model, vocabulary = load_speech_lm(str(folder))
     vocabulary = vocabulary.for_dataset(dataset)
     samples = UnitSamples(dataset, split, max_units)
     counts = unit_counts(UnitSamples(dataset, "train", max_units), vocabulary)
     nll = sample_nll(model, vocabulary, samples)
-    intervals = perplexity_intervals(
-        nll, samples.num_units - 1, samples.corpora(), speakers_of(samples), level=level, seed=seed
+    speakers = speakers_of(samples)
+    intervals = perplexity_intervals(nll, samples.num_units - 1, samples.corpora(), speakers, level=level, seed=seed)
+    report, unigram = report_of(nll, samples), unigram_perplexity(counts, samples)
+    settings = {"split": split, "max_units": max_units, "interval_level": level, "seed": seed}
+    items = _items(nll, samples, speakers)
+    result = Result(
+        benchmark="perplexity" if split == "validation" else f"perplexity-{split}",
+        subject=checkpoint_folder,
+        measures=(MEAN_OF_CORPORA, *(_measure_of(corpus) for corpus in report.corpora)),
+        figures=_figures(report, intervals, items),
+        items=items,
+        rule="TWIST: exp of the mean nats per unit of each corpus, mean of the corpora; first units are not scored",
+        settings=settings,
+        fingerprints={
+            "data": dataset.fingerprint,
+            "codebook": dataset.info["codebook"]["fingerprint"],
+            "model": fingerprint_of_folder(folder),
+        },
     )
-    unigram = unigram_perplexity(counts, samples)
-    return Evaluation(checkpoint_folder, shards, split, report_of(nll, samples), unigram, intervals)
+    return Evaluation(checkpoint_folder, shards, split, report, unigram, intervals, result)
+
+
+def _items(nll: NDArray[np.float64], samples: UnitSamples, speakers: NDArray[np.int32]) -> pa.Table:
+    """A row a sample: its place in the manifest, its speaker's number, its corpus, its nats and units scored."""
+    corpora = np.asarray(samples.corpora())
+    items = pa.table(
+        {
+            "item_id": pa.array(samples.manifest_rows()).cast(pa.string()),
+            GROUP: pa.array(speakers).cast(pa.string()),
+            "corpus": corpora,
+            "nats": nll,
+            "num_targets": samples.num_units - 1,
+        }
+    )
+    for corpus in np.unique(corpora):
+        items = items.append_column(f"corpus {corpus}", pa.array(corpora == corpus))
+    return items
+
+
+def _measure_of(corpus: str) -> Measure:
+    return Measure(corpus, "nats", "num_targets", where=f"corpus {corpus}", exponential=True)
+
+
+def _figures(report: PerplexityReport, intervals: dict[str, tuple[float, float]], items: pa.Table) -> dict[str, Figure]:
+    figures = {}
+    for measure, name, score in (
+        (MEAN_OF_CORPORA.name, MEAN, report.mean),
+        *((corpus, corpus, score) for corpus, score in report.corpora.items()),
+    ):
+        counted = items if name == MEAN else items.filter(items[f"corpus {name}"])
+        num_groups = len(pc.unique(counted[GROUP]))
+        low, high = intervals[name] if num_groups > 1 else (None, None)
+        figures[measure] = Figure(score.perplexity, low, high, len(counted), num_groups)
+    return figures
 
 
 def table(evaluation: Evaluation) -> str:

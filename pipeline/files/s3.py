@@ -138,6 +138,13 @@ def size(uri: str) -> int:
     return _patiently(uri, lambda: _client().head_object(Bucket=bucket, Key=key)["ContentLength"])
 
 
+def version(uri: str) -> str:
+    """What changes when an object does: its size and ETag."""
+    bucket, key = _split(uri)
+    head = _patiently(uri, lambda: _client().head_object(Bucket=bucket, Key=key))
+    return f"{head['ContentLength']}-{head['ETag']}"
+
+
 def list_names(uri: str) -> Iterator[str]:
     """Lists the objects below a prefix, as paths relative to it; none if the bucket does not exist."""
     bucket, key = _split(uri)

@@ -159,6 +159,17 @@ def size(uri: str) -> int:
         raise FileNotFoundError(f"{uri} does not exist") from None
 
 
+def version(uri: str) -> str:
+    """What changes when a file does: on disk its size and the time of its last change, on S3 its size and ETag."""
+    if is_s3(uri):
+        return s3.version(uri)
+    try:
+        stat = Path(uri).stat()
+    except NotADirectoryError:
+        raise FileNotFoundError(f"{uri} does not exist") from None
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
+
+
 def list_files(uri: str, suffix: str = "") -> list[str]:
     """Lists the files below a folder whose names end in `suffix`, as sorted paths relative to it.
 

@@ -13,7 +13,7 @@ from model.artefacts import resolve
 from model.device import pick_device
 from model.lm.generate import continue_units, ready_for_generation
 from model.lm.sampling_config import SamplingConfig
-from model.lm.scoring import log_likelihoods
+from model.lm.scoring import log_likelihoods, sequence_scores
 from model.lm.speech_lm import load_speech_lm
 from model.training import checkpoint
 from pipeline.errors import TwistError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from model.device import Device
+    from model.lm.scoring_config import ScoringConfig
     from model.lm.vocab import Vocabulary
     from pipeline.speaking.voice import DType
     from pipeline.units.codebook import Codebook
@@ -66,12 +67,13 @@ class SpeechLM:
     """A speech LM, ready on its device.
 
     Attributes:
+        model: The transformers model.
         path: The folder that it was loaded from.
         vocabulary: Its units and their token ids.
     """
 
     def __init__(self, model: PreTrainedModel, vocabulary: Vocabulary, path: str) -> None:
-        self._model = model
+        self.model = model
         self.vocabulary = vocabulary
         self.path = path
 
@@ -83,19 +85,26 @@ class SpeechLM:
         """
         return self.score_batch([units])[0]
 
-    def score_batch(self, clips: Sequence[Units], batch_size: int = 16) -> list[Score]:
+    def score_batch(self, clips: Sequence[Units]) -> list[Score]:
         """How likely the units of each clip are; the clips beside it change nothing but rounding.
 
         Args:
             clips: Of two or more units each.
-            batch_size: Clips per forward pass.
 
         Raises:
             TwistError: as `score`.
         """
         self._require_own(clips)
         sequences = [units.values for units in clips]
-        return [Score(nats) for nats in log_likelihoods(self._model, self.vocabulary, sequences, batch_size)]
+        return [Score(nats) for nats in log_likelihoods(self.model, self.vocabulary, sequences)]
+
+    def scores_of(self, sequences: Sequence[NDArray[np.uint16]], scoring: ScoringConfig) -> list[NDArray[np.float64]]:
+        """The log-likelihood of each token of each sequence of units that `scoring` counts; for benchmarks.
+
+        Raises:
+            TwistError: the model was trained without what `scoring` asks for, or does not know a unit.
+        """
+        return sequence_scores(self.model, self.vocabulary, sequences, scoring)
 
     def continue_(
         self, prompt: Units, sampling: SamplingConfig = AS_PUBLISHED, num_continuations: int = 1
@@ -138,7 +147,7 @@ class SpeechLM:
         """
         self._require_own(prompts)
         continued = continue_units(
-            self._model,
+            self.model,
             self.vocabulary,
             [prompt.values for prompt in prompts],
             sampling,

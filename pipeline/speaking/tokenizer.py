@@ -52,14 +52,8 @@ class Tokenizer:
     """
 
     def __init__(self, book: Codebook, device: Device = "auto") -> None:
-        facts = book.facts["encoder"]
-        settings: dict[str, Any] = {"name": facts["name"], "max_chunk_s": facts["max_chunk_s"], "device": device}
-        level_dbfs = facts.get("level_dbfs")  # not in a codebook from before there were levels
-        settings["level_dbfs"] = "unchanged" if level_dbfs is None else level_dbfs
-        if facts["name"] == "hubert":
-            settings |= {name: facts[name] for name in ("path", "layer", "dtype", "normalize")}
         self.codebook = book
-        self._encode = UnitEncoder(EncoderConfig(**settings), book)
+        self._encode = UnitEncoder(encoder_of(book, device), book)
 
     @property
     def codebook_size(self) -> int:
@@ -126,6 +120,17 @@ class Tokenizer:
             wav = wav_of_samples(clip, sample_rate_hz, name)
         self.require_frames(wav, name)
         return wav
+
+
+def encoder_of(book: Codebook, device: Device = "auto") -> EncoderConfig:
+    """The settings of the encoder that a codebook was fitted on."""
+    facts = book.facts["encoder"]
+    settings: dict[str, Any] = {"name": facts["name"], "max_chunk_s": facts["max_chunk_s"], "device": device}
+    level_dbfs = facts.get("level_dbfs")  # not in a codebook from before there were levels
+    settings["level_dbfs"] = "unchanged" if level_dbfs is None else level_dbfs
+    if facts["name"] == "hubert":
+        settings |= {name: facts[name] for name in ("path", "layer", "dtype", "normalize")}
+    return EncoderConfig(**settings)
 
 
 def load_tokenizer(source: str | Path, device: Device = "auto") -> Tokenizer:

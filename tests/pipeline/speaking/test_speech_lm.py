@@ -44,7 +44,7 @@ def test_scores_are_those_of_transformers(lm: SpeechLM) -> None:
 
 def test_a_batch_scores_each_clip_as_alone(lm: SpeechLM) -> None:
     several = clips(5, 40, 2, 17, 23)
-    for units, score in zip(several, lm.score_batch(several, batch_size=2), strict=True):
+    for units, score in zip(several, lm.score_batch(several), strict=True):
         np.testing.assert_allclose(score.log_likelihoods, lm.score(units).log_likelihoods, atol=1e-5)
     assert lm.score_batch([]) == []
 

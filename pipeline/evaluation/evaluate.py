@@ -1,0 +1,202 @@
+"""The benchmarks of pairs: data to pairs, pairs to units, units to scores, scores to a result."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pipeline.errors import TwistError
+from pipeline.evaluation import pair_files, salmon, slm21, submission
+from pipeline.evaluation.numbered_pairs import numbered_pairs
+from pipeline.evaluation.pairs import Rule, accuracies, audio_items, pair_table, score_items
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pipeline.evaluation.measures import Measure
+    from pipeline.evaluation.pairs import Pair
+    from pipeline.evaluation.results import LeftOut, Result
+    from pipeline.evaluation.subject import Subject
+
+# The rules by which papers print their figures; `pipeline.evaluation.table` sets these beside ours.
+RULES = {
+    "swuggy": "ZeroSpeech: sum of log-probabilities, mean over words of the mean over voices, ties 0.5",
+    "sblimp": "ZeroSpeech: sum of log-probabilities, mean over sentences of the mean over voices, ties 0.5",
+    "ssc": "mean log-probability per token, share of right pairs, ties 0.5",
+    "tsc": "mean log-probability per token, share of right pairs, ties 0.5",
+    "salmon": "mean log-probability per token, share of right pairs of each part, mean of the parts, ties 0.5",
+    "pairs": "mean log-probability per token, share of right pairs, ties 0.5",
+}
+
+
+@dataclass(frozen=True)
+class PairBenchmark:
+    """A benchmark of pairs that has its data.
+
+    Attributes:
+        name: What its result is filed under.
+        rule: The published rule, in words.
+        read: Finds the pairs, and the items that lack a twin.
+        measures: Adds columns to the table of pairs, and says what can be told of it.
+        settings: What the result says about its data.
+    """
+
+    name: str
+    rule: str
+    read: Callable[[], tuple[list[Pair], list[LeftOut]]]
+    measures: Callable[[pa.Table], tuple[pa.Table, list[Measure]]]
+    settings: dict[str, Any]
+
+
+def swuggy(subject: Subject) -> list[Result]:
+    """sWUGGY: is a word likelier than a non-word that sounds alike?
+
+    Raises:
+        TwistError: no data is named or its layout does not fit; and as `measure_pairs`.
+    """
+    config = subject.config.swuggy
+    folder = _given("swuggy", "folder", config.folder)
+    result, scores = measure_pairs(
+        subject,
+        PairBenchmark(
+            "swuggy",
+            RULES["swuggy"],
+            lambda: slm21.read_pairs(folder, "lexical", config.split),
+            slm21.lexical_measures,
+            {"folder": folder, "split": config.split},
+        ),
+    )
+    if config.submission:
+        submission.write(config.submission, "lexical", config.split, scores, result.left_out)
+    return [result]
+
+
+def sblimp(subject: Subject) -> list[Result]:
+    """sBLIMP: is a grammatical sentence likelier than one that is not?
+
+    Raises:
+        TwistError: no data is named or its layout does not fit; and as `measure_pairs`.
+    """
+    config = subject.config.sblimp
+    folder = _given("sblimp", "folder", config.folder)
+    result, scores = measure_pairs(
+        subject,
+        PairBenchmark(
+            "sblimp",
+            RULES["sblimp"],
+            lambda: slm21.read_pairs(folder, "syntactic", config.split),
+            slm21.syntactic_measures,
+            {"folder": folder, "split": config.split},
+        ),
+    )
+    if config.submission:
+        submission.write(config.submission, "syntactic", config.split, scores, result.left_out)
+    return [result]
+
+
+def storycloze(subject: Subject) -> list[Result]:
+    """Spoken StoryCloze: is the right ending of a story likelier? A result each for sSC and tSC, of those given.
+
+    Raises:
+        TwistError: no data is named or its layout does not fit; and as `measure_pairs`.
+    """
+    config = subject.config.storycloze
+    folders = {name: folder for name, folder in (("ssc", config.spoken), ("tsc", config.topic)) if folder}
+    if not folders:
+        raise _no_data("storycloze", "spoken")
+    benchmarks = [
+        PairBenchmark(name, RULES[name], functools.partial(numbered_pairs, folder, "_"), _all_pairs, {"folder": folder})
+        for name, folder in folders.items()
+    ]
+    return [measure_pairs(subject, benchmark)[0] for benchmark in benchmarks]
+
+
+def salmon_parts(subject: Subject) -> list[Result]:
+    """SALMon: does the model hear changes and misfits of voice, room, background and mood?
+
+    Raises:
+        TwistError: no data is named or its layout does not fit; and as `measure_pairs`.
+    """
+    folder = _given("salmon", "folder", subject.config.salmon.folder)
+    benchmark = PairBenchmark(
+        "salmon", RULES["salmon"], lambda: salmon.read_pairs(folder), _by_part, {"folder": folder}
+    )
+    return [measure_pairs(subject, benchmark)[0]]
+
+
+def own_pairs(subject: Subject) -> list[Result]:
+    """Pairs of the user's own.
+
+    Raises:
+        TwistError: no data is named or its layout does not fit; and as `measure_pairs`.
+    """
+    config = subject.config.pairs
+    source = _given("pairs", "source", config.source)
+    benchmark = PairBenchmark(
+        config.name, RULES["pairs"], lambda: pair_files.read_pairs(source), _all_pairs, {"source": source}
+    )
+    return [measure_pairs(subject, benchmark)[0]]
+
+
+def measure_pairs(subject: Subject, benchmark: PairBenchmark) -> tuple[Result, dict[str, float]]:
+    """Measures a benchmark of pairs; also returns the sum of log-probabilities by item.
+
+    Raises:
+        TwistError: its layout does not fit, the model speaks other units, or no pair has a score.
+        RunError: a disk or store fails.
+    """
+    pairs, unpaired = benchmark.read()
+    subject.lm  # noqa: B018 - a model that does not fit is told before anything is tokenized
+    units = subject.units(audio_items(pairs))
+    scores, unscored = score_items(subject.lm, units.of, subject.config.scoring)
+    table, broken = pair_table(pairs, scores, [*units.left_out, *unscored])
+    left_out = [*unpaired, *broken]
+    measures: list[Measure] = []
+    if len(table):
+        table, measures = benchmark.measures(table)
+    result = subject.result(
+        benchmark.name,
+        measures,
+        table,
+        rule=benchmark.rule,
+        settings=benchmark.settings,
+        data=units.fingerprint,
+        left_out=left_out,
+    )
+    return result, {item_id: score.sum for item_id, score in scores.items()}
+
+
+def _all_pairs(items: pa.Table, rule: Rule = "mean") -> tuple[pa.Table, list[Measure]]:
+    return items, accuracies(rule, "all", weight="by_group")
+
+
+def _by_part(items: pa.Table) -> tuple[pa.Table, list[Measure]]:
+    parts = items["part"].to_pylist()
+    measures = accuracies("mean", "mean of parts", mean_over="part")
+    for part in dict.fromkeys(parts):
+        column = f"part {part}"
+        items = items.append_column(column, pa.array([one == part for one in parts]))
+        measures += accuracies("mean", part, where=column)
+    return items, measures
+
+
+def _given(benchmark: str, setting: str, value: str | None) -> str:
+    if value is None:
+        raise _no_data(benchmark, setting)
+    return value
+
+
+def _no_data(benchmark: str, setting: str) -> TwistError:
+    return TwistError(f"{benchmark} needs its data: give --evaluation.{benchmark}.{setting}")
+
+
+PAIR_BENCHMARKS: dict[str, Callable[[Subject], Sequence[Result]]] = {
+    "swuggy": swuggy,
+    "sblimp": sblimp,
+    "storycloze": storycloze,
+    "salmon": salmon_parts,
+    "pairs": own_pairs,
+}

@@ -1,0 +1,238 @@
+"""Units of a benchmark's audio: tokenized as the pipeline does it, on Ray, once for all later evaluations.
+
+    <folder>/units/<key>/part-*.parquet    a row an item (SCHEMA)
+
+The key is a hash of the codebook, the items' names, and the names, sizes and ages of their files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from pipeline.audio.read import AudioError, Clip, probe
+from pipeline.errors import TwistError
+from pipeline.evaluation.results import LeftOut
+from pipeline.files import parquet, storage
+from pipeline.runs import is_part_file
+from pipeline.stage import digest
+from pipeline.units.encode import UnitEncoder, run_lengths
+from pipeline.work import dataflow
+from pipeline.work.plan import WorkPlan, name_chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from model.encoder.config import EncoderConfig
+    from pipeline.progress import ReportProgress
+    from pipeline.units.codebook import Codebook
+    from pipeline.work.cluster import ClusterConfig
+    from pipeline.work.plan import Chunk
+
+SCHEMA = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("duration_s", pa.float64(), nullable=False),
+        pa.field("units", pa.list_(pa.uint16())),
+        pa.field("durations", pa.list_(pa.uint16())),
+        pa.field("drop_reason", pa.string()),
+        pa.field("drop_detail", pa.string()),
+    ]
+)
+# Seconds of audio that an actor encodes together.
+CHUNK_S = 300.0
+# Benchmarks state no lengths. What a header says too little is read on for this long.
+READS_ON_S = 60.0
+# Headers that are read at once; on S3 each takes a round trip.
+HEADERS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class AudioItem:
+    """A file of a benchmark, or the stretch of one from `start_s` to `end_s` (None: to its end)."""
+
+    item_id: str
+    uri: str
+    start_s: float = 0.0
+    end_s: float | None = None
+
+
+@dataclass(frozen=True)
+class UnitRow:
+    """The units of an item without repeats, uint16 [n], and the frames that each lasts, uint16 [n]."""
+
+    units: NDArray[np.uint16]
+    durations: NDArray[np.uint16]
+
+    @property
+    def frames(self) -> NDArray[np.uint16]:
+        """The unit of each frame, [F]."""
+        return np.repeat(self.units, self.durations)
+
+
+@dataclass(frozen=True)
+class ItemUnits:
+    """Units by item, the items that have none, and a fingerprint of all that."""
+
+    of: Mapping[str, UnitRow]
+    left_out: tuple[LeftOut, ...]
+    fingerprint: str
+
+
+class EncodeItems:
+    """Encodes the items of a chunk, in a worker."""
+
+    def __init__(self, encoder: EncoderConfig, codebook: Codebook) -> None:
+        torch.set_num_threads(1)
+        self._encode = UnitEncoder(encoder, codebook)
+
+    def __call__(self, chunk: Chunk, clips: Sequence[Clip | AudioError]) -> pa.Table:
+        outcomes = [clip if isinstance(clip, AudioError) else self._whole(clip) for clip in clips]
+        frames = iter(self._encode([wav for wav in outcomes if not isinstance(wav, AudioError)]))
+        rows = [
+            (outcome, None) if isinstance(outcome, AudioError) else (None, run_lengths(next(frames)))
+            for outcome in outcomes
+        ]
+        durations_s = [0.0 if isinstance(clip, AudioError) else clip.duration_s for clip in clips]
+        return pa.table(
+            {
+                "item_id": list(chunk.ids),
+                "duration_s": durations_s,
+                "units": [units and units[0] for _, units in rows],
+                "durations": [units and units[1] for _, units in rows],
+                "drop_reason": [error and error.reason for error, _ in rows],
+                "drop_detail": [error and error.detail for error, _ in rows],
+            },
+            schema=SCHEMA,
+        )
+
+    def _whole(self, clip: Clip) -> NDArray[np.float32] | AudioError:
+        """The samples of an undamaged clip: half a word is another item."""
+        if clip.holes:
+            return AudioError(clip.holes[0].reason, clip.holes[0].detail)
+        if self._encode.num_frames(len(clip.wav)) == 0:
+            return AudioError("too_short", f"{len(clip.wav)} samples give no frame")
+        return clip.wav
+
+
+def units_of_items(
+    folder: str,
+    items: Sequence[AudioItem],
+    encoder: EncoderConfig,
+    codebook: Codebook,
+    cluster: ClusterConfig,
+    report: ReportProgress,
+) -> ItemUnits:
+    """The units of each item: those in `folder` if they were made before, else made now.
+
+    Args:
+        folder: Where the units of benchmarks are kept, e.g. RUN/evaluation.
+        items: With unique ids.
+        encoder: What the codebook was fitted on.
+        codebook: The codebook.
+        cluster: How much of the cluster to use.
+        report: Called after every chunk.
+
+    Raises:
+        TwistError: two items have one id.
+        RunError: a disk or store fails.
+    """
+    ids = [item.item_id for item in items]
+    if len(set(ids)) != len(ids):
+        twice = next(item_id for item_id in ids if ids.count(item_id) > 1)
+        raise TwistError(f"the benchmark has two items that are called {twice}")
+    with ThreadPoolExecutor(HEADERS_AT_ONCE) as threads:
+        headers = list(threads.map(_look_at, items))
+    found = [(item, header) for item, header in zip(items, headers, strict=True) if not isinstance(header, AudioError)]
+    left_out = [
+        LeftOut(item.item_id, header.reason, header.detail)
+        for item, header in zip(items, headers, strict=True)
+        if isinstance(header, AudioError)
+    ]
+    if not found:
+        return ItemUnits({}, tuple(left_out), digest(codebook.fingerprint))
+    parts = storage.absolute(storage.join(folder, "units", _key(found, codebook)))
+    dataflow.run_chunks(
+        WorkPlan.of(_plan(found), "item_id"),
+        parts,
+        EncodeItems,
+        {"encoder": encoder, "codebook": codebook},
+        _all_left_out,
+        cluster,
+        report,
+    )
+    units: dict[str, UnitRow] = {}
+    uris = [storage.join(parts, name) for name in storage.list_files(parts) if is_part_file(name)]
+    for table in parquet.read_many(uris):
+        for row in table.to_pylist():
+            if row["units"] is None:
+                left_out.append(LeftOut(row["item_id"], row["drop_reason"], row["drop_detail"]))
+            else:
+                arrays = (np.asarray(row[name], np.uint16) for name in ("units", "durations"))
+                units[row["item_id"]] = UnitRow(*arrays)
+    in_order = {item.item_id: units[item.item_id] for item, _ in found if item.item_id in units}
+    content = (part for item_id, row in in_order.items() for part in (item_id, row.frames.tobytes()))
+    return ItemUnits(in_order, tuple(left_out), digest(codebook.fingerprint, *content))
+
+
+def _look_at(item: AudioItem) -> tuple[float, str] | AudioError:
+    """Where an item ends, in seconds, by its file's header; and what tells the file from others of its name."""
+    try:
+        version = storage.version(item.uri)
+        duration_s = probe(item.uri).duration_s
+    except FileNotFoundError:
+        return AudioError("missing", "there is no such file")
+    except AudioError as error:
+        return error
+    end_s = duration_s if item.end_s is None else min(item.end_s, duration_s)
+    if end_s <= item.start_s:
+        return AudioError("truncated", f"it ends at {duration_s:.2f} s, before the stretch begins")
+    return end_s, version
+
+
+def _key(found: Sequence[tuple[AudioItem, tuple[float, str]]], codebook: Codebook) -> str:
+    total = hashlib.sha256(codebook.fingerprint.encode())
+    for item, (_, version) in found:
+        # Not the whole path: a benchmark that was moved is the same.
+        name = item.uri.rpartition("/")[2]
+        total.update(f"\n{item.item_id}\t{name}\t{version}\t{item.start_s}\t{item.end_s}".encode())
+    return total.hexdigest()[:16]
+
+
+def _plan(found: Sequence[tuple[AudioItem, tuple[float, str]]]) -> pa.Table:
+    ends_s = [end_s for _, (end_s, _) in found]
+    durations_s = [end_s - item.start_s for item, (end_s, _) in found]
+    return pa.table(
+        {
+            "work_unit": name_chunks(["items"] * len(found), durations_s, CHUNK_S),
+            "item_id": [item.item_id for item, _ in found],
+            "uri": [item.uri for item, _ in found],
+            "channel": pa.array([None] * len(found), pa.int16()),
+            "start_s": [item.start_s for item, _ in found],
+            "end_s": ends_s,
+            "reads_on_s": pa.array([READS_ON_S if item.end_s is None else None for item, _ in found], pa.float64()),
+        }
+    )
+
+
+def _all_left_out(chunk: Chunk, error: AudioError) -> pa.Table:
+    num = len(chunk.ids)
+    return pa.table(
+        {
+            "item_id": list(chunk.ids),
+            "duration_s": [0.0] * num,
+            "units": [None] * num,
+            "durations": [None] * num,
+            "drop_reason": [error.reason] * num,
+            "drop_detail": [error.detail] * num,
+        },
+        schema=SCHEMA,
+    )

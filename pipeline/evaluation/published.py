@@ -1,0 +1,65 @@
+"""Figures that papers and projects print for these benchmarks, to set beside one's own.
+
+Each says which measure it is to be compared with. Where a paper does not say how it scored, neither does this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Published:
+    """A printed figure, in percent unless it is a perplexity or an error rate.
+
+    Attributes:
+        benchmark, measure: What to compare it with.
+        model: Which model.
+        value: As a share, like ours.
+        source: Where it is printed.
+        rule: How it was scored.
+    """
+
+    benchmark: str
+    measure: str
+    model: str
+    value: float
+    source: str
+    rule: str
+
+
+def _of(benchmark: str, measure: str, source: str, rule: str, figures: dict[str, float]) -> tuple[Published, ...]:
+    return tuple(Published(benchmark, measure, model, value / 100, source, rule) for model, value in figures.items())
+
+
+TWIST_TABLE_3 = "TWIST, table 3"
+NOT_SAID = "not said (sum fits best)"
+SLAMKIT = "Slam, table 1"
+SPIRIT_LM = "SpiRit-LM, table 4"
+
+PUBLISHED = (
+    *_of("swuggy", "all, sum", TWIST_TABLE_3, NOT_SAID, {"TWIST-1.3B": 72.9, "TWIST-7B": 74.6}),
+    *_of("swuggy", "in-vocab, sum", TWIST_TABLE_3, NOT_SAID, {"TWIST-1.3B": 82.4, "TWIST-7B": 84.4}),
+    *_of("swuggy", "in-vocab, sum", "TWIST, table 2", NOT_SAID, {"cold 350M": 80.38, "TWIST-350M": 82.41}),
+    *_of("swuggy", "all, mean", SPIRIT_LM, "mean", {"SpiRit-LM Base": 69.0, "SpiRit-LM Expressive": 65.0}),
+    *_of("sblimp", "by id, sum", TWIST_TABLE_3, NOT_SAID, {"TWIST-1.3B": 60.3, "TWIST-7B": 62.1}),
+    *_of("sblimp", "by id, sum", "TWIST, table 2", NOT_SAID, {"cold 350M": 57.99, "TWIST-350M": 59.31}),
+    *_of("sblimp", "by id, mean", SPIRIT_LM, "mean", {"SpiRit-LM Base": 58.3, "SpiRit-LM Expressive": 54.2}),
+    *_of("sblimp", "by pair, mean", SLAMKIT, "mean, with the end", {"TWIST-1.3B": 57.0, "Slam": 58.86}),
+    *_of("sblimp", "mean of types, mean", "Cuervo and Marxer", "mean", {"85M": 59.0, "823M": 61.3}),
+    *_of("ssc", "all, mean", SLAMKIT, "mean, with the end", {"TWIST-1.3B": 52.4, "TWIST-7B": 55.3, "Slam": 58.04}),
+    *_of("tsc", "all, mean", SLAMKIT, "mean, with the end", {"TWIST-1.3B": 70.6, "TWIST-7B": 74.1, "Slam": 82.04}),
+    *_of("tsc", "all, mean", "TWIST, table 4", NOT_SAID, {"TWIST-1.3B": 61.3, "TWIST-7B": 64.4}),
+    *_of("ssc", "all, mean", SPIRIT_LM, "mean", {"SpiRit-LM Base": 61.0, "SpiRit-LM Expressive": 56.9}),
+    *_of("tsc", "all, mean", SPIRIT_LM, "mean", {"SpiRit-LM Base": 82.9, "SpiRit-LM Expressive": 75.4}),
+    *_of("salmon", "sentiment_consistency, mean", "SALMon", "mean", {"TWIST-7B": 61.5}),
+    *_of("salmon", "speaker_consistency, mean", "SALMon", "mean", {"TWIST-7B": 71.0}),
+    *_of("salmon", "gender_consistency, mean", "SALMon", "mean", {"TWIST-7B": 70.0}),
+    *_of("salmon", "bg_domain_consistency, mean", "SALMon", "mean", {"TWIST-7B": 55.0}),
+    *_of("salmon", "bg_all_consistency, mean", "SALMon", "mean", {"TWIST-7B": 60.5}),
+    *_of("salmon", "rir_consistency, mean", "SALMon", "mean", {"TWIST-7B": 62.0}),
+    *_of("salmon", "sentiment_alignment, mean", "SALMon", "mean", {"TWIST-7B": 51.5}),
+    *_of("salmon", "bg_alignment, mean", "SALMon", "mean", {"TWIST-7B": 54.5}),
+    # Word error rates of resynthesized speech; the paper names neither the test set nor a normalizer.
+    *_of("resynthesis", "WER", "TWIST, table 5", "Whisper small", {"500 units, 25 Hz": 16, "500 units, 50 Hz": 17}),
+)

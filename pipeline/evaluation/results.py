@@ -1,0 +1,213 @@
+"""What a benchmark gives, and the files that hold it.
+
+RUN/evaluation/<checkpoint>/<name>.json        figures with intervals, settings, fingerprints, what was left out
+RUN/evaluation/<checkpoint>/<name>.parquet     a row an item: its scores, from which every figure can be had again
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pipeline.errors import TwistError
+from pipeline.evaluation.measures import Figure, Measure, figure, require_columns
+from pipeline.files import parquet, storage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+FORMAT_VERSION = 1
+EVALUATION = "evaluation"
+# Items left out that a result names; all of them stand in its counts.
+NAMED_AT_MOST = 20
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An item without a score: missing, unreadable, too short. `reason` as where audio is dropped."""
+
+    item_id: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """A benchmark's outcome for one subject.
+
+    Attributes:
+        benchmark: Its name, as on the command line.
+        subject: The checkpoint, or the codebook or voice, that was measured.
+        measures: What can be told of the items; the first is what papers print.
+        figures: The value of each measure, by its name.
+        items: A row an item.
+        rule: The published rule that the first measure follows, in words.
+        settings: All settings that change a figure.
+        fingerprints: Of what went in: `data`, `codebook`, `model`.
+        left_out: Items without a score.
+        notes: What a reader should know, in sentences.
+    """
+
+    benchmark: str
+    subject: str
+    measures: tuple[Measure, ...]
+    figures: dict[str, Figure]
+    items: pa.Table
+    rule: str
+    settings: dict[str, Any]
+    fingerprints: dict[str, str | None]
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def headline(self) -> Figure:
+        """The figure that papers print."""
+        return self.figures[self.measures[0].name]
+
+
+@dataclass(frozen=True)
+class Told:
+    """A result as its JSON tells it; `items_uri` is the file of its items."""
+
+    benchmark: str
+    subject: str
+    measures: tuple[Measure, ...]
+    figures: dict[str, Figure]
+    settings: dict[str, Any]
+    fingerprints: dict[str, str | None]
+    rule: str
+    left_out: dict[str, int]
+    items_uri: str
+    notes: tuple[str, ...] = field(default=())
+
+    def items(self) -> pa.Table:
+        """The scores of the items.
+
+        Raises:
+            TwistError: the file is damaged.
+        """
+        return parquet.read(self.items_uri)
+
+
+def result_of(
+    benchmark: str,
+    subject: str,
+    measures: Sequence[Measure],
+    items: pa.Table,
+    *,
+    rule: str,
+    settings: dict[str, Any],
+    fingerprints: dict[str, str | None],
+    level: float,
+    seed: int,
+    left_out: Iterable[LeftOut] = (),
+    notes: Sequence[str] = (),
+) -> Result:
+    """A result with all its figures.
+
+    Raises:
+        TwistError: no item has a score.
+    """
+    require_columns(items, measures)
+    left_out = tuple(left_out)
+    if not len(items):
+        why = f": {left_out[0].item_id} is {left_out[0].reason} ({left_out[0].detail})" if left_out else ""
+        raise TwistError(f"{benchmark}: none of {len(left_out)} items has a score{why}")
+    figures = {measure.name: figure(items, measure, level=level, seed=seed) for measure in measures}
+    settings = {**settings, "interval_level": level, "seed": seed}
+    return Result(
+        benchmark,
+        subject,
+        tuple(measures),
+        figures,
+        items,
+        rule,
+        settings,
+        fingerprints,
+        left_out,
+        tuple(notes),
+    )
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    """A result without its items, as its JSON has it."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "benchmark": result.benchmark,
+        "subject": result.subject,
+        "figures": {name: asdict(figure) for name, figure in result.figures.items()},
+        "rule": result.rule,
+        "settings": result.settings,
+        "fingerprints": result.fingerprints,
+        "left_out": dict(sorted(Counter(item.reason for item in result.left_out).items())),
+        "left_out_named": [asdict(item) for item in result.left_out[:NAMED_AT_MOST]],
+        "notes": result.notes,
+        "measures": [asdict(measure) for measure in result.measures],
+    }
+
+
+def write(folder: str, result: Result) -> str:
+    """Writes a result's two files into a folder; returns the URI of its JSON."""
+    parquet.write(storage.join(folder, f"{result.benchmark}.parquet"), result.items)
+    uri = storage.join(folder, f"{result.benchmark}.json")
+    storage.write_bytes(uri, (json.dumps(as_json(result), indent=2) + "\n").encode())
+    return uri
+
+
+def read(uri: str) -> Told:
+    """Reads a result's JSON.
+
+    Raises:
+        TwistError: it is none, or is damaged.
+    """
+    try:
+        content = json.loads(storage.read_bytes(uri))
+        return Told(
+            content["benchmark"],
+            content["subject"],
+            tuple(Measure(**measure) for measure in content["measures"]),
+            {name: Figure(**figure) for name, figure in content["figures"].items()},
+            content["settings"],
+            content["fingerprints"],
+            content["rule"],
+            content["left_out"],
+            uri.removesuffix(".json") + ".parquet",
+            tuple(content["notes"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise TwistError(f"{uri} is no result of an evaluation, or is damaged ({error}); measure once more") from error
+
+
+def as_text(result: Result) -> str:
+    """A result for people: a line a measure, then what was left out."""
+    rows = []
+    for measure in result.measures:
+        figure = result.figures[measure.name]
+        rows.append((measure.name, number(figure.value), spread(figure), f"{figure.num_items:,} items"))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [f"{result.benchmark}: {result.subject} ({result.rule})"]
+    lines += [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
+    reasons = Counter(item.reason for item in result.left_out)
+    for reason, count in sorted(reasons.items()):
+        example = next(item for item in result.left_out if item.reason == reason)
+        lines.append(f"left out: {count:,} {reason}, e.g. {example.item_id} ({example.detail})")
+    return "\n".join([*lines, *result.notes])
+
+
+def number(value: float) -> str:
+    """A figure with four digits that count."""
+    return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def spread(figure: Figure) -> str:
+    """A figure's interval."""
+    return "" if figure.low is None or figure.high is None else f"{number(figure.low)} to {number(figure.high)}"

@@ -1,0 +1,137 @@
+"""What is measured, and what it takes to measure it: a speech LM, its codebook, and a folder for what comes of it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from model.training import checkpoint
+from model.weights_file import fingerprint_of_folder
+from pipeline.evaluation import results
+from pipeline.evaluation.item_units import units_of_items
+from pipeline.evaluation.results import EVALUATION
+from pipeline.files import storage
+from pipeline.speaking.names import OFFICIAL_MODELS
+from pipeline.speaking.speech_lm import SpeechLM, load_lm
+from pipeline.speaking.tokenizer import encoder_of, find_codebook
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import pyarrow as pa
+
+    from model.device import Device
+    from pipeline.evaluation.config import EvaluationConfig
+    from pipeline.evaluation.item_units import AudioItem, ItemUnits
+    from pipeline.evaluation.measures import Measure
+    from pipeline.evaluation.results import LeftOut, Result
+    from pipeline.progress import ReportProgress
+    from pipeline.units.codebook import Codebook
+    from pipeline.work.cluster import ClusterConfig
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A speech LM and its tokenizer, as they are measured. Both are loaded at first use.
+
+    Attributes:
+        checkpoint: The speech LM: a checkpoint's folder, local or s3://, or a published name.
+        codebook_source: What its units come from: a run, a codebook's folder or a name.
+        output: Where units and results are kept: RUN/evaluation.
+        config: The benchmarks' settings.
+        cluster: How much of the cluster to use.
+        device: Where the models run.
+        report: Takes the progress of tokenization.
+        level, seed: Of confidence intervals: the share of draws that they hold, and the seed of these.
+    """
+
+    checkpoint: str
+    codebook_source: str
+    output: str
+    config: EvaluationConfig
+    cluster: ClusterConfig
+    device: Device
+    report: ReportProgress
+    level: float = 0.95
+    seed: int = 0
+
+    @functools.cached_property
+    def codebook(self) -> Codebook:
+        """The codebook; its encoder's settings go with it."""
+        return find_codebook(self.codebook_source)
+
+    @functools.cached_property
+    def lm(self) -> SpeechLM:
+        """The speech LM.
+
+        Raises:
+            TwistError: it cannot be loaded, or was trained on units of another codebook.
+        """
+        lm = load_lm(self.checkpoint, self.device)
+        lm.require_codebook(self.codebook, self.codebook_source)
+        return lm
+
+    @functools.cached_property
+    def model_fingerprint(self) -> str:
+        """A hash of the speech LM's files."""
+        return fingerprint_of_folder(checkpoint.fetch(self.lm.path))
+
+    @property
+    def folder(self) -> str:
+        """Where results of this checkpoint lie."""
+        return storage.join(self.output, name_of(self.checkpoint, self.output))
+
+    def units(self, items: Sequence[AudioItem]) -> ItemUnits:
+        """The units of a benchmark's audio, made once and kept.
+
+        Raises:
+            TwistError: two items have one id.
+            RunError: a disk or store fails.
+        """
+        encoder = encoder_of(self.codebook, self.device)
+        return units_of_items(self.output, items, encoder, self.codebook, self.cluster, self.report)
+
+    def result(
+        self,
+        benchmark: str,
+        measures: Sequence[Measure],
+        items: pa.Table,
+        *,
+        rule: str,
+        settings: dict[str, Any],
+        data: str,
+        left_out: Iterable[LeftOut] = (),
+        notes: Sequence[str] = (),
+        needs_lm: bool = True,
+    ) -> Result:
+        """The result of a benchmark on this subject; takes and raises what `results.result_of` does."""
+        return results.result_of(
+            benchmark,
+            self.checkpoint if needs_lm else self.codebook_source,
+            measures,
+            items,
+            rule=rule,
+            settings={**settings, **({"scoring": asdict(self.config.scoring)} if needs_lm else {})},
+            fingerprints={
+                "data": data,
+                "codebook": self.codebook.fingerprint,
+                "model": self.model_fingerprint if needs_lm else None,
+            },
+            level=self.level,
+            seed=self.seed,
+            left_out=left_out,
+            notes=notes,
+        )
+
+
+def name_of(checkpoint_folder: str, output: str) -> str:
+    """Where a checkpoint's results are filed: its step, if it is this run's; else its name and a hash of its path."""
+    if checkpoint_folder.lower() in OFFICIAL_MODELS:
+        return checkpoint_folder.lower()
+    folder = storage.absolute(checkpoint_folder)
+    above, _, name = folder.rstrip("/").rpartition("/")
+    if above == storage.join(storage.absolute(output).removesuffix(f"/{EVALUATION}"), "checkpoints"):
+        return name
+    return f"{name}-{hashlib.sha256(folder.encode()).hexdigest()[:8]}"

@@ -1,0 +1,91 @@
+"""`twist evaluate`: benchmarks of pairs on a run, from audio files to a table of results."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+from transformers import AutoModelForCausalLM
+
+import twist as notebook
+
+NUM_PAIRS = 6
+
+
+@pytest.fixture(scope="module")
+def pairs_folder(tmp_path_factory, demo_speech):
+    """Speech against the same speech backwards."""
+    folder = tmp_path_factory.mktemp("pairs")
+    spoken = next(path for path in sorted(demo_speech.rglob("*.wav")) if soundfile.info(path).duration > 4)
+    samples, rate_hz = soundfile.read(spoken)
+    for side in ("positive", "negative"):
+        (folder / side).mkdir()
+    for number in range(NUM_PAIRS):
+        wav = samples[number * rate_hz // 4 :][: 2 * rate_hz]
+        soundfile.write(folder / "positive" / f"{number}.wav", wav, rate_hz)
+        soundfile.write(folder / "negative" / f"{number}.wav", wav[::-1], rate_hz)
+    (folder / "positive" / "lone.wav").write_bytes((folder / "positive" / "0.wav").read_bytes())
+    (folder / "positive" / "bad.wav").write_bytes(b"no audio")
+    (folder / "negative" / "bad.wav").write_bytes((folder / "negative" / "0.wav").read_bytes())
+    return folder
+
+
+def test_pairs_of_ones_own_from_audio_to_a_table(twist, finished_copy, pairs_folder):
+    command = ("evaluate", "pairs", "--run", finished_copy, "--evaluation.pairs.source", pairs_folder)
+    told = json.loads(twist(*command, "--json").stdout)
+    (uri,) = (finished_copy / "evaluation").glob("*/pairs.json")
+    assert json.loads(uri.read_text()) == told
+    assert told["left_out"] == {"unpaired": 1, "unreadable": 1}
+    items = pq.read_table(uri.with_suffix(".parquet")).to_pylist()
+    assert [row["item_id"] for row in items] == [str(number) for number in range(NUM_PAIRS)]
+    assert told["figures"]["all, mean"]["value"] == pytest.approx(np.mean([row["right_mean"] for row in items]))
+
+    # An independent computation: this project's units, plain transformers, one clip at a time.
+    tokenizer = notebook.load_tokenizer(finished_copy)
+    model = AutoModelForCausalLM.from_pretrained(told["subject"]).eval()
+    for row in items:
+        for side in ("positive", "negative"):
+            units = tokenizer(pairs_folder / side / f"{row['item_id']}.wav").values
+            ids = torch.from_numpy(units.astype(np.int64))[None] + model.config.offset
+            with torch.inference_mode():
+                nats = model(input_ids=ids, labels=ids).loss.item() * (len(units) - 1)
+            assert row[f"sum_{side}"] == pytest.approx(-nats, rel=1e-4)
+            assert row[f"tokens_{side}"] == len(units) - 1
+
+    parts = {path: path.stat().st_mtime_ns for path in (finished_copy / "evaluation/units").rglob("*.parquet")}
+    assert parts
+    again = json.loads(twist(*command, "--json").stdout)
+    assert again == told
+    assert {path: path.stat().st_mtime_ns for path in (finished_copy / "evaluation/units").rglob("*.parquet")} == parts
+
+    table = twist("evaluate", "table", finished_copy, finished_copy).stdout
+    assert "pairs" in table
+    assert "perplexity" in table  # which `twist run` measures
+    (row,) = (
+        row
+        for row in json.loads(twist("evaluate", "table", finished_copy, finished_copy, "--format", "json").stdout)[
+            "rows"
+        ]
+        if row["benchmark"] == "pairs"
+    )
+    assert row["differences"][1]["value"] == 0
+
+
+def test_a_benchmark_without_data_says_which_option_names_it(twist, finished_run):
+    for name, option in (("swuggy", "swuggy.folder"), ("storycloze", "storycloze.spoken"), ("pairs", "pairs.source")):
+        stderr = twist("evaluate", name, "--run", finished_run, status=2).stderr
+        assert f"give --evaluation.{option}" in stderr
+
+
+def test_a_folder_without_results_is_told(twist, tmp_path):
+    assert "holds no results" in twist("evaluate", "table", tmp_path, status=2).stderr
+
+
+def test_what_the_model_was_not_trained_with_is_refused(twist, finished_run, pairs_folder):
+    command = ("evaluate", "pairs", "--run", finished_run, "--evaluation.pairs.source", pairs_folder)
+    stderr = twist(*command, "--evaluation.scoring.eos", "true", status=2).stderr
+    assert "trained without an id for the start and end" in stderr
