@@ -26,6 +26,9 @@ ifeq ($(strip $(AUDIO)),)
 else
 	$(BIN)/twist run --config recipes/demo.yaml --audio "$(AUDIO)" --run "$(RUN)"
 endif
+	$(BIN)/twist make-benchmark mini runs/demo-benchmark
+	$(BIN)/twist evaluate all --run "$(RUN)" > "$(RUN)/evaluation.txt"
+	$(BIN)/twist evaluate table "$(RUN)"
 	$(BIN)/twist resynthesize --run "$(RUN)" --held-out validation --output-file "$(RUN)/speech/resynthesis.wav"
 	$(BIN)/twist generate --run "$(RUN)" --held-out validation --output-file "$(RUN)/speech/continuation.wav"
 	@echo

@@ -21,6 +21,7 @@ COMMANDS = {
     "speak": "speak units",
     "inspect": "show, and verify, a run or any part of one",
     "make-speech": "make speech for the demo, to pretrain a tokenizer on, or to train a vocoder on",
+    "make-benchmark": "make a spoken benchmark: a small one for the demo, or StoryCloze from your copy of the stories",
     "train-vocoder": "train a vocoder on the audio and units of a run",
     "pretrain-tokenizer": "pretrain a HuBERT on the audio and units of a run",
 }

@@ -8,16 +8,10 @@ twist make-speech voice FOLDER: one voice, to train a vocoder.
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentError
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from jsonargparse import ArgumentParser
-
-from jobs.command import guard
+from jobs.folder_makers import Maker, command_of
 from jobs.progress import progress
-from jobs.recipe import usage_error
 from pipeline.synthetic.config import DemoCorpusConfig, VoiceConfig, VoicesConfig
 
 
@@ -55,38 +49,15 @@ def voice(folder: Path, speech: VoiceConfig) -> None:
     print(f"speech     {duration_s / 60:.1f} min of {speech.voice} in {folder}")
 
 
-KINDS: dict[str, tuple[Callable[[Path, Any], None], type]] = {
-    "demo": (demo, DemoCorpusConfig),
-    "voices": (voices, VoicesConfig),
-    "voice": (voice, VoiceConfig),
-}
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = sys.argv[1:] if argv is None else argv
-
-    def read_and_make() -> None:
-        parser = _parser()
-        try:
-            given = parser.instantiate(parser.parse_args(list(arguments)))
-        except ArgumentError as error:
-            raise usage_error(error) from error
-        make, _ = KINDS[given.kind]
-        settings = given[given.kind]
-        make(Path(settings.folder), settings.speech)
-
-    return guard("make-speech", read_and_make)
-
-
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="twist make-speech", description=__doc__, exit_on_error=False, allow_abbrev=False)
-    kinds = parser.add_subcommands(dest="kind")
-    for name, (make, settings) in KINDS.items():
-        kind = ArgumentParser(description=make.__doc__, exit_on_error=False, allow_abbrev=False)
-        kind.add_argument("folder", type=str, help="The folder to make.")
-        kind.add_class_arguments(settings, "speech")
-        kinds.add_subcommand(name, kind, help=make.__doc__)
-    return parser
+main = command_of(
+    "make-speech",
+    __doc__,
+    {
+        "demo": Maker(demo, DemoCorpusConfig),
+        "voices": Maker(voices, VoicesConfig),
+        "voice": Maker(voice, VoiceConfig),
+    },
+)
 
 
 if __name__ == "__main__":

@@ -105,3 +105,46 @@ class VoiceConfig:
     def __post_init__(self) -> None:
         if not 0 < self.minutes < math.inf:
             raise TwistError(f"minutes is above 0 and finite, not {self.minutes}")
+
+
+@dataclass(frozen=True)
+class MiniBenchmarkConfig:
+    """Size of the small benchmark.
+
+    Args:
+        num_words: Pairs of a word and a non-word, each in every voice.
+        num_sentences: Pairs of a sentence and one that breaks a rule, each in every voice.
+        num_stories: Stories, in one voice.
+        num_voices: Number of voices, 1 to 11.
+        seed: Chooses words, sentences, names and the endings of other stories.
+    """
+
+    num_words: int = 60
+    num_sentences: int = 60
+    num_stories: int = 24
+    num_voices: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_words", "num_sentences", "num_stories"):
+            if not 2 <= getattr(self, name) <= 1000:
+                raise TwistError(f"{name} is 2 to 1000, not {getattr(self, name)}")
+        if not 1 <= self.num_voices < len(ENGLISH_VOICES):
+            raise TwistError(f"num_voices is 1 to {len(ENGLISH_VOICES) - 1}, not {self.num_voices}")
+
+
+@dataclass(frozen=True)
+class StoriesConfig:
+    """Stories to speak as Spoken StoryCloze.
+
+    Args:
+        stories: The stories: a CSV, TSV or JSONL file with StoryCloze's columns.
+        voice: espeak-ng's name of the voice.
+        words_per_minute: Speaking rate.
+        seed: Chooses the endings of other stories for tSC.
+    """
+
+    stories: str
+    voice: str = "en-us+f2"
+    words_per_minute: int = 160
+    seed: int = 0

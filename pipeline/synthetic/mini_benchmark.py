@@ -1,0 +1,120 @@
+"""A small benchmark of our own making, in the layouts of the real ones, so that all can be tried without a download.
+
+    FOLDER/lexical/dev, FOLDER/syntactic/dev    words and sentences in pairs, as sLM21 has them (gold.csv and audio)
+    FOLDER/sSC, FOLDER/tSC                      stories, as Spoken StoryCloze has them
+    FOLDER/benchmark.json                       the settings it was made with
+
+Figures on it compare models of one demo with each other, and with chance; not with those that papers print.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import random
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import soundfile
+
+from pipeline.errors import TwistError
+from pipeline.synthetic.config import ENGLISH_VOICES, MiniBenchmarkConfig
+from pipeline.synthetic.espeak import synthesize
+from pipeline.synthetic.mini_stories import mini_stories
+from pipeline.synthetic.minimal_pairs import sentence_pairs, word_pairs
+from pipeline.synthetic.stories import write_storycloze
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.progress import ReportProgress
+    from pipeline.synthetic.config import Voice
+
+MARKER = "benchmark.json"
+# Raise it when the same settings start to give other bytes.
+EDITION = 1
+LEXICAL = ("filename", "id", "voice", "frequency", "word", "phones", "length", "correct")
+SYNTACTIC = ("filename", "id", "voice", "type", "subtype", "transcription", "correct")
+
+
+def write_mini_benchmark(folder: Path, config: MiniBenchmarkConfig, report: ReportProgress) -> None:
+    """Makes the benchmark in `folder`, unless it is there already; one configuration always gives the same bytes.
+
+    Raises:
+        TwistError: the folder holds something else, or a benchmark of other settings.
+    """
+    folder = folder.resolve()
+    settings = {**asdict(config), "edition": EDITION}
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        _require_same(folder, settings)
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
+        partial = Path(beside) / folder.name
+        partial.mkdir()
+        _write(partial, config, report)
+        (partial / MARKER).write_text(json.dumps(settings, indent=2) + "\n")
+        if folder.exists():
+            folder.rmdir()
+        partial.rename(folder)
+
+
+def _require_same(folder: Path, settings: dict[str, int]) -> None:
+    try:
+        before = json.loads((folder / MARKER).read_text())
+    except (OSError, ValueError):
+        raise TwistError(f"{folder} is in use, and not by a benchmark; name another folder, or empty it") from None
+    if before != settings:
+        raise TwistError(f"{folder} holds a benchmark made with {before}, not with {settings}; name another folder")
+
+
+def _write(folder: Path, config: MiniBenchmarkConfig, report: ReportProgress) -> None:
+    # Voices that the demo's speech has, too: what is tested is the model, not whether it knows a voice.
+    voices = ENGLISH_VOICES[1 : 1 + config.num_voices]
+    words = word_pairs(random.Random(config.seed), config.num_words)
+    rows: list[tuple[object, ...]] = []
+    for number, pair in enumerate(words):
+        for voice in voices:
+            for correct, text in ((1, pair.word), (0, pair.non_word)):
+                name = _speak(folder / "lexical" / "dev", f"w{number:04d}-{voice.speaker}-{correct}", text, voice)
+                frequency = pair.frequency if correct else ""
+                rows.append((name, number, voice.speaker, frequency, text, "", len(text), correct))
+        report(number + 1, len(words), "words")
+    _write_gold(folder / "lexical" / "dev", LEXICAL, rows)
+
+    sentences = sentence_pairs(random.Random(config.seed), config.num_sentences)
+    rows = []
+    for number, sentence in enumerate(sentences):
+        for voice in voices:
+            for correct, text in ((1, sentence.good), (0, sentence.bad)):
+                name = _speak(folder / "syntactic" / "dev", f"s{number:04d}-{voice.speaker}-{correct}", text, voice)
+                rows.append((name, number, voice.speaker, sentence.type, sentence.subtype, text, correct))
+        report(number + 1, len(sentences), "sentences")
+    _write_gold(folder / "syntactic" / "dev", SYNTACTIC, rows)
+
+    stories = mini_stories(random.Random(config.seed), config.num_stories)
+    write_storycloze(folder, stories, functools.partial(_say, voice=voices[0]), config.seed, report)
+
+
+def _say(text: str, voice: Voice) -> tuple[NDArray[np.int16], int]:
+    return synthesize(text, voice.espeak_voice, words_per_minute=voice.words_per_minute, pitch=voice.pitch)
+
+
+def _speak(folder: Path, name: str, text: str, voice: Voice) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    wav, rate_hz = _say(text, voice)
+    soundfile.write(folder / f"{name}.wav", wav, rate_hz)
+    return name
+
+
+def _write_gold(folder: Path, columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:
+    with (folder / "gold.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(columns)
+        table.writerows(rows)
