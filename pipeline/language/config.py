@@ -56,9 +56,11 @@ class CorpusEvidence:
         metadata_trust: Trust in the corpus' tags, from 0 to 1; by default it depends on where the tag comes from.
         metadata_keep: Trust from which a tag for a wanted language decides alone.
         metadata_enough: Trust from which a tag is enough if there is no other evidence; below that, quarantine.
-        text_min_chars: Shortest text, in characters, that counts as evidence.
+        text_prior: Probability that a text is in a wanted language, before it is read.
+        text_min_chars: Shortest text that counts as evidence, in characters of its words without remarks, numbers and
+            codes.
         text_keep: Probability of the wanted languages from which text keeps a recording.
-        text_drop: Probability below which text drops it.
+        text_drop: Probability below which text drops it; in between, quarantine.
         audio_keep: Probability of the wanted languages from which audio keeps a recording.
         audio_drop: Probability below which audio drops it; in between, quarantine.
         listen: Which recordings are listened to: needed, always or never.
@@ -67,6 +69,7 @@ class CorpusEvidence:
     metadata_trust: float | None = None
     metadata_keep: float | None = None
     metadata_enough: float | None = None
+    text_prior: float | None = None
     text_min_chars: int | None = None
     text_keep: float | None = None
     text_drop: float | None = None
@@ -87,9 +90,11 @@ class LanguageConfig:
         unknown: Whether a recording without any evidence stays.
         metadata_keep: Trust from which a corpus' tag for a wanted language decides alone.
         metadata_enough: Trust from which a tag is enough if there is no other evidence; below that, quarantine.
-        text_min_chars: Shortest text, in characters, that counts as evidence.
+        text_prior: Probability that a text is in a wanted language, before it is read.
+        text_min_chars: Shortest text that counts as evidence, in characters of its words without remarks, numbers and
+            codes.
         text_keep: Probability of the wanted languages from which text keeps a recording.
-        text_drop: Probability below which text drops it.
+        text_drop: Probability below which text drops it; in between, quarantine.
         audio_keep: Probability of the wanted languages from which audio keeps a recording.
         audio_drop: Probability below which audio drops it; in between, quarantine.
         listen: Which recordings are listened to. needed: those that metadata and text leave in doubt, and those whose
@@ -102,9 +107,10 @@ class LanguageConfig:
     unknown: Literal["keep", "drop"] = "drop"
     metadata_keep: float = 0.9
     metadata_enough: float = 0.6
-    text_min_chars: int = 20
+    text_prior: float = 0.15
+    text_min_chars: int = 15
     text_keep: float = 0.7
-    text_drop: float = 0.3
+    text_drop: float = 0.1
     audio_keep: float = 0.7
     audio_drop: float = 0.5
     listen: Literal["needed", "always", "never"] = "needed"
@@ -139,6 +145,7 @@ class Rules:
     metadata_trust: float | None
     metadata_keep: float
     metadata_enough: float
+    text_prior: float
     text_min_chars: int
     text_keep: float
     text_drop: float
@@ -156,6 +163,12 @@ def _check_thresholds(where: str, config: Any) -> None:
         value = getattr(config, name, None)
         if value is not None and not 0 <= value <= 1:
             raise TwistError(f"{where}.{name} is a probability, not {value}")
+    prior = getattr(config, "text_prior", None)
+    if prior is not None and not 0 < prior < 1:
+        raise TwistError(
+            f"{where}.text_prior is a probability above 0 and below 1, not {prior}; a corpus whose language is "
+            "certain can state its `language`"
+        )
     for name in ("metadata_keep", "metadata_enough"):
         value = getattr(config, name, None)
         if value is not None and not value >= 0:  # above 1: never

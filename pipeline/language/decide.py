@@ -5,7 +5,8 @@ The evidence is weighed in this order:
 1. metadata: the tag that the corpus gives (TWIST, section 3.1, filters by this alone). A tag for another language drops
    the recording. A tag for a wanted language decides if it can be trusted: the tag of a podcast's show, of an
    interpreter's channel or of an unchecked clip is not enough while there is a classifier to listen with.
-2. text: py3langid's verdict on the transcript, else on title and description, if they are long enough.
+2. text: py3langid's verdict on the transcript, else on title and description, if their words are enough to tell
+   (content.py).
 3. audio: a classifier's verdict on windows of speech, if the tag cannot be trusted or nothing has decided yet.
 
 Text and audio have two thresholds each. Recordings in between are in quarantine: dropped as `uncertain_language`.
@@ -16,7 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pipeline.language.text import text_probabilities
+from pipeline.language.content import telling_words
+from pipeline.language.text import text_probabilities, with_prior
 from pipeline.languages import normalize_code
 from pipeline.records import LANGUAGE_SOURCES, LanguageDecision
 
@@ -84,8 +86,7 @@ def by_metadata_and_text(recording: Metadata, rules: Rules) -> tuple[LanguageDec
         tagged = LanguageDecision(id, is_enough, tag, trust, "metadata", None if is_enough else "uncertain_language")
         if trust >= rules.metadata_keep:
             return tagged, not always
-    if text := _long_enough_text(recording, rules):
-        by_text = _judge(id, text_probabilities(text), "text", rules)
+    if by_text := _by_text(recording, rules):
         # Text about a recording does not make up for a tag that cannot be trusted.
         is_sure = by_text.reason == "other_language" or (by_text.keep and tagged is None)
         return by_text, never or (is_sure and not always)
@@ -111,9 +112,17 @@ def describe(decision: LanguageDecision, audio: AudioEvidence | None) -> str:
     return f"{decision.language} by {decision.evidence} (wanted: {decision.score:.2f}{windows}{not_heard})"
 
 
-def _long_enough_text(recording: Metadata, rules: Rules) -> str | None:
-    texts = ((text or "").strip() for text in (recording.text, recording.description))
-    return next((text for text in texts if len(text) >= rules.text_min_chars), None)
+def _by_text(recording: Metadata, rules: Rules) -> LanguageDecision | None:
+    """The decision by transcript, else by title and description; None where they do not tell the language."""
+    for text in (recording.text, recording.description):
+        words = telling_words(text or "", rules.text_min_chars)
+        probabilities = text_probabilities(words) if words else {}
+        if probabilities:
+            weighted = with_prior(probabilities, rules.languages, rules.text_prior)
+            decision = _judge(recording.recording_id, weighted, "text", rules)
+            # What a classifier does not know it takes for other languages.
+            return decision if decision.keep or probabilities.keys() >= set(rules.languages) else None
+    return None
 
 
 def _judge(
@@ -124,7 +133,7 @@ def _judge(
     score = min(1.0, sum(probabilities.get(language, 0.0) for language in dict.fromkeys(rules.languages)))
     likeliest = max(probabilities, key=lambda language: (probabilities[language], language))
     reason = None
-    if score < drop_below:
+    if score < drop_below and likeliest not in rules.languages:
         reason = "other_language"
     elif score < keep_from:
         reason = "uncertain_language"
