@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-# The extra `bench`; benchmarks/loader.py imports these when it runs.
-COMPARED_WITH = ("datasets", "litdata")
+# The extra `bench`; benchmarks/loader.py and text_language.py import these when they run.
+COMPARED_WITH = ("anyascii", "chatterbot_corpus", "datasets", "litdata")
 
 
 @pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.stem)
