@@ -142,6 +142,8 @@ def summary(name: str, facts: dict[str, Any]) -> str:
     line = f"kept {_hours(counts['kept']['hours'])} in {counts['kept']['items']:,} {stage_of(name).counts}"
     if "segments" in facts:
         line += f" ({facts['segments']:,} segments)"
+    if (unproven := facts.get("kept_without_evidence")) and unproven["items"]:
+        line += f", {unproven['items']:,} of them ({_hours(unproven['hours'])}) without evidence of their language"
     dropped = [
         (f"{tally['items']:,} " if tally["items"] else "") + f"{reason} ({_hours(tally['hours'])})"
         for reason, tally in counts["dropped"].items()

@@ -68,6 +68,7 @@ def describe_language(run: str) -> dict[str, Any]:
         "languages": figures.most_common(languages),
         "evidence": figures.most_common(evidence),
         **{key: facts[key] for key in ("by_evidence", "least_certain", "audio_evidence")},
+        "kept_without_evidence": facts.get("kept_without_evidence"),
     }
 
 

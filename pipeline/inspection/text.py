@@ -132,6 +132,9 @@ def _with_hz(rates: Mapping[str, int]) -> dict[str, int]:
 def _language(description: Mapping[str, Any]) -> Iterator[str]:
     yield from _row("languages found", _histogram(description["languages"]))
     yield from _row("evidence", _histogram(description["evidence"]))
+    if (unproven := description["kept_without_evidence"]) and unproven["items"]:
+        kept = _count(unproven["items"], "recordings")
+        yield from _row("without evidence", f"{kept} kept ({_hours(unproven['hours'])})")
     audio = description["audio_evidence"]
     if not audio["available"] and audio["unheard"]["items"]:
         unheard = f"{audio['unheard']['items']:,} recordings ({_hours(audio['unheard']['hours'])})"

@@ -27,6 +27,7 @@ class Account:
 
     def __init__(self) -> None:
         self.total, self.kept, self.unheard = Tally(), Tally(), Tally()
+        self.kept_without_evidence = Tally()
         self.evidence: Counter[str] = Counter()
         self._groups: dict[tuple[str, str, str], Tally] = defaultdict(Tally)
         self._reasons: Counter[tuple[str, str]] = Counter()
@@ -50,6 +51,8 @@ class Account:
         self._groups[corpus, outcome_of(decision), decision.evidence] += tally
         if decision.keep:
             self.kept += tally
+            if decision.evidence == "none":
+                self.kept_without_evidence += tally
         else:
             assert decision.reason is not None
             self._reasons[decision.reason, decision.language or ""] += 1

@@ -272,6 +272,7 @@ def _write_decisions(
         evidence=dict(sorted(account.evidence.items())),
         by_evidence=account.by_evidence(),
         least_certain=account.least_certain(),
+        kept_without_evidence=asdict(account.kept_without_evidence),
         audio_evidence={"available": heard is not None, "unheard": asdict(account.unheard)},
     )
     storage.delete(_evidence_uri(stage))
