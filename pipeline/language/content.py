@@ -9,6 +9,10 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # Remarks on what is heard, and markup: [MUSIC], (laughs), {cough}, <unk>, </i>, *sighs*, ♪ ... ♪.
 _REMARK = re.compile(
@@ -21,12 +25,14 @@ _ASCII = re.compile(r"[!-~]+")
 _FILLER = re.compile(r"u+[hm]+|e+[hr]+|h+m+|m+h*m*|[ao]+h+|h+u+h+|(?:ha)+h?|ok|okay|(?:[um]+h*|a+h*)-h?[um]+h*m*")
 # Letters in different words that are neither names nor fillers, from which py3langid is right (docs/performance.md).
 MIN_PLAIN_LETTERS = 6
+# More text adds no certainty, and a transcript of hours would take long.
+ENOUGH_CHARS = 4_000
 
 
 def telling_words(text: str, min_chars: int) -> str | None:
     """The words of a text, without all that is the same in every language; None if they are too few to judge by.
 
-    A text all in upper case is lower-cased.
+    A text all in upper case is lower-cased, and a long one ends after ENOUGH_CHARS.
 
     Args:
         text: A transcript, a title, a description; markup and remarks in brackets do not count.
@@ -35,13 +41,23 @@ def telling_words(text: str, min_chars: int) -> str | None:
     text = html.unescape(text)
     for _ in range(DEEPEST_NESTING):
         text = _REMARK.sub(" ", text)
-    tokens = (_ASCII.sub("", token) if _CODE.search(token) else token for token in text.split())
-    told = " ".join(filter(None, map(_without_punctuation, tokens)))
+    told = " ".join(_first_words(text))
     if told.isupper():
         told = told.lower()
     if _width(told) < min_chars or sum(map(_width, _plain_words(told))) < MIN_PLAIN_LETTERS:
         return None
     return told
+
+
+def _first_words(text: str) -> Iterator[str]:
+    length = 0
+    for token in text.split():
+        word = _without_punctuation(_ASCII.sub("", token) if _CODE.search(token) else token)
+        if word:
+            yield word[: ENOUGH_CHARS - length]
+            length += len(word) + 1
+        if length >= ENOUGH_CHARS:
+            return
 
 
 def _without_punctuation(token: str) -> str:
@@ -67,8 +83,8 @@ def _is_letter(character: str) -> bool:
 
 
 def _width(text: str) -> int:
-    return len(text) + sum(map(_is_wide, text))
+    return len(text) if text.isascii() else len(text) + sum(map(_is_wide, text))
 
 
 def _is_wide(text: str) -> bool:
-    return any(unicodedata.east_asian_width(character) == "W" for character in text)
+    return not text.isascii() and any(unicodedata.east_asian_width(character) == "W" for character in text)

@@ -11,13 +11,10 @@ from pipeline.languages import NO_LINGUISTIC_CONTENT, normalize_code
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-# More text adds no certainty, and a transcript of hours would take long.
-LONGEST_TEXT_CHARS = 4_000
-
 
 def text_probabilities(text: str) -> dict[str, float]:
     """The probability of each language, by its code; empty if the classifier takes the text for no language at all."""
-    ranked = _identifier().rank(text[:LONGEST_TEXT_CHARS])
+    ranked = _identifier().rank(text)
     likeliest, _ = ranked[0]
     if likeliest == NO_LINGUISTIC_CONTENT:
         return {}

@@ -162,6 +162,13 @@ def test_a_prior_that_makes_no_sense(prior: float) -> None:
         CorpusEvidence(text_prior=prior)
 
 
+def test_hours_of_text_are_not_all_read() -> None:
+    for text in (ENGLISH, "x" * 10_000, "昨日は友達と映画を見ました"):
+        words = telling_words(f"[MUSIC] {text} " * 2_000, 15)
+        assert words is not None and 3_900 < len(words) <= 4_000
+        assert words == telling_words(f"{text} " * 2_000, 15)
+
+
 def test_brackets_that_are_never_closed_end_soon() -> None:
     for text in ("(" * 200_000, "[" * 200_000, "<1" * 100_000, "*1" * 100_000):
         assert telling_words(text, 15) is None
