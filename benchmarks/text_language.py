@@ -4,7 +4,8 @@
 
 Sentences are those of chatterbot-corpus (dialogues and trivia, with names, titles and formulas in them), each once.
 language.text_prior, text_keep, text_drop and text_min_chars were chosen on one half of them, which --calibration
-measures, after first tries on all; figures are of the other half. Each language is the wanted one in turn, with the default settings:
+measures, after first tries on all; figures are of the other half. Each language is the wanted one in turn, with the
+default settings:
 
     recall            share of its sentences that are kept
     no_evidence       share of its sentences that text does not judge: another kind of evidence decides

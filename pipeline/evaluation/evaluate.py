@@ -12,6 +12,9 @@ from pipeline.errors import TwistError
 from pipeline.evaluation import pair_files, salmon, slm21, submission
 from pipeline.evaluation.numbered_pairs import numbered_pairs
 from pipeline.evaluation.pairs import Rule, accuracies, audio_items, pair_table, score_items
+from pipeline.evaluation.results import OUR_OWN
+from pipeline.files import storage
+from pipeline.synthetic import mini_benchmark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -165,8 +168,17 @@ def measure_pairs(subject: Subject, benchmark: PairBenchmark) -> tuple[Result, d
         settings=benchmark.settings,
         data=units.fingerprint,
         left_out=left_out,
+        notes=_notes(benchmark.settings),
     )
     return result, {item_id: score.sum for item_id, score in scores.items()}
+
+
+def _notes(settings: dict[str, Any]) -> list[str]:
+    folder = settings.get("folder")
+    # That of stories lies a folder above them.
+    if folder and any(storage.exists(storage.join(folder, up, mini_benchmark.MARKER)) for up in ("", "..")):
+        return [OUR_OWN]
+    return []
 
 
 def _all_pairs(items: pa.Table, rule: Rule = "mean") -> tuple[pa.Table, list[Measure]]:

@@ -24,6 +24,8 @@ FORMAT_VERSION = 1
 EVALUATION = "evaluation"
 # Items left out that a result names; all of them stand in its counts.
 NAMED_AT_MOST = 20
+# A note of results on `twist make-benchmark mini`.
+OUR_OWN = "A small benchmark of our own making: for comparing small models, not for comparing with papers."
 
 
 @dataclass(frozen=True)

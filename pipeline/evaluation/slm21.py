@@ -64,8 +64,11 @@ def lexical_measures(items: pa.Table) -> tuple[pa.Table, list[Measure]]:
     measures += accuracies("sum", "in-vocab", weight="by_group", where="in_vocab")
     frequency = items["frequency"].to_numpy()
     for name, low, high in BANDS:
+        is_within = (frequency >= low) & (frequency < high)
+        if not is_within.any():
+            continue
         column = f"band {name}"
-        items = items.append_column(column, pa.array((frequency >= low) & (frequency < high)))
+        items = items.append_column(column, pa.array(is_within))
         measures += accuracies("sum", f"frequency {name}", weight="by_group", where=column)
     return items, measures
 

@@ -9,7 +9,7 @@ from pipeline.errors import TwistError
 from pipeline.evaluation import results
 from pipeline.evaluation.measures import Difference, difference
 from pipeline.evaluation.published import PUBLISHED, Published
-from pipeline.evaluation.results import EVALUATION, Told, number, spread
+from pipeline.evaluation.results import EVALUATION, OUR_OWN, Told, number, spread
 from pipeline.files import storage
 
 if TYPE_CHECKING:
@@ -99,7 +99,11 @@ def _rows(of_column: list[dict[str, Told]], all_measures: bool, level: float, se
         for name, measure in measures.items():
             figures = tuple(one.figures.get(name) if one else None for one in told)
             compared = [_compare(told[0], one, measure, level, seed) for one in told]
-            published = tuple(one for one in PUBLISHED if (one.benchmark, one.measure) == (benchmark, name))
+            # What papers print stands beside figures on their data alone.
+            is_theirs = any(one is not None and OUR_OWN not in one.notes for one in told)
+            published = tuple(
+                one for one in PUBLISHED if is_theirs and (one.benchmark, one.measure) == (benchmark, name)
+            )
             yield Row(
                 benchmark,
                 name,
@@ -128,14 +132,13 @@ def _compare(first: Told | None, second: Told | None, measure: Measure, level: f
 
 def as_rows(table: Table) -> list[list[str]]:
     """The table as cells, its head first."""
-    head = ["benchmark", "measure", *table.columns, "published"]
+    head = ["benchmark", "measure", *table.columns]
     rows = [head]
     for row in table.rows:
         cells = [row.benchmark, row.measure]
         for figure, change in zip(row.figures, row.differences, strict=True):
             cells.append(_cell(figure, change))
-        printed = "; ".join(f"{one.model} {number(one.value)} ({one.source}, {one.rule})" for one in row.published)
-        rows.append([*cells, printed])
+        rows.append(cells)
     return rows
 
 
@@ -176,4 +179,9 @@ def _remarks(table: Table) -> list[str]:
         for column, reason in zip(table.columns, row.reasons, strict=True):
             if reason:
                 lines.append(f"{row.benchmark}, {row.measure}: {column} is not compared: {reason}")
+    for row in table.rows:
+        for source in dict.fromkeys((one.source, one.rule) for one in row.published):
+            of_source = [one for one in row.published if (one.source, one.rule) == source]
+            printed = ", ".join(f"{one.model} {number(one.value)}" for one in of_source)
+            lines.append(f"{row.benchmark}, {row.measure}, as printed in {source[0]} (scoring: {source[1]}): {printed}")
     return lines
