@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -18,6 +17,8 @@ from jobs.recipe import Recipe
 from model.artefacts import ARTEFACTS
 from model.lm.sampling_config import SamplingConfig
 from pipeline.errors import TwistError
+from pipeline.files import storage
+from pipeline.runs import CODEBOOK
 from pipeline.speaking.names import EMBEDDED_CODEBOOK, OFFICIAL_CODEBOOK, OFFICIAL_MODELS
 
 
@@ -113,8 +114,10 @@ def _model(given: Namespace, run: str) -> tuple[str, str | None, str]:
         return given.twist_model_name, OFFICIAL_CODEBOOK, ""
     if not run and given.codebook is None:
         # RUN/checkpoints/STEP, as training writes them
-        beside = Path(given.checkpoint).resolve().parent.parent
-        run = str(beside) if (beside / "codebook").is_dir() else ""
+        from pipeline.units.codebook import FACTS
+
+        above = storage.absolute(given.checkpoint).rstrip("/").rsplit("/", 2)[0]
+        run = above if storage.exists(storage.join(above, CODEBOOK, FACTS)) else ""
     return given.checkpoint or run, given.codebook, run
 
 

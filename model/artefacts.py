@@ -2,7 +2,7 @@
 
     model/embedded/hubert-tiny-25hz/                  a HuBERT of 4M parameters; see docs/hubert-tiny-25hz.md
     model/embedded/hifigan-tiny-25hz/                 a vocoder for its units; see docs/hifigan-tiny-25hz.md
-    TWIST_CACHE, else ~/.cache/twist
+    TWIST_CACHE, else ~/.cache/twist (see pipeline/files/machine_cache.py)
         mhubert_base_25hz_cp_mls_cv_sp_fisher.pt      appears under this name only once it is complete and its
                                                       sha256 is verified
         TWIST-1.3B/                                   the content of a downloaded zip file
@@ -12,10 +12,7 @@ Sources: textlesslib's textless/checkpoint_manager and examples/twist.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
-import os
 import shutil
 import tempfile
 import warnings
@@ -26,14 +23,17 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from pipeline.errors import TwistError
+from pipeline.errors import RunError, TwistError
+from pipeline.files import machine_cache, storage
+from pipeline.files.machine_cache import CACHE_VARIABLE, cache_folder, locked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
 
-CACHE_VARIABLE = "TWIST_CACHE"
 TIMEOUT_S = 60
 BLOCK_BYTES = 2**20
+# Of the files in a transformers folder that say what it computes.
+MODEL_SUFFIXES = (".json", ".safetensors", ".bin")
 _TWIST = "https://dl.fbaipublicfiles.com/textless_nlp/twist"
 
 
@@ -89,13 +89,58 @@ ARTEFACTS = {
 }
 
 
+def local_path(path_or_name: str, beside: Sequence[str] = ()) -> Path:
+    """Where a model's file or folder lies on this machine; what is on S3, or published under a name, is fetched.
+
+    Args:
+        path_or_name: A local path, the name of an artefact (see `resolve`), or s3://BUCKET/KEY.
+        beside: Names of files that belong to a single file on S3, and lie beside it if there are any.
+
+    Raises:
+        TwistError: nothing is there, or an official file is not the one that was published.
+        RunError: it cannot be fetched.
+    """
+    if storage.is_s3(path_or_name):
+        return machine_cache.copy_of(path_or_name, beside)
+    return Path(resolve(path_or_name))
+
+
+def is_name(path_or_name: str) -> bool:
+    """Whether this names an artefact, and is no path."""
+    return path_or_name in EMBEDDED or path_or_name in ARTEFACTS
+
+
+def identity(path_or_name: str) -> str:
+    """What tells a model from others, wherever it lies: an artefact's name, else sha256 over the model's files.
+
+    Raises:
+        TwistError, RunError: as `local_path`.
+    """
+    if is_name(path_or_name):
+        return path_or_name
+    path = local_path(path_or_name)
+    if path.is_file():
+        return f"sha256:{_sha256(path)}"
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()) if path.is_dir() else ():
+        if file.suffix in MODEL_SUFFIXES and file.is_file():
+            digest.update(f"{file.name} {_sha256(file)}\n".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def resolve(path_or_name: str) -> str:
     """The path of a named artefact, downloaded if the cache lacks it; any other argument is returned unchanged.
 
     Write `./NAME` to mean a local file of the same name.
 
     Raises:
-        TwistError: the file cannot be fetched, or is not the one that was published.
+        TwistError: the file is not the one that was published.
+        RunError: it cannot be fetched.
     """
     if path_or_name in EMBEDDED:
         return str(EMBEDDED_FOLDER / path_or_name)
@@ -113,21 +158,21 @@ def fetch(artefact: Artefact) -> Path:
     Of several processes on a machine one downloads while the others wait for it.
 
     Raises:
-        TwistError: the cache cannot be written, the download fails or breaks off, or the checksum differs.
+        TwistError: the checksum of the file in the cache differs.
+        RunError: the cache cannot be written, the download fails or breaks off, or gives another file.
     """
     folder = cache_folder()
     path = folder / artefact.file_name
     if not path.is_file():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _locked(folder / f".{path.name}.lock"):  # pooch has no lock
+            with locked(folder / f".{path.name}.lock"):  # pooch has no lock
                 if not path.is_file():
                     _download(artefact, path)
         except OSError as error:
-            raise TwistError(f"cannot write to {folder}: {error.strerror or error}; set {CACHE_VARIABLE}") from error
+            raise RunError(f"cannot write to {folder}: {error.strerror or error}; set {CACHE_VARIABLE}") from error
     if artefact.sha256 is not None:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = _sha256(path)
         if sha256 != artefact.sha256:
             raise TwistError(
                 f"{path} is not the file that was published: it has sha256 {sha256}, not {artefact.sha256}; delete it "
@@ -143,12 +188,13 @@ def unpack(artefact: Artefact) -> Path:
 
     Raises:
         TwistError: as `fetch`; or the file is not a zip, is damaged, or holds no transformers folder.
+        RunError: as `fetch`.
     """
     folder = cache_folder() / artefact.file_name.removesuffix(".zip")
     if folder.is_dir():
         return folder
     path = fetch(artefact)
-    with _locked(folder.with_name(f".{folder.name}.lock")):
+    with locked(folder.with_name(f".{folder.name}.lock")):
         if folder.is_dir():
             return folder
         # Not pooch.Unzip, which unpacks in place: a process that is killed would leave part of a model.
@@ -161,7 +207,7 @@ def unpack(artefact: Artefact) -> Path:
         except (zipfile.BadZipFile, ValueError) as error:
             raise TwistError(f"{path} cannot be unpacked ({error}); delete it and fetch it again") from error
         except OSError as error:
-            raise TwistError(f"cannot unpack {path} beside it: {error.strerror or error}") from error
+            raise RunError(f"cannot unpack {path} beside it: {error.strerror or error}") from error
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     return folder
@@ -179,19 +225,6 @@ def _extract(archive: zipfile.ZipFile, folder: Path) -> None:
                 shutil.copyfileobj(source, target)
 
 
-def cache_folder() -> Path:
-    """The folder of downloaded files: `TWIST_CACHE`, else ~/.cache/twist."""
-    given = os.environ.get(CACHE_VARIABLE)
-    return Path(given) if given else Path.home() / ".cache" / "twist"
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _download(artefact: Artefact, path: Path) -> None:
     import pooch  # here, for commands that download nothing
     import requests
@@ -202,7 +235,7 @@ def _download(artefact: Artefact, path: Path) -> None:
             downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=BLOCK_BYTES, timeout=TIMEOUT_S)
             pooch.retrieve(artefact.url, artefact.sha256, path.name, path.parent.absolute(), downloader=downloader)
     except (requests.RequestException, ValueError) as error:  # ValueError: another checksum
-        raise TwistError(
+        raise RunError(
             f"cannot fetch {artefact.url}; try again, or fetch it on a machine with a network and put it at {path} "
             f"(or in another folder that {CACHE_VARIABLE} names). {error}"
         ) from error

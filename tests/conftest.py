@@ -19,6 +19,7 @@ from pipeline.audio.read import read_clips
 from pipeline.corpora.manifest import make_manifest
 from pipeline.corpora.source import CorpusConfig
 from pipeline.files import parquet, storage
+from pipeline.files.machine_cache import CACHE_VARIABLE
 from pipeline.language.config import LanguageConfig
 from pipeline.language.filter import filter_languages
 from pipeline.packing.config import PackConfig, SplitConfig
@@ -68,6 +69,14 @@ def corpus_tree(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
         return folder / kind
 
     return tree
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps what is fetched out of the cache in the user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 class Clip(NamedTuple):

@@ -15,8 +15,9 @@ class EncoderConfig:
 
     Args:
         name: mfcc (39 values at 25 Hz, no weights) or hubert.
-        path: hubert: a Hugging Face folder with a HubertModel (config.json, model.safetensors), a fairseq .pt file,
-            or the name of an official model, which is downloaded once (mhubert-base-25hz); mfcc: leave it out.
+        path: hubert: a Hugging Face folder with a HubertModel (config.json, model.safetensors) or a fairseq .pt file,
+            local or s3://, or the name of an official model, which is downloaded once (mhubert-base-25hz); mfcc: leave
+            it out.
         layer: hubert: the Transformer layer whose output is used as features, counted from 1 (TWIST: 11).
         dtype: hubert: float32, or bfloat16: faster on hardware that supports it, with slightly other features.
         device: auto uses cuda if there is a GPU.

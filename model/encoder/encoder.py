@@ -14,13 +14,12 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from model.artefacts import resolve
+from model.artefacts import local_path
 from model.device import pick_device
 from model.encoder.config import EncoderConfig
 from model.encoder.hubert_batches import SAMPLES_PER_BATCH_ON_GPU, HubertBatches
@@ -72,6 +71,7 @@ def load_encoder(config: EncoderConfig) -> Encoder:
 
     Raises:
         TwistError: no such device or layer, chunks shorter than a frame, or a checkpoint that cannot be loaded.
+        RunError: the checkpoint cannot be fetched.
     """
     device = pick_device(config.device)
     if config.name == "mfcc":
@@ -89,7 +89,7 @@ def load_encoder(config: EncoderConfig) -> Encoder:
             frontend=mfcc.settings(),
         )
     assert config.path is not None
-    model, do_normalize, normalize_eps = load_hubert(Path(resolve(config.path)))
+    model, do_normalize, normalize_eps = load_hubert(local_path(config.path))
     normalize = do_normalize if config.normalize is None else config.normalize
     shape = model.config
     if config.layer > shape.num_hidden_layers:

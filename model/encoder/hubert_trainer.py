@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 
 from model import weights_file
-from model.artefacts import resolve
+from model.artefacts import local_path
 from model.encoder.hubert_checkpoint import load_hubert, write_huggingface_folder
 from model.encoder.hubert_pretrain import HubertPretraining, PretrainLoss
 from model.encoder.pretrain_batches import (
@@ -151,7 +151,7 @@ class HubertTraining(Training[PretrainBatch, UnitPrediction]):
         self.optimizer = adamw(self._hubert, config.betas, config.weight_decay, config.eps)
 
     def _take_over(self, init: str, report: Report) -> None:
-        body, normalizes, _ = load_hubert(Path(resolve(init)))
+        body, normalizes, _ = load_hubert(local_path(init))
         if normalizes:
             raise TwistError(f"pretrain.init {init} normalizes waveforms, which pretraining here does not")
         num_taken, num_all = self._hubert.take_over(body)

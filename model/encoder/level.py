@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.artefacts import ARTEFACTS, resolve
+from model.artefacts import ARTEFACTS, local_path
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def level_dbfs_of(config: EncoderConfig) -> float | None:
         return None if config.level_dbfs == "unchanged" else float(config.level_dbfs)
     if config.normalize or config.path is None or config.path in ARTEFACTS:
         return None  # no published file has a level, and none is downloaded to find that
-    path = Path(resolve(config.path), PREPROCESSOR)
+    path = local_path(config.path) / PREPROCESSOR
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):  # whoever loads the model says what is wrong with it

@@ -32,8 +32,8 @@ class PretrainConfig:
     Args:
         model: Shape of the network. TWIST's 25 Hz model has an eighth convolution (512 channels, kernel 2, stride 2)
             and conv_pos_batch_norm.
-        init: Checkpoint to start from: a Hugging Face folder, a fairseq file, or an official name. Weights of the same
-            name and shape are copied. Null: random weights, as in the paper.
+        init: Checkpoint to start from: a Hugging Face folder or a fairseq file (local or s3://), or an official name.
+            Weights of the same name and shape are copied. Null: random weights, as in the paper.
         batch_size: Clips per step, over all processes.
         gradient_accumulation: Forward passes per step and process; more need less memory.
         crop_s: Longest crop of a clip, in seconds; its start is drawn anew each time.

@@ -1,6 +1,6 @@
 """Spoken-language classifiers: 16 kHz clips in, the probability of each language out.
 
-Three kinds are recognized by their files, in a local folder or a repository of the Hugging Face hub:
+Three kinds are recognized by their files, in a folder (local or s3://) or a repository of the Hugging Face hub:
 
 - Whisper (multilingual): its own language detection, one decoder step over 30 s;
 - MMS-LID, or any other wav2vec 2.0 for sequence classification, whose labels are language codes;
@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from model.artefacts import local_path
 from model.device import Device, pick_device
 from model.language_id.ecapa import EcapaClassifier
 from model.torch_file import TorchFile, mapping
 from pipeline.errors import TwistError
+from pipeline.files import storage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,15 +50,19 @@ class LanguageClassifier(Protocol):
         ...
 
 
+def is_folder(path_or_name: str) -> bool:
+    """Whether a classifier is named by its folder, and not by its repository on the hub."""
+    return storage.is_s3(path_or_name) or Path(path_or_name).is_dir()
+
+
 def find_language_classifier(path_or_name: str) -> tuple[Path, Kind]:
-    """The folder of a classifier, downloaded from the hub unless it is a local folder, and the classifier's kind.
+    """The local folder of a classifier, fetched from S3 or the hub if need be, and the classifier's kind.
 
     Raises:
-        TwistError: it cannot be fetched, or is of no known kind.
+        TwistError: there is none, or it is of no known kind.
+        RunError: it cannot be fetched from S3.
     """
-    folder = Path(path_or_name)
-    if not folder.is_dir():
-        folder = _fetch(path_or_name)
+    folder = local_path(path_or_name) if is_folder(path_or_name) else _fetch(path_or_name)
     if all((folder / name).is_file() for name in ECAPA_FILES):
         return folder, "ecapa"
     try:

@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from model.artefacts import local_path
 from model.lm import slamkit
 from model.lm.document_attention import Documents, attention_within_documents, set_documents
 from model.lm.vocab import Vocabulary
@@ -47,14 +48,15 @@ def warm_start(folder: str, vocabulary: Vocabulary, seed: int) -> PreTrainedMode
     projections around the table and BLOOM's norm after it.
 
     Args:
-        folder: A local transformers folder of a causal LM.
+        folder: A transformers folder of a causal LM, local or s3://.
         vocabulary: The units to speak.
         seed: Seed of the new table.
 
     Raises:
         TwistError: there is no such folder, or it holds no complete causal LM.
+        RunError: it cannot be fetched.
     """
-    text_model = _load(folder)
+    text_model = _load(str(local_path(folder)))
     settings = text_model.config.to_dict()
     settings["tie_word_embeddings"] = _is_tied(text_model)
     model = _initialize(settings, vocabulary, seed)
@@ -172,7 +174,7 @@ def require_model(init: str | None, architecture: dict[str, Any] | None, max_uni
             has no positions for samples of `max_units`.
     """
     if init is not None:
-        config = _read_config(init)
+        config = _read_config(str(local_path(init)))
     else:
         assert architecture is not None
         _refuse_unknown_settings(architecture)

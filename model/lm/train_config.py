@@ -37,7 +37,8 @@ class TrainConfig:
     """How a speech LM is trained. Defaults are the paper's for a warm start (appendix A.1), where it gives them.
 
     Args:
-        init: Warm start: local transformers folder of the text LM whose body is used. Exclusive with architecture.
+        init: Warm start: transformers folder, local or s3://, of the text LM whose body is used. Exclusive with
+            architecture.
         architecture: Cold start: `model_type` (opt, llama, ...) and settings of its transformers config class.
         batch_size: Samples per step, over all processes.
         gradient_accumulation: Forward passes per step and process; more need less memory and give the same result.

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from pipeline.errors import TwistError
-from pipeline.files import storage
+from pipeline.files import machine_cache, storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -95,26 +95,23 @@ def best_folder(folder: str) -> str:
 
 
 def fetch(path: str) -> Path:
-    """A local folder with the files of one checkpoint: the folder itself, or a copy of one on S3.
+    """A local folder with the files of one checkpoint: the folder itself, or this machine's copy of one on S3.
 
-    Each checkpoint is copied once per process, and the copy is checked against its checksums.
+    Each process checks a copy against its checksums once.
 
     Raises:
-        TwistError: a copied file differs from what was saved.
+        TwistError: there is no such folder on S3, or a copied file differs from what was saved.
+        RunError: it cannot be fetched.
     """
     if not storage.is_s3(path):
         return Path(path)
-    local = Path(_copies(), hashlib.sha256(path.encode()).hexdigest()[:16], path.rstrip("/").rpartition("/")[2])
-    if not local.is_dir():
-        partial = local.with_name(f".{local.name}.part")
-        partial.mkdir(parents=True, exist_ok=True)
-        for name in storage.list_files(path):
-            (partial / name).write_bytes(storage.read_bytes(storage.join(path, name)))
-        if (partial / CHECKSUMS).exists():  # a model from elsewhere has none, and one to publish perhaps no optimizer
-            damaged = [name for name in damaged_files(partial) if (partial / name).exists()]
-            if damaged:
-                raise damage(path, damaged)
-        partial.rename(local)
+    local = machine_cache.copy_of(path)
+    # A model from elsewhere has no checksums, and one to publish perhaps no optimizer.
+    if local not in _checked and (local / CHECKSUMS).exists():
+        damaged = [name for name in damaged_files(local) if (local / name).exists()]
+        if damaged:
+            raise damage(path, damaged)
+        _checked.add(local)
     return local
 
 
@@ -355,14 +352,8 @@ def _part_name(rank: int) -> str:
     return f"part-{rank:05d}.json"
 
 
-_copies_folder: list[tempfile.TemporaryDirectory[str]] = []
-
-
-def _copies() -> str:
-    """A temporary folder for copies of checkpoints on S3; deleted when this process ends."""
-    if not _copies_folder:
-        _copies_folder.append(tempfile.TemporaryDirectory(prefix="twist-checkpoints-"))
-    return _copies_folder[0].name
+_checked: set[Path] = set()
+"""Copies of checkpoints on S3 that were found to be whole."""
 
 
 def sha256_of(path: Path) -> str:

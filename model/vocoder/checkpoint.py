@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 
 from model import weights_file
+from model.artefacts import local_path
 from model.torch_file import TorchFile, mapping
 from model.vocoder.config import VocoderConfig
 from model.vocoder.vocoder import Vocoder
@@ -33,6 +34,17 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 # torch's old and present names of a normed weight's length and direction.
 NORMED = ((".weight_g", ".weight_v"), (".parametrizations.weight.original0", ".parametrizations.weight.original1"))
+
+
+def local_vocoder(path_or_name: str) -> Path:
+    """Where a vocoder's folder, or its file with the config beside it, lies on this machine; see `local_path`.
+
+    Raises:
+        TwistError: there is none of this name on S3.
+        RunError: it cannot be fetched.
+    """
+    stem = path_or_name.rpartition("/")[2].rpartition(".")[0]
+    return local_path(path_or_name, beside=(f"{stem}_config.json", CONFIG))
 
 
 def load_vocoder(path: Path, config: Path | None = None) -> tuple[Vocoder, str | None]:

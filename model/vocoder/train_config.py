@@ -34,8 +34,8 @@ class VocoderTrainConfig:
     Args:
         model: Shape of the vocoder. Its num_embeddings and hop must equal the run's; it must have a duration predictor,
             and no speaker, style or pitch, which a run does not record.
-        init: Vocoder of the same shape to start from: a folder, or an official .pt. Null: random weights. The
-            discriminators always start from random weights.
+        init: Vocoder of the same shape to start from: a folder or an official .pt, local or s3://. Null: random
+            weights. The discriminators always start from random weights.
         batch_size: Clips per step, over all processes.
         crop_frames: Frames of each clip to generate per step; the start is drawn anew each time (14: 0.56 s at 25 Hz).
         num_steps: Updates to make.

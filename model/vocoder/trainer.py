@@ -27,7 +27,6 @@ import torch
 from torch import Tensor, nn
 
 from model import weights_file
-from model.artefacts import resolve
 from model.training import checkpoint
 from model.training.distributed import Ranks
 from model.training.loop import run_training
@@ -36,7 +35,7 @@ from model.training.step_batches import iterate
 from model.training.training import OnEvent, Resumed, Training
 from model.vocoder import mel_picture
 from model.vocoder.batches import VocoderBatch, VocoderBatches, validation_clips
-from model.vocoder.checkpoint import load_vocoder, write_vocoder
+from model.vocoder.checkpoint import load_vocoder, local_vocoder, write_vocoder
 from model.vocoder.discriminators import Discriminators
 from model.vocoder.losses import adversarial_loss, discriminator_loss, duration_loss, feature_loss
 from model.vocoder.mel import LogMel
@@ -178,7 +177,7 @@ class VocoderTraining(Training[VocoderBatch, VocoderQuality]):
         self.optimizer = adamw(both, config.betas, config.weight_decay)
 
     def _take_over(self, init: str) -> None:
-        given, fingerprint = load_vocoder(Path(resolve(init)))
+        given, fingerprint = load_vocoder(local_vocoder(init))
         if fingerprint not in (None, self._codebook_fingerprint):
             raise TwistError(f"vocoder.init {init} speaks the units of another codebook ({fingerprint})")
         if given.config != self._config.model:

@@ -22,13 +22,14 @@ import os
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pipeline.errors import TwistError
 from pipeline.files.range_reader import RangeReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from mypy_boto3_s3.client import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
@@ -64,6 +65,14 @@ CREDENTIAL_CODES = (
 )
 
 T = TypeVar("T")
+
+
+class Found(NamedTuple):
+    """An object's name in its folder, and what tells its content from that of others under the same name."""
+
+    name: str
+    size_bytes: int
+    etag: str
 
 
 def read_bytes(uri: str) -> bytes:
@@ -140,16 +149,48 @@ def size(uri: str) -> int:
 
 def version(uri: str) -> str:
     """What changes when an object does: its size and ETag."""
+    found = find(uri)
+    return f"{found.size_bytes}-{found.etag}"
+
+
+def find(uri: str) -> Found:
+    """An object as it is now."""
     bucket, key = _split(uri)
-    head = _patiently(uri, lambda: _client().head_object(Bucket=bucket, Key=key))
-    return f"{head['ContentLength']}-{head['ETag']}"
+    answer = _patiently(uri, lambda: _client().head_object(Bucket=bucket, Key=key))
+    return Found(key.rpartition("/")[2], answer["ContentLength"], answer["ETag"])
+
+
+def list_folder(uri: str) -> list[Found]:
+    """The objects directly below a prefix, without those further down; none if the bucket does not exist."""
+    return [Found(name, item["Size"], item["ETag"]) for name, item in _list(uri, Delimiter="/")]
+
+
+def download(uri: str, found: Found, path: Path) -> None:
+    """Copies an object to a new local file, in ranges; it takes no memory but theirs.
+
+    Raises:
+        OSError: it cannot be read or written, or is no longer the one that was found.
+    """
+    with path.open("xb") as file:
+        for start in range(0, found.size_bytes, PART_BYTES):
+            end = min(start + PART_BYTES, found.size_bytes)
+            data = _get(uri, Range=f"bytes={start}-{end - 1}", IfMatch=found.etag)
+            if len(data) != end - start:
+                raise ConnectionError(f"{uri} gave {len(data)} bytes of the {end - start} from byte {start} on")
+            file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def list_names(uri: str) -> Iterator[str]:
     """Lists the objects below a prefix, as paths relative to it; none if the bucket does not exist."""
+    return (name for name, _ in _list(uri))
+
+
+def _list(uri: str, **options: str) -> Iterator[tuple[str, dict[str, Any]]]:
     bucket, key = _split(uri)
     prefix = key.rstrip("/") + "/" if key else ""
-    request: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
+    request: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix, **options}
     while True:
         try:
             page = _patiently(uri, functools.partial(_list_page, request))
@@ -157,7 +198,7 @@ def list_names(uri: str) -> Iterator[str]:
             return
         for item in page.get("Contents", []):
             if not item["Key"].endswith("/"):  # consoles put an empty object there to show a folder
-                yield item["Key"][len(prefix) :]
+                yield item["Key"][len(prefix) :], item
         if not page.get("IsTruncated"):
             return
         request["ContinuationToken"] = page["NextContinuationToken"]

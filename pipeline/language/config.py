@@ -14,8 +14,8 @@ class AudioLanguageConfig:
     """How recordings are listened to.
 
     Args:
-        model: Whisper (multilingual), MMS-LID or SpeechBrain's ECAPA for VoxLingua107: a folder, or a name on the
-            Hugging Face hub. Without a model nothing is listened to.
+        model: Whisper (multilingual), MMS-LID or SpeechBrain's ECAPA for VoxLingua107: a folder (local or s3://), or a
+            name on the Hugging Face hub. Without a model nothing is listened to.
         required: Whether the command fails if the model cannot be found; otherwise it continues without, and says so.
         window_s: Seconds of audio that are classified at a time.
         min_windows: Minimum number of windows per recording, if it is long enough for them.

@@ -18,7 +18,7 @@ import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
@@ -36,7 +36,7 @@ from pipeline.work.map_tasks import spread
 from pipeline.work.retry import take_back_dropped
 
 if TYPE_CHECKING:
-    from pipeline.language.config import LanguageConfig
+    from pipeline.language.config import AudioLanguageConfig, LanguageConfig
     from pipeline.progress import ReportProgress
     from pipeline.work.cluster import ClusterConfig
 
@@ -88,6 +88,7 @@ def filter_languages(
     classifier = _find_classifier(config)
     settings = {
         **asdict(config),
+        "audio": _audio_settings(config.audio, classifier),
         "same_speech": {**asdict(same_speech), "evaluation_ids": digest(*sorted(evaluation))},
         "classifier": classifier,
     }
@@ -119,6 +120,16 @@ def _find_classifier(config: LanguageConfig) -> str | None:
             raise
         return None
     return fingerprint_of_classifier(folder)
+
+
+def _audio_settings(config: AudioLanguageConfig, classifier: str | None) -> dict[str, Any]:
+    """The settings of listening, for the stage's fingerprint; of a classifier in a folder only its own counts."""
+    from model.language_id.classifier import is_folder
+
+    settings = asdict(config)
+    if classifier is not None and config.model is not None and is_folder(config.model):
+        del settings["model"]
+    return settings
 
 
 def _spoken(run: str, corpus: str) -> Iterator[Spoken]:

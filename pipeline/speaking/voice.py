@@ -12,7 +12,7 @@ import torch
 from model.artefacts import ARTEFACTS, EMBEDDED_FOLDER, VOCODER, resolve
 from model.device import pick_device
 from model.training import checkpoint
-from model.vocoder.checkpoint import load_vocoder
+from model.vocoder.checkpoint import load_vocoder, local_vocoder
 from model.vocoder.synthesizer import Synthesizer, Utterance
 from pipeline.errors import TwistError
 from pipeline.files import storage
@@ -133,7 +133,7 @@ def load_voice(source: str | Path, device: Device = "auto", dtype: DType = "floa
     refuse_unknown(folder, "voice", VOICES)
     if storage.exists(storage.join(folder, CODEBOOK, FACTS)):
         return voice_for(find_codebook(folder), run=folder, device=device, dtype=dtype)
-    return _load(Path(resolve(folder)), device, dtype)
+    return _load(local_vocoder(folder), device, dtype)
 
 
 def voice_for(
@@ -156,7 +156,7 @@ def voice_for(
     Raises:
         TwistError: there is none, it cannot be loaded, or it speaks the units of another codebook.
     """
-    path = Path(resolve(named)) if named is not None else _vocoder_for(units, run)
+    path = local_vocoder(named) if named is not None else _vocoder_for(units, run)
     wanted = units if isinstance(units, str) else units.fingerprint
     voice = _load(path, device, dtype)
     if voice.codebook_fingerprint not in (None, wanted):

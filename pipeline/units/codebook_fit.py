@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from model.artefacts import resolve
+from model.artefacts import is_name, resolve
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import load_encoder
 from pipeline.audio.read import AudioError, Clip, whole_wavs
@@ -91,7 +91,7 @@ def _import_codebook(run: str, config: CodebookConfig, encoder_config: EncoderCo
     imported = codebook_import.read(resolve(config.path), config.path)
     settings = {
         "num_units": config.num_units,
-        "path": config.path,
+        "path": config.path if is_name(config.path) else None,  # a path may change; the checksum tells what was there
         "sha256": imported.sha256,
         "encoder": encoder_settings(encoder_config),
     }

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.errors import RunError
 from pipeline.files import inert_pickle, storage
 from pipeline.files.inert_pickle import Recorded
 from pipeline.units.codebook import FACTS, WEIGHTS, Codebook, CodebookError, check_encoder, load
@@ -82,7 +83,7 @@ def read(uri: str, source: str) -> Imported:
     except (FileNotFoundError, IsADirectoryError):
         raise CodebookError(f"{source} is neither a file of centroids nor the folder of a codebook") from None
     except OSError as error:
-        raise CodebookError(f"cannot read the codebook {source}: {error.strerror or error}") from None
+        raise RunError(f"cannot read the codebook {source}: {error.strerror or error}") from error
     return Imported(read_centroids(content, source), source, hashlib.sha256(content).hexdigest(), None)
 
 

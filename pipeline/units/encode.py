@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from model.artefacts import identity
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import load_encoder
 from model.encoder.level import level_dbfs_of
@@ -62,13 +63,15 @@ def describe_encoder(encoder: EncoderConfig) -> dict[str, Any]:
 
 
 def encoder_settings(encoder: EncoderConfig) -> dict[str, Any]:
-    """The settings that can change features, for a stage's fingerprint: all but the device.
+    """The settings that can change features, for a stage's fingerprint: all but the device and where the model lies.
 
     The level is the one that the checkpoint says, if the settings leave it to that: without a level they are those of
     a run that was begun before there were any.
     """
     settings = asdict(encoder)
     del settings["device"], settings["level_dbfs"]
+    if encoder.path is not None:
+        settings["path"] = identity(encoder.path)
     level_dbfs = level_dbfs_of(encoder)
     return settings if level_dbfs is None else {**settings, "level_dbfs": level_dbfs}
 

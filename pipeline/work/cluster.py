@@ -9,6 +9,7 @@ import signal
 import threading
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import RunError, TwistError
@@ -62,7 +63,7 @@ class ClusterConfig:
 
 
 def connect() -> None:
-    """Joins the cluster at RAY_ADDRESS, or starts one on this machine that ends with the command."""
+    """Joins the cluster at RAY_ADDRESS, or starts one that no other machine can reach, until the command ends."""
     import ray
 
     if ray.is_initialized():
@@ -71,14 +72,43 @@ def connect() -> None:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(logging_level="warning")
             return
-        ray.init(
-            address="local",
-            # An actor and a decode task together need a core and a half, even on a machine with one core.
-            num_cpus=max(2, os.cpu_count() or 1),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="error",
-        )
+        with _on_loopback():
+            ray.init(
+                address="local",
+                # An actor and a decode task together need a core and a half, even on a machine with one core.
+                num_cpus=max(2, os.cpu_count() or 1),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="error",
+            )
+    _keep_token_private()
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Lets Ray start as on a Mac, where it listens on 127.0.0.1 alone; on Linux it takes all interfaces.
+
+    It does so too if `_node_ip_address` says 127.0.0.1, which it replaces (Ray 2.60).
+    """
+    from ray._private import ray_constants
+
+    name, of_process = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    of_children = os.environ.get(name)
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = of_process
+        if of_children is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = of_children
+
+
+def _keep_token_private() -> None:
+    """Lets nobody else read the token that Ray has made for this user's clusters; it writes it as 0644."""
+    with contextlib.suppress(OSError):
+        (Path.home() / ".ray" / "auth_token").chmod(0o600)
 
 
 @contextlib.contextmanager

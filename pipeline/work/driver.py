@@ -245,13 +245,15 @@ class Workers:
         import ray
 
         try:
-            node_id, mistake = ray.get(reference)
+            node_id, result = ray.get(reference)
         except ray.exceptions.RayError as death:
             self._end(actor)
             self._chunks.worker_did_not_start(first_line(death))
             return
-        if mistake is not None:
-            raise TwistError(mistake)
+        if result.mistake is not None:
+            raise TwistError(result.mistake)
+        if result.failure is not None:
+            raise RunError(result.failure)
         self._chunks.worker_started()
         actor.node_id = node_id
         actor.idle_since = time.monotonic()

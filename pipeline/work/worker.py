@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from pipeline.audio.places import read_patiently
 from pipeline.audio.read import AudioError, Clip, read_clips
-from pipeline.errors import TwistError
+from pipeline.errors import RunError, TwistError
 from pipeline.files import parquet, storage
 from pipeline.runs import part_file
 
@@ -77,18 +77,19 @@ class ProcessAndCommit:
         self._make_processor = functools.partial(processor, **processor_args)
         self._time_limit_s = time_limit_s
 
-    def prepare(self) -> tuple[str, str | None]:
-        """Makes the processor; returns the id of this actor's node, and the user's mistake if that failed."""
+    def prepare(self) -> tuple[str, Result]:
+        """Makes the processor; returns the id of this actor's node, and why that failed if it did."""
         import ray
 
-        mistake = None
+        result = Result()
         try:
             self._process: Processor = self._make_processor()
+        except (RunError, OSError) as failure:
+            result = Result(failure=f"a worker cannot start: {failure}")
         except Exception as failure:
-            mistake = (
-                str(failure) if isinstance(failure, TwistError) else f"a worker cannot start: {_describe(failure)}"
-            )
-        return ray.get_runtime_context().get_node_id(), mistake
+            told = str(failure) if isinstance(failure, TwistError) else f"a worker cannot start: {_describe(failure)}"
+            result = Result(mistake=told)
+        return ray.get_runtime_context().get_node_id(), result
 
     def process(self, chunk: Chunk, clips: list[Clip | AudioError]) -> Result:
         """Makes and commits one part."""

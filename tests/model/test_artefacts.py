@@ -20,7 +20,8 @@ from model.artefacts import ARTEFACTS, Artefact
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import load_encoder
 from model.vocoder.checkpoint import load_vocoder
-from pipeline.errors import TwistError
+from pipeline.errors import RunError, TwistError
+from pipeline.files.machine_cache import cache_folder
 from pipeline.units import codebook
 
 if TYPE_CHECKING:
@@ -95,20 +96,20 @@ def test_a_file_is_fetched_once(server: Server, cache: Path, name: str) -> None:
 
 def test_a_file_with_another_checksum_is_not_kept(server: Server, cache: Path) -> None:
     message = re.escape(f"does not match the known hash: expected {hashlib.sha256().hexdigest()} but got {SHA256}")
-    with pytest.raises(TwistError, match=message):
+    with pytest.raises(RunError, match=message):
         artefacts.fetch(artefact_at(f"{server.url}/whole.bin", b""))
     assert files_in(cache) == []
 
 
 def test_a_connection_that_breaks_off_leaves_nothing(server: Server, cache: Path) -> None:
     for checked in (CONTENT, None):
-        with pytest.raises(TwistError, match=r"cannot fetch .*cut\.bin; .*1500000 more expected"):
+        with pytest.raises(RunError, match=r"cannot fetch .*cut\.bin; .*1500000 more expected"):
             artefacts.fetch(artefact_at(f"{server.url}/cut.bin", checked))
     assert files_in(cache) == []
 
 
 def test_a_file_that_is_gone_says_so(server: Server, cache: Path) -> None:
-    with pytest.raises(TwistError, match=r"cannot fetch .*gone\.bin; .*404 Client Error: Not Found"):
+    with pytest.raises(RunError, match=r"cannot fetch .*gone\.bin; .*404 Client Error: Not Found"):
         artefacts.fetch(artefact_at(f"{server.url}/gone.bin"))
     assert files_in(cache) == []
 
@@ -119,7 +120,7 @@ def test_without_a_network_it_says_where_to_put_the_file(cache: Path) -> None:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/hubert.pt"
     place = re.escape(f"put it at {cache / 'hubert.pt'} (or in another folder that TWIST_CACHE names)")
-    with pytest.raises(TwistError, match=f"cannot fetch {url}; .*{place}.*refused"):
+    with pytest.raises(RunError, match=f"cannot fetch {url}; .*{place}.*refused"):
         artefacts.fetch(artefact_at(url))
     (cache / "hubert.pt").write_bytes(CONTENT)
     assert artefacts.fetch(artefact_at(url)) == cache / "hubert.pt", "it was put there by hand"
@@ -151,14 +152,14 @@ def test_several_who_want_the_same_file_fetch_it_once(server: Server, cache: Pat
 
 def test_a_cache_that_cannot_be_written_is_an_error(server: Server, cache: Path) -> None:
     cache.write_text("a file, and no folder")
-    with pytest.raises(TwistError, match=r"cannot write to .*cache.*; set TWIST_CACHE"):
+    with pytest.raises(RunError, match=r"cannot write to .*cache.*; set TWIST_CACHE"):
         artefacts.fetch(artefact_at(f"{server.url}/whole.bin"))
 
 
 def test_the_cache_is_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TWIST_CACHE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert artefacts.cache_folder() == tmp_path / ".cache/twist"
+    assert cache_folder() == tmp_path / ".cache/twist"
 
 
 def zip_at(cache: Path, members: dict[str, bytes]) -> Artefact:
