@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 PACKAGES = "working_dir_files"  # Ray unpacks a job's files in .../runtime_resources/working_dir_files/_ray_pkg_...
 OPTIONS = ("run", "audio", "root", "shards", "checkpoints", "checkpoint", "output_file")
-MODELS = ("encoder.path", "codebook.path", "language.audio.model", "train.init", "pretrain.init")
-"""Settings that name a model or its folder; only what holds a slash is a path for sure."""
+MODEL_OPTIONS = ("codebook", "vocoder")
+MODELS = ("encoder.path", "codebook.path", "language.audio.model", "train.init", "pretrain.init", "vocoder.init")
+"""Options and settings that name a model or its folder; only what holds a slash is a path for sure."""
 
 
 def refuse_relative_paths(recipe: Recipe, given: Namespace, sections: Sequence[str]) -> None:
@@ -43,6 +44,10 @@ def _paths(recipe: Recipe, given: Namespace, sections: Sequence[str]) -> Iterato
     if "corpora" in sections and not given.get("audio") and not given.get("root"):
         for corpus in recipe.corpora:
             yield "corpora.root", corpus.root
+    for option in MODEL_OPTIONS:
+        named = given.get(option)
+        if isinstance(named, str) and "/" in named:
+            yield option, named
     for name in MODELS:
         section, *keys = name.split(".")
         value: Any = getattr(recipe, section) if section in sections else None

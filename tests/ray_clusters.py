@@ -28,7 +28,7 @@ class RayCluster:
     """A head and the machines that joined it; commands need `environment` to reach it."""
 
     def __init__(
-        self, home: Path, num_cpus: int, *, with_dashboard: bool, growing: dict[str, Any] | None = None
+        self, home: Path, num_cpus: int, num_gpus: int, *, with_dashboard: bool, growing: dict[str, Any] | None = None
     ) -> None:
         port, self._dashboard_port, *others = free_ports(5)
         self.address = f"127.0.0.1:{port}"
@@ -50,6 +50,7 @@ class RayCluster:
         names = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
         options = [f"--{name}={number}" for name, number in zip(names, others, strict=True)]
         options += [f"--port={port}", f"--dashboard-port={self._dashboard_port}", f"--num-cpus={num_cpus}"]
+        options += [f"--num-gpus={num_gpus}"]
         options += [f"--include-dashboard={'true' if with_dashboard else 'false'}", "--object-store-memory=500000000"]
         if growing is not None:
             self.environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
@@ -108,10 +109,15 @@ class RayCluster:
 
 @contextlib.contextmanager
 def ray_cluster(
-    home: Path, num_cpus: int, *, with_dashboard: bool = False, growing: dict[str, Any] | None = None
+    home: Path,
+    num_cpus: int,
+    num_gpus: int = 0,
+    *,
+    with_dashboard: bool = False,
+    growing: dict[str, Any] | None = None,
 ) -> Iterator[RayCluster]:
-    """A cluster for the duration of a `with` block."""
-    cluster = RayCluster(home, num_cpus, with_dashboard=with_dashboard, growing=growing)
+    """A cluster for the duration of a `with` block; its GPUs are those that Ray is told of, there or not."""
+    cluster = RayCluster(home, num_cpus, num_gpus, with_dashboard=with_dashboard, growing=growing)
     try:
         yield cluster
     finally:

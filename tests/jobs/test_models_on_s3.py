@@ -11,14 +11,29 @@ from typing import TYPE_CHECKING
 
 import boto3
 import pytest
+import yaml
+from jsonargparse import Namespace
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from jobs import generate
 from model.artefacts import EMBEDDED_FOLDER
+from pipeline.files import s3
 from tests.ray_clusters import ROOT
 from tests.s3_servers import FaultyProxy, moto, point_clients_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
+TEXT_LM = {
+    "model_type": "opt",
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "word_embed_proj_dim": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "ffn_dim": 32,
+    "max_position_embeddings": 1024,
+}
 HUBERT, CODEBOOK, VOICE = "hubert-tiny-25hz", "hubert-tiny-25hz-km100", "hifigan-tiny-25hz"
 
 
@@ -34,10 +49,11 @@ def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultyPro
         proxy.refusal = lambda method, path: proxy.met.append(f"{method} {path}")
         monkeypatch.setenv("TWIST_CACHE", str(tmp_path / "cache"))
         yield proxy
+        s3.client_of_process.cache_clear()
 
 
 def upload(folder: Path, prefix: str) -> None:
-    for path in folder.iterdir():
+    for path in (path for path in folder.iterdir() if path.is_file()):
         boto3.client("s3").put_object(Bucket="models", Key=f"{prefix}/{path.name}", Body=path.read_bytes())
 
 
@@ -62,11 +78,14 @@ def test_a_run_is_the_same_wherever_its_encoder_and_codebook_lie(
     (tmp_path / "models").symlink_to(EMBEDDED_FOLDER)
     runs = {}
     for where in (str(tmp_path / "models"), "s3://models"):
-        run = runs[where] = tmp_path / where.rpartition("/")[2] / "run" if "s3" not in where else tmp_path / "run-s3"
         run = runs[where] = tmp_path / ("run-s3" if where.startswith("s3") else "run-local")
-        options = ("--encoder.name", "hubert", "--encoder.path", f"{where}/{HUBERT}", "--encoder.layer", 3)
-        options += ("--codebook.path", f"{where}/{CODEBOOK}", "--codebook.num_units", 100)
-        twist("run", "--config", recipe, "--audio", demo_speech, "--run", run, "--until", "tokenize", *options)
+        own = run.with_suffix(".yaml")
+        models = {
+            "encoder": {"name": "hubert", "path": f"{where}/{HUBERT}", "layer": 3},
+            "codebook": {"path": f"{where}/{CODEBOOK}", "num_units": 100},
+        }
+        own.write_text(yaml.safe_dump({**yaml.safe_load(recipe.read_text()), **models}))
+        twist("run", "--config", own, "--audio", demo_speech, "--run", run, "--until", "tokenize")
     local, of_s3 = runs.values()
     for stage in ("codebook", "units"):
         fingerprints = [json.loads((run / stage / "stage.json").read_text())["fingerprint"] for run in (local, of_s3)]
@@ -78,14 +97,12 @@ def test_a_run_is_the_same_wherever_its_encoder_and_codebook_lie(
         assert (local / "units" / name).read_bytes() == (of_s3 / "units" / name).read_bytes()
     fetched = [asked for asked in store.met if asked.startswith(f"GET /models/{HUBERT}/model.safetensors")]
     assert len(fetched) == 1, "driver and workers of one machine share a copy"
-    moved = ("--config", recipe, "--run", of_s3, "--encoder.name", "hubert", "--encoder.layer", 3)
-    told = twist("tokenize", *moved, "--encoder.path", tmp_path / "models" / HUBERT)
+    told = twist("tokenize", "--run", of_s3, "--encoder.path", tmp_path / "models" / HUBERT)
     assert "already finished" in told, "a run goes on where its model has moved to"
 
 
-def test_a_worker_that_cannot_fetch_its_model_fails_the_command(
-    store: FaultyProxy, recipe: Path, demo_speech: Path, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("store")
+def test_an_encoder_that_cannot_be_fetched_fails_the_command(recipe: Path, demo_speech: Path, tmp_path: Path) -> None:
     run, cache = tmp_path / "run", tmp_path / "cache"
     encoder = ("--encoder.name", "hubert", "--encoder.path", f"s3://models/{HUBERT}", "--encoder.layer", 3)
     twist("run", "--config", recipe, "--audio", demo_speech, "--run", run, "--until", "segment")
@@ -95,14 +112,11 @@ def test_a_worker_that_cannot_fetch_its_model_fails_the_command(
     assert not (run / "codebook" / "DONE").exists()
     told = twist("codebook", "--run", run, *encoder[:3], "s3://models/other", *encoder[4:], status=2)
     assert "there is neither a file nor a folder s3://models/other" in told
-    del store
 
 
 @pytest.mark.usefixtures("store")
-def test_a_training_starts_from_a_text_lm_on_s3(
-    finished_copy: Path, recipe: Path, tmp_path: Path, text_lm: Callable[[Path], None]
-) -> None:
-    text_lm(tmp_path / "text-lm")
+def test_a_training_starts_from_a_text_lm_on_s3(finished_copy: Path, recipe: Path, tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(**TEXT_LM)).save_pretrained(tmp_path / "text-lm")
     upload(tmp_path / "text-lm", "text-lm")
     losses = []
     for init in (str(tmp_path / "text-lm"), "s3://models/text-lm"):
@@ -112,6 +126,14 @@ def test_a_training_starts_from_a_text_lm_on_s3(
         lines = [json.loads(line) for line in (checkpoints / "metrics.jsonl").read_text().splitlines()]
         losses.append([line["loss"] for line in lines if "loss" in line])
     assert losses[0] == losses[1]
+    upload(tmp_path / "checkpoints-1" / "00000008", "checkpoint")
+    shards = ("--shards", finished_copy / "shards", "--json")
+    measured = [
+        twist("evaluate", "perplexity", "--checkpoint", folder, *shards)
+        for folder in (checkpoints / "00000008", "s3://models/checkpoint")
+    ]
+    local, of_s3 = ({**json.loads(text), "checkpoint": None} for text in measured)
+    assert local == of_s3
 
 
 @pytest.mark.usefixtures("store")
@@ -124,3 +146,13 @@ def test_a_recording_is_spoken_again_with_models_on_s3(demo_speech: Path, tmp_pa
         twist("resynthesize", *files, "--codebook", f"{where}/{CODEBOOK}", "--vocoder", f"{where}/{VOICE}")
         wavs.append(out.read_bytes())
     assert wavs[0] == wavs[1]
+
+
+@pytest.mark.usefixtures("store")
+def test_a_checkpoint_on_s3_finds_the_codebook_of_its_run(finished_run: Path) -> None:
+    upload(finished_run / "codebook", "run/codebook")
+    named = "s3://models/run/checkpoints/00000008"
+    given = Namespace(checkpoint=named, twist_model_name=None, codebook=None)
+    assert generate._model(given, "") == (named, None, "s3://models/run")
+    elsewhere = Namespace(checkpoint="s3://models/copied", twist_model_name=None, codebook=None)
+    assert generate._model(elsewhere, "") == ("s3://models/copied", None, "")

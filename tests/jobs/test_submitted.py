@@ -23,6 +23,8 @@ def package(tmp_path, monkeypatch):
         (["tokenize", "--run", "RUN", "--encoder.name", "hubert", "--encoder.path", "models/x"], "encoder.path is"),
         (["filter", "--run", "RUN", "--language.audio.model", "models/x"], "language.audio.model is"),
         (["train", "--run", "RUN", "--train.init", "models/x"], "train.init is"),
+        (["train-vocoder", "--run", "RUN", "--vocoder.init", "models/x"], "vocoder.init is"),
+        (["resynthesize", "--input-file", "/a.wav", "--output-file", "/b.wav", "--vocoder", "models/x"], "vocoder is"),
     ],
 )
 def test_a_relative_path_is_refused_in_a_sentence(words, name, package, tmp_path, twist):

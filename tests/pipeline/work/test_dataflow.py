@@ -38,6 +38,10 @@ class Measure:
     """Records each clip's length; `faults` says what goes wrong in which chunk."""
 
     def __init__(self, faults: dict[str, str], marks: str) -> None:
+        if faults.get("start") == "no model":
+            raise RunError("cannot fetch the model")
+        if faults.get("start") == "a mistake":
+            raise TwistError("there is no such model")
         self._faults = faults
         self._marks = Path(marks)
 
@@ -232,3 +236,12 @@ def test_settings_that_cannot_work_are_refused():
     ):
         with pytest.raises(TwistError, match="cluster"):
             ClusterConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("why", "kind", "told"), [("no model", RunError, "cannot fetch"), ("a mistake", TwistError, "no such")]
+)
+def test_a_worker_says_why_it_cannot_start(chunks, tmp_path, why, kind, told):
+    with pytest.raises(kind, match=told):
+        run(chunks, tmp_path, {"start": why})
+    assert not list((tmp_path / "marks").iterdir())
