@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,8 @@ from tests.s3_servers import FaultyProxy, moto, point_clients_at
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.jobs.conftest import Twist
+
 TEXT_LM = {
     "model_type": "opt",
     "vocab_size": 50,
@@ -34,6 +37,7 @@ TEXT_LM = {
     "ffn_dim": 32,
     "max_position_embeddings": 1024,
 }
+
 HUBERT, CODEBOOK, VOICE = "hubert-tiny-25hz", "hubert-tiny-25hz-km100", "hifigan-tiny-25hz"
 
 
@@ -57,7 +61,7 @@ def upload(folder: Path, prefix: str) -> None:
         boto3.client("s3").put_object(Bucket="models", Key=f"{prefix}/{path.name}", Body=path.read_bytes())
 
 
-def twist(*arguments: object, status: int = 0) -> str:
+def alone(*arguments: object, status: int = 0) -> str:
     """What `twist ARGUMENTS` says in a process of its own, whose Ray workers know where the store is."""
     done = subprocess.run(
         [sys.executable, "-m", "jobs", *map(str, arguments)],
@@ -72,20 +76,25 @@ def twist(*arguments: object, status: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.faults  # for its two clusters
+@pytest.mark.xdist_group("faults")
 def test_a_run_is_the_same_wherever_its_encoder_and_codebook_lie(
-    store: FaultyProxy, recipe: Path, demo_speech: Path, tmp_path: Path
+    store: FaultyProxy, twist: Twist, recipe: Path, demo_speech: Path, tmp_path: Path
 ) -> None:
+    twist("run", "--config", recipe, "--audio", demo_speech, "--run", tmp_path / "run", "--until", "segment")
     (tmp_path / "models").symlink_to(EMBEDDED_FOLDER)
     runs = {}
     for where in (str(tmp_path / "models"), "s3://models"):
         run = runs[where] = tmp_path / ("run-s3" if where.startswith("s3") else "run-local")
+        shutil.copytree(tmp_path / "run", run)
         own = run.with_suffix(".yaml")
         models = {
             "encoder": {"name": "hubert", "path": f"{where}/{HUBERT}", "layer": 3},
             "codebook": {"path": f"{where}/{CODEBOOK}", "num_units": 100},
         }
         own.write_text(yaml.safe_dump({**yaml.safe_load(recipe.read_text()), **models}))
-        twist("run", "--config", own, "--audio", demo_speech, "--run", run, "--until", "tokenize")
+        alone("codebook", "--config", own, "--run", run)
+        alone("tokenize", "--config", own, "--run", run)
     local, of_s3 = runs.values()
     for stage in ("codebook", "units"):
         fingerprints = [json.loads((run / stage / "stage.json").read_text())["fingerprint"] for run in (local, of_s3)]
@@ -97,25 +106,29 @@ def test_a_run_is_the_same_wherever_its_encoder_and_codebook_lie(
         assert (local / "units" / name).read_bytes() == (of_s3 / "units" / name).read_bytes()
     fetched = [asked for asked in store.met if asked.startswith(f"GET /models/{HUBERT}/model.safetensors")]
     assert len(fetched) == 1, "driver and workers of one machine share a copy"
-    told = twist("tokenize", "--run", of_s3, "--encoder.path", tmp_path / "models" / HUBERT)
+    told = alone("tokenize", "--run", of_s3, "--encoder.path", tmp_path / "models" / HUBERT)
     assert "already finished" in told, "a run goes on where its model has moved to"
 
 
 @pytest.mark.usefixtures("store")
-def test_an_encoder_that_cannot_be_fetched_fails_the_command(recipe: Path, demo_speech: Path, tmp_path: Path) -> None:
+def test_an_encoder_that_cannot_be_fetched_fails_the_command(
+    twist: Twist, recipe: Path, demo_speech: Path, tmp_path: Path
+) -> None:
     run, cache = tmp_path / "run", tmp_path / "cache"
     encoder = ("--encoder.name", "hubert", "--encoder.path", f"s3://models/{HUBERT}", "--encoder.layer", 3)
     twist("run", "--config", recipe, "--audio", demo_speech, "--run", run, "--until", "segment")
     cache.write_text("a file, and no folder")
-    told = twist("codebook", "--run", run, *encoder, status=1)
+    told = twist("codebook", "--run", run, *encoder, status=1).stderr
     assert f"cannot fetch s3://models/{HUBERT} into {cache} of " in told and "Traceback" not in told
     assert not (run / "codebook" / "DONE").exists()
-    told = twist("codebook", "--run", run, *encoder[:3], "s3://models/other", *encoder[4:], status=2)
+    told = twist("codebook", "--run", run, *encoder[:3], "s3://models/other", *encoder[4:], status=2).stderr
     assert "there is neither a file nor a folder s3://models/other" in told
 
 
 @pytest.mark.usefixtures("store")
-def test_a_training_starts_from_a_text_lm_on_s3(finished_copy: Path, recipe: Path, tmp_path: Path) -> None:
+def test_a_training_starts_from_a_text_lm_on_s3(
+    twist: Twist, finished_copy: Path, recipe: Path, tmp_path: Path
+) -> None:
     AutoModelForCausalLM.from_config(AutoConfig.for_model(**TEXT_LM)).save_pretrained(tmp_path / "text-lm")
     upload(tmp_path / "text-lm", "text-lm")
     losses = []
@@ -129,7 +142,7 @@ def test_a_training_starts_from_a_text_lm_on_s3(finished_copy: Path, recipe: Pat
     upload(tmp_path / "checkpoints-1" / "00000008", "checkpoint")
     shards = ("--shards", finished_copy / "shards", "--json")
     measured = [
-        twist("evaluate", "perplexity", "--checkpoint", folder, *shards)
+        twist("evaluate", "perplexity", "--checkpoint", folder, *shards).stdout
         for folder in (checkpoints / "00000008", "s3://models/checkpoint")
     ]
     local, of_s3 = ({**json.loads(text), "checkpoint": None} for text in measured)
@@ -137,7 +150,7 @@ def test_a_training_starts_from_a_text_lm_on_s3(finished_copy: Path, recipe: Pat
 
 
 @pytest.mark.usefixtures("store")
-def test_a_recording_is_spoken_again_with_models_on_s3(demo_speech: Path, tmp_path: Path) -> None:
+def test_a_recording_is_spoken_again_with_models_on_s3(twist: Twist, demo_speech: Path, tmp_path: Path) -> None:
     clip = next(path for path in sorted(demo_speech.rglob("*.wav")))
     wavs = []
     for where in (str(EMBEDDED_FOLDER), "s3://models"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import socket
 import threading
 import zipfile
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from model import artefacts
-from model.artefacts import ARTEFACTS, Artefact
+from model.artefacts import ARTEFACTS, EMBEDDED_FOLDER, Artefact, identity
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import load_encoder
 from model.vocoder.checkpoint import load_vocoder
@@ -240,3 +241,18 @@ def test_the_official_files_are_well_described() -> None:
         assert artefact.url.startswith("https://dl.fbaipublicfiles.com/textless_nlp/twist/"), name
         assert artefact.sha256 is None or re.fullmatch("[0-9a-f]{64}", artefact.sha256), name
         assert (artefact.sha256 is None) == artefact.file_name.endswith(".zip"), name
+
+
+def test_a_model_is_the_same_wherever_it_lies(tmp_path: Path) -> None:
+    models = [tmp_path / "one" / "hubert", tmp_path / "two" / "moved"]
+    for model in models:
+        shutil.copytree(EMBEDDED_FOLDER / "hubert-tiny-25hz", model)
+    (models[1] / "README.md").write_text("what it is")
+    assert identity(str(models[0])) == identity(str(models[1]))
+    assert identity("hubert-tiny-25hz") == "hubert-tiny-25hz", "nothing is read, or downloaded, to know which it is"
+    (models[1] / "config.json").write_text("{}")
+    assert identity(str(models[0])) != identity(str(models[1]))
+    for number, content in enumerate((b"a", b"a", b"b")):
+        (tmp_path / f"{number}.pt").write_bytes(content)
+    first, same, other = (identity(str(tmp_path / f"{number}.pt")) for number in range(3))
+    assert first == same != other

@@ -476,3 +476,12 @@ def test_units_quarantined_are_told(run: str, monkeypatch: pytest.MonkeyPatch) -
     told = list(listen(f"{run}/language", excerpts, CONFIG, ClusterConfig(), silently))
     assert [id for id, _ in told] == [recording.recording_id for recording in recordings]
     assert {heard.failure for _, heard in told} == {"quarantined"}
+
+
+def test_a_run_goes_on_where_its_classifier_has_moved_to(tmp_path: Path) -> None:
+    def settings_of(model: str | None, classifier: str | None) -> dict[str, Any]:
+        return language_filter._audio_settings(AudioLanguageConfig(model=model), classifier)
+
+    assert settings_of(str(tmp_path), "its fingerprint") == settings_of("s3://models/whisper", "its fingerprint")
+    assert settings_of("openai/whisper-tiny", "its fingerprint")["model"] == "openai/whisper-tiny"
+    assert settings_of(str(tmp_path), None)["model"] == str(tmp_path), "it was not found, and nothing was heard"
