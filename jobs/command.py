@@ -152,7 +152,12 @@ def summary(name: str, facts: dict[str, Any]) -> str:
 
 
 def notices(facts: dict[str, Any]) -> Iterator[str]:
-    """A line per corpus whose kind was found from its files, and per thing noticed in a corpus and not used."""
+    """A line about the splits, per corpus whose kind was found from its files, and per thing noticed and not used."""
+    if splits := facts.get("splits"):
+        told = (f"{name} {split['share']:.1%} ({split['asked']:.1%} asked)" for name, split in splits.items())
+        yield f"of the hours {', '.join(told)}"
+        if facts["split_by"] == "recording" and splits["train"]["share"] < 1:
+            yield "warning: all are of one speaker, so recordings were split: validation and test know the voice"
     for name, kind in facts.get("recognized", {}).items():
         yield f"{name} is read as `{kind}`"
     for name, told in facts.get("notices", {}).items():

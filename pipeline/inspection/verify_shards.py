@@ -144,10 +144,11 @@ class _RowsByShard:
 
 
 def _verify_splits(manifest_uri: str, dataset: Dataset) -> Iterator[str]:
-    """Whether all samples of a speaker (of a recording, where that is not known) are in one split."""
+    """Whether all samples of a speaker are in one split; of a recording, where that is not known or all are of one."""
+    is_by_recording = dataset.info["split_by"] == "recording"
     owned = array("q")
     for table in dataset.rows(["speaker", "split", "segment_id"]):
-        owned.frombytes(_owned(table).tobytes())
+        owned.frombytes(_owned(table, is_by_recording).tobytes())
     pairs = np.frombuffer(owned, np.int64)
     pairs.sort()
     is_torn = (pairs[1:] >> 2 == pairs[:-1] >> 2) & (pairs[1:] != pairs[:-1])
@@ -156,21 +157,22 @@ def _verify_splits(manifest_uri: str, dataset: Dataset) -> Iterator[str]:
         return
     first_split: dict[str, str] = {}
     for table in dataset.rows(["speaker", "split", "segment_id"]):
-        rows = table.filter(np.isin(_owned(table) >> 2, torn))
-        columns = (column.to_pylist() for column in (_owners(rows), rows["split"], rows["segment_id"]))
-        for owner, split, segment_id in zip(*columns, strict=True):
+        rows = table.filter(np.isin(_owned(table, is_by_recording) >> 2, torn))
+        columns = (_owners(rows, is_by_recording), rows["split"], rows["segment_id"])
+        for owner, split, segment_id in zip(*(column.to_pylist() for column in columns), strict=True):
             if first_split.setdefault(owner, split) != split:
                 yield f"{manifest_uri}: {owner} is in {first_split[owner]} and, with {segment_id}, in {split}"
 
 
-def _owners(table: pa.Table) -> pa.ChunkedArray:
-    return pc.coalesce(table["speaker"], pc.replace_substring_regex(table["segment_id"], "#[^#]*$", ""))
+def _owners(table: pa.Table, is_by_recording: bool) -> pa.ChunkedArray:
+    recordings = pc.replace_substring_regex(table["segment_id"], "#[^#]*$", "")
+    return recordings if is_by_recording else pc.coalesce(table["speaker"], recordings)
 
 
-def _owned(table: pa.Table) -> NDArray[np.int64]:
+def _owned(table: pa.Table, is_by_recording: bool) -> NDArray[np.int64]:
     """For each sample 62 bits of its owner's hash, and then its split's number."""
     split = pc.fill_null(pc.index_in(table["split"], pa.array(SPLITS)), len(SPLITS)).to_numpy()
-    owned: NDArray[np.int64] = hashes_of([_owners(table)]) << 2 | split
+    owned: NDArray[np.int64] = hashes_of([_owners(table, is_by_recording)]) << 2 | split
     return owned
 
 

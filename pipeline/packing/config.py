@@ -10,6 +10,7 @@ from pipeline.errors import TwistError
 
 # In corpora up to this size a sequence of two units is specific enough to be a landmark.
 FEW_UNITS = 10_000_000
+DEFAULT_SHARE = 0.02
 
 
 @dataclass(frozen=True)
@@ -18,22 +19,34 @@ class SplitConfig:
 
     Args:
         corpus_splits: Whether to keep the splits that a corpus defines, or to ignore them and split all speakers anew.
-        validation: Share of speakers that go to validation, in corpora without splits of their own (TWIST: 0.02).
-        test: Share of speakers that go to test, in corpora without splits of their own.
-        seed: Seed of the hash of speakers.
+        validation: Share of hours that go to validation, in corpora without splits of their own. Default: 0.02 (as in
+            TWIST), or nothing where there are too few speakers; a share that is given must be filled.
+        test: Share of hours that go to test, likewise.
+        seed: Seed of the order in which speakers are dealt out.
     """
 
     corpus_splits: Literal["keep", "ignore"] = "keep"
-    validation: float = 0.02
-    test: float = 0.02
+    validation: float | None = None
+    test: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (self.validation >= 0 and self.test >= 0 and self.validation + self.test < 1):
+        validation, test = self.validation_share, self.test_share
+        if not (validation >= 0 and test >= 0 and validation + test < 1):
             raise TwistError(
-                f"split.validation and split.test are shares that leave some for training, not {self.validation} and "
-                f"{self.test}"
+                f"pack.split.validation and pack.split.test are shares that leave some for training, not {validation} "
+                f"and {test}"
             )
+
+    @property
+    def validation_share(self) -> float:
+        """`validation`, or its default."""
+        return DEFAULT_SHARE if self.validation is None else self.validation
+
+    @property
+    def test_share(self) -> float:
+        """`test`, or its default."""
+        return DEFAULT_SHARE if self.test is None else self.test
 
 
 @dataclass(frozen=True)

@@ -229,6 +229,18 @@ class Facts:
         """A numeric column of FACTS_SCHEMA, [n]."""
         return np.concatenate([table[name].to_numpy() for _, table in self.tables([name])])
 
+    def seconds_of_recordings(self) -> NDArray[np.float64]:
+        """The duration of each recording's segments, [recordings], but for those dropped for what they hold."""
+        seconds = np.zeros(len(self.recording_ids))
+        for rows, table in self.tables(["start_s", "end_s", "reason"]):
+            if not len(table):
+                continue
+            is_kept = table["reason"].is_null().to_numpy()
+            durations_s = pc.subtract(table["end_s"], table["start_s"]).to_numpy() * is_kept
+            first, last = self.recording[rows][[0, -1]]
+            seconds[first : last + 1] += np.bincount(self.recording[rows] - first, durations_s)
+        return seconds
+
     def ids_of(self, rows: NDArray[np.integer]) -> pa.Array:
         """The ids of these rows, which may be in any order and repeat."""
         wanted, place = np.unique(rows, return_inverse=True)

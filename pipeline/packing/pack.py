@@ -35,7 +35,7 @@ from pipeline.packing import duplicates
 from pipeline.packing.config import PackConfig
 from pipeline.packing.evaluation_speech import read_evaluation_sets
 from pipeline.packing.facts import Facts, SortFacts, Survey, id_ranges
-from pipeline.packing.place import Arrangement, arrange, join_neighbours, read_recordings, split_recordings
+from pipeline.packing.place import Arrangement, arrange, join_neighbours, read_recordings, split_by, split_recordings
 from pipeline.packing.reasons import Reasons
 from pipeline.packing.write import PLAN_SCHEMA, Deal, Fill
 from pipeline.records import SPLITS
@@ -85,7 +85,8 @@ def pack(
         again: Removes the shards that are there first, whatever settings they were made with.
 
     Raises:
-        TwistError: the training split is empty, or a part of the units or an evaluation set is damaged.
+        TwistError: the training split or one that was asked for is empty, or a part of the units or an evaluation set
+            is damaged.
     """
     inputs = {name: fingerprint_of(run, name) for name in (MANIFEST, LANGUAGE, UNITS)}
     book = codebook.load(storage.join(run, CODEBOOK))
@@ -109,6 +110,8 @@ class _Plan:
     shards: tuple[str, ...]
     counts: StageCounts
     dropped: pa.Table
+    kept_together: str
+    splits: dict[str, dict[str, float]]
 
 
 class _Packing:
@@ -137,10 +140,12 @@ class _Packing:
         self._map(plan.deal, self.batches, "batches dealt out")
         fill = Fill(plan.deal, self.stage.uri, plan.shards, len(self.batches), self.book.codebook_size)
         self._map(fill, range(plan.deal.num_partitions), "groups of shards")
-        dataset = self._write_index(fill)
+        dataset = self._write_index(fill, plan.kept_together)
         for name in storage.list_files(self.folder):
             storage.delete(storage.join(self.folder, name))
-        self.stage.finish(plan.counts, plan.dropped, dataset.fingerprint, **facts)
+        self.stage.finish(
+            plan.counts, plan.dropped, dataset.fingerprint, split_by=plan.kept_together, splits=plan.splits, **facts
+        )
 
     def _map(self, function: Callable[[Any], None], items: Sequence[Any], noun: str) -> None:
         # A few tasks are done before a cluster has started.
@@ -179,15 +184,17 @@ class _Packing:
         facts = self._read_facts(survey)
         recordings = read_recordings(self.stage.run, facts.recording_ids)
         recordings = recordings.take(pc.index_in(facts.recording_ids, recordings["recording_id"]).combine_chunks())
-        splits = split_recordings(recordings, self.config.split)[facts.recording]
+        splits = split_recordings(recordings, facts.seconds_of_recordings(), self.config.split)[facts.recording]
         reasons = self._find_reasons(facts, splits, survey)
-        self._refuse_nothing_to_train_on(splits, reasons.kept)
+        self._refuse_empty_splits(splits, reasons.kept)
         arrangement = self._arrange(facts, splits, reasons.kept)
         deal = self._write_plans(arrangement, facts, recordings)
         self._write_groups(arrangement, facts)
         dropped = reasons.dropped(recordings["corpus"].combine_chunks())
         total, kept = reasons.tallies()
-        return _Plan(deal, tuple(arrangement.shards), StageCounts.of_table(total, kept, dropped), dropped)
+        counts = StageCounts.of_table(total, kept, dropped)
+        shares = self._shares(reasons.kept_hours_by_split())
+        return _Plan(deal, tuple(arrangement.shards), counts, dropped, split_by(recordings), shares)
 
     def _find_reasons(self, facts: Facts, splits: NDArray[np.int8], survey: Survey) -> Reasons:
         """Decides which segments are dropped and why."""
@@ -221,14 +228,30 @@ class _Packing:
         self._map(compare, range(num_partitions), "groups compared")
         return parquet.as_one(parquet.read_many(map(compare.similar_uri, range(num_partitions))))
 
-    def _refuse_nothing_to_train_on(self, splits: NDArray[np.int8], kept: NDArray[np.bool_]) -> None:
-        sizes = np.bincount(splits[kept], minlength=len(SPLITS)).tolist()
-        if not sizes[SPLITS.index("train")]:
-            counts = ", ".join(f"{size} {split}" for split, size in zip(SPLITS, sizes, strict=True))
+    def _refuse_empty_splits(self, splits: NDArray[np.int8], kept: NDArray[np.bool_]) -> None:
+        sizes = dict(zip(SPLITS, np.bincount(splits[kept], minlength=len(SPLITS)).tolist(), strict=True))
+        counts = ", ".join(f"{size} {split}" for split, size in sizes.items())
+        if not sizes["train"]:
             raise TwistError(
                 f"no sample is left to train on ({counts}): the corpora put every speaker into another split. Set "
                 f"pack.split.corpus_splits to ignore, or add a corpus to train on"
             )
+        for split, asked in (("validation", self.config.split.validation), ("test", self.config.split.test)):
+            if asked and not sizes[split]:
+                raise TwistError(
+                    f"pack.split.{split} is {asked}, but no sample is left for it ({counts}): there are too few "
+                    f"speakers without a split of their corpus' own. Set it to 0, set pack.split.corpus_splits to "
+                    f"ignore, or add speakers"
+                )
+
+    def _shares(self, hours: NDArray[np.float64]) -> dict[str, dict[str, float]]:
+        """What stage.json tells about each split: the share of hours that was asked for, and what it has."""
+        validation, test = self.config.split.validation_share, self.config.split.test_share
+        asked = (1 - validation - test, validation, test)
+        return {
+            split: {"asked": round(share, 6), "share": round(found / hours.sum(), 6), "hours": round(found, 6)}
+            for split, share, found in zip(SPLITS, asked, hours.tolist(), strict=True)
+        }
 
     def _arrange(self, facts: Facts, splits: NDArray[np.int8], kept: NDArray[np.bool_]) -> Arrangement:
         """Assigns every kept segment to a sample and a shard."""
@@ -280,7 +303,7 @@ class _Packing:
         content = parquet.groups_to_bytes(shards.even_groups(groups()), shards.GROUP_SCHEMA)
         storage.write_bytes(storage.join(self.stage.uri, shards.GROUPS), content)
 
-    def _write_index(self, fill: Fill) -> shards.Dataset:
+    def _write_index(self, fill: Fill, kept_together: str) -> shards.Dataset:
         """Writes the manifest of the shards and dataset.json."""
         partitions = range(fill.deal.num_partitions)
         told = [one for p in partitions for one in json.loads(storage.read_bytes(fill.told_uri(p)))]
@@ -300,6 +323,7 @@ class _Packing:
                 for (corpus, split), total in _sums(figures, ("corpus", "split")).items()
             ],
             "languages": {language: total for (language,), total in _sums(figures, ("language",)).items()},
+            "split_by": kept_together,
             "unit_counts": {split: counts.tolist() for split, counts in unit_counts.items()},
             "shards": [one["description"] for one in told],
         }

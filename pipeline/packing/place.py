@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -89,16 +89,33 @@ def _normalized(languages: pa.ChunkedArray) -> pa.ChunkedArray:
     return codes.take(pc.index_in(languages, names))
 
 
-def split_recordings(recordings: pa.Table, config: SplitConfig) -> NDArray[np.int8]:
-    """The split of each recording, as an index of SPLITS; all recordings of a speaker are in the same split."""
-    groups = pc.coalesce(recordings["speaker"], recordings["recording_id"])
+def split_by(recordings: pa.Table) -> Literal["speaker", "recording"]:
+    """What stays together in one split: a speaker's recordings, unless there is one speaker alone."""
+    speakers = pc.unique(recordings["speaker"])
+    return "recording" if len(speakers) == 1 and speakers[0].is_valid else "speaker"
+
+
+def split_recordings(recordings: pa.Table, seconds: NDArray[np.float64], config: SplitConfig) -> NDArray[np.int8]:
+    """The split of each recording, as an index of SPLITS.
+
+    All recordings of a speaker are in the same split, unless all are of one speaker.
+
+    Args:
+        recordings: RECORDING_COLUMNS.
+        seconds: [recordings] the duration of each one's segments.
+        config: How to split.
+    """
+    groups = recordings["recording_id"]
+    if split_by(recordings) == "speaker":
+        groups = pc.coalesce(recordings["speaker"], groups)
     names = pc.unique(groups)
     group = pc.index_in(groups, names).to_numpy()
     # A speaker whom a corpus has in several splits is kept out of training: SPLITS begins with train.
     own = pc.fill_null(pc.index_in(recordings["split"], pa.array(SPLITS)), -1).to_numpy().astype(np.int8)
     of_group = np.full(len(names), -1, np.int8)
     np.maximum.at(of_group, group, own)
-    splits: NDArray[np.int8] = assign_splits(names.to_pylist(), of_group, config)[group]
+    hours = np.bincount(group, seconds, len(names)) / 3600
+    splits: NDArray[np.int8] = assign_splits(pa.chunked_array([names]), hours, of_group, config)[group]
     return splits
 
 

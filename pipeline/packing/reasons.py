@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.packing import duplicates
-from pipeline.records import DROPPED_SCHEMA
+from pipeline.records import DROPPED_SCHEMA, SPLITS
 from pipeline.stage import Tally
 
 if TYPE_CHECKING:
@@ -105,6 +105,15 @@ class Reasons:
             num_kept += int(is_kept.sum())
             total_s, kept_s = total_s + float(seconds.sum()), kept_s + float(seconds[is_kept].sum())
         return Tally(len(self._facts), total_s / 3600), Tally(num_kept, kept_s / 3600)
+
+    def kept_hours_by_split(self) -> NDArray[np.float64]:
+        """Hours of the segments that are kept, [splits]."""
+        seconds = np.zeros(len(SPLITS))
+        for rows, table in self._facts.tables(["start_s", "end_s"]):
+            durations_s = pc.subtract(table["end_s"], table["start_s"]).to_numpy() * (self._reasons[rows] == KEPT)
+            seconds += np.bincount(self._splits[rows], durations_s, len(SPLITS))
+        hours: NDArray[np.float64] = seconds / 3600
+        return hours
 
     def dropped(self, corpora: pa.Array) -> pa.Table:
         """All dropped segments, in the order of ids (DROPPED_SCHEMA).

@@ -1,4 +1,9 @@
-"""Which split a sample belongs to: its corpus's own if it has one, otherwise by a stable hash of its speaker."""
+"""Which split a speaker belongs to: the corpus' own if it has one, otherwise dealt out by hours in a seeded order.
+
+Speakers are ordered by a hash of their names. Validation takes them from the front, test from the back, each whoever
+still fits into its share; what neither takes is for training. So the hours are as asked to within half of the smallest
+speaker left, and when corpora grow, new speakers come between the others and few of those change their split.
+"""
 
 from __future__ import annotations
 
@@ -7,55 +12,82 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.packing.config import SplitConfig
 from pipeline.records import SPLITS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    import pyarrow as pa
     from numpy.typing import NDArray
 
+    from pipeline.packing.config import SplitConfig
 
-def assign_splits(groups: Sequence[str], own: NDArray[np.int8], config: SplitConfig) -> NDArray[np.int8]:
-    """Assigns groups of samples that must stay together to splits.
+TRAIN, VALIDATION, TEST = range(len(SPLITS))
+# How many names are turned into str at a time; all at once take several times the column's memory.
+NAMES_AT_ONCE = 100_000
 
-    A group is a speaker, or a recording whose speaker is unknown. If its corpus does not give it a split, a hash of its
-    name does, so it stays in that split when the corpora grow. With few speakers this may leave a wanted split empty:
-    the group with the nearest hash then fills it, unless that would empty another split. Training is filled first.
+
+def assign_splits(
+    groups: pa.ChunkedArray, hours: NDArray[np.float64], own: NDArray[np.int8], config: SplitConfig
+) -> NDArray[np.int8]:
+    """Assigns groups of recordings that must stay together to splits.
+
+    A group is a speaker, or a recording whose speaker is unknown. With few groups, one for training comes first, then
+    one for each share above 0, validation before test, however small the share.
 
     Args:
-        groups: Names of the groups, each once.
+        groups: Names of the groups [groups], each once.
+        hours: [groups]; those without any go to training.
         own: [groups] the split that the corpus gives each group, as an index of SPLITS; -1 if none.
-        config: Shares and seed.
+        config: Shares and seed. The shares are of the hours of groups without a split of their own.
 
     Returns:
         [groups], indices of SPLITS.
     """
     is_free = own < 0 if config.corpus_splits == "keep" else np.ones(len(own), bool)
-    places = np.fromiter((_place(config.seed, group) for group in groups), np.float64, len(groups))
-    bounds = {
-        "train": (config.validation + config.test, 1.0),
-        "validation": (0.0, config.validation),
-        "test": (config.validation, config.validation + config.test),
-    }
-    stretches = [bounds[split] for split in SPLITS]
-    splits = own.copy()
-    for number, (start, end) in enumerate(stretches):
-        splits[is_free & (places >= start) & (places < end)] = number
-    for number, (start, end) in enumerate(stretches):
-        sizes = np.bincount(splits, minlength=len(SPLITS))
-        if start == end or sizes[number]:
+    splits = np.where(is_free, np.int8(TRAIN), own)
+    filled = set(splits[~is_free & (hours > 0)].tolist())
+    left = np.flatnonzero(is_free & (hours > 0))
+    left = left[np.argsort(_hashes(groups, config.seed)[left], kind="stable")]
+    total = float(hours[left].sum())
+    shares = {VALIDATION: config.validation_share, TEST: config.test_share}
+    for split, share in shares.items():
+        if not share:
             continue
-        # Distances of the groups that can be spared from this split's interval of hashes.
-        spare = np.flatnonzero(is_free if number == 0 else is_free & (sizes[splits] > 1))
-        if len(spare):
-            distances = np.maximum(start - places[spare], places[spare] - end)
-            nearest = spare[distances == distances.min()]
-            splits[min(nearest.tolist(), key=lambda group: groups[group])] = number
+        missing = {TRAIN, *(other for other, wanted in shares.items() if wanted)} - filled - {split}
+        fewest = int(split not in filled and len(left) > (TRAIN not in filled))
+        most = max(fewest, len(left) - len(missing))
+        from_end = left if split == VALIDATION else left[::-1]
+        chosen = from_end[_nearest(hours[from_end], share * total, fewest, most)]
+        splits[chosen] = split
+        filled.update([split] if len(chosen) else [])
+        left = left[~np.isin(left, chosen)]
     return splits
 
 
-def _place(seed: int, group: str) -> float:
-    """A hash of the group's name, uniform in [0, 1)."""
-    hashed = hashlib.blake2b(f"{seed}:split:{group}".encode(), digest_size=8).digest()
-    return (int.from_bytes(hashed, "little") >> 11) / 2**53  # 53 bits fit a float exactly: never rounded up to 1
+def _nearest(sizes: NDArray[np.float64], target: float, fewest: int, most: int) -> NDArray[np.int64]:
+    """Chooses `fewest` (0 or 1) to `most` of these sizes with a sum near the target: each in turn that still fits, and
+    at last the smallest of the others if that comes nearer."""
+    chosen = [np.empty(0, np.int64)]
+    fitting, missing = np.arange(len(sizes)), target
+    while len(fitting := fitting[sizes[fitting] <= missing]):
+        sums = np.cumsum(sizes[fitting])
+        count = int(np.searchsorted(sums, missing, side="right"))
+        chosen.append(fitting[:count])
+        missing -= float(sums[count - 1])
+        fitting = fitting[count:]
+    found = np.concatenate(chosen)[:most]
+    others = np.setdiff1d(np.arange(len(sizes)), found)
+    if len(found) < most and len(others):
+        smallest = others[np.argmin(sizes[others])]
+        if len(found) < fewest or sizes[smallest] < 2 * missing:
+            found = np.append(found, smallest)
+    return found
+
+
+def _hashes(names: pa.ChunkedArray, seed: int) -> NDArray[np.uint64]:
+    """A seeded hash of each name, [names]."""
+    hashes = np.empty(len(names), np.uint64)
+    for start in range(0, len(names), NAMES_AT_ONCE):
+        some = names.slice(start, NAMES_AT_ONCE).to_pylist()
+        digests = b"".join(hashlib.blake2b(f"{seed}:split:{name}".encode(), digest_size=8).digest() for name in some)
+        hashes[start : start + len(some)] = np.frombuffer(digests, "<u8")
+    return hashes

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import TwistError
 from pipeline.files import parquet
+from pipeline.inspection import verify
 from pipeline.packing import pack as pack_module
 from pipeline.packing.config import DuplicatesConfig, PackConfig, SplitConfig
 from pipeline.packing.pack import pack
@@ -230,6 +231,38 @@ def test_a_run_without_anything_to_train_on_fails_with_advice(make_run: Callable
         packed(run)
     assert not (run / "shards/DONE").exists()
     assert not (run / "shards/dataset.json").exists()
+
+
+def test_a_split_that_was_asked_for_is_not_left_empty(make_run: Callable[..., Path]) -> None:
+    clips = [("a.wav", "a", 8.0, 1, "en", None), ("b.wav", "b", 8.0, 2, "en", None)]
+    run = make_run(clips, packed=None)
+    with pytest.raises(TwistError, match=r"pack.split.test is 0.2, but no sample is left for it \(2 train, 2 valid"):
+        packed(run)
+    assert not (run / "shards/DONE").exists()
+    dataset = packed(run, PackConfig())
+    assert set(dataset.manifest["split"].to_pylist()) == {"train", "validation"}, "a default share may stay empty"
+
+
+def test_stage_json_tells_the_shares_of_hours(small_run: Path) -> None:
+    dataset = open_dataset(str(small_run / "shards"))
+    told = json.loads((small_run / "shards/stage.json").read_text())
+    total_s = pc.sum(dataset.manifest["duration_s"]).as_py()
+    for split, asked in (("train", 0.6), ("validation", 0.2), ("test", 0.2)):
+        rows = dataset.manifest.filter(pc.equal(dataset.manifest["split"], split))
+        reached = pc.sum(rows["duration_s"]).as_py() / total_s
+        assert told["splits"][split]["asked"] == pytest.approx(asked)
+        assert told["splits"][split]["share"] == pytest.approx(reached, abs=1e-6)
+        assert reached == pytest.approx(asked, abs=0.07), f"{split} is far from its share of hours"
+    assert told["split_by"] == dataset.info["split_by"] == "speaker"
+
+
+def test_one_speaker_alone_is_split_by_recording_and_verifies(make_run: Callable[..., Path]) -> None:
+    run = make_run([(f"{number}.wav", "f", 8.0, number, "en", None) for number in range(5)], packed=PACK)
+    dataset = open_dataset(str(run / "shards"))
+    assert dataset.info["split_by"] == "recording"
+    splits = {split for (split,) in columns(dataset, "split")}
+    assert splits == {"train", "validation", "test"}
+    assert list(verify.verify_run(str(run))) == []
 
 
 @pytest.mark.parametrize("min_shards", [1, 3, 7, 10_000])
