@@ -42,7 +42,7 @@ def command_of(name: str, description: str | None, kinds: Mapping[str, Maker]) -
             try:
                 given = parser.instantiate(parser.parse_args(list(arguments)))
             except ArgumentError as error:
-                raise usage_error(error) from error
+                raise usage_error(error, arguments, parser) from error
             settings = given[given.kind]
             kinds[given.kind].make(Path(settings.folder), settings.speech)
 

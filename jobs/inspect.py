@@ -13,7 +13,8 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from jobs.command import guard, quiet_transformers
-from jobs.recipe import UsageError, usage_error
+from jobs.recipe import usage_error
+from jobs.recipe_text import UsageError
 from pipeline.errors import TwistError
 from pipeline.files import storage
 
@@ -49,10 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
 
     def read_and_work() -> None:
+        parser = _parser()
         try:
-            given = _parser().parse_args(list(arguments))
+            given = parser.parse_args(list(arguments))
         except ArgumentError as error:
-            raise usage_error(error) from error
+            raise usage_error(error, arguments, parser) from error
         if given.no_checksums and not given.verify:
             raise UsageError("--no-checksums says how to verify; give --verify, too")
         work(given)

@@ -12,7 +12,8 @@ from typing import get_args
 from jsonargparse import ArgumentParser, Namespace
 
 from jobs.command import add_retry_dropped, command, run_stage
-from jobs.recipe import Recipe, UsageError
+from jobs.recipe import Recipe
+from jobs.recipe_text import UsageError
 from pipeline.corpora.source import CorpusConfig, Kind
 from pipeline.runs import MANIFEST
 

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import io
 import json
+import re
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
@@ -20,6 +21,7 @@ from typing import Any, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 
+from jobs.recipe_text import Lines, UsageError, check_recipe_text, suggestion
 from model.encoder.config import EncoderConfig
 from model.encoder.pretrain_config import PretrainConfig
 from model.lm.train_config import TrainConfig
@@ -71,10 +73,6 @@ SECTIONS = _sections()
 """The sections of a recipe with their classes; `corpora` is a list of its class."""
 
 
-class UsageError(TwistError):
-    """A command line or a recipe that cannot be read."""
-
-
 def read_recipe(
     command: str,
     description: str,
@@ -114,15 +112,19 @@ def read_recipe(
         path, argv = _take_option("--config", argv)
         if "language" in sections:
             argv = _spell_out_languages(argv)
-        file = _read_file(path) if path else {}
-        run_said = _take_option("--run", argv)[0] or file.get("run")
+        given, lines = _read_file(path) if path else ({}, {})
+        run_said = _take_option("--run", argv)[0] or given.get("run")
         is_help = any(word in ("-h", "--help") for word in argv)
-        file = {**(_read_kept(run_said) if run_said and not is_help else {}), **file}
+        file = {**(_read_kept(run_said) if run_said and not is_help else {}), **given}
         parser.set_defaults({name: file[name] for name in ("run", *sections) if name in file})
         made = parser.instantiate(parser.parse_args(list(argv)))
         others = _instantiate({name: value for name, value in file.items() if name not in ("run", *sections)})
     except ArgumentError as error:
-        raise UsageError(_sentence(error)) from error
+        raise usage_error(error, argv, parser) from error
+    except UsageError:
+        raise
+    except TwistError as error:
+        raise _located(error, path, given, lines) from error
     if not made.run and needs_run(made):
         raise UsageError("no run is named: give --run FOLDER, or `run:` in the recipe")
     run = storage.absolute(made.run) if made.run else ""
@@ -135,9 +137,12 @@ def has_option(name: str, argv: Sequence[str]) -> bool:
     return _take_option(name, argv, nargs="?", without_value="")[0] is not None
 
 
-def usage_error(error: Exception) -> UsageError:
-    """A parser's error message as one sentence."""
-    return UsageError(_sentence(error))
+def usage_error(error: Exception, argv: Sequence[str], parser: ArgumentParser) -> UsageError:
+    """A parser's error about a command line as one sentence; it suggests an option for one that does not exist."""
+    known = parser._option_string_actions
+    given = (word.partition("=")[0] for word in argv if word.startswith("--"))
+    meant = next((suggestion(word, known) for word in given if word not in known), "")
+    return UsageError(_sentence(error) + meant)
 
 
 def kept_uri(run: str) -> str:
@@ -206,16 +211,39 @@ def _spell_out_languages(argv: Sequence[str]) -> list[str]:
     return [*rest, f"--language.languages={json.dumps(languages)}"]
 
 
-def _read_file(path: str) -> dict[str, Any]:
-    """The sections of a recipe as the file gives them, without defaults."""
+def _read_file(path: str) -> tuple[dict[str, Any], Lines]:
+    """The sections of a recipe as the file gives them, without defaults; and the line of each setting."""
     if not Path(path).is_file():
         raise UsageError(f"there is no recipe {path}")
     try:
+        return _parse(Path(path).read_text("utf-8"), path)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no text in UTF-8") from error
+
+
+def _parse(text: str, where: str) -> tuple[dict[str, Any], Lines]:
+    kinds = {"run": str, **{name: kind for name, kind in get_type_hints(Recipe).items() if name in SECTIONS}}
+    lines = check_recipe_text(text, where, kinds)
+    try:
         with contextlib.redirect_stderr(io.StringIO()):
-            said = _parser(tuple(SECTIONS)).parse_path(path, defaults=False)
+            said = _parser(tuple(SECTIONS)).parse_string(text, defaults=False)
     except (ArgumentError, TypeError) as error:
-        raise UsageError(f"{path}: {_sentence(error)}") from error
-    return {name: value for name, value in vars(said).items() if value is not None}
+        keys = re.findall(r'Parser key "([^"]*)"', str(error))
+        line = lines.get(".".join(keys)) or (lines.get(keys[0]) if keys else None)
+        raise UsageError(f"{where}{f':{line}' if line else ''}: {_sentence(error)}") from error
+    return {name: value for name, value in vars(said).items() if value is not None}, lines
+
+
+def _located(error: TwistError, path: str | None, given: dict[str, Any], lines: Lines) -> TwistError:
+    """The error with the line of the file's section that causes it, if one does by itself."""
+    for name, value in given.items():
+        try:
+            if name != "run":
+                _instantiate({name: value})
+        except TwistError as of_section:
+            if str(of_section) == str(error):
+                return UsageError(f"{path}:{lines[name]}: {error}")
+    return error
 
 
 def _read_kept(run: str) -> dict[str, Any]:
@@ -224,11 +252,10 @@ def _read_kept(run: str) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            kept = _parser(tuple(SECTIONS)).parse_string(text, defaults=False)
-    except (ArgumentError, TypeError) as error:
-        raise UsageError(f"{kept_uri(run)}: {_sentence(error)}; mend it, or delete it and give --config") from error
-    return {name: value for name, value in vars(kept).items() if value is not None and name != "run"}
+        kept, _ = _parse(text, kept_uri(run))
+    except UsageError as error:
+        raise UsageError(f"{error}; mend it, or delete it and give --config") from error
+    return {name: value for name, value in kept.items() if name != "run"}
 
 
 def _as_dicts(value: Any) -> Any:
@@ -250,4 +277,26 @@ def _instantiate(sections: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sentence(error: Exception) -> str:
-    return " ".join(str(error).split())
+    """A parser's message on one line, in the words of recipes in place of Python's."""
+    text = " ".join(str(error).split())
+    for python, plainly in _IN_PLAIN_WORDS.items():
+        text = re.sub(python, plainly, text)
+    return text
+
+
+_IN_PLAIN_WORDS = {
+    r"Problem with given class_path '[^']*': ": "",
+    r'Parser key "([^"]*)": ': r"\1: ",
+    r"Does not validate against any of the Union subtypes Subtypes: .*? Given value type: \S+ \S+ Given value: (.*)$": (
+        r"a value of another type is needed. Got value: \1"
+    ),
+    r"[Ee]xpected an? (?:typing\.)?Literal\[(.*?)\]\.": r"it is one of \1.",
+    r"[Ee]xpected a <class 'float'>": "it is a number",
+    r"[Ee]xpected a <class 'int'>": "it is a whole number",
+    r"[Ee]xpected a <class 'bool'>": "it is true or false",
+    r"[Ee]xpected a <class 'str'>": "it is text",
+    r"[Ee]xpected a <class '(?:tuple|list)'>": "it is a list",
+    r"[Ee]xpected a <class '(?:dict|[\w.]*)'>": "it holds settings",
+    r" Got value: ": " not ",
+    r"\. not ": ", not ",
+}

@@ -81,7 +81,7 @@ def test_help_of_twist_lists_the_commands(capsys):
         (["manifest", "--run", "RUN", "--audio", "BROKEN"], "none of 2 audio files can be used"),
         (["manifest", "--run", "/proc/1/nowhere", "--audio", "BROKEN"], "cannot write to"),
         (["run", "--run", "RUN", "--config", "nothing.yaml"], "there is no recipe nothing.yaml"),
-        (["run", "--run", "RUN", "--config", "BAD.yaml"], "'language' does not accept option 'langs'"),
+        (["run", "--run", "RUN", "--config", "BAD.yaml"], "BAD.yaml:1: there is no setting language.langs"),
         (["run", "--run", "RUN", "--until", "train"], "--until"),
         (["run", "--run", "RUN", "--until", "pack", "--train.num_steps", "5"], "train.num_steps"),
         (["filter", "--run", "RUN", "--language"], "--language takes codes of languages"),
