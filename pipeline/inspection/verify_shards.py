@@ -145,7 +145,7 @@ class _RowsByShard:
 
 def _verify_splits(manifest_uri: str, dataset: Dataset) -> Iterator[str]:
     """Whether all samples of a speaker are in one split; of a recording, where that is not known or all are of one."""
-    is_by_recording = dataset.info["split_by"] == "recording"
+    is_by_recording = dataset.info.get("split_by") == "recording"
     owned = array("q")
     for table in dataset.rows(["speaker", "split", "segment_id"]):
         owned.frombytes(_owned(table, is_by_recording).tobytes())
