@@ -1,7 +1,8 @@
 """Measures a speech LM: perplexity on shards, and the benchmarks whose data is given.
 
 `twist evaluate swuggy sblimp --run RUN` measures by name, `twist evaluate all` on whatever data the recipe names.
-Results are kept in RUN/evaluation; `twist evaluate table RUN...` sets them side by side.
+Results are kept in RUN/evaluation. `twist evaluate table RUN...` sets them side by side, `twist evaluate plot RUN...`
+draws training curves.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from jobs import evaluate_table, speech_options
+from jobs import evaluate_plot, evaluate_table, speech_options
 from jobs.command import add_option, command, quiet_transformers
 from jobs.progress import progress
 from jobs.recipe import Recipe
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from pipeline.evaluation.subject import Subject
     from pipeline.progress import ReportProgress
 
-PERPLEXITY, ALL, TABLE = "perplexity", "all", "table"
+PERPLEXITY, ALL = "perplexity", "all"
+# Commands of their own, which the first argument chooses.
+OTHERS = {"table": evaluate_table.main, "plot": evaluate_plot.main}
 
 
 def work(recipe: Recipe, given: Namespace) -> None:
@@ -157,10 +160,10 @@ _measure = command(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `twist evaluate`, or `twist evaluate table`."""
+    """Runs `twist evaluate`, or the command of its first argument."""
     arguments = sys.argv[1:] if argv is None else argv
-    if arguments and arguments[0] == TABLE:
-        return evaluate_table.main(arguments[1:])
+    if arguments and arguments[0] in OTHERS:
+        return OTHERS[arguments[0]](arguments[1:])
     return _measure(arguments)
 
 

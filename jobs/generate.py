@@ -14,8 +14,8 @@ from jsonargparse import ArgumentParser, Namespace
 from jobs import speech_options
 from jobs.command import add_option, command, quiet_transformers
 from jobs.recipe import Recipe
-from model.artefacts import ARTEFACTS
 from model.lm.sampling_config import SamplingConfig
+from model.official_files import ARTEFACTS
 from pipeline.errors import TwistError
 from pipeline.files import storage
 from pipeline.runs import CODEBOOK
@@ -51,7 +51,15 @@ def work(recipe: Recipe, given: Namespace) -> None:
     book = find_codebook(codebook or run or EMBEDDED_CODEBOOK)
     lm.require_codebook(book, codebook or run or "the embedded one")
     tokenizer = Tokenizer(book, given.device)
-    voice = voice_for(book, named=given.vocoder, run=run, device=given.device, dtype=given.dtype)
+    voice = voice_for(
+        book,
+        named=given.vocoder,
+        run=run,
+        device=given.device,
+        dtype=given.dtype,
+        speaker=given.speaker,
+        style=given.style,
+    )
 
     stopwatch = speech_options.Stopwatch()
     num_written, audio_s = 0, 0.0

@@ -33,7 +33,15 @@ def work(recipe: Recipe, given: Namespace) -> None:
         clips = find_clips(given.input_file, given.output_file)
     book = find_codebook(given.codebook or run or EMBEDDED_CODEBOOK)
     tokenizer = Tokenizer(book, given.device)
-    voice = voice_for(book, named=given.vocoder, run=run, device=given.device, dtype=given.dtype)
+    voice = voice_for(
+        book,
+        named=given.vocoder,
+        run=run,
+        device=given.device,
+        dtype=given.dtype,
+        speaker=given.speaker,
+        style=given.style,
+    )
     stopwatch = speech_options.Stopwatch()
     num_written, audio_s = 0, 0.0
     for spoken in resynthesize_clips(

@@ -40,7 +40,15 @@ def work(recipe: Recipe, given: Namespace) -> None:
     if len(fingerprints) > 1:
         raise TwistError(f"the files in {source} hold units of {len(fingerprints)} codebooks; speak them apart")
     units = fingerprints.pop() if fingerprints else find_codebook(run or EMBEDDED_CODEBOOK).fingerprint
-    voice = voice_for(units, named=given.vocoder, run=run, device=given.device, dtype=given.dtype)
+    voice = voice_for(
+        units,
+        named=given.vocoder,
+        run=run,
+        device=given.device,
+        dtype=given.dtype,
+        speaker=given.speaker,
+        style=given.style,
+    )
     stopwatch = speech_options.Stopwatch()
     wavs = voice.batch(
         [script.units for script in scripts],

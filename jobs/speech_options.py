@@ -7,10 +7,9 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 from jobs.command import add_option
-from model.artefacts import VOCODER
 from model.device import Device
 from pipeline.errors import TwistError
-from pipeline.speaking.names import EMBEDDED_VOCODER, OFFICIAL_CODEBOOK
+from pipeline.speaking.names import OFFICIAL_CODEBOOK, VOICES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,14 +59,17 @@ def add_codebook(parser: ArgumentParser) -> None:
 
 
 def add_voice(parser: ArgumentParser) -> None:
-    """Adds --vocoder."""
+    """Adds --vocoder, --speaker and --style."""
     add_option(
         parser,
         "vocoder",
         type=str | None,
-        help=f"The vocoder: a folder, a published .pt, {VOCODER} or {EMBEDDED_VOCODER}. Default: the best of "
+        help=f"The vocoder: a folder, a published .pt, or one of {', '.join(VOICES)}. Default: the best of "
         f"RUN/vocoder, else the one made for these units.",
     )
+    for name in ("speaker", "style"):
+        text = f"The {name}, for vocoders of several: a number, or a name in the {name}s.txt beside the vocoder."
+        add_option(parser, name, type=int | str | None, help=text)
 
 
 def add_device(parser: ArgumentParser) -> None:

@@ -17,12 +17,12 @@ import shutil
 import tempfile
 import warnings
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from model.official_files import ARTEFACTS, Artefact
 from pipeline.errors import RunError, TwistError
 from pipeline.files import machine_cache, storage
 from pipeline.files.machine_cache import CACHE_VARIABLE, cache_folder, locked
@@ -34,59 +34,10 @@ TIMEOUT_S = 60
 BLOCK_BYTES = 2**20
 # Of the files in a transformers folder that say what it computes.
 MODEL_SUFFIXES = (".json", ".safetensors", ".bin")
-_TWIST = "https://dl.fbaipublicfiles.com/textless_nlp/twist"
-
-
-@dataclass(frozen=True)
-class Artefact:
-    """An official file.
-
-    Attributes:
-        what: Description in one line.
-        url: Where it is published; the last part is its name in the cache.
-        sha256: Its published checksum (hex); None if none is published, so that the file cannot be verified.
-    """
-
-    what: str
-    url: str
-    sha256: str | None
-
-    @property
-    def file_name(self) -> str:
-        """Its name in the cache."""
-        return self.url.rpartition("/")[2]
 
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 EMBEDDED = ("hubert-tiny-25hz", "hubert-tiny-25hz-km100", "hifigan-tiny-25hz")
-
-VOCODER = "mhubert-base-25hz-hifigan"
-# No size is published for any of them.
-ARTEFACTS = {
-    "mhubert-base-25hz": Artefact(
-        "TWIST's HuBERT at 25 Hz (fairseq); features of layer 11",
-        f"{_TWIST}/speech_tokenizer/mhubert_base_25hz_cp_mls_cv_sp_fisher.pt",
-        "edf0f5be2581a568a236aeb2781a5607c5af25806e12f40f7f2391e861fe3cf0",
-    ),
-    "mhubert-base-25hz-km500": Artefact(
-        "its codebook of 500 units (joblib k-means)",
-        f"{_TWIST}/speech_tokenizer/mhubert_base_25hz_cp_mls_cv_sp_fisher_L11_km500.bin",
-        "03cc04a9c24fec4285e73e709c485756d8f116aa8e724eac555de6a7cf8d28ad",
-    ),
-    "mhubert-base-25hz-hifigan": Artefact(
-        "vocoder of these units (unit HiFi-GAN, LJSpeech)",
-        f"{_TWIST}/speech_tokenizer/hifigan_lj_mhubert_base_25hz.pt",
-        "d88224e95c501e2cd59a6e4014753169cfe060fb7ade3cc0da03c809fef73b79",
-    ),
-    "mhubert-base-25hz-hifigan-config": Artefact(
-        "the vocoder's config",
-        f"{_TWIST}/speech_tokenizer/hifigan_lj_mhubert_base_25hz_config.json",
-        "116dc39be4970cd393e562acd0a0ec70a86aaba7e9ca469b8b836cb3fe46afc7",
-    ),
-    "twist-350m": Artefact("TWIST-350M (zip of a transformers folder)", f"{_TWIST}/lms/TWIST-350M.zip", None),
-    "twist-1.3b": Artefact("TWIST-1.3B (zip of a transformers folder)", f"{_TWIST}/lms/TWIST-1.3B.zip", None),
-    "twist-7b": Artefact("TWIST-7B (zip of a transformers folder)", f"{_TWIST}/lms/TWIST-7B.zip", None),
-}
 
 
 def local_path(path_or_name: str, beside: Sequence[str] = ()) -> Path:
@@ -147,8 +98,8 @@ def resolve(path_or_name: str) -> str:
     artefact = ARTEFACTS.get(path_or_name)
     if artefact is None:
         return path_or_name
-    if path_or_name == VOCODER:  # its config belongs to it
-        fetch(ARTEFACTS[f"{VOCODER}-config"])
+    for name in artefact.beside:
+        fetch(ARTEFACTS[name])
     return str(unpack(artefact) if artefact.file_name.endswith(".zip") else fetch(artefact))
 
 
@@ -161,8 +112,8 @@ def fetch(artefact: Artefact) -> Path:
         TwistError: the checksum of the file in the cache differs.
         RunError: the cache cannot be written, the download fails or breaks off, or gives another file.
     """
-    folder = cache_folder()
-    path = folder / artefact.file_name
+    path = cache_folder() / artefact.cached_as
+    folder = path.parent
     if not path.is_file():
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -190,7 +141,7 @@ def unpack(artefact: Artefact) -> Path:
         TwistError: as `fetch`; or the file is not a zip, is damaged, or holds no transformers folder.
         RunError: as `fetch`.
     """
-    folder = cache_folder() / artefact.file_name.removesuffix(".zip")
+    folder = cache_folder() / artefact.cached_as.removesuffix(".zip")
     if folder.is_dir():
         return folder
     path = fetch(artefact)

@@ -10,7 +10,8 @@ import json
 import math
 from typing import TYPE_CHECKING
 
-from model.artefacts import ARTEFACTS, local_path
+from model.artefacts import local_path
+from model.official_files import ARTEFACTS
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:

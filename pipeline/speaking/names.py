@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model.artefacts import ARTEFACTS, VOCODER
+from model.official_files import ARTEFACTS, EXPRESSO_2000_VOCODER, EXPRESSO_VOCODER, VOCODER
 from pipeline.errors import TwistError
 from pipeline.files import storage
 
@@ -16,7 +16,7 @@ EMBEDDED_VOCODER = "hifigan-tiny-25hz"
 # An encoder's name stands for its codebook: neither can be used without the other.
 CODEBOOK_OF = {OFFICIAL_ENCODER: OFFICIAL_CODEBOOK, EMBEDDED_ENCODER: EMBEDDED_CODEBOOK}
 TOKENIZERS = (*CODEBOOK_OF, *CODEBOOK_OF.values())
-VOICES = (EMBEDDED_VOCODER, VOCODER)
+VOICES = (EMBEDDED_VOCODER, VOCODER, EXPRESSO_VOCODER, EXPRESSO_2000_VOCODER)
 
 
 def refuse_unknown(source: str, kind: str, names: tuple[str, ...]) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from model.artefacts import ARTEFACTS, EMBEDDED_FOLDER, VOCODER, resolve
+from model.artefacts import EMBEDDED_FOLDER, resolve
 from model.device import pick_device
+from model.official_files import ARTEFACTS, VOCODER
 from model.training import checkpoint
 from model.vocoder.checkpoint import load_vocoder, local_vocoder
 from model.vocoder.synthesizer import Synthesizer, Utterance
@@ -20,6 +21,7 @@ from pipeline.runs import CODEBOOK
 from pipeline.speaking.names import EMBEDDED_VOCODER, OFFICIAL_CODEBOOK, VOICES, refuse_unknown
 from pipeline.speaking.tokenizer import find_codebook
 from pipeline.speaking.units import Units, require_codebook
+from pipeline.speaking.voice_names import VoiceNames
 from pipeline.units.codebook import FACTS, Codebook
 
 if TYPE_CHECKING:
@@ -36,15 +38,32 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class Voice:
     """Speaks units: a vocoder, ready on its device.
 
-    Attributes:
+    Args:
+        synthesizer: The vocoder at work.
         path: The vocoder's file or folder.
         codebook_fingerprint: The codebook whose units it speaks; None where its file does not say.
+        names: The names of its speakers and styles.
+        speaker, style: Who speaks, and how, where a call does not say: a number or a name.
+
+    Raises:
+        TwistError: the vocoder has no speaker or style of such a name.
     """
 
-    def __init__(self, synthesizer: Synthesizer, path: str, codebook_fingerprint: str | None) -> None:
+    def __init__(
+        self,
+        synthesizer: Synthesizer,
+        path: str,
+        codebook_fingerprint: str | None,
+        names: VoiceNames = VoiceNames(),  # noqa: B008 - immutable
+        speaker: int | str | None = None,
+        style: int | str | None = None,
+    ) -> None:
         self._synthesizer = synthesizer
         self.path = path
         self.codebook_fingerprint = codebook_fingerprint
+        self.names = names
+        self._speaker = names.speaker(speaker)
+        self._style = names.style(style)
 
     @property
     def sample_rate_hz(self) -> int:
@@ -57,14 +76,14 @@ class Voice:
         return self._synthesizer.num_units
 
     def __call__(
-        self, units: Units, speaker: int | NDArray[np.float32] | None = None, style: int | None = None
+        self, units: Units, speaker: int | str | NDArray[np.float32] | None = None, style: int | str | None = None
     ) -> tuple[NDArray[np.float32], int]:
         """Speaks the units of one clip.
 
         Args:
             units: Each lasts as long as its duration says; durations are predicted where there are none.
-            speaker: A number or a vector, for vocoders of several speakers.
-            style: A number, for vocoders of several styles.
+            speaker: A number, a name or a vector, for vocoders of several speakers.
+            style: A number or a name, for vocoders of several styles.
 
         Returns:
             wav [S] from -1 to 1, and its sample rate.
@@ -79,8 +98,8 @@ class Voice:
     def batch(
         self,
         clips: Sequence[Units],
-        speakers: Sequence[int | NDArray[np.float32] | None] = (),
-        styles: Sequence[int | None] = (),
+        speakers: Sequence[int | str | NDArray[np.float32] | None] = (),
+        styles: Sequence[int | str | None] = (),
     ) -> list[NDArray[np.float32]]:
         """Speaks the units of many clips: a wav [S] of each.
 
@@ -97,7 +116,12 @@ class Voice:
         nobody = [None] * len(clips)
         return self._synthesizer(
             [
-                Utterance(units.values, units.durations, speaker, style)
+                Utterance(
+                    units.values,
+                    units.durations,
+                    self._speaker if speaker is None else self.names.speaker(speaker),
+                    self._style if style is None else self.names.style(style),
+                )
                 for units, speaker, style in zip(clips, speakers or nobody, styles or nobody, strict=True)
             ]
         )
@@ -143,6 +167,8 @@ def voice_for(
     run: str = "",
     device: Device = "auto",
     dtype: DType = "float32",
+    speaker: int | str | None = None,
+    style: int | str | None = None,
 ) -> Voice:
     """The voice for the units of a codebook: the one named, else the best of a run, else the one made for these units.
 
@@ -152,13 +178,15 @@ def voice_for(
         run: A run's folder.
         device: Where the vocoder runs.
         dtype: What it computes in.
+        speaker, style: Who speaks, and how, for vocoders of several.
 
     Raises:
-        TwistError: there is none, it cannot be loaded, or it speaks the units of another codebook.
+        TwistError: there is none, it cannot be loaded, it speaks the units of another codebook, or knows no such
+            speaker or style.
     """
     path = local_vocoder(named) if named is not None else _vocoder_for(units, run)
     wanted = units if isinstance(units, str) else units.fingerprint
-    voice = _load(path, device, dtype)
+    voice = _load(path, device, dtype, speaker, style)
     if voice.codebook_fingerprint not in (None, wanted):
         raise TwistError(
             f"the vocoder {path} speaks the units of another codebook ({voice.codebook_fingerprint}) than these "
@@ -170,10 +198,12 @@ def voice_for(
     return voice
 
 
-def _load(path: Path, device: Device, dtype: DType) -> Voice:
+def _load(
+    path: Path, device: Device, dtype: DType, speaker: int | str | None = None, style: int | str | None = None
+) -> Voice:
     vocoder, fingerprint = load_vocoder(path)
     synthesizer = Synthesizer(vocoder.for_inference(DTYPES[dtype], pick_device(device)))
-    return Voice(synthesizer, str(path), fingerprint)
+    return Voice(synthesizer, str(path), fingerprint, VoiceNames.beside(path), speaker, style)
 
 
 def _vocoder_for(units: Codebook | str, run: str) -> Path:

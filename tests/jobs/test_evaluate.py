@@ -75,6 +75,13 @@ def test_pairs_of_ones_own_from_audio_to_a_table(twist, finished_copy, pairs_fol
     assert row["differences"][1]["value"] == 0
 
 
+def test_runs_are_drawn_side_by_side(twist, finished_run, tmp_path):
+    pytest.importorskip("matplotlib")
+    twist("evaluate", "plot", finished_run, finished_run, "--output", tmp_path / "runs.png")
+    assert (tmp_path / "runs.png").read_bytes().startswith(b"\x89PNG")
+    assert "holds no training" in twist("evaluate", "plot", tmp_path, "--output", tmp_path / "x.png", status=2).stderr
+
+
 def test_a_benchmark_without_data_says_which_option_names_it(twist, finished_run):
     for name, option in (("swuggy", "swuggy.folder"), ("storycloze", "storycloze.spoken"), ("pairs", "pairs.source")):
         stderr = twist("evaluate", name, "--run", finished_run, status=2).stderr

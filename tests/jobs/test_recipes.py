@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,16 @@ def test_warm_and_cold_are_twins_with_the_papers_rates(name: str) -> None:
         assert (warm.peak_lr, warm.final_lr, cold.peak_lr, cold.final_lr) == (4e-4, 8e-5, 8e-5, 2.5e-5)
         assert warm.schedule == "inverse_sqrt"
     assert warm.max_units == 704
+
+
+@pytest.mark.parametrize("num_units", [100, 200, 500])
+def test_the_tokenizers_of_table_2(num_units: int) -> None:
+    recipe = read(f"twist_opt_350m_50hz_km{num_units}")
+    codebook = f"hubert-base-ls960-km{num_units}"
+    assert (recipe.encoder.path, recipe.encoder.layer) == ("hubert-base-ls960", 6)
+    assert (recipe.codebook.path, recipe.codebook.num_units) == (codebook, num_units)
+    at_25_hz = settings_of("twist_opt_350m")
+    assert recipe.train == replace(at_25_hz, max_units=2 * at_25_hz.max_units)
 
 
 @pytest.mark.parametrize("name", MILLIONS)

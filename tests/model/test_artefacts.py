@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from model import artefacts
-from model.artefacts import ARTEFACTS, EMBEDDED_FOLDER, Artefact, identity
+from model.artefacts import EMBEDDED_FOLDER, identity
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import load_encoder
+from model.official_files import ARTEFACTS, Artefact
 from model.vocoder.checkpoint import load_vocoder
 from pipeline.errors import RunError, TwistError
 from pipeline.files.machine_cache import cache_folder
@@ -235,12 +236,13 @@ def test_the_embedded_vocoder_speaks_the_embedded_units() -> None:
 
 
 def test_the_official_files_are_well_described() -> None:
-    names = [artefact.file_name for artefact in ARTEFACTS.values()]
-    assert len(set(names)) == len(names), "two files would share a place in the cache"
+    places = [artefact.cached_as for artefact in ARTEFACTS.values()]
+    assert len(set(places)) == len(places), "two files would share a place in the cache"
     for name, artefact in ARTEFACTS.items():
-        assert artefact.url.startswith("https://dl.fbaipublicfiles.com/textless_nlp/twist/"), name
+        assert artefact.url.startswith("https://dl.fbaipublicfiles.com/"), name
         assert artefact.sha256 is None or re.fullmatch("[0-9a-f]{64}", artefact.sha256), name
         assert (artefact.sha256 is None) == artefact.file_name.endswith(".zip"), name
+        assert all(other in ARTEFACTS for other in artefact.beside), name
 
 
 def test_a_model_is_the_same_wherever_it_lies(tmp_path: Path) -> None:
@@ -256,3 +258,17 @@ def test_a_model_is_the_same_wherever_it_lies(tmp_path: Path) -> None:
         (tmp_path / f"{number}.pt").write_bytes(content)
     first, same, other = (identity(str(tmp_path / f"{number}.pt")) for number in range(3))
     assert first == same != other
+
+
+def test_what_belongs_to_a_file_is_fetched_with_it(
+    cache: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside = Artefact("its config", f"{server.url}/config.json", SHA256, folder="voice")
+    monkeypatch.setitem(ARTEFACTS, "voice-config", beside)
+    voice = Artefact("a voice", f"{server.url}/generator.pt", SHA256, folder="voice", beside=("voice-config",))
+    monkeypatch.setitem(ARTEFACTS, "voice", voice)
+    assert artefacts.resolve("voice") == str(cache / "voice/generator.pt")
+    assert {path.name for path in (cache / "voice").iterdir() if not path.name.startswith(".")} == {
+        "generator.pt",
+        "config.json",
+    }

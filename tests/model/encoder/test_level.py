@@ -14,10 +14,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.artefacts import ARTEFACTS, resolve
+from model.artefacts import resolve
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import load_encoder
 from model.encoder.level import LOWEST_DBFS, at_level, dbfs, level_dbfs_of
+from model.official_files import ARTEFACTS
 from pipeline.errors import TwistError
 from pipeline.synthetic.espeak import synthesize
 from pipeline.units import codebook
