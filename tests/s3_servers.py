@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -32,9 +33,14 @@ if TYPE_CHECKING:
 
 KEY = "test"
 STARTING_TAKES_AT_MOST_S = 60.0
-# Faults of a request: it is answered with 503, or with a 503 whose body breaks off; the connection is dropped before
-# the server gets it; it is carried out, but the answer is lost, or cut off in the middle.
-FAULTS = ("refused", "refusal cut", "dropped", "answer lost", "answer cut")
+# Faults of a request: it is answered with an error, or with one whose body breaks off; the connection is dropped, or
+# reset while the request is sent, before the server gets it; it is carried out, but the answer is lost, cut off in the
+# middle or in its headers, or ends in a reset.
+FAULTS = (
+    *("error 500", "error 503", "error 429", "error cut", "dropped", "reset"),
+    *("answer lost", "answer cut", "answer reset", "headers cut"),
+)
+ERRORS = {500: "InternalError", 503: "SlowDown", 429: "TooManyRequests"}
 
 
 def point_clients_at(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +119,10 @@ class FaultyProxy(ThreadingHTTPServer):
                 self.met.append(fault)
         return "dropped" if self.is_down else fault
 
+    def draw_below(self, length: int) -> int:
+        with self._lock:
+            return self._random.randrange(length)
+
     def handle_error(self, *_: object) -> None:
         """Silent: this server breaks connections on purpose."""
 
@@ -136,13 +146,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass_on(self) -> None:
         fault = self.server.draw_fault()
+        if fault == "reset":
+            self._reset()
+            return
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         assert "chunked" not in self.headers.get("Transfer-Encoding", ""), "bodies are of known length"
         self.close_connection = fault is not None
         if fault == "dropped":
             return
-        if fault in ("refused", "refusal cut"):
-            self._refuse(503, "SlowDown", "answer cut" if fault == "refusal cut" else None)
+        if fault and fault.startswith("error"):
+            status = 503 if fault == "error cut" else int(fault.removeprefix("error "))
+            self._refuse(status, ERRORS[status], "answer cut" if fault == "error cut" else None)
             return
         if refusal := self.server.refusal(self.command, self.path):
             self._refuse(*refusal, None)
@@ -167,8 +181,20 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         length = next((value for name, value in headers if name.lower() == "content-length"), str(len(content)))
         self.send_header("Content-Length", length if self.command == "HEAD" else str(len(content)))
+        if fault == "headers cut":
+            written = b"".join(self._headers_buffer)  # type: ignore[attr-defined]  # of http.server
+            self._headers_buffer = [written[: self.server.draw_below(len(written))]]
+            self.flush_headers()
+            return
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(content[: len(content) // 2] if fault == "answer cut" else content)
+            self.wfile.write(content[: len(content) // 2] if fault in ("answer cut", "answer reset") else content)
+        if fault == "answer reset":
+            self._reset()
+
+    def _reset(self) -> None:
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        os.close(self.connection.detach())  # `close` would wait for the files made of it, behind a FIN
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass_on  # noqa: N815 - http.server's names

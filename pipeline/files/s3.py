@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mypy_boto3_s3.client import S3Client
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef, GetObjectOutputTypeDef
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,8 @@ def put_if_absent(uri: str, data: bytes) -> bool:
             if _status(error) == 501:
                 raise TwistError(
                     f"the store of {uri} cannot put an object on the condition that there is none of its name "
-                    f"(If-None-Match: *, which it answers with 501); runs need a store that can, or that ignores it"
+                    f"(If-None-Match: *, which it answers with 501). Put the run on a disk, or into a store that can "
+                    f"or that ignores the condition"
                 ) from error
             raise
         return True
@@ -143,8 +144,7 @@ def put_if_absent(uri: str, data: bytes) -> bool:
 
 def size(uri: str) -> int:
     """The size of an object in bytes."""
-    bucket, key = _split(uri)
-    return _patiently(uri, lambda: _client().head_object(Bucket=bucket, Key=key)["ContentLength"])
+    return find(uri).size_bytes
 
 
 def version(uri: str) -> str:
@@ -155,9 +155,23 @@ def version(uri: str) -> str:
 
 def find(uri: str) -> Found:
     """An object as it is now."""
+    from botocore.exceptions import ClientError
+
     bucket, key = _split(uri)
-    answer = _patiently(uri, lambda: _client().head_object(Bucket=bucket, Key=key))
-    return Found(key.rpartition("/")[2], answer["ContentLength"], answer["ETag"])
+    name = key.rpartition("/")[2]
+
+    def ask() -> Found:
+        # Not by HEAD: the answer has no body, which would name an error, or be missing if headers break off.
+        try:
+            answer = _client().get_object(Bucket=bucket, Key=key, Range="bytes=0-0")
+        except ClientError as error:
+            if _status(error) == 416:  # it has no first byte
+                return Found(name, 0, _client().head_object(Bucket=bucket, Key=key)["ETag"])
+            raise
+        size_bytes = int(answer["ContentRange"].rpartition("/")[2]) if _content(answer) else 0
+        return Found(name, size_bytes, answer["ETag"])
+
+    return _patiently(uri, ask)
 
 
 def list_folder(uri: str) -> list[Found]:
@@ -197,7 +211,8 @@ def _list(uri: str, **options: str) -> Iterator[tuple[str, dict[str, Any]]]:
         except FileNotFoundError:
             return
         for item in page.get("Contents", []):
-            if not item["Key"].endswith("/"):  # consoles put an empty object there to show a folder
+            # Consoles show a folder by an empty object of its name.
+            if item["Size"] or not item["Key"].endswith("/"):
                 yield item["Key"][len(prefix) :], item
         if not page.get("IsTruncated"):
             return
@@ -211,16 +226,26 @@ def delete(uri: str) -> None:
 
 
 def _list_page(request: dict[str, Any]) -> dict[str, Any]:
-    return dict(_client().list_objects_v2(**request))
+    page = dict(_client().list_objects_v2(**request))
+    page["IsTruncated"]  # every list tells; an answer that breaks off before its body is taken for an empty one
+    return page
 
 
 def _get(uri: str, **options: str) -> bytes:
     bucket, key = _split(uri)
 
     def get() -> bytes:
-        return _client().get_object(Bucket=bucket, Key=key, **options)["Body"].read()  # type: ignore[arg-type]
+        return _content(_client().get_object(Bucket=bucket, Key=key, **options))  # type: ignore[arg-type]
 
     return _patiently(uri, get)
+
+
+def _content(answer: GetObjectOutputTypeDef) -> bytes:
+    content = answer["Body"].read()
+    # One that breaks off in its headers, before it has told its length, passes for whole elsewhere.
+    if len(content) != answer["ContentLength"]:
+        raise OSError(f"{len(content)} bytes came of {answer['ContentLength']}")
+    return content
 
 
 def _upload(uri: str, data: bytes | memoryview) -> None:
@@ -241,7 +266,7 @@ def _upload(uri: str, data: bytes | memoryview) -> None:
         with ThreadPoolExecutor(PARTS_AT_ONCE) as threads:
             parts = list(threads.map(put_part, range(1, -(-len(data) // PART_BYTES) + 1)))
         try:
-            _patiently(uri, lambda: _client().complete_multipart_upload(**one_upload, MultipartUpload={"Parts": parts}))
+            _patiently(uri, functools.partial(_complete, one_upload, parts))
         except FileNotFoundError:  # an earlier try completed the upload, but its response was lost
             if size(uri) != len(data):
                 raise
@@ -249,6 +274,11 @@ def _upload(uri: str, data: bytes | memoryview) -> None:
         with contextlib.suppress(OSError):
             _patiently(uri, lambda: _client().abort_multipart_upload(**one_upload), patience_s=LONGEST_PAUSE_S)
         raise
+
+
+def _complete(one_upload: dict[str, Any], parts: list[CompletedPartTypeDef]) -> None:
+    answer = _client().complete_multipart_upload(**one_upload, MultipartUpload={"Parts": parts})
+    answer["ETag"]  # the status comes long before the upload is complete
 
 
 def _patiently(uri: str, do: Callable[[], T], patience_s: float | None = None) -> T:
@@ -317,9 +347,19 @@ def _may_pass(error: BaseException | None) -> bool:
 
 
 def _concerns_credentials(error: BaseException | None) -> bool:
-    from botocore.exceptions import ClientError
+    from botocore.exceptions import (
+        ClientError,
+        CredentialRetrievalError,
+        MetadataRetrievalError,
+        TokenRetrievalError,
+        UnauthorizedSSOTokenError,
+    )
 
-    return isinstance(error, ClientError) and error.response["Error"].get("Code") in CREDENTIAL_CODES
+    if isinstance(error, ClientError):
+        return error.response["Error"].get("Code") in CREDENTIAL_CODES
+    # A RuntimeError: renewed credentials that have expired, too.
+    kinds = (CredentialRetrievalError, MetadataRetrievalError, TokenRetrievalError, UnauthorizedSSOTokenError)
+    return isinstance(error, (*kinds, RuntimeError))
 
 
 def _status(error: Any) -> int:
@@ -340,7 +380,11 @@ def _client() -> S3Client:
 
 @functools.cache
 def client_of_process(pid: int) -> S3Client:  # noqa: ARG001 - the key of the cache
-    """Makes the client of a process; endpoint, region and credentials come from boto3's usual sources."""
+    """Makes the client of a process; endpoint, region and credentials come from boto3's usual sources.
+
+    Raises:
+        TwistError: the endpoint is no address.
+    """
     import boto3
     from botocore.config import Config
 
@@ -352,7 +396,10 @@ def client_of_process(pid: int) -> S3Client:  # noqa: ARG001 - the key of the ca
         # Some stores send a range with the checksum of the whole object.
         response_checksum_validation="when_required",
     )
-    return boto3.session.Session().client("s3", config=config)
+    try:
+        return boto3.session.Session().client("s3", config=config)
+    except ValueError as error:
+        raise TwistError(f"{error}; AWS_ENDPOINT_URL_S3 is written https://HOST:PORT") from error
 
 
 @contextlib.contextmanager
@@ -372,11 +419,15 @@ def _as_os_errors(uri: str) -> Iterator[None]:
         ) from error
     except ClientError as error:
         if _status(error) == 404:
-            is_bucket = error.response["Error"]["Code"] == "NoSuchBucket"
+            is_bucket = error.response["Error"].get("Code") == "NoSuchBucket"
             raise FileNotFoundError(f"{'the bucket of ' if is_bucket else ''}{uri} does not exist") from error
         if _status(error) in (401, 403) and not _concerns_credentials(error):
             raise PermissionError(f"access to {uri} is denied: {error}") from error
         raise ConnectionError(f"{uri}: {error}") from error
-    except (BotoCoreError, ResponseParserError, HTTPError, HTTPException, OSError) as error:
+    except (BotoCoreError, ResponseParserError, HTTPError, HTTPException, OSError, RuntimeError) as error:
         # botocore reads the body of an error answer, and parses it, outside of what it wraps in errors of its own.
         raise ConnectionError(f"{uri}: {error}") from error
+    except TwistError:
+        raise
+    except (LookupError, ValueError) as error:  # of an answer whose headers break off
+        raise ConnectionError(f"{uri}: the answer broke off ({type(error).__name__}: {error})") from error
