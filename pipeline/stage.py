@@ -129,6 +129,8 @@ class Stage:
         Raises:
             StageError: the folder holds output of other settings or inputs, is in use by another process, or cannot be
                 written.
+            TwistError: it lies in a store that refuses conditional writes.
+            ConnectionError: its store cannot be reached.
         """
         with self._locked():
             if again or storage.exists(self._removing_uri):
@@ -140,8 +142,11 @@ class Stage:
                 yield False
                 return
             try:
+                storage.require_conditional_put(self.uri)
                 storage.remove_temporaries(self.uri)
                 self._write_json({})
+            except ConnectionError:
+                raise
             except OSError as error:
                 raise self._not_writable(error) from error
             yield True

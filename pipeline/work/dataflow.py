@@ -71,7 +71,7 @@ def run_chunks(
         WorkProgress.as_dict, for stage.json; empty if there was nothing left to do.
 
     Raises:
-        TwistError: the processor cannot be made, or the store of the parts does not know conditional writes.
+        TwistError: the processor cannot be made.
         RunError: a disk or store fails, no worker can be started, or only failures come back.
     """
     assert len(set(plan.names)) == len(plan), "two chunks have one name"
@@ -83,7 +83,6 @@ def run_chunks(
     hours_before = hours - float(plan.durations_s[pending].sum()) / 3600
     progress = WorkProgress(len(plan), hours, len(plan) - len(pending), hours_before)
     progress_file = ProgressFile(parts)
-    storage.require_conditional_put(parts)
     failed: list[Outcome] = []
     known_to_work = _one_that_was_done(plan, parts, done)
     chunks = FailurePolicy((plan[number] for number in pending), len(pending), known_to_work)
