@@ -6,6 +6,7 @@ What a file holds decides, not what it is called.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import sys
 from pathlib import PurePosixPath
@@ -253,7 +254,7 @@ class _ForwardSoundFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile
 
 
 class _WatchedFile:
-    """Remembers a failed read of a file: libsndfile takes one for the end of the file."""
+    """Remembers a failed read of a file, or a failed seek: libsndfile takes one for the end of the file."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -263,8 +264,13 @@ class _WatchedFile:
         self.tell = file.tell
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        with contextlib.suppress(OSError, ValueError):  # a damaged header may make libsndfile seek to before byte 0
+        try:
             return self._file.seek(offset, whence)
+        except ValueError:
+            pass  # a damaged header may make libsndfile seek to before byte 0
+        except OSError as failure:
+            if failure.errno != errno.EINVAL:  # the same, told by the system
+                self._failure = failure
         return self._file.tell()
 
     def readinto(self, buffer: Any) -> int:
@@ -277,7 +283,7 @@ class _WatchedFile:
         return num_bytes
 
     def raise_failure(self) -> None:
-        """Raises the last failed read, if any, as an AudioError, or as a ConnectionError if the place is at fault."""
+        """Raises the last failure, if any, as an AudioError, or as a ConnectionError if the place is at fault."""
         if self._failure:
             raise AudioError(places.reason_of(self._failure), str(self._failure)) from self._failure
 

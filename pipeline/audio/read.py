@@ -91,7 +91,10 @@ def _read_header(uri: str) -> Header:
             return header
     # Also if the fast path failed: the decoder says what is wrong.
     with _open(uri, HEADER_BYTES) as file:
-        return read_header(file)
+        try:
+            return read_header(file)
+        except OSError as error:
+            raise AudioError(places.reason_of(error), str(error)) from error
 
 
 def read_spans(spans: Sequence[Span]) -> Iterator[NDArray[np.float32] | AudioError]:

@@ -1,7 +1,7 @@
 """Tells a failure of a place (a mount, a store, the machine) from one of a file.
 
-Some errors are always the place's. Others (no such file, access denied, an I/O error) may be either one's: they are
-reasons to drop a file only where its neighbours can be read, which audio/places.py finds out.
+Some errors are always the place's, a few the file's. All others (no such file, access denied, an I/O error) may be
+either one's: they are reasons to drop a file only where its neighbours can be read, which audio/places.py finds out.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ PLACE_ERRNOS = frozenset(
         errno.ECOMM, errno.EPROTO, errno.ESHUTDOWN, errno.ENOMEDIUM,
     }
 )  # fmt: skip
+# What is there is no file that could be read as one, or its name cannot be one.
+FILE_ERRNOS = frozenset(
+    {errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EFBIG, errno.EOVERFLOW}
+)
 # Reasons to drop a file that may turn out to be the place's fault after all.
 DOUBTFUL_REASONS = ("missing", "forbidden", "io_error")
 
@@ -40,4 +44,5 @@ def reason_of(error: OSError) -> str:
         return "missing"
     if isinstance(error, PermissionError):
         return "forbidden"
-    return "io_error" if error.errno == errno.EIO else "unreadable"
+    # Without a number, it is a library's word on what it has read.
+    return "unreadable" if error.errno in FILE_ERRNOS or error.errno is None else "io_error"
