@@ -2,7 +2,8 @@
 
 A file that is missing, forbidden or gives an I/O error is read again. Each time other files of its corpus, the
 witnesses, are tried too. If one of them can be read, before and after, the failure stands, and the file is dropped with
-a reason that `--retry-dropped` takes up. If none can, the place is waited for, and at last the run ends.
+a reason that `--retry-dropped` takes up. If none can, the place is waited for, and at last the run ends. It ends, too,
+where file after file gives I/O errors although others can be read: the disk is dying.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import time
 from typing import TYPE_CHECKING, Protocol, TypeGuard, TypeVar
 
 from pipeline.audio.errors import AudioError
+from pipeline.errors import RunError
 from pipeline.files import audio_uri, storage
-from pipeline.files.places import DOUBTFUL_REASONS, PlaceError
+from pipeline.files.places import DOUBTFUL_REASONS, PlaceError, reason_of
 from pipeline.records import Dropped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,8 @@ FILE_PATIENCE_S = 10.0
 LONGEST_PAUSE_S = 10.0
 # Neighbours that are tried, of those just read and of the witnesses each.
 MOST_TRIED = 8
+# So many files in a row, of all that a stage reads, are the disk's fault.
+MAX_IO_ERRORS_IN_A_ROW = 20
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -44,7 +48,7 @@ def read_patiently(
     read: Callable[[Sequence[Item]], list[Outcome]],
     items: Sequence[Item],
     uri_of: Callable[[Item], str],
-    witnesses: Sequence[str],
+    witnesses: Callable[[], Sequence[str]],
 ) -> list[Outcome]:
     """Reads items; those whose failure may be their place's are read again until it is known whose it is.
 
@@ -52,7 +56,7 @@ def read_patiently(
         read: Gives the outcome of each item, in order; a failure is an AudioError or a Dropped.
         items: What to read.
         uri_of: The audio of an item.
-        witnesses: URIs of other audio of the same corpus.
+        witnesses: Gives URIs of other files of the same corpus, if they are needed.
 
     Returns:
         The outcome of each item.
@@ -71,7 +75,7 @@ def read_patiently(
         first = outcomes[doubtful[0]]
         assert _is_doubtful(first)
         just_read = [uri_of(item) for item, outcome in zip(items, outcomes, strict=True) if not _is_failure(outcome)]
-        failure = _failure_of_place(sorted(failed), [just_read, list(witnesses)], first)
+        failure = _failure_of_place(sorted(failed), [just_read, witnesses()], first)
         waited_s = time.monotonic() - began
         if failure is None and place_was_fine:
             are_missing = all(getattr(outcomes[number], "reason", "") == "missing" for number in doubtful)
@@ -87,6 +91,61 @@ def read_patiently(
         for number, outcome in zip(doubtful, again, strict=True):
             outcomes[number] = outcome
     raise AssertionError("unreachable: the loop ends by returning or raising")
+
+
+def read_file_patiently(read: Callable[[], Outcome], file: str, witnesses: Callable[[], Sequence[str]]) -> Outcome:
+    """The same for something that is read of one file: what `read` returns.
+
+    Raises:
+        AudioError: the file cannot be read.
+        ConnectionError: the place fails, and goes on failing.
+    """
+
+    def read_once(_: Sequence[str]) -> list[Outcome | AudioError]:
+        try:
+            return [read()]
+        except OSError as error:
+            return [AudioError(reason_of(error), str(error))]
+
+    [outcome] = read_patiently(read_once, [file], str, witnesses)
+    if isinstance(outcome, AudioError):
+        raise outcome
+    return outcome
+
+
+class IoErrorsInARow:
+    """Counts files that gave I/O errors since the last one that could be read."""
+
+    def __init__(self) -> None:
+        self._files: set[str] = set()
+
+    def add(self, files: Iterable[str | None]) -> None:
+        """Adds what `io_errors` gives.
+
+        Raises:
+            RunError: there are MAX_IO_ERRORS_IN_A_ROW.
+        """
+        for file in files:
+            if file is None:
+                self._files.clear()
+                continue
+            self._files.add(file)
+            if len(self._files) >= MAX_IO_ERRORS_IN_A_ROW:
+                raise RunError(
+                    f"{len(self._files)} files in a row gave I/O errors, the last {file}: their disk seems to fail. "
+                    f"Mend it, or take these files out of the corpus"
+                )
+
+
+def io_errors(uris: Iterable[str], outcomes: Iterable[object]) -> tuple[str | None, ...]:
+    """The files that gave I/O errors, in the order in which they were read; None for any number read in between."""
+    found: list[str | None] = []
+    for uri, outcome in zip(uris, outcomes, strict=True):
+        if not _is_failure(outcome) or outcome.reason not in DOUBTFUL_REASONS:
+            found.append(None)
+        elif outcome.reason == "io_error":
+            found.append(_file(uri))
+    return tuple(file for file, _ in itertools.groupby(found))
 
 
 def _once_the_machine_can(do: Callable[[], list[Outcome]]) -> list[Outcome]:
@@ -121,7 +180,7 @@ def _failure_of_place(failed: Sequence[str], groups: Sequence[Sequence[str]], fi
     failure = None
     for file in tried:
         try:
-            storage.read_range(file, 0, 1)
+            _read_from_disk(file)
         except ConnectionError:
             raise
         except OSError as error:
@@ -139,6 +198,17 @@ def _failure_of_place(failed: Sequence[str], groups: Sequence[Sequence[str]], fi
         raise
     except OSError as error:
         return f"{folder} cannot be listed ({error})"
+
+
+def _read_from_disk(file: str) -> None:
+    """Reads the first byte of a file, not from the cache, which goes on answering for a disk that is gone."""
+    if storage.is_s3(file):
+        storage.read_range(file, 0, 1)
+        return
+    with storage.open_read(file) as opened:
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        opened.read(1)
 
 
 def _spread(files: Sequence[str], count: int) -> Sequence[str]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.audio.places import read_patiently
+from pipeline.audio.places import IoErrorsInARow, io_errors, read_patiently
 from pipeline.audio.read import AudioError, AudioInfo, probe
 from pipeline.corpora.readers import find_recordings, kind_of
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notice, Notices
@@ -63,7 +63,7 @@ def make_manifest(
 
     Raises:
         CorpusError: a root is missing, a corpus is not laid out as expected, two have one name, or nothing is readable.
-        ConnectionError: the place of a corpus fails.
+        ConnectionError, RunError: the place of a corpus fails.
     """
     # Whatever folder the command is run from, and with or without a slash at its end, a root is one place.
     corpora = [replace(corpus, root=storage.absolute(corpus.root)) for corpus in corpora]
@@ -223,7 +223,11 @@ def _check_language(file: AudioFile, notices: Notices) -> AudioFile:
 def _look_into(corpus: CorpusConfig, files: Iterator[AudioFile]) -> Iterator[list[Recording | Dropped]]:
     """The outcome of each file, in order: here, or on the cluster where there is enough to do for it."""
     here = functools.partial(_describe_all, corpus)
-    return spread(here, _batches(files, FILES_PER_TASK), lambda batch: any(map(_must_be_read, batch)))
+    in_a_row = IoErrorsInARow()
+    described = spread(here, _batches(files, FILES_PER_TASK), lambda batch: any(map(_must_be_read, batch)))
+    for outcomes, failed in described:
+        in_a_row.add(failed)
+        yield outcomes
 
 
 def _batches(files: Iterator[AudioFile], size: int) -> Iterator[list[AudioFile]]:
@@ -246,13 +250,25 @@ def _must_be_read(file: AudioFile) -> bool:
     return file.drop_reason is None and (file.duration_s is None or file.complete is not None)
 
 
-def _describe_all(corpus: CorpusConfig, files: Sequence[AudioFile]) -> list[Recording | Dropped]:
-    """What becomes of each file; runs on any machine.
+def _describe_all(
+    corpus: CorpusConfig, files: Sequence[AudioFile]
+) -> tuple[list[Recording | Dropped], tuple[str | None, ...]]:
+    """What becomes of each file, and which gave I/O errors (audio/places.py); runs on any machine.
 
     Raises:
         ConnectionError: the place of the corpus fails, and goes on failing.
     """
-    return read_patiently(functools.partial(_describe_once, corpus), files, lambda file: _absolute(file.uri), ())
+    uris = [_absolute(file.uri) for file in files]
+    # A table may name files that lie elsewhere, of which those below the root tell nothing.
+    are_below = all(uri.startswith(f"{corpus.root.rstrip('/')}/") for uri in uris)
+    outcomes = read_patiently(
+        functools.partial(_describe_once, corpus),
+        files,
+        lambda file: _absolute(file.uri),
+        corpus.witnesses if are_below else list,
+    )
+    read = [place for place, file in enumerate(files) if _must_be_read(file)]
+    return outcomes, io_errors((uris[place] for place in read), (outcomes[place] for place in read))
 
 
 def _describe_once(corpus: CorpusConfig, files: Sequence[AudioFile]) -> list[Recording | Dropped]:

@@ -14,6 +14,7 @@ from pipeline.languages import normalize_code
 
 # The folder that holds a table per corpus also holds the stage's dropped.parquet.
 RESERVED_NAME = "dropped"
+MOST_WITNESSES = 100
 
 Kind = Literal[
     "auto",
@@ -88,6 +89,10 @@ class CorpusConfig:
     def uri_of(self, name: str) -> str:
         """The address of a file that `list_files` gave; a key on S3 keeps its odd slashes and dots."""
         return f"{self.root.rstrip('/')}/{name}" if storage.is_s3(self.root) else storage.join(self.root, name)
+
+    def witnesses(self) -> list[str]:
+        """Files below the root, the first that a listing meets: whether any can be read tells if the root can."""
+        return [self.uri_of(name) for name in storage.some_files(self.root, MOST_WITNESSES)]
 
     def takes(self, name: str) -> bool:
         """Whether `folders` selects a path, which is relative to the root."""

@@ -12,10 +12,13 @@ import statistics
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from pipeline.audio.places import read_patiently
 from pipeline.audio.read import AudioError, probe
 from pipeline.corpora.source import AudioFile, CorpusError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.corpora.source import CorpusConfig, Notices
 
 SAMPLE_SIZE = 16
@@ -59,11 +62,11 @@ class StatedLengths:
 
         Raises:
             CorpusError: most lengths are off by one factor: they are not in seconds.
+            ConnectionError: the place of the corpus fails.
         """
         files = [file for _, _, file in sorted(self._chosen, key=lambda chosen: -chosen[0])]
-        with ThreadPoolExecutor(SAMPLE_SIZE) as threads:
-            lengths = list(threads.map(_length_s, files))
-        known = [(file, length_s) for file, length_s in zip(files, lengths, strict=True) if length_s]
+        lengths = read_patiently(_lengths_s, files, lambda file: file.uri, self._corpus.witnesses)
+        known = [(file, length) for file, length in zip(files, lengths, strict=True) if isinstance(length, float)]
         pairs = [(file, file.duration_s or 0.0, length_s) for file, length_s in known]
         off = [(file, stated_s, length_s) for file, stated_s, length_s in pairs if _differs(stated_s, length_s)]
         if not off:
@@ -82,12 +85,17 @@ class StatedLengths:
         notices.add("other_length", example, len(off))
 
 
-def _length_s(file: AudioFile) -> float | None:
-    """The length by the header; None if it cannot be read, which is not found out here."""
+def _lengths_s(files: Sequence[AudioFile]) -> list[float | AudioError]:
+    """The lengths by the headers; that one cannot be read is for later stages to tell."""
+    with ThreadPoolExecutor(SAMPLE_SIZE) as threads:
+        return list(threads.map(_length_s, files))
+
+
+def _length_s(file: AudioFile) -> float | AudioError:
     try:
         return probe(file.uri).duration_s
-    except AudioError:
-        return None
+    except AudioError as error:
+        return error
 
 
 def _differs(stated_s: float, length_s: float) -> bool:

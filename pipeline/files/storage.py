@@ -9,6 +9,7 @@ reached.
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import re
 import secrets
@@ -180,9 +181,14 @@ def list_files(uri: str, suffix: str = "") -> list[str]:
     return sorted(name for name in names if name.endswith(suffix) and not name.endswith(TEMPORARY_SUFFIX))
 
 
+def some_files(uri: str, count: int) -> list[str]:
+    """The first files below a folder, at most `count`, in no order; lists no more of it than that takes."""
+    return list(itertools.islice(s3.list_names(uri) if is_s3(uri) else _list_local(uri), count))
+
+
 def has_files(uri: str) -> bool:
-    """Whether there is any file below a folder; stops at the first."""
-    return next(iter(s3.list_names(uri) if is_s3(uri) else _list_local(uri)), None) is not None
+    """Whether there is any file below a folder."""
+    return bool(some_files(uri, 1))
 
 
 def delete(uri: str) -> None:

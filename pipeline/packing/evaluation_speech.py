@@ -118,7 +118,7 @@ def _tokenize(one: EvaluationSet, encoder: EncoderConfig, book: Codebook) -> Ite
     others = [storage.join(one.path, name) for name in names]
     for name in names:
         uri = storage.join(one.path, name)
-        [wavs] = read_patiently(lambda uris: list(map(_read_clips, uris)), [uri], str, others)
+        [wavs] = read_patiently(lambda uris: list(map(_read_clips, uris)), [uri], str, lambda: others)
         if isinstance(wavs, AudioError):
             message = f"the evaluation set {one.label} has a file that cannot be read, {uri}: {wavs}"
             raise RunError(message) if wavs.reason in DOUBTFUL_REASONS else TwistError(message)

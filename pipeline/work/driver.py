@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pipeline.audio.places import IoErrorsInARow
 from pipeline.errors import RunError, TwistError
 from pipeline.work.cluster import connect
 from pipeline.work.failures import FailurePolicy
@@ -115,6 +116,7 @@ class Workers:
         self._last_news = time.monotonic()
         self._decoded: deque[tuple[Chunk, Any]] = deque()
         self._decode_seconds: dict[str, float] = {}
+        self._io_errors = IoErrorsInARow()
         # Ray references to pending calls, each with the actor or chunk that it concerns.
         self._preparing: dict[Any, _Actor] = {}
         self._decoding: dict[Any, tuple[Chunk, Any]] = {}
@@ -250,10 +252,7 @@ class Workers:
             self._end(actor)
             self._chunks.worker_did_not_start(first_line(death))
             return
-        if result.mistake is not None:
-            raise TwistError(result.mistake)
-        if result.failure is not None:
-            raise RunError(result.failure)
+        _raise_if_run_ends(result)
         self._chunks.worker_started()
         actor.node_id = node_id
         actor.idle_since = time.monotonic()
@@ -267,10 +266,10 @@ class Workers:
             return _given_up(chunk, self._chunks.lose(chunk))
         except ray.exceptions.RayError as death:
             return _given_up(chunk, self._chunks.fail(chunk, _died(death)))
-        if result.failure is not None:
-            raise RunError(result.failure)
+        _raise_if_run_ends(result)
         if result.error is not None:
             return _given_up(chunk, self._chunks.fail(chunk, f"decoding: {result.error}"))
+        self._io_errors.add(result.io_errors)
         self._decode_seconds[chunk.name] = result.seconds["decode"]
         self._decoded.append((chunk, wavs))
         return None
@@ -291,10 +290,7 @@ class Workers:
             if actor.node_id in {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
                 return _given_up(chunk, self._chunks.fail(chunk, _died(death)))
             return _given_up(chunk, self._chunks.lose(chunk))
-        if result.mistake is not None:
-            raise TwistError(result.mistake)
-        if result.failure is not None:
-            raise RunError(result.failure)
+        _raise_if_run_ends(result)
         if result.error is not None:
             self._end(actor)  # a GPU in a bad state would fail every later chunk too
             return _given_up(chunk, self._chunks.fail(chunk, result.error))
@@ -309,6 +305,13 @@ class Workers:
         ray.kill(actor.handle)
         self._actors.remove(actor)
         self._preparing = {reference: other for reference, other in self._preparing.items() if other is not actor}
+
+
+def _raise_if_run_ends(result: Result) -> None:
+    if result.mistake is not None:
+        raise TwistError(result.mistake)
+    if result.failure is not None:
+        raise RunError(result.failure)
 
 
 def _given_up(chunk: Chunk, error: str | None) -> Outcome | None:

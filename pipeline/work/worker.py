@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
-from pipeline.audio.places import read_patiently
+from pipeline.audio.places import io_errors, read_patiently
 from pipeline.audio.read import AudioError, Clip, read_clips
 from pipeline.errors import RunError, TwistError
 from pipeline.files import parquet, storage
@@ -48,6 +48,7 @@ class Result:
     error: str | None = None  # counts against the chunk
     seconds: dict[str, float] = field(default_factory=dict)  # by step
     dropped: dict[str, int] = field(default_factory=dict)  # items by reason
+    io_errors: tuple[str | None, ...] = ()  # of decoding; audio/places.py
 
 
 def decode(chunk: Chunk, time_limit_s: float, witnesses: Sequence[str] = ()) -> tuple[Result, list[Clip | AudioError]]:
@@ -58,8 +59,11 @@ def decode(chunk: Chunk, time_limit_s: float, witnesses: Sequence[str] = ()) -> 
     began = time.perf_counter()
     try:
         with _time_limit(time_limit_s):
-            clips = read_patiently(lambda spans: list(read_clips(spans)), chunk.spans, lambda span: span.uri, witnesses)
-            return Result(seconds={"decode": time.perf_counter() - began}), clips
+            clips = read_patiently(
+                lambda spans: list(read_clips(spans)), chunk.spans, lambda span: span.uri, lambda: witnesses
+            )
+            failed = io_errors((span.uri for span in chunk.spans), clips)
+            return Result(seconds={"decode": time.perf_counter() - began}, io_errors=failed), clips
     except ConnectionError as failure:
         # Not the chunk's fault: if the store cannot be reached, the next chunk would fail as well.
         return Result(failure=f"cannot read {chunk.spans[0].uri}: {failure}"), []
