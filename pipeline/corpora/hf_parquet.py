@@ -11,6 +11,7 @@ row group and row.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -23,6 +24,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as types
 
+from pipeline.audio.errors import AudioError
+from pipeline.audio.places import read_file_patiently
 from pipeline.corpora import columns
 from pipeline.corpora.names import Names, leaves_its_folder
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notice, Notices, is_audio
@@ -49,8 +52,16 @@ def is_hf_parquet(config: CorpusConfig, names: list[str]) -> bool:
     tables = [name for name in names if name.endswith(".parquet")]
     if not tables or any(map(is_audio, names)):
         return False
+    for name in tables:
+        with contextlib.suppress(AudioError):  # one that cannot be read says nothing of the others
+            uri = config.uri_of(name)
+            return read_file_patiently(functools.partial(_has_audio, uri), uri, config.witnesses)
+    return False
+
+
+def _has_audio(uri: str) -> bool:
     try:
-        with open_parquet(config.uri_of(tables[0]), READ_AHEAD_BYTES) as parquet:
+        with open_parquet(uri, READ_AHEAD_BYTES) as parquet:
             return _audio_column(parquet.schema_arrow) is not None
     except (pa.ArrowException, OSError) as error:
         if not is_damage(error):
@@ -75,7 +86,7 @@ def find_rows(config: CorpusConfig, source_of: Callable[[str], str] | None = Non
     read_by_path: set[str] = set()
     read = functools.partial(_read_small_file, config, source_of)
     for name, rows in zip(names, spread(read, names), strict=True):
-        for row in rows if rows is not None else _read_file(config, source_of, name):
+        for row in rows if rows is not None else _read_patiently(config, source_of, name):
             if isinstance(row, AudioFile) and "#" not in row.uri:
                 read_by_path.add(row.uri)
             yield row
@@ -90,11 +101,37 @@ def _read_small_file(
 ) -> list[AudioFile | Notice] | None:
     """Reads the rows of one file; runs on any machine. None if there are too many for a list."""
     rows: list[AudioFile | Notice] = []
-    for row in _read_file(config, source_of, name):
+    for row in _read_patiently(config, source_of, name):
         rows.append(row)
         if len(rows) > MOST_ROWS_OF_A_TASK:
             return None
     return rows
+
+
+def _read_patiently(
+    config: CorpusConfig, source_of: Callable[[str], str] | None, name: str
+) -> Iterator[AudioFile | Notice]:
+    """Yields the rows of one file; behind those that could be read, an entry to be dropped for the rest."""
+    uri = config.uri_of(name)
+    rows: Iterator[AudioFile | Notice] | None = None
+    num_read = 0
+
+    def next_row() -> AudioFile | Notice | None:
+        nonlocal rows
+        if rows is None:  # at first, and after a failure
+            rows = itertools.islice(_read_file(config, source_of, name), num_read, None)
+        try:
+            return next(rows, None)
+        except OSError:
+            rows = None
+            raise
+
+    try:
+        while (row := read_file_patiently(next_row, uri, config.witnesses)) is not None:
+            num_read += 1
+            yield row
+    except AudioError as failure:
+        yield AudioFile(name, uri, drop_reason=failure.reason, drop_detail=failure.detail)
 
 
 def _read_file(config: CorpusConfig, source_of: Callable[[str], str] | None, name: str) -> Iterator[AudioFile | Notice]:

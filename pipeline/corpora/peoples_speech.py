@@ -56,7 +56,7 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
         if is_audio(name) and config.takes(name):
             yield misplaced(name, config.uri_of(name))
     chosen = [name for name in names if name.endswith(".tar") and config.takes(name)]
-    indices = tars.members_of_all(config.uri_of(name) for name in chosen)
+    indices = tars.members_of_all(config, chosen)
     notices = Notices()
     of_folder = itertools.groupby(zip(chosen, indices, strict=True), key=lambda entry: entry[0].rpartition("/")[0])
     for folder, entries in of_folder:
@@ -65,14 +65,15 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
             clips |= _read_clips(config.uri_of(table), notices)
         lines, found, matched = len(clips), 0, 0
         audio = ""
-        for name, (uri, members, damage) in entries:
+        for name, (members, damage) in entries:
+            uri = config.uri_of(name)
             for member in members:
                 if is_audio(member.name):
                     found, audio = found + 1, audio or member.name
                     matched += PurePosixPath(member.name).name in clips
                     yield _clip(uri, member, clips, split_of(name))
             if damage:
-                yield tars.as_damage(name, uri, damage)
+                yield damage
         if clips:
             example = f"{next(iter(clips))} in the lines of {folder or config.root}"
             notices.add("description_without_audio", example, len(clips))

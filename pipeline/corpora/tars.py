@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import posixpath
 import tarfile
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from pipeline.corpora.source import AudioFile, CorpusError
+from pipeline.audio.errors import AudioError
+from pipeline.audio.places import read_file_patiently
+from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError
 from pipeline.files import storage
 from pipeline.files.audio_uri import TarMember
 from pipeline.work.map_tasks import spread
@@ -123,22 +126,34 @@ def _resolve(links: list[tuple[int, tarfile.TarInfo]], places: dict[str, Member]
             yield Member(name, found.offset, found.length, part, found.fault)
 
 
-def members_of_all(uris: Iterable[str]) -> Iterator[tuple[str, list[Member], CorpusError | None]]:
-    """Yields each tar's URI, its members, and the error if it cannot be read to the end.
+def members_of_all(config: CorpusConfig, names: Iterable[str]) -> Iterator[tuple[list[Member], AudioFile | None]]:
+    """Yields the members of each tar, and an entry, to be dropped, for one that cannot be read to its end.
 
     Many tars are read on the cluster.
+
+    Raises:
+        ConnectionError: the place of the corpus fails.
     """
-    return spread(_members_and_damage, uris)
+    return spread(functools.partial(members_and_damage, config), names)
 
 
-def _members_and_damage(uri: str) -> tuple[str, list[Member], CorpusError | None]:
+def members_and_damage(config: CorpusConfig, name: str) -> tuple[list[Member], AudioFile | None]:
+    """The same of one tar."""
+    uri = config.uri_of(name)
     found: list[Member] = []
-    try:
+
+    def read() -> None:
+        found.clear()
         for member in members(uri):
             found.append(member)
-    except CorpusError as error:
-        return uri, found, error
-    return uri, found, None
+
+    try:
+        read_file_patiently(read, uri, config.witnesses)
+    except CorpusError as damage:
+        return found, AudioFile(name, uri, drop_reason="unreadable", drop_detail=str(damage))
+    except AudioError as failure:
+        return found, AudioFile(name, uri, drop_reason=failure.reason, drop_detail=failure.detail)
+    return found, None
 
 
 def address(uri: str, member: Member) -> str:
@@ -152,8 +167,3 @@ def reason_to_drop(member: Member) -> tuple[str | None, str]:
     if path.is_absolute() or ".." in path.parts:
         return "bad_name", f"the name {member.name!r} in a tar leaves its folder"
     return ("bad_link", member.fault) if member.fault else (None, "")
-
-
-def as_damage(name: str, uri: str, error: CorpusError) -> AudioFile:
-    """An entry, to be dropped, for a tar that cannot be read to its end."""
-    return AudioFile(name, uri, drop_reason="unreadable", drop_detail=str(error))

@@ -83,12 +83,12 @@ def _audio(config: CorpusConfig, names: list[str]) -> Iterator[tuple[str, str | 
         uri = config.uri_of(name)
         # `folders` may name a language: the names of a tar's members begin with it.
         if name.endswith(".tar"):
-            ((_, members, damage),) = tars.members_of_all([uri])
+            members, damage = tars.members_and_damage(config, name)
             for member in members:
                 if is_audio(member.name) and config.takes(f"{name.rpartition('/')[0]}/{member.name}"):
                     yield member.name, tars.address(uri, member)
             if damage:
-                yield name, tars.as_damage(name, uri, damage)
+                yield name, damage
         elif is_audio(name) and config.takes(name):
             yield name, uri
 

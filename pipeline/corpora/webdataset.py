@@ -15,15 +15,18 @@ import functools
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pipeline.audio.errors import AudioError
+from pipeline.audio.places import read_patiently
 from pipeline.corpora import columns, tars
 from pipeline.corpora.names import refuse_strangers
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notices, is_audio, misplaced
 from pipeline.corpora.tables import decode, parse_json
 from pipeline.files import storage
+from pipeline.files.places import reason_of
 from pipeline.work.map_tasks import spread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pipeline.corpora.source import Notice
 
@@ -75,10 +78,11 @@ class _Fit(NamedTuple):
 def _read_tar(config: CorpusConfig, name: str) -> tuple[list[AudioFile | Notice], _Fit]:
     """Reads the samples of one tar; runs on any machine."""
     uri = config.uri_of(name)
-    ((_, members, damage),) = tars.members_of_all([uri])
+    members, damage = tars.members_and_damage(config, name)
     audio = [place for place, member in enumerate(members) if is_audio(member.name)]
     notices = Notices()
     described, fit = _match(uri, members, audio, notices)
+    contents = _read_descriptions(config, uri, members, {of for places in described.values() for of in places})
     files: list[AudioFile | Notice] = []
     seen: set[str] = set()
     for place in audio:
@@ -88,9 +92,11 @@ def _read_tar(config: CorpusConfig, name: str) -> tuple[list[AudioFile | Notice]
         if id in seen:  # in tars of which one was put behind the other
             id = f"{id}@{member.offset}"
         seen.add(id)
-        files.append(_read_member(uri, id, member, [members[of] for of in described[place]], notices))
+        files.append(
+            _read_member(uri, id, member, [(members[of], contents.get(of)) for of in described[place]], notices)
+        )
     if damage:
-        files.append(tars.as_damage(name, uri, damage))
+        files.append(damage)
     return [*files, *notices], fit
 
 
@@ -150,12 +156,41 @@ def _is_description(name: str) -> bool:
     return last.lower().endswith((".json", ".txt")) and not last.startswith(".")
 
 
+def _read_descriptions(
+    config: CorpusConfig, uri: str, members: Sequence[tars.Member], places: Iterable[int]
+) -> dict[int, bytes | AudioError]:
+    """The contents of the members at some places of a tar, but for those that are too long or no files."""
+    readable = [
+        place for place in sorted(places) if not members[place].fault and members[place].length <= LONGEST_TEXT_BYTES
+    ]
+
+    def read(places: Sequence[int]) -> list[bytes | AudioError]:
+        return [_read_content(uri, members[place]) for place in places]
+
+    return dict(zip(readable, read_patiently(read, readable, lambda _: uri, config.witnesses), strict=True))
+
+
+def _read_content(uri: str, member: tars.Member) -> bytes | AudioError:
+    try:
+        return storage.read_range(uri, member.offset, member.length)
+    except OSError as error:
+        return AudioError(reason_of(error), str(error))
+
+
 def _read_member(
-    uri: str, id: str, member: tars.Member, descriptions: Sequence[tars.Member], notices: Notices
+    uri: str,
+    id: str,
+    member: tars.Member,
+    descriptions: Sequence[tuple[tars.Member, bytes | AudioError | None]],
+    notices: Notices,
 ) -> AudioFile:
-    known, length_from = _read_descriptions(uri, descriptions, notices)
-    language = columns.language_of(known.get("language"))
     drop_reason, drop_detail = tars.reason_to_drop(member)
+    try:
+        known, length_from = _merged(uri, descriptions, notices)
+    except AudioError as error:
+        known, length_from = {}, None
+        drop_reason, drop_detail = error.reason, f"its description: {error.detail}"
+    language = columns.language_of(known.get("language"))
     return AudioFile(
         id=id,
         uri=tars.address(uri, member),
@@ -171,19 +206,24 @@ def _read_member(
     )
 
 
-def _read_descriptions(
-    uri: str, descriptions: Sequence[tars.Member], notices: Notices
+def _merged(
+    uri: str, descriptions: Sequence[tuple[tars.Member, bytes | AudioError | None]], notices: Notices
 ) -> tuple[dict[str, Any], str | None]:
-    """What descriptions say, by field, and the key of the length; what an earlier one says holds."""
+    """What descriptions say, by field, and the key of the length; what an earlier one says holds.
+
+    Raises:
+        AudioError: the bytes of one could not be read.
+    """
     known: dict[str, Any] = {}
     texts: list[str] = []
     length_from = None
-    for member in descriptions:
+    for member, content in descriptions:
         where = f"{member.name} of {uri}"
-        if member.fault or member.length > LONGEST_TEXT_BYTES:
+        if content is None:
             notices.add("unreadable_description", f"{where}: {member.fault or f'{member.length:,} bytes'}")
             continue
-        content = storage.read_range(uri, member.offset, member.length)
+        if isinstance(content, AudioError):
+            raise content
         if member.name.lower().endswith(".txt"):
             texts.append(decode(content).removeprefix("\ufeff").strip())
             continue
