@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from jobs import manifest, train
-from jobs.command import command
+from jobs.command import add_retry_dropped, command
 from jobs.recipe import SECTIONS, Recipe, has_option
 from pipeline.files import storage
 from pipeline.runs import MANIFEST, STAGES, UNITS, StageRow
@@ -40,7 +40,7 @@ def work(recipe: Recipe, given: Namespace) -> None:
     stages = STAGES[: commands.index(given.until) + 1] if given.until else STAGES
     _require_encoder(recipe, stages)
     if given.until is not None:
-        _run_stages(recipe, stages)
+        _run_stages(recipe, stages, given.retry_dropped)
         if stages == STAGES:
             print(f"\n{table_of_corpora(describe_shards(shards))}")
         return
@@ -51,7 +51,7 @@ def work(recipe: Recipe, given: Namespace) -> None:
 
     assert recipe.train is not None
     require_model(recipe.train.init, recipe.train.architecture, recipe.train.max_units)
-    _run_stages(recipe, stages)
+    _run_stages(recipe, stages, given.retry_dropped)
     result = train.work(recipe, checkpoints=given.checkpoints)
     evaluation = evaluate_perplexity(result.checkpoint, shards, "validation", recipe.train.max_units)
     output = storage.join(recipe.run, results.EVALUATION)
@@ -69,9 +69,10 @@ def _require_encoder(recipe: Recipe, stages: Sequence[StageRow]) -> None:
         describe_encoder(recipe.encoder)
 
 
-def _run_stages(recipe: Recipe, stages: Sequence[StageRow]) -> None:
+def _run_stages(recipe: Recipe, stages: Sequence[StageRow], retry_dropped: bool) -> None:
     for stage in stages:
-        importlib.import_module(f"jobs.{stage.command}").work(recipe)
+        settings = {"retry_dropped": retry_dropped} if stage.reads_audio else {}
+        importlib.import_module(f"jobs.{stage.command}").work(recipe, **settings)
 
 
 def _table(recipe: Recipe, perplexity_before: float, evaluation: Evaluation) -> str:
@@ -100,6 +101,7 @@ def _table(recipe: Recipe, perplexity_before: float, evaluation: Evaluation) -> 
 def _add_arguments(parser: ArgumentParser) -> None:
     manifest.add_audio(parser)
     train.add_checkpoints(parser)
+    add_retry_dropped(parser)
     parser.add_argument(
         "--until",
         choices=tuple(stage.command for stage in STAGES),

@@ -33,6 +33,7 @@ class StageRow:
         source: The stage whose kept hours are its input; None if no stage's kept hours are.
         parts: Subfolder for its part files; "" is the stage's folder itself.
         needs_encoder: Whether it, or the stage it builds on, can only run with an encoder that can be loaded.
+        reads_audio: Whether it opens audio, and so takes `--retry-dropped`.
     """
 
     name: str
@@ -42,6 +43,7 @@ class StageRow:
     source: str | None = None
     parts: str = ""
     needs_encoder: bool = False
+    reads_audio: bool = True
 
 
 STAGES = (
@@ -72,7 +74,15 @@ STAGES = (
         source=SEGMENTS,
         needs_encoder=True,
     ),
-    StageRow(SHARDS, "pack", "pack units into WebDataset shards", "segments", source=UNITS, needs_encoder=True),
+    StageRow(
+        SHARDS,
+        "pack",
+        "pack units into WebDataset shards",
+        "segments",
+        source=UNITS,
+        needs_encoder=True,
+        reads_audio=False,
+    ),
 )
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
