@@ -1,4 +1,4 @@
-"""A whole run on S3, audio and all, through a proxy that fails some requests: the same shards as on a disk."""
+"""A whole run on S3, audio and all, through a proxy that fails some requests: shards and model as those on a disk."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ def twist(url: str, *arguments: object) -> str:
     return done.stdout
 
 
-# Waiting for retries takes minutes.
+# Waiting for retries takes a minute or two.
 @pytest.mark.parametrize(
     ("kind", "share_of_faults"),
     [
         ("moto", 0.0),
+        pytest.param("moto", 0.1, marks=pytest.mark.faults),
+        pytest.param("moto", 0.3, marks=pytest.mark.faults),
         pytest.param("moto", 0.5, marks=pytest.mark.faults),
         pytest.param("rclone", 0.5, marks=pytest.mark.faults),
     ],
@@ -55,22 +57,23 @@ def test_a_run_on_s3_equals_one_on_disk(
                 client.put_object(
                     Bucket="corpora", Key=f"speech/{path.relative_to(demo_speech)}", Body=path.read_bytes()
                 )
-        settings = ("--config", recipe, "--run", "s3://runs/one", "--audio", "s3://corpora/speech", "--until", "pack")
+        settings = ("--config", recipe, "--run", "s3://runs/one", "--audio", "s3://corpora/speech")
         twist(proxy.url, "run", *settings)
         expected = set(FAULTS) if share_of_faults else set()
         assert set(proxy.met) == expected, "the run must meet every kind of fault"
         again = twist(proxy.url, "run", *settings)
-        assert again.count("already finished") == 6, again
+        assert again.count("already finished") == 7, again
         verified = twist(proxy.url, "inspect", "s3://runs/one", "--verify")
         assert "every checksum and invariant holds" in verified
 
         pages = client.get_paginator("list_objects_v2").paginate(Bucket="runs", Prefix="one/")
         names = [item["Key"] for page in pages for item in page.get("Contents", [])]
         read = {name: client.get_object(Bucket="runs", Key=name)["Body"].read() for name in names}
-    files = [path for path in finished_run.rglob("*") if path.suffix in (".tar", ".parquet")]
+    files = [path for path in finished_run.rglob("*") if path.suffix in (".tar", ".parquet", ".safetensors")]
     # The manifest and the plan name the audio's location, which differs; everything else is the same.
-    compared = [path for path in files if path.relative_to(finished_run).parts[0] in ("codebook", "units", "shards")]
-    assert any(path.suffix == ".tar" for path in compared) and any(path.parent.name == "units" for path in compared)
+    places = {"codebook", "units", "shards", "checkpoints"}
+    compared = [path for path in files if path.relative_to(finished_run).parts[0] in places]
+    assert {path.relative_to(finished_run).parts[0] for path in compared} == places
     for path in compared:
         name = f"one/{path.relative_to(finished_run)}"
         assert read[name] == path.read_bytes(), f"{name} differs"

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import boto3
 import pytest
+from botocore.exceptions import CredentialRetrievalError, MetadataRetrievalError
 
 from pipeline.audio.read import Span, read_spans
+from pipeline.errors import TwistError
 from pipeline.files import s3, storage
 from tests.s3_servers import FAULTS, FaultyProxy, moto, point_clients_at, rclone
 
@@ -135,3 +137,58 @@ def test_what_will_not_pass_is_told_at_once(bucket: str, monkeypatch: pytest.Mon
     with pytest.raises(ConnectionError, match="there are no credentials"):  # and no audio is dropped as unreadable
         list(read_spans([Span(f"{bucket}/file.flac", None, 0.0, 1.0)]))
     assert tries == [], "credentials that are missing were waited for"
+
+
+def test_credentials_that_cannot_be_renewed_for_a_while_are_waited_for(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "_access", s3._Access())
+    storage.write_bytes(f"{bucket}/file", b"x")
+    failures = [
+        CredentialRetrievalError(provider="a role", error_msg="timed out"),
+        MetadataRetrievalError(error_msg="503"),
+        RuntimeError("Credentials were refreshed, but the refreshed credentials are still expired."),
+    ]
+    client = s3._client()
+    get_object = client.get_object
+
+    def fail_at_first(**arguments: object) -> object:
+        if failures:
+            raise failures.pop()
+        return get_object(**arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(client, "get_object", fail_at_first)
+    assert storage.read_bytes(f"{bucket}/file") == b"x"
+    assert not failures
+
+
+def test_credentials_that_cannot_be_had_end_in_a_sentence(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "_access", s3._Access())
+    monkeypatch.setattr(s3, "DENIED_PATIENCE_S", 0.2)
+
+    def fail(**_: object) -> object:
+        raise CredentialRetrievalError(provider="a role", error_msg="timed out")
+
+    monkeypatch.setattr(s3._client(), "get_object", fail)
+    with pytest.raises(ConnectionError, match=r"file: .*a role.*timed out"):
+        storage.size(f"{bucket}/file")
+
+
+def test_an_endpoint_that_is_no_address(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "localhost:9000")
+    s3.client_of_process.cache_clear()
+    with pytest.raises(TwistError, match=r"localhost:9000.*AWS_ENDPOINT_URL_S3 is written https://HOST:PORT"):
+        storage.read_bytes(f"{bucket}/file")
+
+
+def test_sizes_and_folders(bucket: str, server: tuple[str, str]) -> None:
+    for name, content in {"empty": b"", "one": b"1", "many": b"m" * 100_000}.items():
+        storage.write_bytes(f"{bucket}/sizes/{name}", content)
+        assert storage.size(f"{bucket}/sizes/{name}") == len(content)
+    with pytest.raises(FileNotFoundError):
+        storage.size(f"{bucket}/sizes/none")
+    if server[0] == "moto":  # on a disk, as rclone has it, there are no such names
+        storage.write_bytes(f"{bucket}/sizes/folder/", b"")
+        storage.write_bytes(f"{bucket}/sizes/odd.wav/", b"audio")
+        assert "odd.wav/" in storage.list_files(f"{bucket}/sizes")
+        assert "folder/" not in storage.list_files(f"{bucket}/sizes")

@@ -17,12 +17,14 @@ import pyarrow as pa
 import pytest
 import soundfile
 
+from pipeline.audio import places
 from pipeline.audio.read import AudioError, Clip, Span
 from pipeline.errors import RunError, TwistError
 from pipeline.files import parquet
-from pipeline.work import dataflow, failures
+from pipeline.work import dataflow, driver, failures
 from pipeline.work.cluster import ClusterConfig
 from pipeline.work.plan import Chunk, WorkPlan
+from pipeline.work.worker import Result
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -162,6 +164,31 @@ def test_units_that_fail_for_good_are_quarantined_and_the_rest_is_done(chunks, t
     assert outcomes == wanted
     reason = parquet.read(dataflow.part_uri(str(tmp_path / "parts"), "000002"))["outcome"][0].as_py()
     assert "a fault on purpose" in reason
+
+
+class NeverStarts(Measure):
+    def __init__(self, error: Exception) -> None:
+        raise error
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "model"), OSError(5, "I/O error")])
+def test_a_worker_that_the_system_does_not_let_start_is_a_failure(error, chunks, tmp_path):
+    parts, arguments = str(tmp_path / "parts"), {"error": error}
+    with pytest.raises(RunError, match=r"a worker cannot start: .*(Permission denied|I/O error)"):
+        dataflow.run_chunks(
+            plan_of(chunks), parts, NeverStarts, arguments, quarantined, ClusterConfig(), ignore_progress
+        )
+
+
+def test_io_errors_of_one_chunk_after_the_other_end_the_run(chunks, tmp_path, monkeypatch):
+    def decode_on_a_dying_disk(chunk, *_):
+        failed = AudioError("io_error", "I/O error")
+        return Result(seconds={"decode": 0.0}, io_errors=(chunk.spans[0].uri,)), [failed] * len(chunk.spans)
+
+    monkeypatch.setattr(driver, "decode", decode_on_a_dying_disk)
+    monkeypatch.setattr(places, "MAX_IO_ERRORS_IN_A_ROW", 4)
+    with pytest.raises(RunError, match="4 files in a row gave I/O errors"):
+        run(chunks, tmp_path, {})
 
 
 def test_a_worker_that_a_unit_breaks_does_not_fail_the_others(chunks, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import secrets
 import shutil
@@ -15,12 +16,16 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from model.encoder.config import EncoderConfig
 from model.language_id import classifier as language_classifier
 from pipeline.audio import places, read, voice_activity
+from pipeline.audio.errors import AudioError
+from pipeline.corpora import manifest
 from pipeline.corpora.manifest import make_manifest
-from pipeline.corpora.source import CorpusConfig
+from pipeline.corpora.source import AudioFile, CorpusConfig
 from pipeline.errors import RunError, TwistError
 from pipeline.files import parquet, s3, storage
 from pipeline.language.config import AudioLanguageConfig, LanguageConfig
@@ -241,6 +246,108 @@ def test_a_file_that_fails_alone_is_dropped_and_taken_up_again(
     assert content(run, stage) == content(clean, stage)
 
 
+class CachedFile(io.FileIO):
+    """A file on a disk that is gone: the cache answers for it until its pages are dropped."""
+
+    dropped: set[int] = set()  # noqa: RUF012
+
+    def readinto(self, buffer: Any) -> int:
+        if self.fileno() in self.dropped:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().readinto(buffer)
+
+
+def test_a_disk_that_is_gone_while_the_cache_answers_for_others(
+    clean: str, audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begun(clean, UNITS, tmp_path)
+    monkeypatch.setattr(places, "PLACE_PATIENCE_S", 0.1)
+    monkeypatch.setattr(CachedFile, "dropped", set())
+    monkeypatch.setattr(os, "posix_fadvise", lambda descriptor, *_: CachedFile.dropped.add(descriptor))
+    open_read = storage.open_read
+
+    def open_cached(uri: str, *others: Any) -> Any:
+        if uri.endswith(BAD_FILE):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), uri)
+        if not uri.endswith(".wav"):
+            return open_read(uri, *others)
+        file = CachedFile(uri)
+        CachedFile.dropped.discard(file.fileno())
+        return io.BufferedReader(file)
+
+    monkeypatch.setattr(storage, "open_read", open_cached)
+    with pytest.raises(RunError, match=f"{BAD_FILE}.*not this file alone"):
+        do(UNITS, run, str(audio))
+    assert not is_finished(run, UNITS)
+
+
+def test_file_after_file_that_gives_io_errors(
+    tmp_path: Path, use_disk: Callable[[Disk], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio = write_audio(tmp_path / "audio")
+    (audio / "metadata.jsonl").write_text('{"path": "f00.wav"}\n')  # which can be read
+    run = str(tmp_path / "run")
+    monkeypatch.setattr(places, "MAX_IO_ERRORS_IN_A_ROW", NUM_FILES)
+    use_disk(disk := Disk(errno.EIO))
+    with pytest.raises(RunError, match=f"{NUM_FILES} files in a row gave I/O errors, the last .*f11.wav"):
+        do(MANIFEST, run, str(audio))
+    assert not is_finished(run, MANIFEST)
+    disk.name = "f0.wav"
+    do(MANIFEST, run, str(audio))
+    assert read_facts(run, MANIFEST)["counts"]["dropped"] == {}
+
+
+@given(st.lists(st.sampled_from([None, *"abcde"])))
+def test_io_errors_are_counted_by_file_since_the_last_that_was_read(files: list[str | None]) -> None:
+    in_a_row = places.IoErrorsInARow()
+    since: set[str] = set()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(places, "MAX_IO_ERRORS_IN_A_ROW", 4)
+        for file in files:
+            since = since | {file} if file else set()
+            if len(since) == 4:
+                with pytest.raises(RunError):
+                    in_a_row.add([file])
+                return
+            in_a_row.add([file])
+
+
+def test_which_io_errors_a_chunk_had() -> None:
+    failed, gone, broken = (AudioError(reason, "") for reason in ("io_error", "missing", "unreadable"))
+    uris = ["a", "a", "b", "c", "d", "t#offset=0&length=9&member=x", "t#offset=9&length=9&member=y", "e", "f", "g"]
+    outcomes = [failed, failed, gone, failed, "clip", failed, failed, broken, "clip", failed]
+    assert places.io_errors(uris, outcomes) == ("a", "c", None, "t", None, "g")
+
+
+def test_names_of_files_that_are_not_there_are_dropped_however_many(audio: Path) -> None:
+    corpus = CorpusConfig(str(audio))
+    files = [AudioFile(f"{number}", f"{audio}/clips/{number}.wav") for number in range(1_000)]
+    outcomes, failed = manifest._describe_all(corpus, files)
+    assert {getattr(outcome, "reason", None) for outcome in outcomes} == {"missing"}
+    assert failed == ()
+
+
+def test_a_seek_that_fails_is_no_damage(audio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stuck(io.FileIO):
+        num_seeks = 0
+
+        def seek(self, *where: int) -> int:
+            type(self).num_seeks += 1
+            if self.num_seeks == failing:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().seek(*where)
+
+    monkeypatch.setattr(storage, "open_read", lambda uri, *_: io.BufferedReader(Stuck(uri), 512))
+    reasons = []
+    for failing in range(1, 30):
+        Stuck.num_seeks = 0
+        [clip] = read.read_clips([read.Span(str(audio / BAD_FILE), None, 1.0, 2.0)])
+        if Stuck.num_seeks < failing:
+            break
+        reasons.append(clip.reason if isinstance(clip, AudioError) else "none")
+    assert len(reasons) > 3 and set(reasons) == {"io_error"}, reasons
+
+
 def test_a_corpus_folder_that_is_unmounted(audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "PLACE_PATIENCE_S", 0.1)
     mine = Path(shutil.copytree(audio, tmp_path / "audio"))
@@ -420,6 +527,19 @@ def test_a_store_without_conditional_writes_is_told_as_such(bucket: str, proxy: 
     proxy.refusal = lambda *_: None
     storage.require_conditional_put(f"{bucket}/run")
     assert not [name for name in storage.list_files(f"{bucket}/run") if "probe" in name]
+
+
+def test_a_stage_says_so_before_it_does_anything(bucket: str, proxy: FaultyProxy) -> None:
+    asked: list[str] = []
+
+    def refuse_conditions(method: str, path: str) -> tuple[int, str] | None:
+        asked.append(path)
+        return (501, "NotImplemented") if method == "PUT" and "probe" in path else None
+
+    proxy.refusal = refuse_conditions
+    with pytest.raises(TwistError, match=r"If-None-Match.*Put the run on a disk, or into a store that can"):
+        do(MANIFEST, f"{bucket}/run", f"{bucket}/audio")
+    assert not [path for path in asked if "/audio/" in path]
 
 
 def test_a_table_that_may_not_be_read_is_a_failure_not_a_mistake(bucket: str, proxy: FaultyProxy) -> None:
