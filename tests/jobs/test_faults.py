@@ -1,4 +1,4 @@
-"""Stores that become unreachable, and the effects of a broken disk or a changed corpus."""
+"""Stores and mounts that become unreachable, and the effects of a broken disk or a changed corpus."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.files import parquet
 from tests.ray_clusters import ROOT
 from tests.s3_servers import FaultyProxy, moto, point_clients_at
 
-GONE_FOR_S = 20.0
+GONE_FOR_S, UNMOUNTED_FOR_S = 20.0, 8.0
 
 
 def parts_of(run: Path) -> dict[str, bytes]:
@@ -64,6 +64,34 @@ def test_a_store_that_is_gone_for_a_while(finished_run, recipe, demo_speech, mon
         uploads = client.list_multipart_uploads(Bucket="runs").get("Uploads", [])
     assert {Path(name).name: content for name, content in read.items()} == parts_of(finished_run)
     assert not uploads and not [item["Key"] for item in everything if item["Key"].endswith(".tmp")]
+
+
+@pytest.mark.faults
+def test_a_mount_that_goes_away_for_a_while(finished_run, recipe, demo_speech, tmp_path):
+    """As soon as the first parts are written, the corpus' mount point is an empty folder."""
+    corpus, run = tmp_path / demo_speech.name, tmp_path / "run"
+    corpus.mkdir()
+    mount = ["mount", "--bind", demo_speech, corpus]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting needs root")
+    try:
+        command = [sys.executable, "-m", "jobs.run", "--config", recipe, "--run", run, "--audio", corpus]
+        work = subprocess.Popen(
+            [*command, "--until", "tokenize"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + 200
+        while not parts_of(run) and work.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        subprocess.run(["umount", "--lazy", corpus], check=True)
+        before = len(parts_of(run))
+        time.sleep(UNMOUNTED_FOR_S)
+        subprocess.run(mount, check=True)
+        _, errors = work.communicate(timeout=280)
+        assert work.returncode == 0, errors
+        assert before < len(parts_of(run)), "all was done before the mount went away"
+        assert parts_of(run) == parts_of(finished_run)
+    finally:
+        subprocess.run(["umount", "--lazy", corpus], check=False)
 
 
 def test_parts_that_a_broken_disk_left_are_made_again(finished_run, finished_copy, twist, recipe, caplog):

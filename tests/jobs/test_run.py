@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,20 @@ def test_running_it_again_does_nothing_twice(finished_copy, twist, recipe, demo_
     assert output.count("already finished") == 7, f"six stages and training should have been skipped:\n{output}"
     after = {path: path.stat().st_mtime_ns for path in finished_copy.rglob("*.parquet")}
     assert after == before, "files were written again"
+
+
+def test_what_was_missing_is_taken_up_again_when_asked(twist, recipe, demo_speech, tmp_path):
+    corpus = Path(shutil.copytree(demo_speech, tmp_path / "speech"))
+    file = min(path for path in corpus.rglob("*") if path.suffix == ".flac")
+    file.rename(tmp_path / "elsewhere.flac")
+    file.symlink_to(tmp_path / "nowhere.flac")
+    command = ("run", "--config", recipe, "--run", tmp_path / "run", "--audio", corpus, "--until", "filter")
+    assert "1 missing" in twist(*command).stdout
+    (tmp_path / "elsewhere.flac").rename(tmp_path / "nowhere.flac")
+    assert "1 missing" in twist(*command).stdout, "nobody asked for it to be taken up"
+    refused = twist(*command, "--retry-dropped", status=2)
+    assert "1 missing" not in refused.stdout
+    assert "its input manifest has changed since" in refused.stderr
 
 
 @pytest.mark.faults
