@@ -109,12 +109,12 @@ class FaultyProxy(ThreadingHTTPServer):
         self.refusal: Callable[[str, str], tuple[int, str] | None] = lambda *_: None
         self.met: list[str] = []
         self._random = random.Random(seed)
-        self._share_of_faults = share_of_faults
+        self.share_of_faults = share_of_faults
         self._lock = threading.Lock()
 
     def draw_fault(self) -> str | None:
         with self._lock:
-            fault = self._random.choice(FAULTS) if self._random.random() < self._share_of_faults else None
+            fault = self._random.choice(FAULTS) if self._random.random() < self.share_of_faults else None
             if fault:
                 self.met.append(fault)
         return "dropped" if self.is_down else fault

@@ -75,7 +75,7 @@ def read_patiently(
         first = outcomes[doubtful[0]]
         assert _is_doubtful(first)
         just_read = [uri_of(item) for item, outcome in zip(items, outcomes, strict=True) if not _is_failure(outcome)]
-        failure = _failure_of_place(sorted(failed), [just_read, witnesses()], first)
+        failure = _failure_of_place(sorted(failed), [lambda: just_read, witnesses], first)  # noqa: B023
         waited_s = time.monotonic() - began
         if failure is None and place_was_fine:
             are_missing = all(getattr(outcomes[number], "reason", "") == "missing" for number in doubtful)
@@ -166,28 +166,29 @@ def _once_the_machine_can(do: Callable[[], list[Outcome]]) -> list[Outcome]:
     raise AssertionError("unreachable: the loop ends by returning or raising")
 
 
-def _failure_of_place(failed: Sequence[str], groups: Sequence[Sequence[str]], first: _Failure) -> str | None:
-    """Says how the neighbours of failed files fail too; None if one of them can be read, or there is none to ask."""
-    neighbours = list(
-        dict.fromkeys(
-            file
-            for uris in groups
-            for file in map(_file, uris)
-            if file not in failed and _store(file) == _store(failed[0])
-        )
-    )
-    tried = _spread(neighbours, 2 * MOST_TRIED)
+def _failure_of_place(
+    failed: Sequence[str], groups: Sequence[Callable[[], Sequence[str]]], first: _Failure
+) -> str | None:
+    """Says how the neighbours of failed files fail too; None if one of them can be read, or there is none to ask.
+
+    A group of neighbours is only asked for, which may take a listing, if none of the group before can be read.
+    """
+    tried: list[str] = []
     failure = None
-    for file in tried:
-        try:
-            _read_from_disk(file)
-        except ConnectionError:
-            raise
-        except OSError as error:
-            failure = f"nor can any of {len(tried)} others be read, such as {file} ({error})"
-        else:
-            return None
-    if tried:
+    for group in groups:
+        files = dict.fromkeys(map(_file, group()))
+        near = [file for file in files if file not in (*failed, *tried) and _store(file) == _store(failed[0])]
+        for file in _spread(near, MOST_TRIED):
+            tried.append(file)
+            try:
+                _read_from_disk(file)
+            except ConnectionError:
+                raise
+            except OSError as error:
+                failure = f"nor can any of {len(tried)} others be read, such as {file} ({error})"
+            else:
+                return None
+    if failure is not None:
         return failure
     if first.reason != "missing":
         return f"all {len(failed)} files here fail" if len(failed) > 1 else None

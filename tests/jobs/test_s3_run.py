@@ -61,6 +61,7 @@ def test_a_run_on_s3_equals_one_on_disk(
         twist(proxy.url, "run", *settings)
         expected = set(FAULTS) if share_of_faults else set()
         assert set(proxy.met) == expected, "the run must meet every kind of fault"
+        proxy.share_of_faults = 0.0
         again = twist(proxy.url, "run", *settings)
         assert again.count("already finished") == 7, again
         verified = twist(proxy.url, "inspect", "s3://runs/one", "--verify")

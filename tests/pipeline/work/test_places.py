@@ -452,10 +452,10 @@ def units_of(run: str) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
 def test_a_store_that_fails_requests_costs_nothing(share: float, clean: str, bucket: str, proxy: FaultyProxy) -> None:
-    proxy._share_of_faults = share
+    proxy.share_of_faults = share
     for stage in STAGES:
         do(stage, f"{bucket}/run", f"{bucket}/audio")
-    proxy._share_of_faults = 0.0
+    proxy.share_of_faults = 0.0
     assert proxy.met
     for stage in STAGES:
         assert read_facts(f"{bucket}/run", stage)["counts"]["dropped"] == {}
