@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
 from pipeline.files import parquet, storage
-from pipeline.records import RECORDING_SCHEMA, SAMPLE_SCHEMA, SEGMENT_SCHEMA, UNITS_SCHEMA
+from pipeline.records import RECORDING_SCHEMA, SAMPLE_CHECKSUMS, SAMPLE_SCHEMA, SEGMENT_SCHEMA, UNITS_SCHEMA
 from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, UNITS
 from pipeline.shards import TAR_BLOCK_BYTES, open_dataset, write_index
 from pipeline.stage import Stage, StageCounts, Tally, digest, digest_of_files, fingerprint_of, read_facts
@@ -307,6 +307,8 @@ def shard(
         ],
         "split": [split] * count,
         "segment_id": segment_ids,
+        # The tars are empty: these say nothing, and are as many different numbers as true ones.
+        **{name: generator.integers(0, 2**32, count, np.uint32) for name in SAMPLE_CHECKSUMS},
     }
     return pa.table(columns, schema=SAMPLE_SCHEMA), int(ends[-1]) + 2 * TAR_BLOCK_BYTES
 

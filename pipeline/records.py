@@ -153,6 +153,7 @@ UNITS_SCHEMA = pa.schema(
 
 # A row per sample of the shards. `offset` is the byte offset in the shard of the sample's first tar header,
 # `units_offset` that of its first unit: num_units little-endian uint16 values follow, readable without parsing the tar.
+# `units_crc32` is the CRC-32 of these, `sample_crc32` that of all bytes from `offset` to the end of its units.
 SAMPLE_SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -167,8 +168,11 @@ SAMPLE_SCHEMA = pa.schema(
         pa.field("speaker", pa.string()),
         pa.field("split", pa.string(), nullable=False),
         pa.field("segment_id", pa.string(), nullable=False),
+        pa.field("units_crc32", pa.uint32(), nullable=False),
+        pa.field("sample_crc32", pa.uint32(), nullable=False),
     ]
 )
+SAMPLE_CHECKSUMS = ("units_crc32", "sample_crc32")
 
 
 @dataclass(frozen=True)

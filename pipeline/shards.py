@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import tarfile
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
-from pipeline.records import SAMPLE_SCHEMA
+from pipeline.records import SAMPLE_CHECKSUMS, SAMPLE_SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -35,6 +36,8 @@ DATASET = "dataset.json"
 GROUPS = "groups.parquet"
 GROUP_SCHEMA = pa.schema([("sample", pa.large_string()), ("segment", pa.large_string())])
 FORMAT_VERSION = 1
+# Manifests written before samples had checksums.
+UNCHECKED_SCHEMA = pa.schema([field for field in SAMPLE_SCHEMA if field.name not in SAMPLE_CHECKSUMS])
 TAR_BLOCK_BYTES = 512
 # Columns of the manifest in which few values come again and again.
 REPEATED_COLUMNS = ("shard", "corpus", "speaker", "split")
@@ -89,11 +92,19 @@ class Dataset:
         uri: The folder of the shards.
         info: What dataset.json says.
         manifest: The manifest, where it is at hand; else it is read when it is asked for.
+        schema: Its columns: SAMPLE_SCHEMA, or UNCHECKED_SCHEMA of shards that were packed before samples had checksums.
     """
 
-    def __init__(self, uri: str, info: dict[str, Any], manifest: pa.Table | None = None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        info: dict[str, Any],
+        manifest: pa.Table | None = None,
+        schema: pa.Schema = SAMPLE_SCHEMA,
+    ) -> None:
         self.uri = uri
         self.info = info
+        self.schema = schema if manifest is None else manifest.schema
         self._manifest = manifest
 
     @property
@@ -105,6 +116,11 @@ class Dataset:
     def fingerprint(self) -> str:
         """Equal for equal shards."""
         return str(self.info["fingerprint"])
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether the manifest has a checksum of each sample."""
+        return set(SAMPLE_CHECKSUMS) <= set(self.schema.names)
 
     @property
     def manifest(self) -> pa.Table:
@@ -157,13 +173,13 @@ class Dataset:
         yield from parquet.iterate(self._manifest_uri, columns)
 
     def row(self, number: int) -> dict[str, Any]:
-        """One row of the manifest (SAMPLE_SCHEMA), counted from 0.
+        """One row of the manifest, counted from 0.
 
         Raises:
             TwistError: the manifest is damaged, or has fewer rows.
         """
         left = number
-        for table in self.rows(SAMPLE_SCHEMA.names):
+        for table in self.rows(self.schema.names):
             if left < len(table):
                 found: dict[str, Any] = table.slice(left, 1).to_pylist()[0]
                 return found
@@ -200,6 +216,10 @@ def write_shard(shards: str, name: str, samples: Sequence[Sample]) -> tuple[dict
             units_offset = tar.offset - blocks + len(units) - 2 * len(sample.units)
             rows.append(_manifest_row(sample, name, index, offset, units_offset))
     content = buffer.getbuffer()
+    for row in rows:
+        end = row["units_offset"] + 2 * row["num_units"]
+        row["units_crc32"] = zlib.crc32(content[row["units_offset"] : end])
+        row["sample_crc32"] = zlib.crc32(content[row["offset"] : end])
     storage.write_bytes(storage.join(shards, name), content)
     return {
         "path": name,
@@ -244,7 +264,7 @@ def read_sample(shards: str, row: dict[str, Any]) -> Sample:
 
     Args:
         shards: The folder of the shards.
-        row: As SAMPLE_SCHEMA describes it.
+        row: As SAMPLE_SCHEMA describes it; its bytes are held to `sample_crc32` where it has one.
 
     Raises:
         DatasetError: its shard is missing or damaged.
@@ -253,6 +273,8 @@ def read_sample(shards: str, row: dict[str, Any]) -> Sample:
     end = row["units_offset"] + 2 * row["num_units"]
     try:
         data = storage.read_range(uri, row["offset"], end - row["offset"])
+        if row.get("sample_crc32", zlib.crc32(data)) != zlib.crc32(data):
+            raise ValueError("its bytes are not those that were packed")
         # Up to the end of a block, and the two empty ones that end a tar.
         data += bytes(-len(data) % TAR_BLOCK_BYTES + 2 * TAR_BLOCK_BYTES)
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
@@ -382,9 +404,9 @@ def open_dataset(uri: str) -> Dataset:
         raise DatasetError(
             f"{storage.join(uri, MANIFEST)} is missing; make the shards again with `twist pack`"
         ) from None
-    if not schema.equals(SAMPLE_SCHEMA):
+    if not schema.equals(SAMPLE_SCHEMA) and not schema.equals(UNCHECKED_SCHEMA):
         raise DatasetError(f"{storage.join(uri, MANIFEST)} has other columns than a manifest of shards")
-    return Dataset(uri, info)
+    return Dataset(uri, info, schema=schema)
 
 
 def make_key(segment_id: str) -> str:

@@ -19,7 +19,7 @@ from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 from pipeline.inspection.accounts import hashes_of, repeated
 from pipeline.inspection.verify_tars import verify_tar
-from pipeline.records import SAMPLE_SCHEMA, SPLITS
+from pipeline.records import SPLITS
 from pipeline.shards import DATASET, MANIFEST, TAR_BLOCK_BYTES, dataset_fingerprint, open_dataset
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _verify_tars(dataset: Dataset, shards: dict[str, dict[str, Any]]) -> Iterato
     stated: dict[str, list[int]] = dataset.info.get("unit_counts", {})
     counts = {split: np.zeros(dataset.codebook_size, np.int64) for split in stated}
     num_violations = 0
-    with parquet.RowGroups(storage.join(dataset.uri, MANIFEST), SAMPLE_SCHEMA.names) as groups:
+    with parquet.RowGroups(storage.join(dataset.uri, MANIFEST), dataset.schema.names) as groups:
         rows = _RowsByShard(dataset, groups)
         for path, shard in shards.items():
             check = verify_tar(dataset, shard, rows.of(path), counts)

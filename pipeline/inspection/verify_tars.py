@@ -9,13 +9,13 @@ import hashlib
 import io
 import json
 import tarfile
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.files import storage
-from pipeline.records import SAMPLE_SCHEMA
 from pipeline.shards import DATASET, MANIFEST
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def verify_tar(
         yield from verify_sample(where, units, durations, row["num_frames"], dataset.codebook_size)
         if row["split"] in counts and len(units) and units.max() < dataset.codebook_size:
             counts[row["split"]] += np.bincount(units, minlength=dataset.codebook_size)
-        found = _manifest_row(shard["path"], index, row["key"], members, len(units))
-        if wrong := [name for name in SAMPLE_SCHEMA.names if found[name] != row[name]]:
+        found = _manifest_row(shard["path"], index, row["key"], members, len(units), content)
+        if wrong := [name for name in dataset.schema.names if found[name] != row[name]]:
             yield f"{storage.join(dataset.uri, MANIFEST)}: {', '.join(wrong)} of {row['key']} are not those of {uri}"
 
 
@@ -103,16 +103,21 @@ def _read_tar(content: bytes) -> dict[str, dict[str, _Member]]:
     return samples
 
 
-def _manifest_row(path: str, index: int, key: str, members: dict[str, _Member], num_units: int) -> dict[str, Any]:
-    """What the manifest must say of a sample, by its tar alone."""
+def _manifest_row(
+    path: str, index: int, key: str, members: dict[str, _Member], num_units: int, content: bytes
+) -> dict[str, Any]:
+    """What the manifest must say of a sample, by its tar (`content`) alone."""
     description = json.loads(members["json"].data)
     units = members["units.npy"]
+    offset = min(member.offset for member in members.values())
+    end = units.data_offset + len(units.data)
+    units_offset = end - 2 * num_units
     return {
         "key": key,
         "shard": path,
         "index": index,
-        "offset": min(member.offset for member in members.values()),
-        "units_offset": units.data_offset + len(units.data) - 2 * num_units,
+        "offset": offset,
+        "units_offset": units_offset,
         "num_units": num_units,
         "num_frames": description["num_frames"],
         "duration_s": description.get("speech_s", description["end_s"] - description["start_s"]),
@@ -120,4 +125,6 @@ def _manifest_row(path: str, index: int, key: str, members: dict[str, _Member], 
         "speaker": description["speaker"],
         "split": path.partition("/")[0],
         "segment_id": description["segment_id"],
+        "units_crc32": zlib.crc32(memoryview(content)[units_offset:end]),
+        "sample_crc32": zlib.crc32(memoryview(content)[offset:end]),
     }

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,17 @@ from hypothesis import strategies as st
 
 from pipeline.files import parquet
 from pipeline.records import SAMPLE_SCHEMA
-from pipeline.shards import DatasetError, Sample, first_sample, make_key, open_dataset, write_index, write_shard
+from pipeline.shards import (
+    UNCHECKED_SCHEMA,
+    DatasetError,
+    Sample,
+    first_sample,
+    make_key,
+    open_dataset,
+    read_sample,
+    write_index,
+    write_shard,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +48,8 @@ SAMPLE_ROW = {
     "speaker": None,
     "split": "train",
     "segment_id": "corpus/a.wav#0",
+    "units_crc32": 1,
+    "sample_crc32": 2,
 }
 ODD_IDS = (
     'a b/it\'s "odd".é.wav#00000000-00001000',
@@ -281,6 +294,41 @@ def test_a_folder_without_shards_says_how_to_make_them(tmp_path: Path) -> None:
         DatasetError, match=r"no finished shards \(dataset.json is missing\); make them with `twist pack`"
     ):
         open_dataset(str(tmp_path))
+
+
+def test_checksums_are_those_that_zlib_gives(tmp_path: Path) -> None:
+    write(tmp_path, {"train/a.tar": many_samples()[:40]})
+    content = (tmp_path / "train/a.tar").read_bytes()
+    for row in open_dataset(str(tmp_path)).manifest.to_pylist():
+        end = row["units_offset"] + 2 * row["num_units"]
+        assert row["units_crc32"] == zlib.crc32(content[row["units_offset"] : end])
+        assert row["sample_crc32"] == zlib.crc32(content[row["offset"] : end])
+
+
+def test_any_flipped_bit_of_a_sample_is_found_when_it_is_read(tmp_path: Path) -> None:
+    samples = [sample(number, 9) for number in range(3)]
+    write(tmp_path, {"train/a.tar": samples})
+    path = tmp_path / "train/a.tar"
+    content = bytearray(path.read_bytes())
+    row = open_dataset(str(tmp_path)).row(1)
+    assert read_sample(str(tmp_path), row).units.tolist() == samples[1].units.tolist()
+    bits = range(8 * row["offset"], 8 * (row["units_offset"] + 2 * row["num_units"]), 7)
+    for bit in bits:
+        content[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(content)
+        with pytest.raises(DatasetError, match=r"a\.tar has no whole sample at byte \d+ .*not those that were packed"):
+            read_sample(str(tmp_path), row)
+        content[bit // 8] ^= 1 << bit % 8
+
+
+def test_shards_from_before_samples_had_checksums_are_read(tmp_path: Path) -> None:
+    rows = write(tmp_path, {"train/a.tar": [sample(1, 5)]})
+    old = open_dataset(str(tmp_path)).manifest.select(UNCHECKED_SCHEMA.names).cast(UNCHECKED_SCHEMA)
+    parquet.write(str(tmp_path / "manifest.parquet"), old)
+    dataset = open_dataset(str(tmp_path))
+    assert not dataset.has_checksums
+    assert dataset.row(0) == {name: rows[0][name] for name in UNCHECKED_SCHEMA.names}
+    assert read_sample(str(tmp_path), dataset.row(0)).units.tolist() == sample(1, 5).units.tolist()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"null", b'{"format_version": 2}', b"\xff\xfe"])
