@@ -5,8 +5,9 @@
 The contestants take turns on the same samples of 100 to 700 units, from a local disk (from the page cache after the
 first turn):
 
-- this loader: shuffled over all samples, in batches of 64: concatenated ids, as our trainer takes them, and rows for
-  other trainers, padded (ids and labels) and packed;
+- this loader: shuffled over all samples, in batches of 64: concatenated ids, as our trainer takes them, with units
+  checked and unchecked, and rows for other trainers, padded (ids and labels) and packed. It reads the tars in every
+  turn, as it does where shards are larger than what a process keeps in memory;
 - webdataset: `WebDataset(tars).decode()` over the same tars, unshuffled, samples one by one;
 - datasets: a JSONL of lists of units, as slamkit trains on, loaded by Hugging Face's `load_dataset`, shuffled, in
   batches of 64; and the same units as Arrow in numpy format;
@@ -38,8 +39,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
+from model.lm import shard_reader
 from model.lm.batch_stream import BatchStream
+from model.lm.epoch_order import BLOCKS_PER_GROUP
 from model.lm.loader import TrainingBatches, UnitSamples
+from model.lm.loader_config import LoaderConfig
 from model.lm.vocab import Vocabulary
 from pipeline.shards import Dataset, Sample, open_dataset, write_index, write_shard
 
@@ -76,10 +80,12 @@ def main() -> None:
 
 
 def measure(folder: Path, num_samples: int, num_turns: int) -> dict[str, Any]:
+    shard_reader.BLOCKS_KEPT = 2 * BLOCKS_PER_GROUP + 2
     samples = make_samples(num_samples)
     dataset = make_shards(folder / "shards", samples)
     readers: dict[str, Callable[[], int]] = {
         "ours": read_batches(dataset),
+        "ours_unchecked": read_batches(dataset, verify_checksums=False),
         "ours_padded": read_rows(dataset),
         "ours_packed": read_rows(dataset, rows="packed", row_units=ROW_UNITS),
         "webdataset": read_webdataset(folder / "shards"),
@@ -96,6 +102,7 @@ def measure(folder: Path, num_samples: int, num_turns: int) -> dict[str, Any]:
     others = {name: medians[name] for name in ("datasets_jsonl", "datasets_arrow", "litdata")}
     return {
         "ratios": {
+            "checked_vs_unchecked": medians["ours"] / medians["ours_unchecked"],
             "vs_webdataset": medians["ours_padded"] / medians["webdataset"],
             "vs_fastest": medians["ours_padded"] / max(others.values()),
         },
@@ -134,13 +141,13 @@ def make_shards(folder: Path, samples: list[NDArray[np.uint16]]) -> Dataset:
     return open_dataset(str(folder))
 
 
-def batches_of(dataset: Dataset) -> TrainingBatches:
-    samples = UnitSamples(dataset, "train", MAX_UNITS)
+def batches_of(dataset: Dataset, **data: Any) -> TrainingBatches:
+    samples = UnitSamples(dataset, "train", MAX_UNITS, LoaderConfig(**data))
     return TrainingBatches(samples, Vocabulary(NUM_UNITS), batch_size=BATCH_SIZE, num_micro_batches=1, seed=0)
 
 
-def read_batches(dataset: Dataset) -> Callable[[], int]:
-    batches, epochs = batches_of(dataset), _epochs(dataset)
+def read_batches(dataset: Dataset, **data: Any) -> Callable[[], int]:
+    batches, epochs = batches_of(dataset, **data), _epochs(dataset)
     return lambda: sum(batches[index].num_units for index in next(epochs))
 
 

@@ -16,17 +16,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from model.lm.epoch_order import EpochOrder
 from model.lm.loader_config import LoaderConfig
+from model.lm.sample_index import block_starts, read_index
 from model.lm.shard_reader import ShardReader
 from model.training import step_batches
 from pipeline.errors import TwistError
-from pipeline.shards import ID_HASH_DIGITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,11 +33,6 @@ if TYPE_CHECKING:
 
     from model.lm.vocab import Vocabulary
     from pipeline.shards import Dataset
-
-# The columns of the shards' manifest that are read here, a row group at a time.
-MANIFEST_COLUMNS = ("shard", "units_offset", "num_units", "corpus", "split")
-# Samples that are read together: 300 KB or more of a tar, in one request.
-ROWS_PER_BLOCK = 128
 
 
 class UnitSamples:
@@ -52,7 +45,7 @@ class UnitSamples:
         dataset: The shards.
         split: Which of their splits.
         max_units: The longest sample.
-        data: Which share of the samples, and what to do with damaged shards.
+        data: Which share of the samples, whether to check them, and what to do with damaged ones.
 
     Raises:
         TwistError: the split has no sample of two units.
@@ -60,7 +53,7 @@ class UnitSamples:
 
     def __init__(self, dataset: Dataset, split: str, max_units: int, data: LoaderConfig | None = None) -> None:
         data = data or LoaderConfig()
-        index = _read_index(dataset, split, data.share)
+        index = read_index(dataset, split, data.share)
         pieces = _cut(index.num_units, max_units)
         if not len(pieces.owner):
             mend = (
@@ -80,18 +73,11 @@ class UnitSamples:
         self._corpus = index.corpus
         self._owner = pieces.owner
         self._piece = pieces.piece
-        block_starts = _block_starts(index.shard)
-        self.blocks = np.repeat(np.arange(len(block_starts) - 1, dtype=np.int32), np.diff(block_starts))[self._owner]
-        self._first_rows = block_starts[:-1]
-        self._reader = ShardReader(
-            dataset,
-            index.shards,
-            index.shard[block_starts[:-1]],
-            index.units_offset,
-            index.num_units,
-            block_starts,
-            data,
-        )
+        starts = block_starts(index.shard)
+        self.blocks = np.repeat(np.arange(len(starts) - 1, dtype=np.int32), np.diff(starts))[self._owner]
+        self._first_rows = starts[:-1]
+        self._reader = ShardReader(dataset, index, starts, data)
+        self.held_to = self._reader.held_to
 
     def __len__(self) -> int:
         return len(self.num_units)
@@ -100,24 +86,24 @@ class UnitSamples:
         """The units of one sample.
 
         Raises:
-            TwistError: its shard is gone or damaged.
+            TwistError: it is damaged, or its shard is gone.
         """
         found = self.read([index])[0]
         if found is None:
-            raise TwistError(f"sample {index} lies in a damaged shard of {self.dataset.uri}")
+            raise TwistError(f"sample {self.key(index)} of {self.dataset.uri} is damaged, or its shard is")
         return found
 
     def read(
         self, indices: Sequence[int] | NDArray[np.int64], below: int | None = None
     ) -> list[NDArray[np.uint16] | None]:
-        """The units of some samples; None where a damaged shard is to be skipped.
+        """The units of some samples; None for those that are damaged and to be skipped.
 
         Args:
             indices: Which samples.
             below: A shard in which a unit is this or more counts as damaged; not looked at unless given.
 
         Raises:
-            TwistError: a shard is gone or damaged.
+            TwistError: a sample is damaged, or a shard is gone.
         """
         numbers = self.blocks[indices]
         rows = self._owner[indices] - self._first_rows[numbers]
@@ -130,13 +116,16 @@ class UnitSamples:
             strict=True,
         ):
             block = self._reader.read(number)
-            if block is not None:
-                first = block.starts[row] + start
-                units = block.units[first : first + length]
-                if below is not None and units.max() >= below:
-                    self._reader.refuse_unit(number, int(units.max()))
-                    block = None
-            found.append(None if block is None else units)
+            if block is None or row in block.damaged:
+                found.append(None)
+                continue
+            first = block.starts[row] + start
+            units = block.units[first : first + length]
+            if below is not None and units.max() >= below:
+                self._reader.refuse_unit(number, int(units.max()))
+                found.append(None)
+            else:
+                found.append(units)
         return found
 
     def prefetch(self, blocks: NDArray[np.int32]) -> None:
@@ -190,7 +179,7 @@ class Batch:
         micro_batches: One per forward pass.
         num_units: Units in the step, over all ranks.
         num_targets: Units predicted in the step, over all ranks.
-        num_skipped: Samples of this rank that were left out because their shard is damaged. They still count in
+        num_skipped: Samples of this rank that were left out because they are damaged. They still count in
             num_units and num_targets, which every rank knows without reading the samples.
     """
 
@@ -347,72 +336,6 @@ def collate(samples: Sequence[NDArray[np.uint16] | None], vocabulary: Vocabulary
     return MicroBatch(torch.from_numpy(vocabulary.encode(units)), tuple(map(len, found)))
 
 
-@dataclass(frozen=True)
-class _Index:
-    """Where the samples of one split lie: columns of the manifest's rows of it, [R] each.
-
-    22 million rows take 0.5 GB.
-
-    Attributes:
-        rows: Numbers of the rows in the manifest, ascending.
-        shards: Paths of shards.
-        shard: The number in `shards` of the shard that each lies in.
-        units_offset: Bytes before its first unit.
-        num_units: Its units.
-        corpora: Names of corpora, all of the manifest's.
-        corpus: The number in `corpora` of each sample's corpus.
-    """
-
-    rows: NDArray[np.int32]
-    shards: list[str]
-    shard: NDArray[np.int32]
-    units_offset: NDArray[np.int64]
-    num_units: NDArray[np.int32]
-    corpora: list[str]
-    corpus: NDArray[np.int16]
-
-
-def _read_index(dataset: Dataset, split: str, share: float) -> _Index:
-    columns = MANIFEST_COLUMNS if share == 1 else (*MANIFEST_COLUMNS, "key")
-    numbers: dict[str, dict[str, int]] = {"shard": {}, "corpus": {}}
-    kinds = {"rows": np.int32, "shard": np.int32, "units_offset": np.int64, "num_units": np.int32, "corpus": np.int16}
-    parts: dict[str, list[NDArray[Any]]] = {name: [np.empty(0, kind)] for name, kind in kinds.items()}
-    first_row = 0
-    for table in dataset.rows(list(columns)):
-        rows = np.flatnonzero(pc.equal(table["split"], split).to_numpy())
-        if share < 1:
-            rows = rows[_in_share(table["key"].take(pa.array(rows)), share)]
-        for name in ("units_offset", "num_units"):
-            parts[name].append(table[name].to_numpy()[rows])
-        for name, known in numbers.items():
-            parts[name].append(_numbers(table[name], known)[rows].astype(kinds[name]))
-        parts["rows"].append((first_row + rows).astype(np.int32))
-        first_row += len(table)
-    # One column after the other, so that no more than one is in memory twice.
-    joined: dict[str, Any] = {name: np.concatenate(parts.pop(name)) for name in kinds}
-    return _Index(shards=list(numbers["shard"]), corpora=list(numbers["corpus"]), **joined)
-
-
-def _numbers(column: pa.ChunkedArray, known: dict[str, int]) -> NDArray[np.int64]:
-    """The number of each row's value; those not known yet get the next ones."""
-    if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
-    array = column.unify_dictionaries().combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = array.chunk(0)
-    of_value = np.array([known.setdefault(value, len(known)) for value in array.dictionary.to_pylist()], np.int64)
-    numbers: NDArray[np.int64] = of_value[array.indices.to_numpy()]
-    return numbers
-
-
-def _in_share(keys: pa.ChunkedArray, share: float) -> NDArray[np.bool_]:
-    """Which samples a share of all has: those whose ids' hashes (the ends of their keys) are small enough."""
-    ends = pc.utf8_slice_codeunits(keys, -ID_HASH_DIGITS)
-    places = np.fromiter((int(end, 16) / 16**ID_HASH_DIGITS for end in ends.to_pylist()), np.float64, len(ends))
-    is_in: NDArray[np.bool_] = places < share
-    return is_in
-
-
 def _weights(samples: UnitSamples) -> NDArray[np.float64] | None:
     """How often an epoch has each sample; None where that is once."""
     weights = samples.data.corpus_weights
@@ -429,17 +352,6 @@ def _weights(samples: UnitSamples) -> NDArray[np.float64] | None:
     if of_corpus[np.unique(codes)].max() == 0:
         raise TwistError("train.data.corpus_weights leaves no sample to train on")
     return of_corpus[codes]
-
-
-def _block_starts(shards: NDArray[np.int32]) -> NDArray[np.int64]:
-    """The first row of each block of up to ROWS_PER_BLOCK neighbours in a shard, then the number of rows."""
-    shard_starts = np.concatenate([[0], np.flatnonzero(np.diff(shards)) + 1])
-    sizes = np.diff(np.append(shard_starts, len(shards)))
-    counts = -(-sizes // ROWS_PER_BLOCK)
-    of_block = np.repeat(np.arange(len(sizes)), counts)
-    number_in_shard = np.arange(len(of_block)) - np.repeat(np.cumsum(counts) - counts, counts)
-    starts = shard_starts[of_block] + number_in_shard * sizes[of_block] // counts[of_block]
-    return np.append(starts, len(shards))
 
 
 @dataclass(frozen=True)

@@ -20,17 +20,18 @@ class LoaderConfig:
         corpus_weights: By corpus, how often each of its samples occurs per epoch; 1 for corpora not named. At 0.5 an
             epoch has half of a corpus, and the next one the other half.
         share: Share of the samples to train on, chosen by a hash of their ids: a smaller share is part of any larger.
-        damaged: What to do with a shard that is missing, truncated or altered: fail ends the run and names the shard,
-            skip leaves its samples out and counts them.
-        verify_checksums: Whether each process checks a shard's sha256 before it first reads from it; the size is
-            always checked.
+        damaged: What to do with a shard that is missing or truncated, and with a sample whose units are not those that
+            were packed: fail ends the run and names it, skip leaves it out and counts it.
+        verify_checksums: Whether units are held to the checksums in the shards' manifest whenever they are read (of
+            shards without such: a whole shard to its sha256, before each process first reads from it). Sizes are always
+            checked.
         cache: Local folder that caches the units of remote shards (18 GB for 9 billion); null: no cache.
     """
 
     corpus_weights: dict[str, float] = field(default_factory=dict)
     share: float = 1.0
     damaged: Literal["fail", "skip"] = "fail"
-    verify_checksums: bool = False
+    verify_checksums: bool = True
     cache: str | None = None
 
     def __post_init__(self) -> None:

@@ -1,13 +1,14 @@
 """Units out of shards by their byte offsets, a block of neighbouring samples at a time; no tar is parsed.
 
-Shards on a local disk are mapped into memory. Of shards on S3 (or where there is a cache) a block is one request for a
-range of bytes, of which the units alone are kept; the next blocks are fetched meanwhile.
+A block is one read of a range of bytes, of which the units alone are kept, and held against the checksums of its samples
+in the shards' manifest. Shards are not mapped into memory: one that is cut meanwhile would end the process without a
+word. Of shards on S3 (or where there is a cache) the next blocks are fetched meanwhile.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import mmap
 import os
 import secrets
 import warnings
@@ -19,19 +20,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from model.lm.loader_config import LoaderConfig
 from pipeline.files import storage
 from pipeline.shards import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
+    from model.lm.loader_config import LoaderConfig
+    from model.lm.sample_index import SampleIndex
     from pipeline.shards import Dataset
 
 FETCH_THREADS = 16
-# Blocks whose places are kept in memory; where their units are too, 128 samples of up to 704, 180 MB at most.
+# Blocks whose units are kept in memory: of 128 samples of up to 704 units, 180 MB at most.
 BLOCKS_KEPT = 1024
 HASH_CHUNK_BYTES = 2**22
 CHECKSUM_BYTES = 4
@@ -44,10 +46,12 @@ class Block:
     Attributes:
         units: All that lies there.
         starts: Where each sample's units begin in `units`.
+        damaged: Samples whose units are not those that were packed, by their number in the block.
     """
 
     units: NDArray[np.uint16]
     starts: list[int]
+    damaged: frozenset[int] = frozenset()
 
 
 class ShardReader:
@@ -55,34 +59,33 @@ class ShardReader:
 
     Args:
         dataset: The shards.
-        shard_names: Paths of the shards.
-        shard_of_block: [B] the shard that each block lies in, as a number of `shard_names`.
-        units_offset: [R] bytes before its first unit.
-        num_units: [R] of its units.
-        block_starts: [B + 1] the first row of each block, all of whose samples lie in one shard; at last R.
-        config: What to do with damaged shards, and where to keep units.
+        index: The split's samples.
+        block_starts: [B + 1] the first sample of each block, all of which lie in one shard; at last their number.
+        config: Whether to check units, what to do with damaged ones, and where to keep units.
+
+    Attributes:
+        held_to: What units are held to as they are read, in words.
     """
 
     def __init__(
-        self,
-        dataset: Dataset,
-        shard_names: Sequence[str],
-        shard_of_block: NDArray[np.int32],
-        units_offset: NDArray[np.int64],
-        num_units: NDArray[np.int32],
-        block_starts: NDArray[np.int64],
-        config: LoaderConfig,
+        self, dataset: Dataset, index: SampleIndex, block_starts: NDArray[np.int64], config: LoaderConfig
     ) -> None:
-        if (units_offset % 2).any():
+        if (index.units_offset % 2).any():
             raise DatasetError(f"{dataset.uri}: the manifest names units at odd bytes, where none are packed")
         self._dataset = dataset
-        self._shard_names = list(shard_names)
-        self._shard_of_block = shard_of_block
-        self._units_offset = units_offset
-        self._num_units = num_units
+        self._index = index
         self._block_starts = block_starts
         self._config = config
-        self._is_mapped = config.cache is None and not storage.is_s3(dataset.uri)
+        self._is_direct = config.cache is None and not storage.is_s3(dataset.uri)
+        self._checks_samples = config.verify_checksums and index.units_crc32 is not None
+        # Shards that were packed before samples had checksums.
+        self._checks_shards = config.verify_checksums and index.units_crc32 is None
+        if self._checks_samples:
+            self.held_to = "the checksum of each sample"
+        elif self._checks_shards:
+            self.held_to = "the checksum of each shard (pack again for those of samples, which take less reading)"
+        else:
+            self.held_to = "the sizes of shards alone (data.verify_checksums is false)"
         self._open()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -94,37 +97,38 @@ class ShardReader:
 
     def _open(self) -> None:
         self._facts = {shard["path"]: shard for shard in self._dataset.info.get("shards", ())}
-        self._maps: dict[int, tuple[mmap.mmap, NDArray[np.uint16]]] = {}
         self._checked: set[int] = set()
         self._damaged: set[int] = set()
         self._blocks: dict[int, Block] = {}
-        self._under_way: dict[int, Future[Block]] = {}
+        self._under_way: dict[int, Future[list[bytes]]] = {}
         self._threads: ThreadPoolExecutor | None = None
+        self._advised: set[int] = set()
         self._process = os.getpid()
 
-    _of_process = frozenset({"_facts", "_maps", "_checked", "_damaged", "_blocks", "_under_way", "_threads"})
+    _of_process = frozenset({"_facts", "_checked", "_damaged", "_blocks", "_under_way", "_threads", "_advised"})
 
     def read(self, number: int) -> Block | None:
-        """One block; None where its shard is damaged and the configuration says to skip such.
+        """One block; None where its shard is damaged as a whole and the configuration says to skip such.
 
         Raises:
-            DatasetError: its shard is damaged.
+            DatasetError: its shard, or one of its samples, is damaged.
         """
-        if self._process != os.getpid():  # forked: threads and their futures are the parent's
-            self._open()
         if (kept := self._blocks.get(number)) is not None:
             return kept
-        shard = int(self._shard_of_block[number])
+        if self._process != os.getpid():  # forked: threads and their futures are the parent's
+            self._open()
+        shard = self._shard_of(number)
         if shard in self._damaged:
             return None
         try:
             if shard not in self._checked:
                 self._check(shard)
                 self._checked.add(shard)
-            block = self._map(shard, number) if self._is_mapped else self._fetched(number)
+            samples = self._fetched(number)
         except DatasetError as damage:
             self._refuse(shard, damage)
             return None
+        block = self._block(number, samples)
         while len(self._blocks) >= BLOCKS_KEPT:
             del self._blocks[next(iter(self._blocks))]
         self._blocks[number] = block
@@ -136,98 +140,143 @@ class ShardReader:
         Raises:
             DatasetError: the configuration does not say to skip damaged shards.
         """
-        shard = int(self._shard_of_block[number])
+        shard = self._shard_of(number)
         self._refuse(shard, DatasetError(f"{self._uri(shard)} holds unit {unit}, which the codebook does not have"))
 
     def _refuse(self, shard: int, damage: DatasetError) -> None:
-        if self._config.damaged == "fail":
-            raise damage
+        self._tell(damage)
         self._damaged.add(shard)
         self._blocks.clear()
-        warnings.warn(f"{damage}; its samples are left out", stacklevel=3)
+
+    def _tell(self, damage: DatasetError) -> None:
+        if self._config.damaged == "fail":
+            raise damage
+        warnings.warn(f"{damage}; what is damaged is left out", stacklevel=4)
 
     def prefetch(self, numbers: Iterable[int]) -> None:
         """Lets blocks be read ahead."""
         for number in numbers:
-            if not self._is_mapped:
-                if number not in self._blocks and number not in self._under_way:
-                    self._threads = self._threads or ThreadPoolExecutor(FETCH_THREADS)
-                    self._under_way[number] = self._threads.submit(self._fetch, number)
+            if number in self._blocks or number in self._under_way:
                 continue
-            shard = int(self._shard_of_block[number])
-            if shard in self._maps and hasattr(mmap, "MADV_WILLNEED"):
-                start, end = self._byte_range(number)
-                start -= start % mmap.PAGESIZE
-                self._maps[shard][0].madvise(mmap.MADV_WILLNEED, start, end - start)
+            if self._is_direct:
+                self._advise(number)
+            else:
+                self._threads = self._threads or ThreadPoolExecutor(FETCH_THREADS)
+                self._under_way[number] = self._threads.submit(self._fetch, number)
 
-    def _map(self, shard: int, number: int) -> Block:
-        if shard not in self._maps:
-            with storage.open_read(self._uri(shard)) as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._maps[shard] = mapped, np.frombuffer(mapped, "<u2", len(mapped) // 2)
-        rows = slice(*self._block_starts[number : number + 2])
-        units = self._maps[shard][1]
-        if self._byte_range(number)[1] > 2 * len(units):
-            raise self._cut(shard)
-        return Block(units, (self._units_offset[rows] // 2).tolist())
+    def _advise(self, number: int) -> None:
+        """Lets the kernel read a block into its page cache."""
+        if number in self._advised or not hasattr(os, "posix_fadvise"):
+            return
+        start, end = self._byte_range(number)
+        # A file that is gone is told when it is read.
+        with contextlib.suppress(FileNotFoundError), _opened(self._uri(self._shard_of(number))) as file:
+            os.posix_fadvise(file, start, end - start, os.POSIX_FADV_WILLNEED)
+        self._advised.add(number)
 
-    def _fetched(self, number: int) -> Block:
+    def _block(self, number: int, samples: list[bytes]) -> Block:
+        """The block of these samples' units.
+
+        Raises:
+            DatasetError: some are not those that were packed, and the configuration does not say to skip such.
+        """
+        num_units = self._index.num_units[slice(*self._block_starts[number : number + 2])]
+        starts = (np.cumsum(num_units, dtype=np.int64) - num_units).tolist()
+        damaged = self._damaged_samples(number, samples)
+        if damaged:
+            self._tell(self._damage(number, damaged))
+        return Block(np.frombuffer(b"".join(samples), "<u2"), starts, frozenset(damaged))
+
+    def _damaged_samples(self, number: int, samples: list[bytes]) -> list[int]:
+        """Which samples of a block have another checksum than the manifest says, by their number in it."""
+        if not self._checks_samples:
+            return []
+        assert self._index.units_crc32 is not None
+        stated = self._index.units_crc32[slice(*self._block_starts[number : number + 2])].tolist()
+        found = list(map(zlib.crc32, samples))
+        return [] if found == stated else [row for row, crc32 in enumerate(found) if crc32 != stated[row]]
+
+    def _damage(self, number: int, damaged: list[int]) -> DatasetError:
+        key = self._dataset.value("key", int(self._index.rows[self._block_starts[number] + damaged[0]]))
+        others = f" and of {len(damaged) - 1} near it" if len(damaged) > 1 else ""
+        return DatasetError(
+            f"{self._uri(self._shard_of(number))} is damaged: the units of sample {key}{others} are not those that were "
+            f"packed; restore it or pack again"
+        )
+
+    def _fetched(self, number: int) -> list[bytes]:
         under_way = self._under_way.pop(number, None)
         return under_way.result() if under_way else self._fetch(number)
 
-    def _fetch(self, number: int) -> Block:
-        num_units = self._num_units[slice(*self._block_starts[number : number + 2])]
-        ends = np.cumsum(num_units, dtype=np.int64)
+    def _fetch(self, number: int) -> list[bytes]:
+        """The units of each sample of a block."""
         path = self._cache_path(number)
-        content = _read_kept(path, 2 * int(ends[-1])) if path else None
-        if content is None:
-            content = self._fetch_units(number)
-            if path:
-                _keep(path, content)
-        return Block(np.frombuffer(content, "<u2"), (ends - num_units).tolist())
+        if path is None:
+            return self._fetch_units(number)
+        kept = _read_kept(path, self._index.num_units[slice(*self._block_starts[number : number + 2])])
+        # What was kept unchecked may be damaged.
+        if kept is not None and not self._damaged_samples(number, kept):
+            return kept
+        samples = self._fetch_units(number)
+        if not self._damaged_samples(number, samples):
+            _keep(path, b"".join(samples))
+        return samples
 
-    def _fetch_units(self, number: int) -> bytes:
+    def _fetch_units(self, number: int) -> list[bytes]:
         rows = slice(*self._block_starts[number : number + 2])
-        shard = int(self._shard_of_block[number])
+        shard = self._shard_of(number)
         start, end = self._byte_range(number)
         try:
-            data = storage.read_range(self._uri(shard), start, end - start)
+            data = self._read_range(shard, start, end - start)
         except FileNotFoundError:
             raise self._missing(shard) from None
         if len(data) != end - start:
             raise self._cut(shard)
-        places = zip((self._units_offset[rows] - start).tolist(), self._num_units[rows].tolist(), strict=True)
-        return b"".join(data[place : place + 2 * length] for place, length in places)
+        starts = self._index.units_offset[rows] - start
+        ends = starts + 2 * self._index.num_units[rows]
+        return [data[first:last] for first, last in zip(starts.tolist(), ends.tolist(), strict=True)]
+
+    def _read_range(self, shard: int, start: int, length: int) -> bytes:
+        if not self._is_direct:
+            return storage.read_range(self._uri(shard), start, length)
+        # Twice as fast, for a block in the page cache.
+        with _opened(self._uri(shard)) as file:
+            return os.pread(file, length, start)
 
     def _byte_range(self, number: int) -> tuple[int, int]:
         first, last = self._block_starts[number : number + 2] - (0, 1)
-        return int(self._units_offset[first]), int(self._units_offset[last] + 2 * self._num_units[last])
+        return int(self._index.units_offset[first]), int(
+            self._index.units_offset[last] + 2 * self._index.num_units[last]
+        )
 
     def _cache_path(self, number: int) -> Path | None:
         if self._config.cache is None:
             return None
         first, end = self._block_starts[number : number + 2]
-        shard = self._shard_names[int(self._shard_of_block[number])].replace("/", "-").removesuffix(".tar")
+        shard = self._index.shards[self._shard_of(number)].replace("/", "-").removesuffix(".tar")
         # Named after what is in it, so that shards made anew are never mistaken for those before.
-        name = f"{int(self._units_offset[first])}-{int(end - first)}.units"
+        name = f"{int(self._index.units_offset[first])}-{int(end - first)}.units"
         return Path(self._config.cache, self._dataset.fingerprint[:16], shard, name)
 
     def _check(self, shard: int) -> None:
         """Whether a shard is as long as it was and, where that is asked for, has its checksum."""
-        uri, facts = self._uri(shard), self._facts.get(self._shard_names[shard])
+        uri, facts = self._uri(shard), self._facts.get(self._index.shards[shard])
         try:
             size = storage.size(uri)
             if facts is None:
                 return
             if size != facts["num_bytes"]:
                 raise DatasetError(f"{uri} has {size} bytes, not {facts['num_bytes']}; restore it or pack again")
-            if self._config.verify_checksums and _sha256(uri) != facts["sha256"]:
+            if self._checks_shards and _sha256(uri) != facts["sha256"]:
                 raise DatasetError(f"{uri} does not have the checksum in dataset.json; restore it or pack again")
         except FileNotFoundError:
             raise self._missing(shard) from None
 
+    def _shard_of(self, number: int) -> int:
+        return int(self._index.shard[self._block_starts[number]])
+
     def _uri(self, shard: int) -> str:
-        return storage.join(self._dataset.uri, self._shard_names[shard])
+        return storage.join(self._dataset.uri, self._index.shards[shard])
 
     def _missing(self, shard: int) -> DatasetError:
         return DatasetError(
@@ -246,15 +295,26 @@ def _sha256(uri: str) -> str:
     return digest.hexdigest()
 
 
-def _read_kept(path: Path, num_bytes: int) -> bytes | None:
-    """What was kept, unless it is not there, or a crash left it half-written."""
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[int]:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _read_kept(path: Path, num_units: NDArray[np.int32]) -> list[bytes] | None:
+    """What was kept of samples of these lengths [n], unless it is not there, or a crash left it half-written."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         return None
     content, checksum = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
-    is_whole = len(content) == num_bytes and zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "little") == checksum
-    return content if is_whole else None
+    ends = np.cumsum(2 * num_units, dtype=np.int64).tolist()
+    if len(content) != ends[-1] or zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "little") != checksum:
+        return None
+    return [content[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 def _keep(path: Path, content: bytes) -> None:

@@ -21,6 +21,7 @@ from torch import nn
 from model.lm.bfloat16 import BFloat16
 from model.lm.document_attention import attend_within_documents
 from model.lm.loader import Batch, TrainingBatches, UnitSamples
+from model.lm.loader_config import LoaderConfig
 from model.lm.perplexity import PerplexityReport, perplexity, unigram_perplexity, unit_counts
 from model.lm.speech_lm import (
     bare_model,
@@ -60,6 +61,8 @@ class TrainResult:
         best: The lowest validation perplexity after an update; None if the run was stopped before it validated.
         checkpoint: Folder of the best checkpoint (of the newest where `best` is None).
         is_finished: False if SIGTERM stopped the run; start it again to continue.
+        held_to: What units were held to as they were read, in words.
+        num_skipped: Damaged samples that this process left out.
     """
 
     num_steps: int
@@ -69,6 +72,8 @@ class TrainResult:
     best: PerplexityReport | None
     checkpoint: str
     is_finished: bool
+    held_to: str
+    num_skipped: int
 
 
 def train(config: TrainConfig, shards: str, checkpoints: str, on_event: OnEvent = lambda _: None) -> TrainResult:
@@ -100,6 +105,8 @@ def train(config: TrainConfig, shards: str, checkpoints: str, on_event: OnEvent 
         best=outcome.best,
         checkpoint=outcome.checkpoint,
         is_finished=outcome.is_finished,
+        held_to=training.held_to,
+        num_skipped=training.num_skipped,
     )
 
 
@@ -118,7 +125,11 @@ class SpeechLMTraining(Training[Batch, PerplexityReport]):
         self._ranks = ranks
         self._vocabulary = Vocabulary.of_dataset(dataset)
         self._train_samples = UnitSamples(dataset, "train", config.max_units, config.data)
-        self._validation_samples = UnitSamples(dataset, "validation", config.max_units)
+        self._validation_samples = UnitSamples(
+            dataset, "validation", config.max_units, LoaderConfig(verify_checksums=config.data.verify_checksums)
+        )
+        self.held_to = self._train_samples.held_to
+        self.num_skipped = 0  # by this process since it started
         self._batches = TrainingBatches(
             self._train_samples,
             self._vocabulary,
@@ -128,7 +139,6 @@ class SpeechLMTraining(Training[Batch, PerplexityReport]):
             rank=ranks.rank,
             world_size=ranks.world_size,
         )
-        self._num_skipped = 0
         if resumed:
             self._batches.load_state_dict(resumed.state["loader"])
             progress = resumed.state["progress"]
@@ -193,7 +203,7 @@ class SpeechLMTraining(Training[Batch, PerplexityReport]):
                 # Data parallelism averages over processes; we want the sum over them, per target.
                 torch.autograd.backward(micro_nll * (self._ranks.world_size / batch.num_targets))
             nll += micro_nll.detach()
-        self._num_skipped += batch.num_skipped
+        self.num_skipped += batch.num_skipped
         return {"loss": self._ranks.sum(nll).item() / batch.num_targets}
 
     def after_update(self) -> None:
@@ -202,8 +212,8 @@ class SpeechLMTraining(Training[Batch, PerplexityReport]):
 
     def pace(self, num_seen: int, num_new: int, seconds: float) -> dict[str, float]:
         figures: dict[str, float] = {"tokens": num_seen}
-        if self._num_skipped:  # in damaged shards, by this process since it started
-            figures["skipped_samples"] = self._num_skipped
+        if self.num_skipped:
+            figures["skipped_samples"] = self.num_skipped
         return {**figures, "tokens_per_s": round(num_new / seconds, 1)}
 
     def validate(self) -> PerplexityReport:

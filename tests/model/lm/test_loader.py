@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 from collections import Counter
 from collections.abc import Callable
@@ -21,8 +22,8 @@ from model.lm.loader import TrainingBatches, UnitSamples, collate
 from model.lm.loader_config import LoaderConfig
 from model.lm.vocab import Vocabulary
 from pipeline.errors import TwistError
-from pipeline.files import s3, storage
-from pipeline.shards import Dataset, Sample, make_key, open_dataset, write_index, write_shard
+from pipeline.files import parquet, s3, storage
+from pipeline.shards import UNCHECKED_SCHEMA, Dataset, Sample, make_key, open_dataset, write_index, write_shard
 from tests.s3_servers import FaultyProxy, moto, point_clients_at
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ Damage = Callable[[Path], object]
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "missing": (lambda shard: shard.unlink(), "is missing"),
     "cut": (lambda shard: shard.write_bytes(shard.read_bytes()[:-700]), "has .* bytes, not"),
-    "altered": (lambda shard: shard.write_bytes(shard.read_bytes()[:-1] + b"x"), "does not have the checksum"),
+    "altered": (lambda shard: shard.write_bytes(b"\xff" * shard.stat().st_size), "is damaged: .* packed"),
     "impossible": (lambda shard: shard.write_bytes(b"\xff" * shard.stat().st_size), "holds unit 65535"),
 }
 
@@ -248,7 +249,7 @@ def test_a_damaged_shard_is_named_or_left_out_and_counted(
     dataset = make_dataset({"train": markov_units})
     damage(Path(dataset.uri, "train/train-000001.tar"))
     cache = str(tmp_path / "cache") if cached else None
-    fail = LoaderConfig(verify_checksums=name == "altered", cache=cache)
+    fail = LoaderConfig(verify_checksums=name != "impossible", cache=cache)
     with pytest.raises(TwistError, match=rf"train-000001\.tar {message}"):
         for index in range(8):
             batches_over(UnitSamples(dataset, "train", 40, fail), 8)[index]
@@ -261,6 +262,92 @@ def test_a_damaged_shard_is_named_or_left_out_and_counted(
     sound = sorted(VOCABULARY.encode(units).tolist() for units in markov_units[::2])
     assert sorted(documents(batches, 0)) == sound, "other samples than the sound shard's"
     assert batches_over(samples, len(samples)).sample_indices(0).tolist() == batches.sample_indices(0).tolist()
+
+
+def flip(shard: Path, bit: int) -> None:
+    """Turns one bit of a file, the first byte's lowest being number 0."""
+    content = bytearray(shard.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    shard.write_bytes(content)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_any_flipped_bit_of_a_unit_is_found(
+    make_dataset: MakeDataset, markov_units: list[NDArray[np.uint16]], tmp_path: Path, cached: bool
+) -> None:
+    dataset = make_dataset({"train": markov_units[:4]})
+    shard = Path(dataset.uri, "train/train-000000.tar")
+    data = LoaderConfig(cache=str(tmp_path / "cache") if cached else None)
+    for row in dataset.manifest.slice(0, 2).to_pylist():
+        for bit in range(8 * row["units_offset"], 8 * (row["units_offset"] + 2 * row["num_units"])):
+            flip(shard, bit)
+            with pytest.raises(
+                TwistError, match=rf"train-000000\.tar is damaged: the units of sample {row['key']} are"
+            ):
+                UnitSamples(dataset, "train", 40, data)[0]
+            flip(shard, bit)
+    assert UnitSamples(dataset, "train", 40, data)[0].tolist() == markov_units[0].tolist()
+
+
+def test_a_damaged_sample_alone_is_left_out_and_counted(
+    make_dataset: MakeDataset, markov_units: list[NDArray[np.uint16]]
+) -> None:
+    dataset = make_dataset({"train": markov_units})
+    row = dataset.row(3)
+    flip(Path(dataset.uri, row["shard"]), 8 * row["units_offset"])
+    samples = UnitSamples(dataset, "train", 40, LoaderConfig(damaged="skip"))
+    with pytest.warns(UserWarning, match=f"{row['key']} are not those that were packed.*left out"):
+        batch = batches_over(samples, len(samples))[0]
+    assert batch.num_skipped == 1
+    sound = [units for number, units in enumerate(markov_units) if number != 6]  # every other one is in the first shard
+    assert sorted(documents(batches_over(samples, len(samples)), 0)) == sorted(
+        VOCABULARY.encode(units).tolist() for units in sound
+    )
+
+
+def test_units_kept_unchecked_are_fetched_again(
+    make_dataset: MakeDataset, markov_units: list[NDArray[np.uint16]], tmp_path: Path
+) -> None:
+    dataset = make_dataset({"train": markov_units})
+    row = dataset.row(0)
+    unchecked = LoaderConfig(cache=str(tmp_path / "cache"), verify_checksums=False)
+    flip(Path(dataset.uri, row["shard"]), 8 * row["units_offset"])
+    assert UnitSamples(dataset, "train", 40, unchecked)[0].tolist() != markov_units[0].tolist()
+    flip(Path(dataset.uri, row["shard"]), 8 * row["units_offset"])
+    checked = replace(unchecked, verify_checksums=True)
+    assert UnitSamples(dataset, "train", 40, checked)[0].tolist() == markov_units[0].tolist()
+
+
+def test_shards_from_before_samples_had_checksums_are_held_to_those_of_shards(
+    make_dataset: MakeDataset, markov_units: list[NDArray[np.uint16]]
+) -> None:
+    dataset = make_dataset({"train": markov_units})
+    old = dataset.manifest.select(UNCHECKED_SCHEMA.names).cast(UNCHECKED_SCHEMA)
+    parquet.write(str(Path(dataset.uri, "manifest.parquet")), old)
+    samples = UnitSamples(open_dataset(dataset.uri), "train", 40)
+    assert samples[0].tolist() == markov_units[0].tolist()
+    assert samples.held_to.startswith("the checksum of each shard")
+    flip(Path(dataset.uri, "train/train-000000.tar"), 0)
+    with pytest.raises(TwistError, match=r"train-000000\.tar does not have the checksum in dataset\.json"):
+        UnitSamples(open_dataset(dataset.uri), "train", 40)[0]
+
+
+def test_what_units_are_held_to_is_told(make_dataset: MakeDataset, markov_units: list[NDArray[np.uint16]]) -> None:
+    dataset = make_dataset({"train": markov_units})
+    assert UnitSamples(dataset, "train", 40).held_to == "the checksum of each sample"
+    unchecked = UnitSamples(dataset, "train", 40, LoaderConfig(verify_checksums=False))
+    assert unchecked.held_to == "the sizes of shards alone (data.verify_checksums is false)"
+
+
+def test_a_shard_that_is_cut_while_it_is_read_is_named(make_dataset: MakeDataset) -> None:
+    dataset = make_dataset({"train": [np.arange(10, dtype=np.uint16)] * 600})
+    samples = UnitSamples(dataset, "train", 40)
+    assert samples.blocks[-1] > samples.blocks[0]
+    samples[0]
+    os.truncate(Path(dataset.uri, "train/train-000000.tar"), 100_000)
+    with pytest.raises(TwistError, match=r"train-000000\.tar ends before its last units; restore it or pack again"):
+        for index in range(300):
+            samples[index]
 
 
 def test_a_step_of_nothing_but_damage_has_no_targets(

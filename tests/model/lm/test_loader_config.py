@@ -41,7 +41,7 @@ def test_a_run_on_other_data_refuses_to_go_on(settings: dict[str, Any], told: st
 
 def test_where_units_come_from_may_change(tmp_path: Path) -> None:
     begun = TrainConfig(architecture={"model_type": "opt"})
-    other = LoaderConfig(cache="/scratch", damaged="skip", verify_checksums=True)
+    other = LoaderConfig(cache="/scratch", damaged="skip", verify_checksums=False)
     before = json.loads(json.dumps(asdict(begun)))
     refuse_other_settings(before, replace(begun, data=other), "train", str(tmp_path), 1)
 
@@ -61,3 +61,27 @@ def test_training_goes_on_past_a_damaged_shard_and_counts_it(
     assert last["skipped_samples"] == 24, "six steps of eight samples are one epoch, of which half is gone"
     with pytest.raises(TwistError, match=r"train-000001\.tar is missing"):
         train(replace(config, data=LoaderConfig()), dataset.uri, str(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_training_ends_at_a_damaged_sample_of_either_split(
+    make_dataset: MakeDataset,
+    markov_units: list[NDArray[np.uint16]],
+    tiny_opt: dict[str, Any],
+    tmp_path: Path,
+    split: str,
+) -> None:
+    dataset = make_dataset({"train": markov_units[:48], "validation": markov_units[48:]})
+    config = TrainConfig(
+        architecture=tiny_opt, batch_size=8, max_units=40, num_steps=6, warmup_steps=2, log_every=6, device="cpu"
+    )
+    shard = Path(dataset.uri, f"{split}/{split}-000000.tar")
+    (offset,) = [row["units_offset"] for row in dataset.manifest.to_pylist() if row["key"] == f"{split}-0"]
+    content = bytearray(shard.read_bytes())
+    content[offset] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(TwistError, match=rf"{split}-000000\.tar is damaged: the units of sample {split}-0 are not"):
+        train(config, dataset.uri, str(tmp_path / "checked"))
+    unchecked = replace(config, data=LoaderConfig(verify_checksums=False))
+    result = train(unchecked, dataset.uri, str(tmp_path / "unchecked"))
+    assert result.held_to == "the sizes of shards alone (data.verify_checksums is false)"
