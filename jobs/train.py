@@ -84,6 +84,13 @@ def work(
             f"{result.unigram.mean.perplexity:.2f} unigram",
             flush=True,
         )
+        if num_steps := result.num_steps - first_step:
+            left_out = f"; {result.num_skipped:,} damaged ones left out" if result.num_skipped else ""
+            print(
+                f"units      those of {num_steps * recipe.train.batch_size:,} samples, and of validation, held to "
+                f"{result.held_to}{left_out}",
+                flush=True,
+            )
     return result
 
 

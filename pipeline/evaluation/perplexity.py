@@ -29,12 +29,15 @@ MEAN_OF_CORPORA = Measure("mean of corpora", "nats", "num_targets", mean_over="c
 class Evaluation:
     """Perplexity of a checkpoint and of a unigram model on one split, with confidence intervals.
 
-    `result` tells the checkpoint's for tables, and has the nats of each sample.
+    `result` tells the checkpoint's for tables, and has the nats of each sample. `held_to` says what the units of the
+    `num_samples` samples were held to as they were read.
     """
 
     checkpoint: str
     shards: str
     split: str
+    num_samples: int
+    held_to: str
     model: PerplexityReport
     unigram: PerplexityReport
     intervals: dict[str, tuple[float, float]]
@@ -42,7 +45,7 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """All but `result`, as JSON has it."""
-        told = ("checkpoint", "shards", "split", "model", "unigram", "intervals")
+        told = ("checkpoint", "shards", "split", "num_samples", "held_to", "model", "unigram", "intervals")
         return {
             name: asdict(value) if isinstance(value, PerplexityReport) else value
             for name, value in ((name, getattr(self, name)) for name in told)
@@ -64,7 +67,7 @@ def evaluate_perplexity(
         seed: Seed of the bootstrap.
 
     Raises:
-        TwistError: the checkpoint or the shards are missing, or their units come from different codebooks.
+        TwistError: the checkpoint or the shards are missing or damaged, or their units come from different codebooks.
     """
     dataset = open_dataset(shards)
     folder = checkpoint.fetch(checkpoint_folder)
@@ -92,7 +95,9 @@ def evaluate_perplexity(
             "model": fingerprint_of_folder(folder),
         },
     )
-    return Evaluation(checkpoint_folder, shards, split, report, unigram, intervals, result)
+    return Evaluation(
+        checkpoint_folder, shards, split, len(samples), samples.held_to, report, unigram, intervals, result
+    )
 
 
 def _items(nll: NDArray[np.float64], samples: UnitSamples, speakers: NDArray[np.int32]) -> pa.Table:
@@ -140,9 +145,10 @@ def table(evaluation: Evaluation) -> str:
         unigram = f"{unigrams[name].perplexity:.2f}"
         rows.append((name, f"{score.perplexity:.2f}", interval, unigram, f"{score.num_targets:,}"))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
+    lines = [
         "  ".join(
             [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
         )
         for row in rows
-    )
+    ]
+    return "\n".join([*lines, f"units of {evaluation.num_samples:,} samples held to {evaluation.held_to}"])
