@@ -1,8 +1,8 @@
 """Units out of shards by their byte offsets, a block of neighbouring samples at a time; no tar is parsed.
 
-A block is one read of a range of bytes, of which the units alone are kept, and held against the checksums of its samples
-in the shards' manifest. Shards are not mapped into memory: one that is cut meanwhile would end the process without a
-word. Of shards on S3 (or where there is a cache) the next blocks are fetched meanwhile.
+A block is one read of a range of bytes, of which the units alone are kept, and held to the checksums of its samples in
+the shards' manifest. Shards are not mapped into memory: one that is cut meanwhile would end the process without a word.
+Of shards on S3 (or where there is a cache) the next blocks are fetched meanwhile.
 """
 
 from __future__ import annotations
@@ -200,8 +200,8 @@ class ShardReader:
         key = self._dataset.value("key", int(self._index.rows[self._block_starts[number] + damaged[0]]))
         others = f" and of {len(damaged) - 1} near it" if len(damaged) > 1 else ""
         return DatasetError(
-            f"{self._uri(self._shard_of(number))} is damaged: the units of sample {key}{others} are not those that were "
-            f"packed; restore it or pack again"
+            f"{self._uri(self._shard_of(number))} is damaged: the units of sample {key}{others} are not those that "
+            f"were packed; restore it or pack again"
         )
 
     def _fetched(self, number: int) -> list[bytes]:
