@@ -22,7 +22,7 @@ from model import weights_file
 from model.encoder.hubert import HubertModel
 from model.encoder.hubert_config import HubertConfig
 from model.torch_file import TorchFile, mapping
-from pipeline.errors import TwistError
+from pipeline.errors import TwistError, brief
 from pipeline.files.inert_pickle import Recorded
 from pipeline.records import SAMPLE_RATE_HZ
 
@@ -202,7 +202,7 @@ def load_fairseq_file(path: Path) -> tuple[HubertModel, bool]:
             raise TwistError(f"{path} is no checkpoint of fairseq ({error}): it has no settings and weights") from None
         architecture = model_settings.get("_name", model_settings.get("arch"))
         if architecture not in ("hubert", None):
-            raise TwistError(f"{path} is of fairseq's architecture {architecture!r}; only 'hubert' can be loaded")
+            raise TwistError(f"{path} is of fairseq's architecture {brief(architecture)}; only 'hubert' can be loaded")
         config, do_normalize = _fairseq_config(model_settings, task_settings, path)
         weights = {
             _fairseq_renamed(name, config): file.tensor(tensor)
@@ -241,15 +241,15 @@ def _is_omegaconf_value(node: object) -> TypeGuard[Recorded]:
 def _fairseq_config(model: dict[str, Any], task: dict[str, Any], path: Path) -> tuple[HubertConfig, bool]:
     for name, supported in FAIRSEQ_FIXED.items():
         if model.get(name, supported) != supported:
-            raise TwistError(f"{path} has {name} {model[name]!r}; only {supported!r} can be loaded")
+            raise TwistError(f"{path} has {name} {brief(model[name])}; only {supported!r} can be loaded")
     if task.get("sample_rate", SAMPLE_RATE_HZ) != SAMPLE_RATE_HZ:
-        raise TwistError(f"{path} has sample_rate {task['sample_rate']!r}; only {SAMPLE_RATE_HZ} Hz is supported")
+        raise TwistError(f"{path} has sample_rate {brief(task['sample_rate'])}; only {SAMPLE_RATE_HZ} Hz is supported")
     do_normalize = task.get("normalize", False)
     if not isinstance(do_normalize, bool):
-        raise TwistError(f"{path} has normalize {do_normalize!r}; it must be true or false")
+        raise TwistError(f"{path} has normalize {brief(do_normalize)}; it must be true or false")
     extractor_mode = model.get("extractor_mode", "default")
     if extractor_mode not in tuple(FAIRSEQ_NORMS):  # a tuple, since a file may hold a list, which is not hashable
-        raise TwistError(f"{path} has extractor_mode {extractor_mode!r}; it must be default or layer_norm")
+        raise TwistError(f"{path} has extractor_mode {brief(extractor_mode)}; it must be default or layer_norm")
     settings = {ours: model.get(theirs, default) for ours, (theirs, default) in FAIRSEQ_SETTINGS.items()}
     try:
         conv_dim, conv_kernel, conv_stride = zip(
@@ -300,10 +300,12 @@ def _conv_layers(expression: object) -> list[tuple[int, int, int]]:
         raise ValueError
 
     try:
-        parsed = layers(ast.parse(str(expression).strip(), mode="eval").body)
+        if not isinstance(expression, str):
+            raise ValueError
+        parsed = layers(ast.parse(expression.strip(), mode="eval").body)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         raise TwistError(
-            f"conv_feature_layers is {str(expression)[:200]!r}; it must list the convolutions (at most "
+            f"conv_feature_layers is {brief(expression)}; it must list the convolutions (at most "
             f"{LARGEST_NUM_CONV_LAYERS}) as in {FAIRSEQ_CONV_LAYERS!r}"
         ) from None
     return parsed
@@ -321,9 +323,11 @@ def _fairseq_renamed(name: str, config: HubertConfig) -> str:
 def _huggingface_config(path: Path) -> HubertConfig:
     raw = _read_json(path)
     if raw.get("model_type") != "hubert":
-        raise TwistError(f"{path} has model_type {raw.get('model_type')!r}; only 'hubert' can be loaded")
+        raise TwistError(f"{path} has model_type {brief(raw.get('model_type'))}; only 'hubert' can be loaded")
     if raw.get("adapter_attn_dim") is not None:
-        raise TwistError(f"{path} has adapter_attn_dim {raw['adapter_attn_dim']!r}; adapter layers are not supported")
+        raise TwistError(
+            f"{path} has adapter_attn_dim {brief(raw['adapter_attn_dim'])}; adapter layers are not supported"
+        )
     known = {field.name for field in fields(HubertConfig)}
     settings: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in raw.items() if name in known
@@ -353,7 +357,7 @@ def _read_shards(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict
     weights: dict[str, Tensor] = {}
     for shard in sorted({str(shard) for shard in shard_of.values()}):
         if shard in ("", ".", "..") or {"/", "\\", "\0"} & set(shard):
-            raise TwistError(f"{index} names {shard!r}, which is no file beside it")
+            raise TwistError(f"{index} names {brief(shard)}, which is no file beside it")
         path = index.with_name(shard)
         if not path.is_file():
             raise TwistError(f"{path} does not exist, but {index.name} names it: fetch it too")
@@ -380,10 +384,12 @@ def _huggingface_do_normalize(folder: Path) -> bool | None:
 
 def _do_normalize(raw: dict[str, object], path: Path) -> bool:
     if raw.get("sampling_rate", SAMPLE_RATE_HZ) != SAMPLE_RATE_HZ:
-        raise TwistError(f"{path} has sampling_rate {raw['sampling_rate']!r}; only {SAMPLE_RATE_HZ} Hz is supported")
+        raise TwistError(
+            f"{path} has sampling_rate {brief(raw['sampling_rate'])}; only {SAMPLE_RATE_HZ} Hz is supported"
+        )
     do_normalize = raw.get("do_normalize", True)  # transformers' own default
     if not isinstance(do_normalize, bool):
-        raise TwistError(f"{path} has do_normalize {do_normalize!r}; it must be true or false")
+        raise TwistError(f"{path} has do_normalize {brief(do_normalize)}; it must be true or false")
     return do_normalize
 
 

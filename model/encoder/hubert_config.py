@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from pipeline.errors import TwistError
+from pipeline.errors import TwistError, brief
 
 # Far above any HuBERT; keeps a damaged or hostile config from asking for sizes that overflow.
 LARGEST_SIZE = 2**16
@@ -62,7 +62,9 @@ class HubertConfig:
         for name in ("conv_dim", "conv_kernel", "conv_stride"):
             sizes = getattr(self, name)
             if not isinstance(sizes, tuple) or not sizes or not all(_is_size(size) for size in sizes):
-                raise TwistError(f"HuBERT config: {name} must list integers from 1 to {LARGEST_SIZE}, not {sizes!r}")
+                raise TwistError(
+                    f"HuBERT config: {name} must list integers from 1 to {LARGEST_SIZE}, not {brief(sizes)}"
+                )
         if not len(self.conv_dim) == len(self.conv_kernel) == len(self.conv_stride):
             raise TwistError(
                 "HuBERT config: conv_dim, conv_kernel and conv_stride must have one entry per convolution, but have "
@@ -78,11 +80,12 @@ class HubertConfig:
         ):
             if not _is_size(getattr(self, name)):
                 raise TwistError(
-                    f"HuBERT config: {name} must be an integer from 1 to {LARGEST_SIZE}, not {getattr(self, name)!r}"
+                    f"HuBERT config: {name} must be an integer from 1 to {LARGEST_SIZE}, not "
+                    f"{brief(getattr(self, name))}"
                 )
         for name in ("conv_bias", "feat_proj_layer_norm", "do_stable_layer_norm", "conv_pos_batch_norm"):
             if not isinstance(getattr(self, name), bool):
-                raise TwistError(f"HuBERT config: {name} must be true or false, not {getattr(self, name)!r}")
+                raise TwistError(f"HuBERT config: {name} must be true or false, not {brief(getattr(self, name))}")
         for name in ("num_attention_heads", "num_conv_pos_embedding_groups"):
             if self.hidden_size % getattr(self, name):
                 raise TwistError(
@@ -95,10 +98,13 @@ class HubertConfig:
         ):
             if getattr(self, name) not in supported:
                 raise TwistError(
-                    f"HuBERT config: {name} is {getattr(self, name)!r}; supported: {', '.join(map(repr, supported))}"
+                    f"HuBERT config: {name} is {brief(getattr(self, name))}; supported: "
+                    f"{', '.join(map(repr, supported))}"
                 )
         if not isinstance(self.layer_norm_eps, float | int) or not 0 < self.layer_norm_eps < 1:
-            raise TwistError(f"HuBERT config: layer_norm_eps must lie between 0 and 1, not {self.layer_norm_eps!r}")
+            raise TwistError(
+                f"HuBERT config: layer_norm_eps must lie between 0 and 1, not {brief(self.layer_norm_eps)}"
+            )
 
     @property
     def hop_samples(self) -> int:

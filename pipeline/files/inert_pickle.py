@@ -3,11 +3,16 @@
 Where a pickle would build an object or call a function, it yields a `Recorded` that holds the name, the arguments and
 the state; the reader of each format picks what it needs from that. Names outside an allow-list are an error even so: a
 tampered file must fail, not load as a checkpoint with something missing.
+
+Memory and time stay in bounds too, whatever a pickle holds: Python's own unpickler does it opcode by opcode, where the
+one in C allocates what an opcode asks for (ten bytes can ask for gigabytes), and what it yields is neither deep nor,
+written out, large.
 """
 
 from __future__ import annotations
 
 import pickle
+import struct
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pipeline.errors import TwistError
@@ -18,7 +23,22 @@ if TYPE_CHECKING:
 
     class Readable(Protocol):
         def read(self, n: int, /) -> bytes: ...
-        def readline(self) -> bytes: ...
+        def readline(self, size: int, /) -> bytes: ...
+
+
+# A HuBERT with the state of its optimizer has 40,000 opcodes; one opcode makes at most some 250 bytes.
+MAX_OPCODES = 1_000_000
+# Of one pickle, without tensors and joblib's arrays, which lie behind or between. Text can take four times as much.
+MAX_PICKLE_BYTES = 2**27
+# Names that one pickle may hold; k-means models have five, checkpoints of fairseq some twenty.
+MAX_NAMES = 1_000
+# How deep lists, dicts and tuples may lie in each other; settings have a depth of five.
+MAX_DEPTH = 50
+# Characters (and items) of a value when it is written out, where what is shared counts each time.
+MAX_WRITTEN = 2**27
+# Bits of a number; Python itself refuses to write out longer ones.
+MAX_NUMBER_BITS = 14_000
+CONTAINERS = (dict, list, tuple, set, frozenset)
 
 
 class UnsafePickleError(TwistError):
@@ -86,12 +106,50 @@ def load(
 
     Raises:
         UnsafePickleError: the pickle names something that is not allowed.
+        pickle.UnpicklingError: it is larger, deeper or more entangled than what it is read for can be.
         Exception: of any other kind, if the pickle is damaged.
     """
-    return _Unpickler(file, allowed, persistent_load, on_state).load()
+    loaded = _Unpickler(file, allowed, persistent_load, on_state).load()
+    _refuse_entangled(loaded)
+    return loaded
 
 
-class _Unpickler(pickle.Unpickler):
+class _Limited:
+    """A file of which one pickle is read."""
+
+    def __init__(self, file: Readable) -> None:
+        self._file = file
+        self._left = MAX_PICKLE_BYTES
+
+    def read(self, n: int, /) -> bytes:
+        if not 0 <= n <= self._left:
+            raise pickle.UnpicklingError(f"a pickle in it has more than {MAX_PICKLE_BYTES} bytes")
+        self._left -= n
+        return self._file.read(n)
+
+    def readline(self) -> bytes:
+        line = self._file.readline(self._left)
+        self._left -= len(line)
+        return line
+
+
+class _Dispatch(dict[int, "Callable[[_Unpickler], None]"]):
+    """What each opcode does; counts them."""
+
+    num_opcodes = 0
+
+    def __getitem__(self, opcode: int) -> Callable[[_Unpickler], None]:
+        self.num_opcodes += 1
+        if self.num_opcodes > MAX_OPCODES:
+            raise pickle.UnpicklingError(f"a pickle in it has more than {MAX_OPCODES} opcodes")
+        return super().__getitem__(opcode)
+
+
+# Its types are not stated.
+_PythonUnpickler: Any = pickle._Unpickler
+
+
+class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
     def __init__(
         self,
         file: Readable,
@@ -99,17 +157,20 @@ class _Unpickler(pickle.Unpickler):
         persistent_load: Callable[[Any], Any] | None,
         on_state: Callable[[Recorded], None] | None,
     ) -> None:
-        super().__init__(file)
+        super().__init__(_Limited(file))
         self._allowed = allowed
         self._persistent_load = persistent_load
         self._on_state = staticmethod(on_state) if on_state else None
         self._classes: dict[str, type[Recorded]] = {}
+        self.dispatch = _Dispatch({**_PythonUnpickler.dispatch, **_OWN})
 
     def find_class(self, module_name: str, global_name: str, /) -> type[Recorded]:
         name = f"{module_name}.{global_name}"
         if not any(name == entry or name.startswith(f"{entry}.") for entry in self._allowed):
             raise UnsafePickleError(f"it names {name}, which has no place in such a file")
         if name not in self._classes:
+            if len(self._classes) == MAX_NAMES:
+                raise pickle.UnpicklingError(f"it names more than {MAX_NAMES} classes and functions")
             # One class per name and pickle, so that nothing a pickle does to it outlives that pickle.
             self._classes[name] = type("Recorded", (Recorded,), {"name": name, "_on_state": self._on_state})
         return self._classes[name]
@@ -118,3 +179,108 @@ class _Unpickler(pickle.Unpickler):
         if self._persistent_load is None:
             raise pickle.UnpicklingError("it refers to something outside itself")
         return self._persistent_load(pid)
+
+    def load_bytearray8(self) -> None:
+        """As Python's, which allocates before it reads."""
+        (length,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(length)))
+
+    def load_dict(self) -> None:
+        _refuse_nested_keys(self.stack[::2])
+        super().load_dict()
+
+    def load_setitem(self) -> None:
+        _refuse_nested_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        _refuse_nested_keys(self.stack[::2])
+        super().load_setitems()
+
+    def load_additems(self) -> None:
+        _refuse_nested_keys(self.stack)
+        super().load_additems()
+
+    def load_frozenset(self) -> None:
+        _refuse_nested_keys(self.stack)
+        super().load_frozenset()
+
+
+_OWN = {
+    pickle.BYTEARRAY8[0]: _Unpickler.load_bytearray8,
+    pickle.DICT[0]: _Unpickler.load_dict,
+    pickle.SETITEM[0]: _Unpickler.load_setitem,
+    pickle.SETITEMS[0]: _Unpickler.load_setitems,
+    pickle.ADDITEMS[0]: _Unpickler.load_additems,
+    pickle.FROZENSET[0]: _Unpickler.load_frozenset,
+}
+
+
+def _refuse_nested_keys(keys: list[Any]) -> None:
+    """Hashing a tuple hashes those in it, on the C stack and as often as they occur."""
+    if any(isinstance(key, tuple) and any(isinstance(part, tuple) for part in key) for key in keys):
+        raise pickle.UnpicklingError("it has a key of tuples in tuples")
+
+
+def _refuse_entangled(value: Any) -> None:
+    """Refuses what is too deep or, written out, too large to be compared, hashed or shown.
+
+    What a Recorded holds is looked at apart, since nothing of these looks into one: it may refer back.
+
+    Raises:
+        pickle.UnpicklingError: it is.
+    """
+    measures: dict[int, tuple[int, int]] = {}
+    seen: set[int] = set()
+    left = [value]
+    while left:
+        one = left.pop()
+        if not isinstance(one, Recorded):
+            left += _measure(one, measures)
+        elif id(one) not in seen:
+            seen.add(id(one))
+            left += (one.args, one.state, one.items, one.entries)
+
+
+def _measure(root: Any, measures: dict[int, tuple[int, int]]) -> list[Recorded]:
+    """Adds depth and size of `root` and all in it to `measures`, by id; returns each Recorded found on the way."""
+    found: list[Recorded] = []
+    path = [root]
+    begun: set[int] = set()
+    while path:
+        node = path[-1]
+        if id(node) in measures:
+            path.pop()
+            continue
+        parts = _parts(node)
+        if id(node) not in begun:
+            begun.add(id(node))
+            found += [part for part in parts if isinstance(part, Recorded)]
+            inner = [part for part in parts if isinstance(part, CONTAINERS) and id(part) not in measures]
+            if any(id(part) in begun for part in inner):
+                raise pickle.UnpicklingError("it holds something that holds itself")
+            path += inner
+            continue
+        path.pop()
+        begun.discard(id(node))
+        measured = [measures.get(id(part)) or (0, _length(part)) for part in parts]
+        depth = 1 + max((depth for depth, _ in measured), default=0)
+        size = _length(node) + sum(size for _, size in measured)
+        if depth > MAX_DEPTH:
+            raise pickle.UnpicklingError(f"it holds more than {MAX_DEPTH} values in each other")
+        if size > MAX_WRITTEN:
+            raise pickle.UnpicklingError(f"it holds values that share others, of more than {MAX_WRITTEN} characters")
+        measures[id(node)] = depth, size
+    return found
+
+
+def _parts(node: Any) -> list[Any]:
+    if isinstance(node, dict):
+        return [*node.keys(), *node.values()]
+    return list(node) if isinstance(node, CONTAINERS) else []
+
+
+def _length(value: Any) -> int:
+    if isinstance(value, int) and value.bit_length() > MAX_NUMBER_BITS:
+        raise pickle.UnpicklingError(f"it holds a number of more than {MAX_NUMBER_BITS} bits")
+    return 1 + len(value) if isinstance(value, str | bytes | bytearray) else 1

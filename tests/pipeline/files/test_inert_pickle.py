@@ -98,3 +98,53 @@ def test_bytes_behind_a_state_can_be_read_on_the_way(protocol: int) -> None:
 def test_one_pickle_is_read_and_no_more() -> None:
     file = io.BytesIO(pickle.dumps(1) + pickle.dumps("two") + b"rest")
     assert (inert_pickle.load(file, ()), inert_pickle.load(file, ()), file.read()) == (1, "two", b"rest")
+
+
+def long_binput(index: int) -> bytes:
+    return b"K\x01r" + index.to_bytes(4, "little") + b"."
+
+
+def shared(depth: int) -> bytes:
+    """A list of lists that share lists: 2 ** depth items when it is written out."""
+    return b"]q\x00" + b"".join(b"](h%ch%ceq%c" % (n, n, n + 1) for n in range(depth)) + b"."
+
+
+NESTED = 100_000
+HOSTILE = {
+    "a list in itself": (b"]q\x00h\x00a.", "holds itself"),
+    "lists that share lists": (shared(40), "more than 134217728 characters"),
+    "deep lists": (b"]" * NESTED + b"a" * (NESTED - 1) + b".", "more than 50 values in each other"),
+    "deep tuples": (b")" + b"\x85" * NESTED + b".", "more than 50 values in each other"),
+    "a key of deep tuples": (b"})" + b"\x85" * NESTED + b"Ns.", "key of tuples in tuples"),
+    "a set of deep tuples": (b"\x8f()" + b"\x85" * NESTED + b"\x90.", "key of tuples in tuples"),
+    "a frozen set of deep tuples": (b"()" + b"\x85" * NESTED + b"\x91.", "key of tuples in tuples"),
+    "keys of deep tuples": (b"}()" + b"\x85" * NESTED + b"Nu.", "key of tuples in tuples"),
+    "a dict of deep tuples": (b"()" + b"\x85" * NESTED + b"Nd.", "key of tuples in tuples"),
+    "many opcodes": (b"N0" * 500_001 + b"N.", "more than 1000000 opcodes"),
+    "many names": (b"".join(b"ccollections\nn%d\n0" % n for n in range(1001)) + b"N.", "more than 1000 classes"),
+    "a long number": (pickle.dumps(1 << 20_000), "number of more than 14000 bits"),
+    "bytes that are not there": (b"\x8e" + (2**40).to_bytes(8, "little") + b".", "more than 134217728 bytes"),
+    "text that is not there": (b"\x8d" + (2**33).to_bytes(8, "little") + b".", "more than 134217728 bytes"),
+    "a bytearray that is not there": (b"\x96" + (2**33).to_bytes(8, "little") + b".", "more than 134217728 bytes"),
+    "a frame that is not there": (b"\x95" + (2**33).to_bytes(8, "little") + b"N.", "more than 134217728 bytes"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_is_too_large_or_entangled_is_refused(name: str) -> None:
+    content, message = HOSTILE[name]
+    with pytest.raises(pickle.UnpicklingError, match=message):
+        load(content, "collections")
+
+
+def test_a_place_far_into_the_memo_allocates_nothing() -> None:
+    assert load(long_binput(2**31)) == 1
+
+
+def test_objects_may_refer_back_and_values_may_be_shared() -> None:
+    shared_list = [1, 2]
+    node = Namespace(values=[shared_list, shared_list])
+    node.parent = [node]
+    loaded = load(pickle.dumps(node), "argparse", "copyreg", "builtins.object")
+    assert loaded.state["parent"] == [loaded]
+    assert loaded.state["values"][0] is loaded.state["values"][1]
