@@ -53,8 +53,10 @@ __all__ = [
 MIN_SAMPLE_RATE_HZ, MAX_SAMPLE_RATE_HZ = 4_000, 384_000
 # Read-ahead for headers; the usual 4 MiB would download most files whole.
 HEADER_BYTES = 64 * 2**10
-# Frames of all channels that are held in memory before they are downmixed into the wav.
+# Frames that are held in memory before they are downmixed into the wav, and samples of all their channels (a header may
+# name a thousand).
 READ_AT_ONCE = 2**20
+MAX_SAMPLES_AT_ONCE = 2**23
 
 
 @dataclass(frozen=True)
@@ -221,8 +223,11 @@ class _File:
             block = position if block_frames is None else position // block_frames * block_frames
             end = stop if block_frames is None else min(stop, block + block_frames)
             stream = self._stream_at(position, block, is_exact=block_frames is None)
+            assert self._decoder is not None
+            # A damaged header may name no channel at all.
+            at_once = min(READ_AT_ONCE, MAX_SAMPLES_AT_ONCE // max(1, self._decoder.num_channels))
             while position < end:
-                samples = stream.read(min(READ_AT_ONCE, end - position))
+                samples = stream.read(min(at_once, end - position))
                 if len(samples) == 0:
                     return
                 yield samples
