@@ -29,6 +29,7 @@ from pipeline.audio.places import read_file_patiently
 from pipeline.corpora import columns
 from pipeline.corpora.names import Names, leaves_its_folder
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notice, Notices, is_audio
+from pipeline.files import storage
 from pipeline.files.audio_uri import ParquetRow, batch_rows, is_damage, open_parquet
 from pipeline.work.map_tasks import spread
 
@@ -139,6 +140,7 @@ def _read_file(config: CorpusConfig, source_of: Callable[[str], str] | None, nam
     notices = Notices()
     try:
         with open_parquet(uri, READ_AHEAD_BYTES) as parquet:
+            _refuse_many_rows(parquet, storage.size(uri))
             audio = _audio_column(parquet.schema_arrow)
             if audio is None:
                 raise CorpusError(
@@ -152,6 +154,18 @@ def _read_file(config: CorpusConfig, source_of: Callable[[str], str] | None, nam
         damage = f"not a whole Parquet file: {error}"
         yield AudioFile(name, uri, drop_reason="unreadable", drop_detail=damage)
     yield from notices
+
+
+def _refuse_many_rows(parquet: pq.ParquetFile, num_bytes: int) -> None:
+    """Refuses a file with more rows than bytes: 130 kB can be 30 million empty rows.
+
+    Raises:
+        pa.ArrowInvalid: it has.
+    """
+    groups = range(parquet.num_row_groups)
+    num_rows = sum(parquet.metadata.row_group(group).num_rows for group in groups)
+    if num_rows > num_bytes:
+        raise pa.ArrowInvalid(f"{num_rows:,} rows in {num_bytes:,} bytes, which cannot all hold audio or its path")
 
 
 def _audio_column(schema: pa.Schema) -> str | None:

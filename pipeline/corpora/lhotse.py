@@ -21,6 +21,7 @@ from pipeline.corpora.columns import notice_unused
 from pipeline.corpora.names import Names, leaves_its_folder, refuse_strangers
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notices, is_audio, is_hidden
 from pipeline.corpora.tables import number, read_json_lines
+from pipeline.errors import brief
 from pipeline.files import storage
 from pipeline.languages import normalize_code
 
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
     from pipeline.corpora.source import Notice
 
+# More are in no file that a decoder reads.
+MOST_CHANNELS = 1024
+# A higher one is not true; the file's own header tells then.
+MAX_SAMPLE_RATE_HZ = 2**24
 _FIELDS = ("language", "speaker", "text", "duration")
 
 
@@ -142,9 +147,12 @@ def _read_recording(
             detail = f"the recording's source {source!r} is not below {config.root}"
             yield AudioFile(id, uri, drop_reason="missing", drop_detail=detail)
             return
+    channels = sources[0].get("channels") or [0]
+    if not isinstance(channels, list) or len(channels) > MOST_CHANNELS or not all(map(_is_channel, channels)):
+        yield AudioFile(id, uri, drop_reason="unsupported_source", drop_detail=f"channels {brief(channels)}")
+        return
     for spoken in said:
         notice_unused(spoken, {field: field for field in _FIELDS}, _FIELDS, f"a supervision of {id}", notices)
-    channels = sources[0].get("channels") or [0]
     heard = {channel: _on_channel(said, channel) for channel in channels}
     # If supervisions name single channels, each channel has its own speaker.
     apart = len(channels) > 1 and any(isinstance(r.get("channel"), int) for r in said)
@@ -161,9 +169,13 @@ def _read_recording(
             voice_activity=_times(rows, duration_s),
             duration_s=duration_s or None,
             duration_from="duration",
-            sample_rate_hz=int(rate_hz) if rate_hz else None,
+            sample_rate_hz=int(rate_hz) if rate_hz and rate_hz <= MAX_SAMPLE_RATE_HZ else None,
             num_channels=len(channels),
         )
+
+
+def _is_channel(channel: object) -> bool:
+    return isinstance(channel, int) and 0 <= channel < MOST_CHANNELS
 
 
 def _on_channel(rows: list[dict[str, Any]], channel: int) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import posixpath
 import tarfile
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pipeline.audio.errors import AudioError
 from pipeline.audio.places import read_file_patiently
@@ -25,6 +25,8 @@ COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 # Smaller than a clip of a few seconds, so that on S3 most of a tar is not downloaded.
 HEADER_READ_AHEAD_BYTES = 2**16
 ZEROS_READ_BYTES = 2**16
+# A header that says that its own text is longer is no header.
+MAX_HEADER_BYTES = 2**20
 # A longer chain of links is a circle.
 MOST_LINKS_IN_A_ROW = 40
 
@@ -64,7 +66,7 @@ def members(uri: str) -> Iterator[Member]:
         try:
             while start is not None:
                 file.seek(start)
-                with tarfile.open(fileobj=file, mode="r:") as tar:
+                with tarfile.open(fileobj=cast("IO[bytes]", _Headers(file)), mode="r:") as tar:
                     for info in tar:
                         tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header in memory
                         if info.islnk() or info.issym():
@@ -87,6 +89,19 @@ def members(uri: str) -> Iterator[Member]:
             yield from _resolve(links, places)
             raise CorpusError(f"{uri} is not a whole tar: {error}") from error
         yield from _resolve(links, places)
+
+
+class _Headers:
+    """A tar of which only headers are read; tarfile itself reads as many bytes as one says that it has."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, num_bytes: int) -> bytes:
+        if num_bytes > MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {num_bytes:,} bytes")
+        return self._file.read(num_bytes)
 
 
 def _plain(name: str) -> str:

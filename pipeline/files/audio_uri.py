@@ -38,6 +38,10 @@ PAGE_READ_BYTES = 2**20
 # Rows that are decoded at once have about this many bytes, unless one has more.
 BATCH_BYTES = 2**23
 LARGEST_BATCH_ROWS = 1024
+# Audio hardly gets smaller by compression, and tables of text by no more than this. A column that unpacks to more times
+# its size is read row by row, and not at all if it has more bytes than the second: 33 kB can be 3 GB of zeros.
+MOST_TIMES_UNPACKED = 64
+MOST_BYTES_UNPACKED = 2**27
 # Places in row groups at which each process goes on; as many threads can read one in turn.
 MOST_CURSORS = 8
 REMEMBERED_DAMAGE = 1_000
@@ -141,11 +145,22 @@ def batch_rows(parquet: pq.ParquetFile, row_group: int, columns: Sequence[str]) 
     """How many rows of some columns to read at a time, so that few bytes are in memory.
 
     Rows are of very different sizes only in files that nobody should read; the mean is what the footer tells.
+
+    Raises:
+        pa.ArrowInvalid: the columns unpack to far more than they take in the file, as no corpus' do.
     """
     group = parquet.metadata.row_group(row_group)
-    chunks = (group.column(place) for place in range(group.num_columns))
     tops = set(columns)
-    num_bytes = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] in tops)
+    chunks = [group.column(place) for place in range(group.num_columns)]
+    chunks = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] in tops]
+    num_bytes = sum(chunk.total_uncompressed_size for chunk in chunks)
+    if num_bytes > MOST_TIMES_UNPACKED * sum(chunk.total_compressed_size for chunk in chunks):
+        if num_bytes > MOST_BYTES_UNPACKED:
+            raise pa.ArrowInvalid(
+                f"{', '.join(sorted(tops))} would unpack to {num_bytes:,} bytes, more than {MOST_TIMES_UNPACKED} times "
+                f"their size in the file"
+            )
+        return 1
     mean_bytes = num_bytes / max(1, group.num_rows)
     return max(1, min(LARGEST_BATCH_ROWS, int(BATCH_BYTES / max(1.0, mean_bytes))))
 
