@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import TwistError
-from pipeline.files import parquet, storage
+from pipeline.files import foreign_json, parquet, storage
 from pipeline.records import SAMPLE_CHECKSUMS, SAMPLE_SCHEMA
 
 if TYPE_CHECKING:
@@ -297,7 +297,7 @@ def _samples_of(tar: tarfile.TarFile, name: str) -> Iterator[Sample]:
             raise ValueError(f"{member.name} is no file")
         parts[part] = file.read()
         if len(parts) == 3:
-            facts = json.loads(parts["json"])
+            facts = foreign_json.parse(parts["json"])
             yield Sample(
                 key=key,
                 split=name.partition("/")[0],
@@ -389,7 +389,7 @@ def open_dataset(uri: str) -> Dataset:
         TwistError: the manifest is damaged.
     """
     try:
-        info = json.loads(storage.read_bytes(storage.join(uri, DATASET)))
+        info = foreign_json.parse(storage.read_bytes(storage.join(uri, DATASET)))
     except FileNotFoundError:
         raise DatasetError(
             f"{uri} holds no finished shards ({DATASET} is missing); make them with `twist pack`"

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pipeline.errors import TwistError
-from pipeline.files import parquet, storage
+from pipeline.files import foreign_json, parquet, storage
 from pipeline.records import DROPPED_SCHEMA, Dropped, to_table
 from pipeline.runs import stage_of
 
@@ -272,7 +272,7 @@ def read_facts(run: str, name: str) -> dict[str, Any]:
     folder = storage.join(run, name)
     uri = storage.join(folder, STAGE_JSON)
     try:
-        facts = json.loads(storage.read_bytes(uri))
+        facts = foreign_json.parse(storage.read_bytes(uri))
     except ValueError as error:
         raise StageError(f"{uri} is damaged ({error}); delete {folder} to make it again") from error
     if not isinstance(facts, dict) or not isinstance(facts.get("fingerprint"), str):

@@ -23,6 +23,7 @@ from model.encoder.hubert import HubertModel
 from model.encoder.hubert_config import HubertConfig
 from model.torch_file import TorchFile, mapping
 from pipeline.errors import TwistError, brief
+from pipeline.files import foreign_json
 from pipeline.files.inert_pickle import Recorded
 from pipeline.records import SAMPLE_RATE_HZ
 
@@ -397,8 +398,8 @@ def _read_json(path: Path) -> dict[str, object]:
     if not path.is_file():
         raise TwistError(f"{path} does not exist; a Hugging Face folder has one")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        content = foreign_json.parse(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise TwistError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise TwistError(f"{path} holds no JSON object")

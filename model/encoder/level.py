@@ -6,13 +6,13 @@ fitted at, as `hubert-tiny-25hz` does. Other people's models have none, and are 
 
 from __future__ import annotations
 
-import json
 import math
 from typing import TYPE_CHECKING
 
 from model.artefacts import local_path
 from model.official_files import ARTEFACTS
 from pipeline.errors import TwistError
+from pipeline.files import foreign_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,8 +38,8 @@ def level_dbfs_of(config: EncoderConfig) -> float | None:
         return None  # no published file has a level, and none is downloaded to find that
     path = local_path(config.path) / PREPROCESSOR
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # whoever loads the model says what is wrong with it
+        content = foreign_json.parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # whoever loads the model says what is wrong with it
         return None
     level = content.get(LEVEL) if isinstance(content, dict) else None
     if level is None:

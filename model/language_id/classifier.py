@@ -12,7 +12,6 @@ Only clips of equal length share a batch, so there is no padding, and a clip's r
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -25,7 +24,7 @@ from model.device import Device, pick_device
 from model.language_id.ecapa import EcapaClassifier
 from model.torch_file import TorchFile, mapping
 from pipeline.errors import TwistError
-from pipeline.files import storage
+from pipeline.files import foreign_json, storage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +65,7 @@ def find_language_classifier(path_or_name: str) -> tuple[Path, Kind]:
     if all((folder / name).is_file() for name in ECAPA_FILES):
         return folder, "ecapa"
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = foreign_json.parse((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TwistError(
             f"{folder} holds no classifier of languages: neither a config.json of transformers nor "

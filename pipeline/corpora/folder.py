@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -23,7 +22,7 @@ from pipeline.corpora import columns
 from pipeline.corpora.names import Names, leaves_its_folder, refuse_strangers
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notices
 from pipeline.corpora.tables import decode
-from pipeline.files import storage
+from pipeline.files import foreign_json, storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -257,11 +256,11 @@ def _rows_of_jsonl(uri: str, text: str) -> Iterator[tuple[int, dict[str, str]]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = foreign_json.parse(line)
             if not isinstance(row, dict):
                 raise ValueError(f"{line[:60]!r} is not an object")
             values = {key: str(value) for key, value in row.items() if value is not None}
             "".join(values.values()).encode()  # a lone surrogate such as \ud800 is valid JSON, but not text
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise CorpusError(f"line {number} of {uri} is not JSON: {error}") from error
         yield number, values

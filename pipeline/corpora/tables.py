@@ -6,18 +6,21 @@ import codecs
 import gzip
 import io
 import itertools
-import json
 import zlib
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 from pipeline.corpora.source import CorpusError
-from pipeline.files import storage
+from pipeline.files import foreign_json, storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pipeline.corpora.source import Notices
+
+Text = TypeVar("Text", str, bytes)
+# A longer line of a table is none: the longest there are describe a day of speech, in a few megabytes.
+MAX_LINE_BYTES = 2**24
 
 
 def read_lines(uri: str) -> Iterator[str]:
@@ -26,18 +29,19 @@ def read_lines(uri: str) -> Iterator[str]:
     Lines are split only at \n: other line separators may be part of the text; at \r if the file has no \n.
 
     Raises:
-        CorpusError: a .gz file is damaged.
+        CorpusError: a .gz file is damaged, or a line is longer than MAX_LINE_BYTES.
     """
     with storage.open_read(uri) as file:
-        content = gzip.GzipFile(fileobj=file) if uri.endswith(".gz") else file
+        content = cast("IO[bytes]", gzip.GzipFile(fileobj=file) if uri.endswith(".gz") else file)
         try:
-            first = content.readline()
+            first = _line(content, uri)
             if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
                 content.seek(0)
-                for text in io.TextIOWrapper(content, "utf-16", errors="replace", newline="\n"):
-                    yield text.rstrip("\r\n")
+                text = io.TextIOWrapper(content, "utf-16", errors="replace", newline="\n")
+                yield from (line.rstrip("\r\n") for line in iter(lambda: _line(text, uri), ""))
                 return
-            for line in itertools.chain([first.removeprefix(codecs.BOM_UTF8)], content):
+            following = iter(lambda: _line(content, uri), b"")
+            for line in itertools.chain([first.removeprefix(codecs.BOM_UTF8)], following):
                 if line.endswith(b"\n") or b"\r" not in line:
                     if line or first:
                         yield decode(line).rstrip("\r\n")
@@ -45,6 +49,13 @@ def read_lines(uri: str) -> Iterator[str]:
                     yield from decode(line).rstrip("\r").split("\r")
         except (gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise CorpusError(f"{uri} is not a whole gzip file: {error}") from error
+
+
+def _line(file: IO[Text], uri: str) -> Text:
+    line = file.readline(MAX_LINE_BYTES + 1)
+    if len(line) > MAX_LINE_BYTES:
+        raise CorpusError(f"{uri} has a line of more than {MAX_LINE_BYTES} bytes, so it is no table; leave it out")
+    return line
 
 
 def decode(line: bytes) -> str:
@@ -171,10 +182,10 @@ def parse_json(text: str | bytes, where: str) -> dict[str, Any]:
         CorpusError: the text is not a JSON object.
     """
     try:
-        value = json.loads(text)
+        value = foreign_json.parse(text)
         if not isinstance(value, dict):
             raise ValueError(f"{text[:60]!r} is not an object")
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CorpusError(f"{where} is not JSON: {error}") from error
     return value
 

@@ -5,13 +5,12 @@ torch, and transformers for speech LMs, are imported where a model is loaded: a 
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Literal
 
 from model.training import checkpoint
 from model.training.metrics import METRICS, read_metrics
 from pipeline.errors import TwistError
-from pipeline.files import storage
+from pipeline.files import foreign_json, storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,7 +99,7 @@ def _kind_of(path: str) -> Kind:
     """What a checkpoint holds, by the configuration of its model."""
     uri = storage.join(path, CONFIG)
     try:
-        config = json.loads(storage.read_bytes(uri))
+        config = foreign_json.parse(storage.read_bytes(uri))
     except (FileNotFoundError, ValueError) as error:
         raise TwistError(f"{path} is no whole checkpoint: its {CONFIG} is missing or damaged ({error})") from error
     if not isinstance(config, dict):

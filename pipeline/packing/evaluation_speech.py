@@ -7,7 +7,6 @@ slamkit and others, or a folder of shards.
 from __future__ import annotations
 
 import io
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from pipeline.audio.places import read_patiently
 from pipeline.audio.read import AUDIO_SUFFIXES, AudioError, Span, probe, read_spans
 from pipeline.errors import RunError, TwistError
-from pipeline.files import storage
+from pipeline.files import foreign_json, storage
 from pipeline.files.places import DOUBTFUL_REASONS
 from pipeline.packing.config import EvaluationSet
 from pipeline.packing.decontaminate import Clip, EvaluationIndex
@@ -80,7 +79,7 @@ def _read_jsonl(one: EvaluationSet, codebook_size: int) -> Iterator[_Units]:
         raise TwistError(f"there is no evaluation set {one.path}; mend pack.decontaminate") from None
     for number, line in enumerate(lines, start=1):
         try:
-            row: dict[str, Any] = json.loads(line)
+            row: dict[str, Any] = foreign_json.parse(line)
             units = np.array(row["units"] if "units" in row else row["audio_repr"], np.int64)
             durations = np.array(row.get("durations") or row.get("duration") or np.ones(len(units)), np.int64)
             if units.shape != durations.shape or units.ndim != 1 or (len(units) and units.min() < 0):

@@ -6,13 +6,13 @@ A file holds a list of units, or an object with `units` and, where they are know
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.errors import TwistError
+from pipeline.files import foreign_json
 from pipeline.speaking.units import Units
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def read_script(path: Path) -> Script:
         TwistError: it cannot be read, is no JSON, or holds no units.
     """
     try:
-        content = json.loads(path.read_text())
+        content = foreign_json.parse(path.read_text())
     except OSError as error:
         raise TwistError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:

@@ -17,7 +17,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from pipeline.errors import TwistError
-from pipeline.files import storage
+from pipeline.files import foreign_json, storage
 from pipeline.stage import digest
 
 if TYPE_CHECKING:
@@ -100,13 +100,13 @@ def load(uri: str) -> Codebook:
     """
     weights_uri = storage.join(uri, WEIGHTS)
     try:
-        facts = json.loads(storage.read_bytes(storage.join(uri, FACTS)))
+        facts = foreign_json.parse(storage.read_bytes(storage.join(uri, FACTS)))
         weights = storage.read_bytes(weights_uri)
         tensors = safetensors.numpy.load(weights)
         fingerprint = digest(weights, facts["encoder"]["fingerprint"])
     except FileNotFoundError as error:
         raise CodebookError(f"{uri} holds no codebook ({error}); fit one with `twist codebook`") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise CodebookError(f"the codebook in {uri} is damaged: {type(error).__name__}: {error}") from error
     if fingerprint != facts.get("fingerprint"):
         raise CodebookError(f"{weights_uri} is not the file that {FACTS} beside it describes")

@@ -1,0 +1,225 @@
+"""Small files that would take a machine: each costs one process less than MOST_BYTES and, at most, itself.
+
+Each file is made here and read in a process of its own, whose largest size is measured.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import pickle
+import resource
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+ROOT = Path(__file__).resolve().parents[2]
+MOST_BYTES = 2**30
+# Of addresses, so that a reader that is wrong fails here, and takes no machine.
+MOST_ADDRESSES = 2**34
+MIB = 2**20
+
+RUN = """
+import resource, sys
+path = sys.argv[1]
+try:
+    {code}
+except ValueError as error:
+    print(type(error).__name__, error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+"""
+
+
+def read(code: str, path: Path) -> str:
+    """What a process prints that runs `code` on a path (or the error that it raises); fails if it grows too large."""
+    done = subprocess.run(
+        [sys.executable, "-c", RUN.format(code=code), str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MOST_ADDRESSES, MOST_ADDRESSES)),
+    )
+    assert done.returncode == 0, f"status {done.returncode}: {done.stderr[-2000:]}"
+    *told, peak = done.stdout.strip().splitlines()
+    assert int(peak) < MOST_BYTES, f"the process grew to {int(peak) / MIB:.0f} MiB"
+    return "\n".join(told)
+
+
+CODEBOOK = "from pipeline.units.codebook_import import read; read(path, 'it')"
+HUBERT = "from pathlib import Path; from model.encoder.hubert_checkpoint import load_fairseq_file as f; f(Path(path))"
+
+
+def shared_lists(depth: int) -> list[object]:
+    """Lists that share lists: 2 ** depth items when they are written out."""
+    value: list[object] = []
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
+def fairseq(path: Path, content: bytes) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", content)
+
+
+def fairseq_with(settings: dict[str, object]) -> bytes:
+    return pickle.dumps({"cfg": {"model": settings, "task": {}}, "model": {}}, 2)
+
+
+PICKLES: dict[str, tuple[bytes, str]] = {
+    "a place far into the memo": (b"K\x01r" + (2**28).to_bytes(4, "little") + b".", "cannot be read as"),
+    "lists that share lists": (pickle.dumps(shared_lists(200), 2), "of more than 134217728 characters"),
+    "a key of nested tuples": (b"})" + b"\x85" * 3_000_000 + b"Ns.", "more than 1000000 opcodes"),
+    "bytes that are not there": (b"\x96" + (2**33).to_bytes(8, "little") + b".", "more than 134217728 bytes"),
+    "many sets": (b"(" + b"\x8f" * 2_000_000 + b"l.", "more than 1000000 opcodes"),
+}
+
+
+@pytest.mark.parametrize("name", PICKLES)
+def test_a_pickle_as_a_codebook(tmp_path: Path, name: str) -> None:
+    content, message = PICKLES[name]
+    (tmp_path / "km.bin").write_bytes(content)
+    told = read(CODEBOOK, tmp_path / "km.bin")
+    assert told.startswith("CodebookError"), told
+    assert message in told or name == "a place far into the memo", told
+
+
+@pytest.mark.parametrize("name", PICKLES)
+def test_a_pickle_as_a_checkpoint(tmp_path: Path, name: str) -> None:
+    fairseq(tmp_path / "hubert.pt", PICKLES[name][0])
+    assert read(HUBERT, tmp_path / "hubert.pt").startswith("TwistError")
+
+
+@pytest.mark.parametrize("setting", ["activation_fn", "conv_feature_layers", "extractor_mode", "encoder_layers"])
+def test_a_setting_of_lists_that_share_lists(tmp_path: Path, setting: str) -> None:
+    fairseq(tmp_path / "hubert.pt", fairseq_with({setting: shared_lists(40)}))
+    told = read(HUBERT, tmp_path / "hubert.pt")
+    assert told.startswith("TwistError"), told
+    assert len(told) < 1000, "the sentence is none"
+
+
+AUDIO = (
+    "from pipeline.audio.read import Span, probe, read_clips; info = probe(path); "
+    "print([len(clip.wav) for clip in read_clips([Span(path, None, 0, info.duration_s)])])"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_channels", "sample_rate_hz", "duration_s"),
+    [("a.flac", 8, 384_000, 20), ("a.wav", 1000, 16_000, 20)],
+)
+def test_audio_of_many_channels_at_a_high_rate(
+    tmp_path: Path, name: str, num_channels: int, sample_rate_hz: int, duration_s: int
+) -> None:
+    second = (np.arange(sample_rate_hz)[:, None] % 100 * 50).astype(np.int16).repeat(num_channels, axis=1)
+    with soundfile.SoundFile(tmp_path / name, "w", sample_rate_hz, num_channels, "PCM_16") as file:
+        for _ in range(duration_s):
+            file.write(second)
+    assert read(AUDIO, tmp_path / name) == f"[{duration_s * 16_000}]"
+
+
+LHOTSE = (
+    "from pipeline.corpora.lhotse import find_recordings as f; from pipeline.corpora.source import CorpusConfig as C; "
+    "print([(one.drop_reason, one.drop_detail) for one in f(C(path)) if hasattr(one, 'drop_reason')])"
+)
+
+
+def test_a_line_of_four_gigabytes(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "recordings.jsonl.gz", "wb", compresslevel=1) as file:
+        file.write(b'{"id": "')
+        for _ in range(4096):
+            file.write(bytes(MIB))
+    told = read(LHOTSE, tmp_path)
+    assert "recordings.jsonl.gz has a line of more than 16777216 bytes, so it is no table" in told
+
+
+@pytest.mark.parametrize("channels", [list(range(100_000)), [2**40], ["left"], [-1], "all"])
+def test_a_recording_of_impossible_channels(tmp_path: Path, channels: object) -> None:
+    (tmp_path / "a.wav").touch()
+    row = {"id": "a", "duration": 1.0, "sampling_rate": 10**30}
+    row["sources"] = [{"type": "file", "source": "a.wav", "channels": channels}]
+    (tmp_path / "recordings.jsonl").write_text(json.dumps(row) + "\n")
+    told = read(LHOTSE, tmp_path)
+    assert "unsupported_source" in told, told
+    assert "channels " in told, told
+
+
+PARQUET = (
+    "from pipeline.corpora.hf_parquet import find_recordings as f; "
+    "from pipeline.corpora.source import CorpusConfig as C; "
+    "from pipeline.files.audio_uri import open_read; "
+    "found = list(f(C(path))); print(len(found), found[0].drop_reason, found[0].drop_detail)\n"
+    "    for one in found:\n"
+    "        if one.drop_reason is None: print(len(open_read(one.uri).read()))"
+)
+
+
+def test_thirty_million_empty_rows(tmp_path: Path) -> None:
+    audio = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    with pq.ParquetWriter(tmp_path / "a.parquet", pa.schema([("audio", audio)]), compression="zstd") as writer:
+        for _ in range(30):
+            writer.write_table(pa.table({"audio": pa.nulls(1_000_000, audio)}), 1_000_000)
+    assert (tmp_path / "a.parquet").stat().st_size < MIB
+    told = read(PARQUET, tmp_path)
+    assert told.startswith("1 unreadable not a whole Parquet file: 30,000,000 rows in "), told
+
+
+@pytest.mark.parametrize("use_dictionary", [False, True])
+def test_rows_of_zeros(tmp_path: Path, use_dictionary: bool) -> None:
+    made = (
+        "import pyarrow as pa, pyarrow.parquet as pq; "
+        "a = pa.array([bytes(1 << 28)], pa.large_binary()); t = pa.table({'audio': a}); "
+        f"w = pq.ParquetWriter(path + '/a.parquet', t.schema, compression='zstd', use_dictionary={use_dictionary}); "
+        "[w.write_table(t) for _ in range(3)]; w.close()"
+    )
+    subprocess.run([sys.executable, "-c", f"path = {str(tmp_path)!r}; {made}"], check=True)
+    assert (tmp_path / "a.parquet").stat().st_size < MIB
+    assert "audio would unpack to 268,4" in read(PARQUET, tmp_path)
+
+
+TAR = "from pipeline.corpora.tars import members; print(list(members(path)))"
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+@pytest.mark.parametrize("num_bytes", [2**31, 2**40])
+def test_a_header_that_claims_to_be_long(tmp_path: Path, kind: bytes, num_bytes: int) -> None:
+    header = tarfile.TarInfo("header")
+    header.type, header.size = kind, num_bytes
+    (tmp_path / "a.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    told = read(TAR, tmp_path / "a.tar")
+    assert f"a.tar is not a whole tar: a header of {num_bytes:,} bytes" in told
+
+
+JSON_READERS = {
+    "stage.json": "import pipeline.stage as s; print(s.read_facts(path, 'units'))",
+    "dataset.json": "from pipeline.shards import open_dataset as f; f(path)",
+    "config.json": "from pathlib import Path; from model.encoder import hubert_checkpoint as h; "
+    "h.load_huggingface_folder(Path(path))",
+    "recordings.jsonl": LHOTSE,
+    "units.jsonl": "from pipeline.packing.config import EvaluationSet; from pipeline.packing import evaluation_speech; "
+    "list(evaluation_speech._read_jsonl(EvaluationSet(path + '/units.jsonl'), 9))",
+}
+
+
+@pytest.mark.parametrize("name", JSON_READERS)
+@pytest.mark.parametrize("depth", [150, 200_000])
+def test_json_nested_deep(tmp_path: Path, name: str, depth: int) -> None:
+    folder = tmp_path / "units" if name == "stage.json" else tmp_path
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text('{"a": ' * depth + "1" + "}" * depth)
+    (folder / "model.safetensors").touch()
+    assert "nested more than 100 deep" in read(JSON_READERS[name], tmp_path)
+
+
+def test_json_of_many_empty_lists(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text("[" + "[]," * 10_000_000 + "[]]")
+    assert "longer than 16777216 bytes" in read(JSON_READERS["dataset.json"], tmp_path)
