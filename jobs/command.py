@@ -13,6 +13,7 @@ from jobs.recipe import read_recipe
 from jobs.stopping import Stopped, end_children, stoppable
 from jobs.submitted import refuse_relative_paths
 from pipeline.errors import RunError, TwistError
+from pipeline.printable import printable
 from pipeline.runs import stage_of
 
 if TYPE_CHECKING:
@@ -76,13 +77,13 @@ def guard(command: str, work: Callable[[], None]) -> int:
             finally:
                 sys.stdout.flush()
     except TwistError as mistake:
-        print(f"twist {command}: {mistake}", file=sys.stderr)
+        print(printable(f"twist {command}: {mistake}"), file=sys.stderr)
         return USERS_MISTAKE
     except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
         return 0
     except (RunError, OSError) as failure:
-        print(f"twist {command}: {failure}; run the command again to go on from here", file=sys.stderr)
+        print(printable(f"twist {command}: {failure}; run the command again to go on from here"), file=sys.stderr)
         return FAILURE
     except KeyboardInterrupt as interrupt:
         stop = interrupt if isinstance(interrupt, Stopped) else Stopped(signal.SIGINT)
@@ -129,9 +130,9 @@ def run_stage(recipe: Recipe, name: str, work: Callable[[ReportProgress], None])
         work(report)
     facts = stage.read_facts(run, name)
     is_as_before = facts["finished_at"] == finished_before
-    print(f"{name:<10} {'already finished: ' if is_as_before else ''}{summary(name, facts)}", flush=True)
-    for line in notices(facts):
-        print(f"{'':<10} {line}", flush=True)
+    told = f"{'already finished: ' if is_as_before else ''}{summary(name, facts)}"
+    for label, line in [(name, told), *(("", notice) for notice in notices(facts))]:
+        print(printable(f"{label:<10} {line}"), flush=True)
 
 
 def summary(name: str, facts: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ import yaml
 from jobs.recipe import Recipe, kept_text, kept_uri, plain
 from pipeline.errors import TwistError
 from pipeline.files import storage
+from pipeline.printable import printable
 from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, UNITS
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def keep(recipe: Recipe, sections: Sequence[str]) -> None:
     for section, said in recipe.said.items():
         if section in begun:
             for line in _differences(before[section], said, section):
-                print(f"note: {line} in the recipe given; the run's {section} stay as they are", file=sys.stderr)
+                note = f"note: {line} in the recipe given; the run's {section} stay as they are"
+                print(printable(note), file=sys.stderr)
         else:
             after[section] = said
     after |= {section: plain(getattr(recipe, section)) for section in sections}
@@ -78,7 +80,7 @@ def keep(recipe: Recipe, sections: Sequence[str]) -> None:
     changes = [line for name in after if name in before for line in _differences(before[name], after[name], name)]
     _write(recipe.run, new)
     for line in changes:
-        print(f"note: {line}, which {kept_uri(recipe.run)} keeps from now on", file=sys.stderr)
+        print(printable(f"note: {line}, which {kept_uri(recipe.run)} keeps from now on"), file=sys.stderr)
 
 
 def _begun_sections(run: str, kept: Mapping[str, Any]) -> set[str]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from pipeline.printable import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -94,4 +96,4 @@ def as_time(duration_s: float) -> str:
 
 
 def _remarks(left_s: float | None, detail: str) -> str:
-    return ", ".join(filter(None, ["" if left_s is None else f"about {as_time(left_s)} left", detail]))
+    return ", ".join(filter(None, ["" if left_s is None else f"about {as_time(left_s)} left", printable(detail)]))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from jobs.command import add_option
 from model.device import Device
 from pipeline.errors import TwistError
+from pipeline.printable import printable
 from pipeline.speaking.names import OFFICIAL_CODEBOOK, VOICES
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def require_matplotlib(given: Namespace) -> None:
 
 def warner(command: str) -> Callable[[str], None]:
     """A function that prints a warning to the user, for inputs that were left out."""
-    return lambda sentence: print(f"twist {command}: {sentence}", file=sys.stderr)
+    return lambda sentence: print(printable(f"twist {command}: {sentence}"), file=sys.stderr)
 
 
 class Stopwatch:

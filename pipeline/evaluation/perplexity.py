@@ -17,6 +17,7 @@ from model.training import checkpoint
 from model.weights_file import fingerprint_of_folder
 from pipeline.evaluation.measures import GROUP, Figure, Measure
 from pipeline.evaluation.results import Result
+from pipeline.printable import printable
 from pipeline.shards import open_dataset
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def table(evaluation: Evaluation) -> str:
         low, high = evaluation.intervals[name]
         interval = f"{low:.2f} to {high:.2f}" if low < high else "one speaker"
         unigram = f"{unigrams[name].perplexity:.2f}"
-        rows.append((name, f"{score.perplexity:.2f}", interval, unigram, f"{score.num_targets:,}"))
+        rows.append((printable(name), f"{score.perplexity:.2f}", interval, unigram, f"{score.num_targets:,}"))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(

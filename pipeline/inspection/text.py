@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.inspection.checkpoints import QUALITY
+from pipeline.printable import printable_in
 from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, UNITS
 
 WIDTH = 120
@@ -19,7 +20,8 @@ MOST_CURVE_POINTS = 24
 
 
 def as_text(description: Mapping[str, Any]) -> str:
-    """A description, as describe.py gives it, for a person to read."""
+    """A description, as describe.py gives it, for a person to read; what would steer a terminal is escaped."""
+    description = printable_in(description)
     kind = description["kind"]
     title = f"{description['path']} ({kind})"
     lines = [""]
@@ -230,7 +232,7 @@ def _shards(description: Mapping[str, Any]) -> Iterator[str]:
 
 def table_of_corpora(description: Mapping[str, Any]) -> str:
     """Hours and units by corpus, as in the paper's Table 1, from a description of shards."""
-    totals = description["totals"]
+    totals = printable_in(description["totals"])
     rows = [["corpus", "hours", "units", "units an hour"]]
     corpora = list(dict.fromkeys(total["corpus"] for total in totals))
     for name, part in [
