@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.errors import brief
 from pipeline.files import storage
 from pipeline.shards import DatasetError
 
@@ -200,8 +201,8 @@ class ShardReader:
         key = self._dataset.value("key", int(self._index.rows[self._block_starts[number] + damaged[0]]))
         others = f" and of {len(damaged) - 1} near it" if len(damaged) > 1 else ""
         return DatasetError(
-            f"{self._uri(self._shard_of(number))} is damaged: the units of sample {key}{others} are not those that "
-            f"were packed; restore it or pack again"
+            f"{self._uri(self._shard_of(number))} is damaged: the units of sample {brief(key)}{others} are not those "
+            f"that were packed; restore it or pack again"
         )
 
     def _fetched(self, number: int) -> list[bytes]:

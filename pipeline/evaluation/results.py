@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from pipeline.errors import TwistError
 from pipeline.evaluation.measures import Figure, Measure, figure, require_columns
-from pipeline.files import parquet, storage
+from pipeline.files import foreign_json, parquet, storage
+from pipeline.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -167,7 +168,7 @@ def read(uri: str) -> Told:
         TwistError: it is none, or is damaged.
     """
     try:
-        content = json.loads(storage.read_bytes(uri))
+        content = foreign_json.parse(storage.read_bytes(uri))
         return Told(
             content["benchmark"],
             content["subject"],
@@ -180,7 +181,7 @@ def read(uri: str) -> Told:
             uri.removesuffix(".json") + ".parquet",
             tuple(content["notes"]),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TwistError(f"{uri} is no result of an evaluation, or is damaged ({error}); measure once more") from error
 
 
@@ -202,7 +203,7 @@ def as_text(result: Result) -> str:
     for reason, count in sorted(reasons.items()):
         example = next(item for item in result.left_out if item.reason == reason)
         lines.append(f"left out: {count:,} {reason}, e.g. {example.item_id} ({example.detail})")
-    return "\n".join([*lines, *result.notes])
+    return "\n".join(map(printable, [*lines, *result.notes]))
 
 
 def number(value: float) -> str:

@@ -11,6 +11,7 @@ from pipeline.evaluation.measures import Difference, difference
 from pipeline.evaluation.published import PUBLISHED, Published
 from pipeline.evaluation.results import EVALUATION, OUR_OWN, Told, number, spread
 from pipeline.files import storage
+from pipeline.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -131,7 +132,7 @@ def _compare(first: Told | None, second: Told | None, measure: Measure, level: f
 
 
 def as_rows(table: Table) -> list[list[str]]:
-    """The table as cells, its head first."""
+    """The table as cells of printable text, its head first."""
     head = ["benchmark", "measure", *table.columns]
     rows = [head]
     for row in table.rows:
@@ -139,7 +140,7 @@ def as_rows(table: Table) -> list[list[str]]:
         for figure, change in zip(row.figures, row.differences, strict=True):
             cells.append(_cell(figure, change))
         rows.append(cells)
-    return rows
+    return [list(map(printable, row)) for row in rows]
 
 
 def _cell(figure: Figure | None, change: Difference | None) -> str:
@@ -158,7 +159,7 @@ def as_text(table: Table) -> str:
     rows = as_rows(table)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, *_remarks(table)])
+    return "\n".join([*lines, *map(printable, _remarks(table))])
 
 
 def as_markdown(table: Table) -> str:

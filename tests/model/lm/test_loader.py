@@ -281,7 +281,7 @@ def test_any_flipped_bit_of_a_unit_is_found(
     for row in dataset.manifest.slice(0, 2).to_pylist():
         for bit in range(8 * row["units_offset"], 8 * (row["units_offset"] + 2 * row["num_units"])):
             flip(shard, bit)
-            with pytest.raises(TwistError, match=rf"000000\.tar is damaged: the units of sample {row['key']} are"):
+            with pytest.raises(TwistError, match=rf"000000\.tar is damaged: the units of sample '{row['key']}' are"):
                 UnitSamples(dataset, "train", 40, data)[0]
             flip(shard, bit)
     assert UnitSamples(dataset, "train", 40, data)[0].tolist() == markov_units[0].tolist()
@@ -294,7 +294,7 @@ def test_a_damaged_sample_alone_is_left_out_and_counted(
     row = dataset.row(3)
     flip(Path(dataset.uri, row["shard"]), 8 * row["units_offset"])
     samples = UnitSamples(dataset, "train", 40, LoaderConfig(damaged="skip"))
-    with pytest.warns(UserWarning, match=f"{row['key']} are not those that were packed.*left out"):
+    with pytest.warns(UserWarning, match=f"'{row['key']}' are not those that were packed.*left out"):
         batch = batches_over(samples, len(samples))[0]
     assert batch.num_skipped == 1
     sound = [units for number, units in enumerate(markov_units) if number != 6]  # every other one is in the first shard

@@ -80,7 +80,7 @@ def test_training_ends_at_a_damaged_sample_of_either_split(
     content = bytearray(shard.read_bytes())
     content[offset] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(TwistError, match=rf"{split}-000000\.tar is damaged: the units of sample {split}-0 are not"):
+    with pytest.raises(TwistError, match=rf"{split}-000000\.tar is damaged: the units of sample '{split}-0' are not"):
         train(config, dataset.uri, str(tmp_path / "checked"))
     unchecked = replace(config, data=LoaderConfig(verify_checksums=False))
     result = train(unchecked, dataset.uri, str(tmp_path / "unchecked"))
