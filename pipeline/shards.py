@@ -239,23 +239,34 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-def read_shard(shards: str, name: str) -> Iterator[Sample]:
-    """The samples of one tar, in order.
+def read_tar(shards: str, description: dict[str, Any]) -> bytes:
+    """The content of one tar, held to its checksum.
 
     Args:
         shards: The folder of the shards.
-        name: The tar's path in it.
+        description: What dataset.json says of it.
 
     Raises:
         DatasetError: it is missing or damaged.
     """
-    uri = storage.join(shards, name)
+    uri = storage.join(shards, description["path"])
     try:
-        with storage.open_read(uri) as file, tarfile.open(fileobj=file, mode="r|") as tar:
-            yield from _samples_of(tar, name)
+        content = storage.read_bytes(uri)
     except FileNotFoundError:
         raise DatasetError(f"{uri} is missing; restore it or pack again") from None
+    if hashlib.sha256(content).hexdigest() != description["sha256"]:
+        raise DatasetError(f"{uri} does not have the checksum in {DATASET}; restore it or pack again")
+    return content
+
+
+def read_shard(shards: str, description: dict[str, Any]) -> Iterator[Sample]:
+    """The samples of one tar, in order; takes and raises what `read_tar` does."""
+    content = read_tar(shards, description)
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
+            yield from _samples_of(tar, description["path"])
     except (tarfile.TarError, ValueError, KeyError, TypeError, AssertionError, EOFError) as error:
+        uri = storage.join(shards, description["path"])
         raise DatasetError(f"{uri} is damaged: {error or type(error).__name__}; restore it or pack again") from error
 
 

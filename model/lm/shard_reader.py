@@ -129,6 +129,7 @@ class ShardReader:
         except DatasetError as damage:
             self._refuse(shard, damage)
             return None
+        self._advised.discard(number)  # in the next epoch the page cache may have lost it
         block = self._block(number, samples)
         while len(self._blocks) >= BLOCKS_KEPT:
             del self._blocks[next(iter(self._blocks))]

@@ -18,7 +18,7 @@ from pipeline.files import foreign_json, storage
 from pipeline.files.places import DOUBTFUL_REASONS
 from pipeline.packing.config import EvaluationSet
 from pipeline.packing.decontaminate import Clip, EvaluationIndex
-from pipeline.shards import DATASET, open_dataset
+from pipeline.shards import DATASET, open_dataset, read_tar
 from pipeline.units.encode import UnitEncoder, run_lengths
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _read_shards(one: EvaluationSet, book: Codebook) -> Iterator[_Units]:
     if dataset.info["codebook"]["fingerprint"] != book.fingerprint:
         raise TwistError(f"the evaluation set {one.path} was tokenized with another codebook than this run's")
     for shard in dataset.info["shards"]:
-        content = io.BytesIO(storage.read_bytes(storage.join(one.path, shard["path"])))
+        content = io.BytesIO(read_tar(one.path, shard))
         files = webdataset.tariterators.tar_file_iterator(content)
         samples: dict[str, dict[str, bytes]] = {}
         for file in files:

@@ -67,7 +67,7 @@ class SpeechDataset:
         """
         for shard in self._dataset.info["shards"]:
             if split in (None, shard["path"].partition("/")[0]):
-                yield from shards.read_shard(self._dataset.uri, shard["path"])
+                yield from shards.read_shard(self._dataset.uri, shard)
 
     def find(self, sample_id: str) -> Sample:
         """The sample with this `key` or `segment_id`. Only the manifest and that sample are read.

@@ -28,6 +28,7 @@ from pipeline.shards import (
     make_key,
     open_dataset,
     read_sample,
+    read_shard,
     write_index,
     write_shard,
 )
@@ -312,12 +313,28 @@ def test_any_flipped_bit_of_a_sample_is_found_when_it_is_read(tmp_path: Path) ->
     content = bytearray(path.read_bytes())
     row = open_dataset(str(tmp_path)).row(1)
     assert read_sample(str(tmp_path), row).units.tolist() == samples[1].units.tolist()
-    bits = range(8 * row["offset"], 8 * (row["units_offset"] + 2 * row["num_units"]), 7)
+    bits = range(8 * row["offset"], 8 * (row["units_offset"] + 2 * row["num_units"]), 37)
     for bit in bits:
         content[bit // 8] ^= 1 << bit % 8
         path.write_bytes(content)
         with pytest.raises(DatasetError, match=r"a\.tar has no whole sample at byte \d+ .*not those that were packed"):
             read_sample(str(tmp_path), row)
+        content[bit // 8] ^= 1 << bit % 8
+
+
+def test_any_flipped_bit_of_a_shard_is_found_when_it_is_read(tmp_path: Path) -> None:
+    samples = [sample(number, 9) for number in range(3)]
+    write(tmp_path, {"train/a.tar": samples})
+    (description,) = open_dataset(str(tmp_path)).info["shards"]
+    read = list(read_shard(str(tmp_path), description))
+    assert [one.units.tolist() for one in read] == [one.units.tolist() for one in samples]
+    path = tmp_path / "train/a.tar"
+    content = bytearray(path.read_bytes())
+    for bit in range(0, 8 * len(content), 101):
+        content[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(content)
+        with pytest.raises(DatasetError, match=r"a\.tar does not have the checksum in dataset\.json"):
+            next(read_shard(str(tmp_path), description))
         content[bit // 8] ^= 1 << bit % 8
 
 
