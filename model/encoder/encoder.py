@@ -26,6 +26,7 @@ from model.encoder.hubert_batches import SAMPLES_PER_BATCH_ON_GPU, HubertBatches
 from model.encoder.hubert_checkpoint import load_hubert
 from model.encoder.level import at_level, level_dbfs_of
 from model.encoder.mfcc import Mfcc
+from model.training import checkpoint
 from pipeline.errors import TwistError
 from pipeline.records import SAMPLE_RATE_HZ
 
@@ -89,7 +90,7 @@ def load_encoder(config: EncoderConfig) -> Encoder:
             frontend=mfcc.settings(),
         )
     assert config.path is not None
-    model, do_normalize, normalize_eps = load_hubert(local_path(config.path))
+    model, do_normalize, normalize_eps = load_hubert(checkpoint.checked(local_path(config.path)))
     normalize = do_normalize if config.normalize is None else config.normalize
     shape = model.config
     if config.layer > shape.num_hidden_layers:

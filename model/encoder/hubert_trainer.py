@@ -151,7 +151,7 @@ class HubertTraining(Training[PretrainBatch, UnitPrediction]):
         self.optimizer = adamw(self._hubert, config.betas, config.weight_decay, config.eps)
 
     def _take_over(self, init: str, report: Report) -> None:
-        body, normalizes, _ = load_hubert(local_path(init))
+        body, normalizes, _ = load_hubert(checkpoint.checked(local_path(init)))
         if normalizes:
             raise TwistError(f"pretrain.init {init} normalizes waveforms, which pretraining here does not")
         num_taken, num_all = self._hubert.take_over(body)

@@ -5,8 +5,10 @@
                        trainer_state.json                       everything else that a resumed run needs
                        checksums.json                           sha256 of all these files, written last
 
-On disk a checkpoint is written under another name and then renamed; on S3 it counts once it has its checksums.json. No
-random states are saved, because the trainer reseeds its generators at every step.
+A folder without its checksums.json is no checkpoint. On disk it is written under another name and then renamed; on S3
+it counts once it has that file. Whoever reads a checkpoint holds its files to the list first: `fetch` for its
+model, `damaged_files` for all of it. No random states are saved, because the trainer reseeds its generators at every
+step.
 
 torch is imported only where tensors are read or written, so that `twist inspect` lists checkpoints without it.
 """
@@ -25,8 +27,9 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
+from model.training.metrics import METRICS
 from pipeline.errors import TwistError
-from pipeline.files import machine_cache, storage
+from pipeline.files import json_text, machine_cache, storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 UNFINISHED_PREFIX = ".saving-"
 CHECKSUMS = "checksums.json"
 TRAINER_STATE = "trainer_state.json"
+OPTIMIZER_PREFIX = "optimizer-"
 
 
 def open_folder(uri: str) -> str:
@@ -67,18 +71,30 @@ def steps(folder: str) -> list[int]:
         return sorted(int(found[1]) for found in whole if found)
     if not Path(folder).is_dir():
         return []
-    return sorted(int(p.name) for p in Path(folder).iterdir() if p.is_dir() and re.fullmatch(r"\d{8,}", p.name))
+    return sorted(int(path.parent.name) for path in Path(folder).glob(f"*/{CHECKSUMS}") if _is_step(path.parent))
 
 
 def newest_step(folder: str, ranks: Ranks) -> int:
     """The step of the newest checkpoint, or 0 if there is none; all processes call this when a run starts.
 
     Incomplete checkpoints, left by a killed run, are removed first.
+
+    Raises:
+        TwistError: a local step's folder has lost its checksums.json.
     """
     if not ranks.is_main:
         return ranks.from_main(0)
     remove_unfinished(folder)
+    if unlisted := unlisted_steps(folder):
+        raise _unlisted(unlisted[0])
     return ranks.from_main(max(steps(folder), default=0))
+
+
+def unlisted_steps(folder: str) -> list[str]:
+    """The folders of steps that have no checksums.json, and so are no checkpoints; on S3 those are unfinished."""
+    if storage.is_s3(folder) or not Path(folder).is_dir():
+        return []
+    return sorted(str(path) for path in Path(folder).iterdir() if _is_step(path) and not (path / CHECKSUMS).is_file())
 
 
 def best_folder(folder: str) -> str:
@@ -95,24 +111,49 @@ def best_folder(folder: str) -> str:
 
 
 def fetch(path: str) -> Path:
-    """A local folder with the files of one checkpoint: the folder itself, or this machine's copy of one on S3.
-
-    Each process checks a copy against its checksums once.
+    """A local folder with one checkpoint, for use of its model: the folder itself, or this machine's copy of one on S3.
 
     Raises:
-        TwistError: there is no such folder on S3, or a copied file differs from what was saved.
+        TwistError: as `checked`; or there is no such folder on S3.
         RunError: it cannot be fetched.
     """
-    if not storage.is_s3(path):
-        return Path(path)
-    local = machine_cache.copy_of(path)
-    # A model from elsewhere has no checksums, and one to publish perhaps no optimizer.
-    if local not in _checked and (local / CHECKSUMS).exists():
-        damaged = [name for name in damaged_files(local) if (local / name).exists()]
-        if damaged:
-            raise damage(path, damaged)
-        _checked.add(local)
+    local = local_copy(path)
+    try:
+        return checked(local, path)
+    except TwistError:
+        if storage.is_s3(path):
+            shutil.rmtree(local.parent, ignore_errors=True)  # so that the next try reads the store again
+        raise
+
+
+def checked(local: Path, path: str = "") -> Path:
+    """The folder of a model (or its file), each file of which but the optimizer's is as it was saved.
+
+    A model from elsewhere has no checksums.json, and is taken as it is; what has one may lack files of it (one that was
+    published has perhaps no optimizer), but none may differ.
+
+    Args:
+        local: On this machine.
+        path: Where it was copied from, if it was.
+
+    Raises:
+        TwistError: a file differs from what was saved, or it is a step of a trainer without its checksums.json.
+    """
+    path = path or str(local)
+    if not (local / CHECKSUMS).is_file():
+        if _is_trainers(path):
+            raise _unlisted(path)
+        return local
+    checksums = read_checksums(local)
+    used = [name for name in checksums if not name.startswith(OPTIMIZER_PREFIX) and (local / name).exists()]
+    if damaged := [name for name in used if sha256_of(local / name) != checksums[name]]:
+        raise damage(path, damaged)
     return local
+
+
+def local_copy(path: str) -> Path:
+    """A local folder with a checkpoint's files, unchecked: the folder itself, or this machine's copy of one on S3."""
+    return machine_cache.copy_of(path) if storage.is_s3(path) else Path(path)
 
 
 def write_part(
@@ -160,7 +201,7 @@ def read_part_checksums(folder: str, step: int, rank: int) -> dict[str, str] | N
         data = storage.read_bytes(storage.join(_unfinished(folder, step), _part_name(rank)))
     except FileNotFoundError:
         return None
-    checksums: dict[str, str] = json.loads(data)
+    checksums: dict[str, str] = json_text.parse(data)
     return checksums
 
 
@@ -170,8 +211,7 @@ def commit(folder: str, step: int, parts: Collection[dict[str, str] | None]) -> 
     checksums = {name: sha256 for part in parts if part is not None for name, sha256 in part.items()}
     for rank in range(len(parts)):
         storage.delete(storage.join(place, _part_name(rank)))
-    data = (json.dumps(dict(sorted(checksums.items())), indent=2) + "\n").encode()
-    storage.write_bytes(storage.join(place, CHECKSUMS), data)
+    storage.write_bytes(storage.join(place, CHECKSUMS), _checksums_text(checksums).encode())
     if not storage.is_s3(folder):
         _sync(Path(place))
         Path(place).rename(final)
@@ -183,13 +223,19 @@ def load_trainer_state(folder: str, step: int) -> dict[str, Any]:
     """The content of one step's trainer_state.json.
 
     Raises:
-        TwistError: the file is missing or damaged.
+        TwistError: the file is missing or damaged, or that of another step.
     """
     path = storage.join(step_folder(folder, step), TRAINER_STATE)
     try:
-        state: dict[str, Any] = json.loads(storage.read_bytes(path))
-    except (FileNotFoundError, ValueError) as error:
+        state: dict[str, Any] = json_text.parse(storage.read_bytes(path))
+        written_at = state["progress"]["step"]
+        state["config"], state["progress"]["best_step"]
+    except (FileNotFoundError, ValueError, LookupError, TypeError) as error:
         raise _damaged(path) from error
+    if written_at != step:
+        raise TwistError(
+            f"{path} is that of step {written_at}: give {step_folder(folder, step)} its own name again, or delete it"
+        )
     return state
 
 
@@ -268,7 +314,7 @@ def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
     from model.training import optimizer_state
 
     try:
-        files = sorted(path.glob("optimizer-*.safetensors"))
+        files = sorted(path.glob(f"{OPTIMIZER_PREFIX}*.safetensors"))
         if not files or not files[0].name.endswith(f"-of-{len(files):05d}.safetensors"):
             raise ValueError("not all of its files are there")
         optimizer_state.put_back(optimizer, [safetensors.torch.load_file(file) for file in files])
@@ -314,12 +360,29 @@ def damaged_files(path: Path, rank: int = 0, world_size: int = 1) -> list[str]:
     Raises:
         TwistError: checksums.json is missing or damaged.
     """
-    try:
-        checksums: dict[str, str] = json.loads((path / CHECKSUMS).read_text())
-    except (OSError, ValueError) as error:
-        raise TwistError(f"{path / CHECKSUMS} is missing or damaged: {error}") from error
+    checksums = read_checksums(path)
     mine = list(checksums.items())[rank::world_size]
     return [name for name, sha256 in mine if not (path / name).is_file() or sha256_of(path / name) != sha256]
+
+
+def read_checksums(path: Path) -> dict[str, str]:
+    """The sha256 of each of a checkpoint's files by name, as its checksums.json in a local folder has them.
+
+    Raises:
+        TwistError: checksums.json is missing or damaged.
+    """
+    try:
+        text = (path / CHECKSUMS).read_text()
+        checksums: dict[str, str] = json_text.parse(text)
+        if text != _checksums_text(checksums):  # also where a damaged bit leaves JSON that says the same
+            raise ValueError("it is not as it was written")
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise TwistError(f"{path / CHECKSUMS} is missing or damaged: {error}") from error
+    return checksums
+
+
+def _checksums_text(checksums: Mapping[str, str]) -> str:
+    return json.dumps(dict(sorted(checksums.items())), indent=2) + "\n"
 
 
 def _write_files(
@@ -333,7 +396,7 @@ def _write_files(
     """Writes one process's files; returns their checksums by name."""
     from model import weights_file
 
-    weights_file.save(optimizer_piece, folder / f"optimizer-{rank:05d}-of-{world_size:05d}.safetensors")
+    weights_file.save(optimizer_piece, folder / f"{OPTIMIZER_PREFIX}{rank:05d}-of-{world_size:05d}.safetensors")
     if save_model is not None:
         save_model(folder)
         weights_file.share_as_usual(*folder.glob("*.safetensors"))  # transformers wrote the model's
@@ -352,7 +415,6 @@ def _part_name(rank: int) -> str:
     return f"part-{rank:05d}.json"
 
 
-_checked: set[Path] = set()
 """Copies of checkpoints on S3 that were found to be whole."""
 
 
@@ -365,6 +427,20 @@ def sha256_of(path: Path) -> str:
 def _damaged(path: str) -> TwistError:
     step = path.rpartition("/")[0]
     return TwistError(f"{path} is missing or damaged; delete {step} to go on from the checkpoint before it")
+
+
+def _is_step(path: Path) -> bool:
+    return re.fullmatch(r"\d{8,}", path.name) is not None and path.is_dir()
+
+
+def _is_trainers(path: str) -> bool:
+    """Whether a folder lies where a trainer writes its checkpoints."""
+    folder, _, name = storage.absolute(path).rstrip("/").rpartition("/")
+    return re.fullmatch(r"\d{8,}", name) is not None and storage.exists(storage.join(folder, METRICS))
+
+
+def _unlisted(path: str) -> TwistError:
+    return TwistError(f"{path} is no checkpoint, for its {CHECKSUMS} is missing; put that back, or delete the folder")
 
 
 def _sync(path: Path) -> None:

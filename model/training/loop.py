@@ -225,7 +225,7 @@ class _Loop(Generic[Batch, Score]):
         state = checkpoint.load_trainer_state(self.folder, step)
         checkpoint.refuse_other_settings(state["config"], self.settings, self.section, self.folder, step)
         uri = checkpoint.step_folder(self.folder, step)
-        folder = checkpoint.fetch(uri)
+        folder = checkpoint.local_copy(uri)
         damaged = checkpoint.damaged_files(folder, self.ranks.rank, self.ranks.world_size)
         # Every process raises: those that did not would wait for the others for ever.
         if self.ranks.any(bool(damaged)):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import storage
+from pipeline.files import json_text, storage
+
+logger = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 
 
 class MetricsFile:
-    """Appends lines to FOLDER/metrics.jsonl, after dropping lines of steps beyond `resumed_step`.
+    """Appends lines to FOLDER/metrics.jsonl, after dropping lines of steps beyond `resumed_step`, and damaged ones.
 
     S3 has no append: there, lines are written by `flush`.
     """
@@ -39,9 +42,32 @@ class MetricsFile:
 
 
 def read_metrics(folder: str) -> list[dict[str, Any]]:
-    """The lines of FOLDER/metrics.jsonl, except an incomplete last one that a killed run left; [] without a file."""
+    """The lines of FOLDER/metrics.jsonl that are whole; [] without a file. Damaged ones are named in a warning."""
+    lines, damaged = _read(folder)
+    for problem in damaged:
+        logger.warning("%s; it is left out", problem)
+    return lines
+
+
+def damaged_lines(folder: str) -> list[str]:
+    """A sentence on each line of FOLDER/metrics.jsonl that holds no figures of a step."""
+    return _read(folder)[1]
+
+
+def _read(folder: str) -> tuple[list[dict[str, Any]], list[str]]:
+    uri = storage.join(folder, METRICS)
     try:
-        lines = storage.read_bytes(storage.join(folder, METRICS)).decode().splitlines(keepends=True)
+        texts = storage.read_bytes(uri).split(b"\n")
     except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+        return [], []
+    lines, damaged = [], []
+    for number, text in enumerate(texts[:-1], start=1):  # behind the last line's end a killed run leaves half a line
+        try:
+            line = json_text.parse(text)
+            if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+                raise ValueError("it names no step")
+        except ValueError as error:
+            damaged.append(f"line {number} of {uri} is damaged ({error})")
+        else:
+            lines.append(line)
+    return lines, damaged

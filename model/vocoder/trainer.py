@@ -177,7 +177,7 @@ class VocoderTraining(Training[VocoderBatch, VocoderQuality]):
         self.optimizer = adamw(both, config.betas, config.weight_decay)
 
     def _take_over(self, init: str) -> None:
-        given, fingerprint = load_vocoder(local_vocoder(init))
+        given, fingerprint = load_vocoder(checkpoint.checked(local_vocoder(init)))
         if fingerprint not in (None, self._codebook_fingerprint):
             raise TwistError(f"vocoder.init {init} speaks the units of another codebook ({fingerprint})")
         if given.config != self._config.model:

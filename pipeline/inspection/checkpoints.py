@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from model.training import checkpoint
-from model.training.metrics import METRICS, read_metrics
+from model.training.metrics import METRICS, damaged_lines, read_metrics
 from pipeline.errors import TwistError
 from pipeline.files import foreign_json, storage
 
@@ -64,7 +64,7 @@ def describe_checkpoint(path: str) -> dict[str, Any]:
     local = checkpoint.fetch(path)
     kind = _kind_of(path)
     model, facts = _load(kind, local)
-    state = _trainer_state(local)
+    state = _trainer_state(path)
     return {
         "holds": kind,
         **facts,
@@ -73,20 +73,26 @@ def describe_checkpoint(path: str) -> dict[str, Any]:
     }
 
 
-def verify_checkpoints(folder: str) -> Iterator[str]:
+def verify_checkpoints(folder: str, checksums: bool = True) -> Iterator[str]:
     """Every checkpoint of a trainer: whether its files are what was saved, and its weights are finite."""
+    yield from damaged_lines(folder)
+    for path in checkpoint.unlisted_steps(folder):
+        yield f"{path} is no checkpoint: its {checkpoint.CHECKSUMS} is missing"
     for step in checkpoint.steps(folder):
-        yield from verify_checkpoint(checkpoint.step_folder(folder, step))
+        yield from verify_checkpoint(checkpoint.step_folder(folder, step), checksums)
 
 
-def verify_checkpoint(path: str) -> Iterator[str]:
-    """The same of one checkpoint."""
+def verify_checkpoint(path: str, checksums: bool = True) -> Iterator[str]:
+    """The same of one checkpoint; without checksums, only that its model can be loaded and its state read."""
     try:
-        local = checkpoint.fetch(path)
-        model, _ = _load(_kind_of(path), local)
-        _trainer_state(local)
-        for name in checkpoint.damaged_files(local):
+        local = checkpoint.local_copy(path)
+        damaged = checkpoint.damaged_files(local) if checksums and _is_listed(local) else []
+        for name in damaged:
             yield f"{storage.join(path, name)} is not what was saved"
+        if damaged:
+            return
+        model, _ = _load(_kind_of(path), local)
+        _trainer_state(path)
     except TwistError as error:
         yield str(error)
         return
@@ -136,10 +142,16 @@ def _load(kind: Kind, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     return speech_lm, {"architecture": speech_lm.config.model_type, "vocabulary": vocabulary.as_config()}
 
 
-def _trainer_state(path: Path) -> dict[str, Any] | None:
+def _is_listed(folder: Path) -> bool:
+    """Whether a trainer wrote a checkpoint: a model from elsewhere has no list of checksums."""
+    return (folder / checkpoint.CHECKSUMS).is_file()
+
+
+def _trainer_state(path: str) -> dict[str, Any] | None:
     """What a trainer keeps beside a model; None for a folder that is not a trainer's."""
-    is_ours = path.name.isdigit() and (path / checkpoint.TRAINER_STATE).is_file()
-    return checkpoint.load_trainer_state(str(path.parent), int(path.name)) if is_ours else None
+    folder, _, name = path.rpartition("/")
+    is_ours = name.isdigit() and storage.exists(storage.join(path, checkpoint.TRAINER_STATE))
+    return checkpoint.load_trainer_state(folder, int(name)) if is_ours else None
 
 
 def _seen(progress: dict[str, Any]) -> dict[str, int]:

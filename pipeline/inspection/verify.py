@@ -40,17 +40,20 @@ def verify(uri: str, kind: str, checksums: bool = True) -> Iterator[str]:
     if kind == "run":
         return verify_run(uri, checksums)
     if kind == "checkpoints":
-        return checkpoints.verify_checkpoints(uri)
+        return checkpoints.verify_checkpoints(uri, checksums)
     if kind == "checkpoint":
-        return checkpoints.verify_checkpoint(uri)
+        return checkpoints.verify_checkpoint(uri, checksums)
     return verify_folder(uri, kind, checksums)
 
 
 def verify_run(run: str, checksums: bool = True) -> Iterator[str]:
-    """All finished stages of a run, each against itself and against what it was made from."""
+    """All finished stages of a run, each against itself and what it was made from, and the models trained in it."""
     for name in STAGE_NAMES:
         if stage.is_finished(run, name):
             yield from verify_stage(run, name, checksums)
+    for name in ("tokenizer", "vocoder", "checkpoints"):
+        folder = storage.join(run, name)
+        yield from as_violations(folder, checkpoints.verify_checkpoints(folder, checksums))
 
 
 def verify_folder(uri: str, kind: str, checksums: bool = True) -> Iterator[str]:
@@ -76,7 +79,11 @@ def verify_stage(run: str, name: str, checksums: bool = True) -> Iterator[str]:
         UNITS: verify_units,
         SHARDS: verify_packed,
     }
-    checks = (_verify_counts(run, name), _verify_inputs(run, name), particular[name](run, checksums))
+    checks: tuple[Iterator[str], ...] = (
+        _verify_counts(run, name),
+        _verify_inputs(run, name),
+        particular[name](run, checksums),
+    )
     for check in checks:
         yield from as_violations(storage.join(run, name), check)
 

@@ -184,7 +184,7 @@ def voice_for(
         TwistError: there is none, it cannot be loaded, it speaks the units of another codebook, or knows no such
             speaker or style.
     """
-    path = local_vocoder(named) if named is not None else _vocoder_for(units, run)
+    path = checkpoint.checked(local_vocoder(named)) if named is not None else _vocoder_for(units, run)
     wanted = units if isinstance(units, str) else units.fingerprint
     voice = _load(path, device, dtype, speaker, style)
     if voice.codebook_fingerprint not in (None, wanted):

@@ -14,6 +14,7 @@ from model.lm.vocab import Vocabulary
 from model.training import checkpoint, optimizer_state
 from model.training.checkpoint import CHECKSUMS
 from model.training.checkpoint_writer import CheckpointWriter
+from model.training.distributed import Ranks
 from model.training.optim import adamw, set_learning_rate
 from pipeline.errors import TwistError
 from pipeline.files import storage
@@ -52,6 +53,11 @@ def save(
     return checkpoint.commit(folder, step, [checkpoint.read_part_checksums(folder, step, 0)])
 
 
+def state_of(step: int, **progress: Any) -> dict[str, Any]:
+    """The least that a trainer_state.json says."""
+    return {"config": {}, "progress": {"step": step, "best_step": None, **progress}}
+
+
 def update(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
     model.eval()
     ids = torch.tensor([[1, 2, 3, 4]])
@@ -62,7 +68,7 @@ def update(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
 
 def test_loaded_equals_saved(trained: tuple[PreTrainedModel, torch.optim.Optimizer], tmp_path: Path) -> None:
     model, optimizer = trained
-    state = {"progress": {"step": 2, "perplexity": 1.5}}
+    state = state_of(2, perplexity=1.5)
     save(str(tmp_path), 2, model.save_pretrained, optimizer, state)
 
     loaded, vocabulary = load_speech_lm(checkpoint.step_folder(str(tmp_path), 2))
@@ -101,7 +107,9 @@ def test_half_written_checkpoint_is_no_checkpoint(
 
 def test_newest_and_best_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4, 100_000_000):
-        Path(checkpoint.step_folder(str(tmp_path), step)).mkdir()
+        folder = Path(checkpoint.step_folder(str(tmp_path), step))
+        folder.mkdir()
+        (folder / CHECKSUMS).write_text("{}\n")
     (tmp_path / "notes").mkdir()
     checkpoint.prune(str(tmp_path), keep_last=2, best_step=2)
     assert checkpoint.steps(str(tmp_path)) == [2, 4, 100_000_000]
@@ -149,7 +157,7 @@ def test_processes_write_parts_of_one_checkpoint(
             assert checkpoint.steps(str(tmp_path)) == [], "it counts before all processes have written their parts"
             piece = optimizer_state.piece_of(optimizer, rank, world_size)
             save_model = model.save_pretrained if rank == 0 else None
-            state = {"progress": {}} if rank == 0 else None
+            state = state_of(2) if rank == 0 else None
             writer.save(2, piece, save_model, state, keep_last=1, best_step=None)
     assert writers[0].made() == [2]
     folder = tmp_path / "00000002"
@@ -196,7 +204,7 @@ def test_checkpoints_on_s3(trained: tuple[PreTrainedModel, torch.optim.Optimizer
     folder = f"{faulty_bucket}/run/checkpoints"
     assert checkpoint.steps(checkpoint.open_folder(folder)) == []
     for step in (2, 4, 6):
-        save(folder, step, model.save_pretrained, optimizer, {"progress": {"best_step": 2}})
+        save(folder, step, model.save_pretrained, optimizer, state_of(step, best_step=2))
     # As left by a run that was killed while saving.
     checkpoint.write_part(folder, 8, 0, 2, optimizer_state.piece_of(optimizer, 0, 2), model.save_pretrained, {})
     assert checkpoint.steps(folder) == [2, 4, 6]
@@ -224,7 +232,82 @@ def test_best_folder_is_that_of_the_newest_state(
     model, optimizer = trained
     with pytest.raises(TwistError, match=str(tmp_path)):
         checkpoint.best_folder(str(tmp_path))
-    save(str(tmp_path), 2, model.save_pretrained, optimizer, {"progress": {"best_step": None}})
+    save(str(tmp_path), 2, model.save_pretrained, optimizer, state_of(2))
     assert Path(checkpoint.best_folder(str(tmp_path))).name == "00000002", "without a validation the newest is the best"
-    save(str(tmp_path), 4, model.save_pretrained, optimizer, {"progress": {"best_step": 2}})
+    save(str(tmp_path), 4, model.save_pretrained, optimizer, state_of(4, best_step=2))
     assert Path(checkpoint.best_folder(str(tmp_path))).name == "00000002"
+
+
+def flip(path: Path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "trainer_state.json"])
+def test_no_use_of_a_model_of_which_a_bit_was_flipped(
+    name: str, trained: tuple[PreTrainedModel, torch.optim.Optimizer], tmp_path: Path
+) -> None:
+    model, optimizer = trained
+    folder = Path(save(str(tmp_path), 2, model.save_pretrained, optimizer, state_of(2)))
+    assert checkpoint.fetch(str(folder)) == folder
+    flip(folder / name, 8 * (folder / name).stat().st_size - 17)
+    with pytest.raises(TwistError, match=rf"00000002 is damaged \({name}\)"):
+        checkpoint.fetch(str(folder))
+
+
+def test_a_flipped_bit_anywhere_in_the_list_is_found(
+    trained: tuple[PreTrainedModel, torch.optim.Optimizer], tmp_path: Path
+) -> None:
+    model, optimizer = trained
+    folder = Path(save(str(tmp_path), 2, model.save_pretrained, optimizer, state_of(2)))
+    for bit in range(0, 8 * (folder / CHECKSUMS).stat().st_size, 7):
+        flip(folder / CHECKSUMS, bit)
+        try:
+            assert checkpoint.damaged_files(folder), f"bit {bit} of the list went unnoticed"
+        except TwistError as error:
+            assert "missing or damaged" in str(error)
+        flip(folder / CHECKSUMS, bit)
+    assert checkpoint.damaged_files(folder) == []
+
+
+def test_a_copy_from_s3_is_held_to_the_list(
+    trained: tuple[PreTrainedModel, torch.optim.Optimizer], faulty_bucket: str
+) -> None:
+    model, optimizer = trained
+    folder = f"{faulty_bucket}/checkpoints"
+    uri = save(folder, 2, model.save_pretrained, optimizer, state_of(2))
+    whole = storage.read_bytes(f"{uri}/model.safetensors")
+    storage.write_bytes(f"{uri}/model.safetensors", whole[:-1] + bytes([whole[-1] ^ 1]))  # S3's own checksum fits it
+    with pytest.raises(TwistError, match=r"00000002 is damaged \(model.safetensors\)"):
+        checkpoint.fetch(uri)
+    storage.write_bytes(f"{uri}/model.safetensors", whole)
+    assert (checkpoint.fetch(uri) / "model.safetensors").read_bytes() == whole
+
+
+def test_a_step_without_its_list_is_no_checkpoint(
+    trained: tuple[PreTrainedModel, torch.optim.Optimizer], tmp_path: Path
+) -> None:
+    model, optimizer = trained
+    for step in (2, 4):
+        folder = Path(save(str(tmp_path), step, model.save_pretrained, optimizer, state_of(step)))
+    (folder / CHECKSUMS).unlink()
+    (tmp_path / "metrics.jsonl").touch()
+    assert checkpoint.steps(str(tmp_path)) == [2]
+    for use in (lambda: checkpoint.fetch(str(folder)), lambda: checkpoint.newest_step(str(tmp_path), Ranks())):
+        with pytest.raises(TwistError, match=r"00000004 is no checkpoint, for its checksums.json is missing"):
+            use()
+    elsewhere = folder.rename(tmp_path / "my-lm")
+    assert checkpoint.fetch(str(elsewhere)) == elsewhere, "a model from elsewhere has no list"
+
+
+def test_a_state_that_says_too_little_or_another_step_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "00000004"
+    folder.mkdir()
+    for text in ("{}", "[]", '{"config": {}, "progress": 4}', "[" * 200_000):
+        (folder / "trainer_state.json").write_text(text)
+        with pytest.raises(TwistError, match=r"trainer_state\.json is missing or damaged"):
+            checkpoint.load_trainer_state(str(tmp_path), 4)
+    (folder / "trainer_state.json").write_text(json.dumps(state_of(2)))
+    with pytest.raises(TwistError, match=r"is that of step 2"):
+        checkpoint.load_trainer_state(str(tmp_path), 4)
