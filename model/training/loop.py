@@ -1,6 +1,6 @@
 """The loop of all trainings: a `Training` defines how to update, validate and save its model, the loop decides when.
 
-1. If the folder has checkpoints, the newest is checked and the run continues from it.
+1. The folder is locked (on S3, leased). If it has checkpoints, the newest is checked and the run continues from it.
 2. Each step: gradients from the training, clipping, a check that all figures are finite, the optimizer.
 3. On schedule: a line of metrics, validation, a checkpoint (also at the best validation so far, at the end and on
    SIGTERM or Ctrl-C), written in the background to disk or S3.
@@ -28,6 +28,7 @@ from model.training.curve_loggers import CurveLogger, TensorBoard, WeightsAndBia
 from model.training.distributed import Ranks, StopFlag, join_ranks, stop_flag
 from model.training.metrics import MetricsFile
 from model.training.optim import set_learning_rate
+from model.training.sole_trainer import Lease, sole_trainer
 from model.training.training import Batch, LoopSettings, OnEvent, Report, Resumed, Score, Training
 from pipeline.errors import TwistError
 
@@ -77,9 +78,10 @@ def run_training(
     with (
         join_ranks(settings.device) as ranks,
         stop_flag() as stop,
+        sole_trainer(folder, ranks) as lease,
         CheckpointWriter(folder, ranks.rank, ranks.world_size, in_background=settings.save_in_background) as writer,
     ):
-        loop = _Loop(section, settings, folder, ranks, writer, make, on_event)
+        loop = _Loop(section, settings, folder, ranks, lease, writer, make, on_event)
         loop.run(stop)
         loop.close()
         return loop.outcome(), loop.training
@@ -96,6 +98,7 @@ class _Loop(Generic[Batch, Score]):
         settings: LoopSettings,
         folder: str,
         ranks: Ranks,
+        lease: Lease | None,
         writer: CheckpointWriter,
         make: Callable[[Ranks, Resumed | None, Report], Training[Batch, Score]],
         on_event: OnEvent,
@@ -104,6 +107,7 @@ class _Loop(Generic[Batch, Score]):
         self.settings = settings
         self.folder = folder
         self.ranks = ranks
+        self.lease = lease
         self.writer = writer
         self.on_event = on_event
         self.step = self.num_seen = 0
@@ -240,6 +244,11 @@ class _Loop(Generic[Batch, Score]):
     def _save(self) -> None:
         """Starts a checkpoint once the previous one is written."""
         step, training, is_main = self.step, self.training, self.ranks.is_main
+        if self.ranks.any(self.lease is not None and self.lease.is_lost):
+            raise TwistError(
+                f"another training has taken {self.folder} over, for this one could not reach the store for long; "
+                f"nothing was saved since"
+            )
         self.writer.wait()  # so that copies of only one checkpoint are in memory
         if self.metrics is not None:
             self.metrics.flush()  # a run resumed from here needs all lines up to here

@@ -142,6 +142,43 @@ def put_if_absent(uri: str, data: bytes) -> bool:
     return _patiently(uri, put)
 
 
+def read_version(uri: str) -> tuple[bytes, str]:
+    """Reads a whole object, and the etag of the version that was read."""
+    bucket, key = _split(uri)
+
+    def get() -> tuple[bytes, str]:
+        answer = _client().get_object(Bucket=bucket, Key=key)
+        return answer["Body"].read(), answer["ETag"]
+
+    return _patiently(uri, get)
+
+
+def put_if_unchanged(uri: str, data: bytes, etag: str) -> bool:
+    """Replaces an object if it still is the version of that etag; returns whether its content is now `data`.
+
+    A store that ignores the condition replaces any version.
+    """
+    from botocore.exceptions import ClientError
+
+    bucket, key = _split(uri)
+
+    def put() -> bool:
+        try:
+            _client().put_object(Bucket=bucket, Key=key, Body=data, IfMatch=etag)
+        except ClientError as error:
+            if _status(error) in (404, 412):
+                return False
+            raise
+        return True
+
+    if _patiently(uri, put):
+        return True
+    try:
+        return read_bytes(uri) == data  # an earlier try succeeded, but its answer was lost
+    except FileNotFoundError:
+        return False
+
+
 def size(uri: str) -> int:
     """The size of an object in bytes."""
     return find(uri).size_bytes
