@@ -1,6 +1,7 @@
 """A stage's folder: its settings and inputs, what it kept and dropped, and whether it is finished.
 
-    RUN/<stage>/stage.json       settings, inputs, fingerprint; once finished also counts, versions and wall time
+    RUN/<stage>/stage.json       settings, inputs, fingerprint; once finished also counts, versions, wall time, and the
+                                 sha256 of the stage's other files; last the sha256 of all that stands above it
     RUN/<stage>/dropped.parquet  what was left out, each with its reason
     RUN/<stage>/DONE             written last; holds the fingerprint by which later stages identify this one's output
 
@@ -10,30 +11,31 @@ The fingerprint chains: it covers a stage's settings, its output, and the finger
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
 import itertools
 import json
-import os
+import logging
 import time
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pipeline.errors import TwistError
 from pipeline.files import foreign_json, parquet, storage
+from pipeline.files.folder_lock import LOCK, FolderInUseError, folder_lock
 from pipeline.records import DROPPED_SCHEMA, Dropped, to_table
-from pipeline.runs import stage_of
+from pipeline.runs import SHARDS, UNITS, is_part_file, stage_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     import pyarrow as pa
 
+logger = logging.getLogger(__name__)
+
 FORMAT_VERSION = 1
 READ_BYTES = 2**22
-STAGE_JSON, DROPPED, DONE, LOCK, REMOVING = "stage.json", "dropped.parquet", "DONE", ".lock", "REMOVING"
+STAGE_JSON, DROPPED, DONE, REMOVING = "stage.json", "dropped.parquet", "DONE", "REMOVING"
 VERSIONED_PACKAGES = ("twist-pipeline", "torch", "ray", "faiss-cpu", "pyarrow", "soundfile", "soxr", "transformers")
 
 
@@ -151,14 +153,23 @@ class Stage:
                 raise self._not_writable(error) from error
             yield True
 
-    def finish(self, counts: StageCounts, dropped: list[Dropped] | pa.Table, output: str, **facts: Any) -> None:
-        """Writes drops and counts, and last the done marker.
+    def finish(
+        self,
+        counts: StageCounts,
+        dropped: list[Dropped] | pa.Table,
+        output: str,
+        work_files: Collection[str] = (),
+        /,
+        **facts: Any,
+    ) -> None:
+        """Writes drops and counts, and last the done marker; then removes work files.
 
         Args:
             counts: What was kept and dropped.
             dropped: The drops, as records or as a table of DROPPED_SCHEMA; their order must not depend on how the work
                 was scheduled.
             output: A digest of what the stage wrote.
+            work_files: URIs of files in the stage's folder that are of no use once it is finished.
             facts: Further figures for stage.json.
         """
         table = to_table(dropped, DROPPED_SCHEMA) if isinstance(dropped, list) else dropped
@@ -170,9 +181,12 @@ class Stage:
                 "wall_time_s": round(time.time() - self._started_at, 1),
                 "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 **facts,
+                "files": {file: _sha256_of(storage.join(self.uri, file)) for file in self._files(work_files)},
             }
         )
         storage.write_bytes(self._done_uri, _done_marker(self.fingerprint, output).encode())
+        for uri in work_files:
+            storage.delete(uri)
 
     def reopen(self) -> None:
         """Removes the done marker, because some of the output is about to be made again."""
@@ -186,6 +200,17 @@ class Stage:
             if name not in (LOCK, REMOVING):
                 storage.delete(storage.join(self.uri, name))
         storage.delete(self._removing_uri)
+
+    def _files(self, work_files: Collection[str]) -> list[str]:
+        """The files whose sha256 stage.json gives: all but tars and parts of units, which have checksums already."""
+        return [
+            file
+            for file in storage.list_files(self.uri)
+            if file not in (STAGE_JSON, DONE, LOCK, REMOVING)
+            and storage.join(self.uri, file) not in work_files
+            and not (self.name == SHARDS and file.endswith(".tar"))
+            and not (self.name == UNITS and is_part_file(file))
+        ]
 
     @property
     def _removing_uri(self) -> str:
@@ -201,7 +226,7 @@ class Stage:
 
     def _write_json(self, facts: dict[str, Any]) -> None:
         content = {"stage": self.name, "fingerprint": self.fingerprint, **self._settings, **facts}
-        storage.write_bytes(self._json_uri, (json.dumps(content, indent=2) + "\n").encode())
+        storage.write_bytes(self._json_uri, _json_text({**content, "sha256": _sha256(content)}).encode())
 
     def _refuse_other_settings(self) -> None:
         try:
@@ -229,23 +254,13 @@ class Stage:
         if storage.is_s3(self.uri):  # S3 has no locks; commits there are conditional and idempotent
             yield
             return
-        folder = Path(self.uri)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = (folder / LOCK).open("a+")
-        except OSError as error:
-            raise self._not_writable(error) from error
-        with lock:
+        with contextlib.ExitStack() as stack:
             try:
-                # The kernel releases the lock when the process ends, however it ends.
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                holder = lock.read().strip()
-                raise StageError(f"{folder} is in use by process {holder}; wait for it or stop it") from None
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
+                stack.enter_context(folder_lock(self.uri))
+            except FolderInUseError as error:
+                raise StageError(f"{self.uri} is in use by process {error.holder}; wait for it or stop it") from None
+            except OSError as error:
+                raise self._not_writable(error) from error
             yield
 
 
@@ -278,6 +293,34 @@ def read_facts(run: str, name: str) -> dict[str, Any]:
     if not isinstance(facts, dict) or not isinstance(facts.get("fingerprint"), str):
         raise StageError(f"{uri} is damaged (it holds no fingerprint); delete {folder} to make it again")
     return facts
+
+
+def damage(run: str, name: str) -> Iterator[str]:
+    """A sentence on each file of a finished stage that is not as it was when the stage was finished.
+
+    A stage that was made before stage.json listed files is left alone; a warning says that it is not checked.
+    """
+    folder = storage.join(run, name)
+    facts = read_facts(run, name)
+    if "files" not in facts or "sha256" not in facts:
+        what = f"{STAGE_JSON}, {DROPPED} and parts of work"
+        logger.warning("%s of %s are not checked: an older version made it, without their checksums", what, folder)
+        return
+    content = {key: value for key, value in facts.items() if key != "sha256"}
+    settings = {key: content.get(key) for key in ("stage", "config", "inputs", "format_version")}
+    text = storage.read_bytes(storage.join(folder, STAGE_JSON))
+    if (facts["sha256"], facts["fingerprint"]) != (_sha256(content), _sha256(settings)) or (
+        text != _json_text(facts).encode()  # also where a damaged bit leaves JSON that says the same
+    ):
+        yield f"{storage.join(folder, STAGE_JSON)} is not as it was written: its sha256 does not fit it"
+        return
+    for file, sha256 in facts["files"].items():
+        uri = storage.join(folder, file)
+        try:
+            if _sha256_of(uri) != sha256:
+                yield f"{uri} is not as it was when the stage was finished: its sha256 is another one"
+        except FileNotFoundError:
+            yield f"{uri} is missing"
 
 
 def is_finished(run: str, name: str) -> bool:
@@ -316,6 +359,18 @@ def digest(*parts: bytes | str) -> str:
         data = part.encode() if isinstance(part, str) else part
         total.update(len(data).to_bytes(8, "little") + data)
     return total.hexdigest()
+
+
+def _sha256_of(uri: str) -> str:
+    total = hashlib.sha256()
+    with storage.open_read(uri) as file:
+        while piece := file.read(READ_BYTES):
+            total.update(piece)
+    return total.hexdigest()
+
+
+def _json_text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"
 
 
 def _done_marker(fingerprint: str, output: str) -> str:

@@ -113,10 +113,8 @@ def _write(stage: Stage, corpora: Sequence[CorpusConfig], report: ReportProgress
     notices = {name: told for name, told in notices.items() if told}
     recognized = {corpus.label: kinds[corpus.label] for corpus in corpora if corpus.kind == "auto"}
     facts = {"kinds": kinds, "recognized": recognized, "notices": notices}
-    stage.finish(counts, dropped, digest(*digests), **facts)
-    for corpus in corpora:
-        storage.delete(_drops_uri(stage, corpus))
-        storage.delete(_notices_uri(stage, corpus))
+    work_files = [uri(stage, corpus) for corpus in corpora for uri in (_drops_uri, _notices_uri)]
+    stage.finish(counts, dropped, digest(*digests), work_files, **facts)
 
 
 def _take_back_dropped(stage: Stage, corpora: Sequence[CorpusConfig]) -> None:

@@ -79,11 +79,9 @@ def verify_stage(run: str, name: str, checksums: bool = True) -> Iterator[str]:
         UNITS: verify_units,
         SHARDS: verify_packed,
     }
-    checks: tuple[Iterator[str], ...] = (
-        _verify_counts(run, name),
-        _verify_inputs(run, name),
-        particular[name](run, checksums),
-    )
+    checks = [_verify_counts(run, name), _verify_inputs(run, name), particular[name](run, checksums)]
+    if checksums:
+        checks.append(stage.damage(run, name))
     for check in checks:
         yield from as_violations(storage.join(run, name), check)
 

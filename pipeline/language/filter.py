@@ -280,13 +280,13 @@ def _write_decisions(
         account.counts(dropped),
         dropped,
         digest(content),
+        [_evidence_uri(stage)],
         evidence=dict(sorted(account.evidence.items())),
         by_evidence=account.by_evidence(),
         least_certain=account.least_certain(),
         kept_without_evidence=asdict(account.kept_without_evidence),
         audio_evidence={"available": heard is not None, "unheard": asdict(account.unheard)},
     )
-    storage.delete(_evidence_uri(stage))
 
 
 def _decide_all(

@@ -17,6 +17,7 @@ from model.lm.train_config import TrainConfig
 from model.lm.trainer import train
 from pipeline.files import parquet
 from pipeline.inspection.text import as_text
+from pipeline.inspection.verify import verify
 from pipeline.records import DROPPED_SCHEMA
 from pipeline.shards import open_dataset
 from pipeline.work.progress import ProgressFile, WorkProgress
@@ -33,6 +34,7 @@ ARCHITECTURE = {
     "word_embed_proj_dim": 16,
     "max_position_embeddings": 64,
 }
+NUM_FLIPS = 8
 PLACES = (
     "",
     "manifest",
@@ -245,10 +247,10 @@ def test_a_damaged_checkpoint_is_a_violation(
     folder = Path(shutil.copytree(trained_run / "checkpoints", tmp_path / "checkpoints"))
     weights = folder / "00000002/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    assert "00000002 cannot be loaded" in inspect(capsys, folder, "--verify", status=2)
+    assert "model.safetensors is not what was saved" in inspect(capsys, folder, "--verify", status=2)
     shutil.copy(trained_run / "checkpoints/00000002/model.safetensors", weights)
     (folder / "00000002/trainer_state.json").write_text("{")
-    assert "trainer_state.json is missing or damaged" in inspect(capsys, folder / "00000002", "--verify", status=2)
+    assert "trainer_state.json is not what was saved" in inspect(capsys, folder / "00000002", "--verify", status=2)
     assert "trainer_state.json is missing or damaged" in inspect(capsys, folder / "00000002", status=2)
 
 
@@ -316,3 +318,44 @@ def test_mistakes_are_told_in_one_sentence(
     assert text.startswith("twist inspect: ")
     assert message in text
     assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize("place", ["train", "dropped", "facts", "parts", "checkpoints"])
+def test_a_flipped_bit_anywhere_in_a_run_is_found(place: str, trained_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained_run, tmp_path / "run"))
+    patterns = {
+        "train": ["shards/*/*.tar", "shards/*.parquet", "shards/dataset.json", "units/part-*.parquet"],
+        "dropped": ["*/dropped.parquet"],
+        "facts": ["*/stage.json", "*/DONE", "codebook/codebook.*"],
+        "parts": ["codebook/frames/*", "segments/*.parquet", "manifest/*.parquet", "language/*.parquet"],
+        "checkpoints": ["checkpoints/0*/*"],
+    }
+    files = sorted(path for pattern in patterns[place] for path in run.glob(pattern))
+    assert files
+    generator = np.random.default_rng(16)
+    unfound = []
+    for _ in range(NUM_FLIPS):
+        path = files[generator.integers(len(files))]
+        bit = int(generator.integers(8 * path.stat().st_size))
+        _flip(path, bit)
+        if not list(verify(str(run), "run")):
+            unfound.append(f"bit {bit} of {path.relative_to(run)}")
+        _flip(path, bit)
+    assert not unfound, f"{len(unfound)} of {NUM_FLIPS} went unnoticed"
+    assert not list(verify(str(run), "run"))
+
+
+def _flip(path: Path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def test_a_stage_of_an_older_version_stays_valid_and_says_what_is_not_checked(
+    run_copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in run_copy.glob("*/stage.json"):
+        facts = json.loads(path.read_text())
+        path.write_text(json.dumps({key: facts[key] for key in facts if key not in ("files", "sha256")}, indent=2))
+    assert not list(verify(str(run_copy), "run"))
+    assert "stage.json, dropped.parquet and parts of work" in caplog.text
