@@ -9,6 +9,8 @@ from pipeline.errors import TwistError, brief
 
 # Far above any HuBERT; keeps a damaged or hostile config from asking for sizes that overflow.
 LARGEST_SIZE = 2**16
+# A layer is built, if without memory for its weights, before weights are compared with the config.
+MOST_LAYERS = 2**8
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,9 @@ class HubertConfig:
                     f"HuBERT config: {name} must be an integer from 1 to {LARGEST_SIZE}, not "
                     f"{brief(getattr(self, name))}"
                 )
+        for name, layers in (("num_hidden_layers", self.num_hidden_layers), ("conv_dim", len(self.conv_dim))):
+            if layers > MOST_LAYERS:
+                raise TwistError(f"HuBERT config: {name} asks for {layers} layers; at most {MOST_LAYERS} can be")
         for name in ("conv_bias", "feat_proj_layer_norm", "do_stable_layer_norm", "conv_pos_batch_norm"):
             if not isinstance(getattr(self, name), bool):
                 raise TwistError(f"HuBERT config: {name} must be true or false, not {brief(getattr(self, name))}")

@@ -31,7 +31,7 @@ def is_unit_lm(folder: str) -> bool:
     Raises:
         ValueError: its config.json holds no JSON object.
     """
-    return bool(_read(folder).get("model_type") == MODEL_TYPE)
+    return bool(read_content(folder).get("model_type") == MODEL_TYPE)
 
 
 def read_config(folder: str) -> PretrainedConfig:
@@ -40,7 +40,7 @@ def read_config(folder: str) -> PretrainedConfig:
     Raises:
         ValueError: `base_config` with its model_type, or vocab_size, is missing.
     """
-    content = _read(folder)
+    content = read_content(folder)
     base = content.get("base_config")
     if not isinstance(base, dict) or "model_type" not in base or not isinstance(content.get("vocab_size"), int):
         raise ValueError("its config.json has no base_config with a model_type, or no vocab_size")
@@ -49,7 +49,12 @@ def read_config(folder: str) -> PretrainedConfig:
     return AutoConfig.for_model(**{**kept, **vocabulary.as_config()})
 
 
-def _read(folder: str) -> dict[str, Any]:
+def read_content(folder: str) -> dict[str, Any]:
+    """The JSON object in a folder's config.json.
+
+    Raises:
+        ValueError: it holds none.
+    """
     try:
         content = json.loads(Path(folder, "config.json").read_text())
     except (ValueError, RecursionError) as error:

@@ -5,16 +5,17 @@ Models are plain transformers models, and are saved as folders that AutoModelFor
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
+    CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
@@ -27,6 +28,7 @@ from model.artefacts import local_path
 from model.lm import slamkit
 from model.lm.document_attention import Documents, attention_within_documents, set_documents
 from model.lm.vocab import Vocabulary
+from model.training import checkpoint
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 IGNORED_LABEL = -100
+# Far above any LM; a damaged or hostile config would have us build layers, or a table, until memory ends.
+MOST_LAYERS = 2**10
+LARGEST_SIZE = 2**31
 
 # transformers classes ImageGPT (in the paper's Table 8) as an image generator, not as a causal LM.
 AutoModelForCausalLM.register(ImageGPTConfig, ImageGPTForCausalImageModeling, exist_ok=True)
@@ -56,7 +61,7 @@ def warm_start(folder: str, vocabulary: Vocabulary, seed: int) -> PreTrainedMode
         TwistError: there is no such folder, or it holds no complete causal LM.
         RunError: it cannot be fetched.
     """
-    text_model = _load(str(local_path(folder)))
+    text_model = _load(str(checkpoint.checked(local_path(folder))))
     settings = text_model.config.to_dict()
     settings["tie_word_embeddings"] = _is_tied(text_model)
     model = _initialize(settings, vocabulary, seed)
@@ -201,6 +206,7 @@ def _read_config(folder: str) -> PretrainedConfig:
     if not Path(folder, "config.json").is_file():
         raise TwistError(f"{folder} is no local folder of a transformers model (there is no config.json in it)")
     try:
+        _refuse_hostile(slamkit.read_content(folder))
         if slamkit.is_unit_lm(folder):
             config = slamkit.read_config(folder)
         else:
@@ -212,7 +218,21 @@ def _read_config(folder: str) -> PretrainedConfig:
     return config
 
 
+def _refuse_hostile(content: dict[str, Any]) -> None:
+    """Refuses a config, before anything is built by it, that asks for code of its own or for absurd sizes."""
+    if "auto_map" in content and content.get("model_type") not in CONFIG_MAPPING:
+        raise ValueError("it needs code that comes with it (auto_map in its config.json), which is never run")
+    for name, size in content.items():
+        if isinstance(size, dict):
+            _refuse_hostile(size)
+        most = MOST_LAYERS if "layer" in name else LARGEST_SIZE
+        if isinstance(size, int) and size > most:
+            raise ValueError(f"its config.json has {name} {size}; at most {most} can be")
+
+
 def _unusable(folder: str, error: Exception) -> TwistError:
+    if isinstance(error, pickle.UnpicklingError):  # torch's own advice is to let the file run its code
+        return TwistError(f"{folder} cannot be loaded as a causal LM: its weights are no plain pickle of tensors")
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
     return TwistError(f"{folder} cannot be loaded as a causal LM: {reason}")
 
@@ -230,15 +250,17 @@ def _load(folder: str) -> PreTrainedModel:
             model, report = AutoModelForCausalLM.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, output_loading_info=True
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # kernels and quantizers that are not installed, pickles that would run code, and more
         raise _unusable(folder, error) from error
     if report["missing_keys"] or report["mismatched_keys"]:  # transformers would fill them with random numbers
         lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
         raise TwistError(f"{folder} lacks {len(lacking)} of its model's tensors, {lacking[0]} among them")
     # safetensors maps the file into memory, where tensors may be unaligned. CPU kernels may round differently there,
     # so a resumed run would drift from an uninterrupted one. Copies are aligned.
-    for parameter in model.float().parameters():
+    for name, parameter in model.float().named_parameters():
         parameter.data = parameter.data.clone()
+        if not parameter.isfinite().all():
+            raise TwistError(f"{folder} holds values in {name} that are not finite: take another checkpoint")
     return model
 
 

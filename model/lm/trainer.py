@@ -34,7 +34,6 @@ from model.lm.speech_lm import (
     weights_on_cpu,
 )
 from model.lm.vocab import Vocabulary
-from model.training import checkpoint
 from model.training.distributed import Ranks, gradient_sync
 from model.training.loop import run_training
 from model.training.optim import adamw
@@ -155,7 +154,7 @@ class SpeechLMTraining(Training[Batch, PerplexityReport]):
         if resumed:
             return load_speech_lm(str(resumed.folder))[0]
         if config.init is not None:
-            return warm_start(str(checkpoint.fetch(config.init)), self._vocabulary, config.seed)
+            return warm_start(config.init, self._vocabulary, config.seed)
         assert config.architecture is not None
         return cold_start(config.architecture, self._vocabulary, config.seed)
 

@@ -335,6 +335,12 @@ def remove_unfinished(folder: str) -> None:
         shutil.rmtree(path)
 
 
+def give_up(folder: str, step: int) -> None:
+    """Removes what was written of a local checkpoint that cannot be completed; on S3 the next start does."""
+    if not storage.is_s3(folder):
+        shutil.rmtree(_unfinished(folder, step), ignore_errors=True)
+
+
 def prune(folder: str, keep_last: int, best_step: int | None) -> None:
     """Removes all checkpoints except the newest `keep_last` and the best one."""
     for step in steps(folder)[:-keep_last]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
+from safetensors import SafetensorError
+
 from model.training import checkpoint
+from pipeline.errors import RunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -64,7 +67,7 @@ class CheckpointWriter:
         """Starts a checkpoint once the previous one is written; see `checkpoint.write_part` and `checkpoint.prune`.
 
         Raises:
-            OSError: the previous checkpoint could not be written (or this one, unless in the background).
+            RunError: the previous checkpoint could not be written (or this one, unless in the background).
         """
         self.wait()
 
@@ -75,6 +78,11 @@ class CheckpointWriter:
                 )
                 if self._rank == 0 and self._commit(step):
                     checkpoint.prune(self._folder, keep_last, best_step)
+            except (OSError, SafetensorError) as error:  # a full disk, for one
+                checkpoint.give_up(self._folder, step)
+                place = checkpoint.step_folder(self._folder, step)
+                self._failure = RunError(f"cannot write the checkpoint {place}: {error}; mend that and train on")
+                self._failure.__cause__ = error
             except BaseException as failure:
                 self._failure = failure
 
@@ -89,7 +97,7 @@ class CheckpointWriter:
         """Waits until the current checkpoint, if any, is written.
 
         Raises:
-            OSError: it could not be written.
+            RunError: it could not be written.
         """
         if self._thread is not None:
             self._thread.join()

@@ -130,9 +130,10 @@ class _Loop(Generic[Batch, Score]):
         if resumed:
             checkpoint.load_optimizer(resumed.folder, self.training.optimizer)
             self._take_up(resumed.state["progress"])
+            self._refuse_bad_weights()
         else:
+            self._refuse_bad_weights()
             self.training.begin(self._report_validation)
-        self.begun_at = self.step
 
     def run(self, stop: StopFlag) -> None:
         """Trains until `num_steps`, or until any process gets SIGTERM or Ctrl-C; then saves a checkpoint and stops."""
@@ -198,17 +199,22 @@ class _Loop(Generic[Batch, Score]):
 
     def _refuse_non_finite(self, batch: Batch, figures: dict[str, float]) -> None:
         told = ", ".join(f"{name} {value:g}" for name, value in figures.items())
-        problem = f"step {batch.index + 1}: not all is finite ({told})"
-        is_first = batch.index == self.begun_at
-        if is_first and not all(parameter.isfinite().all() for parameter in self.training.model.parameters()):
-            raise TwistError(
-                f"{problem}, since weights that it began with are not: look at the model that the run started from, or "
-                f"delete the newest checkpoint in {self.folder}"
-            )
         raise TwistError(
-            f"{problem}; nothing of this step is saved. {self.training.blame(batch)}Lower "
-            f"{self.section}.peak_lr and train anew"
+            f"step {batch.index + 1}: not all is finite ({told}); nothing of this step is saved. "
+            f"{self.training.blame(batch)}Lower {self.section}.peak_lr and train anew"
         )
+
+    def _refuse_bad_weights(self) -> None:
+        """Refuses to begin with weights that are not finite, for which the first batch would be blamed."""
+        bad = [
+            name
+            for name, weight in self.training.model.named_parameters()
+            if not (weight.to_local() if isinstance(weight, DTensor) else weight).isfinite().all()
+        ]
+        if self.ranks.any(bool(bad)):
+            origin = checkpoint.step_folder(self.folder, self.step) if self.step else "the model to start from"
+            cure = "delete it to go on from the one before it" if self.step else "take another"
+            raise TwistError(f"{origin} holds values that are not finite ({', '.join(bad[:3])}); {cure}")
 
     def _is_due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.settings.num_steps

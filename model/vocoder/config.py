@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
 from pipeline.errors import TwistError
+from pipeline.files import json_text
 
 # Quantizers inside the generator, which some configs of speech-resynthesis ask for.
 UNSUPPORTED = ("f0_vq_params", "code_vq_params")
+
+# Far above any vocoder; a damaged or hostile config would have us allocate until memory ends.
+LARGEST_SIZE = 2**18
+MOST_LAYERS = 16
 
 
 def _require(name: str, value: object, holds: bool, rule: str) -> None:
@@ -37,7 +41,8 @@ class DurationPredictorConfig:
 
     def __post_init__(self) -> None:
         _require("var_pred_kernel_size", self.var_pred_kernel_size, self.var_pred_kernel_size == 3, "3")
-        _require("var_pred_hidden_dim", self.var_pred_hidden_dim, self.var_pred_hidden_dim >= 1, "at least 1")
+        dim = self.var_pred_hidden_dim
+        _require("var_pred_hidden_dim", dim, 1 <= dim <= LARGEST_SIZE, f"1 to {LARGEST_SIZE}")
         dropout = self.var_pred_dropout
         _require("var_pred_dropout", dropout, 0 <= dropout < 1, "from 0 to below 1")
 
@@ -89,7 +94,15 @@ class VocoderConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_embeddings", "embedding_dim", "upsample_initial_channel", "sampling_rate"):
-            _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+            _require(name, getattr(self, name), 1 <= getattr(self, name) <= LARGEST_SIZE, f"1 to {LARGEST_SIZE}")
+        for name in ("num_speakers", "embedder_dim", "num_styles", "f0_quant_num_bin"):
+            _require(name, getattr(self, name), 0 <= getattr(self, name) <= LARGEST_SIZE, f"0 to {LARGEST_SIZE}")
+        for name in ("upsample_rates", "upsample_kernel_sizes", "resblock_kernel_sizes", "resblock_dilation_sizes"):
+            sizes = getattr(self, name)
+            _require(name, sizes, len(sizes) <= MOST_LAYERS, f"at most {MOST_LAYERS} of them")
+            flat = [size for each in sizes for size in (each if isinstance(each, tuple) else (each,))]
+            _require(name, sizes, len(flat) <= MOST_LAYERS**2, f"at most {MOST_LAYERS} in each")
+            _require(name, sizes, all(size <= LARGEST_SIZE for size in flat), f"at most {LARGEST_SIZE} each")
         for name, other in (
             ("upsample_rates", "upsample_kernel_sizes"),
             ("resblock_kernel_sizes", "resblock_dilation_sizes"),
@@ -177,7 +190,7 @@ class VocoderConfig:
             TwistError: it is missing, not JSON, or not a unit HiFi-GAN's.
         """
         try:
-            content = json.loads(path.read_text())
+            content = json_text.parse(path.read_text())
             assert isinstance(content, dict)
             return cls.from_json(content)
         except OSError as error:

@@ -15,6 +15,7 @@ from model.lm.perplexity import PerplexityReport, report_of, sample_nll, unigram
 from model.lm.speech_lm import load_speech_lm
 from model.training import checkpoint
 from model.weights_file import fingerprint_of_folder
+from pipeline.errors import TwistError
 from pipeline.evaluation.measures import GROUP, Figure, Measure
 from pipeline.evaluation.results import Result
 from pipeline.printable import printable
@@ -77,6 +78,11 @@ def evaluate_perplexity(
     samples = UnitSamples(dataset, split, max_units)
     counts = unit_counts(UnitSamples(dataset, "train", max_units), vocabulary)
     nll = sample_nll(model, vocabulary, samples)
+    if not np.isfinite(nll).all():
+        raise TwistError(
+            f"{checkpoint_folder} gives samples of {shards} likelihoods that are not finite, though its weights are; "
+            f"take another checkpoint"
+        )
     speakers = speakers_of(samples)
     intervals = perplexity_intervals(nll, samples.num_units - 1, samples.corpora(), speakers, level=level, seed=seed)
     report, unigram = report_of(nll, samples), unigram_perplexity(counts, samples)

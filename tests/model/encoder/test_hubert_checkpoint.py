@@ -29,6 +29,7 @@ from model.encoder.hubert_checkpoint import (
     load_hubert,
     load_huggingface_folder,
 )
+from model.encoder.hubert_config import HubertConfig
 from pipeline.errors import TwistError
 
 SMALL = {
@@ -686,3 +687,8 @@ def test_fairseq_file_that_is_not_there_or_a_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere.pt", tmp_path):
         with pytest.raises(TwistError, match="cannot read"):
             load_fairseq_file(path)
+
+
+def test_absurd_numbers_of_layers_are_refused() -> None:
+    with pytest.raises(TwistError, match="num_hidden_layers asks for 65536 layers; at most 256 can be"):
+        HubertConfig(num_hidden_layers=65536)

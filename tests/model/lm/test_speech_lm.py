@@ -236,6 +236,13 @@ def test_slamkits_folder_is_read(family: str, tmp_path: Path) -> None:
         ('{"model_type": "no_such_model"}', "no_such_model"),
         ('{"model_type": "opt", "hidden_size": "wide"}', "cannot be loaded as a causal LM: "),
         ('{"model_type": "hubert"}', "its model_type is hubert"),
+        ("[" * 200_000, "is not valid JSON"),
+        ('{"model_type": "mine", "auto_map": {"AutoConfig": "evil.Config"}}', "needs code that comes with it"),
+        (
+            '{"model_type": "qwen2", "num_hidden_layers": 1099511627776}',
+            "at most 1024 can be",
+        ),
+        ('{"model_type": "opt", "ffn_dim": 1099511627776}', "ffn_dim 1099511627776; at most"),
         ('{"model_type": "speech_language_model"}', "no base_config"),
         (
             '{"model_type": "speech_language_model", "vocab_size": 52, "base_config": {"model_type": "x"}}',
@@ -312,6 +319,47 @@ def test_cut_weights_are_refused(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(TwistError, match="cannot be loaded as a causal LM"):
         warm_start(str(tmp_path), VOCABULARY, seed=0)
+
+
+class RunsCode:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("it ran",)
+
+
+def test_weights_that_would_run_code_are_refused_in_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_text_lm(ARCHITECTURES["opt"], tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({"weight": RunsCode()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(TwistError, match=f"{tmp_path} cannot be loaded as a causal LM") as error:
+        warm_start(str(tmp_path), VOCABULARY, seed=0)
+    assert "weights_only" not in str(error.value), "torch's advice would let the file run its code"
+    assert "it ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"attn_implementation": "flash_attention_9"},
+        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+    ],
+)
+def test_kernels_and_quantizers_that_are_not_there_are_told(asked: dict[str, Any], tmp_path: Path) -> None:
+    save_text_lm(ARCHITECTURES["opt"], tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **asked}))
+    with pytest.raises(TwistError, match=f"{tmp_path} cannot be loaded as a causal LM") as error:
+        warm_start(str(tmp_path), VOCABULARY, seed=0)
+    assert "\n" not in str(error.value)
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    model = cold_start(ARCHITECTURES["opt"], VOCABULARY, seed=0)
+    next(model.parameters()).data[0] = torch.nan
+    model.save_pretrained(tmp_path)
+    with pytest.raises(TwistError, match=rf"{tmp_path} holds values in .*weight that are not finite"):
+        load_speech_lm(str(tmp_path))
 
 
 def test_tables_of_another_size_than_the_config_are_refused(tmp_path: Path) -> None:

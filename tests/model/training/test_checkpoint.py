@@ -16,7 +16,7 @@ from model.training.checkpoint import CHECKSUMS
 from model.training.checkpoint_writer import CheckpointWriter
 from model.training.distributed import Ranks
 from model.training.optim import adamw, set_learning_rate
-from pipeline.errors import TwistError
+from pipeline.errors import RunError, TwistError
 from pipeline.files import storage
 
 if TYPE_CHECKING:
@@ -194,8 +194,9 @@ def test_failure_in_the_background_is_told(
 
     with CheckpointWriter(str(tmp_path), 0, 1, in_background=True) as writer:
         writer.save(2, optimizer_state.piece_of(optimizer, 0, 1), fail, {}, keep_last=1, best_step=None)
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(RunError, match=r"cannot write the checkpoint .*00000002: disk full"):
             writer.wait()
+    assert list(tmp_path.iterdir()) == [], "half a checkpoint is left behind"
 
 
 def test_checkpoints_on_s3(trained: tuple[PreTrainedModel, torch.optim.Optimizer], faulty_bucket: str) -> None:

@@ -334,3 +334,12 @@ def test_what_cannot_be_said_is_refused_in_a_sentence() -> None:
         Utterance(ones, np.zeros(3, np.uint16))
     with pytest.raises(TwistError, match="cannot be streamed"):
         VocoderStream(random_vocoder(CONDITIONED["real f0"]))
+
+
+@pytest.mark.parametrize(
+    "absurd",
+    [{"num_embeddings": 2**40}, {"resblock_kernel_sizes": [3] * 1000, "resblock_dilation_sizes": [[1]] * 1000}],
+)
+def test_absurd_sizes_are_refused_before_anything_is_allocated(absurd: dict[str, Any]) -> None:
+    with pytest.raises(TwistError, match=rf"vocoder {next(iter(absurd))} is "):
+        VocoderConfig.from_json({**VocoderConfig().to_json(), **absurd})
