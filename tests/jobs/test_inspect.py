@@ -251,7 +251,7 @@ def test_a_damaged_checkpoint_is_a_violation(
     shutil.copy(trained_run / "checkpoints/00000002/model.safetensors", weights)
     (folder / "00000002/trainer_state.json").write_text("{")
     assert "trainer_state.json is not what was saved" in inspect(capsys, folder / "00000002", "--verify", status=2)
-    assert "trainer_state.json is missing or damaged" in inspect(capsys, folder / "00000002", status=2)
+    assert "is damaged (trainer_state.json)" in inspect(capsys, folder / "00000002", status=2)
 
 
 def test_pictures_are_drawn_of_units_and_shards(
