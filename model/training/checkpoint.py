@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 
 from model.training.metrics import METRICS
 from pipeline.errors import TwistError
-from pipeline.files import json_text, machine_cache, storage
+from pipeline.files import foreign_json, machine_cache, storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -201,7 +201,7 @@ def read_part_checksums(folder: str, step: int, rank: int) -> dict[str, str] | N
         data = storage.read_bytes(storage.join(_unfinished(folder, step), _part_name(rank)))
     except FileNotFoundError:
         return None
-    checksums: dict[str, str] = json_text.parse(data)
+    checksums: dict[str, str] = foreign_json.parse(data)
     return checksums
 
 
@@ -227,7 +227,7 @@ def load_trainer_state(folder: str, step: int) -> dict[str, Any]:
     """
     path = storage.join(step_folder(folder, step), TRAINER_STATE)
     try:
-        state: dict[str, Any] = json_text.parse(storage.read_bytes(path))
+        state: dict[str, Any] = foreign_json.parse(storage.read_bytes(path))
         written_at = state["progress"]["step"]
         state["config"], state["progress"]["best_step"]
     except (FileNotFoundError, ValueError, LookupError, TypeError) as error:
@@ -379,7 +379,7 @@ def read_checksums(path: Path) -> dict[str, str]:
     """
     try:
         text = (path / CHECKSUMS).read_text()
-        checksums: dict[str, str] = json_text.parse(text)
+        checksums: dict[str, str] = foreign_json.parse(text)
         if text != _checksums_text(checksums):  # also where a damaged bit leaves JSON that says the same
             raise ValueError("it is not as it was written")
     except (OSError, ValueError, AttributeError, TypeError) as error:

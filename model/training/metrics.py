@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import json_text, storage
+from pipeline.files import foreign_json, storage
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def _read(folder: str) -> tuple[list[dict[str, Any]], list[str]]:
     lines, damaged = [], []
     for number, text in enumerate(texts[:-1], start=1):  # behind the last line's end a killed run leaves half a line
         try:
-            line = json_text.parse(text)
+            line = foreign_json.parse(text)
             if not isinstance(line, dict) or not isinstance(line.get("step"), int):
                 raise ValueError("it names no step")
         except ValueError as error:

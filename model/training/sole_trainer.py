@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import TwistError
-from pipeline.files import json_text, s3, storage
+from pipeline.files import foreign_json, s3, storage
 from pipeline.files.folder_lock import FolderInUseError, folder_lock
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _read(uri: str) -> tuple[dict[str, Any], str] | None:
     except FileNotFoundError:
         return None
     try:
-        owner = json_text.parse(content)
+        owner = foreign_json.parse(content)
         is_whole = isinstance(owner, dict) and isinstance(owner.get("until_s"), float)
     except ValueError:
         is_whole = False

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipeline.errors import TwistError
-from pipeline.files import json_text
+from pipeline.files import foreign_json
 
 # Quantizers inside the generator, which some configs of speech-resynthesis ask for.
 UNSUPPORTED = ("f0_vq_params", "code_vq_params")
@@ -190,7 +190,7 @@ class VocoderConfig:
             TwistError: it is missing, not JSON, or not a unit HiFi-GAN's.
         """
         try:
-            content = json_text.parse(path.read_text())
+            content = foreign_json.parse(path.read_text())
             assert isinstance(content, dict)
             return cls.from_json(content)
         except OSError as error:
