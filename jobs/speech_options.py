@@ -10,7 +10,7 @@ from jobs.command import add_option
 from model.device import Device
 from pipeline.errors import TwistError
 from pipeline.printable import printable
-from pipeline.speaking.names import OFFICIAL_CODEBOOK, VOICES
+from pipeline.speaking.names import FITTED_ON, VOICES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +55,8 @@ def add_codebook(parser: ArgumentParser) -> None:
         parser,
         "codebook",
         type=str | None,
-        help=f"The codebook: a folder or {OFFICIAL_CODEBOOK}. Default: that of --run, else the embedded one.",
+        help=f"The codebook: a folder, or one of {', '.join(FITTED_ON)}. Default: that of --run, else the embedded "
+        f"one.",
     )
 
 

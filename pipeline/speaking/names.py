@@ -8,14 +8,21 @@ from model.official_files import ARTEFACTS, EXPRESSO_2000_VOCODER, EXPRESSO_VOCO
 from pipeline.errors import TwistError
 from pipeline.files import storage
 
-OFFICIAL_ENCODER, OFFICIAL_LAYER, OFFICIAL_CODEBOOK = "mhubert-base-25hz", 11, "mhubert-base-25hz-km500"
+OFFICIAL_ENCODER, OFFICIAL_CODEBOOK = "mhubert-base-25hz", "mhubert-base-25hz-km500"
 OFFICIAL_CODEBOOK_SIZE = 500
+# Meta's codebooks: the encoder and the layer whose features each was fitted on.
+FITTED_ON = {
+    OFFICIAL_CODEBOOK: (OFFICIAL_ENCODER, 11),
+    **{f"hubert-base-ls960-km{size}": ("hubert-base-ls960", 6) for size in (50, 100, 200, 500)},
+    "hubert-base-ls960-l9-km500": ("hubert-base-ls960", 9),
+    "hubert-base-ls960-l9-km2000-expresso": ("hubert-base-ls960", 9),
+}
 OFFICIAL_MODELS = tuple(name for name in ARTEFACTS if name.startswith("twist-"))
 EMBEDDED_ENCODER, EMBEDDED_CODEBOOK = "hubert-tiny-25hz", "hubert-tiny-25hz-km100"
 EMBEDDED_VOCODER = "hifigan-tiny-25hz"
-# An encoder's name stands for its codebook: neither can be used without the other.
+# The name of an encoder with one codebook stands for that: neither can be used without the other.
 CODEBOOK_OF = {OFFICIAL_ENCODER: OFFICIAL_CODEBOOK, EMBEDDED_ENCODER: EMBEDDED_CODEBOOK}
-TOKENIZERS = (*CODEBOOK_OF, *CODEBOOK_OF.values())
+TOKENIZERS = (*CODEBOOK_OF, EMBEDDED_CODEBOOK, *FITTED_ON)
 VOICES = (EMBEDDED_VOCODER, VOCODER, EXPRESSO_VOCODER, EXPRESSO_2000_VOCODER)
 
 

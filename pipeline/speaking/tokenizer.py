@@ -17,9 +17,7 @@ from pipeline.records import SAMPLE_RATE_HZ
 from pipeline.runs import CODEBOOK
 from pipeline.speaking.names import (
     CODEBOOK_OF,
-    OFFICIAL_CODEBOOK,
-    OFFICIAL_ENCODER,
-    OFFICIAL_LAYER,
+    FITTED_ON,
     TOKENIZERS,
     refuse_unknown,
 )
@@ -155,20 +153,25 @@ def find_codebook(source: str) -> Codebook:
     """
     refuse_unknown(source, "tokenizer", TOKENIZERS)
     name = CODEBOOK_OF.get(source, source)
-    if name == OFFICIAL_CODEBOOK:
-        return official_codebook()
+    if name in FITTED_ON:
+        return official_codebook(name)
     folder = resolve(name)
     of_run = storage.join(folder, CODEBOOK)
     is_run = storage.exists(storage.join(of_run, codebook.FACTS))
     return codebook.load(of_run if is_run else folder)
 
 
-def official_codebook() -> Codebook:
-    """The codebook of Meta's published models, downloaded once, with the facts of its encoder.
+def official_codebook(name: str) -> Codebook:
+    """A codebook that Meta publishes, downloaded once, with the facts of its encoder.
+
+    Args:
+        name: One of FITTED_ON.
 
     Raises:
-        TwistError: a file cannot be downloaded, or is not the published one.
+        TwistError: a file is not the published one.
+        RunError: it cannot be downloaded.
     """
-    imported = codebook_import.read(resolve(OFFICIAL_CODEBOOK), OFFICIAL_CODEBOOK)
-    encoder = describe_encoder(EncoderConfig(name="hubert", path=OFFICIAL_ENCODER, layer=OFFICIAL_LAYER))
+    imported = codebook_import.read(resolve(name), name)
+    path, layer = FITTED_ON[name]
+    encoder = describe_encoder(EncoderConfig(name="hubert", path=path, layer=layer))
     return codebook.of_centroids(imported.centroids, codebook_import.facts_of(imported, encoder))

@@ -187,7 +187,7 @@ def test_an_official_model_is_used_with_its_tokenizer(
     # In place of Meta's: a zip of this model, and the embedded tokenizer.
     monkeypatch.setenv("TWIST_CACHE", str(tmp_path))
     shutil.make_archive(str(tmp_path / "TWIST-1.3B"), "zip", speech_lm.parent, speech_lm.name)
-    monkeypatch.setattr(tokenizer, "official_codebook", lambda: codebook.load(resolve("hubert-tiny-25hz-km100")))
+    monkeypatch.setattr(tokenizer, "official_codebook", lambda _: codebook.load(resolve("hubert-tiny-25hz-km100")))
     out = tmp_path / "out.wav"
     files = ["--input-file", prompts / "one.wav", "--output-file", out]
     run("generate", *files, "--twist-model-name", "TWIST-1.3B")

@@ -10,10 +10,14 @@ import pytest
 import soundfile
 
 from model.artefacts import resolve
+from model.official_files import ARTEFACTS
 from pipeline.errors import TwistError
 from pipeline.shards import open_dataset
+from pipeline.speaking import tokenizer as tokenizers
+from pipeline.speaking.names import FITTED_ON
 from pipeline.speaking.tokenizer import Tokenizer, load_tokenizer
 from pipeline.synthetic.espeak import synthesize
+from pipeline.units.codebook_import import Imported
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,3 +85,21 @@ def test_audio_that_cannot_be_used_is_named(tokenizer: Tokenizer, clip: Path, tm
 def test_a_folder_without_a_codebook_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TwistError, match="holds no codebook"):
         load_tokenizer(tmp_path)
+
+
+def test_each_published_codebook_names_the_encoder_and_layer_it_was_fitted_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    described = []
+    centroids = np.zeros((2, 3), np.float32)
+    monkeypatch.setattr(tokenizers, "resolve", lambda name: name)
+    monkeypatch.setattr(tokenizers.codebook_import, "read", lambda uri, source: Imported(centroids, source, "0", None))
+    monkeypatch.setattr(
+        tokenizers,
+        "describe_encoder",
+        lambda encoder: described.append((encoder.path, encoder.layer)) or {"fingerprint": "x"},
+    )
+    for name, fitted_on in FITTED_ON.items():
+        book = tokenizers.find_codebook(name)
+        assert described[-1] == fitted_on
+        assert book.facts["imported_from"] == name
+        assert fitted_on[0] in ARTEFACTS
+        assert name in ARTEFACTS
