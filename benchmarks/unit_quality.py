@@ -3,7 +3,7 @@
     python benchmarks/unit_quality.py [--hubert PATH:LAYER ...] [--units K ...] [--speech FOLDER] [--quick] [--json]
 
 Speech and phonemes are espeak-ng's (`twist make-speech voices`). Each codebook is fitted on the voices of train, and
-measured on the voices and sentences of test. pipeline/evaluation/unit_quality.py defines the measures:
+measured on the voices and sentences of test. pipeline/evaluation (purity.py, same_words.py) defines the measures:
 
     phone_purity, cluster_purity, pnmi     over frames; a pause counts as a phone
     same_sentence, same_word               how often the same text by two speakers is closer than another text
@@ -18,7 +18,6 @@ import json
 import sys
 import tempfile
 from collections import defaultdict
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.machine import machine
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import load_encoder
-from pipeline.evaluation.unit_quality import labels_at, phone_agreement, same_words
+from pipeline.evaluation.alignments import intervals_of, labels_at
+from pipeline.evaluation.purity import agreement
+from pipeline.evaluation.same_words import same_words
 from pipeline.synthetic.config import VoicesConfig
 from pipeline.synthetic.many_voices import PHONEMES, write_voices_corpus
 from pipeline.units import codebook, kmeans
@@ -120,8 +121,6 @@ def test_features(encoder: Encoder, test: Path) -> list[tuple[dict[str, Any], to
 def quality(
     encoder: Encoder, assign: codebook.Assigner, tested: list[tuple[dict[str, Any], torch.Tensor]]
 ) -> dict[str, float]:
-    names = sorted({phoneme["name"] for row, _ in tested for phoneme in row["phonemes"]})
-    numbers = {name: number for number, name in enumerate(names)}
     all_units, all_phones = [], []
     sentences: dict[str, dict[str, NDArray[np.uint16]]] = defaultdict(dict)
     words: dict[str, dict[str, NDArray[np.uint16]]] = defaultdict(dict)
@@ -129,17 +128,22 @@ def quality(
         units = assign(features).numpy().astype(np.uint16)
         middles = np.arange(len(units)) * encoder.hop_samples + encoder.min_samples / 2
         times_s = middles / encoder.sample_rate_hz
-        starts_s = [phoneme["start_s"] for phoneme in row["phonemes"]]
-        all_units.append(units)
-        all_phones.append(labels_at(times_s, starts_s, [numbers[phoneme["name"]] for phoneme in row["phonemes"]]))
+        phones = intervals_of([(phone["name"], phone["start_s"], phone["end_s"]) for phone in row["phonemes"]])
+        for unit, phone in zip(units, labels_at(times_s, phones), strict=True):
+            if phone is not None:
+                all_units.append(unit)
+                all_phones.append(phone)
         sentences[str(row["sentence"])][row["speaker"]] = run_lengths(units)[0]
         for word in row["words"]:
             of_word = units[(times_s >= word["start_s"]) & (times_s < word["end_s"])]
             if word["end_s"] - word["start_s"] >= MIN_WORD_S and len(of_word):
                 words[f"{row['sentence']} {word['name']}"][row["speaker"]] = run_lengths(of_word)[0]
+    agrees = agreement(np.array(all_units), np.array(all_phones))
     by_sentence, by_word = same_words(sentences), same_words(words)
     return {
-        **asdict(phone_agreement(np.concatenate(all_units), np.concatenate(all_phones))),
+        "phone_purity": agrees.purity,
+        "cluster_purity": agrees.cluster_purity,
+        "pnmi": agrees.normalized_information,
         "same_sentence": by_sentence.share_closer,
         "same_word": by_word.share_closer,
         "sentence_ratio": by_sentence.distance_ratio,

@@ -1,4 +1,4 @@
-"""Measures a speech LM: perplexity on shards, and the benchmarks whose data is given.
+"""Measures a speech LM and its units: perplexity on shards, and the benchmarks whose data is given.
 
 `twist evaluate swuggy sblimp --run RUN` measures by name, `twist evaluate all` on whatever data the recipe names.
 Results are kept in RUN/evaluation. `twist evaluate table RUN...` sets them side by side, `twist evaluate plot RUN...`
@@ -20,13 +20,14 @@ from jobs.progress import progress
 from jobs.recipe import Recipe
 from pipeline.errors import TwistError
 from pipeline.files import storage
+from pipeline.speaking.names import EMBEDDED_CODEBOOK
 
 if TYPE_CHECKING:
     from pipeline.evaluation.config import EvaluationConfig
     from pipeline.evaluation.subject import Subject
     from pipeline.progress import ReportProgress
 
-PERPLEXITY, ALL = "perplexity", "all"
+PERPLEXITY, UNITS, ALL = "perplexity", "units", "all"
 # Commands of their own, which the first argument chooses.
 OTHERS = {"table": evaluate_table.main, "plot": evaluate_plot.main}
 
@@ -39,19 +40,21 @@ def work(recipe: Recipe, given: Namespace) -> None:
     """
     from model.training import checkpoint
     from pipeline.evaluation import results
-    from pipeline.evaluation.evaluate import PAIR_BENCHMARKS
+    from pipeline.evaluation.evaluate import BENCHMARKS
 
     quiet_transformers()
     names = _names(recipe, given)
-    folder = given.checkpoint or checkpoint.best_folder(storage.join(recipe.run, "checkpoints"))
+    folder = given.checkpoint
+    if folder is None and set(names) - {UNITS}:
+        folder = checkpoint.best_folder(storage.join(recipe.run, "checkpoints"))
     output = _output(recipe, given, names)
     if PERPLEXITY in names:
         _perplexity(recipe, given, folder, output)
     with progress("evaluate") as report:
         subject = _subject(recipe, given, folder, output, report)
         for name in names:
-            for result in PAIR_BENCHMARKS[name](subject) if name != PERPLEXITY else ():
-                uri = results.write(subject.folder, result)
+            for result in BENCHMARKS[name](subject) if name != PERPLEXITY else ():
+                uri = results.write(subject.folder_of(result), result)
                 print(json.dumps(results.as_json(result)) if given.json else f"{results.as_text(result)}\n{uri}")
 
 
@@ -85,6 +88,7 @@ def _data_of(config: EvaluationConfig) -> dict[str, str | None]:
         "storycloze": config.storycloze.spoken or config.storycloze.topic,
         "salmon": config.salmon.folder,
         "pairs": config.pairs.source,
+        UNITS: config.units.audio,
     }
 
 
@@ -97,12 +101,19 @@ def _output(recipe: Recipe, given: Namespace, names: Sequence[str]) -> str:
     return ""
 
 
-def _subject(recipe: Recipe, given: Namespace, folder: str, output: str, report: ReportProgress) -> Subject:
+def _needs_run(given: Namespace) -> bool:
+    """Whether a run must be named, as it holds what is to be measured, or is to hold the results."""
+    if set(given.names) == {UNITS}:
+        return not given.output
+    return not ((given.shards or given.output) and given.checkpoint)
+
+
+def _subject(recipe: Recipe, given: Namespace, folder: str | None, output: str, report: ReportProgress) -> Subject:
     from pipeline.evaluation.subject import Subject
 
     return Subject(
         checkpoint=folder,
-        codebook_source=given.codebook or recipe.run,
+        codebook_source=given.codebook or recipe.run or EMBEDDED_CODEBOOK,
         output=output,
         config=recipe.evaluation,
         cluster=recipe.cluster,
@@ -117,7 +128,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "names",
         nargs="+",
-        type=Literal["perplexity", "swuggy", "sblimp", "storycloze", "salmon", "pairs", "all"],
+        type=Literal["perplexity", "swuggy", "sblimp", "storycloze", "salmon", "pairs", "units", "all"],
         help="What to measure; `all`: whatever there is data for.",
     )
     parser.add_argument(
@@ -155,7 +166,7 @@ _measure = command(
     work,
     sections=("evaluation", "cluster"),
     add_arguments=_add_arguments,
-    needs_run=lambda given: not ((given.shards or given.output) and given.checkpoint),
+    needs_run=_needs_run,
 )
 
 

@@ -66,9 +66,51 @@ class PairsConfig:
             raise TwistError(f"evaluation.pairs.name names a file: letters, digits, - and _, not {self.name!r}")
 
 
+Condition = Literal["triphone-within", "phoneme-within", "phoneme-any"]
+
+
+@dataclass(frozen=True)
+class UnitsConfig:
+    """Units themselves: what they say of phones and of speakers, and how many bits they take.
+
+    Args:
+        audio: Folder of audio files.
+        alignments: The phones in these: a folder of .TextGrid, .lab or .ctm files, or one file. Names are those of the
+            audio.
+        tier: The tier of TextGrids that has the phones.
+        speakers: Table (.csv or .tsv) with columns file, speaker and gender, or speaker and gender. Without it, the
+            folders in `audio` are the speakers.
+        items: An .item file of Libri-Light, whose tokens ABX takes in place of those in the alignments.
+        items_span: Whether a token in the item file reaches over the phones beside it, as in Libri-Light's, or not.
+        conditions: What ABX compares: phones with those beside them or alone; with the same phones beside them or any.
+        frame_rule: Which frames a token has: all whose middle lies in it, or one less, as Libri-Light's scorer has it.
+        features: Whether ABX is also measured on the encoder's features, before they become units.
+        max_tokens: Tokens of a phone by a speaker in a context that ABX takes, at most.
+        max_x_speakers: Speakers with whom ABX across speakers compares a phone of a speaker in a context, at most.
+    """
+
+    audio: str | None = None
+    alignments: str | None = None
+    tier: str = "phones"
+    speakers: str | None = None
+    items: str | None = None
+    items_span: Literal["triphone", "phoneme"] = "triphone"
+    conditions: tuple[Condition, ...] = ("triphone-within", "phoneme-within", "phoneme-any")
+    frame_rule: Literal["inclusive", "libri-light"] = "inclusive"
+    features: bool = False
+    max_tokens: int = 10
+    max_x_speakers: int = 5
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 2 or self.max_x_speakers < 1:
+            raise TwistError("evaluation.units: ABX needs max_tokens of at least 2, and max_x_speakers of at least 1")
+        if self.features and not (self.alignments or self.items):
+            raise TwistError("evaluation.units.features are for ABX, which needs `alignments` or `items`")
+
+
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What to measure a speech LM on, and how.
+    """What to measure a speech LM and its units on, and how.
 
     Args:
         swuggy: Words against non-words.
@@ -76,6 +118,7 @@ class EvaluationConfig:
         storycloze: Stories against stories with another ending.
         salmon: Acoustic consistency and alignment.
         pairs: Pairs of your own.
+        units: The units alone.
         scoring: What of a sequence is scored.
     """
 
@@ -84,4 +127,5 @@ class EvaluationConfig:
     storycloze: StoryClozeConfig = field(default_factory=StoryClozeConfig)
     salmon: FolderConfig = field(default_factory=FolderConfig)
     pairs: PairsConfig = field(default_factory=PairsConfig)
+    units: UnitsConfig = field(default_factory=UnitsConfig)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)

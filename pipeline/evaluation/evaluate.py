@@ -1,4 +1,4 @@
-"""The benchmarks of pairs: data to pairs, pairs to units, units to scores, scores to a result."""
+"""All benchmarks by name, and those of pairs: data to pairs, pairs to units, units to scores, scores to a result."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pipeline.evaluation import pair_files, salmon, slm21, submission
 from pipeline.evaluation.numbered_pairs import numbered_pairs
 from pipeline.evaluation.pairs import Rule, accuracies, audio_items, pair_table, score_items
 from pipeline.evaluation.results import OUR_OWN
+from pipeline.evaluation.unit_benchmark import units
 from pipeline.files import storage
 from pipeline.synthetic import mini_benchmark
 
@@ -153,9 +154,9 @@ def measure_pairs(subject: Subject, benchmark: PairBenchmark) -> tuple[Result, d
     """
     pairs, unpaired = benchmark.read()
     subject.lm  # noqa: B018 - a model that does not fit is told before anything is tokenized
-    units = subject.units(audio_items(pairs))
-    scores, unscored = score_items(subject.lm, units.of, subject.config.scoring)
-    table, broken = pair_table(pairs, scores, [*units.left_out, *unscored])
+    made = subject.units(audio_items(pairs))
+    scores, unscored = score_items(subject.lm, made.of, subject.config.scoring)
+    table, broken = pair_table(pairs, scores, [*made.left_out, *unscored])
     left_out = [*unpaired, *broken]
     measures: list[Measure] = []
     if len(table):
@@ -166,7 +167,7 @@ def measure_pairs(subject: Subject, benchmark: PairBenchmark) -> tuple[Result, d
         table,
         rule=benchmark.rule,
         settings=benchmark.settings,
-        data=units.fingerprint,
+        data=made.fingerprint,
         left_out=left_out,
         notes=_notes(benchmark.settings),
     )
@@ -205,10 +206,11 @@ def _no_data(benchmark: str, setting: str) -> TwistError:
     return TwistError(f"{benchmark} needs its data: give --evaluation.{benchmark}.{setting}")
 
 
-PAIR_BENCHMARKS: dict[str, Callable[[Subject], Sequence[Result]]] = {
+BENCHMARKS: dict[str, Callable[[Subject], Sequence[Result]]] = {
     "swuggy": swuggy,
     "sblimp": sblimp,
     "storycloze": storycloze,
     "salmon": salmon_parts,
     "pairs": own_pairs,
+    "units": units,
 }

@@ -67,10 +67,11 @@ class AudioItem:
 
 @dataclass(frozen=True)
 class UnitRow:
-    """The units of an item without repeats, uint16 [n], and the frames that each lasts, uint16 [n]."""
+    """The units of an item without repeats, uint16 [n], the frames that each lasts, uint16 [n], and its length."""
 
     units: NDArray[np.uint16]
     durations: NDArray[np.uint16]
+    duration_s: float
 
     @property
     def frames(self) -> NDArray[np.uint16]:
@@ -176,8 +177,8 @@ def units_of_items(
             if row["units"] is None:
                 left_out.append(LeftOut(row["item_id"], row["drop_reason"], row["drop_detail"]))
             else:
-                arrays = (np.asarray(row[name], np.uint16) for name in ("units", "durations"))
-                units[row["item_id"]] = UnitRow(*arrays)
+                of_item, durations = (np.asarray(row[name], np.uint16) for name in ("units", "durations"))
+                units[row["item_id"]] = UnitRow(of_item, durations, row["duration_s"])
     in_order = {item.item_id: units[item.item_id] for item, _ in found if item.item_id in units}
     content = (part for item_id, row in in_order.items() for part in (item_id, row.frames.tobytes()))
     return ItemUnits(in_order, tuple(left_out), digest(codebook.fingerprint, *content))

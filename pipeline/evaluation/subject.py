@@ -1,4 +1,4 @@
-"""What is measured, and what it takes to measure it: a speech LM, its codebook, and a folder for what comes of it."""
+"""What is measured, and what that takes: a codebook, perhaps a speech LM, and a folder for what comes of it."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """A speech LM and its tokenizer, as they are measured. Both are loaded at first use.
+    """A speech LM and its tokenizer, or a tokenizer alone, as they are measured. Both are loaded at first use.
 
     Attributes:
-        checkpoint: The speech LM: a checkpoint's folder, local or s3://, or a published name.
+        checkpoint: The speech LM: a checkpoint's folder, local or s3://, or a published name; None if no benchmark
+            needs one.
         codebook_source: What its units come from: a run, a codebook's folder or a name.
         output: Where units and results are kept: RUN/evaluation.
         config: The benchmarks' settings.
@@ -47,7 +48,7 @@ class Subject:
         level, seed: Of confidence intervals: the share of draws that they hold, and the seed of these.
     """
 
-    checkpoint: str
+    checkpoint: str | None
     codebook_source: str
     output: str
     config: EvaluationConfig
@@ -69,6 +70,7 @@ class Subject:
         Raises:
             TwistError: it cannot be loaded, or was trained on units of another codebook.
         """
+        assert self.checkpoint is not None, "a benchmark needs a speech LM, and the command found none for it"
         lm = load_lm(self.checkpoint, self.device)
         lm.require_codebook(self.codebook, self.codebook_source)
         return lm
@@ -79,8 +81,15 @@ class Subject:
         return fingerprint_of_folder(checkpoint.fetch(self.lm.path))
 
     @property
-    def folder(self) -> str:
-        """Where results of this checkpoint lie."""
+    def frame_rate_hz(self) -> float:
+        """Frames a second of the codebook's encoder."""
+        return float(self.codebook.facts["encoder"]["frame_rate_hz"])
+
+    def folder_of(self, result: Result) -> str:
+        """Where a result lies: with those of its checkpoint, or of the codebook where no speech LM took part."""
+        if result.fingerprints["model"] is None:
+            return storage.join(self.output, f"units-{self.codebook.fingerprint[:8]}")
+        assert self.checkpoint is not None
         return storage.join(self.output, name_of(self.checkpoint, self.output))
 
     def units(self, items: Sequence[AudioItem]) -> ItemUnits:
@@ -109,7 +118,7 @@ class Subject:
         """The result of a benchmark on this subject; takes and raises what `results.result_of` does."""
         return results.result_of(
             benchmark,
-            self.checkpoint if needs_lm else self.codebook_source,
+            self.checkpoint if needs_lm and self.checkpoint is not None else self.codebook_source,
             measures,
             items,
             rule=rule,

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from pipeline.evaluation.unit_quality import labels_at, phone_agreement, same_words, unit_distance
 
 sequences = st.lists(st.integers(0, 3), max_size=8).map(lambda units: np.array(units, np.uint16))

@@ -1,9 +1,6 @@
-"""How much units say about what is said, and how little about who says it.
+"""Whether the same words said by two speakers are closer, in units, than other words said by the second speaker.
 
-1. Frame by frame, against phones: phone purity, cluster purity and phone-normalized mutual information, as Hsu et al.
-   2021, "HuBERT", section 4.4 ("PNMI").
-2. Utterance by utterance: whether the same words said by two speakers are closer than other words said by the second
-   speaker. Closeness is the edit distance of de-duplicated units, per unit of the longer sequence.
+Closeness is the edit distance of de-duplicated units, per unit of the longer sequence.
 """
 
 from __future__ import annotations
@@ -14,24 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
-
-
-@dataclass(frozen=True)
-class PhoneAgreement:
-    """How well units and phones of the same frames agree.
-
-    Attributes:
-        phone_purity: Accuracy of predicting each frame's phone as the commonest one of its unit.
-        cluster_purity: Accuracy of predicting each frame's unit as the commonest one of its phone.
-        pnmi: Share of the phones' entropy that knowing the units removes.
-    """
-
-    phone_purity: float
-    cluster_purity: float
-    pnmi: float
 
 
 @dataclass(frozen=True)
@@ -47,28 +29,6 @@ class SameWords:
     share_closer: float
     distance_ratio: float
     num_comparisons: int
-
-
-def phone_agreement(units: NDArray[np.integer], phones: NDArray[np.integer]) -> PhoneAgreement:
-    """Measures units [F] against the phones [F] of the same frames, both numbered from 0."""
-    assert len(units) == len(phones) > 0, f"{len(units)} units for {len(phones)} phones"
-    joint = np.zeros((int(phones.max()) + 1, int(units.max()) + 1))
-    np.add.at(joint, (phones, units), 1 / len(units))
-    by_phone, by_unit = joint.sum(axis=1), joint.sum(axis=0)
-    occurs = joint > 0
-    information = float((joint[occurs] * np.log(joint[occurs] / np.outer(by_phone, by_unit)[occurs])).sum())
-    entropy = -float((by_phone[by_phone > 0] * np.log(by_phone[by_phone > 0])).sum())
-    return PhoneAgreement(
-        phone_purity=float(joint.max(axis=0).sum()),
-        cluster_purity=float(joint.max(axis=1).sum()),
-        pnmi=information / entropy if entropy else 0.0,
-    )
-
-
-def labels_at(times_s: NDArray[np.float64], starts_s: Sequence[float], labels: Sequence[int]) -> NDArray[np.int64]:
-    """The label at each time: the last one that began by then; before the first one began, the first one."""
-    indices = np.searchsorted(np.asarray(starts_s), times_s, side="right") - 1
-    return np.asarray(labels, np.int64)[np.maximum(indices, 0)]
 
 
 def same_words(spoken: Mapping[str, Mapping[str, NDArray[np.uint16]]]) -> SameWords:

@@ -1,0 +1,255 @@
+"""Alignments: which phone is said when, by file, as aligners write it.
+
+<name>.TextGrid    Praat's, long or short; the tier is named (MFA: "phones", also "<speaker> - phones")
+<name>.lab         a line each: start, end, label; whole numbers are HTK's units of 100 ns, decimals are seconds
+<any>.ctm          a line each: file, channel, start, duration, label, all in seconds
+phonemes.parquet   what `twist make-speech voices` writes
+
+The name of a file is its path below the folder without the suffix, or what a line of a CTM says.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.errors import TwistError
+from pipeline.evaluation.results import LeftOut
+from pipeline.files import parquet, storage
+from pipeline.synthetic.many_voices import PHONEMES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    # Label, start and end in seconds.
+    Labelled = tuple[str, float, float]
+
+SILENCE = "SIL"
+# What aligners call a pause or what is no speech (Kaldi, MFA, HTK, Festival, ZeroSpeech).
+SILENCES = frozenset({"", "sil", "silence", "sp", "spn", "pau", "h#", "#", "<eps>", "<sil>", "noi", "nsn"})
+# Stress is no part of the phone: AH0 and AH1 are AH.
+ARPABET_VOWEL = re.compile(r"([A-Z]{2})[012]")
+# Neighbours whose times were rounded may overlap by so much.
+OVERLAP_TOLERANCE_S = 0.002
+# Aligners round up to their frames, so that an alignment may end after its audio does.
+END_TOLERANCE_S = 0.1
+HTK_UNITS_PER_S = 10_000_000
+
+# Of a TextGrid's text: a string, a flag, or a number that stands alone; Praat ignores the rest.
+TEXTGRID_VALUE = re.compile(r'"((?:[^"]|"")*)"|(<exists>)|(?<!\S)(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?!\S)')
+
+
+class AlignmentError(TwistError):
+    """An alignment that cannot be read, or that fits no audio. `reason` is a word for counts."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A phone and when it is said. Pauses are called SILENCE; ARPABET's digits of stress are gone."""
+
+    label: str
+    start_s: float
+    end_s: float
+
+
+def read_alignments(place: str, tier: str = "phones") -> tuple[dict[str, list[Interval]], list[LeftOut]]:
+    """The alignments in a folder, or in one file, by name; and the files that are damaged.
+
+    Args:
+        place: A folder, searched to its bottom, or a file.
+        tier: The tier of TextGrids that has the phones.
+
+    Raises:
+        TwistError: there are none.
+    """
+    found = {name: storage.join(place, name) for name in storage.list_files(place)}
+    if not found and storage.exists(place):
+        found = {place.rpartition("/")[2]: place}
+    files = {name: uri for name, uri in found.items() if _is_alignment(name)}
+    if not files:
+        raise TwistError(f"{place} has no alignments: .TextGrid, .lab, .ctm or phonemes.parquet are looked for")
+    alignments: dict[str, list[Interval]] = {}
+    left_out = []
+    for name, uri in files.items():
+        try:
+            of_file = _labels_of(name, uri, tier)
+        except AlignmentError as error:
+            left_out.append(LeftOut(name, error.reason, error.detail))
+            continue
+        for one, labelled in of_file.items():
+            if one in alignments:
+                raise TwistError(f"{place} has two alignments of {one}; the second is in {name}")
+            try:
+                alignments[one] = intervals_of(labelled)
+            except AlignmentError as error:
+                left_out.append(LeftOut(one, error.reason, error.detail))
+    return alignments, left_out
+
+
+def intervals_of(labelled: Sequence[Labelled]) -> list[Interval]:
+    """Intervals in order, from label, start and end in seconds; those of no length are dropped.
+
+    Raises:
+        AlignmentError: one ends before it begins, begins before the audio does, or two overlap.
+    """
+    intervals = [Interval(_label(label), start_s, end_s) for label, start_s, end_s in labelled if start_s != end_s]
+    intervals.sort(key=lambda interval: interval.start_s)
+    for place, interval in enumerate(intervals):
+        if not 0 <= interval.start_s < interval.end_s < float("inf"):
+            raise AlignmentError("bad_alignment", f"{interval.label} goes from {interval.start_s} to {interval.end_s}")
+        before = intervals[place - 1] if place else None
+        if before and before.end_s > interval.start_s + OVERLAP_TOLERANCE_S:
+            detail = f"{before.label} until {before.end_s:.3f} s overlaps {interval.label} from {interval.start_s:.3f}"
+            raise AlignmentError("overlap", detail)
+    return intervals
+
+
+def require_within(intervals: Sequence[Interval], duration_s: float) -> None:
+    """Refuses an alignment of other audio.
+
+    Raises:
+        AlignmentError: it ends after the audio does.
+    """
+    if intervals and intervals[-1].end_s > duration_s + END_TOLERANCE_S:
+        detail = f"the alignment ends at {intervals[-1].end_s:.2f} s, the audio at {duration_s:.2f} s"
+        raise AlignmentError("misaligned", detail)
+
+
+def labels_at(times_s: NDArray[np.floating], intervals: Sequence[Interval]) -> list[str | None]:
+    """What is said at each time; None where no interval is."""
+    starts_s = np.array([interval.start_s for interval in intervals])
+    places = np.searchsorted(starts_s, times_s, side="right") - 1
+    return [
+        intervals[place].label if place >= 0 and time_s < intervals[place].end_s else None
+        for place, time_s in zip(places, times_s, strict=True)
+    ]
+
+
+def _label(label: str) -> str:
+    label = label.strip()
+    if label.lower() in SILENCES:
+        return SILENCE
+    stressed = ARPABET_VOWEL.fullmatch(label)
+    return stressed[1] if stressed else label
+
+
+def _is_alignment(name: str) -> bool:
+    return name.lower().endswith((".textgrid", ".lab", ".ctm")) or name.rpartition("/")[2] == PHONEMES
+
+
+def _labels_of(name: str, uri: str, tier: str) -> dict[str, list[Labelled]]:
+    """What a file says, by the name of the audio that it says it of."""
+    folder_and_stem, _, suffix = name.rpartition(".")
+    match suffix.lower():
+        case "textgrid":
+            return {folder_and_stem: _of_textgrid(uri, tier)}
+        case "lab":
+            return {folder_and_stem: _of_lab(uri)}
+        case "ctm":
+            return _of_ctm(uri)
+    folder = name.rpartition("/")[0]
+    return {f"{folder}/{path}".lstrip("/"): labelled for path, labelled in _of_made_speech(uri).items()}
+
+
+def _text(uri: str) -> str:
+    data = storage.read_bytes(uri)
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise AlignmentError("bad_alignment", f"{uri} is neither UTF-8 nor UTF-16: {error}") from error
+
+
+def _of_textgrid(uri: str, tier: str) -> list[Labelled]:
+    tiers = read_textgrid(_text(uri))
+    fitting = [one for one in tiers if one == tier or one.endswith(f" - {tier}")]
+    if not fitting:
+        raise AlignmentError("no_tier", f"{uri} has no tier {tier!r}; its tiers of intervals: {', '.join(tiers)}")
+    return [interval for one in fitting for interval in tiers[one]]
+
+
+def read_textgrid(text: str) -> dict[str, list[Labelled]]:
+    """The tiers of intervals of a TextGrid, long or short: label, start and end in seconds, by the tier's name.
+
+    Raises:
+        AlignmentError: it is none, or ends too early.
+    """
+    values: list[str | float] = []
+    for string, flag, number in TEXTGRID_VALUE.findall(text):
+        values.append(float(number) if number else flag or string.replace('""', '"'))
+    stream = iter(values)
+
+    def take(*kinds: type) -> tuple[str | float, ...]:
+        taken = tuple(next(stream, None) for _ in kinds)
+        if any(not isinstance(value, kind) for value, kind in zip(taken, kinds, strict=True)):
+            raise AlignmentError("bad_alignment", "it is no TextGrid, or ends too early")
+        return taken  # type: ignore[return-value]
+
+    if take(str, str) != ("ooTextFile", "TextGrid"):
+        raise AlignmentError("bad_alignment", "it is no TextGrid")
+    take(float, float)
+    (has_tiers,) = take(str)
+    (num_tiers,) = take(float) if has_tiers == "<exists>" else (0.0,)
+    tiers: dict[str, list[Labelled]] = {}
+    for _ in range(int(num_tiers)):
+        kind, name, _, _, size = take(str, str, float, float, float)
+        if kind == "IntervalTier":
+            rows = [take(float, float, str) for _ in range(int(size))]
+            tiers[str(name)] = [(str(label), float(start_s), float(end_s)) for start_s, end_s, label in rows]
+        else:
+            for _ in range(int(size)):
+                take(float, str)
+    return tiers
+
+
+def _of_lab(uri: str) -> list[Labelled]:
+    rows = []
+    for number, line in enumerate(_text(uri).splitlines(), start=1):
+        if not line.strip():
+            continue
+        fields = line.split(maxsplit=2)
+        start_s, end_s = (_lab_time_s(field, uri, number) for field in fields[:2])
+        # HTK's lines may go on with scores.
+        rows.append((fields[2].split()[0] if len(fields) == 3 else "", start_s, end_s))
+    return rows
+
+
+def _lab_time_s(field: str, uri: str, number: int) -> float:
+    return int(field) / HTK_UNITS_PER_S if field.isascii() and field.isdigit() else _time_s(field, uri, number)
+
+
+def _of_ctm(uri: str) -> dict[str, list[Labelled]]:
+    rows: dict[str, list[Labelled]] = defaultdict(list)
+    for number, line in enumerate(_text(uri).splitlines(), start=1):
+        fields = line.split()
+        if not fields or line.startswith(";;"):
+            continue
+        if len(fields) < 5:
+            raise AlignmentError("bad_alignment", f"{uri}, line {number} is not: file channel start duration label")
+        start_s, length_s = (_time_s(field, uri, number) for field in fields[2:4])
+        rows[fields[0]].append((fields[4], start_s, start_s + length_s))
+    return rows
+
+
+def _time_s(field: str, uri: str, number: int) -> float:
+    try:
+        return float(field)
+    except ValueError:
+        raise AlignmentError("bad_alignment", f"{uri}, line {number}: {field!r} is no time") from None
+
+
+def _of_made_speech(uri: str) -> dict[str, list[Labelled]]:
+    return {
+        row["path"].rpartition(".")[0]: [(phone["name"], phone["start_s"], phone["end_s"]) for phone in row["phonemes"]]
+        for row in parquet.read(uri).to_pylist()
+    }
