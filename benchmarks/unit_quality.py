@@ -3,9 +3,12 @@
     python benchmarks/unit_quality.py [--hubert PATH:LAYER ...] [--units K ...] [--speech FOLDER] [--quick] [--json]
 
 Speech and phonemes are espeak-ng's (`twist make-speech voices`). Each codebook is fitted on the voices of train, and
-measured on the voices and sentences of test. pipeline/evaluation (purity.py, same_words.py) defines the measures:
+measured on the voices and sentences of test. pipeline/evaluation (purity.py, abx.py, same_words.py) defines the
+measures:
 
     phone_purity, cluster_purity, pnmi     over frames; a pause counts as a phone
+    abx_within, abx_across                 error of triphones by one speaker, by two; lower is better
+    abx_features_across                    the same of features, before they become units
     same_sentence, same_word               how often the same text by two speakers is closer than another text
     sentence_ratio, word_ratio             distance of the same text over that of different texts; lower is better
 """
@@ -31,7 +34,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.machine import machine
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import load_encoder
+from pipeline.evaluation.abx import abx, abx_error
 from pipeline.evaluation.alignments import intervals_of, labels_at
+from pipeline.evaluation.phone_tokens import PhoneToken, cut, tokens_of
 from pipeline.evaluation.purity import agreement
 from pipeline.evaluation.same_words import same_words
 from pipeline.synthetic.config import VoicesConfig
@@ -47,7 +52,7 @@ if TYPE_CHECKING:
 # Shorter words have too few units to be told apart.
 MIN_WORD_S = 0.3
 HIGHER_IS_BETTER = ("phone_purity", "cluster_purity", "pnmi", "same_sentence", "same_word")
-LOWER_IS_BETTER = ("sentence_ratio", "word_ratio")
+LOWER_IS_BETTER = ("abx_within", "abx_across", "abx_features_across", "sentence_ratio", "word_ratio")
 
 
 def main() -> None:
@@ -122,17 +127,21 @@ def quality(
     encoder: Encoder, assign: codebook.Assigner, tested: list[tuple[dict[str, Any], torch.Tensor]]
 ) -> dict[str, float]:
     all_units, all_phones = [], []
+    triphones: list[PhoneToken] = []
+    units_of: dict[str, NDArray[Any]] = {}
     sentences: dict[str, dict[str, NDArray[np.uint16]]] = defaultdict(dict)
     words: dict[str, dict[str, NDArray[np.uint16]]] = defaultdict(dict)
     for row, features in tested:
         units = assign(features).numpy().astype(np.uint16)
         middles = np.arange(len(units)) * encoder.hop_samples + encoder.min_samples / 2
         times_s = middles / encoder.sample_rate_hz
+        units_of[row["path"]] = units
         phones = intervals_of([(phone["name"], phone["start_s"], phone["end_s"]) for phone in row["phonemes"]])
         for unit, phone in zip(units, labels_at(times_s, phones), strict=True):
             if phone is not None:
                 all_units.append(unit)
                 all_phones.append(phone)
+        triphones += tokens_of(row["path"], phones, row["speaker"], "triphone")
         sentences[str(row["sentence"])][row["speaker"]] = run_lengths(units)[0]
         for word in row["words"]:
             of_word = units[(times_s >= word["start_s"]) & (times_s < word["end_s"])]
@@ -140,10 +149,16 @@ def quality(
                 words[f"{row['sentence']} {word['name']}"][row["speaker"]] = run_lengths(of_word)[0]
     agrees = agreement(np.array(all_units), np.array(all_phones))
     by_sentence, by_word = same_words(sentences), same_words(words)
+    rate_hz = encoder.sample_rate_hz / encoder.hop_samples
+    tokens = cut(triphones, units_of, rate_hz, "inclusive")
+    of_features = cut(triphones, {row["path"]: of_file.numpy() for row, of_file in tested}, rate_hz, "inclusive")
     return {
         "phone_purity": agrees.purity,
         "cluster_purity": agrees.cluster_purity,
         "pnmi": agrees.normalized_information,
+        "abx_within": abx_error(abx(tokens, speakers="within", contexts="within")),
+        "abx_across": abx_error(abx(tokens, speakers="across", contexts="within")),
+        "abx_features_across": abx_error(abx(of_features, speakers="across", contexts="within")),
         "same_sentence": by_sentence.share_closer,
         "same_word": by_word.share_closer,
         "sentence_ratio": by_sentence.distance_ratio,
@@ -154,9 +169,9 @@ def quality(
 def as_table(result: dict[str, Any]) -> str:
     measures = (*HIGHER_IS_BETTER, *LOWER_IS_BETTER)
     width = max(map(len, result["figures"]))
-    lines = [" " * width + "".join(f"{measure:>16}" for measure in measures)]
+    lines = [" " * width + "".join(f"{measure:>21}" for measure in measures)]
     for name, figures in result["figures"].items():
-        lines.append(name.ljust(width) + "".join(f"{figures[measure]:16.3f}" for measure in measures))
+        lines.append(name.ljust(width) + "".join(f"{figures[measure]:21.3f}" for measure in measures))
     return "\n".join(lines)
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.evaluation.abx import Contexts, Speakers
+    from pipeline.evaluation.abx import Contexts, Speakers, Token
     from pipeline.evaluation.alignments import Interval
     from pipeline.evaluation.config import Condition, UnitsConfig
     from pipeline.evaluation.item_units import UnitRow
@@ -148,18 +148,20 @@ def _result(
     left_out: Sequence[LeftOut],
 ) -> Result:
     config = subject.config.units
+    with_frames: dict[TokenSpan, list[Token]] = {}
     tables, measures, notes = [], [], []
+    for span, of_span in tokens.items():
+        with_frames[span] = cut(of_span, frames, subject.frame_rate_hz, config.frame_rule)
+        if num_without := len(of_span) - len(with_frames[span]):
+            notes.append(f"{num_without:,} of {len(of_span):,} {span}s have no frame")
     for condition in config.conditions:
         span, contexts = CONDITIONS[condition]
         if span not in tokens:
             continue
-        with_frames, num_without = cut(tokens[span], frames, subject.frame_rate_hz, config.frame_rule)
-        if num_without:
-            notes.append(f"{condition}: {num_without:,} of {len(tokens[span]):,} tokens are too short for a frame")
         for speakers in SPEAKERS:
             told = f"{condition}, {speakers} speakers"
             errors = abx(
-                with_frames,
+                with_frames[span],
                 speakers=speakers,
                 contexts=contexts,
                 max_tokens=config.max_tokens,

@@ -118,8 +118,8 @@ def frame_span(start_s: float, end_s: float, frame_rate_hz: float, num_frames: i
 
 def cut(
     tokens: Sequence[PhoneToken], frames: Mapping[str, NDArray[Any]], frame_rate_hz: float, rule: FrameRule
-) -> tuple[list[Token], int]:
-    """The tokens with their frames, and how many were left out as they have none.
+) -> list[Token]:
+    """The tokens with their frames; those that have none are left out.
 
     Args:
         tokens: The tokens of files in `frames`.
@@ -133,4 +133,4 @@ def cut(
         of_token = of_file[frame_span(token.start_s, token.end_s, frame_rate_hz, len(of_file), rule)]
         if len(of_token):
             with_frames.append(Token(token.phone, token.previous, token.following, token.speaker, of_token))
-    return with_frames, len(tokens) - len(with_frames)
+    return with_frames
