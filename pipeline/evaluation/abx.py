@@ -177,7 +177,7 @@ def _errors(
     phones = list(cell)
     of_column = np.repeat(np.arange(len(phones)), [len(cell[phone]) for phone in phones])
     columns = [tokens[number].frames for of_phone in cell.values() for number in of_phone]
-    # An X that meets a phone of its own and is met by others is compared with all columns once.
+    # Each X is compared with all tokens A and B once, whichever trials it is in.
     numbers = sorted({number for trial in trials for number in trial.x})
     row_of = {number: row for row, number in enumerate(numbers)}
     distances = dtw_distances([tokens[number].frames for number in numbers], columns, distance)

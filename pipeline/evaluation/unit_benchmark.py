@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.errors import TwistError
 from pipeline.evaluation.abx_benchmark import abx_results
@@ -108,7 +109,7 @@ def _units_result(
         settings={"folder": config.audio, "source": config.alignments, "tier": config.tier},
         data=data,
         left_out=left_out,
-        notes=_coverage(table, phones) if phones else [],
+        notes=[*(_coverage(table, phones) if phones else ()), *_chance(table)],
         needs_lm=False,
     )
 
@@ -127,3 +128,13 @@ def _coverage(table: pa.Table, phones: Mapping[str, object]) -> list[str]:
             f"{least} ({shares[least]:.0%})"
         )
     return [f"{note}; frames without a phone count for bits and speakers alone" for note in notes]
+
+
+def _chance(table: pa.Table) -> list[str]:
+    """What speaker and gender purity are to be compared with."""
+    notes = []
+    for what in ("speaker", "gender"):
+        if f"{what}_commonest" in table.column_names:
+            commonest, frames = (pc.sum(table[f"{what}_{column}"]).as_py() for column in ("commonest", "frames"))
+            notes.append(f"{what} purity by chance: {commonest / frames:.4g}, the share of the commonest {what}")
+    return notes

@@ -70,10 +70,7 @@ def unit_table(
             table = _with_agreement(
                 table, frames, {name: [label] * len(frames[name]) for name, label in known.items()}, what
             )
-            measures += [
-                Measure(f"{what} purity", f"{what}_right", f"{what}_frames"),
-                Measure(f"{what} purity by chance", f"{what}_commonest", f"{what}_frames"),
-            ]
+            measures.append(Measure(f"{what} purity", f"{what}_right", f"{what}_frames"))
     return table, measures
 
 
