@@ -28,7 +28,7 @@ from pipeline.speaking.tokenizer import encoder_of
 from pipeline.speaking.wav import read_clip
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -59,7 +59,7 @@ def abx_results(
     files: Mapping[str, SpokenFile],
     units: Mapping[str, UnitRow],
     data: str,
-) -> list[Result]:
+) -> Iterator[Result]:
     """ABX of units, and of features if these are asked for.
 
     Args:
@@ -71,7 +71,7 @@ def abx_results(
         data: A fingerprint of all these.
 
     Raises:
-        TwistError: no file that has units has tokens, or no speaker is known.
+        TwistError: no file that has units has tokens, no speaker is known, or the tokens make no triple.
     """
     config = subject.config.units
     if listed is None:
@@ -79,12 +79,11 @@ def abx_results(
     else:
         tokens, left_out = _of_items(config, listed, files, units)
     frames = {name: row.frames for name, row in units.items()}
-    results = [_result(subject, "abx", tokens, frames, data, left_out)]
+    yield _result(subject, "abx", tokens, frames, data, left_out)
     if config.features:
         in_use = dict.fromkeys(token.file for of_span in tokens.values() for token in of_span)
         features = _features(subject, [files[name] for name in in_use])
-        results.append(_result(subject, "abx-features", tokens, features, data, left_out))
-    return results
+        yield _result(subject, "abx-features", tokens, features, data, left_out)
 
 
 def _of_alignments(
@@ -93,8 +92,8 @@ def _of_alignments(
     speakers = {name: speaker for name in phones if (speaker := files[name].speaker) is not None}
     if not speakers:
         raise TwistError(
-            f"ABX needs speakers: put the files of {config.audio} into a folder a speaker, or name them by "
-            f"--evaluation.units.speakers"
+            f"ABX needs speakers: put the files of {config.audio} into a folder a speaker, name them by "
+            f"--evaluation.units.speakers, or do without ABX by --evaluation.units.conditions []"
         )
     left_out = [
         LeftOut(name, "no_speaker", "it is in no speaker's folder, and the table does not name it")
@@ -176,7 +175,12 @@ def _result(
             )
             tables.append(errors.append_column("condition", pa.array([told] * len(errors))))
             measures.append(Measure(told, "error", where=told, mean_over="pair"))
-    table = pa.concat_tables(tables) if tables else pa.table({})
+    if not tables:
+        raise TwistError(
+            f"ABX: in none of the conditions {', '.join(config.conditions)} do the {' and '.join(tokens)}s hold a phone "
+            f"twice, and another one by the same speaker, in the same context"
+        )
+    table = pa.concat_tables(tables)
     for measure in measures:
         is_in = [condition == measure.name for condition in table["condition"].to_pylist()]
         table = table.append_column(measure.name, pa.array(is_in))

@@ -83,6 +83,7 @@ class UnitsConfig:
         items: An .item file of Libri-Light, whose tokens ABX takes in place of those in the alignments.
         items_span: Whether a token in the item file reaches over the phones beside it, as in Libri-Light's, or not.
         conditions: What ABX compares: phones with those beside them or alone; with the same phones beside them or any.
+            Empty: no ABX.
         frame_rule: Which frames a token has: all whose middle lies in it, or one less, as Libri-Light's scorer has it.
         features: Whether ABX is also measured on the encoder's features, before they become units.
         max_tokens: Tokens of a phone by a speaker in a context that ABX takes, at most.

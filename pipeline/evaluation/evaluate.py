@@ -18,7 +18,7 @@ from pipeline.files import storage
 from pipeline.synthetic import mini_benchmark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable
 
     from pipeline.evaluation.measures import Measure
     from pipeline.evaluation.pairs import Pair
@@ -206,7 +206,7 @@ def _no_data(benchmark: str, setting: str) -> TwistError:
     return TwistError(f"{benchmark} needs its data: give --evaluation.{benchmark}.{setting}")
 
 
-BENCHMARKS: dict[str, Callable[[Subject], Sequence[Result]]] = {
+BENCHMARKS: dict[str, Callable[[Subject], Iterable[Result]]] = {
     "swuggy": swuggy,
     "sblimp": sblimp,
     "storycloze": storycloze,

@@ -24,7 +24,7 @@ from pipeline.evaluation.unit_table import unit_table
 from pipeline.stage import digest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pipeline.evaluation.alignments import Interval
     from pipeline.evaluation.item_units import UnitRow
@@ -37,8 +37,8 @@ RULE = "HuBERT, section 4.4, a pause counts as a phone; bits by frequencies, as 
 COVERED = 0.9
 
 
-def units(subject: Subject) -> list[Result]:
-    """Units by themselves, and by what is known of the audio: phones and speakers.
+def units(subject: Subject) -> Iterator[Result]:
+    """Units by themselves, and by what is known of the audio: phones and speakers. Each result as soon as it is made.
 
     Raises:
         TwistError: no audio is named or found; alignments, items or speakers cannot be read, or fit no audio.
@@ -53,10 +53,9 @@ def units(subject: Subject) -> list[Result]:
     made = subject.units([AudioItem(name, file.uri) for name, file in files.items()])
     phones, unfit = fitting(*read, files, made.of) if read else ({}, [])
     data = digest(made.fingerprint, repr(sorted(phones.items())), repr(listed))
-    results = [_units_result(subject, made.of, files, phones, data, [*made.left_out, *unfit])]
-    if phones or listed:
-        results += abx_results(subject, listed, phones, files, made.of, data)
-    return results
+    yield _units_result(subject, made.of, files, phones, data, [*made.left_out, *unfit])
+    if (phones or listed) and config.conditions:
+        yield from abx_results(subject, listed, phones, files, made.of, data)
 
 
 def fitting(

@@ -124,8 +124,29 @@ def test_what_is_missing_is_told(twist, spoken, tmp_path):
     (tmp_path / "other.ctm").write_text("ann/ann-0 1 0 99 a\n")
     stderr = twist(*command, "--evaluation.units.alignments", tmp_path / "other.ctm", status=2).stderr
     assert "none of 1 alignments fits one of 7 audio files; ann/ann-0: the alignment ends at 99.00 s" in stderr
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "0.flac").write_bytes((folder / "audio" / "ann" / "ann-0.flac").read_bytes())
+    (tmp_path / "0.lab").write_text("0.1 0.2 a\n0.2 0.3 b\n")
+    flat = ("--evaluation.units.audio", tmp_path / "flat", "--evaluation.units.alignments", tmp_path / "0.lab")
+    done = twist("evaluate", "units", "--output", tmp_path, *flat, status=2)
+    assert "ABX needs speakers" in done.stderr
+    assert "PNMI" in done.stdout
+    assert "name the phones of less than 90% of their audio" in done.stdout
+    twist("evaluate", "units", "--output", tmp_path, *flat, "--evaluation.units.conditions", "[]")
+    (tmp_path / "other.item").write_text("#file\nann-0 0 0.5 a b c s\n")
+    stderr = twist(*command, "--evaluation.units.items", tmp_path / "other.item", status=2).stderr
+    assert "in none of the conditions" in stderr
     (tmp_path / "other.item").write_text("#file\nx 0 1 a b c s\n")
     stderr = twist(*command, "--evaluation.units.items", tmp_path / "other.item", status=2).stderr
     assert "none of the 1 files" in stderr
     stderr = twist(*command, "--evaluation.units.features", "true", status=2).stderr
     assert "features are for ABX" in stderr
+
+
+def test_a_run_is_measured_by_its_own_codebook(twist, spoken, finished_copy):
+    folder, _ = spoken
+    twist("evaluate", "units", "--run", finished_copy, "--evaluation.units.audio", folder / "audio")
+    told = json.loads((finished_copy / "codebook" / "codebook.json").read_text())
+    filed = json.loads((finished_copy / f"evaluation/units-{told['fingerprint'][:8]}/units.json").read_text())
+    assert filed["fingerprints"]["codebook"] == told["fingerprint"]
+    assert filed["figures"]["unit perplexity"]["value"] <= told["num_units"]
