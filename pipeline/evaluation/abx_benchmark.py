@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from model.encoder.encoder import load_encoder
@@ -102,7 +103,7 @@ def _of_alignments(
     ]
     tokens: Tokens = {
         span: [token for name, speaker in speakers.items() for token in tokens_of(name, phones[name], speaker, span)]
-        for span in {CONDITIONS[condition][0] for condition in config.conditions}
+        for span in dict.fromkeys(CONDITIONS[condition][0] for condition in config.conditions)
     }
     return tokens, left_out
 
@@ -147,43 +148,25 @@ def _result(
     left_out: Sequence[LeftOut],
 ) -> Result:
     config = subject.config.units
-    with_frames: dict[TokenSpan, list[Token]] = {}
-    tables, measures, notes = [], [], []
-    for span, of_span in tokens.items():
-        with_frames[span] = cut(of_span, frames, subject.frame_rate_hz, config.frame_rule)
-        if num_without := len(of_span) - len(with_frames[span]):
-            notes.append(f"{num_without:,} of {len(of_span):,} {span}s have no frame")
-    for condition in config.conditions:
-        span, contexts = CONDITIONS[condition]
-        if span not in tokens:
-            continue
-        for speakers in SPEAKERS:
-            told = f"{condition}, {speakers} speakers"
-            errors = abx(
-                with_frames[span],
-                speakers=speakers,
-                contexts=contexts,
-                max_tokens=config.max_tokens,
-                max_x_speakers=config.max_x_speakers,
-                seed=subject.seed,
-            )
-            if not len(errors):
-                notes.append(f"{told}: there are no A, B and X")
-                continue
-            errors = errors.set_column(
-                0, "item_id", pa.array([f"{told}: {item_id}" for item_id in errors["item_id"].to_pylist()])
-            )
-            tables.append(errors.append_column("condition", pa.array([told] * len(errors))))
-            measures.append(Measure(told, "error", where=told, mean_over="pair"))
-    if not tables:
+    with_frames = {
+        span: cut(of_span, frames, subject.frame_rate_hz, config.frame_rule) for span, of_span in tokens.items()
+    }
+    notes = [
+        f"{num_without:,} of {len(of_span):,} {span}s have no frame"
+        for span, of_span in tokens.items()
+        if (num_without := len(of_span) - len(with_frames[span]))
+    ]
+    errors = _errors(with_frames, config, subject.seed)
+    notes += [f"{told}: there are no A, B and X" for told, table in errors.items() if not len(table)]
+    measures = [Measure(told, "error", where=told, mean_over="pair") for told, table in errors.items() if len(table)]
+    if not measures:
         raise TwistError(
-            f"ABX: in none of the conditions {', '.join(config.conditions)} do the {' and '.join(tokens)}s hold a phone "
-            f"twice, and another one by the same speaker, in the same context"
+            f"ABX: in none of the conditions {', '.join(config.conditions)} do the {' and '.join(tokens)}s hold a "
+            f"phone twice, and another one by the same speaker, in the same context"
         )
-    table = pa.concat_tables(tables)
+    table = pa.concat_tables(errors.values())
     for measure in measures:
-        is_in = [condition == measure.name for condition in table["condition"].to_pylist()]
-        table = table.append_column(measure.name, pa.array(is_in))
+        table = table.append_column(measure.name, pc.equal(table["condition"], measure.name))
     return subject.result(
         name,
         measures,
@@ -202,3 +185,24 @@ def _result(
         notes=notes,
         needs_lm=False,
     )
+
+
+def _errors(tokens: Mapping[TokenSpan, Sequence[Token]], config: UnitsConfig, seed: int) -> dict[str, pa.Table]:
+    """The errors in each condition that the tokens are fit for, within speakers and across, by name."""
+    tables = {}
+    for condition in config.conditions:
+        span, contexts = CONDITIONS[condition]
+        for speakers in SPEAKERS if span in tokens else ():
+            told = f"{condition}, {speakers} speakers"
+            table = abx(
+                tokens[span],
+                speakers=speakers,
+                contexts=contexts,
+                max_tokens=config.max_tokens,
+                max_x_speakers=config.max_x_speakers,
+                seed=seed,
+            )
+            item_ids = pc.binary_join_element_wise(told, table["item_id"], ": ")
+            table = table.set_column(0, "item_id", item_ids)
+            tables[told] = table.append_column("condition", pa.array([told] * len(table), pa.string()))
+    return tables
