@@ -10,6 +10,7 @@ The name of a file is its path below the folder without the suffix, or what a li
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import numpy as np
 from pipeline.errors import TwistError
 from pipeline.evaluation.results import LeftOut
 from pipeline.files import parquet, storage
-from pipeline.synthetic.many_voices import PHONEMES
+from pipeline.synthetic.many_voices import PHONEMES, PHONEMES_SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -191,7 +192,7 @@ def read_textgrid(text: str) -> dict[str, list[Labelled]]:
 
     def take(*kinds: type) -> tuple[str | float, ...]:
         taken = tuple(next(stream, None) for _ in kinds)
-        if any(not isinstance(value, kind) for value, kind in zip(taken, kinds, strict=True)):
+        if any(not isinstance(value, kind) or value == math.inf for value, kind in zip(taken, kinds, strict=True)):
             raise AlignmentError("bad_alignment", "it is no TextGrid, or ends too early")
         return taken  # type: ignore[return-value]
 
@@ -225,7 +226,8 @@ def _of_lab(uri: str) -> list[Labelled]:
 
 
 def _lab_time_s(field: str, uri: str, number: int) -> float:
-    return int(field) / HTK_UNITS_PER_S if field.isascii() and field.isdigit() else _time_s(field, uri, number)
+    time = _time_s(field, uri, number)
+    return time / HTK_UNITS_PER_S if field.isdigit() else time
 
 
 def _of_ctm(uri: str) -> dict[str, list[Labelled]]:
@@ -249,7 +251,10 @@ def _time_s(field: str, uri: str, number: int) -> float:
 
 
 def _of_made_speech(uri: str) -> dict[str, list[Labelled]]:
+    table = parquet.read(uri)
+    if not table.schema.equals(PHONEMES_SCHEMA):
+        raise AlignmentError("bad_alignment", f"{uri} was not written by `twist make-speech voices`")
     return {
         row["path"].rpartition(".")[0]: [(phone["name"], phone["start_s"], phone["end_s"]) for phone in row["phonemes"]]
-        for row in parquet.read(uri).to_pylist()
+        for row in table.to_pylist()
     }

@@ -130,6 +130,8 @@ def test_what_is_damaged_is_named_and_the_rest_is_read(tmp_path):
         "good.TextGrid": SHORT,
         "cut.TextGrid": SHORT[: SHORT.index('"AH1"')],
         "other.TextGrid": "not one",
+        "endless.TextGrid": SHORT.replace("\n3\n", "\n1e999\n"),
+        "far.lab": f"0 {'9' * 5000} HH\n",
         "words.TextGrid": SHORT.replace('"phones"', '"words"'),
         "time.lab": "0.0 soon HH\n",
         "back.lab": "0.5 0.25 HH\n",
@@ -140,6 +142,7 @@ def test_what_is_damaged_is_named_and_the_rest_is_read(tmp_path):
     }
     for name, content in files.items():
         (tmp_path / name).write_text(content)
+    parquet.write(str(tmp_path / "phonemes.parquet"), pa.table({"path": ["a.wav"]}))
     (tmp_path / "latin.lab").write_bytes(b"0.0 0.5 \xe9\n")
     alignments, left_out = read_alignments(str(tmp_path))
     assert sorted(alignments) == ["good", "x"]
@@ -147,6 +150,9 @@ def test_what_is_damaged_is_named_and_the_rest_is_read(tmp_path):
     assert reasons == {
         "cut.TextGrid": "bad_alignment",
         "other.TextGrid": "bad_alignment",
+        "endless.TextGrid": "bad_alignment",
+        "far": "bad_alignment",
+        "phonemes.parquet": "bad_alignment",
         "words.TextGrid": "no_tier",
         "time.lab": "bad_alignment",
         "back": "bad_alignment",
