@@ -1,4 +1,4 @@
-"""Measures a speech LM and its units: perplexity on shards, and the benchmarks whose data is given.
+"""Measures a speech LM, its units and voice: perplexity on shards, and the benchmarks whose data is given.
 
 `twist evaluate swuggy sblimp --run RUN` measures by name, `twist evaluate all` on whatever data the recipe names.
 Results are kept in RUN/evaluation. `twist evaluate table RUN...` sets them side by side, `twist evaluate plot RUN...`
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 PERPLEXITY, UNITS, ALL = "perplexity", "units", "all"
 # Commands of their own, which the first argument chooses.
 OTHERS = {"table": evaluate_table.main, "plot": evaluate_plot.main}
+Name = Literal[
+    "perplexity", "swuggy", "sblimp", "storycloze", "salmon", "pairs", "units", "resynthesis", "generation", "all"
+]  # fmt: skip
+# What measures units and voice alone, so that no speech LM is needed.
+WITHOUT_LM = {UNITS, "resynthesis"}
 
 
 def work(recipe: Recipe, given: Namespace) -> None:
@@ -45,7 +50,7 @@ def work(recipe: Recipe, given: Namespace) -> None:
     quiet_transformers()
     names = _names(recipe, given)
     folder = given.checkpoint
-    if folder is None and set(names) - {UNITS}:
+    if folder is None and set(names) - WITHOUT_LM:
         folder = checkpoint.best_folder(storage.join(recipe.run, "checkpoints"))
     output = _output(recipe, given, names)
     if PERPLEXITY in names:
@@ -89,6 +94,8 @@ def _data_of(config: EvaluationConfig) -> dict[str, str | None]:
         "salmon": config.salmon.folder,
         "pairs": config.pairs.source,
         UNITS: config.units.audio,
+        "resynthesis": config.resynthesis.asr,
+        "generation": config.generation.asr and config.generation.text_lm,
     }
 
 
@@ -103,7 +110,7 @@ def _output(recipe: Recipe, given: Namespace, names: Sequence[str]) -> str:
 
 def _needs_run(given: Namespace) -> bool:
     """Whether a run must be named, as it holds what is to be measured, or is to hold the results."""
-    if set(given.names) == {UNITS}:
+    if set(given.names) <= WITHOUT_LM:
         return not given.output
     return not ((given.shards or given.output) and given.checkpoint)
 
@@ -114,6 +121,7 @@ def _subject(recipe: Recipe, given: Namespace, folder: str | None, output: str, 
     return Subject(
         checkpoint=folder,
         codebook_source=given.codebook or recipe.run or EMBEDDED_CODEBOOK,
+        run=recipe.run,
         output=output,
         config=recipe.evaluation,
         cluster=recipe.cluster,
@@ -128,7 +136,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "names",
         nargs="+",
-        type=Literal["perplexity", "swuggy", "sblimp", "storycloze", "salmon", "pairs", "units", "all"],
+        type=Name,
         help="What to measure; `all`: whatever there is data for.",
     )
     parser.add_argument(

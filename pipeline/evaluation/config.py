@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from model.lm.sampling_config import SamplingConfig
 from model.lm.scoring_config import ScoringConfig
 from pipeline.errors import TwistError
 
@@ -110,6 +111,79 @@ class UnitsConfig:
 
 
 @dataclass(frozen=True)
+class ResynthesisConfig:
+    """How many words are lost on the way through units and voice.
+
+    Args:
+        asr: Folder of the ASR that hears: a model of transformers, or of faster-whisper (CTranslate2).
+        source: The speech and its texts: a corpus in any layout, or a table (.jsonl, .csv, .tsv) with columns audio and
+            text, and perhaps speaker. By default the run's recordings in `split`.
+        split: The part of it that is taken; audio that is of no split is taken too.
+        max_items: Take so many recordings, spread over all; all of them by default.
+        durations: Whether units last as long as in the recording, or as the voice predicts.
+        vocoder: The voice: a folder, a file or a name; by default that of the run, else the one made for the units.
+        wavs: Folder in which to write what was spoken, to listen to; none by default.
+    """
+
+    asr: str | None = None
+    source: str | None = None
+    split: Literal["validation", "test"] = "validation"
+    max_items: int | None = None
+    durations: Literal["original", "predicted"] = "original"
+    vocoder: str | None = None
+    wavs: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_items is not None and self.max_items < 1:
+            raise TwistError(f"evaluation.resynthesis.max_items is {self.max_items}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How likely and how varied the words are with which a speech LM goes on.
+
+    Args:
+        asr: Folder of the ASR that hears: a model of transformers, or of faster-whisper (CTranslate2).
+        text_lm: Folder of the text LM whose perplexity is told: any causal LM of transformers.
+        source: The speech that prompts are taken from: a corpus in any layout, or a table (.jsonl, .csv, .tsv) with a
+            column audio, and perhaps speaker. By default the run's segments in `split`.
+        split: The part of it that is taken; audio that is of no split is taken too.
+        max_items: Take so many prompts, spread over all; null: all of them.
+        min_s: Shorter audio gives no prompt.
+        prompt_s: Seconds of it that are the prompt.
+        num_continuations: Continuations of each prompt.
+        sampling: How they are drawn.
+        vocoder: The voice: a folder, a file or a name; by default that of the run, else the one made for the units.
+        wavs: Folder in which to write what was spoken, to listen to; none by default.
+    """
+
+    asr: str | None = None
+    text_lm: str | None = None
+    source: str | None = None
+    split: Literal["validation", "test"] = "validation"
+    max_items: int | None = 1000
+    min_s: float = 6.0
+    prompt_s: float = 3.0
+    num_continuations: int = 1
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    vocoder: str | None = None
+    wavs: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_items is not None and self.max_items < 1:
+            raise TwistError(f"evaluation.generation.max_items is {self.max_items}; it must be at least 1, or null")
+        if not 0 < self.prompt_s <= self.min_s:
+            raise TwistError(
+                f"evaluation.generation.prompt_s is {self.prompt_s}; it must be above 0, and at most min_s "
+                f"({self.min_s})"
+            )
+        if self.num_continuations < 1:
+            raise TwistError(
+                f"evaluation.generation.num_continuations is {self.num_continuations}; it must be at least 1"
+            )
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """What to measure a speech LM and its units on, and how.
 
@@ -120,6 +194,8 @@ class EvaluationConfig:
         salmon: Acoustic consistency and alignment.
         pairs: Pairs of your own.
         units: The units alone.
+        resynthesis: Word error rate of speech that is spoken again from its units.
+        generation: What a text LM makes of the words of continuations, and how they repeat themselves.
         scoring: What of a sequence is scored.
     """
 
@@ -129,4 +205,6 @@ class EvaluationConfig:
     salmon: FolderConfig = field(default_factory=FolderConfig)
     pairs: PairsConfig = field(default_factory=PairsConfig)
     units: UnitsConfig = field(default_factory=UnitsConfig)
+    resynthesis: ResynthesisConfig = field(default_factory=ResynthesisConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)

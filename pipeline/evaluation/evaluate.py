@@ -10,9 +10,11 @@ import pyarrow as pa
 
 from pipeline.errors import TwistError
 from pipeline.evaluation import pair_files, salmon, slm21, submission
+from pipeline.evaluation.generation import generation
 from pipeline.evaluation.numbered_pairs import numbered_pairs
 from pipeline.evaluation.pairs import Rule, accuracies, audio_items, pair_table, score_items
 from pipeline.evaluation.results import OUR_OWN
+from pipeline.evaluation.resynthesis import resynthesis
 from pipeline.evaluation.unit_benchmark import units
 from pipeline.files import storage
 from pipeline.synthetic import mini_benchmark
@@ -213,4 +215,6 @@ BENCHMARKS: dict[str, Callable[[Subject], Iterable[Result]]] = {
     "salmon": salmon_parts,
     "pairs": own_pairs,
     "units": units,
+    "resynthesis": resynthesis,
+    "generation": generation,
 }

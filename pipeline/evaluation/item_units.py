@@ -19,7 +19,7 @@ import torch
 from pipeline.audio.read import AudioError, Clip, probe
 from pipeline.errors import TwistError
 from pipeline.evaluation.results import LeftOut
-from pipeline.files import parquet, storage
+from pipeline.files import audio_uri, parquet, storage
 from pipeline.runs import is_part_file
 from pipeline.stage import digest
 from pipeline.units.encode import UnitEncoder, run_lengths
@@ -57,12 +57,16 @@ HEADERS_AT_ONCE = 32
 
 @dataclass(frozen=True)
 class AudioItem:
-    """A file of a benchmark, or the stretch of one from `start_s` to `end_s` (None: to its end)."""
+    """A file of a benchmark, or the stretch of one from `start_s` to `end_s` (None: to its end).
+
+    `channel` None means all channels, downmixed.
+    """
 
     item_id: str
     uri: str
     start_s: float = 0.0
     end_s: float | None = None
+    channel: int | None = None
 
 
 @dataclass(frozen=True)
@@ -81,11 +85,12 @@ class UnitRow:
 
 @dataclass(frozen=True)
 class ItemUnits:
-    """Units by item, the items that have none, and a fingerprint of all that."""
+    """Units by item, the items that have none, and fingerprints of the units and of the files that they come from."""
 
     of: Mapping[str, UnitRow]
     left_out: tuple[LeftOut, ...]
     fingerprint: str
+    audio_fingerprint: str
 
 
 class EncodeItems:
@@ -159,8 +164,9 @@ def units_of_items(
         if isinstance(header, AudioError)
     ]
     if not found:
-        return ItemUnits({}, tuple(left_out), digest(codebook.fingerprint))
-    parts = storage.absolute(storage.join(folder, "units", _key(found, codebook)))
+        return ItemUnits({}, tuple(left_out), digest(codebook.fingerprint), digest())
+    audio = _audio_fingerprint(found)
+    parts = storage.absolute(storage.join(folder, "units", digest(codebook.fingerprint, audio)[:16]))
     dataflow.run_chunks(
         WorkPlan.of(_plan(found), "item_id"),
         parts,
@@ -181,13 +187,14 @@ def units_of_items(
                 units[row["item_id"]] = UnitRow(of_item, durations, row["duration_s"])
     in_order = {item.item_id: units[item.item_id] for item, _ in found if item.item_id in units}
     content = (part for item_id, row in in_order.items() for part in (item_id, row.frames.tobytes()))
-    return ItemUnits(in_order, tuple(left_out), digest(codebook.fingerprint, *content))
+    return ItemUnits(in_order, tuple(left_out), digest(codebook.fingerprint, *content), audio)
 
 
 def _look_at(item: AudioItem) -> tuple[float, str] | AudioError:
     """Where an item ends, in seconds, by its file's header; and what tells the file from others of its name."""
     try:
-        version = storage.version(item.uri)
+        place = audio_uri.parse(item.uri)
+        version = storage.version(place.file if place else item.uri)
         duration_s = probe(item.uri).duration_s
     except FileNotFoundError:
         return AudioError("missing", "there is no such file")
@@ -199,13 +206,13 @@ def _look_at(item: AudioItem) -> tuple[float, str] | AudioError:
     return end_s, version
 
 
-def _key(found: Sequence[tuple[AudioItem, tuple[float, str]]], codebook: Codebook) -> str:
-    total = hashlib.sha256(codebook.fingerprint.encode())
+def _audio_fingerprint(found: Sequence[tuple[AudioItem, tuple[float, str]]]) -> str:
+    total = hashlib.sha256()
     for item, (_, version) in found:
         # Not the whole path: a benchmark that was moved is the same.
         name = item.uri.rpartition("/")[2]
-        total.update(f"\n{item.item_id}\t{name}\t{version}\t{item.start_s}\t{item.end_s}".encode())
-    return total.hexdigest()[:16]
+        total.update(f"\n{item.item_id}\t{name}\t{version}\t{item.start_s}\t{item.end_s}\t{item.channel}".encode())
+    return total.hexdigest()
 
 
 def _plan(found: Sequence[tuple[AudioItem, tuple[float, str]]]) -> pa.Table:
@@ -216,7 +223,7 @@ def _plan(found: Sequence[tuple[AudioItem, tuple[float, str]]]) -> pa.Table:
             "work_unit": name_chunks(["items"] * len(found), durations_s, CHUNK_S),
             "item_id": [item.item_id for item, _ in found],
             "uri": [item.uri for item, _ in found],
-            "channel": pa.array([None] * len(found), pa.int16()),
+            "channel": pa.array([item.channel for item, _ in found], pa.int16()),
             "start_s": [item.start_s for item, _ in found],
             "end_s": ends_s,
             "reads_on_s": pa.array([READS_ON_S if item.end_s is None else None for item, _ in found], pa.float64()),

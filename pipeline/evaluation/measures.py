@@ -7,7 +7,7 @@ bootstrap draws whole groups.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,6 +40,7 @@ class Measure:
         where: A column of booleans: the items that count; None: all.
         mean_over: A column of names: the figure is the mean of the ratios of each name's items; None: one ratio.
         exponential: Whether exp of a ratio is taken, as a perplexity is of nats a unit.
+        geometric_with: A second column in place of the numerator: the figure is the geometric mean of both.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Measure:
     where: str | None = None
     mean_over: str | None = None
     exponential: bool = False
+    geometric_with: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class _Sums:
     denominators: NDArray[np.float64]
     num_items: int
     exponential: bool
+    geometric_with: _Sums | None
 
     def values(self, times: NDArray[np.int64]) -> NDArray[np.float64]:
         """The measure of each of some draws; `times` [draws, groups] says how often each group was drawn.
@@ -111,7 +114,7 @@ class _Sums:
         counts = is_number.sum(axis=1)
         sums = np.where(is_number, ratios, 0.0).sum(axis=1)
         means: NDArray[np.float64] = np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
-        return means
+        return means if self.geometric_with is None else np.sqrt(means * self.geometric_with.values(times))
 
     @property
     def total(self) -> float:
@@ -175,7 +178,10 @@ def _sums(items: pa.Table, measure: Measure) -> _Sums:
         np.bincount(place, values, shape[0] * shape[1]).reshape(shape).astype(np.float64)
         for values in (numerator, denominator)
     )
-    return _Sums(groups, numerators, denominators, len(items), measure.exponential)
+    twin = None
+    if measure.geometric_with is not None:
+        twin = _sums(items, replace(measure, numerator=measure.geometric_with, where=None, geometric_with=None))
+    return _Sums(groups, numerators, denominators, len(items), measure.exponential, twin)
 
 
 def _codes(items: pa.Table, name: str) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
@@ -208,7 +214,8 @@ def interval(drawn: NDArray[np.float64], level: float) -> tuple[float, float] | 
 
 def _mcnemar(first: pa.Table, second: pa.Table, measure: Measure) -> float | None:
     """The exact McNemar test, over items of one name; None where an item is neither right nor wrong."""
-    if "item_id" not in first.column_names or measure.exponential or measure.denominator is not None:
+    is_mean = measure.denominator is None and measure.geometric_with is None and not measure.exponential
+    if "item_id" not in first.column_names or not is_mean:
         return None
     if measure.where is not None:
         first, second = first.filter(first[measure.where]), second.filter(second[measure.where])
@@ -225,6 +232,14 @@ def _mcnemar(first: pa.Table, second: pa.Table, measure: Measure) -> float | Non
 def require_columns(items: pa.Table, measures: Sequence[Measure]) -> None:
     """Asserts that a table of items has the columns that its measures name."""
     for measure in measures:
-        told = (GROUP, measure.numerator, measure.denominator, measure.weight, measure.where, measure.mean_over)
+        told = (
+            GROUP,
+            measure.numerator,
+            measure.denominator,
+            measure.weight,
+            measure.where,
+            measure.mean_over,
+            measure.geometric_with,
+        )
         for name in told:
             assert name is None or name in items.column_names, f"{measure.name} needs the column {name}"

@@ -1,4 +1,4 @@
-"""What is measured, and what that takes: a codebook, perhaps a speech LM, and a folder for what comes of it."""
+"""What is measured, and what that takes: a codebook, perhaps a speech LM and a voice, and a folder for results."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from pipeline.files import storage
 from pipeline.speaking.names import OFFICIAL_MODELS
 from pipeline.speaking.speech_lm import SpeechLM, load_lm
 from pipeline.speaking.tokenizer import encoder_of, find_codebook
+from pipeline.speaking.voice import voice_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.measures import Measure
     from pipeline.evaluation.results import LeftOut, Result
     from pipeline.progress import ReportProgress
+    from pipeline.speaking.voice import Voice
     from pipeline.units.codebook import Codebook
     from pipeline.work.cluster import ClusterConfig
 
@@ -40,6 +42,7 @@ class Subject:
         checkpoint: The speech LM: a checkpoint's folder, local or s3://, or a published name; None if no benchmark
             needs one.
         codebook_source: What its units come from: a run, a codebook's folder or a name.
+        run: The run, whose vocoder speaks; "" if there is none.
         output: Where units and results are kept: RUN/evaluation.
         config: The benchmarks' settings.
         cluster: How much of the cluster to use.
@@ -50,6 +53,7 @@ class Subject:
 
     checkpoint: str | None
     codebook_source: str
+    run: str
     output: str
     config: EvaluationConfig
     cluster: ClusterConfig
@@ -92,6 +96,14 @@ class Subject:
         assert self.checkpoint is not None
         return storage.join(self.output, name_of(self.checkpoint, self.output))
 
+    def voice(self, named: str | None) -> Voice:
+        """The voice of a name, or the one that belongs to the run or the units.
+
+        Raises:
+            TwistError: there is none, or it speaks other units.
+        """
+        return voice_for(self.codebook, named=named, run=self.run, device=self.device)
+
     def units(self, items: Sequence[AudioItem]) -> ItemUnits:
         """The units of a benchmark's audio, made once and kept.
 
@@ -114,8 +126,12 @@ class Subject:
         left_out: Iterable[LeftOut] = (),
         notes: Sequence[str] = (),
         needs_lm: bool = True,
+        other_models: Mapping[str, str] | None = None,
     ) -> Result:
-        """The result of a benchmark on this subject; takes and raises what `results.result_of` does."""
+        """The result of a benchmark on this subject; takes and raises what `results.result_of` does.
+
+        `other_models`: fingerprints of what else was used, such as `asr`.
+        """
         return results.result_of(
             benchmark,
             self.checkpoint if needs_lm and self.checkpoint is not None else self.codebook_source,
@@ -127,6 +143,7 @@ class Subject:
                 "data": data,
                 "codebook": self.codebook.fingerprint,
                 "model": self.model_fingerprint if needs_lm else None,
+                **(other_models or {}),
             },
             level=self.level,
             seed=self.seed,

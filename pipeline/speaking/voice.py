@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,6 +16,7 @@ from model.official_files import ARTEFACTS, VOCODER
 from model.training import checkpoint
 from model.vocoder.checkpoint import load_vocoder, local_vocoder
 from model.vocoder.synthesizer import Synthesizer, Utterance
+from model.weights_file import fingerprint_of_files
 from pipeline.errors import TwistError
 from pipeline.files import storage
 from pipeline.runs import CODEBOOK
@@ -64,6 +66,11 @@ class Voice:
         self.names = names
         self._speaker = names.speaker(speaker)
         self._style = names.style(style)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of its files."""
+        return fingerprint_of_files(Path(self.path))
 
     @property
     def sample_rate_hz(self) -> int:

@@ -1,0 +1,104 @@
+"""Continuations of spoken prompts by a speech LM, drawn once and kept.
+
+    <folder>/continuations/<key>.parquet    a row a continuation: item_id (the prompt's), number, units
+
+The key is a hash of the model, the prompts' units and how units are drawn.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.evaluation.results import LeftOut
+from pipeline.files import parquet, storage
+from pipeline.speaking.units import Units
+from pipeline.stage import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from model.lm.sampling_config import SamplingConfig
+    from pipeline.evaluation.item_units import ItemUnits
+    from pipeline.evaluation.subject import Subject
+
+SCHEMA = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("number", pa.int32(), nullable=False),
+        pa.field("units", pa.list_(pa.uint16()), nullable=False),
+    ]
+)
+# Prompts that are continued between two reports.
+PROMPTS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a model says after a prompt: units without repeats, [p] of the prompt and [n] of the model.
+
+    `name` is unique: the prompt's, and the number of the continuation where there are several.
+    """
+
+    name: str
+    item_id: str
+    prompt: NDArray[np.uint16]
+    units: NDArray[np.uint16]
+
+
+def continuations_of(
+    subject: Subject, prompts: ItemUnits, sampling: SamplingConfig, num_continuations: int
+) -> tuple[list[Continuation], str, list[LeftOut]]:
+    """Continuations of each prompt, a fingerprint of them all, and the prompts that leave no room for one.
+
+    Raises:
+        TwistError: the model cannot be loaded, speaks other units, or has too few positions.
+    """
+    usable = {
+        item_id: row.units
+        for item_id, row in prompts.of.items()
+        if sampling.max_length(len(row.units)) > len(row.units)
+    }
+    left_out = [
+        LeftOut(item_id, "too_long", f"a prompt of {len(row.units)} units leaves no room in {sampling.max_units}")
+        for item_id, row in prompts.of.items()
+        if item_id not in usable
+    ]
+    fingerprint = digest(
+        subject.model_fingerprint,
+        prompts.fingerprint,
+        json.dumps(asdict(sampling), sort_keys=True),
+        str(num_continuations),
+    )
+    uri = storage.join(subject.output, "continuations", f"{fingerprint[:16]}.parquet")
+    if not storage.exists(uri):
+        parquet.write(uri, _drawn(subject, usable, sampling, num_continuations))
+    continuations = []
+    for row in parquet.read(uri).to_pylist():
+        item_id = row["item_id"]
+        name = item_id if num_continuations == 1 else f"{item_id}-{row['number']}"
+        continuations.append(Continuation(name, item_id, usable[item_id], np.asarray(row["units"], np.uint16)))
+    return continuations, fingerprint, left_out
+
+
+def _drawn(
+    subject: Subject, prompts: Mapping[str, NDArray[np.uint16]], sampling: SamplingConfig, num_continuations: int
+) -> pa.Table:
+    ids = list(prompts)
+    rows = []
+    for start in range(0, len(ids), PROMPTS_AT_ONCE):
+        some = ids[start : start + PROMPTS_AT_ONCE]
+        drawn = subject.lm.continue_batch([Units(prompts[one]) for one in some], sampling, num_continuations)
+        for item_id, continuations in zip(some, drawn, strict=True):
+            rows += [
+                {"item_id": item_id, "number": number, "units": more.values}
+                for number, more in enumerate(continuations)
+            ]
+        subject.report(start + len(some), len(ids), "continued prompts")
+    return pa.Table.from_pylist(rows, SCHEMA)

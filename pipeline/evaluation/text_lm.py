@@ -1,0 +1,116 @@
+"""How likely a text LM finds texts: what GenPPL is made of.
+
+Texts are scored one by one, so that nothing depends on padding. A model with a BOS gets it before each text, whether or
+not its tokenizer adds it: then each token of the text is scored, and a text of one token has a score.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from model.device import pick_device
+from model.training import checkpoint
+from model.weights_file import fingerprint_of_files
+from pipeline.errors import TwistError
+from pipeline.files import parquet, storage
+from pipeline.stage import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from model.device import Device
+    from pipeline.progress import ReportProgress
+
+TEXTS_PER_REPORT = 32
+
+
+@dataclass(frozen=True)
+class TextLM:
+    """A causal LM of text, loaded when it is first to score something.
+
+    Attributes:
+        source: What the user calls it.
+        folder: Its folder on this machine.
+        device: Where it runs.
+    """
+
+    source: str
+    folder: Path
+    device: Device
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of its files, tokenizer and all."""
+        return fingerprint_of_files(self.folder)
+
+    def score(self, text: str) -> tuple[float, int]:
+        """Minus the log-probability of a text in nats, and the tokens that it is told of; 0 tokens if there are none.
+
+        Of a text longer than the model takes, its beginning is scored.
+
+        Raises:
+            TwistError: the model cannot be loaded.
+        """
+        import torch
+
+        model, tokenizer, max_ids = self._loaded
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+        before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        ids = [*before, *ids][:max_ids]
+        if len(ids) < 2:
+            return 0.0, 0
+        inputs = torch.tensor([ids], device=model.device)
+        with torch.inference_mode():
+            logits = model(input_ids=inputs).logits[0, :-1].float()
+        nats = torch.nn.functional.cross_entropy(logits, inputs[0, 1:], reduction="sum")
+        return float(nats), len(ids) - 1
+
+    @functools.cached_property
+    def _loaded(self) -> tuple[Any, Any, int]:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.folder)
+            model = AutoModelForCausalLM.from_pretrained(self.folder)
+        except (RuntimeError, ValueError, OSError, KeyError, TypeError) as error:
+            raise TwistError(f"{self.source} cannot be loaded as a text LM with its tokenizer: {error}") from error
+        max_ids = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
+        return model.to(pick_device(self.device)).eval(), tokenizer, int(max_ids)
+
+
+def find_text_lm(source: str, device: Device = "auto") -> TextLM:
+    """The text LM in a folder, local or s3://; it is not loaded yet.
+
+    Raises:
+        TwistError: there is no model in it.
+    """
+    if not storage.exists(storage.join(source, "config.json")):
+        raise TwistError(f"{source} is no text LM: give a folder with a causal LM of transformers (config.json)")
+    return TextLM(source, checkpoint.fetch(source), device)
+
+
+def nats_of_texts(
+    folder: str, texts: Sequence[str], lm: TextLM, report: ReportProgress
+) -> tuple[list[float], list[int]]:
+    """The nats and tokens of each text; made once and kept in `folder`.
+
+    Raises:
+        TwistError: the model cannot be loaded.
+    """
+    uri = storage.join(folder, "text_nats", f"{digest(lm.fingerprint, *texts)[:16]}.parquet")
+    if not storage.exists(uri):
+        scores = []
+        for number, text in enumerate(texts, start=1):
+            scores.append(lm.score(text))
+            if number % TEXTS_PER_REPORT == 0:
+                report(number, len(texts), "texts")
+        nats, num_tokens = zip(*scores, strict=True) if scores else ((), ())
+        table = pa.table({"nats": pa.array(nats, pa.float64()), "num_tokens": pa.array(num_tokens, pa.int32())})
+        parquet.write(uri, table)
+    kept = parquet.read(uri)
+    return kept["nats"].to_pylist(), kept["num_tokens"].to_pylist()
