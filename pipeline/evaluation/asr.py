@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from safetensors import SafetensorError
 
 from model.device import pick_device
 from model.training import checkpoint
@@ -148,7 +149,7 @@ def _load_transformers(folder: Path, device: Device) -> Callable[[NDArray[np.flo
 
     try:
         transcribe = pipeline("automatic-speech-recognition", model=str(folder), device=pick_device(device))
-    except (RuntimeError, ValueError, OSError, KeyError, TypeError) as error:
+    except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
         raise TwistError(f"{folder} cannot be loaded as an ASR by transformers: {error}") from error
     if transcribe.feature_extractor is None or transcribe.tokenizer is None:
         raise TwistError(f"{folder} lacks the files of its feature extractor or of its tokenizer")

@@ -29,7 +29,7 @@ from pipeline.evaluation.results import LeftOut
 from pipeline.evaluation.text_lm import find_text_lm, nats_of_texts
 from pipeline.evaluation.text_measures import auto_bleu_gslm, auto_bleu_slamkit, self_bleu
 from pipeline.evaluation.transcripts import as_heard, transcripts_of
-from pipeline.evaluation.utterances import held_out_segments, read_utterances, spread_out
+from pipeline.evaluation.utterances import Utterance, held_out_segments, read_utterances, spread_out
 from pipeline.evaluation.wavs import write_wavs
 from pipeline.evaluation.word_errors import MANY_REPEATS, most_repeats
 from pipeline.speaking.units import Units
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from pipeline.evaluation.continuations import Continuation
     from pipeline.evaluation.results import Result
     from pipeline.evaluation.subject import Subject
-    from pipeline.evaluation.utterances import Utterance
     from pipeline.speaking.voice import Voice
 
 RULE = "Slam's GenPPL: exp of the mean over utterances of nats a token, prompt and continuation in one transcript"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+from safetensors import SafetensorError
 
 from model.device import pick_device
 from model.training import checkpoint
@@ -75,10 +76,14 @@ class TextLM:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.folder)
-            model = AutoModelForCausalLM.from_pretrained(self.folder)
-        except (RuntimeError, ValueError, OSError, KeyError, TypeError) as error:
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+            model, report = AutoModelForCausalLM.from_pretrained(
+                self.folder, local_files_only=True, output_loading_info=True
+            )
+        except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
             raise TwistError(f"{self.source} cannot be loaded as a text LM with its tokenizer: {error}") from error
+        if report["missing_keys"]:  # transformers would fill them with random numbers
+            raise TwistError(f"{self.source} lacks tensors of its model, {min(report['missing_keys'])} among them")
         max_ids = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
         return model.to(pick_device(self.device)).eval(), tokenizer, int(max_ids)
 
