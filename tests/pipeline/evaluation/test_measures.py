@@ -35,6 +35,15 @@ def test_an_interval_is_as_wide_as_theory_says():
     assert (found.high - found.low) / 2 == pytest.approx(1.96 * math.sqrt(0.25 / 2000), rel=0.1)
 
 
+def test_a_geometric_mean_of_two_columns_is_that_of_their_means():
+    counts = [True, True, True, False]
+    items = table([0.5, 1.0, 0.0, 1.0], other=[0.2, 0.4, 0.6, 9.0], counts=counts)
+    found = figure(items, Measure("both", "right", geometric_with="other", where="counts"), level=0.95, seed=0)
+    assert found.value == pytest.approx(math.sqrt(0.5 * 0.4))
+    assert 0 <= found.low <= found.value <= found.high
+    assert found.num_items == 3
+
+
 def test_items_of_one_group_are_no_independent_evidence():
     rng = np.random.default_rng(0)
     words = rng.integers(0, 2, 200)
