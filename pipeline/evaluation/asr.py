@@ -59,9 +59,9 @@ class Asr:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a result says about it: all that changes a transcript."""
+        """What a result says about it: all that changes a transcript, wherever the model lies."""
         return {
-            "asr": self.source,
+            "asr": self.fingerprint,
             "asr_library": self.kind,
             "language": "en",
             "beam_size": 1,

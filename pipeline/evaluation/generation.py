@@ -120,13 +120,13 @@ def generation(subject: Subject) -> list[Result]:
     settings = {
         **asdict(config),
         "source": config.source or subject.run,
-        "vocoder": spoken.voice.path,
+        "text_lm": text_lm.fingerprint,
         "bos": "before each text, where the text LM has one",
         "words": f"of {NORMALIZER}; slamkit's auto-BLEU: NLTK's of the transcript as it is",
         "many_repeats": MANY_REPEATS,
         **asr.settings,
     }
-    del settings["wavs"]
+    del settings["wavs"], settings["vocoder"]  # files; the voice is part of what is measured
     return [
         subject.result(
             "generation",
@@ -136,6 +136,7 @@ def generation(subject: Subject) -> list[Result]:
             settings=settings,
             data=digest(units.fingerprint, fingerprint),
             left_out=[*too_short, *units.left_out, *without_room],
+            notes=[f"Spoken by {spoken.voice.path}, heard by {asr.source}, judged by {text_lm.source}."],
             other_models={
                 "asr": asr.fingerprint,
                 "text_lm": text_lm.fingerprint,

@@ -60,6 +60,10 @@ PUBLISHED = (
     *_of("salmon", "rir_consistency, mean", "SALMon", "mean", {"TWIST-7B": 62.0}),
     *_of("salmon", "sentiment_alignment, mean", "SALMon", "mean", {"TWIST-7B": 51.5}),
     *_of("salmon", "bg_alignment, mean", "SALMon", "mean", {"TWIST-7B": 54.5}),
+    *(
+        Published("generation", "GenPPL, with prompt", model, value, SLAMKIT, "Whisper large-v3-turbo, Llama-3.2-1B")
+        for model, value in {"TWIST-1.3B": 132.0, "TWIST-7B": 94.0, "Slam": 62.8}.items()
+    ),
     # Word error rates of resynthesized speech; the paper names neither the test set nor a normalizer.
     *_of("resynthesis", "WER", "TWIST, table 5", "Whisper small", {"500 units, 25 Hz": 16, "500 units, 50 Hz": 17}),
 )

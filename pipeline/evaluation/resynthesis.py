@@ -97,7 +97,6 @@ def resynthesis(subject: Subject) -> list[Result]:
         "split": config.split,
         "max_items": config.max_items,
         "durations": config.durations,
-        "vocoder": spoken.voice.path,
         "normalizer": NORMALIZER,
         "many_repeats": MANY_REPEATS,
         **asr.settings,
@@ -111,6 +110,7 @@ def resynthesis(subject: Subject) -> list[Result]:
             settings=settings,
             data=units.fingerprint,
             left_out=left_out,
+            notes=[f"Spoken by {spoken.voice.path}, heard by {asr.source}."],
             needs_lm=False,
             other_models={"asr": asr.fingerprint, "vocoder": spoken.voice.fingerprint},
         )

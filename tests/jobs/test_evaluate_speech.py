@@ -75,7 +75,8 @@ def test_resynthesis_from_audio_to_word_errors_once(twist, spoken, models, tmp_p
     told = json.loads(twist(*command).stdout)
     assert told["left_out"] == {"missing": 1, "no_text": 1, "too_short": 1, "unreadable": 1}
     assert told["fingerprints"].keys() == {"data", "codebook", "model", "asr", "vocoder"}
-    assert told["settings"]["asr"] == str(models / "asr")
+    assert told["settings"]["asr"] == told["fingerprints"]["asr"]
+    assert str(models / "asr") in told["notes"][0]
     (items,) = output.glob("codebook-*/resynthesis.parquet")
     rows = pq.read_table(items).to_pylist()
     assert [row["said"] for row in rows] == TEXTS
