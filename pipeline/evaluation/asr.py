@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 Kind = Literal["transformers", "faster-whisper"]
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 WINDOW_S = 30.0
+# Samples; models for CTC need some to hear anything. What is shorter gets silence behind it.
+SHORTEST = SAMPLE_RATE_HZ // 10
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ class Asr:
             TwistError: the model cannot be loaded.
         """
         window = int(WINDOW_S * SAMPLE_RATE_HZ)
-        texts = [self._hear(wav[start : start + window]) for start in range(0, len(wav), window)]
+        pieces = (wav[start : start + window] for start in range(0, len(wav), window))
+        texts = [self._hear(np.pad(piece, (0, max(0, SHORTEST - len(piece))))) for piece in pieces]
         return " ".join(text for text in texts if text)
 
     @functools.cached_property

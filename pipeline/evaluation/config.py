@@ -8,6 +8,7 @@ from typing import Literal
 from model.lm.sampling_config import SamplingConfig
 from model.lm.scoring_config import ScoringConfig
 from pipeline.errors import TwistError
+from pipeline.files import storage
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ class ResynthesisConfig:
     def __post_init__(self) -> None:
         if self.max_items is not None and self.max_items < 1:
             raise TwistError(f"evaluation.resynthesis.max_items is {self.max_items}; it must be at least 1")
+        _require_local("resynthesis", self.wavs)
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,12 @@ class GenerationConfig:
             raise TwistError(
                 f"evaluation.generation.num_continuations is {self.num_continuations}; it must be at least 1"
             )
+        _require_local("generation", self.wavs)
+
+
+def _require_local(benchmark: str, wavs: str | None) -> None:
+    if wavs is not None and storage.is_s3(wavs):
+        raise TwistError(f"evaluation.{benchmark}.wavs is {wavs}; it must be a folder on this machine")
 
 
 @dataclass(frozen=True)

@@ -86,10 +86,11 @@ def transcripts_of(
 
 def as_heard(wav: NDArray[np.float32], sample_rate_hz: int) -> NDArray[np.float32] | AudioError:
     """What a voice said, wav [S] of its own rate, at 16 kHz. A voice that says nothing is heard, too: as silence."""
+    silence = np.zeros(SAMPLE_RATE_HZ, np.float32)
     try:
-        return as_16_khz(wav, sample_rate_hz)
+        return as_16_khz(wav, sample_rate_hz) if len(wav) else silence
     except AudioError as error:
-        return np.zeros(SAMPLE_RATE_HZ, np.float32) if error.reason == "silent" else error
+        return silence if error.reason == "silent" else error
 
 
 def _hear(item_ids: Sequence[str], read: Read, asr: Asr) -> pa.Table:

@@ -77,7 +77,7 @@ def test_resynthesis_from_audio_to_word_errors_once(twist, spoken, models, tmp_p
     assert told["fingerprints"].keys() == {"data", "codebook", "model", "asr", "vocoder"}
     assert told["settings"]["asr"] == told["fingerprints"]["asr"]
     assert str(models / "asr") in told["notes"][0]
-    (items,) = output.glob("codebook-*/resynthesis.parquet")
+    (items,) = output.glob("units-*/resynthesis.parquet")
     rows = pq.read_table(items).to_pylist()
     assert [row["said"] for row in rows] == TEXTS
     assert [row[GROUP] for row in rows] == ["speaker0", "speaker1", "speaker0"]

@@ -61,6 +61,13 @@ def test_long_audio_is_heard_in_pieces(write, tmp_path):
     assert asr(long) == f"{asr(long[:window])} {asr(long[window:])}"
 
 
+@pytest.mark.parametrize("write", [write_ctc, write_whisper])
+def test_a_stretch_too_short_for_a_word_is_no_error(write, tmp_path):
+    asr = find_asr(str(write(tmp_path / "asr")), "cpu")
+    assert asr(noise(0)) == ""
+    assert isinstance(asr(noise(1 / SAMPLE_RATE_HZ)), str)
+
+
 def test_other_weights_and_other_words_have_other_fingerprints(tmp_path):
     first, second = (find_asr(str(write_ctc(tmp_path / name)), "cpu") for name in ("first", "second"))
     assert first.fingerprint == second.fingerprint

@@ -61,6 +61,8 @@ def test_an_interruption_costs_only_the_last_items(tmp_path):
 
 def test_a_silent_voice_is_heard_as_silence():
     assert len(as_heard(np.ones(22_050, np.float32), 22_050)) == SAMPLE_RATE_HZ
-    silence = as_heard(np.zeros(22_050, np.float32), 22_050)
-    assert isinstance(silence, np.ndarray)
-    assert not silence.any()
+    for num_samples in (22_050, 0):
+        silence = as_heard(np.zeros(num_samples, np.float32), 22_050)
+        assert isinstance(silence, np.ndarray)
+        assert len(silence)
+        assert not silence.any()
