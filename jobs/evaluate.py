@@ -69,20 +69,37 @@ def _perplexity(recipe: Recipe, given: Namespace, folder: str, output: str) -> N
     from pipeline.evaluation.subject import name_of
 
     shards = given.shards or storage.join(recipe.run, "shards")
-    evaluation = evaluate_perplexity(folder, shards, given.split, given.max_units, level=given.level, seed=given.seed)
+    evaluation = evaluate_perplexity(
+        folder,
+        shards,
+        given.split,
+        given.max_units,
+        level=given.level,
+        seed=given.seed,
+        device=given.device,
+        dtype=given.dtype,
+    )
+    print(json.dumps(evaluation.as_dict()) if given.json else table(evaluation), flush=True)
     if output:
-        results.write(storage.join(output, name_of(folder, output)), evaluation.result)
-    print(json.dumps(evaluation.as_dict()) if given.json else table(evaluation))
+        try:
+            results.write(storage.join(output, name_of(folder, output)), evaluation.result)
+        except OSError as error:  # another's run can be measured, too
+            speech_options.warner("evaluate")(f"the result cannot be kept: {error}")
 
 
 def _names(recipe: Recipe, given: Namespace) -> list[str]:
     """The benchmarks to measure, each once."""
-    names = list(dict.fromkeys(given.names))
-    if ALL not in names:
-        return names
-    config = recipe.evaluation
-    has_shards = given.shards or storage.exists(storage.join(recipe.run, "shards", "dataset.json"))
-    return [*([PERPLEXITY] if has_shards else []), *(name for name, data in _data_of(config).items() if data)]
+    named = [name for name in given.names if name != ALL]
+    if ALL in given.names:
+        has_shards = given.shards or storage.exists(storage.join(recipe.run, "shards", "dataset.json"))
+        named += [PERPLEXITY] if has_shards else []
+        named += [name for name, data in _data_of(recipe.evaluation).items() if data]
+        if not named:
+            raise TwistError(
+                f"there is nothing to measure on: no shards in {recipe.run or 'a run'}, and the recipe's `evaluation:` "
+                f"names no data of {', '.join(_data_of(recipe.evaluation))}"
+            )
+    return list(dict.fromkeys(named))
 
 
 def _data_of(config: EvaluationConfig) -> dict[str, str | None]:
@@ -126,6 +143,7 @@ def _subject(recipe: Recipe, given: Namespace, folder: str | None, output: str, 
         config=recipe.evaluation,
         cluster=recipe.cluster,
         device=given.device,
+        dtype=given.dtype,
         report=report,
         level=given.level,
         seed=given.seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,28 @@ if TYPE_CHECKING:
     from jsonargparse import Namespace
 
     from jobs.recipe import Recipe
+    from pipeline.evaluation.config import EvaluationConfig
 
 PACKAGES = "working_dir_files"  # Ray unpacks a job's files in .../runtime_resources/working_dir_files/_ray_pkg_...
-OPTIONS = ("run", "audio", "root", "shards", "checkpoints", "checkpoint", "output_file")
+OPTIONS = ("run", "audio", "root", "shards", "checkpoints", "checkpoint", "output_file", "output", "input_file")
+LISTS = ("places", "runs")
 MODEL_OPTIONS = ("codebook", "vocoder")
 MODELS = ("encoder.path", "codebook.path", "language.audio.model", "train.init", "pretrain.init", "vocoder.init")
 """Options and settings that name a model or its folder; only what holds a slash is a path for sure."""
+
+# Settings of benchmarks that are paths.
+DATA = (
+    "folder",
+    "submission",
+    "spoken",
+    "topic",
+    "source",
+    "audio",
+    "alignments",
+    "items",
+    "speakers",
+    "wavs",
+)
 
 
 def refuse_relative_paths(recipe: Recipe, given: Namespace, sections: Sequence[str]) -> None:
@@ -41,6 +58,10 @@ def refuse_relative_paths(recipe: Recipe, given: Namespace, sections: Sequence[s
 def _paths(recipe: Recipe, given: Namespace, sections: Sequence[str]) -> Iterator[tuple[str, Any]]:
     for option in OPTIONS:
         yield option, given.get(option)
+    for option in LISTS:
+        yield from ((option, path) for path in given.get(option) or ())
+    if "evaluation" in sections:
+        yield from _paths_of_data(recipe.evaluation)
     if "corpora" in sections and not given.get("audio") and not given.get("root"):
         for corpus in recipe.corpora:
             yield "corpora.root", corpus.root
@@ -55,3 +76,13 @@ def _paths(recipe: Recipe, given: Namespace, sections: Sequence[str]) -> Iterato
             value = getattr(value, key, None)
         if isinstance(value, str) and "/" in value:
             yield name, value
+
+
+def _paths_of_data(evaluation: EvaluationConfig) -> Iterator[tuple[str, Any]]:
+    """The data that benchmarks are measured on, and where they write: all text settings but a few are paths."""
+    for benchmark in fields(evaluation):
+        settings = getattr(evaluation, benchmark.name)
+        for field in fields(settings):
+            value = getattr(settings, field.name)
+            if isinstance(value, str) and field.name in DATA:
+                yield f"evaluation.{benchmark.name}.{field.name}", value

@@ -17,18 +17,21 @@ if TYPE_CHECKING:
 MEAN = "mean"
 
 
-def speakers_of(samples: UnitSamples) -> NDArray[np.int32]:
-    """A number for the speaker of each sample, [num_samples]; where that is not known, for its recording."""
+def speakers_of(samples: UnitSamples) -> list[str]:
+    """The speaker of each sample, with the corpus; where that is not known, its recording."""
     rows = samples.manifest_rows()
-    speakers = np.empty(len(rows), np.int32)
-    numbers: dict[tuple[bool, str], int] = {}
+    speakers: list[str] = []
+    one_each: dict[str, str] = {}
     first_row = start = 0
-    for table in samples.dataset.rows(["speaker", "segment_id"]):
+    for table in samples.dataset.rows(["speaker", "segment_id", "corpus"]):
         end = int(np.searchsorted(rows, first_row + len(table)))
         here = table.take(pa.array(rows[start:end] - first_row))
-        pairs = zip(here["speaker"].to_pylist(), here["segment_id"].to_pylist(), strict=True)
-        owners = ((True, name) if name is not None else (False, id.rpartition("#")[0]) for name, id in pairs)
-        speakers[start:end] = [numbers.setdefault(owner, len(numbers)) for owner in owners]
+        told = zip(*(here[name].to_pylist() for name in ("corpus", "speaker", "segment_id")), strict=True)
+        owners = (
+            f"recording {segment_id.rpartition('#')[0]}" if speaker is None else f"{corpus} speaker {speaker}"
+            for corpus, speaker, segment_id in told
+        )
+        speakers += [one_each.setdefault(owner, owner) for owner in owners]
         first_row += len(table)
         start = end
     return speakers

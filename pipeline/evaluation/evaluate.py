@@ -20,12 +20,15 @@ from pipeline.files import storage
 from pipeline.synthetic import mini_benchmark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
+    from pipeline.evaluation.config import Slm21Config
     from pipeline.evaluation.measures import Measure
     from pipeline.evaluation.pairs import Pair
     from pipeline.evaluation.results import LeftOut, Result
     from pipeline.evaluation.subject import Subject
+
+    AddMeasures = Callable[[pa.Table], tuple[pa.Table, list[Measure]]]
 
 # The rules by which papers print their figures; `pipeline.evaluation.table` sets these beside ours.
 RULES = {
@@ -53,57 +56,43 @@ class PairBenchmark:
     name: str
     rule: str
     read: Callable[[], tuple[list[Pair], list[LeftOut]]]
-    measures: Callable[[pa.Table], tuple[pa.Table, list[Measure]]]
+    measures: AddMeasures
     settings: dict[str, Any]
 
 
-def swuggy(subject: Subject) -> list[Result]:
+def swuggy(subject: Subject) -> Iterator[Result]:
     """sWUGGY: is a word likelier than a non-word that sounds alike?
 
     Raises:
         TwistError: no data is named or its layout does not fit; and as `measure_pairs`.
     """
-    config = subject.config.swuggy
-    folder = _given("swuggy", "folder", config.folder)
-    result, scores = measure_pairs(
-        subject,
-        PairBenchmark(
-            "swuggy",
-            RULES["swuggy"],
-            lambda: slm21.read_pairs(folder, "lexical", config.split),
-            slm21.lexical_measures,
-            {"folder": folder, "split": config.split},
-        ),
-    )
-    if config.submission:
-        submission.write(config.submission, "lexical", config.split, scores, result.left_out)
-    return [result]
+    return _slm21(subject, "swuggy", subject.config.swuggy, "lexical", slm21.lexical_measures)
 
 
-def sblimp(subject: Subject) -> list[Result]:
+def sblimp(subject: Subject) -> Iterator[Result]:
     """sBLIMP: is a grammatical sentence likelier than one that is not?
 
     Raises:
         TwistError: no data is named or its layout does not fit; and as `measure_pairs`.
     """
-    config = subject.config.sblimp
-    folder = _given("sblimp", "folder", config.folder)
-    result, scores = measure_pairs(
-        subject,
-        PairBenchmark(
-            "sblimp",
-            RULES["sblimp"],
-            lambda: slm21.read_pairs(folder, "syntactic", config.split),
-            slm21.syntactic_measures,
-            {"folder": folder, "split": config.split},
-        ),
-    )
+    return _slm21(subject, "sblimp", subject.config.sblimp, "syntactic", slm21.syntactic_measures)
+
+
+def _slm21(
+    subject: Subject, name: str, config: Slm21Config, task: slm21.Task, measures: AddMeasures
+) -> Iterator[Result]:
+    folder = _given(name, "folder", config.folder)
+    if config.submission and not slm21.has_gold(folder, task, config.split):
+        raise TwistError(f"a submission is of the challenge's own files, and {folder} has no {task}/{config.split}")
+    settings = {"folder": folder, "split": config.split}
+    read = functools.partial(slm21.read_pairs, folder, task, config.split)
+    result, scores = measure_pairs(subject, PairBenchmark(name, RULES[name], read, measures, settings))
+    yield result  # before a submission is refused: what was measured is kept
     if config.submission:
-        submission.write(config.submission, "syntactic", config.split, scores, result.left_out)
-    return [result]
+        submission.write(config.submission, task, config.split, scores, result.left_out)
 
 
-def storycloze(subject: Subject) -> list[Result]:
+def storycloze(subject: Subject) -> Iterator[Result]:
     """Spoken StoryCloze: is the right ending of a story likelier? A result each for sSC and tSC, of those given.
 
     Raises:
@@ -117,10 +106,11 @@ def storycloze(subject: Subject) -> list[Result]:
         PairBenchmark(name, RULES[name], functools.partial(numbered_pairs, folder, "_"), _all_pairs, {"folder": folder})
         for name, folder in folders.items()
     ]
-    return [measure_pairs(subject, benchmark)[0] for benchmark in benchmarks]
+    for benchmark in benchmarks:
+        yield measure_pairs(subject, benchmark)[0]
 
 
-def salmon_parts(subject: Subject) -> list[Result]:
+def salmon_parts(subject: Subject) -> Iterator[Result]:
     """SALMon: does the model hear changes and misfits of voice, room, background and mood?
 
     Raises:
@@ -130,10 +120,10 @@ def salmon_parts(subject: Subject) -> list[Result]:
     benchmark = PairBenchmark(
         "salmon", RULES["salmon"], lambda: salmon.read_pairs(folder), _by_part, {"folder": folder}
     )
-    return [measure_pairs(subject, benchmark)[0]]
+    yield measure_pairs(subject, benchmark)[0]
 
 
-def own_pairs(subject: Subject) -> list[Result]:
+def own_pairs(subject: Subject) -> Iterator[Result]:
     """Pairs of the user's own.
 
     Raises:
@@ -144,7 +134,7 @@ def own_pairs(subject: Subject) -> list[Result]:
     benchmark = PairBenchmark(
         config.name, RULES["pairs"], lambda: pair_files.read_pairs(source), _all_pairs, {"source": source}
     )
-    return [measure_pairs(subject, benchmark)[0]]
+    yield measure_pairs(subject, benchmark)[0]
 
 
 def measure_pairs(subject: Subject, benchmark: PairBenchmark) -> tuple[Result, dict[str, float]]:

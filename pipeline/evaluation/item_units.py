@@ -8,6 +8,7 @@ The key is a hash of the codebook, the items' names, and the names, sizes and ag
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from pipeline.stage import digest
 from pipeline.units.encode import UnitEncoder, run_lengths
 from pipeline.work import dataflow
 from pipeline.work.plan import WorkPlan, name_chunks
+from pipeline.work.retry import parts_to_retry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from pipeline.units.codebook import Codebook
     from pipeline.work.cluster import ClusterConfig
     from pipeline.work.plan import Chunk
+
+    RunLengths = tuple[NDArray[np.uint16], NDArray[np.uint16]]
 
 SCHEMA = pa.schema(
     [
@@ -103,22 +107,9 @@ class EncodeItems:
     def __call__(self, chunk: Chunk, clips: Sequence[Clip | AudioError]) -> pa.Table:
         outcomes = [clip if isinstance(clip, AudioError) else self._whole(clip) for clip in clips]
         frames = iter(self._encode([wav for wav in outcomes if not isinstance(wav, AudioError)]))
-        rows = [
-            (outcome, None) if isinstance(outcome, AudioError) else (None, run_lengths(next(frames)))
-            for outcome in outcomes
-        ]
         durations_s = [0.0 if isinstance(clip, AudioError) else clip.duration_s for clip in clips]
-        return pa.table(
-            {
-                "item_id": list(chunk.ids),
-                "duration_s": durations_s,
-                "units": [units and units[0] for _, units in rows],
-                "durations": [units and units[1] for _, units in rows],
-                "drop_reason": [error and error.reason for error, _ in rows],
-                "drop_detail": [error and error.detail for error, _ in rows],
-            },
-            schema=SCHEMA,
-        )
+        made = [outcome if isinstance(outcome, AudioError) else run_lengths(next(frames)) for outcome in outcomes]
+        return _part(chunk.ids, durations_s, made)
 
     def _whole(self, clip: Clip) -> NDArray[np.float32] | AudioError:
         """The samples of an undamaged clip: half a word is another item."""
@@ -153,7 +144,7 @@ def units_of_items(
     """
     ids = [item.item_id for item in items]
     if len(set(ids)) != len(ids):
-        twice = next(item_id for item_id in ids if ids.count(item_id) > 1)
+        ((twice, _),) = Counter(ids).most_common(1)
         raise TwistError(f"the benchmark has two items that are called {twice}")
     with ThreadPoolExecutor(HEADERS_AT_ONCE) as threads:
         headers = list(threads.map(_look_at, items))
@@ -167,6 +158,8 @@ def units_of_items(
         return ItemUnits({}, tuple(left_out), digest(codebook.fingerprint), digest())
     audio = _audio_fingerprint(found)
     parts = storage.absolute(storage.join(folder, "units", digest(codebook.fingerprint, audio)[:16]))
+    for uri in parts_to_retry(parts):
+        storage.delete(uri)
     dataflow.run_chunks(
         WorkPlan.of(_plan(found), "item_id"),
         parts,
@@ -232,15 +225,20 @@ def _plan(found: Sequence[tuple[AudioItem, tuple[float, str]]]) -> pa.Table:
 
 
 def _all_left_out(chunk: Chunk, error: AudioError) -> pa.Table:
-    num = len(chunk.ids)
+    return _part(chunk.ids, [0.0] * len(chunk.ids), [error] * len(chunk.ids))
+
+
+def _part(ids: Sequence[str], durations_s: Sequence[float], made: Sequence[RunLengths | AudioError]) -> pa.Table:
+    units = [None if isinstance(one, AudioError) else one for one in made]
+    errors = [one if isinstance(one, AudioError) else None for one in made]
     return pa.table(
         {
-            "item_id": list(chunk.ids),
-            "duration_s": [0.0] * num,
-            "units": [None] * num,
-            "durations": [None] * num,
-            "drop_reason": [error.reason] * num,
-            "drop_detail": [error.detail] * num,
+            "item_id": list(ids),
+            "duration_s": list(durations_s),
+            "units": [one and one[0] for one in units],
+            "durations": [one and one[1] for one in units],
+            "drop_reason": [error and error.reason for error in errors],
+            "drop_detail": [error and error.detail for error in errors],
         },
         schema=SCHEMA,
     )

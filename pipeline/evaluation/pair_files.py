@@ -6,17 +6,12 @@ pairs.csv: positive,negative[,id][,group]            (or .tsv; paths relative to
 
 from __future__ import annotations
 
-import csv
-import io
-
 from pipeline.audio.read import AUDIO_SUFFIXES
 from pipeline.errors import TwistError
 from pipeline.evaluation.item_units import AudioItem
 from pipeline.evaluation.pairs import Pair
 from pipeline.evaluation.results import LeftOut
-from pipeline.files import storage
-
-TABLES = {".csv": ",", ".tsv": "\t"}
+from pipeline.files import csv_table, storage
 
 
 def read_pairs(source: str) -> tuple[list[Pair], list[LeftOut]]:
@@ -25,8 +20,7 @@ def read_pairs(source: str) -> tuple[list[Pair], list[LeftOut]]:
     Raises:
         TwistError: there are none, or the table lacks a column or has an id twice.
     """
-    suffix = source[-4:].lower()
-    return _of_table(source, TABLES[suffix]) if suffix in TABLES else _of_folder(source)
+    return _of_table(source) if source.lower().endswith((".csv", ".tsv")) else _of_folder(source)
 
 
 def _of_folder(folder: str) -> tuple[list[Pair], list[LeftOut]]:
@@ -49,20 +43,11 @@ def _of_folder(folder: str) -> tuple[list[Pair], list[LeftOut]]:
     return pairs, left_out
 
 
-def _of_table(uri: str, delimiter: str) -> tuple[list[Pair], list[LeftOut]]:
-    try:
-        text = storage.read_bytes(uri).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise TwistError(f"there is no table {uri}") from None
-    except UnicodeDecodeError as error:
-        raise TwistError(f"{uri} is not in UTF-8: {error}") from error
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    if missing := [name for name in ("positive", "negative") if name not in (reader.fieldnames or ())]:
-        raise TwistError(f"{uri} lacks the columns {', '.join(missing)}; it has {', '.join(reader.fieldnames or ())}")
+def _of_table(uri: str) -> tuple[list[Pair], list[LeftOut]]:
     folder = uri.rpartition("/")[0] or "."
     pairs: dict[str, Pair] = {}
     left_out = []
-    for number, row in enumerate(reader, start=2):
+    for number, row in csv_table.read_rows(uri, ("positive", "negative")):
         pair_id = row.get("id") or str(number)
         if pair_id in pairs:
             raise TwistError(f"{uri}, line {number}: the id {pair_id} was there before")

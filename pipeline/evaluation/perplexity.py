@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 from model.lm.confidence import MEAN, perplexity_intervals, speakers_of
 from model.lm.loader import UnitSamples
 from model.lm.perplexity import PerplexityReport, report_of, sample_nll, unigram_perplexity, unit_counts
-from model.lm.speech_lm import load_speech_lm
 from model.training import checkpoint
 from model.weights_file import fingerprint_of_folder
 from pipeline.errors import TwistError
@@ -20,9 +19,14 @@ from pipeline.evaluation.measures import GROUP, Figure, Measure
 from pipeline.evaluation.results import Result
 from pipeline.printable import printable
 from pipeline.shards import open_dataset
+from pipeline.speaking.speech_lm import load_lm
+from pipeline.text_table import in_columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from model.device import Device
+    from pipeline.speaking.voice import DType
 
 MEAN_OF_CORPORA = Measure("mean of corpora", "nats", "num_targets", mean_over="corpus", exponential=True)
 
@@ -55,29 +59,38 @@ class Evaluation:
 
 
 def evaluate_perplexity(
-    checkpoint_folder: str, shards: str, split: str, max_units: int, *, level: float = 0.95, seed: int = 0
+    checkpoint_folder: str,
+    shards: str,
+    split: str,
+    max_units: int,
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+    device: Device = "auto",
+    dtype: DType = "float32",
 ) -> Evaluation:
     """Perplexity of a checkpoint on one split, and of a unigram model of the training units on the same targets.
 
     Args:
-        checkpoint_folder: A speech LM's folder, local or s3://.
+        checkpoint_folder: A speech LM's folder, local or s3://, or a published name.
         shards: The shards' folder.
         split: One of the shards' splits.
         max_units: Most units of a sample; longer samples are cut.
         level: Level of the confidence intervals, by corpus and of the mean: bootstrap over speakers (over recordings
             if speakers are not known).
         seed: Seed of the bootstrap.
+        device: Where the model runs.
+        dtype: What it computes in.
 
     Raises:
         TwistError: the checkpoint or the shards are missing or damaged, or their units come from different codebooks.
     """
     dataset = open_dataset(shards)
-    folder = checkpoint.fetch(checkpoint_folder)
-    model, vocabulary = load_speech_lm(str(folder))
-    vocabulary = vocabulary.for_dataset(dataset)
+    lm = load_lm(checkpoint_folder, device, dtype)
+    vocabulary = lm.vocabulary.for_dataset(dataset)
     samples = UnitSamples(dataset, split, max_units)
     counts = unit_counts(UnitSamples(dataset, "train", max_units), vocabulary)
-    nll = sample_nll(model, vocabulary, samples)
+    nll = sample_nll(lm.model, vocabulary, samples)
     if not np.isfinite(nll).all():
         raise TwistError(
             f"{checkpoint_folder} gives samples of {shards} likelihoods that are not finite, though its weights are; "
@@ -86,7 +99,7 @@ def evaluate_perplexity(
     speakers = speakers_of(samples)
     intervals = perplexity_intervals(nll, samples.num_units - 1, samples.corpora(), speakers, level=level, seed=seed)
     report, unigram = report_of(nll, samples), unigram_perplexity(counts, samples)
-    settings = {"split": split, "max_units": max_units, "interval_level": level, "seed": seed}
+    settings = {"split": split, "max_units": max_units, "dtype": dtype, "interval_level": level, "seed": seed}
     items = _items(nll, samples, speakers)
     result = Result(
         benchmark="perplexity" if split == "validation" else f"perplexity-{split}",
@@ -99,7 +112,7 @@ def evaluate_perplexity(
         fingerprints={
             "data": dataset.fingerprint,
             "codebook": dataset.info["codebook"]["fingerprint"],
-            "model": fingerprint_of_folder(folder),
+            "model": fingerprint_of_folder(checkpoint.fetch(lm.path)),
         },
     )
     return Evaluation(
@@ -107,13 +120,13 @@ def evaluate_perplexity(
     )
 
 
-def _items(nll: NDArray[np.float64], samples: UnitSamples, speakers: NDArray[np.int32]) -> pa.Table:
-    """A row a sample: its place in the manifest, its speaker's number, its corpus, its nats and units scored."""
+def _items(nll: NDArray[np.float64], samples: UnitSamples, speakers: list[str]) -> pa.Table:
+    """A row a sample: its place in the manifest, its speaker, its corpus, its nats and units scored."""
     corpora = np.asarray(samples.corpora())
     items = pa.table(
         {
             "item_id": pa.array(samples.manifest_rows()).cast(pa.string()),
-            GROUP: pa.array(speakers).cast(pa.string()),
+            GROUP: speakers,
             "corpus": corpora,
             "nats": nll,
             "num_targets": samples.num_units - 1,
@@ -151,11 +164,4 @@ def table(evaluation: Evaluation) -> str:
         interval = f"{low:.2f} to {high:.2f}" if low < high else "one speaker"
         unigram = f"{unigrams[name].perplexity:.2f}"
         rows.append((printable(name), f"{score.perplexity:.2f}", interval, unigram, f"{score.num_targets:,}"))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
-    return "\n".join([*lines, f"units of {evaluation.num_samples:,} samples held to {evaluation.held_to}"])
+    return "\n".join([*in_columns(rows), f"units of {evaluation.num_samples:,} samples held to {evaluation.held_to}"])

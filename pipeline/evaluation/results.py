@@ -7,6 +7,7 @@ RUN/evaluation/<checkpoint>/<name>.parquet     a row an item: its scores, from w
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from pipeline.errors import TwistError
 from pipeline.evaluation.measures import Figure, Measure, figure, require_columns
 from pipeline.files import foreign_json, parquet, storage
 from pipeline.printable import printable
+from pipeline.text_table import in_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -121,6 +123,9 @@ def result_of(
         why = f": {left_out[0].item_id} is {left_out[0].reason} ({left_out[0].detail})" if left_out else ""
         raise TwistError(f"{benchmark}: none of {len(left_out)} items has a score{why}")
     figures = {measure.name: figure(items, measure, level=level, seed=seed) for measure in measures}
+    # Of what no item counts for there is no figure: nobody could read a NaN in JSON.
+    measures = [measure for measure in measures if figures[measure.name].num_items]
+    figures = {measure.name: figures[measure.name] for measure in measures}
     settings = {**settings, "interval_level": level, "seed": seed}
     return Result(
         benchmark,
@@ -142,7 +147,7 @@ def as_json(result: Result) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "benchmark": result.benchmark,
         "subject": result.subject,
-        "figures": {name: asdict(figure) for name, figure in result.figures.items()},
+        "figures": {name: _finite(asdict(figure)) for name, figure in result.figures.items()},
         "rule": result.rule,
         "settings": result.settings,
         "fingerprints": result.fingerprints,
@@ -151,6 +156,11 @@ def as_json(result: Result) -> dict[str, Any]:
         "notes": result.notes,
         "measures": [asdict(measure) for measure in result.measures],
     }
+
+
+def _finite(figure: dict[str, Any]) -> dict[str, Any]:
+    """A figure with null for what JSON has no number for, such as the perplexity of a model that excludes a unit."""
+    return {name: value if math.isfinite(value or 0) else None for name, value in figure.items()}
 
 
 def write(folder: str, result: Result) -> str:
@@ -173,7 +183,10 @@ def read(uri: str) -> Told:
             content["benchmark"],
             content["subject"],
             tuple(Measure(**measure) for measure in content["measures"]),
-            {name: Figure(**figure) for name, figure in content["figures"].items()},
+            {
+                name: Figure(**{**figure, "value": math.nan if figure["value"] is None else figure["value"]})
+                for name, figure in content["figures"].items()
+            },
             content["settings"],
             content["fingerprints"],
             content["rule"],
@@ -191,14 +204,7 @@ def as_text(result: Result) -> str:
     for measure in result.measures:
         figure = result.figures[measure.name]
         rows.append((measure.name, number(figure.value), spread(figure), f"{figure.num_items:,} items"))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [f"{result.benchmark}: {result.subject} ({result.rule})"]
-    lines += [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
+    lines = [f"{result.benchmark}: {result.subject} ({result.rule})", *in_columns(rows)]
     reasons = Counter(item.reason for item in result.left_out)
     for reason, count in sorted(reasons.items()):
         example = next(item for item in result.left_out if item.reason == reason)

@@ -9,21 +9,20 @@ also by type and subtype), not by the order of rows.
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.corpora.names import leaves_its_folder
 from pipeline.errors import TwistError
 from pipeline.evaluation.item_units import AudioItem
 from pipeline.evaluation.measures import Measure
 from pipeline.evaluation.numbered_pairs import has_numbered_pairs, numbered_pairs
 from pipeline.evaluation.pairs import Pair, accuracies
 from pipeline.evaluation.results import LeftOut
-from pipeline.files import storage
+from pipeline.files import csv_table, storage
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -48,11 +47,16 @@ def read_pairs(folder: str, task: Task, split: str) -> tuple[list[Pair], list[Le
     Raises:
         TwistError: the folder is laid out otherwise, a row cannot be used, or a pair has a half twice.
     """
-    if not storage.exists(storage.join(folder, task, split, "gold.csv")):
+    if not has_gold(folder, task, split):
         if has_numbered_pairs(folder, "+"):
             return numbered_pairs(folder, "+")
         raise TwistError(_what_is_there(folder, task, split))
     return _pairs_of(_read_gold(folder, task, split), storage.join(folder, task, split), task)
+
+
+def has_gold(folder: str, task: Task, split: str) -> bool:
+    """Whether a folder has the challenge's own layout."""
+    return storage.exists(storage.join(folder, task, split, "gold.csv"))
 
 
 def lexical_measures(items: pa.Table) -> tuple[pa.Table, list[Measure]]:
@@ -89,20 +93,13 @@ def syntactic_measures(items: pa.Table) -> tuple[pa.Table, list[Measure]]:
 
 def _read_gold(folder: str, task: Task, split: str) -> list[dict[str, str]]:
     uri = storage.join(folder, task, split, "gold.csv")
-    try:
-        reader = csv.DictReader(io.StringIO(storage.read_bytes(uri).decode("utf-8-sig"), newline=""))
-        rows = [dict(row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise TwistError(f"{uri} is no CSV in UTF-8: {error}") from error
-    missing = [name for name in COLUMNS[task] if name not in (reader.fieldnames or ())]
-    if missing:
-        raise TwistError(f"{uri} lacks the columns {', '.join(missing)}; it has {', '.join(reader.fieldnames or ())}")
-    for number, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            raise TwistError(f"{uri}, line {number}: it has other fields than the first line names")
+    rows = csv_table.read_rows(uri, COLUMNS[task])
+    for number, row in rows:
         if row["correct"] not in ("0", "1"):
             raise TwistError(f"{uri}, line {number}: `correct` is 0 or 1, not {row['correct']!r}")
-    return rows
+        if leaves_its_folder(row["filename"]):
+            raise TwistError(f"{uri}, line {number}: {row['filename']} is no file in this folder")
+    return [row for _, row in rows]
 
 
 def _pairs_of(rows: list[dict[str, str]], folder: str, task: Task) -> tuple[list[Pair], list[LeftOut]]:

@@ -7,15 +7,13 @@ speakers.csv: speaker,gender        of speakers
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.audio.read import AUDIO_SUFFIXES
 from pipeline.errors import TwistError
-from pipeline.files import storage
+from pipeline.files import csv_table, storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -93,17 +91,9 @@ def matches(wanted: Iterable[str], names: Mapping[str, object]) -> dict[str, str
 
 
 def _table(uri: str) -> list[dict[str, str]]:
-    try:
-        text = storage.read_bytes(uri).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise TwistError(f"there is no table of speakers {uri}") from None
-    except UnicodeDecodeError as error:
-        raise TwistError(f"{uri} is not in UTF-8: {error}") from error
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if uri.lower().endswith(".tsv") else ",")
-    columns = reader.fieldnames or ()
-    if "speaker" not in columns or not {"file", "gender"} & set(columns):
-        raise TwistError(f"{uri} needs the columns file, speaker and gender, or the last two; it has {list(columns)}")
-    rows = list(reader)
+    rows = [row for _, row in csv_table.read_rows(uri, ("speaker",))]
     if not rows:
         raise TwistError(f"{uri} has no rows")
+    if not {"file", "gender"} & rows[0].keys():
+        raise TwistError(f"{uri} needs the columns file, speaker and gender, or the last two; it has {list(rows[0])}")
     return rows

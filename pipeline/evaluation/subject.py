@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from model.lm.scoring import scored_as
 from model.training import checkpoint
 from model.weights_file import fingerprint_of_folder
 from pipeline.evaluation import results
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.measures import Measure
     from pipeline.evaluation.results import LeftOut, Result
     from pipeline.progress import ReportProgress
-    from pipeline.speaking.voice import Voice
+    from pipeline.speaking.voice import DType, Voice
     from pipeline.units.codebook import Codebook
     from pipeline.work.cluster import ClusterConfig
 
@@ -47,6 +48,7 @@ class Subject:
         config: The benchmarks' settings.
         cluster: How much of the cluster to use.
         device: Where the models run.
+        dtype: What the speech LM computes in.
         report: Takes the progress of tokenization.
         level, seed: Of confidence intervals: the share of draws that they hold, and the seed of these.
     """
@@ -61,6 +63,7 @@ class Subject:
     report: ReportProgress
     level: float = 0.95
     seed: int = 0
+    dtype: DType = "float32"
 
     @functools.cached_property
     def codebook(self) -> Codebook:
@@ -75,7 +78,7 @@ class Subject:
             TwistError: it cannot be loaded, or was trained on units of another codebook.
         """
         assert self.checkpoint is not None, "a benchmark needs a speech LM, and the command found none for it"
-        lm = load_lm(self.checkpoint, self.device)
+        lm = load_lm(self.checkpoint, self.device, self.dtype)
         lm.require_codebook(self.codebook, self.codebook_source)
         return lm
 
@@ -114,6 +117,15 @@ class Subject:
         encoder = encoder_of(self.codebook, self.device)
         return units_of_items(self.output, items, encoder, self.codebook, self.cluster, self.report)
 
+    def _scoring(self) -> dict[str, Any]:
+        """What is scored of a sequence, as it came out for this model."""
+        vocabulary, has_end = scored_as(self.lm.vocabulary, self.config.scoring)
+        repeats = self.config.scoring.repeats
+        return {
+            "scoring": {"bos": vocabulary.bos_id is not None, "eos": has_end, "repeats": repeats},
+            "dtype": self.dtype,
+        }
+
     def result(
         self,
         benchmark: str,
@@ -138,7 +150,7 @@ class Subject:
             measures,
             items,
             rule=rule,
-            settings={**settings, **({"scoring": asdict(self.config.scoring)} if needs_lm else {})},
+            settings={**settings, **(self._scoring() if needs_lm else {})},
             fingerprints={
                 "data": data,
                 "codebook": self.codebook.fingerprint,

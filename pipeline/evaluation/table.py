@@ -12,11 +12,15 @@ from pipeline.evaluation.published import PUBLISHED, Published
 from pipeline.evaluation.results import EVALUATION, OUR_OWN, Told, number, spread
 from pipeline.files import storage
 from pipeline.printable import printable
+from pipeline.text_table import in_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pipeline.evaluation.measures import Figure, Measure
+
+# Settings that change no item's score. A folder may be called otherwise on another machine; the items decide.
+NOT_OF_SCORES = ("folder", "source", "seed", "interval_level")
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,12 @@ def find_results(place: str) -> dict[str, list[Told]]:
         folder = place
     found: dict[str, list[Told]] = {}
     for name in storage.list_files(folder, ".json"):
-        parts = name.split("/")
-        if parts[0] == "units" or len(parts) > 2:
+        above, _, file = name.rpartition("/")
+        # A result has its items beside it; other JSON, of a run's stages for one, has not.
+        if "/" in above or not storage.exists(storage.join(folder, above, f"{file.removesuffix('.json')}.parquet")):
             continue
         told = results.read(storage.join(folder, name))
-        found.setdefault(parts[0] if len(parts) == 2 else folder.rpartition("/")[2], []).append(told)
+        found.setdefault(above or folder.rstrip("/").rpartition("/")[2], []).append(told)
     if not found:
         raise TwistError(f"{place} holds no results; `twist evaluate NAME --run {place}` makes some")
     return found
@@ -121,10 +126,11 @@ def _compare(first: Told | None, second: Told | None, measure: Measure, level: f
         return ""
     if measure.name not in first.figures or measure.name not in second.figures:
         return "no such figure"
-    unlike = [key for key in first.settings if key != "seed" and first.settings[key] != second.settings.get(key)]
-    # The folder may be called otherwise on another machine; the items decide.
-    if unlike := [key for key in unlike if key not in ("folder", "source")]:
+    unlike = [key for key in first.settings if first.settings[key] != second.settings.get(key)]
+    if unlike := [key for key in unlike if key not in NOT_OF_SCORES]:
         return f"scored with other settings ({', '.join(unlike)})"
+    if measure.exponential and first.fingerprints["data"] != second.fingerprints["data"]:
+        return "measured on other units: their perplexities say nothing of each other"
     try:
         return difference(first.items(), second.items(), measure, level=level, seed=seed)
     except TwistError as error:
@@ -157,16 +163,14 @@ def _cell(figure: Figure | None, change: Difference | None) -> str:
 def as_text(table: Table) -> str:
     """The table for a terminal."""
     rows = as_rows(table)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, *map(printable, _remarks(table))])
+    return "\n".join([*in_columns(rows, range(len(rows[0]))), *map(printable, _remarks(table))])
 
 
 def as_markdown(table: Table) -> str:
     """The table in Markdown."""
     head, *rows = ([cell.replace("|", "\\|") for cell in row] for row in as_rows(table))
     lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
-    return "\n".join([*lines, "", *_remarks(table)])
+    return "\n".join([*lines, "", *map(printable, _remarks(table))])
 
 
 def as_json(table: Table) -> dict[str, Any]:

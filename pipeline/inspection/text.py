@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.inspection.checkpoints import QUALITY
 from pipeline.printable import printable_in
 from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, UNITS
+from pipeline.text_table import in_columns
 
 WIDTH = 120
 LABEL_WIDTH = 18
@@ -64,7 +65,7 @@ def _stages(stages: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         lengths = [_hours(counts[what]["hours"]) for what in ("input", "kept")]
         when = str(stage["finished_at"]).replace("T", " ").replace("Z", "")
         rows.append([name, when, *items, *lengths, _dropped(counts["dropped"])])
-    yield from _table(rows, left_aligned=(0, 1, 6))
+    yield from in_columns(rows, left_aligned=(0, 1, 6))
     for name, stage in stages.items():
         if told := stage.get("progress"):
             yield ""
@@ -104,7 +105,11 @@ def _drops_by_corpus(drops: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """A line per reason and corpus, where there is more than one corpus to tell apart."""
     if len({drop["corpus"] for drop in drops}) > 1:
         rows = [[drop["reason"], drop["corpus"], f"{drop['items']:,}", _hours(drop["hours"])] for drop in drops]
-        yield from ("", *(f"  {line}" for line in _table([["dropped", "corpus", "items", "audio"], *rows], (0, 1))), "")
+        yield from (
+            "",
+            *(f"  {line}" for line in in_columns([["dropped", "corpus", "items", "audio"], *rows], (0, 1))),
+            "",
+        )
 
 
 def _manifest(description: Mapping[str, Any]) -> Iterator[str]:
@@ -145,7 +150,7 @@ def _language(description: Mapping[str, Any]) -> Iterator[str]:
     for group in description["by_evidence"]:
         told = [group["corpus"], group["decision"], group["evidence"]]
         rows.append([*told, f"{group['items']:,}", _hours(group["hours"])])
-    yield from ("", *(f"  {line}" for line in _table(rows, left_aligned=(0, 1, 2))), "")
+    yield from ("", *(f"  {line}" for line in in_columns(rows, left_aligned=(0, 1, 2))), "")
     for row in description["least_certain"]:
         what = f"{row['decision']}: {row['language']} by {row['evidence']}, wanted {row['score']:.2f}"
         yield from _row("least certain", f"{row['recording_id']}  {what}")
@@ -217,7 +222,7 @@ def _shards(description: Mapping[str, Any]) -> Iterator[str]:
     for total in description["totals"]:
         figures = [f"{total[name]:,}" for name in ("num_samples", "num_units", "num_frames")]
         rows.append([total["corpus"], total["split"], figures[0], _hours(total["hours"]), *figures[1:]])
-    yield from ("", *(f"  {line}" for line in _table(rows, left_aligned=(0, 1))), "")
+    yield from ("", *(f"  {line}" for line in in_columns(rows, left_aligned=(0, 1))), "")
     languages = description["languages"].items()
     yield from _row(
         "languages", ", ".join(f"{name} {f['num_samples']:,} ({_hours(f['hours'])})" for name, f in languages)
@@ -248,7 +253,7 @@ def table_of_corpora(description: Mapping[str, Any]) -> str:
                 f"{units / hours:,.0f}" if hours else "",
             ]
         )
-    return "\n".join(_table(rows, left_aligned=(0,)))
+    return "\n".join(in_columns(rows, left_aligned=(0,)))
 
 
 def _unit_rows(description: Mapping[str, Any]) -> Iterator[str]:
@@ -320,14 +325,6 @@ def _examples(lines: Iterable[str]) -> Iterator[str]:
     """A line each, cut off where it is long."""
     for line in lines:
         yield f"  {'e.g.':<{LABEL_WIDTH}}{line}"
-
-
-def _table(rows: Sequence[Sequence[str]], left_aligned: Iterable[int]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = set(left_aligned)
-    for row in rows:
-        cells = zip(range(len(row)), row, widths, strict=True)
-        yield "  ".join(cell.ljust(width) if column in left else cell.rjust(width) for column, cell, width in cells)
 
 
 def _clip(line: str) -> str:

@@ -10,10 +10,9 @@ serve all members of a pair, so that a pair differs in its ending alone.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import random
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,10 +20,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import soundfile
 
+from pipeline.corpora.tables import read_json_lines
 from pipeline.errors import TwistError
+from pipeline.files import csv_table, storage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 # Between sentences, as the published set has it.
 PAUSE_S = 0.1
+NAMES = ("sSC", "tSC")
 # Names of columns: those of the original release, and those of its copy on Hugging Face.
 COLUMNS = (
     (
@@ -51,7 +53,6 @@ COLUMNS = (
         "answer_right_ending",
     ),
 )
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 @dataclass(frozen=True)
@@ -70,33 +71,18 @@ def read_stories(path: str) -> list[Story]:
     Raises:
         TwistError: there is no such file, it lacks columns, or a row cannot be used.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TwistError(f"{path} cannot be read as stories: {error}") from error
-    stories = [_story_of(row, f"{path}, story {number}") for number, row in enumerate(_rows(path, text), start=1)]
+    if path.lower().endswith((".csv", ".tsv")):
+        rows: list[tuple[int, Mapping[str, object]]] = [*csv_table.read_rows(path)]
+    elif storage.exists(path):
+        rows = list(enumerate(read_json_lines(path), start=1))
+    else:
+        raise TwistError(f"there is no file of stories {path}")
+    stories = [_story_of(row, f"{path}, {number}") for number, row in rows]
     if len({story.story_id for story in stories}) < len(stories):
         raise TwistError(f"{path} has two stories of one id")
     if not stories:
         raise TwistError(f"{path} holds no stories")
     return stories
-
-
-def _rows(path: str, text: str) -> Iterator[Mapping[str, object]]:
-    suffix = Path(path).suffix.lower()
-    if suffix in DELIMITERS:
-        yield from csv.DictReader(io.StringIO(text, newline=""), delimiter=DELIMITERS[suffix])
-        return
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise TwistError(f"{path}, line {number}: this is no JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise TwistError(f"{path}, line {number}: this is no JSON object")
-        yield row
 
 
 def _story_of(row: Mapping[str, object], where: str) -> Story:
@@ -137,21 +123,31 @@ def endings_of_others(stories: Sequence[Story], seed: int) -> list[Story]:
 
 
 def write_storycloze(folder: Path, stories: Sequence[Story], speak: Speak, seed: int, report: ReportProgress) -> None:
-    """Speaks stories as both benchmarks.
+    """Speaks stories as both benchmarks, into sSC and tSC of a folder, which must not be there yet.
 
     Args:
-        folder: Where sSC and tSC are written; files of these names are written anew.
+        folder: Where they are made; each appears under its name when it is whole.
         stories: The stories.
         speak: Text to samples [S] and their rate.
         seed: Of the endings for tSC.
         report: Called after every story.
 
     Raises:
-        TwistError: there are too few stories for tSC.
+        TwistError: there are too few stories for tSC, or the folder has such benchmarks already.
     """
+    if there := [name for name in NAMES if (folder / name).exists()]:
+        raise TwistError(f"{folder} holds {there[0]} already; name another folder, or delete it")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".storycloze.", dir=folder) as beside:
+        _write(Path(beside), stories, speak, seed, report)
+        for path in sorted(Path(beside).iterdir()):
+            path.rename(folder / path.name)
+
+
+def _write(folder: Path, stories: Sequence[Story], speak: Speak, seed: int, report: ReportProgress) -> None:
     others = endings_of_others(stories, seed)
-    for name in ("sSC", "tSC"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+    for name in NAMES:
+        (folder / name).mkdir()
     rows = []
     for number, (story, other) in enumerate(zip(stories, others, strict=True)):
         context, rate_hz = _joined([speak(sentence) for sentence in story.sentences])

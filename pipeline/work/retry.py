@@ -23,14 +23,18 @@ def take_back_dropped(stage: Stage) -> None:
 
     A finished stage of which a part is deleted is no longer finished.
     """
-    folder = parts_uri(stage.run, stage.name)
-    uris = [storage.join(folder, name) for name in storage.list_files(folder, ".parquet") if is_part_file(name)]
-    to_retry = [
-        uri
-        for uri, table in zip(uris, parquet.read_many(uris, ["drop_reason"]), strict=True)
-        if pc.any(pc.is_in(table["drop_reason"], pa.array(RETRIED_REASONS))).as_py()
-    ]
+    to_retry = parts_to_retry(parts_uri(stage.run, stage.name))
     if to_retry:
         stage.reopen()  # before the first deletion: a stage with a done marker has all its parts
     for uri in to_retry:
         storage.delete(uri)
+
+
+def parts_to_retry(folder: str) -> list[str]:
+    """The part files in a folder with items dropped for RETRIED_REASONS."""
+    uris = [storage.join(folder, name) for name in storage.list_files(folder, ".parquet") if is_part_file(name)]
+    return [
+        uri
+        for uri, table in zip(uris, parquet.read_many(uris, ["drop_reason"]), strict=True)
+        if pc.any(pc.is_in(table["drop_reason"], pa.array(RETRIED_REASONS))).as_py()
+    ]

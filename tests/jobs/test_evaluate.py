@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -42,6 +43,7 @@ def test_pairs_of_ones_own_from_audio_to_a_table(twist, finished_copy, pairs_fol
     assert told["left_out"] == {"unpaired": 1, "unreadable": 1}
     items = pq.read_table(uri.with_suffix(".parquet")).to_pylist()
     assert [row["item_id"] for row in items] == [str(number) for number in range(NUM_PAIRS)]
+    assert told["settings"]["scoring"] == {"bos": False, "eos": False, "repeats": False}
     assert told["figures"]["all, mean"]["value"] == pytest.approx(np.mean([row["right_mean"] for row in items]))
 
     # An independent computation: this project's units, plain transformers, one clip at a time.
@@ -86,6 +88,28 @@ def test_a_benchmark_without_data_says_which_option_names_it(twist, finished_run
     for name, option in (("swuggy", "swuggy.folder"), ("storycloze", "storycloze.spoken"), ("pairs", "pairs.source")):
         stderr = twist("evaluate", name, "--run", finished_run, status=2).stderr
         assert f"give --evaluation.{option}" in stderr
+
+
+def test_nothing_to_measure_is_told(twist, tmp_path):
+    stderr = twist("evaluate", "all", "--run", tmp_path, status=2).stderr
+    assert "there is nothing to measure on" in stderr
+
+
+def test_another_run_is_no_result(twist, finished_copy):
+    shutil.rmtree(finished_copy / "evaluation")
+    assert "holds no results" in twist("evaluate", "table", finished_copy, status=2).stderr
+
+
+def test_perplexities_on_other_units_are_not_compared(twist, finished_copy, tmp_path):
+    other = shutil.copytree(finished_copy, tmp_path / "other")
+    (uri,) = (other / "evaluation").glob("*/perplexity.json")
+    content = json.loads(uri.read_text())
+    content["fingerprints"]["data"] = "other"
+    uri.write_text(json.dumps(content))
+    table = json.loads(twist("evaluate", "table", finished_copy, other, "--format", "json").stdout)
+    (row,) = (row for row in table["rows"] if row["benchmark"] == "perplexity")
+    assert row["differences"] == [None, None]
+    assert "other units" in row["reasons"][1]
 
 
 def test_a_folder_without_results_is_told(twist, tmp_path):

@@ -129,8 +129,9 @@ def test_a_pair_with_a_missing_half_is_counted_and_named(tmp_path):
     [
         ("filename,id,voice,correct", ["a,1,v,1"], "lacks the columns frequency; it has filename, id, voice, correct"),
         (LEXICAL, ["a,1,v,3,cat,k,3,yes"], "line 2: `correct` is 0 or 1, not 'yes'"),
-        (LEXICAL, ["a,1,v,3,cat,k,3"], "line 2: it has other fields"),
+        (LEXICAL, ["a,1,v,3,cat,k,3"], "line 2: it has 7 fields; the first line names 8"),
         (LEXICAL, ["a,1,v,3,cat,k,3,1", "b,1,v,3,cat,k,3,1"], "b and a are the same half of one pair"),
+        (LEXICAL, ["../../a,1,v,3,cat,k,3,1"], r"line 2: \.\./\.\./a is no file in this folder"),
         (LEXICAL, ["a,1,v,often,cat,k,3,1", "b,1,v,,cet,k,3,0"], "the frequency of a is no number: 'often'"),
     ],
 )

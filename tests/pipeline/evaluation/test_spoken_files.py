@@ -56,8 +56,8 @@ def test_names_mean_a_path_or_a_last_part_that_is_the_only_one():
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (None, "there is no table of speakers"),
-        ("name,sex\nann,f\n", "needs the columns file, speaker and gender"),
+        (None, "there is no table"),
+        ("name,sex\nann,f\n", "lacks the columns speaker; it has name, sex"),
         ("speaker,gender\n", "has no rows"),
         ("speaker,gender\nzoe,f\n", "knows none of the speakers"),
     ],

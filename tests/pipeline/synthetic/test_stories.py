@@ -41,7 +41,7 @@ def test_tables_as_they_are_published(tmp_path, columns, suffix):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("story,end\na,b\n", "story 1: it has the columns story, end; a story has InputStoryid"),
+        ("story,end\na,b\n", ", 2: it has the columns story, end; a story has InputStoryid"),
         (",".join(COLUMNS[0]) + "\n1,a,b,c,d,e,f,3\n", "AnswerRightEnding is neither 1 nor 2"),
         (",".join(COLUMNS[0]) + "\n1,a,,c,d,e,f,1\n", "a sentence or the id is empty"),
         (",".join(COLUMNS[0]) + "\n1,a,b,c,d,e,f,1\n1,a,b,c,d,e,f,1\n", "two stories of one id"),
@@ -89,3 +89,20 @@ def test_the_members_of_a_pair_differ_in_their_ending_alone(tmp_path):
             assert (
                 (tmp_path / name / pair.positive.item_id).with_suffix(".txt").read_text().endswith(f"{story.right}\n")
             )
+
+
+def test_what_is_there_is_neither_mixed_with_nor_lost(tmp_path):
+    def speak(_):
+        return np.ones(10, np.int16), RATE_HZ
+
+    write_storycloze(tmp_path, mini_stories(random.Random(0), 5), speak, 0, silently)
+    with pytest.raises(TwistError, match="holds sSC already"):
+        write_storycloze(tmp_path, mini_stories(random.Random(0), 3), speak, 0, silently)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sSC", "stories.jsonl", "tSC"]
+
+
+def test_a_line_separator_inside_a_story_is_text(tmp_path):
+    (row,) = rows(COLUMNS[1], 1)
+    row["input_sentence_1"] = "One\u2028two."
+    (tmp_path / "stories.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert read_stories(str(tmp_path / "stories.jsonl"))[0].sentences[0] == "One\u2028two."

@@ -1,0 +1,88 @@
+"""Units of a benchmark's files: what is kept, and what is tried again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import soundfile
+
+from pipeline.errors import TwistError
+from pipeline.evaluation import item_units
+from pipeline.evaluation.item_units import AudioItem, units_of_items
+from pipeline.files import parquet
+from pipeline.speaking.tokenizer import encoder_of, find_codebook
+from pipeline.work.cluster import ClusterConfig
+from tests.progress import silently
+
+
+@pytest.fixture
+def files(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        soundfile.write(tmp_path / f"{name}.wav", 0.1 * rng.standard_normal(8000), 16_000)
+    (tmp_path / "d.wav").write_bytes(b"no audio")
+    return [AudioItem(name, str(tmp_path / f"{name}.wav")) for name in "abcde"]
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The chunks that were made, by this process in place of a cluster."""
+    chunks = []
+
+    def run_chunks(plan, parts, processor, arguments, _quarantine, _cluster, _report):
+        process = processor(**arguments)
+        for chunk in plan:
+            uri = f"{parts}/part-{chunk.name}.parquet"
+            if not item_units.storage.exists(uri):
+                chunks.append(chunk.ids)
+                clips = [item_units_clip(span) for span in chunk.spans]
+                parquet.write(uri, process(chunk, clips))
+        return {}
+
+    monkeypatch.setattr(item_units.dataflow, "run_chunks", run_chunks)
+    return chunks
+
+
+def item_units_clip(span):
+    from pipeline.audio.read import read_clips
+
+    (clip,) = read_clips([span])
+    return clip
+
+
+def units(files, folder):
+    book = find_codebook("hubert-tiny-25hz")
+    return units_of_items(str(folder), files, encoder_of(book, "cpu"), book, ClusterConfig(), silently)
+
+
+def test_units_are_made_once_and_what_cannot_be_read_is_named(files, made, tmp_path):
+    first = units(files, tmp_path / "out")
+    assert list(first.of) == ["a", "b", "c"]
+    assert {one.item_id: one.reason for one in first.left_out} == {"d": "unreadable", "e": "missing"}
+    again = units(files, tmp_path / "out")
+    assert len(made) == 1
+    assert again.fingerprint == first.fingerprint
+
+
+def test_another_file_of_the_name_is_another_item(files, made, tmp_path):
+    before = units(files, tmp_path / "out")
+    soundfile.write(files[0].uri, np.zeros(8000) + 0.01 * np.sin(np.arange(8000)), 16_000)
+    after = units(files, tmp_path / "out")
+    assert len(made) == 2
+    assert after.fingerprint != before.fingerprint
+
+
+def test_what_failed_for_reasons_that_may_have_passed_is_tried_again(files, made, tmp_path):
+    first = units(files, tmp_path / "out")
+    (uri,) = (tmp_path / "out").rglob("part-*.parquet")
+    rows = parquet.read(str(uri)).to_pylist()
+    rows[1] |= {"units": None, "durations": None, "drop_reason": "io_error", "drop_detail": "the disk was gone"}
+    parquet.write(str(uri), pa.Table.from_pylist(rows, schema=item_units.SCHEMA))
+    assert units(files, tmp_path / "out").of.keys() == first.of.keys()
+    assert len(made) == 2
+
+
+def test_two_items_of_one_name_are_refused(files, tmp_path):
+    with pytest.raises(TwistError, match="two items that are called a"):
+        units([*files, AudioItem("a", files[1].uri)], tmp_path)
