@@ -225,7 +225,8 @@ class Stage:
         return storage.join(self.uri, STAGE_JSON)
 
     def _write_json(self, facts: dict[str, Any]) -> None:
-        content = {"stage": self.name, "fingerprint": self.fingerprint, **self._settings, **facts}
+        # As it will be read: JSON has no keys but text.
+        content = _plain({"stage": self.name, "fingerprint": self.fingerprint, **self._settings, **facts})
         storage.write_bytes(self._json_uri, _json_text({**content, "sha256": _sha256(content)}).encode())
 
     def _refuse_other_settings(self) -> None:

@@ -164,10 +164,13 @@ def _finite(figure: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(folder: str, result: Result) -> str:
-    """Writes a result's two files into a folder; returns the URI of its JSON."""
-    parquet.write(storage.join(folder, f"{result.benchmark}.parquet"), result.items)
-    uri = storage.join(folder, f"{result.benchmark}.json")
-    storage.write_bytes(uri, (json.dumps(as_json(result), indent=2) + "\n").encode())
+    """Writes a result's two files into a folder, unless they are there; returns the URI of its JSON, written last."""
+    items_uri, uri = (storage.join(folder, f"{result.benchmark}.{suffix}") for suffix in ("parquet", "json"))
+    content = (json.dumps(as_json(result), indent=2) + "\n").encode()
+    if not (storage.exists(items_uri) and storage.exists(uri) and storage.read_bytes(uri) == content):
+        storage.delete(uri)
+        parquet.write(items_uri, result.items)
+        storage.write_bytes(uri, content)
     return uri
 
 

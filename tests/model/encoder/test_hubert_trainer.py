@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -159,7 +160,9 @@ def test_another_model_is_where_training_starts(tmp_path: Path) -> None:
 
 
 def test_init_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    first = Path(train(small_config(num_steps=3), tmp_path / "first").checkpoint)
+    trained = train(small_config(num_steps=3), tmp_path / "first").checkpoint
+    first = Path(shutil.copytree(trained, tmp_path / "changed"))
+    (first / "checksums.json").unlink()
     preprocessor = json.loads((first / "preprocessor_config.json").read_text())
     (first / "preprocessor_config.json").write_text(json.dumps({**preprocessor, "do_normalize": True}))
     with pytest.raises(TwistError, match="normalizes waveforms, which pretraining here does not"):

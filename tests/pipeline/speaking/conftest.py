@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,4 +40,6 @@ def spoken_run(make_run: Callable[..., Path]) -> Path:
     checkpoint = run / "checkpoints" / "00000001"
     cold_start(OPT, vocabulary, seed=0).save_pretrained(checkpoint)
     (checkpoint / "trainer_state.json").write_text(json.dumps({"progress": {"best_step": 1}}))
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in checkpoint.iterdir()}
+    (checkpoint / "checksums.json").write_text(json.dumps(sums))
     return run
