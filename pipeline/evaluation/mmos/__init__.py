@@ -1,0 +1,1 @@
+"""The human study: clips and a page to rate them on, and mean opinion scores from the answers."""
