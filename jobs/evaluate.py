@@ -2,7 +2,7 @@
 
 `twist evaluate swuggy sblimp --run RUN` measures by name, `twist evaluate all` on whatever data the recipe names.
 Results are kept in RUN/evaluation. `twist evaluate table RUN...` sets them side by side, `twist evaluate plot RUN...`
-draws training curves.
+draws training curves, `twist evaluate mmos` has people rate what models say.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from jobs import evaluate_plot, evaluate_table, speech_options
+from jobs import evaluate_mmos, evaluate_plot, evaluate_table, speech_options
 from jobs.command import add_option, command, quiet_transformers
 from jobs.progress import progress
 from jobs.recipe import Recipe
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 PERPLEXITY, UNITS, ALL = "perplexity", "units", "all"
 # Commands of their own, which the first argument chooses.
-OTHERS = {"table": evaluate_table.main, "plot": evaluate_plot.main}
+OTHERS = {"table": evaluate_table.main, "plot": evaluate_plot.main, "mmos": evaluate_mmos.main}
 Name = Literal[
     "perplexity", "swuggy", "sblimp", "storycloze", "salmon", "pairs", "units", "resynthesis", "generation", "all"
 ]  # fmt: skip

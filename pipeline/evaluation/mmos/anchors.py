@@ -1,0 +1,47 @@
+"""Anchors: clips of known score, which raters take for any other, and which tell how they use the scale."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.corpora.tables import decode, number
+from pipeline.errors import TwistError
+from pipeline.files import storage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LOWEST, HIGHEST = 1.0, 5.0
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A clip and the score that it is known to deserve."""
+
+    path: str
+    score: float
+
+
+def read_anchors(uri: str) -> Sequence[Anchor]:
+    """Reads a CSV with the columns `path` (relative to it, or absolute) and `score`.
+
+    Raises:
+        TwistError: a column is missing, a row has no score from 1 to 5, or there is no row.
+    """
+    rows = csv.DictReader(io.StringIO(decode(storage.read_bytes(uri)).removeprefix("\ufeff")))
+    if not {"path", "score"} <= set(rows.fieldnames or ()):
+        raise TwistError(f"{uri} has no columns `path` and `score`; its first line names {rows.fieldnames}")
+    anchors = []
+    for row in rows:
+        score = number(row["score"])
+        if score is None or not LOWEST <= score <= HIGHEST or not row["path"]:
+            raise TwistError(f"line {rows.line_num} of {uri}: an anchor has a path and a score from 1 to 5")
+        path = row["path"]
+        is_absolute = path.startswith("/") or storage.is_s3(path)
+        anchors.append(Anchor(path if is_absolute else storage.join(uri.rpartition("/")[0] or ".", path), score))
+    if not anchors:
+        raise TwistError(f"{uri} names no anchors")
+    return anchors
