@@ -554,6 +554,35 @@ def write_lhotse(root: Path) -> None:
     put(root / "supervisions.jsonl.gz", gzip.compress(content.encode(), mtime=0))
 
 
+def write_fairseq(root: Path) -> None:
+    """Two splits, of files beside the tables' folder; and rows that lead nowhere."""
+    for number, suffix in ((180, "wav"), (181, "flac"), (182, "wav")):
+        put(root / f"audio/{number}.{suffix}", encode(say(number)[0], suffix))
+    samples = {number: len(say(number)[0]) for number in (180, 181, 182)}
+    inside = f"180.wav\t{samples[180]}\n181.flac\t{samples[181]}\ngone.wav\t9\n../audio/182.wav\t9\nx.zip:4:5\t5\n"
+    put(root / "manifests/train.tsv", f"../audio\n{inside}")
+    put(root / "manifests/valid.tsv", f"../audio\n182.wav\t{samples[182]}\n")
+
+
+def write_nemo(root: Path) -> None:
+    """A file with two stretches and a whole one as NeMo names them, and one as slm_scaling does."""
+    for number in (190, 191, 192):
+        put(root / f"audio/{number}.wav", encode(say(number)[0], "wav"))
+    stretch = {"audio_filepath": "audio/190.wav", "duration": 0.5, "lang": "en", "speaker": "x"}
+    rows: list[dict[str, Any]] = [
+        {**stretch, "offset": 1.2, "text": "and the second"},
+        {**stretch, "offset": 0.2, "text": "the first"},
+        {"audio_filepath": "audio/191.wav", "duration": round(duration_s(191), 3), "text": say(191)[1], "lang": "en"},
+        {"audio_filepath": "../outside.wav", "duration": 1.0, "text": ""},
+    ]
+    put(root / "train_manifest.json", "".join(json.dumps(row) + "\n" for row in rows))
+    other = {"id": "d:dev:192", "dataset": "d", "split": "dev", "audio": "../audio/192.wav", "offset": 0.0}
+    put(
+        root / "more/others.jsonl",
+        json.dumps({**other, "duration": None, "speaker": "y", "sample_rate": 16_000}) + "\n",
+    )
+
+
 WRITERS: dict[str, Callable[[Path], None]] = {
     "librispeech": write_librispeech,
     "libri_light": write_libri_light,
@@ -568,6 +597,8 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "hf_parquet": write_hf_parquet,
     "folder": write_folder,
     "lhotse": write_lhotse,
+    "fairseq": write_fairseq,
+    "nemo": write_nemo,
 }
 
 

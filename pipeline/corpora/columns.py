@@ -79,6 +79,11 @@ def split_of(value: object) -> str | None:
     return SPLITS.get(text.lower(), text) or None
 
 
+def split_of_table(stem: str) -> str | None:
+    """The split that a table's name without suffixes tells, as `train_manifest` and `dev-clean` do; None if none."""
+    return next((SPLITS[part] for part in re.split(r"[^a-z0-9]+", stem.lower()) if part in SPLITS), None)
+
+
 def duration_of(value: object, column: str | None) -> float | None:
     """A length in seconds, whose column may say that it is in milliseconds; None if it is not known."""
     length = number(value)

@@ -17,13 +17,13 @@ from collections import defaultdict
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from pipeline.corpora import stretches
 from pipeline.corpora.columns import notice_unused
 from pipeline.corpora.names import Names, leaves_its_folder, refuse_strangers
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notices, is_audio, is_hidden
 from pipeline.corpora.tables import number, read_json_lines
 from pipeline.errors import brief
 from pipeline.files import storage
-from pipeline.languages import normalize_code
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -162,11 +162,11 @@ def _read_recording(
             id=id if channel is None else f"{id}-{channel}",
             uri=uri,
             channel=channel,
-            language=_language(rows),
-            language_source="recording" if _language(rows) else None,
-            speaker=_agreed(rows, "speaker"),
-            text=" ".join(str(r["text"]) for r in rows if r.get("text")) or None,
-            voice_activity=_times(rows, duration_s),
+            language=stretches.language(rows),
+            language_source="recording" if stretches.language(rows) else None,
+            speaker=stretches.agreed(rows, "speaker"),
+            text=stretches.text(rows),
+            voice_activity=stretches.times(rows, duration_s),
             duration_s=duration_s or None,
             duration_from="duration",
             sample_rate_hz=int(rate_hz) if rate_hz and rate_hz <= MAX_SAMPLE_RATE_HZ else None,
@@ -184,31 +184,3 @@ def _on_channel(rows: list[dict[str, Any]], channel: int) -> list[dict[str, Any]
 
 def _as_list(value: object) -> list[object]:
     return value if isinstance(value, list) else []
-
-
-def _language(rows: list[dict[str, Any]]) -> str | None:
-    """The language of all rows that name one, however they write it; None if they differ or none has a tag."""
-    tags = sorted({str(row["language"]) for row in rows if row.get("language")})
-    codes = {normalize_code(tag): tag for tag in tags if normalize_code(tag)}
-    if not codes:
-        return next(iter(tags), None)
-    return next(iter(codes.values())) if len(codes) == 1 else None
-
-
-def _agreed(rows: list[dict[str, Any]], key: str) -> str | None:
-    """The value that all rows with one share; None if they differ or none has one."""
-    values = {str(row[key]) for row in rows if row.get(key)}
-    return values.pop() if len(values) == 1 else None
-
-
-def _times(rows: list[dict[str, Any]], duration_s: float | None) -> list[list[float]] | None:
-    """The (start, end) seconds of rows; None if a row has none, or if one row covers the whole recording."""
-    times: list[list[float]] = []
-    for row in rows:
-        start_s, length_s = number(row.get("start")), number(row.get("duration"))
-        if start_s is None or not length_s:
-            return None
-        times.append([start_s, start_s + length_s])
-    if duration_s and len(times) == 1 and times[0][0] == 0 and times[0][1] >= duration_s - 1e-3:
-        return None
-    return times or None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.corpora import (
     common_voice,
+    fairseq,
     fisher,
     folder,
     hf_parquet,
@@ -14,6 +15,7 @@ from pipeline.corpora import (
     librispeech,
     ljspeech,
     mls,
+    nemo,
     peoples_speech,
     spotify,
     voxpopuli,
@@ -40,6 +42,8 @@ READERS: dict[str, Callable[[CorpusConfig], Iterator[AudioFile | Notice]]] = {
     "webdataset": webdataset.find_recordings,
     "hf_parquet": hf_parquet.find_recordings,
     "lhotse": lhotse.find_recordings,
+    "fairseq": fairseq.find_recordings,
+    "nemo": nemo.find_recordings,
 }
 
 
@@ -55,11 +59,13 @@ RECOGNIZERS: dict[Kind, Callable[[CorpusConfig, list[str]], bool]] = {
     "spotify": spotify.is_spotify,
     "ljspeech": ljspeech.is_ljspeech,
     "lhotse": lhotse.is_lhotse,
+    "fairseq": fairseq.is_fairseq,
+    "nemo": nemo.is_nemo,
     "hf_parquet": hf_parquet.is_hf_parquet,
     "webdataset": webdataset.is_webdataset,
 }
 # Kinds of any content: a folder with a table of its own is none of them.
-_OF_ANYBODY = ("lhotse", "hf_parquet", "webdataset")
+_OF_ANYBODY = ("lhotse", "fairseq", "nemo", "hf_parquet", "webdataset")
 
 
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:

@@ -31,6 +31,8 @@ Kind = Literal[
     "webdataset",
     "hf_parquet",
     "lhotse",
+    "fairseq",
+    "nemo",
 ]
 
 

@@ -36,6 +36,7 @@ SEEN_AS_OTHERS = {"peoples_speech": "webdataset"}
 # For each tree, the number of recordings and of dropped files by reason.
 KEPT = {
     "common_voice": 7,
+    "fairseq": 3,
     "fisher": 4,
     "folder": 3,
     "hf_parquet": 4,
@@ -44,6 +45,7 @@ KEPT = {
     "librispeech": 9,
     "ljspeech": 3,
     "mls": 7,
+    "nemo": 3,
     "peoples_speech": 13,
     "spotify": 4,
     "voxpopuli": 12,
@@ -51,6 +53,7 @@ KEPT = {
 }
 DROPPED = {
     "common_voice": {"invalidated": 1, "unlisted": 1},
+    "fairseq": {"missing": 1, "bad_name": 1, "unsupported_source": 1},
     "fisher": {},
     "folder": {},
     "hf_parquet": {"missing": 1, "unreadable": 1},
@@ -59,6 +62,7 @@ DROPPED = {
     "librispeech": {},
     "ljspeech": {"missing": 1},
     "mls": {},
+    "nemo": {"bad_name": 1},
     "peoples_speech": {"unreadable": 1},
     "spotify": {"missing": 1, "unlisted": 1},
     "voxpopuli": {"unlisted": 1},
@@ -457,6 +461,87 @@ def test_what_the_system_leaves_changes_nothing(corpus_tree: Tree, kind: str, tm
     shutil.copytree(corpus_tree(kind), root / ".cache")
     assert list(find_recordings(config)) == before
     assert kind_of(CorpusConfig(str(root))) == kind_of(CorpusConfig(str(corpus_tree(kind))))
+
+
+def test_fairseq(corpus_tree: Tree, tmp_path: Path) -> None:
+    recordings, _ = manifest(corpus_tree("fairseq"), "fairseq", tmp_path)
+    assert {id: recording.split for id, recording in recordings.items()} == {
+        "180.wav": "train",
+        "181.flac": "train",
+        "182.wav": "validation",
+    }
+    for id, recording in recordings.items():
+        assert recording.uri == str(corpus_tree("fairseq") / "audio" / id)
+        assert recording.duration_s == pytest.approx(duration_s(int(id[:3])), abs=1e-3)
+
+
+def test_nemo(corpus_tree: Tree, tmp_path: Path) -> None:
+    recordings, _ = manifest(corpus_tree("nemo"), "nemo", tmp_path)
+    by_name = {id.rpartition("/")[2]: recording for id, recording in recordings.items()}
+    parts, whole, other = (by_name[f"{number}.wav"] for number in (190, 191, 192))
+    assert parts.voice_activity == [[0.2, 0.7], [1.2, 1.7]]
+    assert (parts.text, parts.speaker, parts.language, parts.split) == (
+        "the first and the second",
+        "c/x",
+        "en",
+        "train",
+    )
+    assert parts.duration_s == pytest.approx(duration_s(190), abs=1e-3)  # of the file, not of a stretch
+    assert (whole.voice_activity, whole.text, whole.uri) == (
+        None,
+        say(191)[1],
+        str(corpus_tree("nemo") / "audio/191.wav"),
+    )
+    assert (other.split, other.speaker, other.voice_activity) == ("validation", "c/y", None)
+
+
+def test_paths_of_manifests_may_be_absolute(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "a.wav").touch()
+    (tmp_path / "fairseq").mkdir()
+    (tmp_path / "fairseq/train.tsv").write_text(f"{elsewhere}\na.wav\t9\n/a.wav\t9\n")
+    (tmp_path / "nemo").mkdir()
+    (tmp_path / "nemo/b.wav").touch()
+    rows = [{"audio_filepath": str(path)} for path in (elsewhere / "a.wav", tmp_path / "nemo/b.wav", "b.wav")]
+    (tmp_path / "nemo/train.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    one, other = find_recordings(CorpusConfig(str(tmp_path / "fairseq"), "fairseq"))
+    assert isinstance(one, AudioFile) and isinstance(other, AudioFile)
+    assert (one.uri, one.drop_reason, other.drop_reason) == (str(elsewhere / "a.wav"), None, "bad_name")
+    found = list(find_recordings(CorpusConfig(str(tmp_path / "nemo"), "nemo")))
+    assert [file.uri for file in found if isinstance(file, AudioFile)] == [
+        str(elsewhere / "a.wav"),
+        str(tmp_path / "nemo/b.wav"),
+    ]
+
+
+def test_a_file_with_stretches_in_two_splits_is_kept_out_of_training(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").touch()
+    for name in ("train", "test"):
+        row = {"audio_filepath": "a.wav", "offset": 0.0, "duration": 1.0, "text": name}
+        (tmp_path / f"{name}_manifest.json").write_text(json.dumps(row) + "\n")
+    (file,) = find_recordings(CorpusConfig(str(tmp_path), "nemo"))
+    assert isinstance(file, AudioFile)
+    assert file.split == "test"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.tsv", "path\tsamples\na.wav\t5\n"),
+        ("a.tsv", "/data\n"),
+        ("a.json", '{"key": "a", "duration": 3.0}\n'),
+        ("a.json", "[1, 2]\n"),
+        ("clip.json", '{"text": "a sidecar", "path": "clip.wav"}\n'),
+    ],
+)
+def test_other_tables_are_no_manifests(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    (tmp_path / "clip.wav").touch()
+    assert kind_of(CorpusConfig(str(tmp_path))) == "folder"
+    for kind in ("fairseq", "nemo"):
+        with pytest.raises(CorpusError, match="holds no manifests"):
+            list(find_recordings(CorpusConfig(str(tmp_path), kind)))  # type: ignore[arg-type]
 
 
 def test_supervisions_of_other_recordings_are_refused(tmp_path: Path) -> None:
