@@ -8,13 +8,16 @@ reached.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
+import mmap
 import os
 import re
 import secrets
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.errors import TwistError
 from pipeline.files import s3
@@ -101,6 +104,30 @@ def write_bytes(uri: str, data: bytes | memoryview) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def open_write(uri: str) -> Iterator[BinaryIO]:
+    """A file to write piece by piece, for one larger than memory; it replaces any other once the block is left.
+
+    What was written is dropped if the block raises. For S3 it waits on the local disk until then.
+    """
+    folder = Path(tempfile.gettempdir()) if is_s3(uri) else Path(uri).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{uri.rpartition('/')[2]}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}"
+    try:
+        with temporary.open("xb+") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            if is_s3(uri):
+                is_empty = not file.seek(0, os.SEEK_END)
+                s3.write_bytes(uri, b"" if is_empty else memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)))
+        if not is_s3(uri):
+            temporary.replace(uri)
+            _sync_folder(folder)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def put_if_absent(uri: str, data: bytes) -> bool:

@@ -1,0 +1,1 @@
+"""Units in the files of other projects, a module a format."""
