@@ -41,7 +41,7 @@ from pipeline.packing.config import DegenerateConfig, DuplicatesConfig
 from pipeline.packing.duplicates import SIMILAR_SCHEMA
 from pipeline.packing.facts import FACTS_SCHEMA, Facts, Survey
 from pipeline.packing.pack import PARTS_PER_BATCH
-from pipeline.records import LANGUAGE_SCHEMA, RECORDING_SCHEMA, UNITS_SCHEMA
+from pipeline.records import LANGUAGE_SCHEMA, RECORDING_SCHEMA, SEGMENT_SCHEMA, UNITS_SCHEMA
 from pipeline.runs import CODEBOOK
 from pipeline.shards import open_dataset
 from pipeline.stage import Stage, StageCounts, Tally, read_facts
@@ -49,6 +49,8 @@ from pipeline.units import codebook
 from pipeline.units.parts import Batch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 FULL_PARTS, SEGMENTS_PER_PART, RECORDINGS_PER_PART = 300_000, 73, 5
@@ -271,7 +273,7 @@ def make_run(run: str, scale: float) -> None:
 
 
 def write_inputs(run: str, ids: list[str]) -> None:
-    """Writes the manifest and language stages of a run with these recordings, ten per speaker, as if finished."""
+    """Writes the first three stages of a run with these recordings, ten per speaker, as if finished."""
     num_recordings = len(ids)
     total = Tally(num_recordings, num_recordings)
     columns = {
@@ -287,7 +289,8 @@ def write_inputs(run: str, ids: list[str]) -> None:
         [pa.array(columns.get(f.name, pa.nulls(num_recordings))).cast(f.type) for f in RECORDING_SCHEMA],
         schema=RECORDING_SCHEMA,
     )
-    finish(run, "manifest", total, lambda uri: parquet.write(storage.join(uri, "corpus.parquet"), recordings))
+    corpora = {"corpora": [{"root": "/audio/corpus", "name": "corpus"}]}
+    finish(run, "manifest", total, lambda uri: parquet.write(storage.join(uri, "corpus.parquet"), recordings), corpora)
     decided = {
         "recording_id": recordings["recording_id"],
         "keep": pa.array([True] * num_recordings),
@@ -298,10 +301,27 @@ def write_inputs(run: str, ids: list[str]) -> None:
         [decided.get(f.name, pa.nulls(num_recordings)).cast(f.type) for f in LANGUAGE_SCHEMA], schema=LANGUAGE_SCHEMA
     )
     finish(run, "language", total, lambda uri: parquet.write(storage.join(uri, "decisions.parquet"), decisions))
+    write_segments(run, ids)
 
 
-def finish(run: str, name: str, total: Tally, write: Any, **facts: Any) -> None:
-    stage = Stage(run, name, {}, {})
+def write_segments(run: str, recordings: list[str]) -> None:
+    """Writes the segments stage, as far as packing reads it, as if finished."""
+    names = ("recording_id", "uri", "channel")
+    schema = pa.schema([SEGMENT_SCHEMA.field(name) for name in names])
+
+    def groups() -> Iterator[pa.Table]:
+        for first in range(0, len(recordings), RECORDINGS_PER_PART * PARTS_PER_BATCH):
+            ids = recordings[first : first + RECORDINGS_PER_PART * PARTS_PER_BATCH]
+            rows = pa.array(np.repeat(np.arange(len(ids)), SEGMENTS_PER_PART // RECORDINGS_PER_PART))
+            of_row = pa.array(ids).take(rows)
+            yield pa.table([of_row, of_row, pa.nulls(len(rows), pa.int16())], schema=schema)
+
+    content = parquet.groups_to_bytes(groups(), schema)
+    finish(run, "segments", Tally(), lambda uri: storage.write_bytes(storage.join(uri, "segments.parquet"), content))
+
+
+def finish(run: str, name: str, total: Tally, write: Any, config: dict[str, Any] | None = None, **facts: Any) -> None:
+    stage = Stage(run, name, config or {}, {})
     with stage.begin():
         write(stage.uri)
         stage.finish(StageCounts.of(total, total, []), [], name, **facts)

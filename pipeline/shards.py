@@ -54,7 +54,8 @@ class Sample:
     """One sample of a shard.
 
     `segments` and `speech_s` are given of one that neighbouring segments make up: which these are, and their length
-    together, without what lies between them.
+    together, without what lies between them. `uri`, `channel` and `sample_rate_hz` are those of its recording
+    (records.Recording), the first relative to the root of its corpus; None too where shards from before do not say.
     """
 
     key: str
@@ -69,6 +70,9 @@ class Sample:
     durations: NDArray[np.uint16]
     segments: tuple[str, ...] = ()
     speech_s: float | None = None
+    uri: str | None = None
+    channel: int | None = None
+    sample_rate_hz: int | None = None
 
     def __post_init__(self) -> None:
         assert "." not in self.key, f"key {self.key!r} holds a dot, at which WebDataset would split it"
@@ -318,6 +322,8 @@ def _samples_of(tar: tarfile.TarFile, name: str) -> Iterator[Sample]:
                 speech_s=facts.get("speech_s"),
                 **{field: facts[field] for field in ("segment_id", "corpus", "speaker", "language")},
                 **{field: facts[field] for field in ("start_s", "end_s")},
+                # Which shards from before have not.
+                **{field: facts.get(field) for field in ("uri", "channel", "sample_rate_hz")},
             )
             parts = {}
 
@@ -440,6 +446,9 @@ def _description(sample: Sample) -> dict[str, Any]:
         "corpus": sample.corpus,
         "speaker": sample.speaker,
         "language": sample.language,
+        "uri": sample.uri,
+        "channel": sample.channel,
+        "sample_rate_hz": sample.sample_rate_hz,
         "start_s": sample.start_s,
         "end_s": sample.end_s,
         "num_frames": sample.num_frames,

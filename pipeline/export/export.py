@@ -47,7 +47,6 @@ def export_shards(dataset: Dataset, format: Format, output: str, report: ReportP
         raise TwistError(f"{output} holds an export already; name another folder, or delete it")
     source = Source(dataset, report)
     WRITERS[format](output, source)
-    shards = dataset.info["shards"]
     told = {
         "format_version": FORMAT_VERSION,
         "format": format,
@@ -55,10 +54,7 @@ def export_shards(dataset: Dataset, format: Format, output: str, report: ReportP
         "codebook_fingerprint": dataset.info["codebook"]["fingerprint"],
         "codebook_size": dataset.codebook_size,
         "frame_rate_hz": dataset.info["frame_rate_hz"],
-        "num_samples": {
-            split: sum(shard["num_samples"] for shard in shards if shard["path"] in tars)
-            for split, tars in source.splits.items()
-        },
+        "num_samples": source.num_samples,
     }
     storage.write_bytes(storage.join(output, EXPORT), (json.dumps(told, indent=2) + "\n").encode())
     return told

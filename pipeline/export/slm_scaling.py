@@ -91,6 +91,7 @@ def _row(sample: Sample) -> dict[str, Any]:
         "speaker": sample.speaker,
         "language": sample.language,
         "segment_id": sample.segment_id,
+        "source_uri": sample.uri,
         "source_offset": sample.start_s,
         "source_duration": sample.end_s - sample.start_s,
     }

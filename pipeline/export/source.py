@@ -1,19 +1,22 @@
-"""The shards that an export reads, a sample in memory at a time."""
+"""The shards that an export reads, a tar in memory at a time."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import shards
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pipeline.progress import ReportProgress
     from pipeline.shards import Dataset, Sample
+
+# What dataset.json says of a tar.
+Shard = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -23,15 +26,15 @@ class Source:
     dataset: Dataset
     report: ReportProgress
 
-    @property
-    def splits(self) -> dict[str, list[str]]:
-        """The tars of each split, in order."""
-        tars: dict[str, list[str]] = {}
+    @functools.cached_property
+    def splits(self) -> dict[str, list[Shard]]:
+        """The tars of each split, in order, as dataset.json describes them."""
+        tars: dict[str, list[Shard]] = {}
         for shard in self.dataset.info["shards"]:
-            tars.setdefault(shard["path"].partition("/")[0], []).append(shard["path"])
+            tars.setdefault(shard["path"].partition("/")[0], []).append(shard)
         return tars
 
-    def samples(self, tars: list[str]) -> Iterator[Sample]:
+    def samples(self, tars: Sequence[Shard]) -> Iterator[Sample]:
         """The samples of some tars.
 
         Raises:
@@ -39,15 +42,16 @@ class Source:
         """
         for tar in tars:
             yield from shards.read_shard(self.dataset.uri, tar)
-            self.report(self._read_after[tar], self._num_samples, "samples", tar)
+            self.report(self._read_after[tar["path"]], sum(self.num_samples.values()), "samples", tar["path"])
+
+    @functools.cached_property
+    def num_samples(self) -> dict[str, int]:
+        """By split."""
+        return {split: sum(tar["num_samples"] for tar in tars) for split, tars in self.splits.items()}
 
     @functools.cached_property
     def _read_after(self) -> dict[str, int]:
         """Samples that are read once each tar is, as splits are written one after the other."""
-        sizes = {shard["path"]: shard["num_samples"] for shard in self.dataset.info["shards"]}
         order = [tar for tars in self.splits.values() for tar in tars]
-        return dict(zip(order, itertools.accumulate(sizes[tar] for tar in order), strict=True))
-
-    @property
-    def _num_samples(self) -> int:
-        return sum(shard["num_samples"] for shard in self.dataset.info["shards"])
+        ends = itertools.accumulate(tar["num_samples"] for tar in order)
+        return {tar["path"]: end for tar, end in zip(order, ends, strict=True)}

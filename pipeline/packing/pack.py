@@ -37,6 +37,7 @@ from pipeline.packing.evaluation_speech import read_evaluation_sets
 from pipeline.packing.facts import Facts, SortFacts, Survey, id_ranges
 from pipeline.packing.place import Arrangement, arrange, join_neighbours, read_recordings, split_by, split_recordings
 from pipeline.packing.reasons import Reasons
+from pipeline.packing.recorded import Recorded
 from pipeline.packing.write import PLAN_SCHEMA, Deal, Fill
 from pipeline.records import SPLITS
 from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SHARDS, UNITS
@@ -277,13 +278,15 @@ class _Packing:
         num_partitions = min(num_shards, MOST_FILLS, 1 + self.num_units // UNITS_PER_FILL)
         deal = Deal(self.folder, num_shards, num_partitions)
         ends = [*facts.batch_starts[1:], len(facts)]
+        recorded = Recorded(self.stage.run)
         for batch, start, end in zip(self.batches, facts.batch_starts, ends, strict=True):
             rows = facts.by_batch[start:end]
             of_rows = recordings.take(pa.array(facts.recording[rows]))
             columns = {
                 **{name: getattr(arrangement, name)[rows] for name in ("shard", "index", "member")},
                 "sample_id": arrangement.sample_ids(rows),
-                **{name: of_rows[name] for name in ("corpus", "speaker", "language")},
+                **{name: of_rows[name] for name in ("corpus", "speaker", "language", "sample_rate_hz")},
+                **recorded.of(of_rows["recording_id"], of_rows["corpus"].to_pylist()),
             }
             parquet.write(deal.plan_uri(batch.number), pa.table(columns, schema=PLAN_SCHEMA))
         return deal

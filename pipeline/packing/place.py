@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-RECORDING_COLUMNS = ["recording_id", "corpus", "speaker", "split", "language"]
+RECORDING_COLUMNS = ["recording_id", "corpus", "speaker", "split", "language", "sample_rate_hz"]
 # How many ids are turned into str, or rows into int, at a time; all at once take several times the column's memory.
 ROWS_AT_ONCE = 100_000
 
@@ -78,7 +78,8 @@ def read_recordings(run: str, wanted: pa.ChunkedArray) -> pa.Table:
         raise TwistError(f"{storage.join(run, LANGUAGE)} does not decide on the recordings of this manifest")
     plain = {name: manifest[name].cast(pa.string()) for name in repeated}
     spoken = pc.coalesce(decisions["language"].cast(pa.string()), plain["language"])
-    table = pa.table({"recording_id": manifest["recording_id"], **plain, "language": _normalized(spoken)})
+    known = {name: manifest[name] for name in ("recording_id", "sample_rate_hz")}
+    table = pa.table({**known, **plain, "language": _normalized(spoken)}).select(RECORDING_COLUMNS)
     table = table.filter(pc.is_in(table["recording_id"], pc.unique(wanted)))
     return table.sort_by("recording_id").combine_chunks()
 

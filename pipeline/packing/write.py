@@ -29,8 +29,13 @@ PLAN_SCHEMA = pa.schema(
         ("corpus", pa.string()),
         ("speaker", pa.string()),
         ("language", pa.string()),
+        ("sample_rate_hz", pa.int32()),
+        ("uri", pa.string()),
+        ("channel", pa.int16()),
     ]
 )
+# What a sample has of its recording.
+OF_RECORDING = ("corpus", "speaker", "language", "uri", "channel", "sample_rate_hz")
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ class Fill:
 def _samples(table: pa.Table, split: str) -> list[Sample]:
     """The samples of one shard, from its segments in order."""
     flat = Flat.of(table)
-    names = ("segment_id", "start_s", "end_s", "sample_id", "corpus", "speaker", "language", "member")
+    names = ("segment_id", "start_s", "end_s", "sample_id", "member", *OF_RECORDING)
     columns = {name: table[name].to_pylist() for name in names}
     firsts = [row for row, member in enumerate(columns["member"]) if member == 0]
     samples = []
@@ -143,9 +148,6 @@ def _samples(table: pa.Table, split: str) -> list[Sample]:
             Sample(
                 key=shards.make_key(segment_id),
                 segment_id=segment_id,
-                corpus=columns["corpus"][first],
-                speaker=columns["speaker"][first],
-                language=columns["language"][first],
                 split=split,
                 start_s=columns["start_s"][first],
                 end_s=columns["end_s"][end - 1],
@@ -153,6 +155,7 @@ def _samples(table: pa.Table, split: str) -> list[Sample]:
                 durations=durations,
                 segments=tuple(columns["segment_id"][first:end]) if end - first > 1 else (),
                 speech_s=sum(lengths_s) if end - first > 1 else None,
+                **{name: columns[name][first] for name in OF_RECORDING},
             )
         )
     return samples

@@ -8,6 +8,7 @@ import sys
 import tarfile
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import shards
 from pipeline.files import parquet
 from pipeline.records import SAMPLE_SCHEMA
 from pipeline.shards import (
@@ -84,6 +86,9 @@ def sample(number: int, num_units: int, segment_id: str | None = None, split: st
         end_s=number + 0.1 + num_units / 10,
         units=units,
         durations=generator.integers(1, 9, num_units).astype(np.uint16),
+        uri=f"rec é {number}.wav",
+        channel=number % 2 or None,
+        sample_rate_hz=16_000,
     )
 
 
@@ -136,6 +141,9 @@ def test_webdataset_alone_reads_every_sample(tmp_path: Path) -> None:
             "start_s": one.start_s,
             "end_s": one.end_s,
             "num_frames": int(one.durations.sum()),
+            "uri": one.uri,
+            "channel": one.channel,
+            "sample_rate_hz": one.sample_rate_hz,
         }
 
 
@@ -250,6 +258,24 @@ def test_a_key_tells_a_reader_which_segment_it_is() -> None:
     assert make_key("librispeech/84-121123-0001#00000000-00012500").startswith(
         "librispeech-84-121123-0001-00000000-00012500-"
     )
+
+
+def test_shards_from_before_samples_named_their_recording_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = shards._description
+    new = ("uri", "channel", "sample_rate_hz")
+    monkeypatch.setattr(
+        shards, "_description", lambda one: {name: value for name, value in told(one).items() if name not in new}
+    )
+    named = replace(sample(1, 5), uri="a.wav", channel=1, sample_rate_hz=8_000)
+    description, _ = write_shard(str(tmp_path), "train/old.tar", [named])
+    monkeypatch.undo()
+    (old,) = read_shard(str(tmp_path), description)
+    assert (old.uri, old.channel, old.sample_rate_hz) == (None, None, None)
+    description, _ = write_shard(str(tmp_path), "train/new.tar", [named])
+    (now,) = read_shard(str(tmp_path), description)
+    assert (now.uri, now.channel, now.sample_rate_hz) == ("a.wav", 1, 8_000)
 
 
 def test_a_sample_without_units_or_with_a_dot_in_its_key_is_a_bug() -> None:

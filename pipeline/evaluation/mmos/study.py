@@ -27,7 +27,7 @@ from pipeline.errors import TwistError
 from pipeline.evaluation.mmos.page import make_page
 from pipeline.evaluation.mmos.recordings import draw_recordings
 from pipeline.evaluation.mmos.systems import ANCHOR, ORIGINAL, RESYNTHESIS, Speaker, originals
-from pipeline.files import storage
+from pipeline.files import foreign_json, storage
 from pipeline.records import SAMPLE_RATE_HZ
 from pipeline.speaking.spoken import write_wav
 from pipeline.speaking.wav import read_clip
@@ -194,7 +194,7 @@ def read_key(folder: Path) -> tuple[str, dict[str, KeyRow]]:
         TwistError: the folder holds no study, or it is damaged.
     """
     try:
-        study = json.loads((folder / STUDY).read_text())
+        study = foreign_json.parse((folder / STUDY).read_text())
         rows = csv.DictReader(io.StringIO((folder / KEY).read_text()))
         key = {
             row["clip"]: KeyRow(

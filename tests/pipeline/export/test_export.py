@@ -39,7 +39,7 @@ def export(dataset: Dataset, tmp_path: Path, request: pytest.FixtureRequest) -> 
 def samples_of(dataset: Dataset) -> dict[str, list[Sample]]:
     found: dict[str, list[Sample]] = {}
     for shard in dataset.info["shards"]:
-        found.setdefault(shard["path"].split("/")[0], []).extend(read_shard(dataset.uri, shard["path"]))
+        found.setdefault(shard["path"].split("/")[0], []).extend(read_shard(dataset.uri, shard))
     return found
 
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.corpora.manifest import iterate_recordings
 from pipeline.errors import TwistError
 from pipeline.files import parquet
 from pipeline.inspection import verify
@@ -21,7 +22,7 @@ from pipeline.packing import pack as pack_module
 from pipeline.packing.config import DuplicatesConfig, PackConfig, SplitConfig
 from pipeline.packing.pack import pack
 from pipeline.packing.place import even_edges
-from pipeline.shards import Dataset, open_dataset
+from pipeline.shards import Dataset, open_dataset, read_shard
 from pipeline.units.parts import part_uris, read_parts
 from pipeline.work import cluster
 
@@ -183,6 +184,25 @@ def test_twins_may_stay(run_copy: Path) -> None:
     dataset = packed(run_copy, replace(PACK, duplicates=DuplicatesConfig(drop="none")))
     assert len(dataset.manifest) == len(units_of(run_copy))
     assert len(parquet.read(str(run_copy / "shards/dropped.parquet"))) == 0
+
+
+@pytest.mark.parametrize("sample_s", [0.0, 30.0])
+@pytest.mark.usefixtures("without_ray")
+def test_a_sample_names_its_recording(run_copy: Path, sample_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = json.loads((run_copy / "manifest/stage.json").read_text())["config"]["corpora"][0]["root"]
+    monkeypatch.setattr(pack_module, "PARTS_PER_BATCH", 2)  # so that recordings go on from batch to batch
+    dataset = packed(run_copy, replace(PACK, sample_s=sample_s))
+    recordings = {one.recording_id: one for one in iterate_recordings(str(run_copy))}
+    for shard in dataset.info["shards"]:
+        for sample in read_shard(dataset.uri, shard):
+            first = (sample.segments or (sample.segment_id,))[0]
+            recording = recordings[first.rpartition("#")[0]]
+            assert (f"{root}/{sample.uri}", sample.channel, sample.sample_rate_hz) == (
+                recording.uri,
+                recording.channel,
+                recording.sample_rate_hz,
+            )
+            assert sample.sample_rate_hz is not None
 
 
 def test_dataset_json_adds_up(small_run: Path) -> None:

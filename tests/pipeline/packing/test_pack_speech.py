@@ -23,7 +23,7 @@ from pipeline.inspection.verify_shards import verify_shards
 from pipeline.packing import duplicates, pack
 from pipeline.packing.config import DegenerateConfig, DuplicatesConfig, EvaluationSet, PackConfig, SplitConfig
 from pipeline.packing.duplicates import choose_twins
-from pipeline.records import LANGUAGE_SCHEMA, RECORDING_SCHEMA, UNITS_SCHEMA
+from pipeline.records import LANGUAGE_SCHEMA, RECORDING_SCHEMA, SEGMENT_SCHEMA, UNITS_SCHEMA
 from pipeline.shards import open_dataset
 from pipeline.stage import Stage, StageCounts, Tally
 from pipeline.units import codebook
@@ -104,8 +104,25 @@ def make_run(folder: Path, segments: list[Segment], per_part: int = 4) -> str:
         language=["en"] * count,
         evidence=["metadata"] * count,
     )
-    _finish(run, "manifest", {"all.parquet": recordings})
+    corpora = [{"root": f"/audio/{name}", "name": name} for name in dict.fromkeys(recordings["corpus"].to_pylist())]
+    _finish(run, "manifest", {"all.parquet": recordings}, {"corpora": corpora})
     _finish(run, "language", {"decisions.parquet": decisions})
+    of_segment = [segment.recording for segment in segments]
+    plan = {"segment_id": of_segment, "recording_id": of_segment, "uri": of_segment, "work_unit": of_segment}
+    plan |= {"start_s": [0.0] * len(segments), "end_s": [1.0] * len(segments)}
+    _finish(
+        run,
+        "segments",
+        {
+            "segments.parquet": pa.Table.from_pydict(
+                {
+                    field.name: pa.array(plan.get(field.name, [None] * len(segments)), field.type)
+                    for field in SEGMENT_SCHEMA
+                },
+                schema=SEGMENT_SCHEMA,
+            )
+        },
+    )
     encoder = {"name": "mfcc", "fingerprint": "made up", "frame_rate_hz": FRAME_RATE_HZ}
     codebook.save(storage.join(run, "codebook"), np.zeros((NUM_UNITS, 2), np.float32), {"encoder": encoder})
     parts = {
@@ -117,8 +134,10 @@ def make_run(folder: Path, segments: list[Segment], per_part: int = 4) -> str:
     return run
 
 
-def _finish(run: str, name: str, tables: dict[str, pa.Table], **facts: Any) -> None:
-    stage = Stage(run, name, {}, {})
+def _finish(
+    run: str, name: str, tables: dict[str, pa.Table], config: dict[str, Any] | None = None, **facts: Any
+) -> None:
+    stage = Stage(run, name, config or {}, {})
     with stage.begin():
         for file, table in tables.items():
             parquet.write(storage.join(stage.uri, file), table)

@@ -119,7 +119,7 @@ def test_speakers_without_hours_fill_no_split() -> None:
 
 def recordings_of(speakers: list[str | None], own: str | None = None) -> pa.Table:
     ids = [f"c/{number}" for number in range(len(speakers))]
-    columns = [ids, ["c"] * len(ids), speakers, [own] * len(ids), ["en"] * len(ids)]
+    columns = [ids, ["c"] * len(ids), speakers, [own] * len(ids), ["en"] * len(ids), [None] * len(ids)]
     return pa.table([pa.array(column, pa.string()) for column in columns], RECORDING_COLUMNS)
 
 
