@@ -23,6 +23,7 @@ from jobs.recipe import Recipe
 from model.lm.sampling_config import SamplingConfig
 from pipeline.corpora.source import CorpusConfig
 from pipeline.errors import TwistError
+from pipeline.files import storage
 
 if TYPE_CHECKING:
     from jobs.command import Main
@@ -41,6 +42,7 @@ def prepare(_: Recipe, given: Namespace) -> None:
     from pipeline.evaluation.mmos.systems import find_model
 
     quiet_transformers()
+    output = _local(given.output)
     config = StudyConfig(
         num_clips=given.num_clips,
         prompt_s=given.prompt_duration_sec,
@@ -63,7 +65,7 @@ def prepare(_: Recipe, given: Namespace) -> None:
     ]
     with progress("mmos prepare") as report:
         study = prepare_study(
-            Path(given.output),
+            output,
             config,
             sets,
             models,
@@ -73,8 +75,8 @@ def prepare(_: Recipe, given: Namespace) -> None:
             device=given.device,
             report=report,
         )
-    print(f"{study['num_clips']:,} clips in {study['num_parts']:,} parts: {Path(given.output) / 'page' / 'index.html'}")
-    print(f"keep {Path(given.output) / 'key.csv'} from raters: it says which clip is which system")
+    print(f"{study['num_clips']:,} clips in {study['num_parts']:,} parts: {output / 'page' / 'index.html'}")
+    print(f"keep {output / 'key.csv'} from raters: it says which clip is which system")
 
 
 def score(_: Recipe, given: Namespace) -> None:
@@ -86,9 +88,21 @@ def score(_: Recipe, given: Namespace) -> None:
     from pipeline.evaluation.mmos import score as scoring
 
     config = scoring.ScoreConfig(given.outlier_z, given.max_outlier_share, given.min_correlation, given.level)
-    scores = scoring.score_study(Path(given.study), given.answers, config, given.raters)
-    uri = scoring.write(Path(given.study), scores)
+    study = _local(given.study)
+    scores = scoring.score_study(study, given.answers, config, given.raters)
+    uri = scoring.write(study, scores)
     print(json.dumps(scoring.as_json(scores)) if given.json else f"{scoring.as_text(scores)}\n{uri}")
+
+
+def _local(folder: str) -> Path:
+    """The folder of a study.
+
+    Raises:
+        TwistError: it is on S3.
+    """
+    if storage.is_s3(folder):
+        raise TwistError(f"a study lies on this machine's disk, from which its page is opened or sent; not at {folder}")
+    return Path(folder)
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -313,6 +313,14 @@ def test_a_rater_who_rates_the_other_way_round_is_left_out(study_copy, twist, tm
     assert {one["num_raters"] for one in told["opinions"]} == {6 - sum(map(bool, left_out.values()))}
 
 
+def test_a_rater_s_name_steers_no_terminal(study_copy, twist, tmp_path):
+    given = [("A", clip, score) for _, clip, score in drawn_scores(study_copy, "A")]
+    answers = write_own(tmp_path / "a.csv", fingerprint_of(study_copy), [*given, ("\x1b[2J", given[0][1], 3.0)])
+    stdout = twist("evaluate", "mmos", "score", answers, "--study", study_copy, "--raters", "A").stdout
+    assert "\x1b" not in stdout
+    assert r"e.g. \x1b[2J at line" in stdout
+
+
 def test_one_rater_has_a_plain_interval_and_is_told(study_copy, twist, tmp_path):
     answers = write_own(tmp_path / "a.csv", fingerprint_of(study_copy), drawn_scores(study_copy, "A"))
     text = twist("evaluate", "mmos", "score", answers, "--study", study_copy).stdout
@@ -336,6 +344,15 @@ def test_answers_that_cannot_be_used_are_refused(study, twist, tmp_path, row, se
 
 
 def test_what_is_no_study_or_no_answers_is_told(study, twist, tmp_path):
+    assert (
+        "lies on this machine's disk"
+        in twist("evaluate", "mmos", "score", tmp_path / "a.csv", "--study", "s3://bucket/study", status=2).stderr
+    )
+    (tmp_path / "a.csv").write_text(f"study,rater,clip,score\n{'x' * 200_000},A,b,3\n")
+    assert (
+        "is no CSV of answers"
+        in twist("evaluate", "mmos", "score", tmp_path / "a.csv", "--study", study, status=2).stderr
+    )
     (tmp_path / "a.csv").write_text("a,b\n1,2\n")
     score = ("evaluate", "mmos", "score", tmp_path / "a.csv", "--study")
     assert "holds no answers: its first line names neither" in twist(*score, study, status=2).stderr

@@ -98,7 +98,14 @@ def _read_file(uri: str, answers: Answers) -> Iterator[Answer]:
         text = decode(storage.read_bytes(uri)).removeprefix("\ufeff")
     except FileNotFoundError:
         raise TwistError(f"there are no answers at {uri}") from None
-    rows = csv.DictReader(io.StringIO(text))
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        yield from _read_rows(rows, uri, answers)
+    except csv.Error as error:
+        raise TwistError(f"{uri} is no CSV of answers: {error}") from error
+
+
+def _read_rows(rows: csv.DictReader[str], uri: str, answers: Answers) -> Iterator[Answer]:
     columns = set(rows.fieldnames or ())
     if columns >= OWN_COLUMNS:
         read: Callable[[dict[str, str], str, Answers], Iterator[Answer]] = _read_own

@@ -21,6 +21,7 @@ from pipeline.evaluation.mmos.statistics import MAX_OUTLIER_SHARE, MIN_CORRELATI
 from pipeline.evaluation.mmos.study import read_key
 from pipeline.evaluation.mmos.systems import ANCHOR
 from pipeline.files import parquet, storage
+from pipeline.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -204,7 +205,7 @@ def as_text(scores: Scores) -> str:
     errors = [rater.anchor_error for rater in scores.raters if rater.anchor_error is not None]
     if errors:
         lines.append(f"anchors: raters are {np.mean(errors):.2f} off on average, at most {max(errors):.2f}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _matrix(answers: Answers, raters: Sequence[str], clips: Sequence[KeyRow]) -> NDArray[np.float64]:
