@@ -118,10 +118,14 @@ def mean_opinion(scores: NDArray[np.float64], level: float = 0.95) -> MeanOpinio
         half = quantile * math.sqrt(variance_of_mean(scores))
         if not math.isnan(half):
             return MeanOpinion(mean, half, len(given), num_raters, num_items, "two-way")
-    half = math.nan
-    if len(given) > 1:
-        half = float(stats.norm.ppf((1 + level) / 2) * given.std(ddof=1) / math.sqrt(len(given)))
-    return MeanOpinion(mean, half, len(given), num_raters, num_items, "plain")
+    return MeanOpinion(mean, plain_half_interval(given, level), len(given), num_raters, num_items, "plain")
+
+
+def plain_half_interval(scores: NDArray[np.float64], level: float = 0.95) -> float:
+    """Half the width of the interval z s / sqrt(n), which takes scores [n] for independent; NaN with fewer than two."""
+    if len(scores) < 2:
+        return math.nan
+    return float(stats.norm.ppf((1 + level) / 2) * scores.std() / math.sqrt(len(scores)))
 
 
 def variance_of_mean(scores: NDArray[np.float64]) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.evaluation.mmos.statistics import mean_opinion, screen, variance_of_mean
+from pipeline.evaluation.mmos.statistics import mean_opinion, plain_half_interval, screen, variance_of_mean
 
 _ = math.nan
 # Six raters, thirteen items; a blank is no score.
@@ -19,6 +19,29 @@ SPARSE = """\
 5_1 24_ 1_4 42__
 _4_ ___ _2_ ____
 ___ ___ ___ ____"""
+
+# The first system of a listening test of the Blizzard Challenge, as the package mean-opinion-score (MIT) has it.
+BLIZZARD = """\
+_5___555_5_5_____5
+555555555555555555
+555555555555555555
+_55____5555_5_55__
+5555555555555_5555
+555555555555455554
+5__55______5____55
+5_555_5555_5555555
+555555545555555555
+__55__5________5__
+555555555555555555
+55__554555555_5_55
+55__555____55_5_45
+5555555_5_55355555
+_55__5__5_5__5_5__
+5__55______5____54
+5__55___5_______4_
+454535443554555435
+55555555_555_5_555
+45__54_55555_5__5_"""
 
 
 def matrix(text: str) -> np.ndarray:
@@ -42,6 +65,23 @@ def test_intervals_are_those_of_the_published_scorers(scores, mean, half_interva
     assert found.mean == pytest.approx(mean)
     assert found.half_interval == pytest.approx(half_interval, abs=1e-4)
     assert found.rule == "two-way"
+
+
+def test_a_listening_test_has_the_published_interval():
+    scores = matrix(BLIZZARD)
+    found = mean_opinion(scores)
+    assert found.mean == pytest.approx(4.908)
+    assert found.half_interval == pytest.approx(0.11618882, abs=1e-7)
+    assert plain_half_interval(scores[~np.isnan(scores)]) == pytest.approx(0.0421344, abs=1e-7)
+
+
+def test_raters_of_one_clip_each_leave_their_variance_with_the_rest():
+    """Scores of an item differ by raters and chance alone; what is left of the whole variance is the items'."""
+    scores = np.full((6, 2), _)
+    scores[:3, 0] = [1, 2, 3]
+    scores[3:, 1] = [3, 4, 5]
+    within, whole = 2 / 3, np.var([1, 2, 3, 3, 4, 5])
+    assert variance_of_mean(scores) == pytest.approx((whole - within) * (3**2 + 3**2) / 6**2 + within / 6)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +109,7 @@ def test_one_score_has_no_variance():
 def test_one_rater_or_one_item_has_a_plain_interval(scores):
     found = mean_opinion(np.array(scores, float))
     assert found.rule == "plain"
-    assert found.half_interval == pytest.approx(stats.norm.ppf(0.975) * 1.0 / math.sqrt(3))
+    assert found.half_interval == pytest.approx(stats.norm.ppf(0.975) * math.sqrt(2 / 3) / math.sqrt(3))
 
 
 def test_raters_and_items_are_alike_to_the_interval():
