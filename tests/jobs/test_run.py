@@ -28,11 +28,15 @@ def test_a_run_ends_with_shards_a_checkpoint_and_no_violation(finished_run, twis
 
 
 def test_running_it_again_does_nothing_twice(finished_copy, twist, recipe, demo_speech):
-    before = {path: path.stat().st_mtime_ns for path in finished_copy.rglob("*.parquet")}
+    def files():
+        # A result names the folder that was measured, which this copy is another than.
+        found = (path for path in finished_copy.rglob("*.parquet") if "evaluation" not in path.parts)
+        return {path: path.stat().st_mtime_ns for path in found}
+
+    before = files()
     output = twist("run", "--config", recipe, "--run", finished_copy, "--audio", demo_speech).stdout
     assert output.count("already finished") == 7, f"six stages and training should have been skipped:\n{output}"
-    after = {path: path.stat().st_mtime_ns for path in finished_copy.rglob("*.parquet")}
-    assert after == before, "files were written again"
+    assert files() == before, "files were written again"
 
 
 def test_what_was_missing_is_taken_up_again_when_asked(twist, recipe, demo_speech, tmp_path):
