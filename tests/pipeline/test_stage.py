@@ -20,6 +20,7 @@ from pipeline.stage import (
     StageCounts,
     StageError,
     Tally,
+    damage,
     digest,
     fingerprint_of,
     is_finished,
@@ -103,6 +104,14 @@ def test_what_it_writes(folder: str) -> None:
     assert facts["wall_time_s"] >= 0
     rows = parquet.read(storage.join(folder, "segments", "dropped.parquet")).to_pylist()
     assert [(row["id"], row["reason"], row["duration_s"]) for row in rows] == [("c/b", "silent", 1800.0)]
+
+
+def test_facts_with_numbers_for_keys_are_not_taken_for_damage(folder: str) -> None:
+    stage = make(folder)
+    with stage.begin():
+        # Sorted as numbers -24 is first; sorted as text, which is how they are read back, -13 is.
+        stage.finish(COUNTS, DROPPED, "output", levels_dbfs={-24: 2, -13: 1})
+    assert list(damage(folder, "segments")) == [], "stage.json is called damaged as soon as it is written"
 
 
 def test_an_interrupted_stage_has_work(folder: str) -> None:
