@@ -43,7 +43,8 @@ def work(given: Namespace) -> None:
         description["plots"] = write_plots(description, Path(given.plots))
     print(json.dumps(description, indent=2) if given.json else as_text(description))
     if description.get("violations"):
-        raise TwistError(f"{path} is damaged: {len(description['violations'])} violations, listed above")
+        count = len(description["violations"])
+        raise TwistError(f"{path} is damaged: {count} violation{'s' if count > 1 else ''}, listed above")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -67,7 +67,7 @@ class WorkProgress:
 
     def seconds_left(self, now: float) -> float | None:
         """Seconds until all is done at the pace so far; None until the first chunk is done."""
-        hours_left = self.hours - self.hours_done_before - self.hours_done
+        hours_left = max(0.0, self.hours - self.hours_done_before - self.hours_done)  # sums of floats
         return 3600 * hours_left / self.hours_per_hour(now) if self.hours_done else None
 
     def shares(self) -> dict[str, float]:

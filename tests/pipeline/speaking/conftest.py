@@ -40,6 +40,6 @@ def spoken_run(make_run: Callable[..., Path]) -> Path:
     checkpoint = run / "checkpoints" / "00000001"
     cold_start(OPT, vocabulary, seed=0).save_pretrained(checkpoint)
     (checkpoint / "trainer_state.json").write_text(json.dumps({"config": {}, "progress": {"step": 1, "best_step": 1}}))
-    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in checkpoint.iterdir()}
-    (checkpoint / "checksums.json").write_text(json.dumps(sums))
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(checkpoint.iterdir())}
+    (checkpoint / "checksums.json").write_text(json.dumps(sums, indent=2) + "\n")
     return run
