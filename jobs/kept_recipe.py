@@ -16,7 +16,7 @@ from jobs.recipe import Recipe, kept_text, kept_uri, plain
 from pipeline.errors import TwistError
 from pipeline.files import storage
 from pipeline.printable import printable
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, UNITS
+from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, UNITS, WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +26,7 @@ STAGE_SECTIONS = {
     MANIFEST: ("corpora",),
     LANGUAGE: ("same_speech", "language"),
     SEGMENTS: ("segments",),
+    WORDS: ("words",),
     CODEBOOK: ("codebook", "encoder"),
     UNITS: ("encoder",),
     SHARDS: ("pack", "encoder"),

@@ -35,6 +35,7 @@ from pipeline.language.same_speech import SameSpeechConfig
 from pipeline.packing.config import PackConfig
 from pipeline.segments.config import SegmentConfig
 from pipeline.units.config import CodebookConfig
+from pipeline.words.config import WordsConfig
 from pipeline.work.cluster import ClusterConfig
 
 KEPT_RECIPE = "recipe.yaml"
@@ -42,7 +43,8 @@ KEPT_RECIPE = "recipe.yaml"
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of a run. `train` has no defaults: it is None if no model to train is named.
+    """The settings of a run. `train` has no defaults: it is None if no model to train is named. `words` is None if no
+    recipe has it: `twist run` then aligns nothing.
 
     `said` has the sections as the files give them, without defaults and without the command line's options.
     """
@@ -52,6 +54,7 @@ class Recipe:
     same_speech: SameSpeechConfig = field(default_factory=SameSpeechConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
     segments: SegmentConfig = field(default_factory=SegmentConfig)
+    words: WordsConfig | None = None
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     pack: PackConfig = field(default_factory=PackConfig)

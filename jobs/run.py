@@ -16,13 +16,15 @@ from jsonargparse import ArgumentParser, Namespace
 from jobs import manifest, train
 from jobs.command import add_retry_dropped, command
 from jobs.recipe import SECTIONS, Recipe, has_option
+from pipeline.errors import TwistError
 from pipeline.files import storage
-from pipeline.runs import MANIFEST, STAGES, UNITS, StageRow
+from pipeline.runs import MANIFEST, SHARDS, STAGES, UNITS, StageRow
 
 if TYPE_CHECKING:
     from pipeline.evaluation.perplexity import Evaluation
 
-DATA_SECTIONS = tuple(name for name in SECTIONS if name not in ("train", "pretrain", "vocoder", "evaluation"))
+# Without `words`, which only a recipe can ask for.
+DATA_SECTIONS = tuple(name for name in SECTIONS if name not in ("words", "train", "pretrain", "vocoder", "evaluation"))
 
 
 def work(recipe: Recipe, given: Namespace) -> None:
@@ -36,12 +38,11 @@ def work(recipe: Recipe, given: Namespace) -> None:
 
     recipe = manifest.with_audio(recipe, given)
     shards = storage.join(recipe.run, "shards")
-    commands = [stage.command for stage in STAGES]
-    stages = STAGES[: commands.index(given.until) + 1] if given.until else STAGES
+    stages = _stages(recipe, given.until)
     _require_encoder(recipe, stages)
     if given.until is not None:
         _run_stages(recipe, stages, given.retry_dropped)
-        if stages == STAGES:
+        if stages[-1].name == SHARDS:
             print(f"\n{table_of_corpora(describe_shards(shards))}")
         return
     from model.lm.speech_lm import require_model
@@ -58,6 +59,18 @@ def work(recipe: Recipe, given: Namespace) -> None:
     results.write(storage.join(output, name_of(result.checkpoint, output)), evaluation.result)
     print(f"\n{table_of_corpora(describe_shards(shards))}")
     print(f"\n{_table(recipe, result.initial.mean.perplexity, evaluation)}")
+
+
+def _stages(recipe: Recipe, until: str | None) -> list[StageRow]:
+    """The stages to do, to the end or until one of them."""
+    asked_for = [stage for stage in STAGES if stage.section is None or getattr(recipe, stage.section) is not None]
+    if until is None:
+        return asked_for
+    commands = [stage.command for stage in asked_for]
+    if until not in commands:
+        section = next(stage.section for stage in STAGES if stage.command == until)
+        raise TwistError(f"--until {until}: the recipe has no `{section}:`, so that stage is left out; add it")
+    return asked_for[: commands.index(until) + 1]
 
 
 def _require_encoder(recipe: Recipe, stages: Sequence[StageRow]) -> None:

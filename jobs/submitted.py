@@ -21,7 +21,15 @@ PACKAGES = "working_dir_files"  # Ray unpacks a job's files in .../runtime_resou
 OPTIONS = ("run", "audio", "root", "shards", "checkpoints", "checkpoint", "output_file", "output", "input_file")
 LISTS = ("places", "runs")
 MODEL_OPTIONS = ("codebook", "vocoder")
-MODELS = ("encoder.path", "codebook.path", "language.audio.model", "train.init", "pretrain.init", "vocoder.init")
+MODELS = (
+    "encoder.path",
+    "codebook.path",
+    "language.audio.model",
+    "words.model",
+    "train.init",
+    "pretrain.init",
+    "vocoder.init",
+)
 """Options and settings that name a model or its folder; only what holds a slash is a path for sure."""
 
 # Settings of benchmarks that are paths.
@@ -65,6 +73,9 @@ def _paths(recipe: Recipe, given: Namespace, sections: Sequence[str]) -> Iterato
     if "corpora" in sections and not given.get("audio") and not given.get("root"):
         for corpus in recipe.corpora:
             yield "corpora.root", corpus.root
+    if "words" in sections and recipe.words is not None:
+        for place in recipe.words.alignments:
+            yield "words.alignments", place
     for option in MODEL_OPTIONS:
         named = given.get(option)
         if isinstance(named, str) and "/" in named:

@@ -151,6 +151,35 @@ UNITS_SCHEMA = pa.schema(
     ]
 )
 
+# The words of a text and when they are said. A word is written as in its text; words that have one time in common are
+# one, with a blank between them.
+WORDS_TYPE = pa.list_(pa.struct([("word", pa.string()), ("start_s", pa.float64()), ("end_s", pa.float64())]))
+
+# Times are in seconds from the start of the recording, and not checked yet.
+RECORDING_WORDS_SCHEMA = pa.schema(
+    [
+        pa.field("recording_id", pa.string(), nullable=False),
+        pa.field("words", WORDS_TYPE),
+        pa.field("drop_reason", pa.string()),
+        pa.field("drop_detail", pa.string()),
+    ]
+)
+
+# Times are in seconds from `start_s`: rising, without overlap, within the segment. A dropped segment has a reason in
+# place of words. `source` says whose times they are: corpus | ctc | pocketsphinx.
+WORDS_SCHEMA = pa.schema(
+    [
+        pa.field("segment_id", pa.string(), nullable=False),
+        pa.field("recording_id", pa.string(), nullable=False),
+        pa.field("start_s", pa.float64(), nullable=False),
+        pa.field("end_s", pa.float64(), nullable=False),
+        pa.field("words", WORDS_TYPE),
+        pa.field("source", pa.string()),
+        pa.field("drop_reason", pa.string()),
+        pa.field("drop_detail", pa.string()),
+    ]
+)
+
 # A row per sample of the shards. `offset` is the byte offset in the shard of the sample's first tar header,
 # `units_offset` that of its first unit: num_units little-endian uint16 values follow, readable without parsing the tar.
 # `units_crc32` is the CRC-32 of these, `sample_crc32` that of all bytes from `offset` to the end of its units.

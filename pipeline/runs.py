@@ -16,6 +16,7 @@ from pipeline.files import storage
 MANIFEST = "manifest"
 LANGUAGE = "language"
 SEGMENTS = "segments"
+WORDS = "words"
 CODEBOOK = "codebook"
 UNITS = "units"
 SHARDS = "shards"
@@ -34,6 +35,7 @@ class StageRow:
         parts: Subfolder for its part files; "" is the stage's folder itself.
         needs_encoder: Whether it, or the stage it builds on, can only run with an encoder that can be loaded.
         reads_audio: Whether it opens audio, and so takes `--retry-dropped`.
+        section: The section without which `twist run` leaves the stage out; None if it always runs it.
     """
 
     name: str
@@ -44,6 +46,7 @@ class StageRow:
     parts: str = ""
     needs_encoder: bool = False
     reads_audio: bool = True
+    section: str | None = None
 
 
 STAGES = (
@@ -63,6 +66,15 @@ STAGES = (
         "recordings",
         source=LANGUAGE,
         parts="speech",
+    ),
+    StageRow(
+        WORDS,
+        "align",
+        "find the words of segments and their times, in alignments or by forced alignment",
+        "segments",
+        source=SEGMENTS,
+        parts="recordings",
+        section="words",
     ),
     # No source: its input is a sample of the segments, not all that were kept.
     StageRow(CODEBOOK, "codebook", "fit the k-means codebook", "segments", parts="frames", needs_encoder=True),

@@ -19,8 +19,9 @@ from pipeline.inspection.describe_stages import (
     describe_manifest,
     describe_segments,
     describe_units,
+    describe_words,
 )
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, STAGE_NAMES, UNITS, parts_uri
+from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, STAGE_NAMES, UNITS, WORDS, parts_uri
 from pipeline.shards import DATASET
 from pipeline.units import codebook
 from pipeline.work.progress import read_progress
@@ -102,6 +103,7 @@ def describe_stage(run: str, name: str) -> dict[str, Any]:
         MANIFEST: describe_manifest,
         LANGUAGE: describe_language,
         SEGMENTS: describe_segments,
+        WORDS: describe_words,
         CODEBOOK: describe_codebook,
         UNITS: describe_units,
         SHARDS: lambda run: describe_shards(storage.join(run, SHARDS)),

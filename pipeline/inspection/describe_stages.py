@@ -14,10 +14,11 @@ from pipeline.files import parquet, storage
 from pipeline.inspection import figures
 from pipeline.inspection.describe_shards import NUM_EXAMPLE_UNITS, NUM_EXAMPLES
 from pipeline.language.filter import DECISIONS
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, UNITS
+from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, UNITS, WORDS
 from pipeline.segments.segment import SEGMENTS_FILE
 from pipeline.units import codebook
 from pipeline.units.parts import part_uris, read_part
+from pipeline.words import parts as words_parts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -89,6 +90,29 @@ def describe_segments(run: str) -> dict[str, Any]:
         "num_work_units": len(chunks),
         "segments_s": figures.quantiles(durations),
         "lengths": stage.read_facts(run, SEGMENTS).get("lengths"),
+        "examples": examples,
+    }
+
+
+def describe_words(run: str) -> dict[str, Any]:
+    """How many words there are, whose times they have, and how long they are.
+
+    Raises:
+        TwistError: a part is damaged.
+    """
+    durations_s: list[NDArray[np.float64]] = [np.empty(0)]
+    examples: list[dict[str, Any]] = []
+    for uri in words_parts.part_uris(run):
+        part = words_parts.read_part(uri)
+        words = pc.list_flatten(part["words"])
+        durations_s.append(pc.subtract(pc.struct_field(words, "end_s"), pc.struct_field(words, "start_s")).to_numpy())
+        if len(examples) < NUM_EXAMPLES:
+            kept = part.filter(pc.is_valid(part["words"])).slice(0, NUM_EXAMPLES - len(examples))
+            examples += kept.select(["segment_id", "words", "source"]).to_pylist()
+    facts = stage.read_facts(run, WORDS)
+    return {
+        **{key: facts[key] for key in ("num_words", "by_source", "notices")},
+        "words_s": figures.quantiles(np.concatenate(durations_s)),
         "examples": examples,
     }
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.inspection.checkpoints import QUALITY
 from pipeline.printable import printable_in
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, UNITS
+from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, UNITS, WORDS
 from pipeline.text_table import in_columns
 
 WIDTH = 120
@@ -87,6 +87,7 @@ def _folder(kind: str, description: Mapping[str, Any]) -> Iterator[str]:
         MANIFEST: _manifest,
         LANGUAGE: _language,
         SEGMENTS: _segments,
+        WORDS: _words,
         CODEBOOK: _codebook,
         UNITS: _units,
         SHARDS: _shards,
@@ -162,6 +163,21 @@ def _segments(description: Mapping[str, Any]) -> Iterator[str]:
     yield from _lengths(description["lengths"], "recordings")
     yield from _examples(
         f"{example['segment_id']}  {_seconds(example['end_s'] - example['start_s'])}"
+        for example in description["examples"]
+    )
+
+
+def _words(description: Mapping[str, Any]) -> Iterator[str]:
+    yield from _row("words", f"{description['num_words']:,}")
+    for source, tally in description["by_source"].items():
+        yield from _row("times from", f"{source}: {_count(tally['items'], 'segments')}, {_hours(tally['hours'])}")
+    yield from _row("durations", _spread(description["words_s"], _seconds))
+    for place, told in description["notices"].items():
+        for what, notice in told.items():
+            yield from _row("noticed", f"{place}: {notice['count']:,} {what}, e.g. {notice['example']}")
+    yield from _examples(
+        f"{example['segment_id']}  "
+        + " ".join(f"{word['word']} {word['start_s']:.2f}-{word['end_s']:.2f}" for word in example["words"])
         for example in description["examples"]
     )
 

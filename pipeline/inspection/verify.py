@@ -22,8 +22,9 @@ from pipeline.inspection.verify_stages import (
     verify_packed,
     verify_segments,
     verify_units,
+    verify_words,
 )
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, STAGE_NAMES, UNITS, stage_of
+from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, STAGE_NAMES, UNITS, WORDS, stage_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -75,6 +76,7 @@ def verify_stage(run: str, name: str, checksums: bool = True) -> Iterator[str]:
         MANIFEST: verify_manifest,
         LANGUAGE: verify_language,
         SEGMENTS: verify_segments,
+        WORDS: verify_words,
         CODEBOOK: lambda run, _: verify_fitted(run),
         UNITS: verify_units,
         SHARDS: verify_packed,

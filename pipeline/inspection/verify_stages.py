@@ -21,10 +21,11 @@ from pipeline.inspection.accounts import differences, hashes_of, repeated
 from pipeline.inspection.verify_shards import as_violations, verify_shards
 from pipeline.inspection.verify_tars import verify_sample
 from pipeline.language.filter import DECISIONS
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, UNITS
+from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, UNITS, WORDS
 from pipeline.segments.segment import LENGTHS_FILE, SEGMENTS_FILE
 from pipeline.units import codebook
 from pipeline.units.parts import digest_of_part, part_uris, read_part
+from pipeline.words import parts as words_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,6 +99,26 @@ def verify_segments(run: str, checksums: bool) -> Iterator[str]:
         yield from _verify_files(run, SEGMENTS, SEGMENTS_FILE)
 
 
+def verify_words(run: str, checksums: bool) -> Iterator[str]:
+    """The parts of a run's words; without checksums, only that there are any."""
+    uris = words_parts.part_uris(run)
+    if not checksums:
+        if not uris:
+            yield f"{storage.join(run, WORDS)} holds no part files"
+        return
+    digests = []
+    for uri in uris:
+        digests.append(stage.digest(storage.read_bytes(uri)))
+        try:
+            part = words_parts.read_part(uri)
+        except TwistError as error:
+            yield str(error)
+            continue
+        yield from as_violations(uri, _verify_words_of(uri, part))
+    yield from _verify_accounts(run, WORDS, lambda: _segment_ids(run), lambda: _ids_kept(uris))
+    yield from _verify_output(run, WORDS, stage.digest(*digests))
+
+
 def verify_fitted(run: str) -> Iterator[str]:
     """The codebook of a run: by itself, and against what its stage says. It is small: its checksum is always read."""
     uri = storage.join(run, CODEBOOK)
@@ -130,7 +151,7 @@ def verify_units(run: str, checksums: bool) -> Iterator[str]:
         whole.append(uri)
         digests.append(digest_of_part(part))
         yield from as_violations(uri, _verify_part(uri, part, book))
-    yield from _verify_accounts(run, UNITS, lambda: _segment_ids(run), lambda: _ids_with_units(whole))
+    yield from _verify_accounts(run, UNITS, lambda: _segment_ids(run), lambda: _ids_kept(whole))
     yield from _verify_output(run, UNITS, stage.digest(book.fingerprint, *digests))
 
 
@@ -143,7 +164,7 @@ def verify_packed(run: str, checksums: bool) -> Iterator[str]:
         yield f"{storage.join(uri, shards.DATASET)} names another codebook than the one in {run}"
     if checksums:
         parts = part_uris(run)
-        yield from _verify_accounts(run, SHARDS, lambda: _ids_with_units(parts), lambda: shards.segment_ids(dataset))
+        yield from _verify_accounts(run, SHARDS, lambda: _ids_kept(parts), lambda: shards.segment_ids(dataset))
     yield from _verify_output(run, SHARDS, dataset.fingerprint)
 
 
@@ -156,6 +177,23 @@ def _verify_part(uri: str, part: pa.Table, book: Codebook) -> Iterator[str]:
         units, durations = (np.array(row[name] or [], np.int64) for name in ("units", "durations"))
         where = f"{uri}: {row['segment_id']}"
         yield from verify_sample(where, units, durations, row["num_frames"], book.codebook_size)
+
+
+def _verify_words_of(uri: str, part: pa.Table) -> Iterator[str]:
+    """Words or a reason for each segment; times that rise, without overlap, within the segment."""
+    for row in part.to_pylist():
+        where = f"{uri}: {row['segment_id']}"
+        if bool(row["words"]) == (row["drop_reason"] is not None):
+            yield f"{where} has {len(row['words'] or ())} words, with {row['drop_reason']} as the reason to drop it"
+        before_s = 0.0
+        for word in row["words"] or ():
+            if word["word"] != word["word"].strip() or not word["word"]:
+                yield f"{where}: {word['word']!r} is no word"
+            if not before_s <= word["start_s"] < word["end_s"]:
+                yield f"{where}: {word['word']!r} from {word['start_s']} to {word['end_s']} s, after {before_s} s"
+            before_s = word["end_s"]
+        if before_s > row["end_s"] - row["start_s"] + TIME_TOLERANCE_S:
+            yield f"{where}: its last word ends at {before_s} s, behind the segment"
 
 
 def _verify_files(run: str, name: str, *files: str) -> Iterator[str]:
@@ -205,7 +243,7 @@ def _segment_ids(run: str) -> Iterator[pa.ChunkedArray]:
     return (table["segment_id"] for table in parquet.iterate(uri, ["segment_id"]))
 
 
-def _ids_with_units(parts: list[str]) -> Iterator[pa.ChunkedArray]:
+def _ids_kept(parts: list[str]) -> Iterator[pa.ChunkedArray]:
     for part in parquet.read_many(parts, ["segment_id", "drop_reason"]):
         yield part["segment_id"].filter(pc.is_null(part["drop_reason"]))
 

@@ -28,11 +28,15 @@ CACHED_TABLES = 3
 
 @dataclass(frozen=True)
 class Chunk:
-    """Spans of audio that one worker takes together, each with the id of its recording or segment."""
+    """Spans of audio that one worker takes together, each with the id of its recording or segment.
+
+    `texts` says what is said in each, where the plan has that.
+    """
 
     name: str
     ids: tuple[str, ...]
     spans: tuple[Span, ...]
+    texts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         assert len(self.ids) == len(self.spans) > 0, f"chunk {self.name} has {len(self.ids)} ids"
@@ -48,7 +52,8 @@ class WorkPlan(collections.abc.Sequence[Chunk]):
 
     Args:
         tables: The tables in order, each with whole chunks of adjacent rows. Columns: work_unit (the chunk's name),
-            `id`, uri, channel, start_s, end_s, and perhaps reads_on_s. Iterated over once, for names and durations.
+            `id`, uri, channel, start_s, end_s, and perhaps reads_on_s and text. Iterated over once, for names and
+            durations.
         read: Reads the table of a given index again.
         id: Name of the column of ids.
     """
@@ -94,7 +99,8 @@ class WorkPlan(collections.abc.Sequence[Chunk]):
         names = [name for name in ("uri", "channel", "start_s", "end_s", "reads_on_s") if name in rows.column_names]
         columns = (rows[name].to_pylist() for name in names)
         spans = tuple(Span(*span) for span in zip(*columns, strict=True))
-        return Chunk(self.names[index], tuple(rows[self._id].to_pylist()), spans)
+        texts = tuple(rows["text"].to_pylist()) if "text" in rows.column_names else ()
+        return Chunk(self.names[index], tuple(rows[self._id].to_pylist()), spans, texts)
 
 
 class ChunkNames:
