@@ -6,11 +6,10 @@ equal length share a batch, so that there is no padding, and what is heard does 
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -52,31 +51,29 @@ class Recognizer:
     """
 
     def __init__(self, folder: Path, device: Device) -> None:
-        from transformers import AutoConfig, AutoModelForCTC
+        from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForCTC, Wav2Vec2CTCTokenizer
 
         self.device = pick_device(device)
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCTC.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         self._model = model.float().eval().to(self.device)
-        self._normalizes = bool(_read_json(folder / "preprocessor_config.json").get("do_normalize", True))
+        self._normalizes = bool(AutoFeatureExtractor.from_pretrained(folder, local_files_only=True).do_normalize)
         self.num_units = int(config.vocab_size)
         self.blank = int(config.pad_token_id)
         self.hop_samples = int(math.prod(config.conv_stride))
         self._receptive_field_samples = 1
         for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
             self._receptive_field_samples = (self._receptive_field_samples - 1) * stride + kernel
-        vocabulary: dict[str, Any] = _read_json(folder / "vocab.json")
-        tokenizer = _read_json(folder / "tokenizer_config.json")
-        if language := tokenizer.get("target_lang"):
-            vocabulary = vocabulary.get(language, vocabulary)  # MMS has an alphabet for each language
-        self.separator: int | None = vocabulary.get(tokenizer.get("word_delimiter_token", "|"))
-        self.alphabet: dict[str, int] = {
+        tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(folder, local_files_only=True)
+        vocabulary: dict[str, int] = tokenizer.get_vocab()
+        self.separator = vocabulary.get(tokenizer.word_delimiter_token)
+        self.alphabet = {
             letter: index
             for letter, index in vocabulary.items()
             if len(letter) == 1 and index not in (self.blank, self.separator)
         }
         if not self.alphabet:
-            raise ValueError("its vocab.json has no single letters")
+            raise ValueError("its vocabulary has no single letters")
 
     def num_frames(self, num_samples: int) -> int:
         """Frames of a clip of so many samples."""
@@ -142,10 +139,3 @@ def load_recognizer(path: str, device: Device = "auto") -> Recognizer:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise TwistError(f"{path} cannot be loaded as a CTC model of transformers: {reason[:300]}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.name} is no object")
-    return content

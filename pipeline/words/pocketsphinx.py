@@ -6,6 +6,7 @@ the words: it is refused.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from pipeline.words.recordings import whole_wav, words_table
 from pipeline.words.spelling import spell
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import pyarrow as pa
     from numpy.typing import NDArray
@@ -48,8 +49,8 @@ class AlignByPocketsphinx:
                 f"words.source is pocketsphinx, which cannot be imported ({error}); install the extra: "
                 f"pip install 'twist-pipeline[align]'"
             ) from error
-        self._decoder: Any = Decoder(lm=None, loglevel="FATAL")
-        self._cmn = self._decoder.get_cmn()
+        self._new_decoder: Callable[[], Any] = functools.partial(Decoder, lm=None, loglevel="FATAL")
+        self._dictionary = self._new_decoder()
 
     def __call__(self, chunk: Chunk, clips: Sequence[Clip | AudioError]) -> pa.Table:
         return words_table(
@@ -77,7 +78,7 @@ class AlignByPocketsphinx:
         """The entries of the dictionary that a word is said with: itself, or what its hyphens join."""
         letters = letters.strip("'-")
         for entries in ([letters], letters.split("-")):
-            if all(entry and self._decoder.lookup_word(entry) for entry in entries):
+            if all(entry and self._dictionary.lookup_word(entry) for entry in entries):
                 return entries
         return []
 
@@ -86,15 +87,15 @@ class AlignByPocketsphinx:
         noise = np.random.default_rng(0).normal(0, PADDING_LEVEL, (2, round(PADDING_S * SAMPLE_RATE_HZ)))
         padded = np.concatenate([noise[0], wav, noise[1]])
         samples = (np.clip(padded, -1, 1) * np.iinfo(np.int16).max).astype(np.int16)
-        # What it learned of the channel in one recording would change the next one's times.
-        self._decoder.set_cmn(self._cmn)
-        self._decoder.set_align_text(" ".join(entries))
-        self._decoder.start_utt()
-        self._decoder.process_raw(samples.tobytes(), full_utt=True)
-        self._decoder.end_utt()
+        # A new one each time: what a decoder hears in one recording changes the times of the next.
+        decoder = self._new_decoder()
+        decoder.set_align_text(" ".join(entries))
+        decoder.start_utt()
+        decoder.process_raw(samples.tobytes(), full_utt=True)
+        decoder.end_utt()
         found = [
             (VARIANT.sub("", segment.word), segment.start_frame, segment.end_frame)
-            for segment in self._decoder.seg() or ()
+            for segment in decoder.seg() or ()
             if segment.word[0] not in "<["
         ]
         if [word for word, _, _ in found] != list(entries):

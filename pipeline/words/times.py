@@ -110,12 +110,15 @@ class RecordingWords:
         return faults
 
     def _surroundings(self, duration_s: float) -> tuple[dict[int, float], dict[int, float]]:
-        """From when to when a word with a fault may be said: at its times, and between its sound neighbours."""
+        """From when to when a word with a fault may be said: as stated, else anywhere between its sound neighbours."""
         from_s, to_s = {}, {}
         for place in self._faults:
+            stated = [time for time in self._words[place][1:] if math.isfinite(time)]
+            if len(stated) == 2:
+                from_s[place], to_s[place] = min(stated), max(stated)
+                continue
             before = next((p for p in range(place - 1, -1, -1) if p not in self._faults), None)
             after = next((p for p in range(place + 1, len(self._words)) if p not in self._faults), None)
-            stated = [time for time in self._words[place][1:] if math.isfinite(time)]
             from_s[place] = min([0.0 if before is None else float(self._ends_s[before]), *stated])
             to_s[place] = max([duration_s if after is None else float(self._starts_s[after]), *stated])
         return from_s, to_s

@@ -62,9 +62,9 @@ class AlignmentFiles:
         self._repeated: list[str] = []
         self._read_several = functools.lru_cache(FILES_IN_MEMORY)(self._read_several_now)
         self._uris: dict[str, str] = {}
-        for name, uri in self._list(place):
+        for name, uri in sorted(self._list(place), key=lambda file: not _is_certain(file[0])):
             for one in self._names_in(name, uri):
-                if one in self._uris:
+                if one in self._uris and _is_certain(name):
                     self._repeated.append(one)
                 self._uris.setdefault(one, uri)
         # By the last part of a name; None where several have it.
@@ -94,7 +94,7 @@ class AlignmentFiles:
 
     def notices(self) -> dict[str, dict[str, Any]]:
         """What there is that no recording takes: its kind, how often, and an example."""
-        stray = [name for name, uri in self._uris.items() if not self._claims[name] and uri.lower().endswith(CERTAIN)]
+        stray = [name for name, uri in self._uris.items() if not self._claims[name] and _is_certain(uri)]
         shared = [name for name, count in self._claims.items() if count > 1]
         told = {
             "alignments without a recording": stray,
@@ -119,7 +119,7 @@ class AlignmentFiles:
         try:
             return list(self._read_several(uri))
         except (AlignmentError, CorpusError) as error:
-            if name.lower().endswith(CERTAIN):
+            if _is_certain(name):
                 self._damaged[uri] = str(error)
             return []
 
@@ -184,3 +184,7 @@ def without_audio_suffix(name: str) -> str:
     """A name without the suffix of an audio file, if it has one."""
     suffix = PurePosixPath(name).suffix
     return name.removesuffix(suffix) if suffix.lower() in AUDIO_SUFFIXES else name
+
+
+def _is_certain(name: str) -> bool:
+    return name.lower().endswith(CERTAIN)
