@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import itertools
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -237,3 +239,26 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 def test_impossible_sizes_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(TwistError, match=next(iter(settings))):
         DemoCorpusConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_words_have_their_times(small: Corpus) -> None:
+    lines = [json.loads(line) for line in (small.folder / ALIGNED_TEXT).read_text(encoding="utf-8").splitlines()]
+    assert {line["file_name"] for line in lines} == set(small.duration_s), "the damaged file says nothing"
+    texts = {row["path"]: row["text"] for row in small.rows}
+    for line in lines:
+        words = line["aligned_text"]
+        assert "".join(word for word, _, _ in words).strip() == texts[line["file_name"]] == line["text"]
+        edges_s = [edge_s for _, start_s, end_s in words for edge_s in (start_s, end_s)]
+        assert edges_s == sorted(edges_s) and edges_s[-1] <= small.duration_s[line["file_name"]]
+
+
+def test_words_are_heard_where_they_are_said_to_be(small: Corpus) -> None:
+    """In every format of audio: quiet before the first word after a pause, and sound in it."""
+    for line in (small.folder / ALIGNED_TEXT).read_text(encoding="utf-8").splitlines():
+        said = json.loads(line)
+        wav = np.abs(_read_16_khz(small.folder / said["file_name"]))
+        for (_, _, end_s), (word, start_s, next_end_s) in itertools.pairwise(said["aligned_text"]):
+            if start_s - end_s > 0.2:
+                pause = wav[round((end_s + 0.08) * 16_000) : round((start_s - 0.03) * 16_000)]
+                spoken = wav[round(start_s * 16_000) : round(next_end_s * 16_000)]
+                assert pause.max() < 0.1 * spoken.max(), f"{word!r} at {start_s} s of {said['file_name']}"
