@@ -10,14 +10,15 @@ The name of a file is its path below the folder without the suffix, or what a li
 
 from __future__ import annotations
 
-import math
 import re
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.corpora.alignments.ctm import read_ctm
+from pipeline.corpora.alignments.labelled import AlignmentError, decode, time_s
+from pipeline.corpora.alignments.textgrid import read_textgrid, tier_of
 from pipeline.errors import TwistError
 from pipeline.evaluation.results import LeftOut
 from pipeline.files import parquet, storage
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    # Label, start and end in seconds.
-    Labelled = tuple[str, float, float]
+    from pipeline.corpora.alignments.labelled import Labelled
 
 SILENCE = "SIL"
 # What aligners call a pause or what is no speech (Kaldi, MFA, HTK, Festival, ZeroSpeech).
@@ -41,17 +41,6 @@ OVERLAP_TOLERANCE_S = 0.002
 # Aligners round up to their frames, so that an alignment may end after its audio does.
 END_TOLERANCE_S = 0.1
 HTK_UNITS_PER_S = 10_000_000
-
-# Of a TextGrid's text: a string, a flag, or a number that stands alone; Praat ignores the rest.
-TEXTGRID_VALUE = re.compile(r'"((?:[^"]|"")*)"|(<exists>)|(?<!\S)(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?!\S)')
-
-
-class AlignmentError(TwistError):
-    """An alignment that cannot be read, or that fits no audio. `reason` is a word for counts."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason, self.detail = reason, detail
 
 
 @dataclass(frozen=True)
@@ -153,64 +142,17 @@ def _labels_of(name: str, uri: str, tier: str) -> dict[str, list[Labelled]]:
     folder_and_stem, _, suffix = name.rpartition(".")
     match suffix.lower():
         case "textgrid":
-            return {folder_and_stem: _of_textgrid(uri, tier)}
+            return {folder_and_stem: tier_of(read_textgrid(_text(uri)), tier)}
         case "lab":
             return {folder_and_stem: _of_lab(uri)}
         case "ctm":
-            return _of_ctm(uri)
+            return read_ctm(_text(uri))
     folder = name.rpartition("/")[0]
     return {f"{folder}/{path}".lstrip("/"): labelled for path, labelled in _of_made_speech(uri).items()}
 
 
 def _text(uri: str) -> str:
-    data = storage.read_bytes(uri)
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise AlignmentError("bad_alignment", f"{uri} is neither UTF-8 nor UTF-16: {error}") from error
-
-
-def _of_textgrid(uri: str, tier: str) -> list[Labelled]:
-    tiers = read_textgrid(_text(uri))
-    fitting = [one for one in tiers if one == tier or one.endswith(f" - {tier}")]
-    if not fitting:
-        raise AlignmentError("no_tier", f"{uri} has no tier {tier!r}; its tiers of intervals: {', '.join(tiers)}")
-    return [interval for one in fitting for interval in tiers[one]]
-
-
-def read_textgrid(text: str) -> dict[str, list[Labelled]]:
-    """The tiers of intervals of a TextGrid, long or short: label, start and end in seconds, by the tier's name.
-
-    Raises:
-        AlignmentError: it is none, or ends too early.
-    """
-    values: list[str | float] = []
-    for string, flag, number in TEXTGRID_VALUE.findall(text):
-        values.append(float(number) if number else flag or string.replace('""', '"'))
-    stream = iter(values)
-
-    def take(*kinds: type) -> tuple[str | float, ...]:
-        taken = tuple(next(stream, None) for _ in kinds)
-        if any(not isinstance(value, kind) or value == math.inf for value, kind in zip(taken, kinds, strict=True)):
-            raise AlignmentError("bad_alignment", "it is no TextGrid, or ends too early")
-        return taken  # type: ignore[return-value]
-
-    if take(str, str) != ("ooTextFile", "TextGrid"):
-        raise AlignmentError("bad_alignment", "it is no TextGrid")
-    take(float, float)
-    (has_tiers,) = take(str)
-    (num_tiers,) = take(float) if has_tiers == "<exists>" else (0.0,)
-    tiers: dict[str, list[Labelled]] = {}
-    for _ in range(int(num_tiers)):
-        kind, name, _, _, size = take(str, str, float, float, float)
-        if kind == "IntervalTier":
-            rows = [take(float, float, str) for _ in range(int(size))]
-            tiers[str(name)] = [(str(label), float(start_s), float(end_s)) for start_s, end_s, label in rows]
-        else:
-            for _ in range(int(size)):
-                take(float, str)
-    return tiers
+    return decode(storage.read_bytes(uri))
 
 
 def _of_lab(uri: str) -> list[Labelled]:
@@ -219,35 +161,15 @@ def _of_lab(uri: str) -> list[Labelled]:
         if not line.strip():
             continue
         fields = line.split(maxsplit=2)
-        start_s, end_s = (_lab_time_s(field, uri, number) for field in fields[:2])
+        start_s, end_s = (_lab_time_s(field, f"line {number}") for field in fields[:2])
         # HTK's lines may go on with scores.
         rows.append((fields[2].split()[0] if len(fields) == 3 else "", start_s, end_s))
     return rows
 
 
-def _lab_time_s(field: str, uri: str, number: int) -> float:
-    time = _time_s(field, uri, number)
+def _lab_time_s(field: str, where: str) -> float:
+    time = time_s(field, where)
     return time / HTK_UNITS_PER_S if field.isdigit() else time
-
-
-def _of_ctm(uri: str) -> dict[str, list[Labelled]]:
-    rows: dict[str, list[Labelled]] = defaultdict(list)
-    for number, line in enumerate(_text(uri).splitlines(), start=1):
-        fields = line.split()
-        if not fields or line.startswith(";;"):
-            continue
-        if len(fields) < 5:
-            raise AlignmentError("bad_alignment", f"{uri}, line {number} is not: file channel start duration label")
-        start_s, length_s = (_time_s(field, uri, number) for field in fields[2:4])
-        rows[fields[0]].append((fields[4], start_s, start_s + length_s))
-    return rows
-
-
-def _time_s(field: str, uri: str, number: int) -> float:
-    try:
-        return float(field)
-    except ValueError:
-        raise AlignmentError("bad_alignment", f"{uri}, line {number}: {field!r} is no time") from None
 
 
 def _of_made_speech(uri: str) -> dict[str, list[Labelled]]:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.corpora.alignments.labelled import AlignmentError
 from pipeline.errors import TwistError
 from pipeline.evaluation.abx_benchmark import abx_results
-from pipeline.evaluation.alignments import AlignmentError, read_alignments, require_within
+from pipeline.evaluation.alignments import read_alignments, require_within
 from pipeline.evaluation.item_units import AudioItem
 from pipeline.evaluation.phone_tokens import read_items
 from pipeline.evaluation.results import LeftOut

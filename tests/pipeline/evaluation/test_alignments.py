@@ -6,15 +6,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.corpora.alignments.labelled import AlignmentError
+from pipeline.corpora.alignments.textgrid import read_textgrid
 from pipeline.errors import TwistError
 from pipeline.evaluation.alignments import (
     SILENCE,
-    AlignmentError,
     Interval,
     intervals_of,
     labels_at,
     read_alignments,
-    read_textgrid,
     require_within,
 )
 from pipeline.files import parquet
