@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     Segment = dict[str, Any]
 
 CORPUS = "corpus"
-# Longer recordings would take a machine's memory.
-LONGEST_ALIGNED_S = 3600.0
+# The time that Viterbi's algorithm takes grows with the square of a recording's length.
+LONGEST_ALIGNED_S = 1200.0
 
 
 @dataclass(frozen=True)
