@@ -24,7 +24,7 @@ from pipeline.errors import TwistError
 from pipeline.files import foreign_json, parquet, storage
 from pipeline.files.folder_lock import LOCK, FolderInUseError, folder_lock
 from pipeline.records import DROPPED_SCHEMA, Dropped, to_table
-from pipeline.runs import SHARDS, UNITS, is_part_file, stage_of
+from pipeline.runs import SHARDS, UNITS, WORDS, is_part_file, stage_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -202,14 +202,14 @@ class Stage:
         storage.delete(self._removing_uri)
 
     def _files(self, work_files: Collection[str]) -> list[str]:
-        """The files whose sha256 stage.json gives: all but tars and parts of units, which have checksums already."""
+        """The files whose sha256 stage.json gives: all but tars, and parts of units and words, which have their own."""
         return [
             file
             for file in storage.list_files(self.uri)
             if file not in (STAGE_JSON, DONE, LOCK, REMOVING)
             and storage.join(self.uri, file) not in work_files
             and not (self.name == SHARDS and file.endswith(".tar"))
-            and not (self.name == UNITS and is_part_file(file))
+            and not (self.name in (UNITS, WORDS) and is_part_file(file))
         ]
 
     @property

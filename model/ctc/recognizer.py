@@ -132,6 +132,8 @@ def load_recognizer(path: str, device: Device = "auto") -> Recognizer:
         RunError: it cannot be fetched from S3.
     """
     folder = local_path(path)
+    if not (folder / "config.json").is_file():
+        raise TwistError(f"{path} holds no CTC model of transformers: it has no config.json")
     try:
         return Recognizer(folder, device)
     except TwistError:

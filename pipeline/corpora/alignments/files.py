@@ -10,7 +10,6 @@ count. An alignment that several recordings would take belongs to none of them: 
 from __future__ import annotations
 
 import functools
-import json
 from collections import Counter
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -24,8 +23,7 @@ from pipeline.corpora.alignments.textgrid import read_textgrid, tier_of
 from pipeline.corpora.alignments.word_json import name_of, read_word_json
 from pipeline.corpora.source import CorpusError, is_hidden
 from pipeline.corpora.tables import read_lines
-from pipeline.errors import TwistError
-from pipeline.files import audio_uri, storage
+from pipeline.files import audio_uri, foreign_json, storage
 from pipeline.files.audio_uri import TarMember
 
 if TYPE_CHECKING:
@@ -148,9 +146,10 @@ class AlignmentFiles:
         if uri.lower().endswith(".csv"):
             return read_mfa_csv(text, self._tier)
         try:
-            return read_word_json(json.loads(text), self._tier)
-        except (json.JSONDecodeError, RecursionError):
+            content = foreign_json.parse(text)
+        except ValueError:
             return None  # some other file of this name
+        return read_word_json(content, self._tier)
 
     def _read_several_now(self, uri: str) -> dict[str, list[Labelled]]:
         if uri.lower().endswith((".jsonl", ".jsonl.gz")):
@@ -166,9 +165,9 @@ class AlignmentFiles:
             if not text.strip():
                 continue
             try:
-                line = json.loads(text)
+                line = foreign_json.parse(text)
                 words = read_word_json(line, self._tier)
-            except (json.JSONDecodeError, RecursionError, TwistError) as error:
+            except ValueError as error:  # AlignmentError among them
                 if not labelled:
                     return {}
                 self._damaged[uri] = f"line {number}: {error}"

@@ -52,5 +52,8 @@ def test_the_vocabulary_is_the_models_own(folder: Path) -> None:
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TwistError, match=r"holds no CTC model of transformers: it has no config\.json"):
+        load_recognizer(str(tmp_path / "nowhere"))
+    (tmp_path / "config.json").write_text('{"model_type": "opt"}')
     with pytest.raises(TwistError, match="cannot be loaded as a CTC model of transformers"):
         load_recognizer(str(tmp_path))
