@@ -12,7 +12,6 @@ Sources: textlesslib's textless/checkpoint_manager and examples/twist.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 import warnings
@@ -25,6 +24,7 @@ from tqdm import tqdm
 from model.official_files import ARTEFACTS, Artefact
 from pipeline.errors import RunError, TwistError
 from pipeline.files import machine_cache, storage
+from pipeline.files.checksums import sha256_of, sha256_of_files
 from pipeline.files.machine_cache import CACHE_VARIABLE, cache_folder, locked
 
 if TYPE_CHECKING:
@@ -71,17 +71,9 @@ def identity(path_or_name: str) -> str:
         return path_or_name
     path = local_path(path_or_name)
     if path.is_file():
-        return f"sha256:{_sha256(path)}"
-    digest = hashlib.sha256()
-    for file in sorted(path.iterdir()) if path.is_dir() else ():
-        if file.suffix in MODEL_SUFFIXES and file.is_file():
-            digest.update(f"{file.name} {_sha256(file)}\n".encode())
-    return f"sha256:{digest.hexdigest()}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return f"sha256:{sha256_of(str(path))}"
+    files = path.iterdir() if path.is_dir() else ()
+    return f"sha256:{sha256_of_files(file for file in files if file.suffix in MODEL_SUFFIXES and file.is_file())}"
 
 
 def resolve(path_or_name: str) -> str:
@@ -123,7 +115,7 @@ def fetch(artefact: Artefact) -> Path:
         except OSError as error:
             raise RunError(f"cannot write to {folder}: {error.strerror or error}; set {CACHE_VARIABLE}") from error
     if artefact.sha256 is not None:
-        sha256 = _sha256(path)
+        sha256 = sha256_of(str(path))
         if sha256 != artefact.sha256:
             raise TwistError(
                 f"{path} is not the file that was published: it has sha256 {sha256}, not {artefact.sha256}; delete it "

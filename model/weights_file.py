@@ -5,12 +5,13 @@ The library makes its files their owner's alone, whatever the umask; a run's che
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import safetensors.torch
+
+from pipeline.files.checksums import sha256_of_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,12 +29,8 @@ def save(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | N
 
 def fingerprint_of_folder(folder: Path) -> str:
     """A hash of a model's config.json and weights, in a folder of transformers' layout."""
-    total = hashlib.sha256()
     weights = (path for pattern in WEIGHTS for path in folder.glob(pattern))
-    for path in sorted([folder / "config.json", *weights]):
-        with path.open("rb") as file:
-            total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()
+    return sha256_of_files([folder / "config.json", *weights])
 
 
 def fingerprint_of_files(path: Path) -> str:

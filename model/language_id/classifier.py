@@ -11,7 +11,6 @@ Only clips of equal length share a batch, so there is no padding, and a clip's r
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -25,6 +24,7 @@ from model.language_id.ecapa import EcapaClassifier
 from model.torch_file import TorchFile, mapping
 from pipeline.errors import TwistError
 from pipeline.files import foreign_json, storage
+from pipeline.files.checksums import sha256_of_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,12 +81,11 @@ def find_language_classifier(path_or_name: str) -> tuple[Path, Kind]:
 
 def fingerprint_of_classifier(folder: Path) -> str:
     """sha256 (hex) of all files that the classifier's answers depend on."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and (path.name in ECAPA_FILES or path.suffix in (".json", ".safetensors")):
-            with path.open("rb") as file:
-                digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
+    return sha256_of_files(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and (path.name in ECAPA_FILES or path.suffix in (".json", ".safetensors"))
+    )
 
 
 def load_language_classifier(path_or_name: str, device: Device = "auto") -> LanguageClassifier:
