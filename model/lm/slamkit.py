@@ -7,7 +7,6 @@ with `lm.`. Unit u has id u + 2, padding has id 0, and each sequence begins and 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig
 
 from model.lm.vocab import Vocabulary
+from pipeline.files import foreign_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,8 +56,8 @@ def read_content(folder: str) -> dict[str, Any]:
         ValueError: it holds none.
     """
     try:
-        content = json.loads(Path(folder, "config.json").read_text())
-    except (ValueError, RecursionError) as error:
+        content = foreign_json.parse(Path(folder, "config.json").read_bytes())
+    except ValueError as error:
         raise ValueError(f"its config.json is not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise ValueError("its config.json holds no JSON object")

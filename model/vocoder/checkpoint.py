@@ -23,6 +23,7 @@ from model.torch_file import TorchFile, mapping
 from model.vocoder.config import VocoderConfig
 from model.vocoder.vocoder import Vocoder
 from pipeline.errors import TwistError
+from pipeline.files import foreign_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,7 +60,7 @@ def load_vocoder(path: Path, config: Path | None = None) -> tuple[Vocoder, str |
     """
     config_path = config or _config_beside(path)
     shape = VocoderConfig.read(config_path)
-    fingerprint = json.loads(config_path.read_text()).get("codebook_fingerprint")
+    fingerprint = foreign_json.parse(config_path.read_text()).get("codebook_fingerprint")
     state = _read_folder(path / WEIGHTS) if path.is_dir() else _read_published(path)
     vocoder = Vocoder(shape)
     _load_state(vocoder, folded(state), path)
