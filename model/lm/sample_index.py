@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # The columns of the shards' manifest that are read here, a row group at a time; where it has it, `units_crc32` too.
 MANIFEST_COLUMNS = ("shard", "corpus", "split")
-# Samples that are read together: 300 KB or more of a tar, in one request.
+# Neighbours that are read together: of all samples 300 KB of a tar, in one request.
 ROWS_PER_BLOCK = 128
 
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from model.lm.loader import TrainingBatches, UnitSamples, collate
 from model.lm.loader_config import LoaderConfig
+from model.lm.shard_reader import ShardReader
 from model.lm.vocab import Vocabulary
 from pipeline.errors import TwistError
 from pipeline.files import parquet, s3, storage
@@ -380,30 +381,70 @@ def test_weights_of_corpora(make_dataset: MakeDataset, markov_units: list[NDArra
         seen(1, a=0.0, b=0.0, c=0.0)
 
 
-def test_shares_are_nested_and_do_not_depend_on_the_order_of_the_shards(tmp_path: Path) -> None:
+def write_samples(folder: Path, order: int = 1) -> Dataset:
+    """2000 samples of three units each in a shard, in this order (1) or its reverse (-1)."""
     samples = [
         Sample(
             make_key(f"r{i}"), f"r{i}", "c", None, None, "train", 0.0, 1.0, np.full(3, i % 9, "u2"), np.ones(3, "u2")
         )
         for i in range(2000)
     ]
+    description, rows = write_shard(str(folder), "train/a.tar", samples[::order])
+    return write_index(
+        str(folder), {"num_units": 20, "codebook": {"fingerprint": "book"}, "shards": [description]}, rows
+    )
 
-    def written(name: str, samples: list[Sample]) -> Dataset:
-        description, rows = write_shard(str(tmp_path / name), "train/a.tar", samples)
-        info = {"num_units": 20, "codebook": {"fingerprint": "book"}, "shards": [description]}
-        write_index(str(tmp_path / name), info, rows)
-        return open_dataset(str(tmp_path / name))
 
+def test_shares_are_nested_and_do_not_depend_on_the_order_of_the_shards(tmp_path: Path) -> None:
     def keys(dataset: Dataset, share: float) -> set[str]:
         chosen = UnitSamples(dataset, "train", 8, LoaderConfig(share=share))
         return {chosen.key(i) for i in range(len(chosen))}
 
-    dataset, turned = written("one", samples), written("two", samples[::-1])
+    dataset, turned = write_samples(tmp_path / "one"), write_samples(tmp_path / "two", order=-1)
     found = {share: keys(dataset, share) for share in (0.01, 0.1, 0.5, 1.0)}
     assert found[0.01] < found[0.1] < found[0.5] < found[1.0]
     for share, chosen in found.items():
         assert len(chosen) == pytest.approx(2000 * share, abs=4 * (2000 * share) ** 0.5)
         assert keys(turned, share) == chosen
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_an_epoch_of_a_share_reads_about_that_share_of_the_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached: bool
+) -> None:
+    dataset = write_samples(tmp_path / "shards")
+    num_bytes = Path(dataset.uri, "train/a.tar").stat().st_size
+    whole = UnitSamples(dataset, "train", 8)
+    expected = {whole.key(i): whole[i].tolist() for i in range(len(whole))}
+    read: list[int] = []
+    read_range = ShardReader._read_range
+
+    def counted(reader: ShardReader, shard: int, start: int, length: int) -> bytes:
+        read.append(length)
+        return read_range(reader, shard, start, length)
+
+    monkeypatch.setattr(ShardReader, "_read_range", counted)
+    for share in (0.01, 0.1, 1.0):
+        read.clear()
+        cache = str(tmp_path / f"cache-{share}") if cached else None
+        samples = UnitSamples(dataset, "train", 8, LoaderConfig(share=share, cache=cache))
+        units = samples.read(np.arange(len(samples)))
+        assert [expected[samples.key(i)] for i in range(len(samples))] == [
+            found.tolist() for found in units if found is not None
+        ]
+        assert sum(read) <= 1.5 * share * num_bytes
+    assert len(read) == samples.blocks[-1] + 1, "of all samples, a block is one read"
+
+
+def test_what_the_cache_keeps_of_one_share_is_not_taken_for_another(tmp_path: Path) -> None:
+    dataset = write_samples(tmp_path / "shards")
+    for share in np.linspace(0.24, 0.25, 20).tolist():  # each with about a sample more, so with blocks of equal size
+        data = LoaderConfig(share=share, verify_checksums=False)
+        plain, kept = (
+            UnitSamples(dataset, "train", 8, replace(data, cache=cache)) for cache in (None, str(tmp_path / "cache"))
+        )
+        indices = np.arange(len(plain))
+        assert np.array_equal(plain.read(indices), kept.read(indices)), f"units of another share than {share}"
 
 
 def test_units_are_kept_in_the_cache_and_damage_in_it_is_mended(
