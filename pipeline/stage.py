@@ -1,7 +1,8 @@
 """A stage's folder: its settings and inputs, what it kept and dropped, and whether it is finished.
 
     RUN/<stage>/stage.json       settings, inputs, fingerprint; once finished also counts, versions, wall time, and the
-                                 sha256 of the stage's other files; last the sha256 of all that stands above it
+                                 sha256 of SHA256SUMS; last the sha256 of all that stands above it
+    RUN/<stage>/SHA256SUMS       the sha256 of each other file of the stage (see sha256sums.py)
     RUN/<stage>/dropped.parquet  what was left out, each with its reason
     RUN/<stage>/DONE             written last; holds the fingerprint by which later stages identify this one's output
 
@@ -20,11 +21,13 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from pipeline import sha256sums
 from pipeline.errors import TwistError
 from pipeline.files import foreign_json, parquet, storage
 from pipeline.files.folder_lock import LOCK, FolderInUseError, folder_lock
 from pipeline.records import DROPPED_SCHEMA, Dropped, to_table
 from pipeline.runs import SHARDS, UNITS, WORDS, is_part_file, stage_of
+from pipeline.sha256sums import SHA256SUMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -181,7 +184,7 @@ class Stage:
                 "wall_time_s": round(time.time() - self._started_at, 1),
                 "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 **facts,
-                "files": {file: _sha256_of(storage.join(self.uri, file)) for file in self._files(work_files)},
+                "files": {SHA256SUMS: sha256sums.write(self.uri, self._files(work_files))},
             }
         )
         storage.write_bytes(self._done_uri, _done_marker(self.fingerprint, output).encode())
@@ -202,12 +205,13 @@ class Stage:
         storage.delete(self._removing_uri)
 
     def _files(self, work_files: Collection[str]) -> list[str]:
-        """The files whose sha256 stage.json gives: all but tars, and parts of units and words, which have their own."""
+        """The files whose sha256 SHA256SUMS gives: all but tars, and parts of units and words, which have their own."""
+        of_work = set(work_files)
         return [
             file
             for file in storage.list_files(self.uri)
-            if file not in (STAGE_JSON, DONE, LOCK, REMOVING)
-            and storage.join(self.uri, file) not in work_files
+            if file not in (STAGE_JSON, SHA256SUMS, DONE, LOCK, REMOVING)
+            and storage.join(self.uri, file) not in of_work
             and not (self.name == SHARDS and file.endswith(".tar"))
             and not (self.name in (UNITS, WORDS) and is_part_file(file))
         ]
@@ -288,7 +292,8 @@ def read_facts(run: str, name: str) -> dict[str, Any]:
     folder = storage.join(run, name)
     uri = storage.join(folder, STAGE_JSON)
     try:
-        facts = foreign_json.parse(storage.read_bytes(uri))
+        # Earlier versions listed all files of the stage here: 32 MiB for 300,000.
+        facts = foreign_json.parse(storage.read_bytes(uri), max_bytes=None)
     except ValueError as error:
         raise StageError(f"{uri} is damaged ({error}); delete {folder} to make it again") from error
     if not isinstance(facts, dict) or not isinstance(facts.get("fingerprint"), str):
@@ -299,7 +304,7 @@ def read_facts(run: str, name: str) -> dict[str, Any]:
 def damage(run: str, name: str) -> Iterator[str]:
     """A sentence on each file of a finished stage that is not as it was when the stage was finished.
 
-    A stage that was made before stage.json listed files is left alone; a warning says that it is not checked.
+    A stage that was made before there were such checksums is left alone; a warning says that it is not checked.
     """
     folder = storage.join(run, name)
     facts = read_facts(run, name)
@@ -315,13 +320,11 @@ def damage(run: str, name: str) -> Iterator[str]:
     ):
         yield f"{storage.join(folder, STAGE_JSON)} is not as it was written: its sha256 does not fit it"
         return
-    for file, sha256 in facts["files"].items():
-        uri = storage.join(folder, file)
-        try:
-            if _sha256_of(uri) != sha256:
-                yield f"{uri} is not as it was when the stage was finished: its sha256 is another one"
-        except FileNotFoundError:
-            yield f"{uri} is missing"
+    sums = facts["files"]
+    if found := list(sha256sums.differences(folder, sums)):
+        yield from found
+    elif SHA256SUMS in sums:
+        yield from sha256sums.differences(folder, sha256sums.read(folder))
 
 
 def is_finished(run: str, name: str) -> bool:
@@ -359,14 +362,6 @@ def digest(*parts: bytes | str) -> str:
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
         total.update(len(data).to_bytes(8, "little") + data)
-    return total.hexdigest()
-
-
-def _sha256_of(uri: str) -> str:
-    total = hashlib.sha256()
-    with storage.open_read(uri) as file:
-        while piece := file.read(READ_BYTES):
-            total.update(piece)
     return total.hexdigest()
 
 

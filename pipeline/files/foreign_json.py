@@ -12,14 +12,18 @@ MAX_JSON_BYTES = 2**24
 MAX_DEPTH = 100
 
 
-def parse(text: str | bytes) -> Any:
+def parse(text: str | bytes, max_bytes: int | None = MAX_JSON_BYTES) -> Any:
     """The value that a JSON text stands for.
+
+    Args:
+        text: The JSON.
+        max_bytes: Its greatest length; None for any, where this project wrote the file.
 
     Raises:
         ValueError: it is not JSON, or longer or deeper than what is read here can be.
     """
-    if len(text) > MAX_JSON_BYTES:
-        raise ValueError(f"it is longer than {MAX_JSON_BYTES} bytes")
+    if max_bytes is not None and len(text) > max_bytes:
+        raise ValueError(f"it is longer than {max_bytes} bytes")
     try:
         value = json.loads(text)
     except RecursionError:

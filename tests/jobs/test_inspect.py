@@ -326,7 +326,7 @@ def test_a_flipped_bit_anywhere_in_a_run_is_found(place: str, trained_run: Path,
     patterns = {
         "train": ["shards/*/*.tar", "shards/*.parquet", "shards/dataset.json", "units/part-*.parquet"],
         "dropped": ["*/dropped.parquet"],
-        "facts": ["*/stage.json", "*/DONE", "codebook/codebook.*"],
+        "facts": ["*/stage.json", "*/SHA256SUMS", "*/DONE", "codebook/codebook.*"],
         "parts": ["codebook/frames/*", "segments/*.parquet", "manifest/*.parquet", "language/*.parquet"],
         "checkpoints": ["checkpoints/0*/*"],
     }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -14,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.files import parquet, storage
+from pipeline.files.checksums import sha256_of
 from pipeline.records import Dropped
+from pipeline.sha256sums import SHA256SUMS
 from pipeline.stage import (
     Stage,
     StageCounts,
@@ -112,6 +115,43 @@ def test_facts_with_numbers_for_keys_are_not_taken_for_damage(folder: str) -> No
         # Sorted as numbers -24 is first; sorted as text, which is how they are read back, -13 is.
         stage.finish(COUNTS, DROPPED, "output", levels_dbfs={-24: 2, -13: 1})
     assert list(damage(folder, "segments")) == [], "stage.json is called damaged as soon as it is written"
+
+
+def test_stage_json_does_not_grow_with_the_parts(folder: str) -> None:
+    sizes = []
+    for num_parts in (1, 50):
+        run = storage.join(folder, str(num_parts))
+        with make(run).begin():
+            for number in range(num_parts):
+                storage.write_bytes(storage.join(run, f"segments/speech/part-{number:06d}.parquet"), b"part")
+            make(run).finish(COUNTS, DROPPED, "output")
+        sizes.append(storage.size(storage.join(run, "segments/stage.json")))
+        assert not list(damage(run, "segments"))
+    assert max(sizes) - min(sizes) < 100, f"stage.json of 1 and of 50 parts has {sizes} bytes"
+    for file in ("speech/part-000049.parquet", "dropped.parquet"):
+        uri = storage.join(run, "segments", file)
+        content = storage.read_bytes(uri)
+        storage.write_bytes(uri, content + b"!")
+        assert [text.partition(" ")[0] for text in damage(run, "segments")] == [uri]
+        storage.write_bytes(uri, content)
+    storage.delete(storage.join(run, "segments", SHA256SUMS))
+    assert [text.partition(" ")[0] for text in damage(run, "segments")] == [storage.join(run, "segments", SHA256SUMS)]
+
+
+def test_a_stage_whose_json_lists_all_files_is_read_and_checked(tmp_path: Path) -> None:
+    finish(make(str(tmp_path)))
+    path = tmp_path / "segments" / "stage.json"
+    content = {key: value for key, value in json.loads(path.read_text()).items() if key != "sha256"}
+    missing = {f"speech/part-{number:06d}.parquet": "0" * 64 for number in range(3)}
+    # As an earlier version wrote it, with more than the 16 MiB that are read of others' JSON.
+    content |= {"files": {"dropped.parquet": sha256_of(str(tmp_path / "segments/dropped.parquet")), **missing}}
+    content |= {"notices": "." * 2**24}
+    sha256 = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps({**content, "sha256": sha256}, indent=2) + "\n")
+    assert list(damage(str(tmp_path), "segments")) == [f"{path.parent / file} is missing" for file in missing]
+    path.write_text("[" * 200 + " " * 2**24 + "]" * 200)
+    with pytest.raises(StageError, match=r"damaged \(it is nested more than 100 deep\)"):
+        read_facts(str(tmp_path), "segments")
 
 
 def test_an_interrupted_stage_has_work(folder: str) -> None:
