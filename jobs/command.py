@@ -155,15 +155,25 @@ def summary(name: str, facts: dict[str, Any]) -> str:
 def notices(facts: dict[str, Any]) -> Iterator[str]:
     """A line about the splits, per corpus whose kind was found from its files, and per thing noticed and not used."""
     if splits := facts.get("splits"):
-        told = (f"{name} {split['share']:.1%} ({split['asked']:.1%} asked)" for name, split in splits.items())
-        yield f"of the hours {', '.join(told)}"
-        if facts["split_by"] == "recording" and splits["train"]["share"] < 1:
+        yield from _shares(splits)
+        if facts["split_by"] == "recording" and any(splits[name]["hours"] for name in ("validation", "test")):
             yield "warning: all are of one speaker, so recordings were split: validation and test know the voice"
     for name, kind in facts.get("recognized", {}).items():
         yield f"{name} is read as `{kind}`"
     for name, told in facts.get("notices", {}).items():
         for what, notice in told.items():
             yield f"noticed in {name}: {notice['count']:,} {what}, e.g. {notice['example']}"
+
+
+def _shares(splits: dict[str, dict[str, float]]) -> Iterator[str]:
+    """A line on the hours that were dealt out, and one on those in splits of the corpora's own, where there are any."""
+    own = {name: split.get("own_hours", 0.0) for name, split in splits.items()}  # earlier versions do not tell
+    if any(split["share"] for split in splits.values()):
+        told = (f"{name} {split['share']:.1%} ({split['asked']:.1%} asked)" for name, split in splits.items())
+        yield f"of the hours{' dealt out' if any(own.values()) else ''} {', '.join(told)}"
+    if total := sum(own.values()):
+        told = (f"{name} {hours / total:.1%}" for name, hours in own.items())
+        yield f"of the hours in the corpora's own splits {', '.join(told)}"
 
 
 def _hours(hours: float) -> str:

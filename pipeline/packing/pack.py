@@ -35,7 +35,15 @@ from pipeline.packing import duplicates
 from pipeline.packing.config import PackConfig
 from pipeline.packing.evaluation_speech import read_evaluation_sets
 from pipeline.packing.facts import Facts, SortFacts, Survey, id_ranges
-from pipeline.packing.place import Arrangement, arrange, join_neighbours, read_recordings, split_by, split_recordings
+from pipeline.packing.place import (
+    Arrangement,
+    arrange,
+    have_own_split,
+    join_neighbours,
+    read_recordings,
+    split_by,
+    split_recordings,
+)
 from pipeline.packing.reasons import Reasons
 from pipeline.packing.recorded import Recorded
 from pipeline.packing.write import PLAN_SCHEMA, Deal, Fill
@@ -194,7 +202,8 @@ class _Packing:
         dropped = reasons.dropped(recordings["corpus"].combine_chunks())
         total, kept = reasons.tallies()
         counts = StageCounts.of_table(total, kept, dropped)
-        shares = self._shares(reasons.kept_hours_by_split())
+        are_own = have_own_split(recordings, self.config.split)[facts.recording]
+        shares = self._shares(reasons.kept_hours_by_split(~are_own), reasons.kept_hours_by_split(are_own))
         return _Plan(deal, tuple(arrangement.shards), counts, dropped, split_by(recordings), shares)
 
     def _find_reasons(self, facts: Facts, splits: NDArray[np.int8], survey: Survey) -> Reasons:
@@ -245,13 +254,31 @@ class _Packing:
                     f"ignore, or add speakers"
                 )
 
-    def _shares(self, hours: NDArray[np.float64]) -> dict[str, dict[str, float]]:
-        """What stage.json tells about each split: the share of hours that was asked for, and what it has."""
+    def _shares(self, dealt: NDArray[np.float64], own: NDArray[np.float64]) -> dict[str, dict[str, float]]:
+        """What stage.json tells about each split: its hours and, of those that were dealt out, the share asked for and
+        the one reached.
+
+        Args:
+            dealt: [splits] hours that were dealt out.
+            own: [splits] hours that the corpora's own splits put there.
+        """
         validation, test = self.config.split.validation_share, self.config.split.test_share
-        asked = (1 - validation - test, validation, test)
+        reached = dealt / dealt.sum() if dealt.any() else dealt
         return {
-            split: {"asked": round(share, 6), "share": round(found / hours.sum(), 6), "hours": round(found, 6)}
-            for split, share, found in zip(SPLITS, asked, hours.tolist(), strict=True)
+            split: {
+                "asked": round(asked, 6),
+                "share": round(share, 6),
+                "hours": round(hours + hours_own, 6),
+                "own_hours": round(hours_own, 6),
+            }
+            for split, asked, share, hours, hours_own in zip(
+                SPLITS,
+                (1 - validation - test, validation, test),
+                reached.tolist(),
+                dealt.tolist(),
+                own.tolist(),
+                strict=True,
+            )
         }
 
     def _arrange(self, facts: Facts, splits: NDArray[np.int8], kept: NDArray[np.bool_]) -> Arrangement:

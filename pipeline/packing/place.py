@@ -106,18 +106,33 @@ def split_recordings(recordings: pa.Table, seconds: NDArray[np.float64], config:
         seconds: [recordings] the duration of each one's segments.
         config: How to split.
     """
+    names, group, own = _groups(recordings)
+    hours = np.bincount(group, seconds, len(names)) / 3600
+    splits: NDArray[np.int8] = assign_splits(pa.chunked_array([names]), hours, own, config)[group]
+    return splits
+
+
+def have_own_split(recordings: pa.Table, config: SplitConfig) -> NDArray[np.bool_]:
+    """Whether each recording's split comes from its corpus, and is not dealt out."""
+    _, group, own = _groups(recordings)
+    are_own: NDArray[np.bool_] = (own >= 0)[group] & (config.corpus_splits == "keep")
+    return are_own
+
+
+def _groups(recordings: pa.Table) -> tuple[pa.Array, NDArray[np.integer], NDArray[np.int8]]:
+    """What stays together in one split: names [groups], each recording's group, and the groups' own splits (-1: none).
+
+    A speaker whom a corpus has in several splits is kept out of training: SPLITS begins with train.
+    """
     groups = recordings["recording_id"]
     if split_by(recordings) == "speaker":
         groups = pc.coalesce(recordings["speaker"], groups)
     names = pc.unique(groups)
     group = pc.index_in(groups, names).to_numpy()
-    # A speaker whom a corpus has in several splits is kept out of training: SPLITS begins with train.
-    own = pc.fill_null(pc.index_in(recordings["split"], pa.array(SPLITS)), -1).to_numpy().astype(np.int8)
-    of_group = np.full(len(names), -1, np.int8)
-    np.maximum.at(of_group, group, own)
-    hours = np.bincount(group, seconds, len(names)) / 3600
-    splits: NDArray[np.int8] = assign_splits(pa.chunked_array([names]), hours, of_group, config)[group]
-    return splits
+    of_recording = pc.fill_null(pc.index_in(recordings["split"], pa.array(SPLITS)), -1).to_numpy().astype(np.int8)
+    own = np.full(len(names), -1, np.int8)
+    np.maximum.at(own, group, of_recording)
+    return names, group, own
 
 
 def arrange(

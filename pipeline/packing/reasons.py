@@ -106,11 +106,12 @@ class Reasons:
             total_s, kept_s = total_s + float(seconds.sum()), kept_s + float(seconds[is_kept].sum())
         return Tally(len(self._facts), total_s / 3600), Tally(num_kept, kept_s / 3600)
 
-    def kept_hours_by_split(self) -> NDArray[np.float64]:
-        """Hours of the segments that are kept, [splits]."""
+    def kept_hours_by_split(self, among: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Hours [splits] of those of these segments ([n], true for each of them) that are kept."""
         seconds = np.zeros(len(SPLITS))
         for rows, table in self._facts.tables(["start_s", "end_s"]):
-            durations_s = pc.subtract(table["end_s"], table["start_s"]).to_numpy() * (self._reasons[rows] == KEPT)
+            is_counted = among[rows] & (self._reasons[rows] == KEPT)
+            durations_s = pc.subtract(table["end_s"], table["start_s"]).to_numpy() * is_counted
             seconds += np.bincount(self._splits[rows], durations_s, len(SPLITS))
         hours: NDArray[np.float64] = seconds / 3600
         return hours

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.command import notices
 from pipeline.corpora.manifest import iterate_recordings
 from pipeline.errors import TwistError
 from pipeline.files import parquet
@@ -23,6 +24,7 @@ from pipeline.packing.config import DuplicatesConfig, PackConfig, SplitConfig
 from pipeline.packing.pack import pack
 from pipeline.packing.place import even_edges
 from pipeline.shards import Dataset, open_dataset, read_shard
+from pipeline.stage import read_facts
 from pipeline.units.parts import part_uris, read_parts
 from pipeline.work import cluster
 
@@ -274,6 +276,38 @@ def test_stage_json_tells_the_shares_of_hours(small_run: Path) -> None:
         assert told["splits"][split]["share"] == pytest.approx(reached, abs=1e-6)
         assert reached == pytest.approx(asked, abs=0.07), f"{split} is far from its share of hours"
     assert told["split_by"] == dataset.info["split_by"] == "speaker"
+
+
+def test_shares_are_told_of_what_is_dealt_out_apart_from_the_corpora_s_own_splits(
+    make_run: Callable[..., Path],
+) -> None:
+    own = [(f"{split}.wav", split, 8.0, number, "en", split) for number, split in enumerate(("train", "test"))]
+    free = [(f"{speaker}.wav", speaker, 8.0, 10 + number, "en", None) for number, speaker in enumerate("abcde")]
+    run = make_run([*own, *free], packed=None)
+
+    def told(split: SplitConfig) -> tuple[dict[str, dict[str, float]], list[str]]:
+        packed(run, replace(PACK, split=split))
+        facts = read_facts(str(run), "shards")
+        return facts["splits"], list(notices(facts))
+
+    splits, lines = told(SPLIT)
+    hours, own_hours = (sum(split[name] for split in splits.values()) for name in ("hours", "own_hours"))
+    assert splits["train"]["own_hours"] == splits["test"]["own_hours"] == pytest.approx(hours / 7, rel=0.2)
+    assert splits["validation"]["own_hours"] == 0
+    for split in splits.values():
+        assert split["share"] == pytest.approx((split["hours"] - split["own_hours"]) / (hours - own_hours), abs=1e-3)
+        assert split["share"] == pytest.approx(split["asked"], abs=0.1), "the own splits' hours count as dealt out"
+    assert lines[0].startswith("of the hours dealt out train 6")
+    assert lines[1] == "of the hours in the corpora's own splits train 50.0%, validation 0.0%, test 50.0%"
+
+    splits, lines = told(replace(SPLIT, corpus_splits="ignore"))
+    assert not any(split["own_hours"] for split in splits.values())
+    assert len(lines) == 1 and lines[0].startswith("of the hours train ")
+
+    run = make_run(own, packed=None)
+    splits, lines = told(SplitConfig())
+    assert not any(split["share"] for split in splits.values()), "nothing was dealt out"
+    assert lines == ["of the hours in the corpora's own splits train 50.0%, validation 0.0%, test 50.0%"]
 
 
 def test_one_speaker_alone_is_split_by_recording_and_verifies(make_run: Callable[..., Path]) -> None:
