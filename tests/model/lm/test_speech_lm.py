@@ -237,6 +237,7 @@ def test_slamkits_folder_is_read(family: str, tmp_path: Path) -> None:
         ('{"model_type": "opt", "hidden_size": "wide"}', "cannot be loaded as a causal LM: "),
         ('{"model_type": "hubert"}', "its model_type is hubert"),
         ("[" * 200_000, "is not valid JSON"),
+        ('{"a": ' * 150 + "1" + "}" * 150, "nested more than 100 deep"),
         ('{"model_type": "mine", "auto_map": {"AutoConfig": "evil.Config"}}', "needs code that comes with it"),
         (
             '{"model_type": "qwen2", "num_hidden_layers": 1099511627776}',
