@@ -35,11 +35,7 @@ def fingerprint_of_folder(folder: Path) -> str:
 
 def fingerprint_of_files(path: Path) -> str:
     """A hash of a file, or of all files that lie in a folder: a model of any layout, with its tokenizer."""
-    total = hashlib.sha256()
-    for part in sorted(one for one in path.iterdir() if one.is_file()) if path.is_dir() else [path]:
-        with part.open("rb") as file:
-            total.update(f"{part.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()
+    return sha256_of_files([one for one in path.iterdir() if one.is_file()] if path.is_dir() else [path])
 
 
 def share_as_usual(*paths: Path) -> None:

@@ -28,6 +28,7 @@ from pipeline.evaluation.mmos.page import make_page
 from pipeline.evaluation.mmos.recordings import draw_recordings
 from pipeline.evaluation.mmos.systems import ANCHOR, ORIGINAL, RESYNTHESIS, Speaker, originals
 from pipeline.files import foreign_json, storage
+from pipeline.files.checksums import sha256_of
 from pipeline.records import SAMPLE_RATE_HZ
 from pipeline.speaking.spoken import write_wav
 from pipeline.speaking.wav import read_clip
@@ -151,7 +152,7 @@ def prepare_study(
     def add(row: KeyRow, wav: NDArray[np.float32], rate_hz: int) -> None:
         path = folder / "page" / "audio" / f"{row.clip}.wav"
         write_wav(path, at_level(wav), rate_hz)
-        audio.update(f"{row.clip} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+        audio.update(f"{row.clip} {sha256_of(str(path))}\n".encode())
         key.append(row)
         report(len(key), num_clips, "clips", row.system)
 
