@@ -120,26 +120,7 @@ def put_if_absent(uri: str, data: bytes) -> bool:
     Raises:
         TwistError: the store refuses the condition.
     """
-    from botocore.exceptions import ClientError
-
-    bucket, key = _split(uri)
-
-    def put() -> bool:
-        try:
-            _client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-        except ClientError as error:
-            if _status(error) == 412:  # the object exists
-                return False
-            if _status(error) == 501:
-                raise TwistError(
-                    f"the store of {uri} cannot put an object on the condition that there is none of its name "
-                    f"(If-None-Match: *, which it answers with 501). Put the run on a disk, or into a store that can "
-                    f"or that ignores the condition"
-                ) from error
-            raise
-        return True
-
-    return _patiently(uri, put)
+    return _put_if(uri, data, "there is none of its name (If-None-Match: *)", IfNoneMatch="*")
 
 
 def read_version(uri: str) -> tuple[bytes, str]:
@@ -148,7 +129,7 @@ def read_version(uri: str) -> tuple[bytes, str]:
 
     def get() -> tuple[bytes, str]:
         answer = _client().get_object(Bucket=bucket, Key=key)
-        return answer["Body"].read(), answer["ETag"]
+        return _content(answer), answer["ETag"]
 
     return _patiently(uri, get)
 
@@ -157,26 +138,38 @@ def put_if_unchanged(uri: str, data: bytes, etag: str) -> bool:
     """Replaces an object if it still is the version of that etag; returns whether its content is now `data`.
 
     A store that ignores the condition replaces any version.
+
+    Raises:
+        TwistError: the store refuses the condition.
     """
+    if _put_if(uri, data, "it has not changed (If-Match)", IfMatch=etag):
+        return True
+    try:
+        return read_bytes(uri) == data  # an earlier try succeeded, but its answer was lost
+    except FileNotFoundError:
+        return False
+
+
+def _put_if(uri: str, data: bytes, condition: str, **header: str) -> bool:
     from botocore.exceptions import ClientError
 
     bucket, key = _split(uri)
 
     def put() -> bool:
         try:
-            _client().put_object(Bucket=bucket, Key=key, Body=data, IfMatch=etag)
+            _client().put_object(Bucket=bucket, Key=key, Body=data, **header)  # type: ignore[arg-type]
         except ClientError as error:
-            if _status(error) in (404, 412):
+            if _status(error) == 412 or (_status(error) == 404 and "IfMatch" in header):
                 return False
+            if _status(error) == 501:
+                raise TwistError(
+                    f"the store of {uri} cannot put an object on the condition that {condition}, which it answers with "
+                    f"501. Put the run on a disk, or into a store that can or that ignores the condition"
+                ) from error
             raise
         return True
 
-    if _patiently(uri, put):
-        return True
-    try:
-        return read_bytes(uri) == data  # an earlier try succeeded, but its answer was lost
-    except FileNotFoundError:
-        return False
+    return _patiently(uri, put)
 
 
 def size(uri: str) -> int:
