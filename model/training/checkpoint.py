@@ -206,11 +206,20 @@ def read_part_checksums(folder: str, step: int, rank: int) -> dict[str, str] | N
 
 
 def commit(folder: str, step: int, parts: Collection[dict[str, str] | None]) -> str:
-    """Completes a checkpoint whose parts have all been written; returns its folder."""
+    """Completes a checkpoint whose parts have all been written; returns its folder.
+
+    Raises:
+        TwistError: files of it are gone.
+    """
     place, final = _unfinished(folder, step), step_folder(folder, step)
     checksums = {name: sha256 for part in parts if part is not None for name, sha256 in part.items()}
     for rank in range(len(parts)):
         storage.delete(storage.join(place, _part_name(rank)))
+    if gone := sorted(checksums.keys() - set(storage.list_files(place))):
+        raise TwistError(
+            f"{final} cannot be completed: {', '.join(gone)} was removed after it was written. Let only one training "
+            f"work in {folder}"
+        )
     storage.write_bytes(storage.join(place, CHECKSUMS), _checksums_text(checksums).encode())
     if not storage.is_s3(folder):
         _sync(Path(place))

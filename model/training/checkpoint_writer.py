@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from model.training.sole_trainer import Lease
+
 LOOK_EVERY_S = 0.1
 
 
@@ -31,13 +33,17 @@ class CheckpointWriter:
         rank: This process.
         world_size: Number of processes, all of which must save the same steps.
         in_background: Whether `save` returns before the checkpoint is written.
+        lease: Of a folder on S3, in the main process; a checkpoint is completed only while it is held.
     """
 
-    def __init__(self, folder: str, rank: int, world_size: int, *, in_background: bool) -> None:
+    def __init__(
+        self, folder: str, rank: int, world_size: int, *, in_background: bool, lease: Lease | None = None
+    ) -> None:
         self._folder = folder
         self._rank = rank
         self._world_size = world_size
         self._in_background = in_background
+        self._lease = lease
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._is_given_up = threading.Event()
@@ -68,6 +74,7 @@ class CheckpointWriter:
 
         Raises:
             RunError: the previous checkpoint could not be written (or this one, unless in the background).
+            TwistError: another training has taken the folder over meanwhile.
         """
         self.wait()
 
@@ -98,6 +105,7 @@ class CheckpointWriter:
 
         Raises:
             RunError: it could not be written.
+            TwistError: another training has taken the folder over meanwhile.
         """
         if self._thread is not None:
             self._thread.join()
@@ -119,6 +127,10 @@ class CheckpointWriter:
             ]
             if None in parts and self._is_given_up.wait(LOOK_EVERY_S):
                 return False
+            if self._lease is not None and self._lease.is_lost:
+                self._lease.confirm()  # else parts that another training has removed would be waited for
+        if self._lease is not None:
+            self._lease.confirm()
         checkpoint.commit(self._folder, step, parts)
         self._made.append(step)
         return True

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,10 +18,13 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from model.device import Device, pick_device
+from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
+
+T = TypeVar("T")
 
 LETTING_GO_TAKES_S = 0.5
 
@@ -56,6 +59,27 @@ class Ranks:
     def any(self, value: bool) -> bool:
         """Whether the value is true in any process."""
         return bool(self.sum(torch.tensor(float(value), device=self.device)).item())
+
+    def all_or_none(self, do: Callable[[], T]) -> T:
+        """Calls `do` in every process; where one fails, all raise, for the others would wait for it for ever.
+
+        Args:
+            do: Has no exchange with other processes in it.
+
+        Raises:
+            TwistError: `do` failed in another process; with the message of its error.
+        """
+        failure: Exception | None = None
+        try:
+            result = do()
+        except Exception as error:
+            failure = error
+        if self.any(failure is not None):
+            messages: list[str | None] = [None] * self.world_size
+            if self.world_size > 1:
+                dist.all_gather_object(messages, None if failure is None else str(failure))
+            raise failure or TwistError(next(message for message in messages if message is not None))
+        return result
 
     def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
         """Overwrites tensors in every process with the main process's."""

@@ -79,7 +79,9 @@ def run_training(
         join_ranks(settings.device) as ranks,
         stop_flag() as stop,
         sole_trainer(folder, ranks) as lease,
-        CheckpointWriter(folder, ranks.rank, ranks.world_size, in_background=settings.save_in_background) as writer,
+        CheckpointWriter(
+            folder, ranks.rank, ranks.world_size, in_background=settings.save_in_background, lease=lease
+        ) as writer,
     ):
         loop = _Loop(section, settings, folder, ranks, lease, writer, make, on_event)
         loop.run(stop)
@@ -250,11 +252,7 @@ class _Loop(Generic[Batch, Score]):
     def _save(self) -> None:
         """Starts a checkpoint once the previous one is written."""
         step, training, is_main = self.step, self.training, self.ranks.is_main
-        if self.ranks.any(self.lease is not None and self.lease.is_lost):
-            raise TwistError(
-                f"another training has taken {self.folder} over, for this one could not reach the store for long; "
-                f"nothing was saved since"
-            )
+        self.ranks.all_or_none(self._confirm_lease)
         self.writer.wait()  # so that copies of only one checkpoint are in memory
         if self.metrics is not None:
             self.metrics.flush()  # a run resumed from here needs all lines up to here
@@ -274,6 +272,10 @@ class _Loop(Generic[Batch, Score]):
             keep_last=self.settings.keep_last,
             best_step=self.best_step,
         )
+
+    def _confirm_lease(self) -> None:
+        if self.lease is not None:
+            self.lease.confirm()
 
     def _finish_checkpoints(self) -> None:
         self.writer.wait()

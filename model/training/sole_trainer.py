@@ -3,8 +3,10 @@
     FOLDER/.lock         on a disk; the kernel ends it with the process
     FOLDER/lease.json    on S3: who trains, since when, and until when unless it is renewed
 
-A lease whose owner died runs out and is taken over, on the same machine at once. Every write of it is conditional on
-what was there before, so of two that find it run out one gets it. Machines' clocks must agree to within a minute.
+A lease whose owner died runs out and is taken over; at once where its process would be seen if it lived, under the same
+kernel and in the same PID namespace. Every write of it is conditional on what was there before, so of two that find it
+run out one gets it. Its owner trusts it until a minute before it runs out, for machines' clocks may differ by that
+much, and renews it before it completes a checkpoint.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import secrets
 import socket
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import TwistError
@@ -23,7 +26,7 @@ from pipeline.files import foreign_json, s3, storage
 from pipeline.files.folder_lock import FolderInUseError, folder_lock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from model.training.distributed import Ranks
 
@@ -31,6 +34,7 @@ LEASE = "lease.json"
 # Longer than the store's failures are waited for (s3.PATIENCE_S), and renewed often enough to survive one.
 LEASE_S = 240.0
 RENEW_EVERY_S = 30.0
+CLOCKS_DIFFER_S = 60.0
 
 
 @contextlib.contextmanager
@@ -41,23 +45,19 @@ def sole_trainer(folder: str, ranks: Ranks) -> Iterator[Lease | None]:
         The lease, in the main process and on S3; else None.
 
     Raises:
-        TwistError: another training is at work in the folder, or it cannot be written.
+        TwistError: another training is at work in the folder, it cannot be written, or its store knows no conditions.
     """
     with contextlib.ExitStack() as stack:
-        lease: Lease | None = None
-        refusal: TwistError | None = None
-        if ranks.is_main:
-            try:
-                if storage.is_s3(folder):
-                    lease = stack.enter_context(Lease(folder))
-                else:
-                    stack.enter_context(_locked(folder))
-            except TwistError as error:
-                refusal = error
-        # Every process raises: those that did not would wait for the main one for ever.
-        if ranks.any(refusal is not None):
-            raise refusal or TwistError(f"{folder} cannot be trained into; the main process says why")
-        yield lease
+
+        def enter() -> Lease | None:
+            if not ranks.is_main:
+                return None
+            if storage.is_s3(folder):
+                return stack.enter_context(Lease(folder))
+            stack.enter_context(_locked(folder))
+            return None
+
+        yield ranks.all_or_none(enter)
 
 
 @contextlib.contextmanager
@@ -82,13 +82,21 @@ class Lease:
             "id": secrets.token_hex(8),
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            **_process_table(),
             "started": _clock(time.time()),
         }
         self._is_over = threading.Event()
-        self._is_lost = False
+        self._is_taken = False
+        self._until_s = self._until_monotonic_s = 0.0
+        self._renewing = threading.Lock()
 
     def __enter__(self) -> Lease:
         self._take()
+        try:
+            self.renew()  # a store that cannot is to be found out before anything is trained
+        except TwistError:
+            self.__exit__()
+            raise
         threading.Thread(target=self._renew_regularly, name="lease", daemon=True).start()
         return self
 
@@ -101,42 +109,65 @@ class Lease:
 
     @property
     def is_lost(self) -> bool:
-        """Whether another training has taken the lease over, after this one could not renew it in time."""
-        return self._is_lost
+        """Whether another training has taken the lease over, or may have, as this one has not renewed it in time."""
+        left_s = min(self._until_s - time.time(), self._until_monotonic_s - time.monotonic())
+        return self._is_taken or left_s < CLOCKS_DIFFER_S
+
+    def confirm(self) -> None:
+        """Renews the lease; where the store cannot be reached, makes sure that it has not run out.
+
+        Raises:
+            TwistError: it is lost.
+        """
+        with contextlib.suppress(OSError):
+            self.renew()
+        if self.is_lost:
+            raise TwistError(
+                f"another training has taken {self._folder} over, or may have, for this one could not renew its lease "
+                f"in time; nothing was saved since. Train on once no other does"
+            )
+
+    def renew(self) -> None:
+        """Puts the deadline off, unless another training has the lease."""
+        with self._renewing:  # of two at once, one would find that the other has changed it
+            found = _read(self._uri)
+            is_ours = found is not None and found[0].get("id") == self._owner["id"]
+            if found is None or not is_ours or not self._put_if_unchanged(found[1]):
+                self._is_taken = not self._is_over.is_set()
 
     def _take(self) -> None:
         while True:
-            if s3.put_if_absent(self._uri, self._content()):
+            if self._put(lambda content: s3.put_if_absent(self._uri, content)):
                 return
             found = _read(self._uri)
             if found is None:  # it was given back in between
                 continue
             owner, etag = found
-            if owner.get("id") == self._owner["id"]:  # put by a try whose answer was lost
-                return
-            if owner and owner["until_s"] > time.time() and not _has_died(owner):
+            is_ours = owner.get("id") == self._owner["id"]  # put by a try whose answer was lost
+            if owner and not is_ours and owner["until_s"] > time.time() and not _has_died(owner):
                 raise TwistError(
                     f"{self._folder} is being trained into by process {owner.get('pid')} on {owner.get('host')} since "
                     f"{owner.get('started')}; its lease runs until {_clock(owner['until_s'])} unless it is renewed: "
                     f"wait for that, or stop it"
                 )
-            if s3.put_if_unchanged(self._uri, self._content(), etag):
+            if self._put_if_unchanged(etag):
                 return
 
-    def _content(self) -> bytes:
-        return json.dumps({**self._owner, "until_s": time.time() + LEASE_S}).encode()
+    def _put_if_unchanged(self, etag: str) -> bool:
+        return self._put(lambda content: s3.put_if_unchanged(self._uri, content, etag))
+
+    def _put(self, put: Callable[[bytes], bool]) -> bool:
+        # Read before the request, which may take long. The monotonic clock, for the other may be set back.
+        until_s, until_monotonic_s = time.time() + LEASE_S, time.monotonic() + LEASE_S
+        is_put = put(json.dumps({**self._owner, "until_s": until_s}).encode())
+        if is_put:
+            self._until_s, self._until_monotonic_s = until_s, until_monotonic_s
+        return is_put
 
     def _renew_regularly(self) -> None:
         while not self._is_over.wait(RENEW_EVERY_S):
             with contextlib.suppress(OSError):  # tried again next time; whoever finds it run out takes it over
                 self.renew()
-
-    def renew(self) -> None:
-        """Puts the deadline off, unless the lease is lost."""
-        found = _read(self._uri)
-        is_ours = found is not None and found[0].get("id") == self._owner["id"]
-        if found is None or not is_ours or not s3.put_if_unchanged(self._uri, self._content(), found[1]):
-            self._is_lost = not self._is_over.is_set()
 
 
 def _read(uri: str) -> tuple[dict[str, Any], str] | None:
@@ -154,9 +185,12 @@ def _read(uri: str) -> tuple[dict[str, Any], str] | None:
 
 
 def _has_died(owner: dict[str, Any]) -> bool:
-    """Whether a lease's owner was a process of this machine that is no more."""
-    pid = owner.get("pid")
-    if owner.get("host") != socket.gethostname() or not isinstance(pid, int):
+    """Whether a lease's owner was a process that would be seen from here, and is no more."""
+    pid, table = owner.get("pid"), _process_table()
+    # Hosts may share a name, as containers in one network do, and virtual machines called localhost.
+    if None in table.values() or any(owner.get(name) != value for name, value in table.items()):
+        return False
+    if not isinstance(pid, int):
         return False
     try:
         os.kill(pid, 0)
@@ -165,6 +199,15 @@ def _has_died(owner: dict[str, Any]) -> bool:
     except OSError:
         return False
     return False
+
+
+def _process_table() -> dict[str, str | int | None]:
+    """What tells the kernel and the PID namespace in which this process has its number; None where it is not told."""
+    table: dict[str, str | int | None] = {"boot_id": None, "pid_namespace": None}
+    with contextlib.suppress(OSError):
+        table["boot_id"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        table["pid_namespace"] = Path("/proc/self/ns/pid").stat().st_ino
+    return table
 
 
 def _clock(time_s: float) -> str:
