@@ -6,9 +6,8 @@
                        checksums.json                           sha256 of all these files, written last
 
 A folder without its checksums.json is no checkpoint. On disk it is written under another name and then renamed; on S3
-it counts once it has that file. Whoever reads a checkpoint holds its files to the list first: `fetch` for its
-model, `damaged_files` for all of it. No random states are saved, because the trainer reseeds its generators at every
-step.
+it counts once it has that file. Whoever reads a checkpoint holds its files to the list first: `fetch` for its model,
+`fetch_to_resume` for all of it. No random states are saved, because the trainer reseeds its generators at every step.
 
 torch is imported only where tensors are read or written, so that `twist inspect` lists checkpoints without it.
 """
@@ -82,12 +81,16 @@ def newest_step(folder: str, ranks: Ranks) -> int:
     Raises:
         TwistError: a local step's folder has lost its checksums.json.
     """
-    if not ranks.is_main:
-        return ranks.from_main(0)
-    remove_unfinished(folder)
-    if unlisted := unlisted_steps(folder):
-        raise _unlisted(unlisted[0])
-    return ranks.from_main(max(steps(folder), default=0))
+
+    def find() -> int:
+        if not ranks.is_main:
+            return 0
+        remove_unfinished(folder)
+        if unlisted := unlisted_steps(folder):
+            raise _unlisted(unlisted[0])
+        return max(steps(folder), default=0)
+
+    return ranks.from_main(ranks.all_or_none(find))
 
 
 def unlisted_steps(folder: str) -> list[str]:
@@ -117,13 +120,29 @@ def fetch(path: str) -> Path:
         TwistError: as `checked`; or there is no such folder on S3.
         RunError: it cannot be fetched.
     """
-    local = local_copy(path)
-    try:
-        return checked(local, path)
-    except TwistError:
-        if storage.is_s3(path):
-            shutil.rmtree(local.parent, ignore_errors=True)  # so that the next try reads the store again
-        raise
+    return checked(local_copy(path), path)
+
+
+def fetch_to_resume(folder: str, step: int, ranks: Ranks) -> Path:
+    """A local folder with one checkpoint, all of whose files are as they were saved; all processes call this.
+
+    Each machine has its own copy of one on S3, so each process checks all that it reads. On a disk that all share, each
+    checks a share of the files.
+
+    Raises:
+        TwistError: a file is missing or differs, whichever process found it.
+        RunError: it cannot be fetched.
+    """
+    uri = step_folder(folder, step)
+
+    def find_and_check() -> Path:
+        local = local_copy(uri)
+        share = (0, 1) if storage.is_s3(uri) else (ranks.rank, ranks.world_size)
+        if damaged := damaged_files(str(local), *share):
+            raise damage(uri, damaged)
+        return local
+
+    return ranks.all_or_none(find_and_check)
 
 
 def checked(local: Path, path: str = "") -> Path:
@@ -144,15 +163,18 @@ def checked(local: Path, path: str = "") -> Path:
         if _is_trainers(path):
             raise _unlisted(path)
         return local
-    checksums = read_checksums(local)
+    try:
+        checksums = _read_checksums(str(local))
+    except (OSError, ValueError) as error:
+        raise damage(path, [CHECKSUMS]) from error
     used = [name for name in checksums if not name.startswith(OPTIMIZER_PREFIX) and (local / name).exists()]
-    if damaged := [name for name in used if sha256_of(local / name) != checksums[name]]:
+    if damaged := [name for name in used if sha256_of(str(local / name)) != checksums[name]]:
         raise damage(path, damaged)
     return local
 
 
 def local_copy(path: str) -> Path:
-    """A local folder with a checkpoint's files, unchecked: the folder itself, or this machine's copy of one on S3."""
+    """A local folder with a checkpoint's files: the folder itself, or this machine's copy of one on S3."""
     return machine_cache.copy_of(path) if storage.is_s3(path) else Path(path)
 
 
@@ -301,9 +323,8 @@ def refuse_other_clips(before: Sequence[str], now: Sequence[str], folder: str) -
 
 
 def damage(uri: str, names: Sequence[str]) -> TwistError:
-    """The error for a checkpoint of which these files, or those that another process looked at, are damaged."""
-    told = f" ({', '.join(names)})" if names else ""
-    return TwistError(f"{uri} is damaged{told}; delete it to go on from the one before it")
+    """The error for a checkpoint of which these files are damaged."""
+    return TwistError(f"{uri} is damaged ({', '.join(names)}); delete it to go on from the one before it")
 
 
 def _flat(settings: dict[str, Any], groups: Collection[str]) -> dict[str, Any]:
@@ -364,35 +385,36 @@ def prune(folder: str, keep_last: int, best_step: int | None) -> None:
             shutil.rmtree(Path(doomed).rename(_unfinished(folder, step)))
 
 
-def damaged_files(path: Path, rank: int = 0, world_size: int = 1) -> list[str]:
-    """The names of a checkpoint's files that are missing or differ from what was saved.
+def damaged_files(folder: str, rank: int = 0, world_size: int = 1) -> list[str]:
+    """The names of a checkpoint's files that are missing or differ from what was saved, its checksums.json included.
 
     Args:
-        path: The checkpoint's folder, on this machine.
+        folder: The checkpoint's folder, local or s3://; there every byte is read.
         rank: This process, of `world_size` that look at a share of the files each.
         world_size: The processes that share the work.
-
-    Raises:
-        TwistError: checksums.json is missing or damaged.
-    """
-    checksums = read_checksums(path)
-    mine = list(checksums.items())[rank::world_size]
-    return [name for name, sha256 in mine if not (path / name).is_file() or sha256_of(path / name) != sha256]
-
-
-def read_checksums(path: Path) -> dict[str, str]:
-    """The sha256 of each of a checkpoint's files by name, as its checksums.json in a local folder has them.
-
-    Raises:
-        TwistError: checksums.json is missing or damaged.
     """
     try:
-        text = (path / CHECKSUMS).read_text()
-        checksums: dict[str, str] = foreign_json.parse(text)
-        if text != _checksums_text(checksums):  # also where a damaged bit leaves JSON that says the same
-            raise ValueError("it is not as it was written")
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise TwistError(f"{path / CHECKSUMS} is missing or damaged: {error}") from error
+        checksums = _read_checksums(folder)
+    except (FileNotFoundError, ValueError):
+        return [CHECKSUMS]
+    mine = list(checksums.items())[rank::world_size]
+    return [name for name, sha256 in mine if not _is_as_saved(storage.join(folder, name), sha256)]
+
+
+def _is_as_saved(uri: str, sha256: str) -> bool:
+    try:
+        return sha256_of(uri) == sha256
+    except FileNotFoundError:
+        return False
+
+
+def _read_checksums(folder: str) -> dict[str, str]:
+    """The sha256 of each of a checkpoint's files by name; a ValueError if the list is damaged."""
+    content = storage.read_bytes(storage.join(folder, CHECKSUMS))
+    checksums: dict[str, str] = foreign_json.parse(content)
+    # Also where a damaged bit leaves JSON that says the same.
+    if not isinstance(checksums, dict) or content != _checksums_text(checksums).encode():
+        raise ValueError("it is not as it was written")
     return checksums
 
 
@@ -417,7 +439,7 @@ def _write_files(
         weights_file.share_as_usual(*folder.glob("*.safetensors"))  # transformers wrote the model's
     if trainer_state is not None:
         (folder / TRAINER_STATE).write_text(json.dumps(trainer_state, indent=2) + "\n")
-    return {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+    return {path.name: sha256_of(str(path)) for path in sorted(folder.iterdir())}
 
 
 def _unfinished(folder: str, step: int) -> str:
@@ -430,12 +452,9 @@ def _part_name(rank: int) -> str:
     return f"part-{rank:05d}.json"
 
 
-"""Copies of checkpoints on S3 that were found to be whole."""
-
-
-def sha256_of(path: Path) -> str:
+def sha256_of(uri: str) -> str:
     """The sha256 of a file, in hex."""
-    with path.open("rb") as file:
+    with storage.open_read(uri) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

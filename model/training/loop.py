@@ -234,15 +234,9 @@ class _Loop(Generic[Batch, Score]):
         step = checkpoint.newest_step(self.folder, self.ranks)
         if not step:
             return None
-        state = checkpoint.load_trainer_state(self.folder, step)
+        state = self.ranks.all_or_none(lambda: checkpoint.load_trainer_state(self.folder, step))
         checkpoint.refuse_other_settings(state["config"], self.settings, self.section, self.folder, step)
-        uri = checkpoint.step_folder(self.folder, step)
-        folder = checkpoint.local_copy(uri)
-        damaged = checkpoint.damaged_files(folder, self.ranks.rank, self.ranks.world_size)
-        # Every process raises: those that did not would wait for the others for ever.
-        if self.ranks.any(bool(damaged)):
-            raise checkpoint.damage(uri, damaged)
-        return Resumed(step, state, folder)
+        return Resumed(step, state, checkpoint.fetch_to_resume(self.folder, step, self.ranks))
 
     def _take_up(self, progress: dict[str, Any]) -> None:
         self.step, self.num_seen = progress["step"], progress[self.training.seen_name]

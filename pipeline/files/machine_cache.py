@@ -2,8 +2,10 @@
 
     CACHE/s3/1f3a.../opt-350m/config.json    a folder on S3: the files directly in it
     CACHE/s3/9c07.../hubert.pt               a file on S3
+    CACHE/s3/9c07....json                    the sha256 of each file of a copy, as it was received
 
 The number stands for the place on S3 and for the size and ETag of each file there: what was changed is fetched anew.
+So is a copy that differs from its list, to which it is held at each use.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import RunError, TwistError
-from pipeline.files import s3, storage
+from pipeline.files import foreign_json, s3, storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,7 +48,7 @@ def locked(path: Path) -> Iterator[None]:
 def copy_of(uri: str, beside: Sequence[str] = ()) -> Path:
     """This machine's copy of a file on S3, or of the files directly in a folder there; fetched if it is not here yet.
 
-    Of several processes one fetches while the others wait for it.
+    Of several processes one fetches while the others wait for it. A copy that was damaged here is fetched anew.
 
     Args:
         uri: s3://BUCKET/KEY of a file or folder.
@@ -61,9 +63,10 @@ def copy_of(uri: str, beside: Sequence[str] = ()) -> Path:
         key = json.dumps([uri.rstrip("/"), found])
         copy = cache_folder() / "s3" / hashlib.sha256(key.encode()).hexdigest()[:32]
         copy.parent.mkdir(parents=True, exist_ok=True)
-        if not copy.is_dir():
+        if not _is_as_received(copy):
             with locked(copy.with_name(f".{copy.name}.lock")):
-                if not copy.is_dir():
+                if not _is_as_received(copy):
+                    shutil.rmtree(copy, ignore_errors=True)
                     _fetch(found, copy)
     except OSError as error:
         raise RunError(
@@ -89,14 +92,36 @@ def _find(uri: str, beside: Sequence[str]) -> list[tuple[str, Found]]:
     return found
 
 
+def _is_as_received(copy: Path) -> bool:
+    """Whether a copy is there, and each of its files is as its list says."""
+    if not copy.is_dir():
+        return False
+    try:
+        checksums = foreign_json.parse(_list_of(copy).read_bytes())
+        return all(_sha256_of(copy / name) == sha256 for name, sha256 in checksums.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _list_of(copy: Path) -> Path:
+    return copy.with_name(f"{copy.name}.json")
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _fetch(found: Sequence[tuple[str, Found]], copy: Path) -> None:
     unfinished = copy.with_name(f".{copy.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+    checksums = {}
     try:
         for place, one in found:
             path = unfinished / one.name
             path.parent.mkdir(parents=True, exist_ok=True)
-            s3.download(place, one, path)
+            checksums[one.name] = s3.download(place, one, path)
+        storage.write_bytes(str(_list_of(copy)), json.dumps(checksums, indent=2).encode())
         unfinished.rename(copy)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

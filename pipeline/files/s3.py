@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import io
 import itertools
 import logging
@@ -209,21 +210,27 @@ def list_folder(uri: str) -> list[Found]:
     return [Found(name, item["Size"], item["ETag"]) for name, item in _list(uri, Delimiter="/")]
 
 
-def download(uri: str, found: Found, path: Path) -> None:
+def download(uri: str, found: Found, path: Path) -> str:
     """Copies an object to a new local file, in ranges; it takes no memory but theirs.
+
+    Returns:
+        The sha256 of what was received, in hex.
 
     Raises:
         OSError: it cannot be read or written, or is no longer the one that was found.
     """
+    digest = hashlib.sha256()
     with path.open("xb") as file:
         for start in range(0, found.size_bytes, PART_BYTES):
             end = min(start + PART_BYTES, found.size_bytes)
             data = _get(uri, Range=f"bytes={start}-{end - 1}", IfMatch=found.etag)
             if len(data) != end - start:
                 raise ConnectionError(f"{uri} gave {len(data)} bytes of the {end - start} from byte {start} on")
+            digest.update(data)
             file.write(data)
         file.flush()
         os.fsync(file.fileno())
+    return digest.hexdigest()
 
 
 def list_names(uri: str) -> Iterator[str]:

@@ -85,13 +85,13 @@ def verify_checkpoints(folder: str, checksums: bool = True) -> Iterator[str]:
 def verify_checkpoint(path: str, checksums: bool = True) -> Iterator[str]:
     """The same of one checkpoint; without checksums, only that its model can be loaded and its state read."""
     try:
-        local = checkpoint.local_copy(path)
-        damaged = checkpoint.damaged_files(local) if checksums and _is_listed(local) else []
+        # Of the bytes on S3, not of this machine's copy.
+        damaged = checkpoint.damaged_files(path) if checksums and _is_listed(path) else []
         for name in damaged:
             yield f"{storage.join(path, name)} is not what was saved"
         if damaged:
             return
-        model, _ = _load(_kind_of(path), local)
+        model, _ = _load(_kind_of(path), checkpoint.local_copy(path))
         _trainer_state(path)
     except TwistError as error:
         yield str(error)
@@ -142,9 +142,9 @@ def _load(kind: Kind, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     return speech_lm, {"architecture": speech_lm.config.model_type, "vocabulary": vocabulary.as_config()}
 
 
-def _is_listed(folder: Path) -> bool:
+def _is_listed(path: str) -> bool:
     """Whether a trainer wrote a checkpoint: a model from elsewhere has no list of checksums."""
-    return (folder / checkpoint.CHECKSUMS).is_file()
+    return storage.exists(storage.join(path, checkpoint.CHECKSUMS))
 
 
 def _trainer_state(path: str) -> dict[str, Any] | None:

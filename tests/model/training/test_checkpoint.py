@@ -161,7 +161,7 @@ def test_processes_write_parts_of_one_checkpoint(
             writer.save(2, piece, save_model, state, keep_last=1, best_step=None)
     assert writers[0].made() == [2]
     folder = tmp_path / "00000002"
-    assert checkpoint.damaged_files(folder) == []
+    assert checkpoint.damaged_files(str(folder)) == []
     assert {path.name for path in folder.iterdir()} == {CHECKSUMS, *json.loads((folder / CHECKSUMS).read_text())}
     again = adamw(model, (0.9, 0.98), 0.01)
     checkpoint.load_optimizer(folder, again)
@@ -215,7 +215,7 @@ def test_checkpoints_on_s3(trained: tuple[PreTrainedModel, torch.optim.Optimizer
     assert checkpoint.steps(folder) == [2, 6]
     assert checkpoint.best_folder(folder) == f"{folder}/00000002"
     local = checkpoint.fetch(f"{folder}/00000006")
-    assert checkpoint.damaged_files(local) == []
+    assert checkpoint.damaged_files(str(local)) == []
     assert load_speech_lm(str(local))[1] == VOCABULARY
     checkpoint.load_optimizer(local, optimizer)
 
@@ -264,12 +264,9 @@ def test_a_flipped_bit_anywhere_in_the_list_is_found(
     folder = Path(save(str(tmp_path), 2, model.save_pretrained, optimizer, state_of(2)))
     for bit in range(0, 8 * (folder / CHECKSUMS).stat().st_size, 7):
         flip(folder / CHECKSUMS, bit)
-        try:
-            assert checkpoint.damaged_files(folder), f"bit {bit} of the list went unnoticed"
-        except TwistError as error:
-            assert "missing or damaged" in str(error)
+        assert checkpoint.damaged_files(str(folder)), f"bit {bit} of the list went unnoticed"
         flip(folder / CHECKSUMS, bit)
-    assert checkpoint.damaged_files(folder) == []
+    assert checkpoint.damaged_files(str(folder)) == []
 
 
 def test_a_copy_from_s3_is_held_to_the_list(
@@ -284,6 +281,31 @@ def test_a_copy_from_s3_is_held_to_the_list(
         checkpoint.fetch(uri)
     storage.write_bytes(f"{uri}/model.safetensors", whole)
     assert (checkpoint.fetch(uri) / "model.safetensors").read_bytes() == whole
+
+
+class OnAnotherMachine(Ranks):
+    """A process that sees nothing of what others find in their machines' copies."""
+
+    def all_or_none(self, do: Callable[[], Any]) -> Any:
+        return do()
+
+
+def test_a_copy_that_was_damaged_on_this_machine_is_fetched_again(
+    trained: tuple[PreTrainedModel, torch.optim.Optimizer], faulty_bucket: str
+) -> None:
+    """Nobody is told to delete the good one on S3."""
+    model, optimizer = trained
+    folder = f"{faulty_bucket}/checkpoints"
+    uri = save(folder, 2, model.save_pretrained, optimizer, state_of(2))
+    for name in ("model.safetensors", OPTIMIZER, CHECKSUMS):
+        flip(checkpoint.fetch_to_resume(folder, 2, Ranks()) / name, 8 * 40)
+        assert checkpoint.damaged_files(str(checkpoint.fetch_to_resume(folder, 2, Ranks()))) == []
+    assert checkpoint.damaged_files(uri) == []
+    whole = storage.read_bytes(f"{uri}/{OPTIMIZER}")
+    storage.write_bytes(f"{uri}/{OPTIMIZER}", whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(TwistError, match=rf"00000002 is damaged \({OPTIMIZER}\)"):
+        checkpoint.fetch_to_resume(folder, 2, OnAnotherMachine(1, 2))
+    assert checkpoint.damaged_files(uri) == [OPTIMIZER]
 
 
 def test_a_step_without_its_list_is_no_checkpoint(

@@ -86,6 +86,18 @@ def test_what_has_changed_is_fetched_anew_and_what_is_in_use_stays() -> None:
     assert (before / "model.safetensors").read_bytes() == WEIGHTS
 
 
+@pytest.mark.usefixtures("cache", "proxy")
+@pytest.mark.parametrize("uri", ["s3://models/hubert", "s3://models/voices/g.pt"])
+def test_a_copy_that_was_damaged_is_fetched_anew(uri: str) -> None:
+    before = contents(copy_of(uri).parent)
+    for path in [*copy_of(uri).parent.rglob("*.safetensors"), *copy_of(uri).parent.rglob("*.pt")]:
+        path.write_bytes(WEIGHTS[:-1] + bytes([WEIGHTS[-1] ^ 1]))
+    assert contents(copy_of(uri).parent) == before
+    list_file = copy_of(uri).parent.with_name(f"{copy_of(uri).parent.name}.json")
+    list_file.write_text("{")
+    assert contents(copy_of(uri).parent) == before
+
+
 @pytest.mark.usefixtures("proxy")
 def test_a_copy_that_breaks_off_is_never_used(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = s3.download
