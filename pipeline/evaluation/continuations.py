@@ -75,6 +75,7 @@ def continuations_of(
         prompts.fingerprint,
         json.dumps(asdict(sampling), sort_keys=True),
         str(num_continuations),
+        subject.dtype,
     )
     uri = storage.join(subject.output, "continuations", f"{fingerprint[:16]}.parquet")
     if not storage.exists(uri):

@@ -134,10 +134,11 @@ def generation(subject: Subject) -> list[Result]:
             table,
             rule=RULE,
             settings=settings,
-            data=digest(units.fingerprint, fingerprint),
+            data=units.fingerprint,
             left_out=[*too_short, *units.left_out, *without_room],
             notes=[f"Spoken by {spoken.voice.path}, heard by {asr.source}, judged by {text_lm.source}."],
             other_models={
+                "continuations": fingerprint,
                 "asr": asr.fingerprint,
                 "text_lm": text_lm.fingerprint,
                 "vocoder": spoken.voice.fingerprint,

@@ -147,11 +147,15 @@ def difference(
     Raises:
         TwistError: the tables have no group in common.
     """
-    common = set(first[GROUP].to_pylist()) & set(second[GROUP].to_pylist())
+    if measure.where is not None:  # before items are matched: one may count in one table alone
+        first, second = (table.filter(table[measure.where]) for table in (first, second))
+        measure = replace(measure, where=None)
+    name = "item_id" if "item_id" in first.column_names and "item_id" in second.column_names else GROUP
+    common = set(first[name].to_pylist()) & set(second[name].to_pylist())
     if not common:
         raise TwistError("the two results have no item in common: they were made from other data")
     of_both = pa.array(sorted(common), pa.string())
-    first, second = (table.filter(pc.is_in(table[GROUP].cast(pa.string()), of_both)) for table in (first, second))
+    first, second = (table.filter(pc.is_in(table[name].cast(pa.string()), of_both)) for table in (first, second))
     ours, theirs = _sums(first, measure), _sums(second, measure)
     low = high = None
     if len(ours.groups) > 1 and len(ours.groups) == len(theirs.groups):

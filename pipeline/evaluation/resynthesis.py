@@ -64,7 +64,8 @@ def resynthesis(subject: Subject) -> list[Result]:
         if config.source is not None
         else held_out_recordings(subject.run, config.split)
     )
-    utterances = {one.item.item_id: one for one in spread_out(found, config.max_items) if one.text is not None}
+    with_text = [one for one in found if one.text is not None]
+    utterances = {one.item.item_id: one for one in spread_out(with_text, config.max_items)}
     left_out = [LeftOut(one.item.item_id, "no_text", "what is said is not known") for one in found if one.text is None]
     if not utterances:
         raise TwistError(f"none of {len(found)} recordings has a text to compare with")
@@ -84,12 +85,12 @@ def resynthesis(subject: Subject) -> list[Result]:
     )
     if config.wavs is not None:
         write_wavs(Path(config.wavs), with_units, lambda ids: spoken.wavs([units.of[one] for one in ids]), spoken.voice)
-    left_out += [*units.left_out, *original.left_out]
+    left_out += [*units.left_out, *original.left_out, *again.left_out]
 
     rows = [
         _row(utterances[one], normalize, {"original": original.of[one], "resynthesized": again.of[one]})
         for one in with_units
-        if one in original.of
+        if one in original.of and one in again.of
     ]
     table = pa.Table.from_pylist(rows)
     settings = {

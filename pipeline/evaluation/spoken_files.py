@@ -79,13 +79,16 @@ def matches(wanted: Iterable[str], names: Mapping[str, object]) -> dict[str, str
     """
     times = Counter(name.rpartition("/")[2] for name in names)
     of_last = {last: name for name in names if times[last := name.rpartition("/")[2]] == 1}
-    found = {}
+    paths = {}
     for one in wanted:
         stem, _, suffix = one.rpartition(".")
-        path = stem if f".{suffix.lower()}" in AUDIO_SUFFIXES else one
-        if path in names:
-            found[one] = path
-        elif (last := path.rpartition("/")[2]) in of_last:
+        paths[one] = stem if f".{suffix.lower()}" in AUDIO_SUFFIXES else one
+    found = {one: path for one, path in paths.items() if path in names}
+    taken = set(found.values())
+    # A path that is not there may still be a file's by its last part; not where that file has what bears its own path.
+    for one, path in paths.items():
+        last = path.rpartition("/")[2]
+        if one not in found and last in of_last and of_last[last] not in taken:
             found[one] = of_last[last]
     return found
 

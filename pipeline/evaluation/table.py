@@ -129,7 +129,7 @@ def _compare(first: Told | None, second: Told | None, measure: Measure, level: f
     unlike = [key for key in first.settings if first.settings[key] != second.settings.get(key)]
     if unlike := [key for key in unlike if key not in NOT_OF_SCORES]:
         return f"scored with other settings ({', '.join(unlike)})"
-    if measure.exponential and first.fingerprints["data"] != second.fingerprints["data"]:
+    if first.benchmark.startswith("perplexity") and first.fingerprints["data"] != second.fingerprints["data"]:
         return "measured on other units: their perplexities say nothing of each other"
     try:
         return difference(first.items(), second.items(), measure, level=level, seed=seed)

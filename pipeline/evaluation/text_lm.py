@@ -85,7 +85,8 @@ class TextLM:
         if report["missing_keys"]:  # transformers would fill them with random numbers
             raise TwistError(f"{self.source} lacks tensors of its model, {min(report['missing_keys'])} among them")
         max_ids = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
-        return model.to(pick_device(self.device)).eval(), tokenizer, int(max_ids)
+        # In float32, whatever it was stored in: figures must not depend on that.
+        return model.float().to(pick_device(self.device)).eval(), tokenizer, int(max_ids)
 
 
 def find_text_lm(source: str, device: Device = "auto") -> TextLM:

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +17,7 @@ from pipeline.corpora.readers import find_recordings
 from pipeline.corpora.source import AudioFile, CorpusConfig
 from pipeline.errors import TwistError
 from pipeline.evaluation.item_units import AudioItem
-from pipeline.files import parquet, storage
+from pipeline.files import csv_table, parquet, storage
 from pipeline.runs import MANIFEST, SHARDS
 from pipeline.segments.segment import open_segments
 from pipeline.shards import open_dataset
@@ -27,8 +25,7 @@ from pipeline.shards import open_dataset
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
-TABLES = (*DELIMITERS, ".jsonl")
+TABLES = (".csv", ".tsv", ".jsonl")
 
 
 @dataclass(frozen=True)
@@ -128,11 +125,14 @@ def _of_corpus(root: str, split: str) -> Iterator[Utterance]:
 
 def _of_table(uri: str, split: str) -> Iterator[Utterance]:
     try:
-        text = storage.read_bytes(uri).decode("utf-8-sig")
-        rows = _json_rows(text) if uri.endswith(".jsonl") else _csv_rows(text, DELIMITERS[uri[-4:]])
+        rows: list[dict[str, Any]]
+        if uri.endswith(".jsonl"):
+            rows = _json_rows(storage.read_bytes(uri).decode("utf-8-sig"))
+        else:
+            rows = [dict(row) for _, row in csv_table.read_rows(uri)]
     except FileNotFoundError:
         raise TwistError(f"there is no table {uri}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, csv.Error) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
         raise TwistError(f"{uri} is no table in UTF-8 that can be read: {error}") from error
     chosen = columns.choose_columns(list(dict.fromkeys(name for row in rows for name in row)), columns.COLUMNS)
     if "path" not in chosen:
@@ -149,9 +149,5 @@ def _of_table(uri: str, split: str) -> Iterator[Utterance]:
 
 
 def _json_rows(text: str) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    rows = [json.loads(line) for line in text.split("\n") if line.strip()]
     return [dict(row.items()) for row in rows]
-
-
-def _csv_rows(text: str, delimiter: str) -> list[dict[str, Any]]:
-    return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))

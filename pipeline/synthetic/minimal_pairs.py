@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from pipeline.errors import TwistError
 from pipeline.synthetic.sentences import MEN, WOMEN, paragraphs
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 # Paragraphs whose words are counted: what the demo says, and how often.
 NUM_PARAGRAPHS = 400
 MIN_LETTERS = 5
+# Draws of a rule without a new sentence after which it is used up.
+MOST_DRAWS = 10_000
 VOWELS = ("a", "e", "i", "o", "u", "ee", "oo", "ai", "ou")
 ONSETS = (
     "b",
@@ -95,11 +98,20 @@ def _non_word(word: str, known: set[str], rng: random.Random) -> str:
 
 
 def sentence_pairs(rng: random.Random, num_pairs: int) -> list[SentencePair]:
-    """Sentences of all rules in turn, each drawn once."""
+    """Sentences of all rules in turn, each drawn once.
+
+    Raises:
+        TwistError: the templates do not give so many.
+    """
     drawn: dict[str, SentencePair] = {}
     while len(drawn) < num_pairs:
-        pair = RULES[len(drawn) % len(RULES)](rng)
-        drawn.setdefault(pair.good, pair)
+        for _ in range(MOST_DRAWS):
+            pair = RULES[len(drawn) % len(RULES)](rng)
+            if pair.good not in drawn:
+                break
+        else:
+            raise TwistError(f"the templates give {len(drawn):,} sentences of all rules in turn; ask for fewer")
+        drawn[pair.good] = pair
     return list(drawn.values())
 
 

@@ -109,3 +109,10 @@ def test_only_common_groups_are_compared():
     assert found.value == pytest.approx(0.5)
     with pytest.raises(TwistError, match="no item in common"):
         difference(first, second.slice(2), RIGHT, level=0.9, seed=0)
+
+
+def test_items_that_count_on_one_side_alone_are_not_compared():
+    right = [1.0, 0.0, 1.0]
+    first, second = table(right, ok=[False, True, True]), table(right, ok=[True, True, False])
+    found = difference(first, second, Measure("right", "right", where="ok"), level=0.9, seed=0)
+    assert (found.value, found.num_groups) == (0, 1)

@@ -67,3 +67,8 @@ def test_one_configuration_gives_the_same_bytes_and_others_are_refused(tmp_path)
     (tmp_path / "other" / "notes.txt").touch()
     with pytest.raises(TwistError, match="is in use, and not by a benchmark"):
         write_mini_benchmark(tmp_path / "other", SMALL, silently)
+
+
+def test_more_sentences_than_the_templates_give_are_refused():
+    with pytest.raises(TwistError, match="ask for fewer"):
+        sentence_pairs(random.Random(0), 5000)
