@@ -105,7 +105,8 @@ def test_generation_from_prompts_to_texts_once(twist, spoken, models, tmp_path):
     command += options("generation", min_s=4, num_continuations=2, **{"sampling.seed": 3})
     told = json.loads(twist(*command).stdout)
     assert told["left_out"] == {"missing": 1, "too_short": 1, "unreadable": 1}
-    assert told["fingerprints"].keys() == {"data", "codebook", "model", "asr", "text_lm", "vocoder"}
+    wanted = {"data", "codebook", "model", "continuations", "asr", "text_lm", "vocoder"}
+    assert told["fingerprints"].keys() == wanted
     assert told["settings"]["sampling"]["seed"] == 3
     (items,) = output.glob("*/generation.parquet")
     rows = pq.read_table(items).to_pylist()
