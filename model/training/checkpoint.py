@@ -14,7 +14,6 @@ torch is imported only where tensors are read or written, so that `twist inspect
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -29,6 +28,7 @@ from safetensors import SafetensorError
 from model.training.metrics import METRICS
 from pipeline.errors import TwistError
 from pipeline.files import foreign_json, machine_cache, storage
+from pipeline.files.checksums import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -450,12 +450,6 @@ def _unfinished(folder: str, step: int) -> str:
 
 def _part_name(rank: int) -> str:
     return f"part-{rank:05d}.json"
-
-
-def sha256_of(uri: str) -> str:
-    """The sha256 of a file, in hex."""
-    with storage.open_read(uri) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _damaged(path: str) -> TwistError:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import RunError, TwistError
 from pipeline.files import foreign_json, s3, storage
+from pipeline.files.checksums import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -98,18 +99,13 @@ def _is_as_received(copy: Path) -> bool:
         return False
     try:
         checksums = foreign_json.parse(_list_of(copy).read_bytes())
-        return all(_sha256_of(copy / name) == sha256 for name, sha256 in checksums.items())
+        return all(sha256_of(str(copy / name)) == sha256 for name, sha256 in checksums.items())
     except (OSError, ValueError, AttributeError):
         return False
 
 
 def _list_of(copy: Path) -> Path:
     return copy.with_name(f"{copy.name}.json")
-
-
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fetch(found: Sequence[tuple[str, Found]], copy: Path) -> None:

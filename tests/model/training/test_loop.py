@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from model.training import checkpoint
 from model.training.metrics import read_metrics
 from pipeline.errors import TwistError
+from pipeline.files.checksums import sha256_of
 from tests.model.training.toy import ToySettings, train_toy
 
 if TYPE_CHECKING:
@@ -243,7 +244,7 @@ def test_weights_that_are_not_finite_are_told_from_bad_data(tmp_path: Path) -> N
     weights["1.bias"][0] = torch.nan
     save_file(weights, folder / "model.safetensors")
     checksums = json.loads((folder / "checksums.json").read_text())
-    checksums["model.safetensors"] = checkpoint.sha256_of(str(folder / "model.safetensors"))
+    checksums["model.safetensors"] = sha256_of(str(folder / "model.safetensors"))
     (folder / "checksums.json").write_text(json.dumps(checksums, indent=2) + "\n")
     with pytest.raises(TwistError, match=r"00000012 holds values that are not finite \(1\.bias\); delete it"):
         train_toy(dataclasses.replace(SETTINGS, num_steps=14), str(tmp_path))
