@@ -114,6 +114,11 @@ def part_file(chunk: str) -> str:
     return f"part-{chunk}.parquet"
 
 
+def part_files(folder: str) -> list[str]:
+    """The URIs of the part files in a folder, in the order of their chunks."""
+    return [storage.join(folder, name) for name in storage.list_files(folder) if is_part_file(name)]
+
+
 def is_part_file(name: str) -> bool:
     """Whether a file name is that of a chunk's part."""
     return name.startswith("part-") and name.endswith(".parquet")

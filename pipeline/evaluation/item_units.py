@@ -21,7 +21,7 @@ from pipeline.audio.read import AudioError, Clip, probe
 from pipeline.errors import TwistError
 from pipeline.evaluation.results import LeftOut
 from pipeline.files import audio_uri, parquet, storage
-from pipeline.runs import is_part_file
+from pipeline.runs import part_files
 from pipeline.stage import digest
 from pipeline.units.encode import UnitEncoder, run_lengths
 from pipeline.work import dataflow
@@ -170,8 +170,7 @@ def units_of_items(
         report,
     )
     units: dict[str, UnitRow] = {}
-    uris = [storage.join(parts, name) for name in storage.list_files(parts) if is_part_file(name)]
-    for table in parquet.read_many(uris):
+    for table in parquet.read_many(part_files(parts)):
         for row in table.to_pylist():
             if row["units"] is None:
                 left_out.append(LeftOut(row["item_id"], row["drop_reason"], row["drop_detail"]))

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 from pipeline.records import UNITS_SCHEMA
-from pipeline.runs import UNITS, is_part_file
+from pipeline.runs import UNITS, part_files
 from pipeline.stage import digest
 
 if TYPE_CHECKING:
@@ -99,8 +99,7 @@ def read_kept(batch: Batch) -> list[pa.Table]:
 
 def part_uris(run: str) -> list[str]:
     """The part files of a run's units, in the order of their chunks."""
-    uri = storage.join(run, UNITS)
-    return [storage.join(uri, name) for name in storage.list_files(uri) if is_part_file(name)]
+    return part_files(storage.join(run, UNITS))
 
 
 def read_part(uri: str) -> pa.Table:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 from pipeline.records import WORDS_SCHEMA
-from pipeline.runs import WORDS, is_part_file
+from pipeline.runs import WORDS, part_files
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 def part_uris(run: str) -> list[str]:
     """The part files of a run's words, in the order of their chunks; each has the name of that of the units."""
-    uri = storage.join(run, WORDS)
-    return [storage.join(uri, name) for name in storage.list_files(uri) if is_part_file(name)]
+    return part_files(storage.join(run, WORDS))
 
 
 def read_part(uri: str) -> pa.Table:

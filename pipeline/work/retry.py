@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from pipeline.files import parquet, storage
 from pipeline.files.places import DOUBTFUL_REASONS
-from pipeline.runs import is_part_file, parts_uri
+from pipeline.runs import part_files, parts_uri
 
 if TYPE_CHECKING:
     from pipeline.stage import Stage
@@ -32,7 +32,7 @@ def take_back_dropped(stage: Stage) -> None:
 
 def parts_to_retry(folder: str) -> list[str]:
     """The part files in a folder with items dropped for RETRIED_REASONS."""
-    uris = [storage.join(folder, name) for name in storage.list_files(folder, ".parquet") if is_part_file(name)]
+    uris = part_files(folder)
     return [
         uri
         for uri, table in zip(uris, parquet.read_many(uris, ["drop_reason"]), strict=True)
