@@ -32,7 +32,6 @@ def work(recipe: Recipe, given: Namespace) -> None:
     from pipeline.speaking.speech_lm import load_lm
     from pipeline.speaking.spoken import continue_clips, write_original
     from pipeline.speaking.tokenizer import Tokenizer, find_codebook
-    from pipeline.speaking.voice import voice_for
 
     run = recipe.run
     quiet_transformers()
@@ -51,15 +50,7 @@ def work(recipe: Recipe, given: Namespace) -> None:
     book = find_codebook(codebook or run or EMBEDDED_CODEBOOK)
     lm.require_codebook(book, codebook or run or "the embedded one")
     tokenizer = Tokenizer(book, given.device)
-    voice = voice_for(
-        book,
-        named=given.vocoder,
-        run=run,
-        device=given.device,
-        dtype=given.dtype,
-        speaker=given.speaker,
-        style=given.style,
-    )
+    voice = speech_options.voice_for(book, given, run)
 
     stopwatch = speech_options.Stopwatch()
     num_written, audio_s = 0, 0.0

@@ -22,7 +22,6 @@ def work(recipe: Recipe, given: Namespace) -> None:
     from pipeline.speaking.clips import find_clips, held_out_clip
     from pipeline.speaking.spoken import resynthesize_clips, write_original
     from pipeline.speaking.tokenizer import Tokenizer, find_codebook
-    from pipeline.speaking.voice import voice_for
 
     run = recipe.run
     speech_options.require_one_input(given, run)
@@ -33,15 +32,7 @@ def work(recipe: Recipe, given: Namespace) -> None:
         clips = find_clips(given.input_file, given.output_file)
     book = find_codebook(given.codebook or run or EMBEDDED_CODEBOOK)
     tokenizer = Tokenizer(book, given.device)
-    voice = voice_for(
-        book,
-        named=given.vocoder,
-        run=run,
-        device=given.device,
-        dtype=given.dtype,
-        speaker=given.speaker,
-        style=given.style,
-    )
+    voice = speech_options.voice_for(book, given, run)
     stopwatch = speech_options.Stopwatch()
     num_written, audio_s = 0, 0.0
     for spoken in resynthesize_clips(

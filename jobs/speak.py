@@ -27,7 +27,6 @@ def work(recipe: Recipe, given: Namespace) -> None:
     from pipeline.speaking.script import read_script
     from pipeline.speaking.spoken import write_wav
     from pipeline.speaking.tokenizer import find_codebook
-    from pipeline.speaking.voice import voice_for
 
     run = recipe.run
     source, target = Path(given.input_file), Path(given.output_file)
@@ -40,15 +39,7 @@ def work(recipe: Recipe, given: Namespace) -> None:
     if len(fingerprints) > 1:
         raise TwistError(f"the files in {source} hold units of {len(fingerprints)} codebooks; speak them apart")
     units = fingerprints.pop() if fingerprints else find_codebook(run or EMBEDDED_CODEBOOK).fingerprint
-    voice = voice_for(
-        units,
-        named=given.vocoder,
-        run=run,
-        device=given.device,
-        dtype=given.dtype,
-        speaker=given.speaker,
-        style=given.style,
-    )
+    voice = speech_options.voice_for(units, given, run)
     stopwatch = speech_options.Stopwatch()
     wavs = voice.batch(
         [script.units for script in scripts],

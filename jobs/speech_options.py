@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from jsonargparse import ArgumentParser, Namespace
 
+    from pipeline.speaking.voice import Voice
+    from pipeline.units.codebook import Codebook
+
 
 def add_input(parser: ArgumentParser) -> None:
     """Adds --input-file, --held-out and --output-file."""
@@ -72,6 +75,25 @@ def add_voice(parser: ArgumentParser) -> None:
     for name in ("speaker", "style"):
         text = f"The {name}, for vocoders of several: a number, or a name in the {name}s.txt beside the vocoder."
         add_option(parser, name, type=int | str | None, help=text)
+
+
+def voice_for(units: Codebook | str, given: Namespace, run: str) -> Voice:
+    """The voice that --vocoder, --speaker and --style choose for the units of a codebook, or of its fingerprint.
+
+    Raises:
+        TwistError: as `pipeline.speaking.voice.voice_for`.
+    """
+    from pipeline.speaking import voice
+
+    return voice.voice_for(
+        units,
+        named=given.vocoder,
+        run=run,
+        device=given.device,
+        dtype=given.dtype,
+        speaker=given.speaker,
+        style=given.style,
+    )
 
 
 def add_device(parser: ArgumentParser) -> None:
