@@ -34,11 +34,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.machine import machine
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import load_encoder
-from pipeline.evaluation.abx import abx, abx_error
-from pipeline.evaluation.alignments import intervals_of, labels_at
-from pipeline.evaluation.phone_tokens import PhoneToken, cut, tokens_of
-from pipeline.evaluation.purity import agreement
-from pipeline.evaluation.same_words import same_words
+from pipeline.evaluation.units.abx import abx, abx_error
+from pipeline.evaluation.units.alignments import intervals_of, labels_at
+from pipeline.evaluation.units.phone_tokens import PhoneToken, cut, tokens_of
+from pipeline.evaluation.units.purity import agreement
+from pipeline.evaluation.units.same_words import same_words
 from pipeline.synthetic.config import VoicesConfig
 from pipeline.synthetic.many_voices import PHONEMES, write_voices_corpus
 from pipeline.units import codebook, kmeans

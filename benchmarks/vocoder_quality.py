@@ -39,7 +39,7 @@ from model.vocoder.checkpoint import load_vocoder
 from model.vocoder.mel import LogMel
 from model.vocoder.mel_config import MelConfig
 from model.vocoder.synthesizer import Synthesizer, Utterance
-from pipeline.evaluation.same_words import unit_distance
+from pipeline.evaluation.units.same_words import unit_distance
 from pipeline.records import SAMPLE_RATE_HZ
 from pipeline.synthetic.config import VoiceConfig
 from pipeline.synthetic.espeak import synthesize

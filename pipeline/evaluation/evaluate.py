@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.errors import TwistError
-from pipeline.evaluation import pair_files, salmon, slm21, submission
-from pipeline.evaluation.generation import generation
-from pipeline.evaluation.numbered_pairs import numbered_pairs
-from pipeline.evaluation.pairs import Rule, accuracies, audio_items, pair_table, score_items
+from pipeline.evaluation.pairs import pair_files, salmon, slm21, submission
+from pipeline.evaluation.pairs.likelier import Rule, accuracies, audio_items, pair_table, score_items
+from pipeline.evaluation.pairs.numbered_pairs import numbered_pairs
 from pipeline.evaluation.results import OUR_OWN
-from pipeline.evaluation.resynthesis import resynthesis
-from pipeline.evaluation.unit_benchmark import units
+from pipeline.evaluation.speech.generation import generation
+from pipeline.evaluation.speech.resynthesis import resynthesis
+from pipeline.evaluation.units.unit_benchmark import units
 from pipeline.files import storage
 from pipeline.synthetic import mini_benchmark
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pipeline.evaluation.config import Slm21Config
     from pipeline.evaluation.measures import Measure
-    from pipeline.evaluation.pairs import Pair
+    from pipeline.evaluation.pairs.likelier import Pair
     from pipeline.evaluation.results import LeftOut, Result
     from pipeline.evaluation.subject import Subject
 

@@ -14,10 +14,10 @@ from model.lm.speech_lm import cold_start
 from model.lm.vocab import Vocabulary
 from pipeline.errors import TwistError
 from pipeline.evaluation.measures import GROUP
-from pipeline.evaluation.normalize import english_normalizer
-from pipeline.evaluation.text_measures import auto_bleu_gslm, self_bleu, vert
-from pipeline.evaluation.utterances import held_out_recordings, held_out_segments
-from pipeline.evaluation.word_errors import word_errors
+from pipeline.evaluation.speech.normalize import english_normalizer
+from pipeline.evaluation.speech.text_measures import auto_bleu_gslm, self_bleu, vert
+from pipeline.evaluation.speech.utterances import held_out_recordings, held_out_segments
+from pipeline.evaluation.speech.word_errors import word_errors
 from pipeline.synthetic import espeak
 from tests.asr_models import write_ctc, write_text_lm
 

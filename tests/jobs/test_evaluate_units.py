@@ -10,9 +10,9 @@ import pytest
 import soundfile
 
 import twist as notebook
-from pipeline.evaluation.abx import Token, abx, abx_error
-from pipeline.evaluation.bitrate import bitrate
-from pipeline.evaluation.purity import agreement
+from pipeline.evaluation.units.abx import Token, abx, abx_error
+from pipeline.evaluation.units.bitrate import bitrate
+from pipeline.evaluation.units.purity import agreement
 from pipeline.synthetic.espeak import speak
 
 VOICES = {"ann": "en-us+f2", "bob": "en-us+m3"}

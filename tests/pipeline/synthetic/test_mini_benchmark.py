@@ -7,8 +7,8 @@ import random
 import pytest
 
 from pipeline.errors import TwistError
-from pipeline.evaluation import slm21
-from pipeline.evaluation.numbered_pairs import numbered_pairs
+from pipeline.evaluation.pairs import slm21
+from pipeline.evaluation.pairs.numbered_pairs import numbered_pairs
 from pipeline.synthetic.config import MiniBenchmarkConfig
 from pipeline.synthetic.mini_benchmark import write_mini_benchmark
 from pipeline.synthetic.mini_stories import PLOTS, mini_stories

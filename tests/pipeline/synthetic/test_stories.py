@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from pipeline.errors import TwistError
-from pipeline.evaluation.numbered_pairs import numbered_pairs
+from pipeline.evaluation.pairs.numbered_pairs import numbered_pairs
 from pipeline.synthetic.mini_stories import mini_stories
 from pipeline.synthetic.stories import COLUMNS, PAUSE_S, Story, endings_of_others, read_stories, write_storycloze
 from tests.progress import silently

@@ -1,0 +1,1 @@
+"""Benchmarks of pairs: of two items, which does the speech LM find likelier?"""

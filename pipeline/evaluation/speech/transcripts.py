@@ -1,0 +1,104 @@
+"""Transcripts by an ASR, made once and kept: what was made before an interruption is not made again.
+
+    <folder>/transcripts/<key>/part-*.parquet    a row a piece of audio (SCHEMA)
+
+The key is a hash of the audio (or of what it is synthesized from) and of the ASR.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.audio.read import AudioError, as_16_khz
+from pipeline.evaluation.results import LeftOut
+from pipeline.files import parquet, storage
+from pipeline.records import SAMPLE_RATE_HZ
+from pipeline.stage import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from pipeline.evaluation.speech.asr import Asr
+    from pipeline.progress import ReportProgress
+
+    Read = Callable[[Sequence[str]], Iterable[NDArray[np.float32] | AudioError]]
+
+SCHEMA = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("duration_s", pa.float64(), nullable=False),
+        pa.field("text", pa.string()),
+        pa.field("drop_reason", pa.string()),
+        pa.field("drop_detail", pa.string()),
+    ]
+)
+# Pieces of audio whose transcripts are kept together; an interruption costs so many at most.
+ITEMS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Transcripts:
+    """What was heard, by item ("": nothing), in how many seconds; and the items whose audio cannot be had."""
+
+    of: Mapping[str, str]
+    duration_s: Mapping[str, float]
+    left_out: tuple[LeftOut, ...]
+
+
+def transcripts_of(
+    folder: str, item_ids: Sequence[str], audio_fingerprint: str, read: Read, asr: Asr, report: ReportProgress
+) -> Transcripts:
+    """The transcript of each item: those in `folder` if they were made before, else made now.
+
+    Args:
+        folder: Where transcripts are kept, e.g. RUN/evaluation.
+        item_ids: The items; unique.
+        audio_fingerprint: A hash of all their audio, or of what it is made from.
+        read: Gives the audio of some items, wav [S] at 16 kHz, or what keeps it from being had.
+        asr: What hears.
+        report: Called after every ITEMS_AT_ONCE items.
+
+    Raises:
+        TwistError: the ASR cannot be loaded.
+    """
+    kept = storage.join(folder, "transcripts", digest(asr.fingerprint, audio_fingerprint, *item_ids)[:16])
+    texts: dict[str, str] = {}
+    durations_s: dict[str, float] = {}
+    left_out = []
+    for start in range(0, len(item_ids), ITEMS_AT_ONCE):
+        uri = storage.join(kept, f"part-{start:08d}.parquet")
+        if not storage.exists(uri):
+            parquet.write(uri, _hear(item_ids[start : start + ITEMS_AT_ONCE], read, asr))
+        for row in parquet.read(uri).to_pylist():
+            if row["text"] is None:
+                left_out.append(LeftOut(row["item_id"], row["drop_reason"], row["drop_detail"]))
+            else:
+                texts[row["item_id"]], durations_s[row["item_id"]] = row["text"], row["duration_s"]
+        report(min(start + ITEMS_AT_ONCE, len(item_ids)), len(item_ids), "transcripts")
+    return Transcripts(texts, durations_s, tuple(left_out))
+
+
+def as_heard(wav: NDArray[np.float32], sample_rate_hz: int) -> NDArray[np.float32] | AudioError:
+    """What a voice said, wav [S] of its own rate, at 16 kHz. A voice that says nothing is heard, too: as silence."""
+    silence = np.zeros(SAMPLE_RATE_HZ, np.float32)
+    try:
+        return as_16_khz(wav, sample_rate_hz) if len(wav) else silence
+    except AudioError as error:
+        return silence if error.reason == "silent" else error
+
+
+def _hear(item_ids: Sequence[str], read: Read, asr: Asr) -> pa.Table:
+    rows = []
+    for item_id, wav in zip(item_ids, read(item_ids), strict=True):
+        if isinstance(wav, AudioError):
+            why = {"drop_reason": wav.reason, "drop_detail": wav.detail}
+            rows.append({"item_id": item_id, "duration_s": 0.0, **why})
+        else:
+            rows.append({"item_id": item_id, "duration_s": len(wav) / SAMPLE_RATE_HZ, "text": asr(wav)})
+    return pa.Table.from_pylist(rows, SCHEMA)

@@ -1,0 +1,1 @@
+"""Benchmarks of units alone, without a speech LM."""

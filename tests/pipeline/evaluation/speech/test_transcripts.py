@@ -1,0 +1,68 @@
+"""Transcripts are made once, go on after an interruption, and name what cannot be heard."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.audio.read import AudioError
+from pipeline.evaluation.speech import transcripts
+from pipeline.evaluation.speech.transcripts import as_heard, transcripts_of
+from pipeline.records import SAMPLE_RATE_HZ
+from tests.progress import silently
+
+IDS = [str(number) for number in range(transcripts.ITEMS_AT_ONCE + 3)]
+
+
+class Ears:
+    """An ASR that hears how long audio is; breaks at the item `deaf_at`."""
+
+    def __init__(self, fingerprint="ears", deaf_at=None):
+        self.fingerprint, self.heard, self.deaf_at = fingerprint, [], deaf_at
+
+    def __call__(self, wav):
+        if len(wav) == self.deaf_at:
+            raise KeyboardInterrupt
+        self.heard.append(len(wav))
+        return f"{len(wav)} samples"
+
+
+def read(item_ids):
+    return [AudioError("missing", "gone") if one == "2" else np.ones(int(one) + 1, np.float32) for one in item_ids]
+
+
+def test_transcripts_are_made_once(tmp_path):
+    ears = Ears()
+    found = transcripts_of(str(tmp_path), IDS, "audio", read, ears, silently)
+    assert found.of == {one: f"{int(one) + 1} samples" for one in IDS if one != "2"}
+    assert found.duration_s["5"] == 6 / SAMPLE_RATE_HZ
+    assert [(one.item_id, one.reason, one.detail) for one in found.left_out] == [("2", "missing", "gone")]
+    again = Ears()
+    assert transcripts_of(str(tmp_path), IDS, "audio", read, again, silently) == found
+    assert not again.heard
+
+
+def test_other_audio_or_another_asr_is_heard_anew(tmp_path):
+    transcripts_of(str(tmp_path), IDS, "audio", read, Ears(), silently)
+    for fingerprint, audio, ids in (("others", "audio", IDS), ("ears", "changed", IDS), ("ears", "audio", IDS[1:])):
+        ears = Ears(fingerprint)
+        transcripts_of(str(tmp_path), ids, audio, read, ears, silently)
+        assert ears.heard, (fingerprint, audio)
+
+
+def test_an_interruption_costs_only_the_last_items(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        transcripts_of(str(tmp_path), IDS, "audio", read, Ears(deaf_at=len(IDS)), silently)
+    ears = Ears()
+    whole = transcripts_of(str(tmp_path), IDS, "audio", read, ears, silently)
+    assert ears.heard == [transcripts.ITEMS_AT_ONCE + number for number in (1, 2, 3)]
+    assert set(whole.of) == set(IDS) - {"2"}
+
+
+def test_a_silent_voice_is_heard_as_silence():
+    assert len(as_heard(np.ones(22_050, np.float32), 22_050)) == SAMPLE_RATE_HZ
+    for num_samples in (22_050, 0):
+        silence = as_heard(np.zeros(num_samples, np.float32), 22_050)
+        assert isinstance(silence, np.ndarray)
+        assert len(silence)
+        assert not silence.any()
