@@ -75,6 +75,11 @@ class Found(NamedTuple):
     size_bytes: int
     etag: str
 
+    @property
+    def version(self) -> str:
+        """What changes when the object does: its size and ETag."""
+        return f"{self.size_bytes}-{self.etag}"
+
 
 def read_bytes(uri: str) -> bytes:
     """Reads a whole object and verifies its checksum if the store has one."""
@@ -180,8 +185,7 @@ def size(uri: str) -> int:
 
 def version(uri: str) -> str:
     """What changes when an object does: its size and ETag."""
-    found = find(uri)
-    return f"{found.size_bytes}-{found.etag}"
+    return find(uri).version
 
 
 def find(uri: str) -> Found:
@@ -231,6 +235,11 @@ def download(uri: str, found: Found, path: Path) -> str:
         file.flush()
         os.fsync(file.fileno())
     return digest.hexdigest()
+
+
+def list_objects(uri: str) -> Iterator[Found]:
+    """Lists the objects below a prefix, by paths relative to it; none if the bucket does not exist."""
+    return (Found(name, item["Size"], item["ETag"]) for name, item in _list(uri))
 
 
 def list_names(uri: str) -> Iterator[str]:

@@ -208,6 +208,22 @@ def list_files(uri: str, suffix: str = "") -> list[str]:
     return sorted(name for name in names if name.endswith(suffix) and not name.endswith(TEMPORARY_SUFFIX))
 
 
+def list_versions(uri: str, suffixes: tuple[str, ...]) -> dict[str, str]:
+    """The `version` of each file below a folder whose name ends in one of `suffixes` (lower case), in any case.
+
+    By the paths of `list_files`, in their order. On S3 the listing tells it: no object is asked for by itself.
+    """
+    if is_s3(uri):
+        found = {one.name: one.version for one in s3.list_objects(uri) if one.name.lower().endswith(suffixes)}
+        return dict(sorted(found.items()))
+    versions = {}
+    for name in list_files(uri):
+        if name.lower().endswith(suffixes):
+            with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+                versions[name] = version(join(uri, name))
+    return versions
+
+
 def some_files(uri: str, count: int) -> list[str]:
     """The first files below a folder, at most `count`, in no order; lists no more of it than that takes."""
     return list(itertools.islice(s3.list_names(uri) if is_s3(uri) else _list_local(uri), count))

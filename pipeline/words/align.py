@@ -24,7 +24,7 @@ from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 from pipeline.language.filter import kept_recordings
 from pipeline.records import DROPPED_SCHEMA, WORDS_SCHEMA
-from pipeline.runs import MANIFEST, SEGMENTS, WORDS, part_file, parts_uri
+from pipeline.runs import MANIFEST, SEGMENTS, WORDS, part_file, part_files, parts_uri
 from pipeline.segments.segment import SEGMENTS_FILE
 from pipeline.stage import Stage, StageCounts, Tally, digest, fingerprint_of, read_facts
 from pipeline.words.recordings import TEXTS, all_failed, as_structs, texts_to_bytes
@@ -68,11 +68,14 @@ def align_words(
         TwistError: the aligner cannot be loaded, or no segment has words.
     """
     inputs = {name: fingerprint_of(run, name) for name in (MANIFEST, SEGMENTS)}
+    files = _Files(run, config)
+    if config.reads_files:
+        inputs["alignments"] = files.fingerprint
     stage = Stage(run, WORDS, _settings(config), inputs)
     with stage.begin(functools.partial(take_back_dropped, stage) if retry_dropped else None) as has_work:
         if not has_work:
             return
-        files = _Files(run, config)
+        files.claim_recordings()
         work, parts = _align_texts(stage, files, config, cluster, report) if config.aligner else ({}, [])
         _write(stage, _with_words(run, files, config, parts), files, work)
 
@@ -93,14 +96,23 @@ class _Files:
     """The alignments of a run's recordings in files."""
 
     def __init__(self, run: str, config: WordsConfig) -> None:
-        self._of_all = [AlignmentFiles(place, config.tier) for place in config.alignments]
+        self._run = run
+        self._of_all = [AlignmentFiles(place, config.tier, run) for place in config.alignments]
         self._of_corpus: dict[str, AlignmentFiles] = {}
         if config.reads_files and not config.alignments:
             for settings in read_facts(run, MANIFEST)["config"]["corpora"]:
                 corpus = CorpusConfig(**settings)
-                self._of_corpus[corpus.label] = AlignmentFiles(corpus.root, config.tier)
+                self._of_corpus[corpus.label] = AlignmentFiles(corpus.root, config.tier, run)
+
+    @property
+    def fingerprint(self) -> str:
+        """What changes when an alignment is added, removed or written anew."""
+        return digest(*(files.fingerprint for files in self._all()))
+
+    def claim_recordings(self) -> None:
+        """Announces the recordings of the run, which finds out what belongs to them."""
         if self._of_all or self._of_corpus:
-            for recording, _ in _with_segments(run):
+            for recording, _ in _with_segments(self._run):
                 for files in self._places_of(recording):
                     files.claim(_id_in_corpus(recording), recording.uri)
 
@@ -115,8 +127,11 @@ class _Files:
 
     def notices(self) -> dict[str, dict[str, Any]]:
         """What there is that was not taken, by the place."""
-        told = {files.place: files.notices() for files in (*self._of_all, *self._of_corpus.values())}
+        told = {files.place: files.notices() for files in self._all()}
         return {place: notices for place, notices in told.items() if notices}
+
+    def _all(self) -> list[AlignmentFiles]:
+        return [*self._of_all, *self._of_corpus.values()]
 
     def _places_of(self, recording: Recording) -> list[AlignmentFiles]:
         own = self._of_corpus.get(recording.corpus)
@@ -155,13 +170,22 @@ def _align_texts(
         if _is_to_be_aligned(recording, _duration_s(recording, segments), files, config)
     )
     uri = storage.join(stage.uri, TEXTS)
-    storage.write_bytes(uri, texts_to_bytes(to_align, config.work_unit_minutes * 60))
+    _write_texts(uri, texts_to_bytes(to_align, config.work_unit_minutes * 60), parts_uri(stage.run, WORDS))
     processor, arguments = _processor(config)
     with parquet.RowGroups(uri) as groups:
         plan = WorkPlan(groups, groups.read, "recording_id")
         parts = storage.absolute(parts_uri(stage.run, WORDS))
         work = dataflow.run_chunks(plan, parts, processor, arguments, all_failed, cluster, report)
         return work, [dataflow.part_uri(parts, name) for name in plan.names]
+
+
+def _write_texts(uri: str, texts: bytes, parts: str) -> None:
+    """Writes the table of recordings to align; parts of another table, whose chunks were others, go first."""
+    if storage.exists(uri) and storage.read_bytes(uri) == texts:
+        return
+    for part in part_files(parts):
+        storage.delete(part)
+    storage.write_bytes(uri, texts)
 
 
 def _processor(config: WordsConfig) -> tuple[type[dataflow.Processor], dict[str, Any]]:

@@ -5,14 +5,19 @@
 
 A recording is looked for by its id, then by the id's last part, then by the name of its file; suffixes of audio do not
 count. An alignment that several recordings would take belongs to none of them: they only share a name.
+
+A file of several may be about a whole corpus: what it says is read once and kept on disk, in a database that goes with
+this process.
 """
 
 from __future__ import annotations
 
 import functools
+import json
+import sqlite3
 from collections import Counter
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.audio.decoders import AUDIO_SUFFIXES
 from pipeline.corpora.alignments.ctm import read_ctm
@@ -25,9 +30,10 @@ from pipeline.corpora.source import CorpusError, is_hidden
 from pipeline.corpora.tables import read_lines
 from pipeline.files import audio_uri, foreign_json, storage
 from pipeline.files.audio_uri import TarMember
+from pipeline.stage import digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from pipeline.corpora.alignments.labelled import Labelled
 
@@ -35,8 +41,14 @@ OF_ONE = (".textgrid", ".json", ".csv")
 OF_SEVERAL = (".alignment.txt", ".ctm", ".jsonl", ".jsonl.gz")
 # Whatever has these names is meant as an alignment; JSON and CSV may be anything.
 CERTAIN = (".textgrid", ".alignment.txt", ".ctm")
-# Recordings that follow each other mostly share a file.
-FILES_IN_MEMORY = 4
+
+
+class _File(NamedTuple):
+    """A file that may hold alignments: its path in the place, its URI, and what changes when it does."""
+
+    name: str
+    uri: str
+    version: str
 
 
 class AlignmentFiles:
@@ -47,29 +59,27 @@ class AlignmentFiles:
     Args:
         place: A folder, searched to its bottom, or a file.
         tier: The tier of words, or MFA's type of words.
+        run: The run that asks. Its own files, which may lie in `place`, are no alignments.
 
     Attributes:
         place: As given.
     """
 
-    def __init__(self, place: str, tier: str) -> None:
+    def __init__(self, place: str, tier: str, run: str) -> None:
         self.place = place
         self._tier = tier
+        self._files = _list(place, run)
         self._claims: Counter[str] = Counter()
         self._damaged: dict[str, str] = {}
         self._repeated: list[str] = []
-        self._read_several = functools.lru_cache(FILES_IN_MEMORY)(self._read_several_now)
-        self._uris: dict[str, str] = {}
-        for name, uri in sorted(self._list(place), key=lambda file: not _is_certain(file[0])):
-            for one in self._names_in(name, uri):
-                if one in self._uris and _is_certain(name):
-                    self._repeated.append(one)
-                self._uris.setdefault(one, uri)
-        # By the last part of a name; None where several have it.
-        self._by_stem: dict[str, str | None] = {}
-        for name in self._uris:
-            stem = name.rpartition("/")[2]
-            self._by_stem[stem] = None if stem in self._by_stem else name
+        # Without a name, SQLite makes a file that it removes, and has little of it in memory.
+        self._of_several = sqlite3.connect("")
+        self._of_several.execute("CREATE TABLE words (uri TEXT, name TEXT, labelled TEXT)")
+
+    @property
+    def fingerprint(self) -> str:
+        """What changes when a file that may hold alignments is added, removed or written anew."""
+        return digest(*(part for file in self._files for part in (file.name, file.version)))
 
     def claim(self, id: str, uri: str) -> None:
         """Announces a recording, by its id in its corpus."""
@@ -90,6 +100,27 @@ class AlignmentFiles:
         except AlignmentError as error:
             raise AlignmentError(error.reason, f"{self._uris[name]}: {error.detail}") from error
 
+    @functools.cached_property
+    def _uris(self) -> dict[str, str]:
+        """The file of each alignment, by the name that the recording should have."""
+        uris: dict[str, str] = {}
+        for file in sorted(self._files, key=lambda file: not _is_certain(file.name)):
+            for one in self._names_in(file):
+                if one in uris and _is_certain(file.name):
+                    self._repeated.append(one)
+                uris.setdefault(one, file.uri)
+        self._of_several.execute("CREATE INDEX of ON words (uri, name)")
+        return uris
+
+    @functools.cached_property
+    def _by_stem(self) -> dict[str, str | None]:
+        """Names by their last part; None where several have it."""
+        by_stem: dict[str, str | None] = {}
+        for name in self._uris:
+            stem = name.rpartition("/")[2]
+            by_stem[stem] = None if stem in by_stem else name
+        return by_stem
+
     def notices(self) -> dict[str, dict[str, Any]]:
         """What there is that no recording takes: its kind, how often, and an example."""
         stray = [name for name, uri in self._uris.items() if not self._claims[name] and _is_certain(uri)]
@@ -102,24 +133,20 @@ class AlignmentFiles:
         }
         return {what: {"count": len(names), "example": names[0]} for what, names in told.items() if names}
 
-    def _list(self, place: str) -> Iterator[tuple[str, str]]:
-        names = storage.list_files(place)
-        if not names and storage.exists(place):
-            yield place.rpartition("/")[2], place
-        for name in names:
-            if not is_hidden(name):
-                yield name, storage.join(place, name)
-
-    def _names_in(self, name: str, uri: str) -> list[str]:
-        suffix = next((suffix for suffix in OF_SEVERAL if name.lower().endswith(suffix)), None)
-        if suffix is None:
-            return [name.rpartition(".")[0]] if name.lower().endswith(OF_ONE) else []
+    def _names_in(self, file: _File) -> list[str]:
+        """The names of the alignments in a file; what a file of several says of each goes into the database."""
+        if file.name.lower().endswith(OF_ONE):
+            return [file.name.rpartition(".")[0]]
+        names: dict[str, None] = {}
         try:
-            return list(self._read_several(uri))
+            for name, words in self._read_several(file.uri):
+                self._of_several.execute("INSERT INTO words VALUES (?, ?, ?)", (file.uri, name, json.dumps(words)))
+                names[name] = None
         except (AlignmentError, CorpusError) as error:
-            if _is_certain(name):
-                self._damaged[uri] = str(error)
+            if _is_certain(file.name) or names:
+                self._damaged[file.uri] = str(error)
             return []
+        return list(names)
 
     def _find(self, id: str, uri: str) -> str | None:
         inside = audio_uri.parse(uri)
@@ -139,7 +166,8 @@ class AlignmentFiles:
     def _read(self, name: str) -> list[Labelled] | None:
         uri = self._uris[name]
         if uri.lower().endswith(OF_SEVERAL):
-            return self._read_several(uri)[name]
+            rows = self._of_several.execute("SELECT labelled FROM words WHERE uri = ? AND name = ?", (uri, name))
+            return [(word, start_s, end_s) for (row,) in rows for word, start_s, end_s in json.loads(row)]
         text = decode(storage.read_bytes(uri))
         if uri.lower().endswith(".textgrid"):
             return tier_of(read_textgrid(text), self._tier)
@@ -151,16 +179,16 @@ class AlignmentFiles:
             return None  # some other file of this name
         return read_word_json(content, self._tier)
 
-    def _read_several_now(self, uri: str) -> dict[str, list[Labelled]]:
+    def _read_several(self, uri: str) -> Iterable[tuple[str, list[Labelled]]]:
         if uri.lower().endswith((".jsonl", ".jsonl.gz")):
             return self._read_json_lines(uri)
         text = decode(storage.read_bytes(uri))
         labelled = read_ctm(text) if uri.lower().endswith(".ctm") else read_librispeech_alignments(text)
-        return {without_audio_suffix(name): words for name, words in labelled.items()}
+        return ((without_audio_suffix(name), words) for name, words in labelled.items())
 
-    def _read_json_lines(self, uri: str) -> dict[str, list[Labelled]]:
-        """Words by recording, whose lines (Lhotse has one for each supervision) follow each other; {} if none are."""
-        labelled: dict[str, list[Labelled]] = {}
+    def _read_json_lines(self, uri: str) -> Iterator[tuple[str, list[Labelled]]]:
+        """Words by recording, of which each may have several lines (Lhotse's supervisions); nothing of other tables."""
+        is_of_words = False
         for number, text in enumerate(read_lines(uri), start=1):
             if not text.strip():
                 continue
@@ -168,15 +196,25 @@ class AlignmentFiles:
                 line = foreign_json.parse(text)
                 words = read_word_json(line, self._tier)
             except ValueError as error:  # AlignmentError among them
-                if not labelled:
-                    return {}
+                if not is_of_words:
+                    return
                 self._damaged[uri] = f"line {number}: {error}"
                 continue
-            if words is None and not labelled:
-                return {}  # of another kind
+            if words is None and not is_of_words:
+                return
             if words is not None and (name := name_of(line)) is not None:
-                labelled.setdefault(without_audio_suffix(name), []).extend(words)
-        return labelled
+                is_of_words = True
+                yield without_audio_suffix(name), words
+
+
+def _list(place: str, run: str) -> list[_File]:
+    suffixes = (*OF_ONE, *OF_SEVERAL)
+    versions = storage.list_versions(place, suffixes)
+    if not versions and place.lower().endswith(suffixes) and storage.exists(place):
+        return [_File(place.rpartition("/")[2], place, storage.version(place))]
+    files = (_File(name, storage.join(place, name), version) for name, version in versions.items())
+    own = storage.join(storage.absolute(run), "")
+    return [file for file in files if not is_hidden(file.name) and not storage.absolute(file.uri).startswith(own)]
 
 
 def without_audio_suffix(name: str) -> str:

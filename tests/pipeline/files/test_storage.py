@@ -280,3 +280,12 @@ def test_joining_quickly_gives_what_path_gives(folder_name: str, name: str) -> N
     for folder_path in (folder_name, f"/{folder_name}"):
         if folder_path and name:
             assert storage.join(folder_path, name) == str(Path(folder_path, name))
+
+
+def test_list_versions_are_those_of_the_files(folder: str) -> None:
+    for name in ("a.JSON", "b/c.json", "b/d.txt"):
+        storage.write_bytes(storage.join(folder, name), name.encode())
+    listed = storage.list_versions(folder, (".json",))
+    assert listed == {name: storage.version(storage.join(folder, name)) for name in ("a.JSON", "b/c.json")}
+    storage.write_bytes(storage.join(folder, "b/c.json"), b"other content")
+    assert storage.list_versions(folder, (".json",)) != listed

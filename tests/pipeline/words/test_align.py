@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -168,6 +169,44 @@ def test_other_settings_are_refused(run: Run) -> None:
     align_words(run.run, WordsConfig(), CLUSTER, silently)
     with pytest.raises(StageError, match='tier was "words", is "orthography"'):
         align_words(run.run, WordsConfig(tier="orthography"), CLUSTER, silently)
+
+
+def test_alignments_that_changed_are_not_passed_over(run: Run) -> None:
+    """Whether the stage is finished or was interrupted: added files, files with other content, files that are gone."""
+    align_words(run.run, WordsConfig(), CLUSTER, silently)
+    added = run.audio / "text.json"
+    added.write_text(json.dumps({"words": [{"word": "one", "start": 0.5, "end": 1.0}]}))
+    with pytest.raises(StageError, match="its input alignments has changed since"):
+        align_words(run.run, WordsConfig(), CLUSTER, silently)
+    added.unlink()
+    align_words(run.run, WordsConfig(), CLUSTER, silently)
+    (run.audio.parent / "run/words/DONE").unlink()
+    with (run.audio / "aligned_text.jsonl").open("a") as file:
+        file.write("\n")
+    with pytest.raises(StageError, match="its input alignments has changed since"):
+        align_words(run.run, WordsConfig(), CLUSTER, silently)
+
+
+def test_a_run_among_its_audio_goes_on(run: Run) -> None:
+    """What the stage writes there is no alignment that was added."""
+    inside = shutil.copytree(run.run, run.audio / "run")
+    for _ in range(2):
+        align_words(str(inside), WordsConfig(alignments=(str(run.audio),)), CLUSTER, silently)
+    assert read_facts(str(inside), WORDS)["notices"] == {}
+
+
+def test_parts_of_another_table_of_texts_are_made_anew(run: Run, model: str) -> None:
+    """Chunks have the names of others where what is to be aligned has changed, as with a later version of this."""
+    config = WordsConfig(source="ctc", model=model, work_unit_minutes=0.1)
+    align_words(run.run, config, CLUSTER, silently)
+    before = run.content()
+    (run.audio.parent / "run/words/DONE").unlink()
+    texts = run.audio.parent / "run/words/texts.parquet"
+    parquet.write(str(texts), parquet.read(str(texts)).slice(1))
+    first, *_, last = sorted((run.audio.parent / "run/words/recordings").glob("part-*.parquet"))
+    first.write_bytes(last.read_bytes())
+    align_words(run.run, config, CLUSTER, silently)
+    assert run.content() == before
 
 
 def test_it_is_described_and_verified(run: Run) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -114,7 +116,7 @@ FILES = {
 
 def words_in(folder: Path, *recordings: tuple[str, str], tier: str = "words") -> list[object]:
     """What belongs to recordings, given as id and URI."""
-    files = AlignmentFiles(str(folder), tier)
+    files = AlignmentFiles(str(folder), tier, "/a/run")
     for recording in recordings:
         files.claim(*recording)
     found = (files.words_of(*recording) for recording in recordings)
@@ -165,7 +167,7 @@ def test_a_name_that_recordings_share_belongs_to_none_and_strays_are_named(tmp_p
     write(tmp_path, "stray.TextGrid", SHORT)
     write(tmp_path, "stray.json", "{}")
     write(tmp_path, "bad.ctm", "one two\n")
-    files = AlignmentFiles(str(tmp_path), "words")
+    files = AlignmentFiles(str(tmp_path), "words", "/a/run")
     for id in ("ann/1", "bob/1"):
         files.claim(id, f"/{id}.wav")
     assert [files.words_of(id, f"/{id}.wav") for id in ("ann/1", "bob/1")] == [None, None]
@@ -177,6 +179,32 @@ def test_a_name_that_recordings_share_belongs_to_none_and_strays_are_named(tmp_p
             "example": f"{tmp_path}/bad.ctm: line 1 is not: file channel start duration label",
         },
     }
+
+
+def test_what_a_corpus_says_in_one_file_is_not_held_in_memory(tmp_path: Path) -> None:
+    """Each recording gets its own lines, in their order, wherever they stand; once they are read, few are in memory."""
+    words = [["word" * 20, float(second), second + 0.5] for second in range(40)]
+    lines = [{"file_name": f"{number}.wav", "aligned_text": words} for number in range(1000)]
+    lines.append({"file_name": "7.wav", "aligned_text": [["last", 50, 51]]})
+    write(tmp_path, "all.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    files = AlignmentFiles(str(tmp_path), "words", "/a/run")
+    tracemalloc.start()
+    for number in range(1000):
+        files.claim(str(number), f"/{number}.wav")
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < (tmp_path / "all.jsonl").stat().st_size / 4
+    assert files.words_of("7", "/7.wav") == [*map(tuple, words), ("last", 50, 51)]
+    assert files.words_of("999", "/999.wav") == [*map(tuple, words)]
+
+
+def test_a_table_that_breaks_off_is_told(tmp_path: Path) -> None:
+    content = gzip.compress("".join(FILES["aligned.jsonl"] + "\n" for _ in range(9)).encode())
+    write(tmp_path, "a.jsonl.gz", content[:-9])
+    files = AlignmentFiles(str(tmp_path), "words", "/a/run")
+    files.claim("19-198-0001", "/19-198-0001.flac")
+    assert files.words_of("19-198-0001", "/19-198-0001.flac") is None
+    assert "not a whole gzip file" in files.notices()["files of alignments that cannot be read"]["example"]
 
 
 def test_words_without_a_time_are_told_as_such(tmp_path: Path) -> None:
