@@ -18,6 +18,8 @@ from pipeline.corpora.alignments.labelled import SILENCES, UNKNOWN_WORDS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from pipeline.corpora.alignments.labelled import Labelled
 
 # No word takes longer; what does has a pause or other speech in it.
@@ -53,7 +55,7 @@ class RecordingWords:
             detail = f"the alignment ends at {last_s:.2f} s, the recording at {duration_s:.2f} s"
             self._misfit = Unusable("misaligned", detail)
         self._faults = self._find_faults()
-        # Where the words with a fault may be said.
+        # When the words with a fault may be said, [N] each.
         self._from_s, self._to_s = self._surroundings(duration_s)
 
     @property
@@ -65,9 +67,9 @@ class RecordingWords:
         """The words of a segment in seconds from its start: rising, without overlap, within it."""
         if self._misfit is not None:
             return self._misfit
-        for place, fault in self._faults.items():
-            if self._from_s[place] <= end_s and self._to_s[place] >= start_s:
-                return Unusable("bad_times", fault)
+        near = np.flatnonzero((self._from_s <= end_s) & (self._to_s >= start_s))
+        if len(near):
+            return Unusable("bad_times", list(self._faults.values())[near[0]])
         middles_s = (self._starts_s + self._ends_s) / 2
         is_within = (middles_s >= start_s) & (middles_s < end_s)
         reaches_in = (self._starts_s < end_s - EDGE_TOLERANCE_S) & (self._ends_s > start_s + EDGE_TOLERANCE_S)
@@ -109,19 +111,18 @@ class RecordingWords:
                 faults[place] = fault
         return faults
 
-    def _surroundings(self, duration_s: float) -> tuple[dict[int, float], dict[int, float]]:
-        """From when to when a word with a fault may be said: as stated, else anywhere between its sound neighbours."""
-        from_s, to_s = {}, {}
-        for place in self._faults:
+    def _surroundings(self, duration_s: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """From when to when each word with a fault may be said: as stated, else anywhere between sound neighbours."""
+        sound = np.array([place for place in range(len(self._words)) if place not in self._faults], int)
+        ends_before_s = np.concatenate([[0.0], self._ends_s[sound]])
+        starts_after_s = np.concatenate([self._starts_s[sound], [duration_s]])
+        from_s, to_s = [], []
+        for place, num_before in zip(self._faults, np.searchsorted(sound, list(self._faults)).tolist(), strict=True):
             stated = [time for time in self._words[place][1:] if math.isfinite(time)]
-            if len(stated) == 2:
-                from_s[place], to_s[place] = min(stated), max(stated)
-                continue
-            before = next((p for p in range(place - 1, -1, -1) if p not in self._faults), None)
-            after = next((p for p in range(place + 1, len(self._words)) if p not in self._faults), None)
-            from_s[place] = min([0.0 if before is None else float(self._ends_s[before]), *stated])
-            to_s[place] = max([duration_s if after is None else float(self._starts_s[after]), *stated])
-        return from_s, to_s
+            is_whole = len(stated) == 2
+            from_s.append(min(stated if is_whole else [ends_before_s[num_before], *stated]))
+            to_s.append(max(stated if is_whole else [starts_after_s[num_before], *stated]))
+        return np.array(from_s), np.array(to_s)
 
     def _described(self, place: int) -> str:
         word, start_s, end_s = self._words[place]
@@ -137,20 +138,21 @@ def without_silences(labelled: Sequence[Labelled]) -> list[Labelled]:
 def spelled_as(text: str, words: Sequence[Labelled]) -> list[Labelled] | None:
     """Gives words the spelling, case and punctuation that a text has them in; None if it has other words."""
     written = text.split()
+    letters_of = [_letters(one) for one in written]
     spelled: list[Labelled] = []
     taken = 0
     for word, start_s, end_s in words:
-        # What is written without a letter, such as a dash, belongs to the word before it.
         letters = _letters(word)
-        first = taken
-        while taken < len(written) and (taken == first or _letters(" ".join(written[first:taken])) != letters):
+        first, found = taken, ""
+        while taken < len(written) and (taken == first or len(found) < len(letters)):
+            found += letters_of[taken]
             taken += 1
-        while taken < len(written) and not _letters(written[taken]):
+        # What is written without a letter, such as a dash, belongs to the word before it.
+        while taken < len(written) and not letters_of[taken]:
             taken += 1
-        spelling = " ".join(written[first:taken])
-        if _letters(spelling) != letters:
+        if found != letters or taken == first:  # or nothing is left
             return None
-        spelled.append((spelling, start_s, end_s))
+        spelled.append((" ".join(written[first:taken]), start_s, end_s))
     return spelled if taken == len(written) else None
 
 

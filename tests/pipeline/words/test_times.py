@@ -94,6 +94,29 @@ def test_times_that_cannot_be_true_drop_the_segment(start_s: float, end_s: float
     assert told.within(7.9, 8.6) == [("down", 0.1, 0.6)] or fault == "has no time"
 
 
+@given(st.lists(st.tuples(st.integers(0, 8), st.sampled_from([0.0, 0.4, 5.0, math.nan])), max_size=9))
+def test_a_word_without_times_lies_between_its_sound_neighbours(drawn: list[tuple[int, float]]) -> None:
+    """Against a search for these neighbours, word by word."""
+    words, time_s = [], 0.0
+    for pause_s, length_s in drawn:
+        words.append(("a", time_s + pause_s, time_s + pause_s + length_s))
+        time_s += pause_s + (0.0 if math.isnan(length_s) else length_s)
+    if words:
+        words[0] = ("a", math.nan, words[0][2])
+    duration_s = time_s + 1.0
+    told = RecordingWords(words, duration_s)
+    is_sound = [place not in told._faults for place in range(len(words))]
+    for number, place in enumerate(told._faults):
+        stated = [time for time in words[place][1:] if math.isfinite(time)]
+        before_s = next((words[p][2] for p in range(place - 1, -1, -1) if is_sound[p]), 0.0)
+        after_s = next((words[p][1] for p in range(place + 1, len(words)) if is_sound[p]), duration_s)
+        span_s = (told._from_s[number], told._to_s[number])
+        if len(stated) == 2:
+            assert span_s == (min(stated), max(stated))
+        else:
+            assert span_s == (min([before_s, *stated]), max([after_s, *stated]))
+
+
 def test_an_alignment_of_longer_audio_fits_no_segment() -> None:
     told = RecordingWords(WORDS, 1.5)
     for span in ((0.0, 1.2), (1.2, 1.5)):
@@ -109,6 +132,30 @@ def test_a_word_that_the_aligner_did_not_know_drops_its_segment_alone() -> None:
     assert [word for word, _, _ in told.within(0.0, 1.2)] == ["the", "cat"]  # type: ignore[union-attr]
 
 
+def spelled_by_trying(text: str, words: list[tuple[str, float, float]]) -> list[tuple[str, float, float]] | None:
+    """Takes written words until they have the letters of the next word, and then those without letters."""
+
+    def letters(text: str) -> str:
+        return "".join(character for character in text.casefold() if character.isalnum())
+
+    written, spelled = text.split(), []
+    for word, start_s, end_s in words:
+        counts = [count for count in range(1, len(written) + 1) if letters(" ".join(written[:count])) == letters(word)]
+        if not counts:
+            return None
+        taken = next((c for c in range(counts[0], len(written)) if letters(written[c])), len(written))
+        spelled.append((" ".join(written[:taken]), start_s, end_s))
+        written = written[taken:]
+    return None if written else spelled
+
+
+@given(st.text("aAbß-. 1", max_size=12), st.lists(st.text("abs-1", max_size=4), max_size=5))
+def test_spelling_is_what_trying_finds(text: str, words: list[str]) -> None:
+    for said in (words, text.lower().split(), text.replace("-", " ").split()):
+        labelled = [(word, float(place), place + 1.0) for place, word in enumerate(said)]
+        assert spelled_as(text, labelled) == spelled_by_trying(text, labelled)
+
+
 def test_words_get_the_spelling_of_their_text() -> None:
     words = [("well", 0.0, 0.5), ("known", 0.5, 1.0), ("it's", 1.0, 1.5), ("IN THE", 2.0, 2.5)]
     assert spelled_as("Well - known. It's in the", words) == [
@@ -120,3 +167,4 @@ def test_words_get_the_spelling_of_their_text() -> None:
     assert spelled_as("Well known.", words) is None
     assert spelled_as("Well known. It's in the house", words) is None
     assert spelled_as("", words) is None
+    assert spelled_as("well", [*words[:1], ("-", 0.5, 1.0)]) is None, "a word of nothing"
