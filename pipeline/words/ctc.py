@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from pipeline.corpora.alignments.labelled import Labelled
     from pipeline.work.plan import Chunk
 
-# CTC has blanks also where a letter is still heard: a word takes half of those before the next, but no more of a pause.
+# CTC has blanks also where a letter is still heard: a word takes half of those before the next, and all of those at the
+# ends of the recording, as with MMS; but no more of a pause.
 LONGEST_SHARE_OF_PAUSE_S = 0.2
 # Texts that are aligned together, and what of Viterbi's memory they may take.
 TEXTS_PER_BATCH = 32
@@ -125,10 +126,12 @@ class AlignByCtc:
 def word_edges(word_of_frame: NDArray[np.int64], num_words: int, longest_share: int) -> NDArray[np.int64]:
     """The first frame of each word and the one behind its last [W, 2].
 
+    Frames between two words are split in half; those before the first and behind the last are theirs.
+
     Args:
         word_of_frame: The word that each frame says [F], rising, -1 where it says none.
         num_words: How many words there are, each of which has a frame.
-        longest_share: Frames between two words that each of them takes at most, from their middle on.
+        longest_share: Frames that a word takes at most on either side, next to those that say it.
     """
     said = np.flatnonzero(word_of_frame >= 0)
     words = word_of_frame[said]
@@ -137,6 +140,8 @@ def word_edges(word_of_frame: NDArray[np.int64], num_words: int, longest_share: 
     between = firsts[1:] - ends[:-1]
     ends[:-1] += np.minimum(between // 2, longest_share)
     firsts[1:] -= np.minimum(between - between // 2, longest_share)
+    firsts[:1] -= np.minimum(firsts[:1], longest_share)
+    ends[-1:] += np.minimum(len(word_of_frame) - ends[-1:], longest_share)
     return np.stack([firsts, ends], axis=1)
 
 

@@ -72,9 +72,9 @@ def test_words_are_where_their_letters_are(align: AlignByCtc, monkeypatch: pytes
     assert [word["word"] for word in words] == ["at", "9", "on"]
     monkeypatch.setattr(type(align._recognize), "__call__", lambda _, wavs: [log_probs for _ in wavs])
     (words,) = align(chunk_of(["at in on"]), [noise(2.0)])["words"].to_pylist()
-    # Half of what lies between words, but no more than so much of a pause.
+    # Half of what lies between words and all that lies around them, but no more than so much of a pause.
     share = round(LONGEST_SHARE_OF_PAUSE_S / FRAME_S)
-    expected = [("at", 10, 17), ("in", 17, 41 + share), ("on", 80 - share, 82)]
+    expected = [("at", 0, 17), ("in", 17, 41 + share), ("on", 80 - share, 82 + share)]
     assert [(word["word"], round(word["start_s"] / FRAME_S), round(word["end_s"] / FRAME_S)) for word in words] == (
         expected
     )
@@ -82,7 +82,9 @@ def test_words_are_where_their_letters_are(align: AlignByCtc, monkeypatch: pytes
 
 def test_edges_of_words_share_what_is_between() -> None:
     word_of_frame = np.array([-1, 0, -1, 0, -1, -1, -1, 1, 2, -1])
-    assert word_edges(word_of_frame, 3, 10).tolist() == [[1, 5], [5, 8], [8, 9]]
+    assert word_edges(word_of_frame, 3, 10).tolist() == [[0, 5], [5, 8], [8, 10]]
+    assert word_edges(word_of_frame, 3, 1).tolist() == [[0, 5], [6, 8], [8, 10]]
+    assert word_edges(np.array([-1, -1, 0, -1, -1, -1]), 1, 2).tolist() == [[0, 5]], "a word alone"
 
 
 def test_what_cannot_be_aligned_says_why(align: AlignByCtc) -> None:
