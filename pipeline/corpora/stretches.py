@@ -30,13 +30,13 @@ def agreed(rows: Iterable[Mapping[str, Any]], key: str) -> str | None:
 
 def text(rows: Iterable[Mapping[str, Any]]) -> str | None:
     """The texts of all rows, one after the other; None if none has one."""
-    return " ".join(str(row["text"]) for row in rows if row.get("text")) or None
+    return " ".join(str(row["text"]) for row in _once(rows) if row.get("text")) or None
 
 
 def times(rows: Iterable[Mapping[str, Any]], duration_s: float | None) -> list[list[float]] | None:
     """The (start, end) seconds of rows; None if a row has none, or if one row covers the whole recording."""
     found: list[list[float]] = []
-    for row in rows:
+    for row in _once(rows):
         start_s, length_s = number(row.get("start")), number(row.get("duration"))
         if start_s is None or not length_s:
             return None
@@ -44,3 +44,8 @@ def times(rows: Iterable[Mapping[str, Any]], duration_s: float | None) -> list[l
     if duration_s and len(found) == 1 and found[0][0] == 0 and found[0][1] >= duration_s - 1e-3:
         return None
     return found or None
+
+
+def _once(rows: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+    """The rows without those that say again what one of them said: the same row may lie in two tables."""
+    return {(row.get("start"), row.get("duration"), row.get("text")): row for row in rows}.values()

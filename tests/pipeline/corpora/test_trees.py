@@ -515,6 +515,17 @@ def test_paths_of_manifests_may_be_absolute(tmp_path: Path) -> None:
     ]
 
 
+def test_a_row_in_two_manifests_counts_once(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").touch()
+    stretch = {"audio_filepath": "a.wav", "duration": 1.0}
+    first, second = {**stretch, "offset": 0.0, "text": "yes"}, {**stretch, "offset": 1.0, "text": "yes"}
+    for name, rows in (("train", [second, first]), ("all", [first, second])):
+        (tmp_path / f"{name}.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (file,) = find_recordings(CorpusConfig(str(tmp_path), "nemo"))
+    assert isinstance(file, AudioFile)
+    assert (file.text, file.voice_activity) == ("yes yes", [[0.0, 1.0], [1.0, 2.0]])
+
+
 def test_a_file_with_stretches_in_two_splits_is_kept_out_of_training(tmp_path: Path) -> None:
     (tmp_path / "a.wav").touch()
     for name in ("train", "test"):
