@@ -133,6 +133,11 @@ def test_what_is_missing_is_told(twist, spoken, tmp_path):
     assert "PNMI" in done.stdout
     assert "name the phones of less than 90% of their audio" in done.stdout
     twist("evaluate", "units", "--output", tmp_path, *flat, "--evaluation.units.conditions", "[]")
+    (tmp_path / "0.lab").write_text("0.101 0.102 a\n")
+    done = twist("evaluate", "units", "--output", tmp_path, *flat)
+    assert "left out: 1 no_phones, e.g. 0 (its alignment names the phone of none of its" in done.stdout
+    assert "unit perplexity" in done.stdout
+    assert "PNMI" not in done.stdout
     (tmp_path / "other.item").write_text("#file\nann-0 0 0.5 a b c s\n")
     stderr = twist(*command, "--evaluation.units.items", tmp_path / "other.item", status=2).stderr
     assert "in none of the conditions" in stderr

@@ -21,7 +21,7 @@ from pipeline.evaluation.units.abx_benchmark import abx_results
 from pipeline.evaluation.units.alignments import read_alignments, require_within
 from pipeline.evaluation.units.phone_tokens import read_items
 from pipeline.evaluation.units.spoken_files import find_files, matches
-from pipeline.evaluation.units.unit_table import unit_table
+from pipeline.evaluation.units.unit_table import phones_of_frames, unit_table
 from pipeline.stage import digest
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def units(subject: Subject) -> Iterator[Result]:
     listed = read_items(config.items) if config.items else None
     read = read_alignments(config.alignments, config.tier) if config.alignments else None
     made = subject.units([AudioItem(name, file.uri) for name, file in files.items()])
-    phones, unfit = fitting(*read, files, made.of) if read else ({}, [])
+    phones, unfit = fitting(*read, files, made.of, subject.frame_rate_hz) if read else ({}, [])
     data = digest(made.fingerprint, repr(sorted(phones.items())), repr(listed))
     yield _units_result(subject, made.of, files, phones, data, [*made.left_out, *unfit])
     if (phones or listed) and config.conditions:
@@ -64,14 +64,16 @@ def fitting(
     damaged: Sequence[LeftOut],
     files: Mapping[str, SpokenFile],
     units: Mapping[str, UnitRow],
+    frame_rate_hz: float,
 ) -> tuple[dict[str, list[Interval]], list[LeftOut]]:
-    """The alignments that belong to a file with units, by its name; and those that do not, with the damaged ones.
+    """The alignments that label frames of a file with units, by its name; and the others, with the damaged ones.
 
     Raises:
-        TwistError: none does.
+        TwistError: none belongs to a file with units.
     """
     of: dict[str, list[Interval]] = {}
     left_out = list(damaged)
+    without_phones: list[LeftOut] = []
     places = matches(read, files)
     for name, intervals in read.items():
         file = places.get(name)
@@ -83,12 +85,17 @@ def fitting(
             try:
                 require_within(intervals, units[file].duration_s)
                 of[file] = intervals
+                if all(phone is None for phone in phones_of_frames(units[file], intervals, frame_rate_hz)):
+                    detail = f"its alignment names the phone of none of its {len(units[file].frames)} frames"
+                    without_phones.append(LeftOut(file, "no_phones", detail))
             except AlignmentError as error:
                 left_out.append(LeftOut(file, error.reason, error.detail))
     if not of:
         why = f"; {left_out[0].item_id}: {left_out[0].detail}" if left_out else ""
         raise TwistError(f"none of {len(read) + len(damaged)} alignments fits one of {len(files)} audio files{why}")
-    return of, left_out
+    for one in without_phones:
+        del of[one.item_id]
+    return of, [*left_out, *without_phones]
 
 
 def _units_result(
@@ -119,7 +126,7 @@ def _coverage(table: pa.Table, phones: Mapping[str, object]) -> list[str]:
     notes = []
     rows = table.select(["item_id", "frames", "phone_frames"]).to_pylist()
     if without := [row["item_id"] for row in rows if row["item_id"] not in phones]:
-        notes.append(f"{len(without):,} audio files have no alignment, e.g. {without[0]}")
+        notes.append(f"{len(without):,} audio files have no alignment with phones, e.g. {without[0]}")
     shares = {row["item_id"]: row["phone_frames"] / row["frames"] for row in rows if row["item_id"] in phones}
     if thin := [name for name, share in shares.items() if share < COVERED]:
         least = min(thin, key=shares.__getitem__)

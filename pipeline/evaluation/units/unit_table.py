@@ -52,16 +52,13 @@ def unit_table(
     Args:
         units: By file; of one file at least.
         files: Who speaks in each.
-        phones: Alignments, of some of the files or of none.
+        phones: Alignments, of some of the files or of none; each labels a frame.
         frame_rate_hz: Of the units.
     """
     frames = {name: row.frames for name, row in units.items()}
     table, measures = _bits(units, files), list(BITRATES)
     if phones:
-        labels = {
-            name: labels_at((np.arange(len(frames[name])) + 0.5) / frame_rate_hz, intervals)
-            for name, intervals in phones.items()
-        }
+        labels = {name: phones_of_frames(units[name], of_file, frame_rate_hz) for name, of_file in phones.items()}
         table = _with_agreement(table, frames, labels, "phone")
         measures = [*AGREEMENT_WITH_PHONES, *measures]
     for what in ("speaker", "gender"):
@@ -72,6 +69,11 @@ def unit_table(
             )
             measures.append(Measure(f"{what} purity", f"{what}_right", f"{what}_frames"))
     return table, measures
+
+
+def phones_of_frames(row: UnitRow, intervals: Sequence[Interval], frame_rate_hz: float) -> list[str | None]:
+    """The phone in the middle of each frame of a file, [F]; None where none is said."""
+    return labels_at((np.arange(len(row.frames)) + 0.5) / frame_rate_hz, intervals)
 
 
 def _bits(units: Mapping[str, UnitRow], files: Mapping[str, SpokenFile]) -> pa.Table:
