@@ -65,6 +65,7 @@ class Asr:
         return {
             "asr": self.fingerprint,
             "asr_library": self.kind,
+            "asr_dtype": "float32",
             "language": "en",
             "beam_size": 1,
             "temperature": 0.0,
@@ -159,6 +160,7 @@ def _load_transformers(folder: Path, device: Device) -> Callable[[NDArray[np.flo
     rate_hz = transcribe.feature_extractor.sampling_rate
     if rate_hz != SAMPLE_RATE_HZ:
         raise TwistError(f"{folder} hears audio of {rate_hz} Hz; all audio here has {SAMPLE_RATE_HZ} Hz")
+    transcribe.model.float()  # whatever it was stored in
     given: dict[str, Any] = {}
     if transcribe.type != "ctc":
         given["generate_kwargs"] = {"num_beams": 1, "do_sample": False}

@@ -2,11 +2,13 @@
 
     <folder>/transcripts/<key>/part-*.parquet    a row a piece of audio (SCHEMA)
 
-The key is a hash of the audio (or of what it is synthesized from) and of the ASR.
+The key is a hash of the audio (or of what it is synthesized from), of the ASR and of how it decodes. What could not be
+read for reasons that may have passed is tried once more in each later evaluation.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ from pipeline.evaluation.results import LeftOut
 from pipeline.files import parquet, storage
 from pipeline.records import SAMPLE_RATE_HZ
 from pipeline.stage import digest
+from pipeline.work.retry import parts_to_retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -67,10 +70,13 @@ def transcripts_of(
     Raises:
         TwistError: the ASR cannot be loaded.
     """
-    kept = storage.join(folder, "transcripts", digest(asr.fingerprint, audio_fingerprint, *item_ids)[:16])
+    how = json.dumps(asr.settings, sort_keys=True)
+    kept = storage.join(folder, "transcripts", digest(how, audio_fingerprint, *item_ids)[:16])
     texts: dict[str, str] = {}
     durations_s: dict[str, float] = {}
     left_out = []
+    for uri in parts_to_retry(kept):
+        storage.delete(uri)
     for start in range(0, len(item_ids), ITEMS_AT_ONCE):
         uri = storage.join(kept, f"part-{start:08d}.parquet")
         if not storage.exists(uri):

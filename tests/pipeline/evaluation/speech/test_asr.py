@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.errors import TwistError
 from pipeline.evaluation.speech.asr import WINDOW_S, find_asr
@@ -51,6 +52,23 @@ def test_a_model_of_transformers_hears_the_same_twice_and_other_audio_otherwise(
     assert heard == heard.strip()
     assert asr(noise(2)) == heard
     assert asr(noise(2, seed=1)) != heard
+
+
+@pytest.mark.parametrize("write", [write_ctc, write_whisper])
+def test_a_model_stored_in_half_precision_computes_in_float32(write, tmp_path):
+    """The same weights stored in float32 hear the same."""
+    from safetensors.torch import load_file, save_file
+
+    stored, widened = write(tmp_path / "stored"), write(tmp_path / "widened")
+    weights = {name: tensor.half() for name, tensor in load_file(stored / "model.safetensors").items()}
+    for folder, dtype in ((stored, torch.float16), (widened, torch.float32)):
+        tensors = {name: tensor.to(dtype) for name, tensor in weights.items()}
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "dtype": str(dtype).removeprefix("torch.")}))
+    first, second = (find_asr(str(folder), "cpu") for folder in (stored, widened))
+    assert [first(noise(2, seed)) for seed in range(4)] == [second(noise(2, seed)) for seed in range(4)]
+    assert first.settings["asr_dtype"] == "float32"
 
 
 @pytest.mark.parametrize("write", [write_ctc, write_whisper])
@@ -124,7 +142,6 @@ def test_nothing_is_heard_in_silence_twice_alike(tiny_en):
 
 def test_a_text_lm_scores_each_token_whatever_its_tokenizer_adds(tmp_path):
     """Against transformers' own loss, with BOS before the text."""
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = write_text_lm(tmp_path / "lm")

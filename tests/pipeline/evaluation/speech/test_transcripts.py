@@ -20,6 +20,10 @@ class Ears:
     def __init__(self, fingerprint="ears", deaf_at=None):
         self.fingerprint, self.heard, self.deaf_at = fingerprint, [], deaf_at
 
+    @property
+    def settings(self):
+        return {"asr": self.fingerprint}
+
     def __call__(self, wav):
         if len(wav) == self.deaf_at:
             raise KeyboardInterrupt
@@ -28,7 +32,7 @@ class Ears:
 
 
 def read(item_ids):
-    return [AudioError("missing", "gone") if one == "2" else np.ones(int(one) + 1, np.float32) for one in item_ids]
+    return [AudioError("undecodable", "holes") if one == "2" else np.ones(int(one) + 1, np.float32) for one in item_ids]
 
 
 def test_transcripts_are_made_once(tmp_path):
@@ -36,10 +40,26 @@ def test_transcripts_are_made_once(tmp_path):
     found = transcripts_of(str(tmp_path), IDS, "audio", read, ears, silently)
     assert found.of == {one: f"{int(one) + 1} samples" for one in IDS if one != "2"}
     assert found.duration_s["5"] == 6 / SAMPLE_RATE_HZ
-    assert [(one.item_id, one.reason, one.detail) for one in found.left_out] == [("2", "missing", "gone")]
+    assert [(one.item_id, one.reason, one.detail) for one in found.left_out] == [("2", "undecodable", "holes")]
     again = Ears()
     assert transcripts_of(str(tmp_path), IDS, "audio", read, again, silently) == found
     assert not again.heard
+
+
+@pytest.mark.parametrize(("reason", "is_retried"), [("missing", True), ("io_error", True), ("undecodable", False)])
+def test_what_could_not_be_read_is_tried_again_if_that_may_have_passed(tmp_path, reason, is_retried):
+    def fails(item_ids):
+        return [AudioError(reason, "gone") if one == "2" else reads([one])[0] for one in item_ids]
+
+    def reads(item_ids):
+        return [np.ones(int(one) + 1, np.float32) for one in item_ids]
+
+    before = transcripts_of(str(tmp_path), IDS, "audio", fails, Ears(), silently)
+    assert "2" not in before.of
+    ears = Ears()
+    found = transcripts_of(str(tmp_path), IDS, "audio", reads, ears, silently)
+    assert ("2" in found.of) == is_retried
+    assert len(ears.heard) == (transcripts.ITEMS_AT_ONCE if is_retried else 0)
 
 
 def test_other_audio_or_another_asr_is_heard_anew(tmp_path):
