@@ -10,7 +10,9 @@ Source: Lakhotia et al. 2021 (GSLM) for self-BLEU and VERT; Maimon et al. 2025 (
 
 from __future__ import annotations
 
+import itertools
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,7 @@ import pyarrow as pa
 
 from pipeline.audio.read import AudioError, probe
 from pipeline.errors import TwistError
-from pipeline.evaluation.item_units import AudioItem
+from pipeline.evaluation.item_units import HEADERS_AT_ONCE, AudioItem
 from pipeline.evaluation.measures import GROUP, Measure
 from pipeline.evaluation.results import LeftOut
 from pipeline.evaluation.speech.asr import find_asr
@@ -34,6 +36,7 @@ from pipeline.evaluation.speech.wavs import write_wavs
 from pipeline.evaluation.speech.word_errors import MANY_REPEATS, most_repeats
 from pipeline.speaking.units import Units
 from pipeline.stage import digest
+from pipeline.work.map_tasks import spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -48,6 +51,8 @@ if TYPE_CHECKING:
 
 RULE = "Slam's GenPPL: exp of the mean over utterances of nats a token, prompt and continuation in one transcript"
 SCOPES = ("with prompt", "without prompt")
+# Recordings whose headers one task reads: all of a source, of which the long enough are drawn from.
+HEADERS_PER_TASK = 1_000
 
 
 def generation(subject: Subject) -> list[Result]:
@@ -150,14 +155,12 @@ def generation(subject: Subject) -> list[Result]:
 def _prompts(found: Sequence[Utterance], config: GenerationConfig) -> tuple[dict[str, Utterance], list[LeftOut]]:
     """The beginnings of utterances that are long enough, `max_items` of them, by name."""
     long_enough, left_out = [], []
-    for one in found:
+    batches = (found[start : start + HEADERS_PER_TASK] for start in range(0, len(found), HEADERS_PER_TASK))
+    for one, end_s in zip(found, itertools.chain.from_iterable(spread(_ends_s, batches)), strict=True):
         item = one.item
-        try:
-            end_s = probe(item.uri).duration_s if item.end_s is None else item.end_s
-        except AudioError as error:
-            left_out.append(LeftOut(item.item_id, error.reason, error.detail))
-            continue
-        if end_s - item.start_s < config.min_s:
+        if isinstance(end_s, AudioError):
+            left_out.append(LeftOut(item.item_id, end_s.reason, end_s.detail))
+        elif end_s - item.start_s < config.min_s:
             left_out.append(LeftOut(item.item_id, "too_short", f"it lasts {end_s - item.start_s:.2f} s"))
         else:
             long_enough.append(one)
@@ -169,6 +172,20 @@ def _prompts(found: Sequence[Utterance], config: GenerationConfig) -> tuple[dict
             AudioItem(item.item_id, item.uri, item.start_s, end_s, item.channel), one.text, one.speaker
         )
     return prompts, left_out
+
+
+def _ends_s(utterances: Sequence[Utterance]) -> list[float | AudioError]:
+    """When each ends; runs on any machine, since reading headers waits for a disk or a bucket."""
+    with ThreadPoolExecutor(HEADERS_AT_ONCE) as threads:
+        return list(threads.map(_end_s, utterances))
+
+
+def _end_s(utterance: Utterance) -> float | AudioError:
+    item = utterance.item
+    try:
+        return probe(item.uri).duration_s if item.end_s is None else item.end_s
+    except AudioError as error:
+        return error
 
 
 @dataclass(frozen=True)
