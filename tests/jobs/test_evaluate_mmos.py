@@ -176,6 +176,18 @@ def test_equal_settings_give_equal_bytes(material, study, twist, tmp_path):
             assert path.read_bytes() == (tmp_path / "again" / path.relative_to(study)).read_bytes(), path
 
 
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no chromium to open the page with")
+def test_a_browser_opens_the_page(study, tmp_path):
+    """Its script has run to the end: the scale is there, and the rater is asked to begin."""
+    options = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={tmp_path}")
+    page = (study / "page" / "index.html").as_uri()
+    done = subprocess.run(["chromium", *options, "--dump-dom", page], capture_output=True, text=True, timeout=60)
+    scale = re.findall(r'<input type="radio" name="shown" value="([\d.]+)">', done.stdout)
+    assert scale == ["1", "1.5", "2", "2.5", "3", "3.5", "4", "4.5", "5"], done.stderr
+    assert '<section id="start">' in done.stdout
+    assert '<section id="rate" hidden="">' in done.stdout
+
+
 @pytest.mark.skipif(shutil.which("node") is None, reason="there is no node to run the page's script")
 def test_a_rater_can_go_through_the_page(study, tmp_path):
     """In a stand-in for a browser: nothing is rated before it was heard, all is kept, and the answers are whole."""
@@ -321,6 +333,20 @@ def test_a_rater_s_name_steers_no_terminal(study_copy, twist, tmp_path):
     assert r"e.g. \x1b[2J at line" in stdout
 
 
+def test_agreement_about_two_systems_is_that_about_clips(study_copy, twist, tmp_path):
+    """Of two means the correlation is 1 or -1, whatever was rated."""
+    clips = {
+        row["clip"] for row in key_of(study_copy) if row["set"] == "books" and row["system"] in ("original", "good")
+    }
+    given = [(rater, clip, score) for rater, clip, score in drawn_scores(study_copy, "ABC") if clip in clips]
+    answers = write_own(tmp_path / "a.csv", fingerprint_of(study_copy), given)
+    told = json.loads(twist("evaluate", "mmos", "score", answers, "--study", study_copy, "--json").stdout)
+    assert all(0 < rater["correlation"] < 1 for rater in told["raters"])
+    assert {rater["correlation_of"] for rater in told["raters"]} == {"clips"}
+    text = twist("evaluate", "mmos", "score", answers, "--study", study_copy).stdout
+    assert "3 raters rated too few systems: their agreement is that about clips" in text
+
+
 def test_one_rater_has_a_plain_interval_and_is_told(study_copy, twist, tmp_path):
     answers = write_own(tmp_path / "a.csv", fingerprint_of(study_copy), drawn_scores(study_copy, "A"))
     text = twist("evaluate", "mmos", "score", answers, "--study", study_copy).stdout
@@ -368,6 +394,8 @@ def test_a_study_that_cannot_be_made_says_why(material, study, twist, tmp_path):
     assert "name its codebook" in twist(*(one for one in given if one not in ("--codebook", CODEBOOK)), status=2).stderr
     stderr = twist(*given, "--models", material / "good", material / "good", status=2).stderr
     assert "two models are called 'good'" in stderr
+    stderr = twist(*given, "--sets", f"all={material / 'books'}", status=2).stderr
+    assert "a set cannot be called 'all', as tables call all sets together" in stderr
     assert "cannot be called 'original'" in twist(*given, "--models", f"original={material / 'good'}", status=2).stderr
     assert "min_s is 9.0" in twist(*given, "--min-duration-sec", 9, status=2).stderr
     assert not (tmp_path / "s" / "study.json").exists()

@@ -10,7 +10,7 @@ import json
 import math
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ import pyarrow as pa
 from pipeline.errors import TwistError
 from pipeline.evaluation.mmos.answers import read_answers
 from pipeline.evaluation.mmos.statistics import MAX_OUTLIER_SHARE, MIN_CORRELATION, OUTLIER_Z, mean_opinion, screen
-from pipeline.evaluation.mmos.study import read_key
+from pipeline.evaluation.mmos.study import ALL_SETS, read_key
 from pipeline.evaluation.mmos.systems import ANCHOR
 from pipeline.files import parquet, storage
 from pipeline.printable import printable
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 SCORES, SCORE_ROWS = "scores.json", "scores.parquet"
-ALL_SETS = "all"
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,7 @@ class Rater:
         name: As in the answers.
         num_scores, num_outliers: Of the answers.
         correlation: With all raters; None where it is undefined.
+        correlation_of: Whose means are correlated: `systems`, or `clips` for a rater of too few systems.
         anchor_error: Mean of how far the scores of anchors are from what these are known to deserve; None without.
         left_out: Why none of the scores count; "" if they do.
     """
@@ -91,6 +91,7 @@ class Rater:
     num_scores: int
     num_outliers: int
     correlation: float | None
+    correlation_of: Literal["systems", "clips"]
     anchor_error: float | None
     left_out: str
 
@@ -202,6 +203,8 @@ def as_text(scores: Scores) -> str:
     if scores.num_outliers:
         lines.append(f"left out: {scores.num_outliers:,} scores {scores.config.outlier_z:g} standard deviations off")
     lines += [f"set aside: {count:,} {what}, e.g. {scores.examples[what]}" for what, count in scores.set_aside.items()]
+    if of_clips := sum(rater.correlation_of == "clips" for rater in scores.raters):
+        lines.append(f"{of_clips:,} raters rated too few systems: their agreement is that about clips")
     errors = [rater.anchor_error for rater in scores.raters if rater.anchor_error is not None]
     if errors:
         lines.append(f"anchors: raters are {np.mean(errors):.2f} off on average, at most {max(errors):.2f}")
@@ -249,6 +252,7 @@ def _rater(place: int, name: str, scores: NDArray[np.float64], clips: Sequence[K
         int((~np.isnan(own)).sum()),
         int(screened.outliers[place].sum()),
         _defined(float(screened.correlation[place])),
+        "systems" if screened.is_of_systems[place] else "clips",
         float(off.mean()) if len(off) else None,
         left_out,
     )

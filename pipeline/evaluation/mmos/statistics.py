@@ -22,6 +22,8 @@ OUTLIER_Z = 2.5
 MAX_OUTLIER_SHARE = 0.05
 # So is one whose scores correlate less with all raters' means.
 MIN_CORRELATION = 0.25
+# Of two systems' means the correlation is 1 or -1, whatever was rated.
+MIN_SYSTEMS = 3
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Screened:
         counts: [raters, items], of the scores that count.
         outliers: [raters, items], of the scores that are too far off.
         correlation: [raters], of each rater's scores with the means of all raters; NaN where it is undefined.
+        is_of_systems: [raters], whether that is of the means of systems, or of the scores of items.
         many_outliers: [raters], of raters with too large a share of outliers.
         low_correlation: [raters], of raters who agree too little with the others.
     """
@@ -59,6 +62,7 @@ class Screened:
     counts: NDArray[np.bool_]
     outliers: NDArray[np.bool_]
     correlation: NDArray[np.float64]
+    is_of_systems: NDArray[np.bool_]
     many_outliers: NDArray[np.bool_]
     low_correlation: NDArray[np.bool_]
 
@@ -75,7 +79,8 @@ def screen(
 
     A rater is left out who has more than `max_outlier_share` of outliers, or whose correlation is below
     `min_correlation`: Pearson's, of the rater's means of systems with those of all raters, or, where these do not vary
-    or there is one system, of the scores of items with the items' means. One that is undefined is no ground.
+    or there are fewer than MIN_SYSTEMS, of the scores of items with the items' means. One that is undefined is no
+    ground.
 
     Args:
         scores: [raters, items], NaN where a rater has none.
@@ -96,10 +101,13 @@ def screen(
                 outliers[:, columns] = np.abs(values - given.mean()) / spread > outlier_z
     num_given = is_given.sum(axis=1)
     many_outliers = outliers.sum(axis=1) > max_outlier_share * num_given
-    correlation = np.array([_agreement(scores, systems, rater) for rater in range(len(scores))])
+    of_systems = np.array([_agreement_on_systems(scores, systems, rater) for rater in range(len(scores))])
+    is_of_systems = ~np.isnan(of_systems)
+    of_items = np.array([_agreement_on_items(scores, rater) for rater in range(len(scores))])
+    correlation = np.where(is_of_systems, of_systems, of_items)
     low_correlation = correlation < min_correlation  # which NaN is not
     counts = is_given & ~outliers & ~(many_outliers | low_correlation)[:, None]
-    return Screened(counts, outliers, correlation, many_outliers, low_correlation)
+    return Screened(counts, outliers, correlation, is_of_systems, many_outliers, low_correlation)
 
 
 def mean_opinion(scores: NDArray[np.float64], level: float = 0.95) -> MeanOpinion:
@@ -164,18 +172,20 @@ def _mean_variance(scores: NDArray[np.float64], counts: NDArray[np.int64], axis:
     return float(np.nanvar(several, axis=axis).mean()) if several.size else None
 
 
-def _agreement(scores: NDArray[np.float64], systems: NDArray[np.int64], rater: int) -> float:
+def _agreement_on_systems(scores: NDArray[np.float64], systems: NDArray[np.int64], rater: int) -> float:
     own = scores[rater]
-    rated = ~np.isnan(own)
-    by_system = [
-        (np.nanmean(own[systems == name]), np.nanmean(scores[:, systems == name])) for name in np.unique(systems[rated])
-    ]
-    found = _pearson(np.array(by_system).reshape(-1, 2))
-    if not math.isnan(found):
-        return found
+    rated = np.unique(systems[~np.isnan(own)])
+    if len(rated) < MIN_SYSTEMS:
+        return math.nan
+    means = [(np.nanmean(own[systems == name]), np.nanmean(scores[:, systems == name])) for name in rated]
+    return _pearson(np.array(means))
+
+
+def _agreement_on_items(scores: NDArray[np.float64], rater: int) -> float:
+    rated = ~np.isnan(scores[rater])
     if not rated.any():
         return math.nan
-    return _pearson(np.stack([own[rated], np.nanmean(scores[:, rated], axis=0)], axis=1))
+    return _pearson(np.stack([scores[rater, rated], np.nanmean(scores[:, rated], axis=0)], axis=1))
 
 
 def _pearson(pairs: NDArray[np.float64]) -> float:

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 STUDY, KEY = "study.json", "key.csv"
+# What tables call all sets together.
+ALL_SETS = "all"
 KEY_COLUMNS = ("clip", "set", "item", "system", "anchor_score")
 # All clips are equally loud, so that raters do not judge levels; ITU-T P.56 and its kin listen at this one.
 LEVEL_DBFS = -26.0
@@ -134,13 +136,15 @@ def prepare_study(
         report: Takes the number of clips that are made.
 
     Raises:
-        TwistError: there is a study in the folder, a set has too few recordings, a model cannot be loaded, or names
-            repeat.
+        TwistError: there is a study in the folder, a set has too few recordings or is called ALL_SETS, a model cannot
+            be loaded, or names repeat.
     """
     if (folder / STUDY).exists() or (folder / "page").exists():
         raise TwistError(f"{folder} holds a study already; name another folder, or delete it")
     _refuse_repeated([corpus.label for corpus in sets], "sets")
     _refuse_repeated([model.name for model in models], "models")
+    if ALL_SETS in (corpus.label for corpus in sets):
+        raise TwistError(f"a set cannot be called {ALL_SETS!r}, as tables call all sets together; give NAME=FOLDER")
     span_s = {"prompt_s": config.prompt_s, "min_s": config.min_s, "max_s": config.max_s}
     drawn = [one for corpus in sets for one in draw_recordings(corpus, config.num_clips, seed=config.seed, **span_s)]
     rng = np.random.default_rng(config.seed)

@@ -140,8 +140,19 @@ def test_who_rates_at_random_or_against_the_others_is_left_out():
     scores, systems = careful(40, 10, np.random.default_rng(0))
     scores[3] = 7 - scores[3]
     screened = screen(scores, systems)
+    assert not screened.is_of_systems.any(), "two systems are too few"
     assert screened.low_correlation.tolist() == [rater == 3 for rater in range(10)]
     assert not screened.counts[3].any()
+
+
+def test_agreement_is_of_systems_where_there_are_three():
+    """With one clip of each, in which systems and items are the same; and with two of each, of whose means it is."""
+    scores = np.array([[1.0, 2.0, 4.0], [2.0, 1.0, 5.0], [1.0, 3.0, 4.5]])
+    alone, twice = screen(scores, np.arange(3)), screen(np.repeat(scores, 2, axis=1), np.arange(6) // 2)
+    expected = [np.corrcoef(row, scores.mean(axis=0))[0, 1] for row in scores]
+    for screened in (alone, twice):
+        assert screened.is_of_systems.all()
+        assert screened.correlation == pytest.approx(expected)
 
 
 def test_scores_far_off_are_left_out_and_raters_with_many_of_them():
