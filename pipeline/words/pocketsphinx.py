@@ -75,9 +75,9 @@ class AlignByPocketsphinx:
         return labelled
 
     def _entries(self, letters: str) -> list[str]:
-        """The entries of the dictionary that a word is said with: itself, or what its hyphens join."""
-        letters = letters.strip("'-")
-        for entries in ([letters], letters.split("-")):
+        """The entries of the dictionary that a word is said with: itself ('em), it without quotes, or its parts."""
+        bare = letters.strip("'-")
+        for entries in ([letters], [bare], bare.split("-")):
             if all(entry and self._dictionary.lookup_word(entry) for entry in entries):
                 return entries
         return []

@@ -55,6 +55,13 @@ def test_a_recording_does_not_change_the_next(align: AlignByPocketsphinx) -> Non
     assert [row["words"] for row in there] == [row["words"] for row in reversed(back)]
 
 
+def test_words_are_looked_up_as_they_are_written_first(align: AlignByPocketsphinx) -> None:
+    assert align._entries("'em") == ["'em"]
+    assert align._entries("'door'") == ["door"]
+    assert align._entries("well-known") == ["well-known"] or align._entries("well-known") == ["well", "known"]
+    assert align._entries("'-") == []
+
+
 def test_another_text_and_unknown_words_are_refused(align: AlignByPocketsphinx) -> None:
     clip, _ = said(TEXT)
     rows = rows_of(align, [f"{OTHER} {OTHER} {OTHER}", "She zxqvy the 1984 door."], [clip, clip])
