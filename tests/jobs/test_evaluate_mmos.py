@@ -398,4 +398,12 @@ def test_a_study_that_cannot_be_made_says_why(material, study, twist, tmp_path):
     assert "a set cannot be called 'all', as tables call all sets together" in stderr
     assert "cannot be called 'original'" in twist(*given, "--models", f"original={material / 'good'}", status=2).stderr
     assert "min_s is 9.0" in twist(*given, "--min-duration-sec", 9, status=2).stderr
+    for content, sentence in (
+        ("path,score\nclean.wav,6\n", "line 2: an anchor has a path and a score from 1 to 5"),
+        ("path\nclean.wav\n", "lacks the columns score"),
+        ("path,score\n", "names no anchors"),
+    ):
+        (tmp_path / "anchors.csv").write_text(content)
+        assert sentence in twist(*given, "--anchors", tmp_path / "anchors.csv", status=2).stderr
+    assert "there is no table" in twist(*given, "--anchors", tmp_path / "none.csv", status=2).stderr
     assert not (tmp_path / "s" / "study.json").exists()

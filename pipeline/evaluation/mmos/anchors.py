@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.corpora.tables import decode, number
+from pipeline.corpora.tables import number
 from pipeline.errors import TwistError
-from pipeline.files import storage
+from pipeline.files import csv_table, storage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,16 +27,13 @@ def read_anchors(uri: str) -> Sequence[Anchor]:
     """Reads a CSV with the columns `path` (relative to it, or absolute) and `score`.
 
     Raises:
-        TwistError: a column is missing, a row has no score from 1 to 5, or there is no row.
+        TwistError: it is no such table, a row has no score from 1 to 5, or there is no row.
     """
-    rows = csv.DictReader(io.StringIO(decode(storage.read_bytes(uri)).removeprefix("\ufeff")))
-    if not {"path", "score"} <= set(rows.fieldnames or ()):
-        raise TwistError(f"{uri} has no columns `path` and `score`; its first line names {rows.fieldnames}")
     anchors = []
-    for row in rows:
+    for line, row in csv_table.read_rows(uri, ("path", "score")):
         score = number(row["score"])
         if score is None or not LOWEST <= score <= HIGHEST or not row["path"]:
-            raise TwistError(f"line {rows.line_num} of {uri}: an anchor has a path and a score from 1 to 5")
+            raise TwistError(f"{uri}, line {line}: an anchor has a path and a score from 1 to 5")
         path = row["path"]
         is_absolute = path.startswith("/") or storage.is_s3(path)
         anchors.append(Anchor(path if is_absolute else storage.join(uri.rpartition("/")[0] or ".", path), score))
