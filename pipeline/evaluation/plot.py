@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,7 @@ class Curve:
     @property
     def best(self) -> float:
         """The lowest perplexity, by which the paper chooses a checkpoint."""
-        return min(self.perplexities)
+        return min((one for one in self.perplexities if math.isfinite(one)), default=math.nan)
 
 
 def read_curve(run: str) -> Curve:
@@ -89,6 +90,9 @@ def draw(curves: Sequence[Curve], output: str) -> None:
             label=several[-1].name,
         )
     right.set(xlabel="% of the training data", ylabel="best validation perplexity", xscale="log")
+    shares = sorted({curve.share for curve in curves})
+    right.set_xticks([100 * share for share in shares], [f"{100 * share:g}" for share in shares])
+    right.minorticks_off()
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
