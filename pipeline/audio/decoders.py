@@ -106,6 +106,12 @@ class Decoder:
         raise NotImplementedError
 
 
+def without_audio_suffix(name: str) -> str:
+    """A name without the suffix of an audio file, if it has one."""
+    suffix = PurePosixPath(name).suffix
+    return name.removesuffix(suffix) if suffix.lower() in AUDIO_SUFFIXES else name
+
+
 def pass_over(read: Callable[[int], NDArray[np.float32]], num_frames: int) -> int:
     """Reads and discards up to `num_frames` frames; returns how many there were."""
     passed = 0

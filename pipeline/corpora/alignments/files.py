@@ -16,10 +16,9 @@ import functools
 import json
 import sqlite3
 from collections import Counter
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.audio.decoders import AUDIO_SUFFIXES
+from pipeline.audio.decoders import without_audio_suffix
 from pipeline.corpora.alignments.ctm import read_ctm
 from pipeline.corpora.alignments.labelled import AlignmentError, decode
 from pipeline.corpora.alignments.librispeech_alignments import read_librispeech_alignments
@@ -215,12 +214,6 @@ def _list(place: str, run: str) -> list[_File]:
     files = (_File(name, storage.join(place, name), version) for name, version in versions.items())
     own = storage.join(storage.absolute(run), "")
     return [file for file in files if not is_hidden(file.name) and not storage.absolute(file.uri).startswith(own)]
-
-
-def without_audio_suffix(name: str) -> str:
-    """A name without the suffix of an audio file, if it has one."""
-    suffix = PurePosixPath(name).suffix
-    return name.removesuffix(suffix) if suffix.lower() in AUDIO_SUFFIXES else name
 
 
 def _is_certain(name: str) -> bool:

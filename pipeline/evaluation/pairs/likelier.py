@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from model.lm.scoring import max_units, scored_as
+from pipeline.errors import TwistError
 from pipeline.evaluation.item_units import AudioItem
 from pipeline.evaluation.measures import GROUP, Measure
 from pipeline.evaluation.results import LeftOut
@@ -74,7 +75,8 @@ def score_items(
     """Scores each item; those with too few or too many units for the model are left out.
 
     Raises:
-        TwistError: the model was trained without what `scoring` asks for, or an item has a unit that it does not know.
+        TwistError: the model was trained without what `scoring` asks for, an item has a unit that it does not know, or
+            a score is NaN.
     """
     vocabulary, has_end = scored_as(lm.vocabulary, scoring)
     fewest, most = 1 if vocabulary.bos_id is not None else 2, max_units(lm.model, vocabulary, has_end=has_end)
@@ -94,6 +96,8 @@ def score_items(
         some = ids[start : start + SCORED_AT_ONCE]
         for item_id, nats in zip(some, lm.scores_of([sequences[one] for one in some], scoring), strict=True):
             scores[item_id] = ItemScore(math.fsum(nats), len(nats))
+            if math.isnan(scores[item_id].sum):
+                raise TwistError(f"{lm.path} gives {item_id} a likelihood of NaN: its weights are damaged")
     return scores, left_out
 
 

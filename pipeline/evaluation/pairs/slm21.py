@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.audio.decoders import AUDIO_SUFFIXES, without_audio_suffix
 from pipeline.corpora.names import leaves_its_folder
 from pipeline.errors import TwistError
 from pipeline.evaluation.item_units import AudioItem
@@ -103,7 +104,8 @@ def _read_gold(folder: str, task: Task, split: str) -> list[dict[str, str]]:
 
 
 def _pairs_of(rows: list[dict[str, str]], folder: str, task: Task) -> tuple[list[Pair], list[LeftOut]]:
-    names = {name.rpartition(".")[0]: name for name in storage.list_files(folder) if name != "gold.csv"}
+    audio = [name for name in storage.list_files(folder) if name.lower().endswith(tuple(AUDIO_SUFFIXES))]
+    names = {without_audio_suffix(name): name for name in audio}
     halves: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}
     key_names = ("id", "voice") if task == "lexical" else ("type", "subtype", "id", "voice")
     for row in rows:
@@ -134,7 +136,7 @@ def _pairs_of(rows: list[dict[str, str]], folder: str, task: Task) -> tuple[list
 
 
 def _item(row: dict[str, str], names: dict[str, str], folder: str) -> AudioItem:
-    stem = row["filename"].removesuffix(".wav")
+    stem = without_audio_suffix(row["filename"])
     return AudioItem(stem, storage.join(folder, names.get(stem, f"{stem}.wav")))
 
 

@@ -48,14 +48,15 @@ def write(folder: str, task: str, split: str, scores: Mapping[str, float], left_
     """Writes the scores of a task's files, and the two files about the system if they are not there.
 
     Raises:
-        TwistError: a file has no score: a submission must have one for each.
+        TwistError: a file has no score, or an infinite one: a submission must have a number for each.
     """
     if left_out:
         raise TwistError(
             f"a submission needs a score for every file, but {len(left_out):,} pairs were left out, e.g. "
             f"{left_out[0].item_id}: {left_out[0].reason} ({left_out[0].detail})"
         )
-    assert all(map(math.isfinite, scores.values())), "a score is not finite"
+    if infinite := [name for name, score in scores.items() if not math.isfinite(score)]:
+        raise TwistError(f"a submission needs finite scores, but that of {infinite[0]} is {scores[infinite[0]]}")
     lines = "".join(f"{name} {score:.10g}\n" for name, score in sorted(scores.items()))
     storage.write_bytes(storage.join(folder, task, f"{split}.txt"), lines.encode())
     for name, text in (("meta.yaml", META), ("params.yaml", PARAMS)):

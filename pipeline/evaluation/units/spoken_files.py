@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.audio.read import AUDIO_SUFFIXES
+from pipeline.audio.decoders import AUDIO_SUFFIXES, without_audio_suffix
 from pipeline.errors import TwistError
 from pipeline.files import csv_table, storage
 
@@ -79,10 +79,7 @@ def matches(wanted: Iterable[str], names: Mapping[str, object]) -> dict[str, str
     """
     times = Counter(name.rpartition("/")[2] for name in names)
     of_last = {last: name for name in names if times[last := name.rpartition("/")[2]] == 1}
-    paths = {}
-    for one in wanted:
-        stem, _, suffix = one.rpartition(".")
-        paths[one] = stem if f".{suffix.lower()}" in AUDIO_SUFFIXES else one
+    paths = {one: without_audio_suffix(one) for one in wanted}
     found = {one: path for one, path in paths.items() if path in names}
     taken = set(found.values())
     # A path that is not there may still be a file's by its last part; not where that file has what bears its own path.

@@ -83,6 +83,24 @@ def test_sentences_as_the_challenge_should_score_them(tmp_path, seed):
     assert found["type agr, sum"] == found["type npi, sum"] == found["by id, sum"] == found["mean of types, sum"] == 0.5
 
 
+def test_types_and_pairs_differ_as_in_slm_scaling(tmp_path):
+    """Two right pairs of a common type and a wrong one of a rare type."""
+    kinds = {"g1": "common", "g2": "common", "g3": "rare"}
+    rows = [f"{half}{name},{name},v,{kind},s,t,{half == 'g'}" for name, kind in kinds.items() for half in "gb"]
+    write_gold(tmp_path, "syntactic", SYNTACTIC, [row.replace("True", "1").replace("False", "0") for row in rows])
+    pairs, _ = slm21.read_pairs(str(tmp_path), "syntactic", "dev")
+    scores = {"gg1": 1.0, "bg1": 0.0, "gg2": 1.0, "bg2": 0.0, "gg3": 0.0, "bg3": 1.0}
+    found, _ = figures(pairs, scores, slm21.syntactic_measures)
+    assert (found["by pair, sum"], found["mean of types, sum"]) == (pytest.approx(2 / 3), 0.5)
+
+
+def test_a_score_that_is_none_is_no_right_pair(tmp_path):
+    write_gold(tmp_path, "lexical", LEXICAL, list(lexical_rows()))
+    pairs, _ = slm21.read_pairs(str(tmp_path), "lexical", "dev")
+    found, _ = figures(pairs, word_scores() | {"n5v1": float("nan")}, slm21.lexical_measures)
+    assert (found["all, sum"], found["in-vocab, sum"]) == pytest.approx((0.35, 0.25))
+
+
 def test_pairs_ids_and_types_are_weighed_apart(tmp_path):
     rows = [
         f"{half}{kind}{id}{voice},{id},{voice},{kind},s,t,{correct}"
@@ -105,6 +123,15 @@ def test_columns_in_any_order_and_files_with_a_suffix(tmp_path):
     ((pair,), _) = slm21.read_pairs(str(tmp_path), "lexical", "dev")
     assert (pair.positive.item_id, pair.negative.item_id) == ("a", "b")
     assert pair.facts == {"voice": "v", "frequency": 3.0, "word": "cat", "non_word": "cet"}
+
+
+def test_only_audio_is_taken_for_an_item(tmp_path):
+    """Whatever else lies beside it under the same name, and whatever its suffix."""
+    write_gold(tmp_path, "lexical", LEXICAL, ["a.flac,1,v,3,cat,k,3,1", "b.1,1,v,,cet,k,3,0"])
+    for name in ("a.flac", "a.txt", "b.1.wav", "b.1.TextGrid"):
+        (tmp_path / "lexical/dev" / name).touch()
+    ((pair,), _) = slm21.read_pairs(str(tmp_path), "lexical", "dev")
+    assert [item.uri.rpartition("/")[2] for item in (pair.positive, pair.negative)] == ["a.flac", "b.1.wav"]
 
 
 def test_phones_stand_for_spellings_that_no_non_word_has(tmp_path):
@@ -166,5 +193,7 @@ def test_a_submission_has_each_file_once(tmp_path):
     (tmp_path / "meta.yaml").write_text("mine\n")
     submission.write(str(tmp_path), "syntactic", "dev", {"c": 1.0}, [])
     assert (tmp_path / "meta.yaml").read_text() == "mine\n"
+    with pytest.raises(TwistError, match="finite scores, but that of b is -inf"):
+        submission.write(str(tmp_path), "lexical", "dev", {"a": 1.0, "b": float("-inf")}, [])
     with pytest.raises(TwistError, match=r"a score for every file, but 1 pairs were left out, e\.g\. 3/v"):
         submission.write(str(tmp_path), "lexical", "dev", {"a": 1.0}, [LeftOut("3/v", "missing", "no file")])

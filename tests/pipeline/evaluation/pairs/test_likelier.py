@@ -1,0 +1,60 @@
+"""Scores of items: which tokens they are told of, and what a broken model gives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from model.lm.scoring_config import ScoringConfig
+from model.lm.speech_lm import cold_start
+from model.lm.vocab import Vocabulary
+from pipeline.errors import TwistError
+from pipeline.evaluation.item_units import UnitRow
+from pipeline.evaluation.pairs.likelier import points, score_items
+from pipeline.speaking.speech_lm import load_lm
+
+OPT = {
+    "model_type": "opt",
+    "hidden_size": 16,
+    "word_embed_proj_dim": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "ffn_dim": 32,
+    "max_position_embeddings": 16,
+}
+UNITS = {"ab": UnitRow(np.array([4, 5], np.uint16), np.array([1, 2], np.uint16), 0.12)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    cold_start(OPT, Vocabulary(100, offset=2), seed=0).save_pretrained(tmp_path / "lm")
+    return tmp_path / "lm"
+
+
+@pytest.mark.parametrize(("eos", "targets"), [(False, [4, 5]), (True, [4, 5, "end"])])
+def test_a_start_is_given_and_units_are_told(folder, eos, targets):
+    """Units 4, 5 as inputs EOS, 4 and targets 4, 5, as slm_scaling scores them; the end too where it is asked for."""
+    lm = load_lm(str(folder), "cpu")
+    lm.vocabulary = replace(lm.vocabulary, bos_id=1)
+    scores, _ = score_items(lm, UNITS, ScoringConfig(bos=True, eos=eos))
+    mark = lm.vocabulary.bos_id
+    ids = [mark, *(mark if one == "end" else int(lm.vocabulary.encode(np.array([one]))[0]) for one in targets)]
+    with torch.inference_mode():
+        nats = lm.model(input_ids=torch.tensor([ids[:-1]])).logits[0].log_softmax(-1)
+    expected = nats[torch.arange(len(ids) - 1), ids[1:]].sum().item()
+    assert (scores["ab"].sum, scores["ab"].num_targets) == (pytest.approx(expected, rel=1e-5), len(targets))
+
+
+def test_a_model_that_gives_no_number_is_told(folder):
+    lm = load_lm(str(folder), "cpu")
+    with torch.no_grad():
+        next(lm.model.parameters()).fill_(torch.nan)
+    with pytest.raises(TwistError, match="gives ab a likelihood of NaN: its weights are damaged"):
+        score_items(lm, UNITS, ScoringConfig())
+
+
+def test_a_tie_is_half_a_point():
+    assert [points(*scores) for scores in ((1.0, 0.0), (0.0, 1.0), (-2.0, -2.0))] == [1.0, 0.0, 0.5]
