@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import signal
 import threading
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 # Tasks of a map, per core, that are running or whose results wait to be taken.
 TASKS_PER_CORE = 3
+# Items of an actor: the one that it works on, and the next.
+ITEMS_PER_ACTOR = 2
 # Retries of a task whose worker died (out of memory, a lost machine).
 MAX_RETRIES = 3
 
@@ -171,6 +174,75 @@ def map_tasks(function: Callable[[Item], Result], items: Iterable[Item], *, num_
         if failure is not None:
             raise failure
         yield result
+
+
+def map_actors(function: Callable[[Item], Result], items: Iterable[Item], config: ClusterConfig) -> Iterator[Result]:
+    """Yields `function(item)` for each item, in order, computed by actors: on GPUs if there are any, else on all cores.
+
+    Each actor keeps its copy of the function, and with it the model that the function loads at its first call. Items
+    are drawn as actors become free. An actor that dies is started anew with what it had to do.
+
+    Args:
+        function: As `map_tasks` takes it.
+        items: The arguments. Without any, Ray is not started.
+        config: How much of the cluster to use.
+
+    Raises:
+        TwistError, OSError: raised by the function, passed on unchanged.
+        RunError: an actor died repeatedly, or the function raised anything else.
+    """
+    import ray
+
+    remaining = iter(items)
+    if (first := next(remaining, _END)) is _END:
+        return
+    remaining = itertools.chain([first], remaining)
+    connect()
+    resources = ray.cluster_resources()
+    num_gpus = resources.get("GPU", 0.0)
+    gpus_each = float(num_gpus > 0) if config.gpus_per_actor is None else config.gpus_per_actor
+    # On cores alone, one of them is all that an actor's threads have.
+    cpus_each = config.cpus_per_actor if gpus_each else 1.0
+    room = num_gpus / gpus_each if gpus_each else resources.get("CPU", 1.0)
+    num_actors = max(1, min(int(room), config.max_actors or int(room)))
+    make = (
+        ray.remote(_KeepsFunction)
+        .options(num_cpus=cpus_each, num_gpus=gpus_each, max_restarts=MAX_RETRIES, max_task_retries=MAX_RETRIES)
+        .remote
+    )
+    shared = ray.put(function)
+    actors: list[Any] = []
+    under_way: deque[Any] = deque()
+    num_sent = 0
+    try:
+        while True:
+            for item in itertools.islice(remaining, ITEMS_PER_ACTOR * num_actors - len(under_way)):
+                if num_sent < num_actors:
+                    actors.append(make(shared))
+                under_way.append(actors[num_sent % num_actors].call.remote(item))
+                num_sent += 1
+            if not under_way:
+                return
+            try:
+                result, failure = ray.get(under_way.popleft())
+            except ray.exceptions.RayError as death:
+                raise RunError(f"a worker died {MAX_RETRIES + 1} times, or an input was lost: {death}") from None
+            if failure is not None:
+                raise failure
+            yield result
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+class _KeepsFunction:
+    """The actor of `map_actors`."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._function = function
+
+    def call(self, item: Any) -> tuple[Any, Exception | None]:
+        return _outcome(self._function, item)
 
 
 _END: Any = object()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -26,6 +25,7 @@ from pipeline.records import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -43,21 +43,19 @@ class Asr:
     """An ASR model, loaded when it is first to hear something.
 
     Attributes:
-        source: What the user calls it.
-        folder: Its folder on this machine.
+        source: Its folder, local or s3://; each machine has its own copy of one on S3.
         kind: Which library loads it.
         device: Where it runs.
     """
 
     source: str
-    folder: Path
     kind: Kind
     device: Device
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of its files."""
-        return fingerprint_of_files(self.folder)
+        return fingerprint_of_files(checkpoint.fetch(self.source))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -88,7 +86,7 @@ class Asr:
     @functools.cached_property
     def _hear(self) -> Callable[[NDArray[np.float32]], str]:
         load = _load_faster_whisper if self.kind == "faster-whisper" else _load_transformers
-        return load(self.folder, self.device)
+        return load(checkpoint.fetch(self.source), self.device)
 
 
 def find_asr(source: str, device: Device = "auto") -> Asr:
@@ -99,8 +97,7 @@ def find_asr(source: str, device: Device = "auto") -> Asr:
     """
     if not storage.has_files(source):
         raise TwistError(f"there is no ASR {source}: give a folder with a model of transformers or faster-whisper")
-    folder = checkpoint.fetch(source)
-    return Asr(source, folder, _kind_of(folder, source), device)
+    return Asr(storage.absolute(source), _kind_of(checkpoint.fetch(source), source), device)
 
 
 def _kind_of(folder: Path, source: str) -> Kind:

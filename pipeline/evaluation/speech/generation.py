@@ -98,6 +98,7 @@ def generation(subject: Subject) -> list[Result]:
         digest(fingerprint, spoken.voice.fingerprint),
         lambda names: spoken.parts([pieces[name] for name in names]),
         asr,
+        subject.cluster,
         subject.report,
     )
     assert not heard.left_out, heard.left_out[0]
@@ -119,7 +120,7 @@ def generation(subject: Subject) -> list[Result]:
     )
     for scope in SCOPES:
         texts = [heard.of[_piece(name, scope)] for name in by_name]
-        nats, num_tokens = nats_of_texts(subject.output, texts, text_lm, subject.report)
+        nats, num_tokens = nats_of_texts(subject.output, texts, text_lm, subject.cluster, subject.report)
         for name, column in _columns(texts, normalize, nats, num_tokens).items():
             table = table.append_column(f"{name} {scope}", pa.array(column))
     settings = {

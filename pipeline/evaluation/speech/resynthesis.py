@@ -73,7 +73,7 @@ def resynthesis(subject: Subject) -> list[Result]:
     units = subject.units([one.item for one in utterances.values()])
     with_units = list(units.of)
     original = transcripts_of(
-        subject.output, with_units, units.audio_fingerprint, _reader(utterances), asr, subject.report
+        subject.output, with_units, units.audio_fingerprint, _reader(utterances), asr, subject.cluster, subject.report
     )
     again = transcripts_of(
         subject.output,
@@ -81,6 +81,7 @@ def resynthesis(subject: Subject) -> list[Result]:
         digest(units.fingerprint, spoken.voice.fingerprint, config.durations),
         lambda ids: (as_heard(wav, spoken.voice.sample_rate_hz) for wav in spoken.wavs([units.of[one] for one in ids])),
         asr,
+        subject.cluster,
         subject.report,
     )
     if config.wavs is not None:

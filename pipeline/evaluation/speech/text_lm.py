@@ -1,5 +1,7 @@
 """How likely a text LM finds texts: what GenPPL is made of.
 
+    <folder>/text_nats/<key>/part-*.parquet    a row a text (SCHEMA)
+
 Texts are scored one by one, so that nothing depends on padding. A model with a BOS gets it before each text, whether or
 not its tokenizer adds it: then each token of the text is scored, and a text of one token has a score.
 """
@@ -8,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -18,7 +19,8 @@ from model.device import pick_device
 from model.training import checkpoint
 from model.weights_file import fingerprint_of_files
 from pipeline.errors import TwistError
-from pipeline.files import parquet, storage
+from pipeline.evaluation.speech.kept_parts import kept_parts
+from pipeline.files import storage
 from pipeline.stage import digest
 
 if TYPE_CHECKING:
@@ -26,8 +28,11 @@ if TYPE_CHECKING:
 
     from model.device import Device
     from pipeline.progress import ReportProgress
+    from pipeline.work.cluster import ClusterConfig
 
-TEXTS_PER_REPORT = 32
+SCHEMA = pa.schema([pa.field("nats", pa.float64(), nullable=False), pa.field("num_tokens", pa.int32(), nullable=False)])
+# Texts that an actor scores, and whose scores are kept, together.
+TEXTS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -35,19 +40,17 @@ class TextLM:
     """A causal LM of text, loaded when it is first to score something.
 
     Attributes:
-        source: What the user calls it.
-        folder: Its folder on this machine.
+        source: Its folder, local or s3://; each machine has its own copy of one on S3.
         device: Where it runs.
     """
 
     source: str
-    folder: Path
     device: Device
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of its files, tokenizer and all."""
-        return fingerprint_of_files(self.folder)
+        return fingerprint_of_files(checkpoint.fetch(self.source))
 
     def score(self, text: str) -> tuple[float, int]:
         """Minus the log-probability of a text in nats, and the tokens that it is told of; 0 tokens if there are none.
@@ -75,10 +78,11 @@ class TextLM:
     def _loaded(self) -> tuple[Any, Any, int]:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        folder = checkpoint.fetch(self.source)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model, report = AutoModelForCausalLM.from_pretrained(
-                self.folder, local_files_only=True, output_loading_info=True
+                folder, local_files_only=True, output_loading_info=True
             )
         except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
             raise TwistError(f"{self.source} cannot be loaded as a text LM with its tokenizer: {error}") from error
@@ -97,26 +101,25 @@ def find_text_lm(source: str, device: Device = "auto") -> TextLM:
     """
     if not storage.exists(storage.join(source, "config.json")):
         raise TwistError(f"{source} is no text LM: give a folder with a causal LM of transformers (config.json)")
-    return TextLM(source, checkpoint.fetch(source), device)
+    return TextLM(storage.absolute(source), device)
 
 
 def nats_of_texts(
-    folder: str, texts: Sequence[str], lm: TextLM, report: ReportProgress
+    folder: str, texts: Sequence[str], lm: TextLM, cluster: ClusterConfig, report: ReportProgress
 ) -> tuple[list[float], list[int]]:
-    """The nats and tokens of each text; made once and kept in `folder`.
+    """The nats and tokens of each text; made once, by actors on Ray, and kept in `folder`.
 
     Raises:
         TwistError: the model cannot be loaded.
+        RunError: actors die, or a disk or store fails.
     """
-    uri = storage.join(folder, "text_nats", f"{digest(lm.fingerprint, *texts)[:16]}.parquet")
-    if not storage.exists(uri):
-        scores = []
-        for number, text in enumerate(texts, start=1):
-            scores.append(lm.score(text))
-            if number % TEXTS_PER_REPORT == 0:
-                report(number, len(texts), "texts")
-        nats, num_tokens = zip(*scores, strict=True) if scores else ((), ())
-        table = pa.table({"nats": pa.array(nats, pa.float64()), "num_tokens": pa.array(num_tokens, pa.int32())})
-        parquet.write(uri, table)
-    kept = parquet.read(uri)
-    return kept["nats"].to_pylist(), kept["num_tokens"].to_pylist()
+    kept = storage.join(folder, "text_nats", digest(lm.fingerprint, *texts)[:16])
+    score = functools.partial(_score, lm)
+    parts = kept_parts(kept, len(texts), TEXTS_AT_ONCE, texts.__getitem__, score, cluster, report, "texts")
+    table = pa.concat_tables([SCHEMA.empty_table(), *parts])
+    return table["nats"].to_pylist(), table["num_tokens"].to_pylist()
+
+
+def _score(lm: TextLM, texts: Sequence[str]) -> pa.Table:
+    scores = [lm.score(text) for text in texts]
+    return pa.table([[score[place] for score in scores] for place in (0, 1)], schema=SCHEMA)

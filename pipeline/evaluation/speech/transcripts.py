@@ -8,6 +8,7 @@ read for reasons that may have passed is tried once more in each later evaluatio
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +18,8 @@ import pyarrow as pa
 
 from pipeline.audio.read import AudioError, as_16_khz
 from pipeline.evaluation.results import LeftOut
-from pipeline.files import parquet, storage
+from pipeline.evaluation.speech.kept_parts import kept_parts
+from pipeline.files import storage
 from pipeline.records import SAMPLE_RATE_HZ
 from pipeline.stage import digest
 from pipeline.work.retry import parts_to_retry
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from pipeline.evaluation.speech.asr import Asr
     from pipeline.progress import ReportProgress
+    from pipeline.work.cluster import ClusterConfig
 
     Read = Callable[[Sequence[str]], Iterable[NDArray[np.float32] | AudioError]]
 
@@ -41,7 +44,7 @@ SCHEMA = pa.schema(
         pa.field("drop_detail", pa.string()),
     ]
 )
-# Pieces of audio whose transcripts are kept together; an interruption costs so many at most.
+# Pieces of audio that an actor hears, and whose transcripts are kept, together.
 ITEMS_AT_ONCE = 32
 
 
@@ -55,7 +58,13 @@ class Transcripts:
 
 
 def transcripts_of(
-    folder: str, item_ids: Sequence[str], audio_fingerprint: str, read: Read, asr: Asr, report: ReportProgress
+    folder: str,
+    item_ids: Sequence[str],
+    audio_fingerprint: str,
+    read: Read,
+    asr: Asr,
+    cluster: ClusterConfig,
+    report: ReportProgress,
 ) -> Transcripts:
     """The transcript of each item: those in `folder` if they were made before, else made now.
 
@@ -64,29 +73,32 @@ def transcripts_of(
         item_ids: The items; unique.
         audio_fingerprint: A hash of all their audio, or of what it is made from.
         read: Gives the audio of some items, wav [S] at 16 kHz, or what keeps it from being had.
-        asr: What hears.
+        asr: What hears, in actors on Ray.
+        cluster: How much of the cluster to use.
         report: Called after every ITEMS_AT_ONCE items.
 
     Raises:
         TwistError: the ASR cannot be loaded.
+        RunError: actors die, or a disk or store fails.
     """
     how = json.dumps(asr.settings, sort_keys=True)
     kept = storage.join(folder, "transcripts", digest(how, audio_fingerprint, *item_ids)[:16])
+    for uri in parts_to_retry(kept):
+        storage.delete(uri)
+
+    def take(some: slice) -> list[tuple[str, NDArray[np.float32] | AudioError]]:
+        return list(zip(item_ids[some], read(item_ids[some]), strict=True))
+
+    hear = functools.partial(_hear, asr)
+    parts = kept_parts(kept, len(item_ids), ITEMS_AT_ONCE, take, hear, cluster, report, "transcripts")
     texts: dict[str, str] = {}
     durations_s: dict[str, float] = {}
     left_out = []
-    for uri in parts_to_retry(kept):
-        storage.delete(uri)
-    for start in range(0, len(item_ids), ITEMS_AT_ONCE):
-        uri = storage.join(kept, f"part-{start:08d}.parquet")
-        if not storage.exists(uri):
-            parquet.write(uri, _hear(item_ids[start : start + ITEMS_AT_ONCE], read, asr))
-        for row in parquet.read(uri).to_pylist():
-            if row["text"] is None:
-                left_out.append(LeftOut(row["item_id"], row["drop_reason"], row["drop_detail"]))
-            else:
-                texts[row["item_id"]], durations_s[row["item_id"]] = row["text"], row["duration_s"]
-        report(min(start + ITEMS_AT_ONCE, len(item_ids)), len(item_ids), "transcripts")
+    for row in (row for part in parts for row in part.to_pylist()):
+        if row["text"] is None:
+            left_out.append(LeftOut(row["item_id"], row["drop_reason"], row["drop_detail"]))
+        else:
+            texts[row["item_id"]], durations_s[row["item_id"]] = row["text"], row["duration_s"]
     return Transcripts(texts, durations_s, tuple(left_out))
 
 
@@ -99,9 +111,9 @@ def as_heard(wav: NDArray[np.float32], sample_rate_hz: int) -> NDArray[np.float3
         return silence if error.reason == "silent" else error
 
 
-def _hear(item_ids: Sequence[str], read: Read, asr: Asr) -> pa.Table:
+def _hear(asr: Asr, items: Sequence[tuple[str, NDArray[np.float32] | AudioError]]) -> pa.Table:
     rows = []
-    for item_id, wav in zip(item_ids, read(item_ids), strict=True):
+    for item_id, wav in items:
         if isinstance(wav, AudioError):
             why = {"drop_reason": wav.reason, "drop_detail": wav.detail}
             rows.append({"item_id": item_id, "duration_s": 0.0, **why})

@@ -36,6 +36,10 @@ def die_once(folder: Path, number: int) -> int:
     os._exit(1)
 
 
+def die_at_two(folder: Path, number: int) -> int:
+    return die_once(folder, number) if number == 2 else number
+
+
 def test_results_come_in_the_order_of_the_items() -> None:
     assert list(map_tasks(square_slowly_at_first, range(40))) == [number**2 for number in range(40)]
     assert list(map_tasks(square_slowly_at_first, [])) == []
@@ -65,3 +69,35 @@ def test_what_goes_wrong_is_raised_here(raised: type[Exception], seen: type[Exce
 
 def test_a_worker_that_dies_costs_nothing(tmp_path: Path) -> None:
     assert list(map_tasks(functools.partial(die_once, tmp_path), range(4))) == [0, 1, 2, 3]
+
+
+class LoadsOnce:
+    """Loads what it needs at its first call, and says where and when."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._is_loaded = False
+
+    def __call__(self, number: int) -> int:
+        if not self._is_loaded:
+            (self._folder / f"loaded-{os.getpid()}").touch(exist_ok=False)
+            self._is_loaded = True
+        return square_slowly_at_first(number)
+
+
+def test_actors_keep_their_function_and_give_results_in_order(tmp_path: Path) -> None:
+    config = cluster.ClusterConfig(max_actors=2)
+    assert list(cluster.map_actors(LoadsOnce(tmp_path), range(20), config)) == [number**2 for number in range(20)]
+    assert 1 <= len(list(tmp_path.iterdir())) <= 2
+    assert list(cluster.map_actors(LoadsOnce(tmp_path), [], config)) == []
+
+
+def test_an_actor_that_dies_is_started_anew(tmp_path: Path) -> None:
+    config = cluster.ClusterConfig(max_actors=1)
+    assert list(cluster.map_actors(functools.partial(die_at_two, tmp_path), range(4), config)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("raised", "seen"), [(TwistError, TwistError), (KeyError, RunError)])
+def test_what_goes_wrong_in_an_actor_is_raised_here(raised: type[Exception], seen: type[Exception]) -> None:
+    with pytest.raises(seen, match="seven is not wanted"):
+        list(cluster.map_actors(functools.partial(refuse_seven, raised), range(9), cluster.ClusterConfig()))

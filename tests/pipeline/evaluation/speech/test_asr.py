@@ -14,13 +14,15 @@ import torch
 from pipeline.errors import TwistError
 from pipeline.evaluation.speech.asr import WINDOW_S, find_asr
 from pipeline.evaluation.speech.normalize import english_normalizer
-from pipeline.evaluation.speech.text_lm import find_text_lm, nats_of_texts
+from pipeline.evaluation.speech.text_lm import TEXTS_AT_ONCE, find_text_lm, nats_of_texts
 from pipeline.evaluation.speech.word_errors import word_errors
 from pipeline.records import SAMPLE_RATE_HZ
 from pipeline.speaking.tokenizer import load_tokenizer
 from pipeline.speaking.voice import load_voice
 from pipeline.speaking.wav import wav_of_samples
 from pipeline.synthetic import espeak
+from pipeline.work import cluster
+from pipeline.work.cluster import ClusterConfig
 from tests.asr_models import write_ctc, write_text_lm, write_whisper
 from tests.progress import silently
 
@@ -156,13 +158,22 @@ def test_a_text_lm_scores_each_token_whatever_its_tokenizer_adds(tmp_path):
     assert lm.score("abc " * 100)[1] == model.config.n_positions - 1
 
 
-def test_nats_are_kept(tmp_path):
-    folder = write_text_lm(tmp_path / "lm")
-    made = nats_of_texts(str(tmp_path), ["a b", "", "c"], find_text_lm(str(folder), "cpu"), silently)
-    assert made[1] == [3, 0, 1]
-    again = find_text_lm(str(folder), "cpu")
-    assert nats_of_texts(str(tmp_path), ["a b", "", "c"], again, silently) == made
+def test_nats_are_kept(tmp_path, monkeypatch):
+    """In parts, of which an interruption costs the last."""
+    monkeypatch.setattr(cluster, "map_actors", lambda function, items, _: map(function, items))
+    lm = find_text_lm(str(write_text_lm(tmp_path / "lm")), "cpu")
+    texts = ["a b", "", *"c" * TEXTS_AT_ONCE]
+    made = nats_of_texts(str(tmp_path), texts, lm, ClusterConfig(), silently)
+    assert made == tuple(map(list, zip(*map(lm.score, texts), strict=True)))
+    again = find_text_lm(str(tmp_path / "lm"), "cpu")
+    assert nats_of_texts(str(tmp_path), texts, again, ClusterConfig(), silently) == made
     assert "_loaded" not in vars(again)
+    first, last = sorted((tmp_path / "text_nats").glob("*/part-*.parquet"))
+    last.unlink()
+    before = first.stat().st_mtime_ns
+    assert nats_of_texts(str(tmp_path), texts, again, ClusterConfig(), silently) == made
+    assert (first.stat().st_mtime_ns, last.exists()) == (before, True)
+    assert nats_of_texts(str(tmp_path), [], again, ClusterConfig(), silently) == ([], [])
 
 
 def test_a_folder_that_is_no_text_lm_is_told(tmp_path):
