@@ -15,23 +15,25 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from pipeline.corpora.columns import split_of_table
+from pipeline.corpora.file_lists import find_lists, notice_undescribed
 from pipeline.corpora.names import leaves_its_folder
-from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notices, is_audio
+from pipeline.corpora.source import AudioFile, CorpusConfig, Notices
 from pipeline.corpora.tables import read_lines
 from pipeline.files import storage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from pipeline.corpora.source import Notice
 
+EXPECTED = "of fairseq; expected .tsv files with a folder on the first line, then <path> TAB <samples>"
 _ROW = re.compile(r"(?P<path>[^\t]+)\t(?P<samples>\d+)")
 _IN_ZIP = re.compile(r".*\.zip:\d+:\d+")
 
 
 def is_fairseq(config: CorpusConfig, names: list[str]) -> bool:
     """Whether a folder's tables are all such manifests."""
-    tables = [name for name in names if name.endswith(".tsv")]
+    tables = [name for name in names if _is_table(name)]
     return bool(tables) and all(_is_manifest(config.uri_of(name)) for name in tables)
 
 
@@ -42,19 +44,9 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
         CorpusError: there is no table of this form.
     """
     names = config.list_files()
-    tables = [name for name in names if name.endswith(".tsv") and config.takes(name)]
-    chosen = [name for name in tables if _is_manifest(config.uri_of(name))]
-    if not chosen:
-        raise CorpusError(
-            f"{config.root} holds no manifests of fairseq; expected .tsv files with a folder on the first line, then "
-            f"<path> TAB <samples>"
-        )
     notices = Notices()
-    for name in tables:
-        if name not in chosen:
-            notices.add("unread_file", config.uri_of(name))
     named: set[str] = set()
-    for name in chosen:
+    for name in find_lists(config, names, _is_table, _is_manifest, EXPECTED, notices):
         for file in _read_table(config, name, notices):
             named.add(file.uri)
             yield file
@@ -62,11 +54,8 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
     yield from notices
 
 
-def notice_undescribed(config: CorpusConfig, names: Sequence[str], named: set[str], notices: Notices) -> None:
-    """Notices audio below the root whose address no table names."""
-    if not config.folders:
-        left = [name for name in names if is_audio(name) and config.uri_of(name) not in named]
-        notices.add("undescribed_audio", next(iter(left), ""), len(left))
+def _is_table(name: str) -> bool:
+    return name.endswith(".tsv")
 
 
 def _is_manifest(uri: str) -> bool:

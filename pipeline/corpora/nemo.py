@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pipeline.corpora import columns, stretches
-from pipeline.corpora.fairseq import notice_undescribed
+from pipeline.corpora.file_lists import find_lists, notice_undescribed
 from pipeline.corpora.names import leaves_its_folder
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notices
 from pipeline.corpora.tables import number, parse_json, read_json_lines, read_lines
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from pipeline.corpora.source import Notice
 
 FIELDS = ("path", "language", "speaker", "text", "split", "duration")
+EXPECTED = (
+    "in JSON lines; expected .json or .jsonl files whose lines have `audio_filepath`, as NeMo's, or `audio`, `dataset` "
+    "and `split`, as slm_scaling's"
+)
 _MANIFEST = re.compile(r".*\.jsonl?(\.gz)?")
 _REMOTE_OR_ABSOLUTE = ("/", "s3://")
 
@@ -46,19 +50,9 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
         CorpusError: there is no such manifest, or a line of one is not a JSON object.
     """
     names = config.list_files()
-    tables = [name for name in names if _MANIFEST.fullmatch(name) and config.takes(name)]
-    chosen = [name for name in tables if _is_manifest(config.uri_of(name))]
-    if not chosen:
-        raise CorpusError(
-            f"{config.root} holds no manifests in JSON lines; expected .json or .jsonl files whose lines have "
-            f"`audio_filepath`, as NeMo's, or `audio`, `dataset` and `split`, as slm_scaling's"
-        )
     notices = Notices()
-    for name in tables:
-        if name not in chosen:
-            notices.add("unread_file", config.uri_of(name))
     files: dict[str, list[stretches.Row]] = defaultdict(list)
-    for name in chosen:
+    for name in find_lists(config, names, _MANIFEST.fullmatch, _is_manifest, EXPECTED, notices):
         for row in _read_rows(config, name, notices):
             files[row["path"]].append(row)
     uris = {path: path if path.startswith(_REMOTE_OR_ABSOLUTE) else config.uri_of(path) for path in files}
