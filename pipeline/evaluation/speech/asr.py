@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from safetensors import SafetensorError
 
 from model.device import pick_device
 from model.training import checkpoint
-from model.weights_file import fingerprint_of_files
 from pipeline.errors import TwistError
 from pipeline.evaluation.speech.extra import needs_extra
+from pipeline.evaluation.speech.stored_model import StoredModel, loading
 from pipeline.files import storage
 from pipeline.records import SAMPLE_RATE_HZ
 
@@ -39,23 +38,10 @@ SHORTEST = SAMPLE_RATE_HZ // 10
 
 
 @dataclass(frozen=True)
-class Asr:
-    """An ASR model, loaded when it is first to hear something.
+class Asr(StoredModel):
+    """An ASR model, loaded when it is first to hear something; `kind` says by which library."""
 
-    Attributes:
-        source: Its folder, local or s3://; each machine has its own copy of one on S3.
-        kind: Which library loads it.
-        device: Where it runs.
-    """
-
-    source: str
     kind: Kind
-    device: Device
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """A hash of its files."""
-        return fingerprint_of_files(checkpoint.fetch(self.source))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -86,7 +72,7 @@ class Asr:
     @functools.cached_property
     def _hear(self) -> Callable[[NDArray[np.float32]], str]:
         load = _load_faster_whisper if self.kind == "faster-whisper" else _load_transformers
-        return load(checkpoint.fetch(self.source), self.device)
+        return load(self.folder, self.device)
 
 
 def find_asr(source: str, device: Device = "auto") -> Asr:
@@ -97,7 +83,7 @@ def find_asr(source: str, device: Device = "auto") -> Asr:
     """
     if not storage.has_files(source):
         raise TwistError(f"there is no ASR {source}: give a folder with a model of transformers or faster-whisper")
-    return Asr(storage.absolute(source), _kind_of(checkpoint.fetch(source), source), device)
+    return Asr(storage.absolute(source), device, _kind_of(checkpoint.fetch(source), source))
 
 
 def _kind_of(folder: Path, source: str) -> Kind:
@@ -122,10 +108,8 @@ def _load_faster_whisper(folder: Path, device: Device) -> Callable[[NDArray[np.f
     with needs_extra(f"the ASR in {folder}"):
         from faster_whisper import WhisperModel
     place = pick_device(device).type
-    try:
+    with loading(f"{folder} cannot be loaded by faster-whisper"):
         model = WhisperModel(str(folder), device=place, compute_type="float32", local_files_only=True)
-    except (RuntimeError, ValueError, OSError) as error:
-        raise TwistError(f"{folder} cannot be loaded by faster-whisper: {error}") from error
 
     def hear(wav: NDArray[np.float32]) -> str:
         segments, _ = model.transcribe(
@@ -148,10 +132,8 @@ def _load_faster_whisper(folder: Path, device: Device) -> Callable[[NDArray[np.f
 def _load_transformers(folder: Path, device: Device) -> Callable[[NDArray[np.float32]], str]:
     from transformers import pipeline
 
-    try:
+    with loading(f"{folder} cannot be loaded as an ASR by transformers"):
         transcribe = pipeline("automatic-speech-recognition", model=str(folder), device=pick_device(device))
-    except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
-        raise TwistError(f"{folder} cannot be loaded as an ASR by transformers: {error}") from error
     if transcribe.feature_extractor is None or transcribe.tokenizer is None:
         raise TwistError(f"{folder} lacks the files of its feature extractor or of its tokenizer")
     rate_hz = transcribe.feature_extractor.sampling_rate

@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from safetensors import SafetensorError
 
 from model.device import pick_device
-from model.training import checkpoint
-from model.weights_file import fingerprint_of_files
 from pipeline.errors import TwistError
 from pipeline.evaluation.speech.kept_parts import kept_parts
+from pipeline.evaluation.speech.stored_model import StoredModel, loading
 from pipeline.files import storage
 from pipeline.stage import digest
 
@@ -36,21 +34,8 @@ TEXTS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
-class TextLM:
-    """A causal LM of text, loaded when it is first to score something.
-
-    Attributes:
-        source: Its folder, local or s3://; each machine has its own copy of one on S3.
-        device: Where it runs.
-    """
-
-    source: str
-    device: Device
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """A hash of its files, tokenizer and all."""
-        return fingerprint_of_files(checkpoint.fetch(self.source))
+class TextLM(StoredModel):
+    """A causal LM of text, loaded when it is first to score something."""
 
     def score(self, text: str) -> tuple[float, int]:
         """Minus the log-probability of a text in nats, and the tokens that it is told of; 0 tokens if there are none.
@@ -78,14 +63,11 @@ class TextLM:
     def _loaded(self) -> tuple[Any, Any, int]:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        folder = checkpoint.fetch(self.source)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        with loading(f"{self.source} cannot be loaded as a text LM with its tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
             model, report = AutoModelForCausalLM.from_pretrained(
-                folder, local_files_only=True, output_loading_info=True
+                self.folder, local_files_only=True, output_loading_info=True
             )
-        except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
-            raise TwistError(f"{self.source} cannot be loaded as a text LM with its tokenizer: {error}") from error
         if report["missing_keys"]:  # transformers would fill them with random numbers
             raise TwistError(f"{self.source} lacks tensors of its model, {min(report['missing_keys'])} among them")
         max_ids = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
