@@ -18,7 +18,7 @@ def read_pairs(source: str) -> tuple[list[Pair], list[LeftOut]]:
     """The pairs of a folder or a table, and the files that lack their twin.
 
     Raises:
-        TwistError: there are none, or the table lacks a column or has an id twice.
+        TwistError: there are none, a folder has a name twice, or the table lacks a column or has an id twice.
     """
     return _of_table(source) if source.lower().endswith((".csv", ".tsv")) else _of_folder(source)
 
@@ -29,6 +29,10 @@ def _of_folder(folder: str) -> tuple[list[Pair], list[LeftOut]]:
         names = storage.list_files(storage.join(folder, side))
         audio = [name for name in names if name.lower().endswith(tuple(AUDIO_SUFFIXES))]
         sides[side] = {name.rpartition(".")[0]: name for name in audio}
+        if extra := set(audio) - set(sides[side].values()):
+            name = min(extra)
+            other = sides[side][name.rpartition(".")[0]]
+            raise TwistError(f"{folder} has two files of one name in {side}/: {name} and {other}")
         if not audio:
             raise TwistError(f"{folder} has no audio in {side}/; it should hold positive/ and negative/ of equal names")
     pairs, left_out = [], []

@@ -61,6 +61,12 @@ def test_two_folders_of_equal_names(tmp_path):
     ]
 
 
+def test_two_files_that_one_twin_could_have_are_refused(tmp_path):
+    touch(tmp_path, "positive/a.wav", "positive/a.flac", "negative/a.wav")
+    with pytest.raises(TwistError, match=r"two files of one name in positive/: a\.flac and a\.wav"):
+        pair_files.read_pairs(str(tmp_path))
+
+
 def test_a_table_of_pairs(tmp_path):
     table = tmp_path / "pairs.csv"
     table.write_text("id,positive,negative,group\nx,a.wav,s3://bucket/b.wav,g\ny,a.wav,c.wav,g\nz,,d.wav,\n")
