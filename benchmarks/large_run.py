@@ -373,7 +373,8 @@ def do_pick(run: str) -> None:
 
 
 def do_train(run: str) -> None:
-    from model.lm.loader import TrainingBatches, UnitSamples
+    from model.lm.loader import TrainingBatches
+    from model.lm.samples import UnitSamples
     from model.lm.vocab import Vocabulary
 
     dataset = open_dataset(storage.join(run, SHARDS))
@@ -385,7 +386,7 @@ def do_train(run: str) -> None:
 
 def do_speakers(run: str) -> None:
     from model.lm.confidence import speakers_of
-    from model.lm.loader import UnitSamples
+    from model.lm.samples import UnitSamples
 
     speakers_of(UnitSamples(open_dataset(storage.join(run, SHARDS)), "validation", MAX_UNITS))
 

@@ -42,8 +42,9 @@ from benchmarks.machine import machine
 from model.lm import shard_reader
 from model.lm.batch_stream import BatchStream
 from model.lm.epoch_order import BLOCKS_PER_GROUP
-from model.lm.loader import TrainingBatches, UnitSamples
+from model.lm.loader import TrainingBatches
 from model.lm.loader_config import LoaderConfig
+from model.lm.samples import UnitSamples
 from model.lm.vocab import Vocabulary
 from pipeline.shards import Dataset, Sample, open_dataset, write_index, write_shard
 

@@ -38,8 +38,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
 from jobs.command import quiet_transformers
-from model.lm.loader import TrainingBatches, UnitSamples
+from model.lm.loader import TrainingBatches
 from model.lm.row_packing import padded_rows
+from model.lm.samples import UnitSamples
 from model.lm.speech_lm import cold_start
 from model.lm.train_config import TrainConfig
 from model.lm.trainer import train

@@ -202,6 +202,36 @@ SAMPLE_SCHEMA = pa.schema(
     ]
 )
 SAMPLE_CHECKSUMS = ("units_crc32", "sample_crc32")
+# The same of shards whose samples carry words; null for a sample without. From `text_offset` on lie num_text_tokens
+# little-endian uint32 tokens, from `words_offset` on 3 * num_words: of each word its tokens, its first unit, and the
+# unit after its last. `words_crc32` is the CRC-32 of all bytes from `units_offset` to the end of the words, to which
+# `sample_crc32` then reaches too.
+WORD_COLUMNS = (
+    pa.field("num_words", pa.int32()),
+    pa.field("num_text_tokens", pa.int32()),
+    pa.field("text_offset", pa.int64()),
+    pa.field("words_offset", pa.int64()),
+    pa.field("words_crc32", pa.uint32()),
+)
+SAMPLE_WITH_WORDS_SCHEMA = pa.schema([*SAMPLE_SCHEMA, *WORD_COLUMNS])
+
+# A row per document of the text shards. From `tokens_offset` on lie num_tokens little-endian tokens, of the type that
+# dataset.json names; `tokens_crc32` is the CRC-32 of these, `sample_crc32` that of all bytes from `offset` to their
+# end.
+DOCUMENT_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("index", pa.int32(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("tokens_offset", pa.int64(), nullable=False),
+        pa.field("num_tokens", pa.int32(), nullable=False),
+        pa.field("corpus", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("tokens_crc32", pa.uint32(), nullable=False),
+        pa.field("sample_crc32", pa.uint32(), nullable=False),
+    ]
+)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Shards: WebDataset tars of units, an index of every sample's place in them, and a description of the whole.
 
-    SHARDS/<split>/<split>-000000.tar     per sample <key>.durations.npy, <key>.json, <key>.units.npy
-    SHARDS/manifest.parquet               SAMPLE_SCHEMA
+    SHARDS/<split>/<split>-000000.tar     per sample <key>.durations.npy, <key>.json, <key>.units.npy and, where it
+                                          carries words, <key>.text.npy, <key>.words.npy
+    SHARDS/manifest.parquet               SAMPLE_SCHEMA, or SAMPLE_WITH_WORDS_SCHEMA
     SHARDS/dataset.json                   vocabulary, frame rate, fingerprints, checksums and counts; written last
 
 Any WebDataset reader can read the tars without this index; the loader here reads units by their byte offset.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import tarfile
 import zlib
@@ -23,10 +25,10 @@ import pyarrow.compute as pc
 
 from pipeline.errors import TwistError
 from pipeline.files import foreign_json, parquet, storage
-from pipeline.records import SAMPLE_CHECKSUMS, SAMPLE_SCHEMA
+from pipeline.records import SAMPLE_CHECKSUMS, SAMPLE_SCHEMA, SAMPLE_WITH_WORDS_SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -39,6 +41,8 @@ FORMAT_VERSION = 1
 # Manifests written before samples had checksums.
 UNCHECKED_SCHEMA = pa.schema([field for field in SAMPLE_SCHEMA if field.name not in SAMPLE_CHECKSUMS])
 TAR_BLOCK_BYTES = 512
+# A row of a sample's table of words.
+WORD_BYTES = 12
 # Columns of the manifest in which few values come again and again.
 REPEATED_COLUMNS = ("shard", "corpus", "speaker", "split")
 # Hexadecimal digits at the end of a key that are a hash of the segment's id, the same in all shards.
@@ -47,6 +51,27 @@ ID_HASH_DIGITS = 16
 
 class DatasetError(TwistError):
     """Shards that are missing, unfinished or damaged."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of a sample: they tile its units.
+
+    Attributes:
+        timed: Each word with its start and end in seconds, in the time of the sample's units.
+        tokens: [T] the text, which is the words with blanks between them, in tokens of the text LM.
+        table: [W, 3] of each word its number of tokens, its first unit, and the unit after its last. A unit that lasts
+            over a cut between two words belongs to both.
+    """
+
+    timed: tuple[tuple[str, float, float], ...]
+    tokens: NDArray[np.uint32]
+    table: NDArray[np.uint32]
+
+    @property
+    def text(self) -> str:
+        """The words with blanks between them."""
+        return " ".join(word for word, _, _ in self.timed)
 
 
 @dataclass(frozen=True)
@@ -73,6 +98,7 @@ class Sample:
     uri: str | None = None
     channel: int | None = None
     sample_rate_hz: int | None = None
+    words: Words | None = None
 
     def __post_init__(self) -> None:
         assert "." not in self.key, f"key {self.key!r} holds a dot, at which WebDataset would split it"
@@ -89,32 +115,21 @@ class Sample:
         return int(self.durations.sum(dtype=np.int64))
 
 
-class Dataset:
-    """Finished shards: what dataset.json says, and a row per sample.
+class Shards:
+    """Finished shards of any kind: what dataset.json says, and a row per sample.
 
     Args:
         uri: The folder of the shards.
         info: What dataset.json says.
         manifest: The manifest, where it is at hand; else it is read when it is asked for.
-        schema: Its columns: SAMPLE_SCHEMA, or UNCHECKED_SCHEMA of shards that were packed before samples had checksums.
+        schema: Its columns.
     """
 
-    def __init__(
-        self,
-        uri: str,
-        info: dict[str, Any],
-        manifest: pa.Table | None = None,
-        schema: pa.Schema = SAMPLE_SCHEMA,
-    ) -> None:
+    def __init__(self, uri: str, info: dict[str, Any], manifest: pa.Table | None, schema: pa.Schema) -> None:
         self.uri = uri
         self.info = info
         self.schema = schema if manifest is None else manifest.schema
         self._manifest = manifest
-
-    @property
-    def codebook_size(self) -> int:
-        """Size of the codebook."""
-        return int(self.info["num_units"])
 
     @property
     def fingerprint(self) -> str:
@@ -122,13 +137,8 @@ class Dataset:
         return str(self.info["fingerprint"])
 
     @property
-    def has_checksums(self) -> bool:
-        """Whether the manifest has a checksum of each sample."""
-        return set(SAMPLE_CHECKSUMS) <= set(self.schema.names)
-
-    @property
     def manifest(self) -> pa.Table:
-        """All of manifest.parquet (SAMPLE_SCHEMA), which stays in memory: 5 GB for 22 million samples.
+        """All of manifest.parquet, which stays in memory: 5 GB for 22 million samples.
 
         Raises:
             TwistError: the manifest is damaged.
@@ -152,7 +162,7 @@ class Dataset:
         if self._manifest is not None:
             return self._manifest.slice(0, num_rows)
         with parquet.RowGroups(self._manifest_uri) as groups:
-            return groups.read(0).slice(0, num_rows) if len(groups) else SAMPLE_SCHEMA.empty_table()
+            return groups.read(0).slice(0, num_rows) if len(groups) else self.schema.empty_table()
 
     def value(self, column: str, row: int) -> str:
         """The text in one row of one column."""
@@ -195,6 +205,40 @@ class Dataset:
         return storage.join(self.uri, MANIFEST)
 
 
+class Dataset(Shards):
+    """Finished shards of units.
+
+    Args:
+        uri, info, manifest: As Shards.
+        schema: SAMPLE_SCHEMA, SAMPLE_WITH_WORDS_SCHEMA, or UNCHECKED_SCHEMA of shards that were packed before samples
+            had checksums.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        info: dict[str, Any],
+        manifest: pa.Table | None = None,
+        schema: pa.Schema = SAMPLE_SCHEMA,
+    ) -> None:
+        super().__init__(uri, info, manifest, schema)
+
+    @property
+    def codebook_size(self) -> int:
+        """Size of the codebook."""
+        return int(self.info["num_units"])
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether the manifest has a checksum of each sample."""
+        return set(SAMPLE_CHECKSUMS) <= set(self.schema.names)
+
+    @property
+    def has_words(self) -> bool:
+        """Whether samples may carry words."""
+        return "num_words" in self.schema.names
+
+
 def write_shard(shards: str, name: str, samples: Sequence[Sample]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Writes one tar, whole or not at all; the same samples give the same bytes.
 
@@ -211,19 +255,22 @@ def write_shard(shards: str, name: str, samples: Sequence[Sample]) -> tuple[dict
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for index, sample in enumerate(samples):
             offset = tar.offset
-            units = _npy(sample.units)
-            _add(tar, f"{sample.key}.durations.npy", _npy(sample.durations))
-            _add(tar, f"{sample.key}.json", json.dumps(_description(sample), sort_keys=True).encode())
-            _add(tar, f"{sample.key}.units.npy", units)
-            # Its data end at the last block before this position.
-            blocks = -(-len(units) // TAR_BLOCK_BYTES) * TAR_BLOCK_BYTES
-            units_offset = tar.offset - blocks + len(units) - 2 * len(sample.units)
-            rows.append(_manifest_row(sample, name, index, offset, units_offset))
+            add_array(tar, f"{sample.key}.durations.npy", sample.durations)
+            add_member(tar, f"{sample.key}.json", json.dumps(_description(sample), sort_keys=True).encode())
+            units_offset = add_array(tar, f"{sample.key}.units.npy", sample.units)
+            row = _manifest_row(sample, name, index, offset, units_offset)
+            if sample.words is not None:
+                row["num_words"], row["num_text_tokens"] = len(sample.words.table), len(sample.words.tokens)
+                row["text_offset"] = add_array(tar, f"{sample.key}.text.npy", sample.words.tokens)
+                row["words_offset"] = add_array(tar, f"{sample.key}.words.npy", sample.words.table)
+            rows.append(row)
     content = buffer.getbuffer()
     for row in rows:
-        end = row["units_offset"] + 2 * row["num_units"]
-        row["units_crc32"] = zlib.crc32(content[row["units_offset"] : end])
+        end = end_of(row)
+        row["units_crc32"] = zlib.crc32(content[row["units_offset"] : row["units_offset"] + 2 * row["num_units"]])
         row["sample_crc32"] = zlib.crc32(content[row["offset"] : end])
+        if "words_offset" in row:
+            row["words_crc32"] = zlib.crc32(content[row["units_offset"] : end])
     storage.write_bytes(storage.join(shards, name), content)
     return {
         "path": name,
@@ -235,7 +282,25 @@ def write_shard(shards: str, name: str, samples: Sequence[Sample]) -> tuple[dict
     }, rows
 
 
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+def end_of(row: Mapping[str, Any]) -> int:
+    """The byte after the last that a row of the manifest is about: the end of its words, or of its units."""
+    if row.get("words_offset") is not None:
+        return int(row["words_offset"] + WORD_BYTES * row["num_words"])
+    return int(row["units_offset"] + 2 * row["num_units"])
+
+
+def add_array(tar: tarfile.TarFile, name: str, values: NDArray[Any]) -> int:
+    """Adds an array as a member; returns the byte at which its data begin."""
+    buffer = io.BytesIO()
+    np.save(buffer, values.astype(values.dtype.newbyteorder("<"), copy=False))
+    content = buffer.getvalue()
+    add_member(tar, name, content)
+    # The data end at the last block before this position.
+    blocks = -(-len(content) // TAR_BLOCK_BYTES) * TAR_BLOCK_BYTES
+    return tar.offset - blocks + len(content) - values.nbytes
+
+
+def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     """Adds a member; neither clock nor user are in its header."""
     member = tarfile.TarInfo(name)
     member.size, member.mode = len(content), 0o444
@@ -279,15 +344,14 @@ def read_sample(shards: str, row: dict[str, Any]) -> Sample:
 
     Args:
         shards: The folder of the shards.
-        row: As SAMPLE_SCHEMA describes it; its bytes are held to `sample_crc32` where it has one.
+        row: As the manifest's schema describes it; its bytes are held to `sample_crc32` where it has one.
 
     Raises:
         DatasetError: its shard is missing or damaged.
     """
     uri = storage.join(shards, row["shard"])
-    end = row["units_offset"] + 2 * row["num_units"]
     try:
-        data = storage.read_range(uri, row["offset"], end - row["offset"])
+        data = storage.read_range(uri, row["offset"], end_of(row) - row["offset"])
         if row.get("sample_crc32", zlib.crc32(data)) != zlib.crc32(data):
             raise ValueError("its bytes are not those that were packed")
         # Up to the end of a block, and the two empty ones that end a tar.
@@ -304,28 +368,38 @@ def read_sample(shards: str, row: dict[str, Any]) -> Sample:
 
 
 def _samples_of(tar: tarfile.TarFile, name: str) -> Iterator[Sample]:
-    parts: dict[str, bytes] = {}
-    for member in tar:
-        key, _, part = member.name.partition(".")
-        file = tar.extractfile(member)
-        if file is None:
-            raise ValueError(f"{member.name} is no file")
-        parts[part] = file.read()
-        if len(parts) == 3:
-            facts = foreign_json.parse(parts["json"])
-            yield Sample(
-                key=key,
-                split=name.partition("/")[0],
-                units=np.load(io.BytesIO(parts["units.npy"]), allow_pickle=False),
-                durations=np.load(io.BytesIO(parts["durations.npy"]), allow_pickle=False),
-                segments=tuple(facts.get("segments", ())),
-                speech_s=facts.get("speech_s"),
-                **{field: facts[field] for field in ("segment_id", "corpus", "speaker", "language")},
-                **{field: facts[field] for field in ("start_s", "end_s")},
-                # Which shards from before have not.
-                **{field: facts.get(field) for field in ("uri", "channel", "sample_rate_hz")},
-            )
-            parts = {}
+    for key, members in itertools.groupby(tar, lambda member: member.name.partition(".")[0]):
+        parts = {member.name.partition(".")[2]: _content(tar, member) for member in members}
+        facts = foreign_json.parse(parts["json"])
+        words = None
+        if "words" in facts:
+            timed = tuple((str(word), float(start_s), float(end_s)) for word, start_s, end_s in facts["words"])
+            words = Words(timed, _array(parts["text.npy"]), _array(parts["words.npy"]))
+        yield Sample(
+            key=key,
+            split=name.partition("/")[0],
+            units=_array(parts["units.npy"]),
+            durations=_array(parts["durations.npy"]),
+            segments=tuple(facts.get("segments", ())),
+            speech_s=facts.get("speech_s"),
+            words=words,
+            **{field: facts[field] for field in ("segment_id", "corpus", "speaker", "language")},
+            **{field: facts[field] for field in ("start_s", "end_s")},
+            # Which shards from before have not.
+            **{field: facts.get(field) for field in ("uri", "channel", "sample_rate_hz")},
+        )
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    if file is None:
+        raise ValueError(f"{member.name} is no file")
+    return file.read()
+
+
+def _array(content: bytes) -> NDArray[Any]:
+    array: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
+    return array
 
 
 def write_index(shards: str, info: dict[str, Any], rows: Sequence[dict[str, Any]] | Iterable[pa.Table]) -> Dataset:
@@ -333,14 +407,21 @@ def write_index(shards: str, info: dict[str, Any], rows: Sequence[dict[str, Any]
 
     Args:
         shards: The folder of the shards.
-        info: What dataset.json says: `num_units`, `frame_rate_hz`, `encoder`, `codebook`, `shards`, totals.
+        info: What dataset.json says: `num_units`, `frame_rate_hz`, `encoder`, `codebook`, `shards`, totals; and `text`,
+            if samples may carry words.
         rows: The manifest rows of all shards, or tables of them, of which one is in memory at a time.
     """
-    tables = (row if isinstance(row, pa.Table) else pa.Table.from_pylist([row], schema=SAMPLE_SCHEMA) for row in rows)
-    storage.write_bytes(storage.join(shards, MANIFEST), parquet.groups_to_bytes(even_groups(tables), SAMPLE_SCHEMA))
+    schema = SAMPLE_WITH_WORDS_SCHEMA if "text" in info else SAMPLE_SCHEMA
+    tables = (row if isinstance(row, pa.Table) else pa.Table.from_pylist([row], schema=schema) for row in rows)
     info = {"format_version": FORMAT_VERSION, "fingerprint": dataset_fingerprint(info), **info}
+    write_manifest(shards, info, tables, schema)
+    return Dataset(shards, info, schema=schema)
+
+
+def write_manifest(shards: str, info: dict[str, Any], tables: Iterable[pa.Table], schema: pa.Schema) -> None:
+    """Writes manifest.parquet and then dataset.json; of the manifest's tables one is in memory at a time."""
+    storage.write_bytes(storage.join(shards, MANIFEST), parquet.groups_to_bytes(even_groups(tables), schema))
     storage.write_bytes(storage.join(shards, DATASET), (json.dumps(info, indent=2) + "\n").encode())
-    return Dataset(shards, info)
 
 
 def even_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -393,13 +474,28 @@ def segment_ids(dataset: Dataset) -> Iterator[pa.ChunkedArray]:
 
 
 def dataset_fingerprint(info: dict[str, Any]) -> str:
-    """The identity of shards: that of their codebook, and the checksum of every tar."""
-    identity = [info["codebook"]["fingerprint"], *(shard["sha256"] for shard in info["shards"])]
+    """The identity of shards: that of their codebook (and tokenizer), and the checksum of every tar."""
+    tokenizer = [info["text"]["tokenizer"]] if "text" in info else []
+    identity = [info["codebook"]["fingerprint"], *tokenizer, *(shard["sha256"] for shard in info["shards"])]
     return hashlib.sha256("\n".join(identity).encode()).hexdigest()
 
 
 def open_dataset(uri: str) -> Dataset:
-    """Opens finished shards.
+    """Opens finished shards of units.
+
+    Raises:
+        DatasetError: there are none, or they are not of this format.
+        TwistError: the manifest is damaged.
+    """
+    schemas = (SAMPLE_SCHEMA, SAMPLE_WITH_WORDS_SCHEMA, UNCHECKED_SCHEMA)
+    info, schema = read_info(uri, "twist pack", FORMAT_VERSION, schemas)
+    return Dataset(uri, info, schema=schema)
+
+
+def read_info(
+    uri: str, command: str, format_version: int, schemas: Sequence[pa.Schema]
+) -> tuple[dict[str, Any], pa.Schema]:
+    """What dataset.json says of shards that `command` makes, and the columns of their manifest, one of `schemas`.
 
     Raises:
         DatasetError: there are none, or they are not of this format.
@@ -409,21 +505,21 @@ def open_dataset(uri: str) -> Dataset:
         info = foreign_json.parse(storage.read_bytes(storage.join(uri, DATASET)))
     except FileNotFoundError:
         raise DatasetError(
-            f"{uri} holds no finished shards ({DATASET} is missing); make them with `twist pack`"
+            f"{uri} holds no finished shards ({DATASET} is missing); make them with `{command}`"
         ) from None
     except ValueError as error:
         raise DatasetError(f"{storage.join(uri, DATASET)} is damaged: {error}") from error
-    if not isinstance(info, dict) or info.get("format_version") != FORMAT_VERSION:
-        raise DatasetError(f"{storage.join(uri, DATASET)} does not describe shards of format {FORMAT_VERSION}")
+    if not isinstance(info, dict) or info.get("format_version") != format_version:
+        raise DatasetError(f"{storage.join(uri, DATASET)} does not describe shards of format {format_version}")
     try:
         schema = parquet.read_schema(storage.join(uri, MANIFEST))
     except FileNotFoundError:
         raise DatasetError(
-            f"{storage.join(uri, MANIFEST)} is missing; make the shards again with `twist pack`"
+            f"{storage.join(uri, MANIFEST)} is missing; make the shards again with `{command}`"
         ) from None
-    if not schema.equals(SAMPLE_SCHEMA) and not schema.equals(UNCHECKED_SCHEMA):
+    if not any(schema.equals(known) for known in schemas):
         raise DatasetError(f"{storage.join(uri, MANIFEST)} has other columns than a manifest of shards")
-    return Dataset(uri, info, schema=schema)
+    return info, schema
 
 
 def make_key(segment_id: str) -> str:
@@ -432,16 +528,13 @@ def make_key(segment_id: str) -> str:
     return f"{readable}-{hashlib.blake2b(segment_id.encode(), digest_size=ID_HASH_DIGITS // 2).hexdigest()}".lstrip("-")
 
 
-def _npy(values: NDArray[np.uint16]) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, values.astype("<u2", copy=False))
-    return buffer.getvalue()
-
-
 def _description(sample: Sample) -> dict[str, Any]:
     joined = {"segments": list(sample.segments), "speech_s": sample.speech_s} if sample.segments else {}
+    words = sample.words
+    said = {} if words is None else {"text": words.text, "words": [list(word) for word in words.timed]}
     return {
         **joined,
+        **said,
         "segment_id": sample.segment_id,
         "corpus": sample.corpus,
         "speaker": sample.speaker,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from model.lm.loader import UnitSamples
+    from model.lm.samples import UnitSamples
 
 MEAN = "mean"
 

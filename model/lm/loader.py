@@ -1,7 +1,7 @@
 """Reads units from shards in batches whose order depends on the seed and the step alone.
 
-1. `UnitSamples` indexes one split from the shards' manifest: a sample longer than `max_units` counts as several
-   consecutive pieces. Units are read from the tars by byte offset (`shard_reader.py`); no tar is parsed.
+1. `UnitSamples` (`samples.py`) indexes one split from the shards' manifest: a sample longer than `max_units` counts as
+   several consecutive pieces. Units are read from the tars by byte offset (`shard_reader.py`); no tar is parsed.
 2. All samples of the first epoch, in an order drawn from (seed, epoch) (`epoch_order.py`), then all of the next epoch,
    and so on, form one endless stream. Batch `i` is the stream from `i * batch_size` to `(i + 1) * batch_size`: nothing
    is left over at the end of an epoch, and any step is found at once, without replay.
@@ -20,9 +20,6 @@ import torch
 from torch import Tensor
 
 from model.lm.epoch_order import EpochOrder
-from model.lm.loader_config import LoaderConfig
-from model.lm.sample_index import block_starts, read_index
-from model.lm.shard_reader import ShardReader
 from model.training import step_batches
 from pipeline.errors import TwistError
 
@@ -31,130 +28,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from model.lm.samples import UnitSamples
     from model.lm.vocab import Vocabulary
-    from pipeline.shards import Dataset
-
-
-class UnitSamples:
-    """The samples of one split, each of 2 to `max_units` units.
-
-    Longer samples are cut into consecutive pieces; a piece of one unit, which has nothing to predict, is left out and
-    counted in `num_units_left_out`.
-
-    Args:
-        dataset: The shards.
-        split: Which of their splits.
-        max_units: The longest sample.
-        data: Which share of the samples, whether to check them, and what to do with damaged ones.
-
-    Raises:
-        TwistError: the split has no sample of two units.
-    """
-
-    def __init__(self, dataset: Dataset, split: str, max_units: int, data: LoaderConfig | None = None) -> None:
-        data = data or LoaderConfig()
-        index = read_index(dataset, split, data.share)
-        pieces = _cut(index.num_units, max_units)
-        if not len(pieces.owner):
-            mend = (
-                "pack again with a larger pack.split.validation, or with more speakers"
-                if split == "validation"
-                else "pack again with more audio, or with another pack.split"
-            )
-            raise TwistError(f"{dataset.uri} has no sample of two or more units in its {split} split; {mend}")
-        self.dataset = dataset
-        self.split = split
-        self.data = data
-        self.max_units = max_units
-        self.num_units = pieces.num_units
-        self.num_units_left_out = pieces.num_units_left_out
-        self._rows = index.rows
-        self._corpora = index.corpora
-        self._corpus = index.corpus
-        self._owner = pieces.owner
-        self._piece = pieces.piece
-        starts = block_starts(index.shard)
-        self.blocks = np.repeat(np.arange(len(starts) - 1, dtype=np.int32), np.diff(starts))[self._owner]
-        self._first_rows = starts[:-1]
-        self._reader = ShardReader(dataset, index, starts, data)
-        self.held_to = self._reader.held_to
-
-    def __len__(self) -> int:
-        return len(self.num_units)
-
-    def __getitem__(self, index: int) -> NDArray[np.uint16]:
-        """The units of one sample.
-
-        Raises:
-            TwistError: it is damaged, or its shard is gone.
-        """
-        found = self.read([index])[0]
-        if found is None:
-            raise TwistError(f"sample {self.key(index)} of {self.dataset.uri} is damaged, or its shard is")
-        return found
-
-    def read(
-        self, indices: Sequence[int] | NDArray[np.int64], below: int | None = None
-    ) -> list[NDArray[np.uint16] | None]:
-        """The units of some samples; None for those that are damaged and to be skipped.
-
-        Args:
-            indices: Which samples.
-            below: A shard in which a unit is this or more counts as damaged; not looked at unless given.
-
-        Raises:
-            TwistError: a sample is damaged, or a shard is gone.
-        """
-        numbers = self.blocks[indices]
-        rows = self._owner[indices] - self._first_rows[numbers]
-        found: list[NDArray[np.uint16] | None] = []
-        for number, row, start, length in zip(
-            numbers.tolist(),
-            rows.tolist(),
-            (self._piece[indices].astype(np.int64) * self.max_units).tolist(),
-            self.num_units[indices].tolist(),
-            strict=True,
-        ):
-            block = self._reader.read(number)
-            if block is None or row in block.damaged:
-                found.append(None)
-                continue
-            first = block.starts[row] + start
-            units = block.units[first : first + length]
-            if below is not None and units.max() >= below:
-                self._reader.refuse_unit(number, int(units.max()))
-                found.append(None)
-            else:
-                found.append(units)
-        return found
-
-    def prefetch(self, blocks: NDArray[np.int32]) -> None:
-        """Lets blocks of samples be read ahead."""
-        self._reader.prefetch(blocks.tolist())
-
-    def key(self, index: int) -> str:
-        """The sample's key in the shards; the pieces of a long one share it."""
-        return self.dataset.value("key", int(self._rows[self._owner[index]]))
-
-    def manifest_rows(self) -> NDArray[np.int32]:
-        """The row of the manifest that each sample is, or is a piece of, ascending [num_samples]."""
-        return self._rows[self._owner]
-
-    def told_unit_counts(self) -> NDArray[np.int64] | None:
-        """How often each unit occurs [codebook_size], where dataset.json says so of exactly these samples."""
-        told = self.dataset.info.get("unit_counts", {}).get(self.split)
-        is_all = self.data.share == 1 and not self.num_units_left_out
-        return np.array(told, np.int64) if told is not None and is_all else None
-
-    def corpora(self) -> NDArray[np.str_]:
-        """The corpus of each sample, [num_samples]."""
-        names, codes = self.corpus_codes()
-        corpora: NDArray[np.str_] = np.array(names)[codes]
-        return corpora
-
-    def corpus_codes(self) -> tuple[list[str], NDArray[np.int16]]:
-        """The corpora's names, and the number of each sample's among them [num_samples]."""
-        return self._corpora, self._corpus[self._owner]
 
 
 @dataclass(frozen=True)
@@ -352,41 +227,3 @@ def _weights(samples: UnitSamples) -> NDArray[np.float64] | None:
     if of_corpus[np.unique(codes)].max() == 0:
         raise TwistError("train.data.corpus_weights leaves no sample to train on")
     return of_corpus[codes]
-
-
-@dataclass(frozen=True)
-class _Pieces:
-    """Consecutive pieces of samples, [N] each.
-
-    Attributes:
-        owner: The sample that each belongs to, ascending.
-        piece: Its number in that sample.
-        num_units: Its units.
-        num_units_left_out: Units in pieces that are left out.
-    """
-
-    owner: NDArray[np.int32]
-    piece: NDArray[np.integer]
-    num_units: NDArray[np.int32]
-    num_units_left_out: int
-
-
-def _cut(lengths: NDArray[np.int32], max_units: int) -> _Pieces:
-    """Cuts samples into pieces of `max_units` and a rest, and leaves out pieces of less than two units."""
-    num_pieces = -(-lengths // np.int32(max_units))
-    owner = np.repeat(np.arange(len(lengths), dtype=np.int32), num_pieces)
-    first = np.cumsum(num_pieces, dtype=np.int32)
-    first -= num_pieces
-    piece: NDArray[np.integer] = np.arange(len(owner), dtype=np.int32)
-    piece -= first[owner]
-    # A byte each, where no sample has more than 256 pieces.
-    piece = piece.astype(np.min_scalar_type(piece.max(initial=0)))
-    if len(owner) == len(lengths) and not piece.any():
-        num_units = lengths
-    else:
-        num_units = np.minimum(lengths[owner] - piece * np.int32(max_units), np.int32(max_units))
-    is_kept = num_units >= 2
-    if is_kept.all():
-        return _Pieces(owner, piece, num_units, 0)
-    left_out = int(num_units[~is_kept].sum())
-    return _Pieces(owner[is_kept], piece[is_kept], num_units[is_kept], left_out)

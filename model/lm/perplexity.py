@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from model.lm.document_attention import attention_within_documents
-from model.lm.loader import MicroBatch, UnitSamples, collate
+from model.lm.loader import MicroBatch, collate
+from model.lm.samples import UnitSamples
 from model.lm.speech_lm import bare_model, next_unit_nll
 from model.training.distributed import Ranks
 

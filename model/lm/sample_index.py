@@ -1,22 +1,25 @@
-"""The index of one split: which samples it has and where their units lie, from the shards' manifest."""
+"""Which samples a split has and where what is read of them lies, from the shards' manifest."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.shards import ID_HASH_DIGITS
+from pipeline.shards import ID_HASH_DIGITS, DatasetError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
-    from pipeline.shards import Dataset
+    from pipeline.shards import Dataset, Shards
+    from pipeline.text_shards import TextDataset
 
-# The columns of the shards' manifest that are read here, a row group at a time; where it has it, `units_crc32` too.
+# The columns of any manifest that are read here, a row group at a time.
 MANIFEST_COLUMNS = ("shard", "corpus", "split")
 # Neighbours that are read together: of all samples 300 KB of a tar, in one request.
 ROWS_PER_BLOCK = 128
@@ -24,59 +27,140 @@ ROWS_PER_BLOCK = 128
 
 @dataclass(frozen=True)
 class SampleIndex:
-    """Where the samples of one split lie: columns of the manifest's rows of it, [R] each.
+    """Where the samples of one split lie: a stretch of a shard each, of values of one type; arrays [R].
 
     22 million rows take 0.6 GB.
 
     Attributes:
+        holds: What the stretches hold; words are whole samples of units, text and words, as bytes.
         rows: Numbers of the rows in the manifest, ascending.
         shards: Paths of shards.
         shard: The number in `shards` of the shard that each lies in.
-        units_offset: Bytes before its first unit.
-        num_units: Its units.
-        units_crc32: CRC-32 of their bytes; None where the shards were packed before there was such a column.
+        offset: Bytes before the first value.
+        num_values: Values in the stretch.
+        value_type: Type of a value, as the shards hold it.
+        crc32: CRC-32 of the stretch; None where the shards were packed before there was such a column.
         corpora: Names of corpora, all of the manifest's.
         corpus: The number in `corpora` of each sample's corpus.
     """
 
+    holds: Literal["units", "tokens", "words"]
     rows: NDArray[np.int32]
     shards: list[str]
     shard: NDArray[np.int32]
-    units_offset: NDArray[np.int64]
-    num_units: NDArray[np.int32]
-    units_crc32: NDArray[np.uint32] | None
+    offset: NDArray[np.int64]
+    num_values: NDArray[np.int32]
+    value_type: np.dtype[Any]
+    crc32: NDArray[np.uint32] | None
     corpora: list[str]
     corpus: NDArray[np.int16]
 
 
-def read_index(dataset: Dataset, split: str, share: float) -> SampleIndex:
+def index_of_units(dataset: Dataset, split: str, share: float) -> SampleIndex:
     """Reads the manifest's rows of one split, or a share of them.
 
     Raises:
         TwistError: the manifest is damaged.
     """
-    columns = MANIFEST_COLUMNS if share == 1 else (*MANIFEST_COLUMNS, "key")
     plain = {"units_offset": np.int64, "num_units": np.int32}
     if dataset.has_checksums:
         plain["units_crc32"] = np.uint32
+    columns = _read(dataset, split, share, plain)
+    offset, num_units = columns.pop("units_offset"), columns.pop("num_units")
+    if (offset % 2).any():
+        raise DatasetError(f"{dataset.uri}: the manifest names units at odd bytes, where none are packed")
+    crc32 = columns.pop("units_crc32", None)
+    return SampleIndex("units", offset=offset, num_values=num_units, value_type=np.dtype("<u2"), crc32=crc32, **columns)
+
+
+def index_of_text(dataset: TextDataset, split: str, share: float) -> SampleIndex:
+    """The same of text shards.
+
+    Raises:
+        TwistError: the manifest is damaged.
+    """
+    plain = {"tokens_offset": np.int64, "num_tokens": np.int32, "tokens_crc32": np.uint32}
+    columns = _read(dataset, split, share, plain)
+    offset, num_tokens, crc32 = (columns.pop(name) for name in plain)
+    return SampleIndex(
+        "tokens", offset=offset, num_values=num_tokens, value_type=dataset.token_type, crc32=crc32, **columns
+    )
+
+
+@dataclass(frozen=True)
+class WordsIndex:
+    """The samples with words of one split, and what each stretch is made of; arrays [R].
+
+    Attributes:
+        samples: A stretch reaches from the first unit to the last byte of the words.
+        num_units, num_text_tokens, num_words: How many of each the sample has.
+        text_start, words_start: Bytes of the stretch before its text, and before its words.
+    """
+
+    samples: SampleIndex
+    num_units: NDArray[np.int32]
+    num_text_tokens: NDArray[np.int32]
+    num_words: NDArray[np.int32]
+    text_start: NDArray[np.int32]
+    words_start: NDArray[np.int32]
+
+
+def index_of_words(dataset: Dataset, split: str, share: float) -> WordsIndex:
+    """The same of the samples that have words; none where the shards were packed without.
+
+    Raises:
+        TwistError: the manifest is damaged.
+    """
+    plain = {
+        "units_offset": np.int64,
+        "text_offset": np.int64,
+        "words_offset": np.int64,
+        "num_units": np.int32,
+        "num_text_tokens": np.int32,
+        "num_words": np.int32,
+        "words_crc32": np.uint32,
+    }
+    if not dataset.has_words:
+        raise DatasetError(
+            f"{dataset.uri} has no words: give the recipe `words:` and text.tokenizer, run `twist align`, "
+            f"and pack again"
+        )
+    columns = _read(dataset, split, share, plain, where="num_words")
+    offset, text, words, num_units, num_tokens, num_words, crc32 = (columns.pop(name) for name in plain)
+    num_bytes = (words - offset + 12 * num_words).astype(np.int32)
+    samples = SampleIndex(
+        "words", offset=offset, num_values=num_bytes, value_type=np.dtype("u1"), crc32=crc32, **columns
+    )
+    starts = ((column - offset).astype(np.int32) for column in (text, words))
+    return WordsIndex(samples, num_units, num_tokens, num_words, *starts)
+
+
+def _read(
+    dataset: Shards, split: str, share: float, plain: Mapping[str, type], where: str | None = None
+) -> dict[str, Any]:
+    """These columns of numbers, and what every SampleIndex has, of the rows of one split in which `where` is given."""
+    columns = MANIFEST_COLUMNS if share == 1 else (*MANIFEST_COLUMNS, "key")
     numbers: dict[str, dict[str, int]] = {"shard": {}, "corpus": {}}
     kinds = {"rows": np.int32, "shard": np.int32, "corpus": np.int16, **plain}
     parts: dict[str, list[NDArray[Any]]] = {name: [np.empty(0, kind)] for name, kind in kinds.items()}
     first_row = 0
     for table in dataset.rows([*columns, *plain]):
-        rows = np.flatnonzero(pc.equal(table["split"], split).to_numpy())
+        is_wanted = pc.equal(table["split"], split)
+        if where is not None:
+            is_wanted = pc.and_(is_wanted, pc.is_valid(table[where]))
+        rows = np.flatnonzero(is_wanted.to_numpy())
         if share < 1:
             rows = rows[_in_share(table["key"].take(pa.array(rows)), share)]
         for name in plain:
-            parts[name].append(table[name].to_numpy()[rows])
+            column = table[name] if where is None else pc.fill_null(table[name], 0)
+            parts[name].append(column.to_numpy()[rows])
         for name, known in numbers.items():
             parts[name].append(_numbers(table[name], known)[rows].astype(kinds[name]))
         parts["rows"].append((first_row + rows).astype(np.int32))
         first_row += len(table)
     # One column after the other, so that no more than one is in memory twice.
     joined: dict[str, Any] = {name: np.concatenate(parts.pop(name)) for name in kinds}
-    joined.setdefault("units_crc32", None)
-    return SampleIndex(shards=list(numbers["shard"]), corpora=list(numbers["corpus"]), **joined)
+    return {"shards": list(numbers["shard"]), "corpora": list(numbers["corpus"]), **joined}
 
 
 def _numbers(column: pa.ChunkedArray, known: dict[str, int]) -> NDArray[np.int64]:
@@ -99,11 +183,11 @@ def _in_share(keys: pa.ChunkedArray, share: float) -> NDArray[np.bool_]:
     return is_in
 
 
-def block_starts(shards: NDArray[np.int32]) -> NDArray[np.int64]:
-    """The first row of each block of up to ROWS_PER_BLOCK neighbours in a shard, then the number of rows."""
+def block_starts(shards: NDArray[np.int32], rows_per_block: int = ROWS_PER_BLOCK) -> NDArray[np.int64]:
+    """The first row of each block of up to so many neighbours in a shard, then the number of rows."""
     shard_starts = np.concatenate([[0], np.flatnonzero(np.diff(shards)) + 1])
     sizes = np.diff(np.append(shard_starts, len(shards)))
-    counts = -(-sizes // ROWS_PER_BLOCK)
+    counts = -(-sizes // rows_per_block)
     of_block = np.repeat(np.arange(len(sizes)), counts)
     number_in_shard = np.arange(len(of_block)) - np.repeat(np.cumsum(counts) - counts, counts)
     starts = shard_starts[of_block] + number_in_shard * sizes[of_block] // counts[of_block]

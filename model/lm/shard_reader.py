@@ -1,7 +1,8 @@
-"""Units out of shards by their byte offsets, a block of neighbouring samples at a time; no tar is parsed.
+"""Values out of shards by their byte offsets, a block of neighbouring samples at a time; no tar is parsed.
 
 A block is one range of bytes (several, where train.data.share leaves out most of the samples between), of which the
-units alone are kept, and held to the checksums of its samples in the shards' manifest. Shards are not mapped into
+samples' stretches alone are kept (units, tokens of text, or whole samples with words), and held to their checksums in
+the shards' manifest. Shards are not mapped into
 memory: one that is cut meanwhile would end the process without a word.
 Of shards on S3 (or where there is a cache) the next blocks are fetched meanwhile.
 """
@@ -33,28 +34,28 @@ if TYPE_CHECKING:
 
     from model.lm.loader_config import LoaderConfig
     from model.lm.sample_index import SampleIndex
-    from pipeline.shards import Dataset
+    from pipeline.shards import Shards
 
 FETCH_THREADS = 16
-# Of what lies between two samples' units, the most that is read along with them: that takes less time than to ask
+# Of what lies between two samples' stretches, the most that is read along with them: that takes less time than to ask
 # again, and with `share` an epoch still reads about that share of the bytes (12% of them at 0.1).
 MAX_GAP_BYTES = 2**14
-# Blocks whose units are kept in memory: of 128 samples of up to 704 units, 180 MB at most.
+# Blocks whose values are kept in memory: of 128 samples of up to 704 units, 180 MB at most.
 BLOCKS_KEPT = 1024
 CHECKSUM_BYTES = 4
 
 
 @dataclass(frozen=True)
 class Block:
-    """Units of neighbouring samples.
+    """The stretches of neighbouring samples.
 
     Attributes:
-        units: All that lies there.
-        starts: Where each sample's units begin in `units`.
-        damaged: Samples whose units are not those that were packed, by their number in the block.
+        values: All of them, of the index' type.
+        starts: Where each sample's values begin in `values`.
+        damaged: Samples whose bytes are not those that were packed, by their number in the block.
     """
 
-    units: NDArray[np.uint16]
+    values: NDArray[Any]
     starts: list[int]
     damaged: frozenset[int] = frozenset()
 
@@ -66,25 +67,23 @@ class ShardReader:
         dataset: The shards.
         index: The split's samples.
         block_starts: [B + 1] the first sample of each block, all of which lie in one shard; at last their number.
-        config: Whether to check units, what to do with damaged ones, and where to keep units.
+        config: Whether to check samples, what to do with damaged ones, and where to keep them.
 
     Attributes:
-        held_to: What units are held to as they are read, in words.
+        held_to: What samples are held to as they are read, in words.
     """
 
     def __init__(
-        self, dataset: Dataset, index: SampleIndex, block_starts: NDArray[np.int64], config: LoaderConfig
+        self, dataset: Shards, index: SampleIndex, block_starts: NDArray[np.int64], config: LoaderConfig
     ) -> None:
-        if (index.units_offset % 2).any():
-            raise DatasetError(f"{dataset.uri}: the manifest names units at odd bytes, where none are packed")
         self._dataset = dataset
         self._index = index
         self._block_starts = block_starts
         self._config = config
         self._is_direct = config.cache is None and not storage.is_s3(dataset.uri)
-        self._checks_samples = config.verify_checksums and index.units_crc32 is not None
+        self._checks_samples = config.verify_checksums and index.crc32 is not None
         # Shards that were packed before samples had checksums.
-        self._checks_shards = config.verify_checksums and index.units_crc32 is None
+        self._checks_shards = config.verify_checksums and index.crc32 is None
         if self._checks_samples:
             self.held_to = "the checksum of each sample"
         elif self._checks_shards:
@@ -140,14 +139,14 @@ class ShardReader:
         self._blocks[number] = block
         return block
 
-    def refuse_unit(self, number: int, unit: int) -> None:
-        """Takes the shard of a block for damaged, because there is no such unit.
+    def refuse_value(self, number: int, value: str) -> None:
+        """Takes the shard of a block for damaged, because what it holds cannot be: "unit 7, which ... not have".
 
         Raises:
             DatasetError: the configuration does not say to skip damaged shards.
         """
         shard = self._shard_of(number)
-        self._refuse(shard, DatasetError(f"{self._uri(shard)} holds unit {unit}, which the codebook does not have"))
+        self._refuse(shard, DatasetError(f"{self._uri(shard)} holds {value}"))
 
     def _refuse(self, shard: int, damage: DatasetError) -> None:
         self._tell(damage)
@@ -182,24 +181,24 @@ class ShardReader:
         self._advised.add(number)
 
     def _block(self, number: int, samples: list[bytes]) -> Block:
-        """The block of these samples' units.
+        """The block of these samples' bytes.
 
         Raises:
             DatasetError: some are not those that were packed, and the configuration does not say to skip such.
         """
-        num_units = self._index.num_units[slice(*self._block_starts[number : number + 2])]
-        starts = (np.cumsum(num_units, dtype=np.int64) - num_units).tolist()
+        num_values = self._index.num_values[slice(*self._block_starts[number : number + 2])]
+        starts = (np.cumsum(num_values, dtype=np.int64) - num_values).tolist()
         damaged = self._damaged_samples(number, samples)
         if damaged:
             self._tell(self._damage(number, damaged))
-        return Block(np.frombuffer(b"".join(samples), "<u2"), starts, frozenset(damaged))
+        return Block(np.frombuffer(b"".join(samples), self._index.value_type), starts, frozenset(damaged))
 
     def _damaged_samples(self, number: int, samples: list[bytes]) -> list[int]:
         """Which samples of a block have another checksum than the manifest says, by their number in it."""
         if not self._checks_samples:
             return []
-        assert self._index.units_crc32 is not None
-        stated = self._index.units_crc32[slice(*self._block_starts[number : number + 2])].tolist()
+        assert self._index.crc32 is not None
+        stated = self._index.crc32[slice(*self._block_starts[number : number + 2])].tolist()
         found = list(map(zlib.crc32, samples))
         return [] if found == stated else [row for row, crc32 in enumerate(found) if crc32 != stated[row]]
 
@@ -207,8 +206,8 @@ class ShardReader:
         key = self._dataset.value("key", int(self._index.rows[self._block_starts[number] + damaged[0]]))
         others = f" and of {len(damaged) - 1} near it" if len(damaged) > 1 else ""
         return DatasetError(
-            f"{self._uri(self._shard_of(number))} is damaged: the units of sample {brief(key)}{others} are not those "
-            f"that were packed; restore it or pack again"
+            f"{self._uri(self._shard_of(number))} is damaged: the {self._index.holds} of sample {brief(key)}{others} "
+            f"are not those that were packed; restore it or pack again"
         )
 
     def _fetched(self, number: int) -> list[bytes]:
@@ -216,24 +215,24 @@ class ShardReader:
         return under_way.result() if under_way else self._fetch(number)
 
     def _fetch(self, number: int) -> list[bytes]:
-        """The units of each sample of a block."""
+        """The bytes of each sample of a block."""
         path = self._cache_path(number)
         if path is None:
-            return self._fetch_units(number)
-        kept = _read_kept(path, self._index.num_units[slice(*self._block_starts[number : number + 2])])
+            return self._fetch_anew(number)
+        kept = _read_kept(path, self._num_bytes(*self._block_starts[number : number + 2]))
         # What was kept unchecked may be damaged.
         if kept is not None and not self._damaged_samples(number, kept):
             return kept
-        samples = self._fetch_units(number)
+        samples = self._fetch_anew(number)
         if not self._damaged_samples(number, samples):
             _keep(path, b"".join(samples))
         return samples
 
-    def _fetch_units(self, number: int) -> list[bytes]:
-        return [units for first, end in self._ranges(number) for units in self._fetch_range(number, first, end)]
+    def _fetch_anew(self, number: int) -> list[bytes]:
+        return [sample for first, end in self._ranges(number) for sample in self._fetch_range(number, first, end)]
 
     def _fetch_range(self, number: int, first: int, end: int) -> list[bytes]:
-        """The units of samples `first` to `end` (exclusive), by one read."""
+        """The bytes of samples `first` to `end` (exclusive), by one read."""
         shard = self._shard_of(number)
         start, stop = self._byte_range(first, end)
         try:
@@ -242,8 +241,8 @@ class ShardReader:
             raise self._missing(shard) from None
         if len(data) != stop - start:
             raise self._cut(shard)
-        starts = self._index.units_offset[first:end] - start
-        stops = starts + 2 * self._index.num_units[first:end]
+        starts = self._index.offset[first:end] - start
+        stops = starts + self._num_bytes(first, end)
         return [data[begin:last] for begin, last in zip(starts.tolist(), stops.tolist(), strict=True)]
 
     def _read_range(self, shard: int, start: int, length: int) -> bytes:
@@ -256,15 +255,19 @@ class ShardReader:
     def _ranges(self, number: int) -> list[tuple[int, int]]:
         """The samples of a block that one read gets: the first, and the one after the last, of each such range."""
         first, end = self._block_starts[number : number + 2].tolist()
-        starts = self._index.units_offset[first:end]
-        gaps = starts[1:] - (starts[:-1] + 2 * self._index.num_units[first : end - 1])
+        starts = self._index.offset[first:end]
+        gaps = starts[1:] - (starts[:-1] + self._num_bytes(first, end - 1))
         cuts = (first + 1 + np.flatnonzero(gaps > MAX_GAP_BYTES)).tolist()
         return list(itertools.pairwise([first, *cuts, end]))
 
     def _byte_range(self, first: int, end: int) -> tuple[int, int]:
-        """Where the units of samples `first` to `end` (exclusive) begin and end."""
-        start, last = self._index.units_offset[first], self._index.units_offset[end - 1]
-        return int(start), int(last + 2 * self._index.num_units[end - 1])
+        """Where samples `first` to `end` (exclusive) begin and end."""
+        start, last = self._index.offset[first], self._index.offset[end - 1]
+        return int(start), int(last + self._num_bytes(end - 1, end)[0])
+
+    def _num_bytes(self, first: int, end: int) -> NDArray[np.int64]:
+        """The bytes that each of samples `first` to `end` (exclusive) takes, [n]."""
+        return self._index.num_values[first:end].astype(np.int64) * self._index.value_type.itemsize
 
     def _cache_path(self, number: int) -> Path | None:
         if self._config.cache is None:
@@ -273,7 +276,7 @@ class ShardReader:
         shard = self._index.shards[self._shard_of(number)].replace("/", "-").removesuffix(".tar")
         # Named after what is in it, so that shards made anew are never mistaken for those before.
         share = "" if self._config.share == 1 else f"-of-{self._config.share}"
-        name = f"{int(self._index.units_offset[first])}-{int(end - first)}{share}.units"
+        name = f"{int(self._index.offset[first])}-{int(end - first)}{share}.{self._index.holds}"
         return Path(self._config.cache, self._dataset.fingerprint[:16], shard, name)
 
     def _check(self, shard: int) -> None:
@@ -302,7 +305,7 @@ class ShardReader:
         )
 
     def _cut(self, shard: int) -> DatasetError:
-        return DatasetError(f"{self._uri(shard)} ends before its last units; restore it or pack again")
+        return DatasetError(f"{self._uri(shard)} ends before its last {self._index.holds}; restore it or pack again")
 
 
 @contextlib.contextmanager
@@ -314,21 +317,21 @@ def _opened(path: str) -> Iterator[int]:
         os.close(file)
 
 
-def _read_kept(path: Path, num_units: NDArray[np.int32]) -> list[bytes] | None:
-    """What was kept of samples of these lengths [n], unless it is not there, or a crash left it half-written."""
+def _read_kept(path: Path, num_bytes: NDArray[np.int64]) -> list[bytes] | None:
+    """What was kept of samples of so many bytes [n], unless it is not there, or a crash left it half-written."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         return None
     content, checksum = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
-    ends = np.cumsum(2 * num_units, dtype=np.int64).tolist()
+    ends = np.cumsum(num_bytes).tolist()
     if len(content) != ends[-1] or zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "little") != checksum:
         return None
     return [content[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 def _keep(path: Path, content: bytes) -> None:
-    """Keeps units under a name that several processes may write at once. Not synced: the checksum tells."""
+    """Keeps a block under a name that several processes may write at once. Not synced: the checksum tells."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{storage.TEMPORARY_SUFFIX}")
     temporary.write_bytes(content + zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "little"))

@@ -20,9 +20,10 @@ from torch import nn
 
 from model.lm.bfloat16 import BFloat16
 from model.lm.document_attention import attend_within_documents
-from model.lm.loader import Batch, TrainingBatches, UnitSamples
+from model.lm.loader import Batch, TrainingBatches
 from model.lm.loader_config import LoaderConfig
 from model.lm.perplexity import PerplexityReport, perplexity, unigram_perplexity, unit_counts
+from model.lm.samples import UnitSamples
 from model.lm.speech_lm import (
     bare_model,
     cold_start,

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model.lm.confidence import MEAN, perplexity_intervals, speakers_of
-from model.lm.loader import UnitSamples
 from model.lm.perplexity import PerplexityReport, report_of, sample_nll, unigram_perplexity, unit_counts
+from model.lm.samples import UnitSamples
 from model.training import checkpoint
 from model.weights_file import fingerprint_of_folder
 from pipeline.errors import TwistError

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import boto3
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.files import s3
-from pipeline.shards import Dataset, Sample, write_index, write_shard
+from pipeline.records import DOCUMENT_SCHEMA
+from pipeline.shards import Dataset, Sample, Words, make_key, write_index, write_shard
+from pipeline.text_shards import Document, TextDataset, token_type_of, write_text_index, write_text_shard
 from tests.s3_servers import FaultyProxy, moto, point_clients_at
 
 if TYPE_CHECKING:
@@ -55,6 +59,69 @@ def write_dataset(
         "shards": descriptions,
     }
     return write_index(uri, info, rows)
+
+
+def write_words_dataset(
+    uri: str,
+    splits: Mapping[str, Sequence[tuple[NDArray[np.uint16], Words | None]]],
+    *,
+    codebook_size: int = 20,
+    vocab_size: int = 100,
+    tokenizer: str = "tokenizer-1",
+) -> Dataset:
+    """Writes real shards, two per split if there are enough samples, of units and the words that they carry."""
+    descriptions, rows = [], []
+    for split, contents in splits.items():
+        samples = [
+            replace(_sample(split, i, units, "librispeech"), key=make_key(f"{split}-{i}"), words=words)
+            for i, (units, words) in enumerate(contents)
+        ]
+        for number, half in enumerate((samples[::2], samples[1::2])):
+            if half:
+                description, shard_rows = write_shard(uri, f"{split}/{split}-{number:06d}.tar", half)
+                descriptions.append(description)
+                rows += shard_rows
+    info = {
+        "num_units": codebook_size,
+        "frame_rate_hz": 25,
+        "codebook": {"fingerprint": "codebook-1"},
+        "text": {"tokenizer": tokenizer, "vocab_size": vocab_size},
+        "shards": descriptions,
+    }
+    return write_index(uri, info, rows)
+
+
+def words_of(units: NDArray[np.uint16], num_words: int, generator: np.random.Generator, vocab_size: int = 100) -> Words:
+    """Words that tile units which last a frame of 0.04 s each; some cuts divide a unit."""
+    cuts = np.sort(generator.choice(np.arange(1, len(units)), num_words - 1, replace=False))
+    first = np.concatenate([[0], cuts - generator.integers(0, 2, num_words - 1)])
+    first = np.maximum(first, 0)
+    end = np.concatenate([cuts, [len(units)]])
+    num_tokens = generator.integers(1, 4, num_words)
+    table = np.stack([num_tokens, first, end], axis=1).astype(np.uint32)
+    tokens = generator.integers(0, vocab_size, num_tokens.sum()).astype(np.uint32)
+    timed = [(f"w{place}", row[1] / 25, row[2] / 25) for place, row in enumerate(table.tolist())]
+    return Words(tuple(timed), tokens, table)
+
+
+def write_text_dataset(
+    uri: str, splits: Mapping[str, Sequence[NDArray[Any]]], *, vocab_size: int = 100, tokenizer: str = "tokenizer-1"
+) -> TextDataset:
+    """Writes real text shards, two per split if there are enough documents."""
+    token_type = token_type_of(vocab_size)
+    descriptions, rows = [], []
+    for split, contents in splits.items():
+        documents = [
+            Document(make_key(f"wiki/{split}#{i}"), "wiki", split, i, split, tokens.astype(token_type))
+            for i, tokens in enumerate(contents)
+        ]
+        for number, half in enumerate((documents[::2], documents[1::2])):
+            if half:
+                description, shard_rows = write_text_shard(uri, f"{split}/{split}-{number:06d}.tar", half)
+                descriptions.append(description)
+                rows += shard_rows
+    info = {"tokenizer": tokenizer, "vocab_size": vocab_size, "token_type": token_type, "shards": descriptions}
+    return write_text_index(uri, info, [pa.Table.from_pylist(rows, schema=DOCUMENT_SCHEMA)])
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ import torch
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from model.lm.batch_stream import BatchStream, RowBatch
-from model.lm.loader import TrainingBatches, UnitSamples
+from model.lm.loader import TrainingBatches
 from model.lm.loader_config import LoaderConfig
 from model.lm.row_packing import padded_rows
+from model.lm.samples import UnitSamples
 from model.lm.vocab import Vocabulary
 from pipeline.errors import TwistError
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model.lm.confidence import perplexity_intervals, speakers_of
-from model.lm.loader import UnitSamples
+from model.lm.samples import UnitSamples
 from tests.model.conftest import MakeDataset
 
 

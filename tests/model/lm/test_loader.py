@@ -18,8 +18,9 @@ import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.lm.loader import TrainingBatches, UnitSamples, collate
+from model.lm.loader import TrainingBatches, collate
 from model.lm.loader_config import LoaderConfig
+from model.lm.samples import UnitSamples
 from model.lm.shard_reader import ShardReader
 from model.lm.vocab import Vocabulary
 from pipeline.errors import TwistError

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from model.lm.loader import UnitSamples
 from model.lm.perplexity import (
     PerplexityReport,
     perplexity,
@@ -17,6 +16,7 @@ from model.lm.perplexity import (
     unigram_perplexity,
     unit_counts,
 )
+from model.lm.samples import UnitSamples
 from model.lm.speech_lm import cold_start
 from model.lm.vocab import Vocabulary
 from pipeline.errors import TwistError

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from model.lm.loader import TrainingBatches, UnitSamples
+from model.lm.loader import TrainingBatches
 from model.lm.perplexity import perplexity
 from model.lm.row_packing import padded_rows
+from model.lm.samples import UnitSamples
 from model.lm.speech_lm import cold_start, load_speech_lm
 from model.lm.train_config import TrainConfig
 from model.lm.trainer import TrainResult, train
