@@ -8,17 +8,21 @@ from jsonargparse import ArgumentParser
 
 from jobs.command import add_option, command, run_stage
 from jobs.recipe import Recipe
-from pipeline.runs import SHARDS
+from pipeline.runs import SHARDS, WORDS
 
 
 def work(recipe: Recipe, *, again: bool = False) -> None:
     """Packs a run's units into shards."""
     from pipeline.packing.pack import pack
+    from pipeline.stage import fingerprint_of
 
+    tokenizer = recipe.text.tokenizer if recipe.text is not None else None
+    if tokenizer is not None and recipe.words is not None:
+        fingerprint_of(recipe.run, WORDS)  # words that the recipe asks for are not left out without a word
     run_stage(
         recipe,
         SHARDS,
-        lambda report: pack(recipe.run, recipe.pack, report, recipe.encoder, again=again),
+        lambda report: pack(recipe.run, recipe.pack, report, recipe.encoder, tokenizer, again=again),
     )
 
 

@@ -34,6 +34,7 @@ from pipeline.language.config import LanguageConfig
 from pipeline.language.same_speech import SameSpeechConfig
 from pipeline.packing.config import PackConfig
 from pipeline.segments.config import SegmentConfig
+from pipeline.text.config import TextConfig
 from pipeline.units.config import CodebookConfig
 from pipeline.words.config import WordsConfig
 from pipeline.work.cluster import ClusterConfig
@@ -43,8 +44,8 @@ KEPT_RECIPE = "recipe.yaml"
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of a run. `train` has no defaults: it is None if no model to train is named. `words` is None if no
-    recipe has it: `twist run` then aligns nothing.
+    """The settings of a run. `train` has no defaults: it is None if no model to train is named. `words` and `text` are
+    None if no recipe has them: `twist run` then aligns nothing, and samples carry no words.
 
     `said` has the sections as the files give them, without defaults and without the command line's options.
     """
@@ -55,6 +56,7 @@ class Recipe:
     language: LanguageConfig = field(default_factory=LanguageConfig)
     segments: SegmentConfig = field(default_factory=SegmentConfig)
     words: WordsConfig | None = None
+    text: TextConfig | None = None
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     pack: PackConfig = field(default_factory=PackConfig)

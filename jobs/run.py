@@ -23,8 +23,9 @@ from pipeline.runs import MANIFEST, SHARDS, STAGES, UNITS, StageRow
 if TYPE_CHECKING:
     from pipeline.evaluation.perplexity import Evaluation
 
-# Without `words`, which only a recipe can ask for.
-DATA_SECTIONS = tuple(name for name in SECTIONS if name not in ("words", "train", "pretrain", "vocoder", "evaluation"))
+# Without `words` and `text`, which only a recipe can ask for.
+NOT_DATA = ("words", "text", "train", "pretrain", "vocoder", "evaluation")
+DATA_SECTIONS = tuple(name for name in SECTIONS if name not in NOT_DATA)
 
 
 def work(recipe: Recipe, given: Namespace) -> None:

@@ -22,7 +22,7 @@ TEXT = (
 def write_tokenizer(
     folder: Path, kind: Literal["bytes", "word_starts"] = "bytes", vocab_size: int = 320, rows: int | None = None
 ) -> Path:
-    """Writes a tokenizer of transformers; `rows` are those of the table in the config.json beside it, if there is one."""
+    """Writes a tokenizer of transformers, and beside it, if `rows` are given, a config.json of a table with so many."""
     if kind == "bytes":
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -2,6 +2,7 @@
 speaker, shuffles it and writes tars of even size.
 
     RUN/units/, RUN/language/, RUN/manifest/ -> RUN/shards/ (see shards.py)
+    RUN/words/, where there are words and a tokenizer, goes along (words.py)
 
 1. For each batch of part files a task writes compact facts about its segments, and their landmarks (facts.py).
 2. Tasks find near duplicates by the landmarks, passing data on in files (duplicates.py).
@@ -28,6 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model.encoder.config import EncoderConfig
+from model.lm.text_tokenizer import fingerprint_of_tokenizer, tokenizer_of_process
 from pipeline import shards
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
@@ -48,8 +50,8 @@ from pipeline.packing.reasons import Reasons
 from pipeline.packing.recorded import Recorded
 from pipeline.packing.write import PLAN_SCHEMA, Deal, Fill
 from pipeline.records import SPLITS
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SHARDS, UNITS
-from pipeline.stage import Stage, StageCounts, fingerprint_of, read_facts
+from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SHARDS, UNITS, WORDS
+from pipeline.stage import Stage, StageCounts, fingerprint_of, is_finished, read_facts
 from pipeline.units import codebook
 from pipeline.units.parts import Batch, part_uris
 from pipeline.work import cluster
@@ -81,6 +83,7 @@ def pack(
     config: PackConfig,
     report: ReportProgress,
     encoder: EncoderConfig | None = None,
+    tokenizer: str | None = None,
     *,
     again: bool = False,
 ) -> None:
@@ -91,6 +94,7 @@ def pack(
         config: How to pack.
         report: Called after every task.
         encoder: The run's encoder, to tokenize evaluation sets that are audio.
+        tokenizer: Folder of a text LM's tokenizer: samples carry the words of their segments, if the run has words.
         again: Removes the shards that are there first, whatever settings they were made with.
 
     Raises:
@@ -105,10 +109,14 @@ def pack(
         index, num_short = read_evaluation_sets(config.decontaminate, encoder or EncoderConfig(), book)
         inputs["evaluation sets"] = index.digest()
         facts = {"evaluation_clips": len(index.clips), "evaluation_clips_too_short": num_short}
+    takes_words = tokenizer is not None and is_finished(run, WORDS)
+    if tokenizer is not None and takes_words:
+        inputs[WORDS] = fingerprint_of(run, WORDS)
+        inputs["tokenizer"] = fingerprint_of_tokenizer(tokenizer)
     stage = Stage(run, SHARDS, asdict(config), inputs)
     with stage.begin(again=again) as has_work:
         if has_work:
-            _Packing(stage, config, book, report).run(index, facts)
+            _Packing(stage, config, book, report, tokenizer if takes_words else None).run(index, facts)
 
 
 @dataclass(frozen=True)
@@ -126,11 +134,19 @@ class _Plan:
 class _Packing:
     """Packing one run."""
 
-    def __init__(self, stage: Stage, config: PackConfig, book: codebook.Codebook, report: ReportProgress) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        config: PackConfig,
+        book: codebook.Codebook,
+        report: ReportProgress,
+        tokenizer: str | None,
+    ) -> None:
         self.stage = stage
         self.config = config
         self.book = book
         self.report = report
+        self.tokenizer = None if tokenizer is None else storage.absolute(tokenizer)
         self.folder = storage.absolute(storage.join(stage.uri, WORK))
         parts = [storage.absolute(uri) for uri in part_uris(stage.run)]
         starts = range(0, len(parts), PARTS_PER_BATCH)
@@ -147,7 +163,15 @@ class _Packing:
         survey = self._survey(index)
         plan = self._decide(survey)
         self._map(plan.deal, self.batches, "batches dealt out")
-        fill = Fill(plan.deal, self.stage.uri, plan.shards, len(self.batches), self.book.codebook_size)
+        fill = Fill(
+            plan.deal,
+            self.stage.uri,
+            plan.shards,
+            len(self.batches),
+            self.book.codebook_size,
+            float(self.book.facts["encoder"]["frame_rate_hz"]),
+            self.tokenizer,
+        )
         self._map(fill, range(plan.deal.num_partitions), "groups of shards")
         dataset = self._write_index(fill, plan.kept_together)
         for name in storage.list_files(self.folder):
@@ -303,7 +327,8 @@ class _Packing:
         """Writes each batch's plan: which shard and sample its segments belong to."""
         num_shards = len(arrangement.shards)
         num_partitions = min(num_shards, MOST_FILLS, 1 + self.num_units // UNITS_PER_FILL)
-        deal = Deal(self.folder, num_shards, num_partitions)
+        words = None if self.tokenizer is None else storage.absolute(storage.join(self.stage.run, WORDS))
+        deal = Deal(self.folder, num_shards, num_partitions, words)
         ends = [*facts.batch_starts[1:], len(facts)]
         recorded = Recorded(self.stage.run)
         for batch, start, end in zip(self.batches, facts.batch_starts, ends, strict=True):
@@ -357,7 +382,30 @@ class _Packing:
             "unit_counts": {split: counts.tolist() for split, counts in unit_counts.items()},
             "shards": [one["description"] for one in told],
         }
+        if self.tokenizer is not None:
+            tokenizer = tokenizer_of_process(self.tokenizer)
+            info["text"] = {
+                "tokenizer": tokenizer.fingerprint,
+                "vocab_size": tokenizer.vocab_size,
+                "totals": _totals_of_words(figures),
+            }
         return shards.write_index(self.stage.uri, info, parquet.read_many(map(fill.rows_uri, partitions)))
+
+
+def _totals_of_words(figures: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What dataset.json says of the samples with words, by corpus and split."""
+    totals: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in figures:
+        totals.setdefault((row["corpus"], row["split"]), []).append(row["with_words"])
+    return [
+        {
+            "corpus": corpus,
+            "split": split,
+            "hours": round(math.fsum(row["duration_s"] for row in rows) / 3600, 6),
+            **{name: sum(row[name] for row in rows) for name in ("num_samples", "num_words", "num_text_tokens")},
+        }
+        for (corpus, split), rows in sorted(totals.items())
+    ]
 
 
 def _sums(figures: Iterable[dict[str, Any]], keys: tuple[str, ...]) -> dict[tuple[str, ...], dict[str, Any]]:

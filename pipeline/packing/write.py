@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from pipeline import shards
 from pipeline.files import parquet, partitioned, storage
-from pipeline.records import SAMPLE_SCHEMA
+from pipeline.packing.words import Speller, times_in_sample, words_of_segments
+from pipeline.records import SAMPLE_SCHEMA, SAMPLE_WITH_WORDS_SCHEMA
 from pipeline.shards import Sample
 from pipeline.units.parts import Batch, Flat, read_kept
 
@@ -46,11 +47,13 @@ class Deal:
         folder: Folder for intermediate files, which has a plan (PLAN_SCHEMA) for each batch.
         num_shards: Number of shards.
         num_partitions: Number of tasks that write shards; each writes consecutive ones.
+        words: Folder of the segments' words; None: samples carry none.
     """
 
     folder: str
     num_shards: int
     num_partitions: int
+    words: str | None = None
 
     def plan_uri(self, batch: int) -> str:
         """The plan of a batch: the shard and sample of each segment."""
@@ -66,6 +69,13 @@ class Deal:
             return
         plan = parquet.read(self.plan_uri(batch.number))
         tables = [table.select(["segment_id", "start_s", "end_s", "units", "durations"]) for table in read_kept(batch)]
+        if self.words is not None:
+            tables = [
+                table.append_column(
+                    "words", words_of_segments(table, storage.join(self.words, part.rpartition("/")[2]))
+                )
+                for part, table in zip(batch.parts, tables, strict=True)
+            ]
         table = pa.concat_tables(tables)
         assert len(table) == len(plan), f"batch {batch.number} has {len(table)} segments, its plan {len(plan)}"
         for field in PLAN_SCHEMA:
@@ -85,6 +95,8 @@ class Fill:
         names: Paths of all shards.
         num_batches: Number of batches.
         codebook_size: Number of kinds of units.
+        frame_rate_hz: The encoder's.
+        tokenizer: Folder of the text LM's tokenizer; None: samples carry no words.
     """
 
     deal: Deal
@@ -92,6 +104,8 @@ class Fill:
     names: tuple[str, ...]
     num_batches: int
     codebook_size: int
+    frame_rate_hz: float
+    tokenizer: str | None = None
 
     def rows_uri(self, partition: int) -> str:
         """The manifest rows of the partition's shards."""
@@ -112,10 +126,14 @@ class Fill:
         order = np.lexsort(keys)
         shard_of_row = keys[2][order]
         told: list[dict[str, Any]] = []
-        rows = [SAMPLE_SCHEMA.empty_table()]
+        schema = SAMPLE_SCHEMA if self.tokenizer is None else SAMPLE_WITH_WORDS_SCHEMA
+        rows = [schema.empty_table()]
         for shard in np.unique(shard_of_row).tolist():
             start, end = np.searchsorted(shard_of_row, [shard, shard + 1])
-            samples = _samples(table.take(pa.array(order[start:end])), self.names[shard].partition("/")[0])
+            of_shard = table.take(pa.array(order[start:end]))
+            samples = _samples(of_shard, self.names[shard].partition("/")[0])
+            if self.tokenizer is not None:
+                samples = _with_words(samples, of_shard, Speller(self.tokenizer, self.frame_rate_hz))
             description, shard_rows = shards.write_shard(self.uri, self.names[shard], samples)
             counts = np.zeros(self.codebook_size, np.int64)
             for sample in samples:
@@ -128,7 +146,7 @@ class Fill:
                     "figures": _figures(samples),
                 }
             )
-            rows.append(pa.Table.from_pylist(shard_rows, schema=SAMPLE_SCHEMA))
+            rows.append(pa.Table.from_pylist(shard_rows, schema=schema))
         parquet.write(self.rows_uri(partition), pa.concat_tables(rows))
         storage.write_bytes(self.told_uri(partition), json.dumps(told).encode())
 
@@ -161,6 +179,18 @@ def _samples(table: pa.Table, split: str) -> list[Sample]:
     return samples
 
 
+def _with_words(samples: list[Sample], table: pa.Table, speller: Speller) -> list[Sample]:
+    """The samples of one shard with the words of their segments, the rows of `table`."""
+    words, flat = table["words"].to_pylist(), Flat.of(table)
+    firsts = np.flatnonzero(table["member"].to_numpy() == 0).tolist()
+    timed = []
+    for first, end in zip(firsts, [*firsts[1:], len(table)], strict=True):
+        num_frames = [int(flat.segment(row)[1].sum(dtype=np.int64)) for row in range(first, end)]
+        timed.append(times_in_sample(words[first:end], num_frames, speller.frame_rate_hz))
+    of_samples = speller.words_of(timed, [sample.durations for sample in samples])
+    return [replace(sample, words=of_sample) for sample, of_sample in zip(samples, of_samples, strict=True)]
+
+
 def _figures(samples: list[Sample]) -> list[dict[str, Any]]:
     """Sums figures over the samples of each corpus and language."""
     groups: dict[tuple[str, str], list[Sample]] = defaultdict(list)
@@ -175,9 +205,20 @@ def _figures(samples: list[Sample]) -> list[dict[str, Any]]:
             "duration_s": math.fsum(sample.duration_s for sample in group),
             "num_units": sum(len(sample.units) for sample in group),
             "num_frames": sum(sample.num_frames for sample in group),
+            "with_words": _figures_of_words([sample for sample in group if sample.words is not None]),
         }
         for (corpus, language), group in sorted(groups.items())
     ]
+
+
+def _figures_of_words(samples: list[Sample]) -> dict[str, Any]:
+    words = [sample.words for sample in samples if sample.words is not None]
+    return {
+        "num_samples": len(samples),
+        "duration_s": math.fsum(sample.duration_s for sample in samples),
+        "num_words": sum(len(of_sample.table) for of_sample in words),
+        "num_text_tokens": sum(len(of_sample.tokens) for of_sample in words),
+    }
 
 
 def joined(
