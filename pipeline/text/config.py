@@ -45,7 +45,7 @@ class TextConfig:
     """The text LM's tokenizer, and text to train on beside speech.
 
     Args:
-        tokenizer: A folder of transformers with the text LM's tokenizer, local or s3://. With it, shards of speech
+        tokenizer: A folder of transformers with the text LM's tokenizer, local or s3://; must be given. With it, shards of speech
             carry the words that `twist align` found.
         corpora: Text; none: a model learns the texts of speech alone.
         validation: Share of documents that go to validation, by a hash of their content.
@@ -53,13 +53,15 @@ class TextConfig:
         seed: Seed of the shuffle.
     """
 
-    tokenizer: str
+    tokenizer: str = ""
     corpora: tuple[TextCorpus, ...] = ()
     validation: float = 0.01
     tokens_per_shard: int = 10_000_000
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not self.tokenizer:
+            raise TwistError("text.tokenizer is missing; name the folder of the text LM, or of its tokenizer alone")
         if not 0 <= self.validation < 1:
             raise TwistError(f"text.validation is {self.validation}; it is a share that leaves some for training")
         if self.tokens_per_shard < 1:
