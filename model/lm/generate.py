@@ -95,7 +95,7 @@ def continue_units(
         for number in range(num_continuations)
     ]
     if rows:
-        num_before = int(vocabulary.bos_id is not None)
+        num_before = int(vocabulary.start_id is not None)
         require_positions(model.config, max(row.max_ids for row in rows) - num_before, num_before)
     # transformers reads generation_config.json into it, or takes the config's where there is none.
     end = model.generation_config.eos_token_id if model.generation_config else model.config.eos_token_id
@@ -148,7 +148,7 @@ def _row(
     bits = stream.random_raw(max_length - len(prompt)) >> np.uint64(11)
     uniforms: NDArray[np.float64] = bits * np.float64(2.0**-53)
     # slamkit's models have never seen a sequence without BOS; it does not count in the length, there either.
-    before = [] if vocabulary.bos_id is None else [vocabulary.bos_id]
+    before = [] if vocabulary.start_id is None else [vocabulary.start_id]
     ids = [*before, *vocabulary.encode(prompt).tolist()]
     return _Row((prompt_number, number), ids, max_length + len(before), uniforms, len(ids))
 

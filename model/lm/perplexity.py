@@ -51,6 +51,16 @@ class PerplexityReport:
         corpora = {name: Perplexity(**values) for name, values in content["corpora"].items()}
         return cls(Perplexity(**content["mean"]), corpora)
 
+    @classmethod
+    def of(cls, corpora: dict[str, Perplexity]) -> Self:
+        """The report of these corpora."""
+        mean = Perplexity(
+            float(np.mean([corpus.nats_per_unit for corpus in corpora.values()])),
+            float(np.mean([corpus.perplexity for corpus in corpora.values()])),
+            sum(corpus.num_targets for corpus in corpora.values()),
+        )
+        return cls(mean, corpora)
+
 
 def perplexity(
     model: nn.Module,
@@ -97,21 +107,21 @@ def sample_nll(
             number = round_start + ranks.rank
             batch = batches[min(number, len(batches) - 1)]
             micro_batch = collate([samples[int(i)] for i in batch], vocabulary)
-            if vocabulary.bos_id is None:
+            if vocabulary.start_id is None:
                 batch_nll = next_unit_nll(model, micro_batch.token_ids, micro_batch.lengths)
             else:  # the first unit is given, here too
-                batch_nll = next_unit_nll(model, *_behind_bos(micro_batch, vocabulary.bos_id))[:, 1:]
+                batch_nll = next_unit_nll(model, *_behind(vocabulary.start_id, micro_batch))[:, 1:]
             if number < len(batches):
                 nll[batch] = batch_nll.double().sum(dim=1).cpu().numpy()
     model.train(was_training)
     return ranks.sum(torch.from_numpy(nll).to(ranks.device)).cpu().numpy()
 
 
-def _behind_bos(micro_batch: MicroBatch, bos_id: int) -> tuple[Tensor, list[int]]:
-    """The token ids [N + num_samples] and lengths of samples that each begin with BOS."""
-    bos = torch.tensor([bos_id])
+def _behind(start_id: int, micro_batch: MicroBatch) -> tuple[Tensor, list[int]]:
+    """The token ids [N + num_samples] and lengths of samples that each stand behind an id."""
+    start = torch.tensor([start_id])
     documents = [
-        torch.cat([bos, document]) for document in torch.split(micro_batch.token_ids, list(micro_batch.lengths))
+        torch.cat([start, document]) for document in torch.split(micro_batch.token_ids, list(micro_batch.lengths))
     ]
     return torch.cat(documents), list(map(len, documents))
 
@@ -155,9 +165,4 @@ def report_of(nll: NDArray[np.float64], samples: UnitSamples) -> PerplexityRepor
             str(name): Perplexity(float(nats[i] / num_targets[i]), float(np.exp(nats[i] / num_targets[i])), int(n))
             for i, (name, n) in enumerate(zip(names, num_targets, strict=True))
         }
-    mean = Perplexity(
-        float(np.mean([corpus.nats_per_unit for corpus in corpora.values()])),
-        float(np.mean([corpus.perplexity for corpus in corpora.values()])),
-        int(num_targets.sum()),
-    )
-    return PerplexityReport(mean, corpora)
+    return PerplexityReport.of(corpora)

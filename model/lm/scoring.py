@@ -41,7 +41,7 @@ def log_likelihoods(
         TwistError: a sequence has fewer than two units, more than the model has positions for, or a unit that is not in
             the codebook.
     """
-    given = 0 if vocabulary.bos_id is None else 1  # the first unit is not scored, although BOS stands before it
+    given = 0 if vocabulary.start_id is None else 1  # the first unit is not scored, although an id stands before it
     for number, units in enumerate(sequences):
         if len(units) < 2:
             raise TwistError(f"sequence {number} has {len(units)} units; two are needed to score one")
@@ -84,12 +84,13 @@ def scored_as(vocabulary: Vocabulary, scoring: ScoringConfig) -> tuple[Vocabular
 def max_units(model: PreTrainedModel, vocabulary: Vocabulary, *, has_end: bool = False) -> float:
     """The most units that a sequence may have; infinite if the model knows no limit."""
     positions = getattr(model.config, "max_position_embeddings", None)
-    return math.inf if positions is None else positions - (vocabulary.bos_id is not None) - has_end
+    return math.inf if positions is None else positions - (vocabulary.start_id is not None) - has_end
 
 
 def _token_ids(vocabulary: Vocabulary, units: NDArray[np.uint16], *, has_end: bool = False) -> NDArray[np.int64]:
-    mark = np.array([] if vocabulary.bos_id is None else [vocabulary.bos_id], np.int64)
-    return np.concatenate([mark, vocabulary.encode(units), mark if has_end else mark[:0]])
+    start = np.array([] if vocabulary.start_id is None else [vocabulary.start_id], np.int64)
+    end = np.array([vocabulary.bos_id] if has_end else [], np.int64)
+    return np.concatenate([start, vocabulary.encode(units), end])
 
 
 @torch.inference_mode()

@@ -61,16 +61,26 @@ def warm_start(folder: str, vocabulary: Vocabulary, seed: int) -> PreTrainedMode
         TwistError: there is no such folder, or it holds no complete causal LM.
         RunError: it cannot be fetched.
     """
-    text_model = _load(str(checkpoint.checked(local_path(folder))))
+    text_model = load_text_lm(folder)
     settings = text_model.config.to_dict()
-    settings["tie_word_embeddings"] = _is_tied(text_model)
-    model = _initialize(settings, vocabulary, seed)
+    settings["tie_word_embeddings"] = is_tied(text_model)
+    model = initialize(settings, vocabulary, seed)
 
-    tables = _table_names(text_model)
+    tables = table_names(text_model)
     body = {name: tensor for name, tensor in text_model.state_dict().items() if name not in tables}
     missing, unexpected = model.load_state_dict(body, strict=False)
     assert set(missing) == tables and not unexpected, f"the new model's body differs: {missing}, {unexpected}"
     return model
+
+
+def load_text_lm(folder: str) -> PreTrainedModel:
+    """Loads a text LM in float32, from a transformers folder, local or s3://.
+
+    Raises:
+        TwistError: there is no such folder, or it holds no complete causal LM.
+        RunError: it cannot be fetched.
+    """
+    return _load(str(checkpoint.checked(local_path(folder))))
 
 
 def cold_start(architecture: dict[str, Any], vocabulary: Vocabulary, seed: int) -> PreTrainedModel:
@@ -85,7 +95,7 @@ def cold_start(architecture: dict[str, Any], vocabulary: Vocabulary, seed: int) 
         TwistError: the family or a setting is unknown.
     """
     _refuse_unknown_settings(architecture)
-    return _initialize(architecture, vocabulary, seed)
+    return initialize(architecture, vocabulary, seed)
 
 
 def _refuse_unknown_settings(architecture: dict[str, Any]) -> None:
@@ -115,13 +125,14 @@ def load_speech_lm(folder: str) -> tuple[PreTrainedModel, Vocabulary]:
         raise TwistError(f"{folder}: {error}") from error
 
 
-def next_unit_nll(model: nn.Module, token_ids: Tensor, lengths: Sequence[int]) -> Tensor:
+def next_unit_nll(model: nn.Module, token_ids: Tensor, lengths: Sequence[int], *, num_ids: int | None = None) -> Tensor:
     """Negative log-likelihood of each token given those before it in its document, in nats and float32.
 
     Args:
         model: A causal LM, bare or wrapped (for data parallelism, in bfloat16, compiled).
         token_ids: [N], the documents concatenated; best left on the CPU.
         lengths: Number of tokens in each document; they add up to N.
+        num_ids: Choose among the first so many ids alone; None: among all.
 
     Returns:
         [num_documents, longest - 1], on the model's device; 0 after the end of a document.
@@ -138,7 +149,7 @@ def next_unit_nll(model: nn.Module, token_ids: Tensor, lengths: Sequence[int]) -
     with attention_within_documents(bare):
         set_documents(bare, documents)
         logits = model(input_ids=token_ids[None].to(device), use_cache=False, **positions).logits[0]
-    nll = F.cross_entropy(logits.float(), targets.to(device), reduction="none", ignore_index=IGNORED_LABEL)
+    nll = F.cross_entropy(logits[:, :num_ids].float(), targets.to(device), reduction="none", ignore_index=IGNORED_LABEL)
     return pad_sequence(list(torch.split(nll, list(lengths))), batch_first=True)[:, :-1]
 
 
@@ -179,7 +190,7 @@ def require_model(init: str | None, architecture: dict[str, Any] | None, max_uni
             has no positions for samples of `max_units`.
     """
     if init is not None:
-        config = _read_config(str(local_path(init)))
+        config = read_config(str(local_path(init)))
     else:
         assert architecture is not None
         _refuse_unknown_settings(architecture)
@@ -201,8 +212,12 @@ def require_positions(config: PretrainedConfig, max_units: int, num_before: int 
         )
 
 
-def _read_config(folder: str) -> PretrainedConfig:
-    """The config of a folder's causal LM; of slamkit's UnitLM, that of the LM inside."""
+def read_config(folder: str) -> PretrainedConfig:
+    """The config of a folder's causal LM; of slamkit's UnitLM, that of the LM inside.
+
+    Raises:
+        TwistError: there is none, or it is not a causal LM's.
+    """
     if not Path(folder, "config.json").is_file():
         raise TwistError(f"{folder} is no local folder of a transformers model (there is no config.json in it)")
     try:
@@ -238,7 +253,7 @@ def _unusable(folder: str, error: Exception) -> TwistError:
 
 
 def _load(folder: str) -> PreTrainedModel:
-    config = _read_config(folder)
+    config = read_config(folder)
     try:
         if slamkit.is_unit_lm(folder):
             with torch.device("meta"):
@@ -264,7 +279,8 @@ def _load(folder: str) -> PreTrainedModel:
     return model
 
 
-def _initialize(architecture: dict[str, Any], vocabulary: Vocabulary, seed: int) -> PreTrainedModel:
+def initialize(architecture: dict[str, Any], vocabulary: Vocabulary, seed: int) -> PreTrainedModel:
+    """A model of random weights, with a table for a vocabulary."""
     settings = {**architecture, **vocabulary.as_config()}
     if settings["model_type"] == "imagegpt":  # its start of sequence always takes the last row, which has no logit
         settings["vocab_size"] += 1
@@ -276,12 +292,13 @@ def _initialize(architecture: dict[str, Any], vocabulary: Vocabulary, seed: int)
         return AutoModelForCausalLM.from_config(config)
 
 
-def _is_tied(model: PreTrainedModel) -> bool:
+def is_tied(model: PreTrainedModel) -> bool:
+    """Whether a model's table of embeddings is its output head too."""
     head = model.get_output_embeddings()
     return head is not None and head.weight is model.get_input_embeddings().weight
 
 
-def _table_names(model: PreTrainedModel) -> set[str]:
+def table_names(model: PreTrainedModel) -> set[str]:
     """Names of the embedding table and the output head in the state dict."""
     tables = (model.get_input_embeddings(), model.get_output_embeddings())
     return {

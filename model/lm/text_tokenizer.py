@@ -40,6 +40,7 @@ class TextTokenizer:
         folder: A folder of transformers with a tokenizer, local or s3://.
 
     Attributes:
+        tokenizer: transformers' own.
         fingerprint: Equal for equal files of the tokenizer.
         vocab_size: Above every token: rows of the LM's table, where a config.json beside the tokenizer names them.
 
@@ -55,16 +56,16 @@ class TextTokenizer:
         path = local_path(folder)
         self.fingerprint = fingerprint_of_tokenizer(folder)
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
         except Exception as error:  # whatever a damaged file leads to
             raise TwistError(f"{folder} holds no tokenizer that transformers can read: {brief(error)}") from error
-        self.vocab_size = max(len(self._tokenizer), _rows(path))
+        self.vocab_size = max(len(self.tokenizer), _rows(path))
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of each text."""
         if not texts:
             return []
-        tokens: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        tokens: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         return tokens
 
     def encode_words(self, sentences: Sequence[Sequence[str]]) -> list[tuple[NDArray[np.uint32], NDArray[np.int64]]]:
@@ -75,10 +76,10 @@ class TextTokenizer:
         """
         if not sentences:
             return []
-        if not self._tokenizer.is_fast:
+        if not self.tokenizer.is_fast:
             return [self._word_by_word(words) for words in sentences]
         texts = [" ".join(words) for words in sentences]
-        told = self._tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        told = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         found = []
         for words, tokens, spans in zip(sentences, told["input_ids"], told["offset_mapping"], strict=True):
             counts = tokens_of_words(words, spans)

@@ -36,6 +36,8 @@ class Vocabulary:
         bos_id: Id at the start of the model's sequences; None if they start with a unit.
         counts_rows: Whether `codebook_size` is but the number of the table's rows from `offset` on, the last of which
             may stand for nothing: other people's configs do not say how many units there are.
+        text_size: Ids of text, from 0 on; 0 for a model of units alone. Two ids follow, [TEXT] and [SPEECH], which say
+            what comes next, and then the units.
     """
 
     codebook_size: int
@@ -43,6 +45,7 @@ class Vocabulary:
     pad_id: int = 0
     codebook_fingerprint: str | None = None
     bos_id: int | None = None
+    text_size: int = 0
     counts_rows: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -50,8 +53,28 @@ class Vocabulary:
             raise TwistError(f"a vocabulary has 1 to 65536 units, not {self.codebook_size}")
         if not 0 <= self.pad_id < self.offset:
             raise TwistError(f"the pad id ({self.pad_id}) must be one of the ids below the offset ({self.offset})")
+        if self.text_size and self.offset != self.text_size + 2:
+            raise TwistError(
+                f"units of a model of text begin behind its {self.text_size} ids of text, [TEXT] and [SPEECH], not at "
+                f"{self.offset}"
+            )
         if self.bos_id is not None and not 0 <= self.bos_id < self.offset:
             raise TwistError(f"the id of BOS ({self.bos_id}) must be one of the ids below the offset ({self.offset})")
+
+    @property
+    def text_id(self) -> int | None:
+        """The id before text; None for a model of units alone."""
+        return self.text_size or None
+
+    @property
+    def speech_id(self) -> int | None:
+        """The id before units; None for a model of units alone."""
+        return self.text_size + 1 if self.text_size else None
+
+    @property
+    def start_id(self) -> int | None:
+        """The id that stands before units: BOS, or [SPEECH]; None where a sequence starts with its first unit."""
+        return self.speech_id if self.bos_id is None else self.bos_id
 
     @property
     def vocab_size(self) -> int:
@@ -83,6 +106,7 @@ class Vocabulary:
             pad_id,
             getattr(config, "codebook_fingerprint", None),
             getattr(config, "unit_bos_id", None),  # not bos_token_id: Meta's configs have one that means nothing
+            getattr(config, "text_size", None) or 0,
             counts_rows=num_units is None,
         )
 
@@ -97,6 +121,7 @@ class Vocabulary:
             "eos_token_id": self.bos_id,
             "unit_bos_id": self.bos_id,
             "codebook_fingerprint": self.codebook_fingerprint,
+            **({"text_size": self.text_size} if self.text_size else {}),
         }
 
     def encode(self, units: NDArray[np.uint16]) -> NDArray[np.int64]:

@@ -1,0 +1,111 @@
+"""A text LM that learns units beside its text: rows added to its table, and its tokenizer with names for them.
+
+Source: Nguyen et al. 2024 (SpiRit-LM), section 3.3 and appendix A; names of tokens as in Meta's released models.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from model.lm.speech_lm import initialize, is_tied, load_text_lm, table_names
+from model.lm.text_tokenizer import TextTokenizer, tokenizer_of_process
+from model.lm.vocab import Vocabulary
+from pipeline.errors import TwistError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from pipeline.shards import Dataset
+
+
+def text_vocabulary(folder: str, dataset: Dataset) -> Vocabulary:
+    """The ids of a text LM's tokens, then [TEXT] and [SPEECH], then the units of some shards.
+
+    Args:
+        folder: Folder, local or s3://, of the text LM with its tokenizer, or of a tokenizer alone.
+        dataset: The shards.
+
+    Raises:
+        TwistError: there is no tokenizer.
+    """
+    text_size = tokenizer_of_process(folder).vocab_size
+    units = Vocabulary.of_dataset(dataset)
+    return Vocabulary(
+        units.codebook_size,
+        offset=text_size + 2,
+        codebook_fingerprint=units.codebook_fingerprint,
+        text_size=text_size,
+    )
+
+
+def extend_text_lm(
+    folder: str, vocabulary: Vocabulary, seed: int, *, rope_theta: float | None = None
+) -> PreTrainedModel:
+    """Adds rows for [TEXT], [SPEECH] and units to a text LM; all of its own tensors stay, bit for bit, in float32.
+
+    New rows are drawn as the model's family initializes its table.
+
+    Args:
+        folder: A transformers folder of a causal LM, local or s3://.
+        vocabulary: The ids of its text, and of units.
+        seed: Seed of the new rows.
+        rope_theta: Another base of the rotary positions; None: the text LM's own.
+
+    Raises:
+        TwistError: there is no such folder, it holds no complete causal LM, or it has no rotary positions to change.
+        RunError: it cannot be fetched.
+    """
+    text_model = load_text_lm(folder)
+    settings = text_model.config.to_dict()
+    if rope_theta is not None:
+        _set_rope_theta(settings, rope_theta, folder)
+    settings["tie_word_embeddings"] = is_tied(text_model)
+    model = initialize(settings, vocabulary, seed)
+    tables = table_names(text_model)
+    new = model.state_dict()
+    num_rows = len(text_model.get_input_embeddings().weight)
+    if num_rows > vocabulary.text_size:
+        raise TwistError(f"{folder} has {num_rows} tokens in its table, and {vocabulary.text_size} in its config.json")
+    with torch.no_grad():
+        for name, tensor in text_model.state_dict().items():
+            assert name in new, f"the new model lacks {name}"
+            (new[name][: len(tensor)] if name in tables else new[name]).copy_(tensor)
+    return model
+
+
+def text_tokenizer(folder: str, vocabulary: Vocabulary) -> PreTrainedTokenizerBase:
+    """The text LM's tokenizer with names for all ids behind its own: [Text], [Speech], [Hu0], [Hu1] ...
+
+    Args:
+        folder: The text LM's folder, or that of a model made of it.
+        vocabulary: The model's.
+
+    Raises:
+        TwistError: there is no tokenizer, or it is not this model's.
+    """
+    from transformers import AddedToken
+
+    tokenizer = TextTokenizer(folder).tokenizer
+    if len(tokenizer) < vocabulary.vocab_size:
+        unused = [f"[Unused{number}]" for number in range(len(tokenizer), vocabulary.text_size)]
+        names = [*unused, "[Text]", "[Speech]", *(f"[Hu{unit}]" for unit in range(vocabulary.codebook_size))]
+        tokenizer.add_tokens([AddedToken(name, normalized=False) for name in names])
+    ids = tokenizer.convert_tokens_to_ids(["[Text]", "[Speech]", "[Hu0]", f"[Hu{vocabulary.codebook_size - 1}]"])
+    if ids != [vocabulary.text_id, vocabulary.speech_id, vocabulary.offset, vocabulary.vocab_size - 1]:
+        raise TwistError(f"the tokenizer of {folder} has other ids for units than its model: {ids}")
+    return tokenizer
+
+
+def _set_rope_theta(settings: dict[str, Any], rope_theta: float, folder: str) -> None:
+    parameters = settings.get("rope_parameters") or settings.get("rope_scaling")
+    if not isinstance(parameters, dict) or "rope_theta" not in parameters:
+        raise TwistError(f"{folder} has no rotary positions: leave train.rope_theta out")
+    settings["rope_parameters"] = {**parameters, "rope_theta": rope_theta}
+    warnings.warn(
+        f"rotary positions have the base {rope_theta:g}: load the checkpoints with transformers 5 or later; earlier "
+        f"ones do not read it where config.json has it, and take the family's own without a word",
+        stacklevel=3,
+    )
