@@ -22,6 +22,7 @@ COMMANDS = {
     "inspect": "show, and verify, a run or any part of one",
     "export": "write the units of shards in another project's files",
     "make-speech": "make speech for the demo, to pretrain a tokenizer on, or to train a vocoder on",
+    "make-text": "make a text for the demo of speech and text, or train a tokenizer of one's own",
     "make-benchmark": "make a spoken benchmark: a small one for the demo, or StoryCloze from your copy of the stories",
     "train-vocoder": "train a vocoder on the audio and units of a run",
     "pretrain-tokenizer": "pretrain a HuBERT on the audio and units of a run",

@@ -25,39 +25,40 @@ class Maker(NamedTuple):
     settings: type
 
 
-def command_of(name: str, description: str | None, kinds: Mapping[str, Maker]) -> Main:
+def command_of(name: str, description: str | None, kinds: Mapping[str, Maker], group: str = "speech") -> Main:
     """Makes the `main` of such a command.
 
     Args:
         name: What follows `twist`.
         description: What the command does, for --help.
         kinds: What makes each kind; its docstring is the kind's help.
+        group: What stands before the names of settings: `--speech.minutes`.
     """
 
     def main(argv: Sequence[str] | None = None) -> int:
         arguments = sys.argv[1:] if argv is None else argv
 
         def read_and_make() -> None:
-            parser = _parser(name, description, kinds)
+            parser = _parser(name, description, kinds, group)
             try:
                 given = parser.instantiate(parser.parse_args(list(arguments)))
             except ArgumentError as error:
                 raise usage_error(error, arguments, parser) from error
             settings = given[given.kind]
-            kinds[given.kind].make(Path(settings.folder), settings.speech)
+            kinds[given.kind].make(Path(settings.folder), settings[group])
 
         return guard(name, read_and_make)
 
     return main
 
 
-def _parser(name: str, description: str | None, kinds: Mapping[str, Maker]) -> ArgumentParser:
+def _parser(name: str, description: str | None, kinds: Mapping[str, Maker], group: str) -> ArgumentParser:
     parser = ArgumentParser(prog=f"twist {name}", description=description, exit_on_error=False, allow_abbrev=False)
     subcommands = parser.add_subcommands(dest="kind")
     for kind, maker in kinds.items():
         help = maker.make.__doc__
         of_kind = ArgumentParser(description=help, exit_on_error=False, allow_abbrev=False)
         of_kind.add_argument("folder", type=str, help="The folder to make.")
-        of_kind.add_class_arguments(maker.settings, "speech")
+        of_kind.add_class_arguments(maker.settings, group)
         subcommands.add_subcommand(kind, of_kind, help=help)
     return parser

@@ -64,6 +64,27 @@ class DemoCorpusConfig:
 
 
 @dataclass(frozen=True)
+class DemoTextConfig:
+    """Size of the demo's text.
+
+    Args:
+        num_paragraphs: Paragraphs, of 5 to 9 sentences each.
+        num_tokens: Tokens of the tokenizer, 256 bytes and the end of a text among them.
+        seed: Chooses the sentences; the demo's speech has that of seed 0.
+    """
+
+    num_paragraphs: int = 600
+    num_tokens: int = 1024
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.num_paragraphs < 1:
+            raise TwistError(f"num_paragraphs is at least 1, not {self.num_paragraphs}")
+        if self.num_tokens <= 256:
+            raise TwistError(f"num_tokens is at least 257, the bytes and the end of a text; not {self.num_tokens}")
+
+
+@dataclass(frozen=True)
 class VoicesConfig:
     """Size of the corpus of many voices.
 

@@ -45,8 +45,8 @@ class TextConfig:
     """The text LM's tokenizer, and text to train on beside speech.
 
     Args:
-        tokenizer: A folder of transformers with the text LM's tokenizer, local or s3://; must be given. With it, shards of speech
-            carry the words that `twist align` found.
+        tokenizer: A folder of transformers with the text LM's tokenizer, local or s3://; must be given. With it, shards
+            of speech carry the words that `twist align` found.
         corpora: Text; none: a model learns the texts of speech alone.
         validation: Share of documents that go to validation, by a hash of their content.
         tokens_per_shard: Most tokens per shard, on average.
