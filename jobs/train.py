@@ -48,6 +48,8 @@ def work(
     is_main = os.environ.get("RANK", "0") == "0"
     first_step = 0
     stopped_by = int(signal.SIGTERM)
+    has_text = recipe.train.mixture is not None and recipe.train.mixture.text > 0
+    text = storage.join(recipe.run, "text") if has_text else None
     with progress("train") as report:
 
         def on_event(event: dict[str, Any]) -> None:
@@ -69,9 +71,9 @@ def work(
                 report(event["step"], recipe.train.num_steps if recipe.train else 0, "steps", detail)
 
         if ray_workers is None:
-            result = train(recipe.train, shards, checkpoints, on_event)
+            result = train(recipe.train, shards, checkpoints, on_event, text)
         else:
-            result = train_on_ray(recipe.train, shards, checkpoints, ray_workers, on_event)
+            result = train_on_ray(recipe.train, shards, checkpoints, ray_workers, on_event, text)
     if not result.is_finished:
         raise Stopped(stopped_by, f"step {result.num_steps} is saved")
     if is_main:
@@ -81,7 +83,7 @@ def work(
         print(
             f"train      {was_finished}{result.num_steps} steps over {result.num_units_seen:,} units; validation "
             f"perplexity {result.initial.mean.perplexity:.2f} before, {result.best.mean.perplexity:.2f} at best, "
-            f"{result.unigram.mean.perplexity:.2f} unigram",
+            f"{result.baseline.mean.perplexity:.2f} unigram",
             flush=True,
         )
         if num_steps := result.num_steps - first_step:

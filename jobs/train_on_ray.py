@@ -16,12 +16,18 @@ MAX_FAILURES = 20
 
 
 def train_on_ray(
-    config: TrainConfig, shards: str, checkpoints: str, num_workers: int, on_event: Callable[[dict[str, Any]], None]
+    config: TrainConfig,
+    shards: str,
+    checkpoints: str,
+    num_workers: int,
+    on_event: Callable[[dict[str, Any]], None],
+    text: str | None = None,
 ) -> TrainResult:
     """Runs `model.lm.trainer.train` in `num_workers` processes of the cluster (RAY_ADDRESS, or one on this machine).
 
     Each process gets a GPU unless config.device is cpu or the cluster has none. All processes must be able to access
-    `shards` and `checkpoints`. The curve is in metrics.jsonl; `on_event` only gets the start event, when all is done.
+    `shards`, `text` and `checkpoints`. The curve is in metrics.jsonl; `on_event` only gets the start event, when all
+    is done.
 
     Raises:
         TwistError: the workers found a mistake in settings or input.
@@ -34,7 +40,7 @@ def train_on_ray(
     uses_gpu = config.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"config": config, "shards": shards, "checkpoints": checkpoints},
+        train_loop_config={"config": config, "shards": shards, "checkpoints": checkpoints, "text": text},
         scaling_config=ray.train.ScalingConfig(num_workers=num_workers, use_gpu=uses_gpu),
         torch_config=TorchConfig(backend="nccl" if uses_gpu else "gloo"),
         run_config=ray.train.RunConfig(

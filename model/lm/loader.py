@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from model.lm.samples import UnitSamples
+    from model.lm.samples import SplitSamples, UnitSamples
     from model.lm.vocab import Vocabulary
 
 
@@ -56,6 +56,7 @@ class Batch:
         num_targets: Units predicted in the step, over all ranks.
         num_skipped: Samples of this rank that were left out because they are damaged. They still count in
             num_units and num_targets, which every rank knows without reading the samples.
+        units_by_kind: Of a mixture of kinds, the units of each in the step.
     """
 
     index: int
@@ -63,6 +64,7 @@ class Batch:
     num_units: int
     num_targets: int
     num_skipped: int = 0
+    units_by_kind: dict[str, int] = field(default_factory=dict)
 
 
 class TrainingBatches:
@@ -104,7 +106,7 @@ class TrainingBatches:
         self._seed = seed
         self._rank = rank
         self._world_size = world_size
-        self._order = EpochOrder(samples.blocks, seed, _weights(samples))
+        self._order = EpochOrder(samples.blocks, seed, weights_of_samples(samples))
         self._group_start = -1
 
     def __getitem__(self, index: int) -> Batch:
@@ -211,8 +213,12 @@ def collate(samples: Sequence[NDArray[np.uint16] | None], vocabulary: Vocabulary
     return MicroBatch(torch.from_numpy(vocabulary.encode(units)), tuple(map(len, found)))
 
 
-def _weights(samples: UnitSamples) -> NDArray[np.float64] | None:
-    """How often an epoch has each sample; None where that is once."""
+def weights_of_samples(samples: SplitSamples) -> NDArray[np.float64] | None:
+    """How often an epoch has each sample, [N]; None where that is once.
+
+    Raises:
+        TwistError: a weight is of an unknown corpus, or all are 0.
+    """
     weights = samples.data.corpus_weights
     if not weights:
         return None

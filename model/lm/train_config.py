@@ -8,6 +8,7 @@ from typing import Any
 from model.device import Device
 from model.lm.loader_config import CHANGEABLE as CHANGEABLE_DATA
 from model.lm.loader_config import LoaderConfig
+from model.lm.mixture.config import MixtureConfig, SpanConfig
 from model.training.rules import Precision, Rules, may_change, rate_of_step
 from model.training.schedule import Schedule
 from pipeline.errors import TwistError
@@ -42,7 +43,12 @@ class TrainConfig:
         architecture: Cold start: `model_type` (opt, llama, ...) and settings of its transformers config class.
         batch_size: Samples per step, over all processes.
         gradient_accumulation: Forward passes per step and process; more need less memory and give the same result.
-        max_units: Most units in a sample; longer ones are cut into pieces.
+        mixture: Train on speech, text and the two interleaved, in these shares of tokens; null: on units alone. The
+            text LM's table of tokens then stays, and rows for units are added.
+        spans: How speech and text alternate in interleaved samples; null: as in SpiRit-LM.
+        tokenizer: Folder of the text's tokenizer, where a mixture has no `init` to bring one.
+        rope_theta: With a mixture and `init`, another base of the text LM's rotary positions, for a longer context.
+        max_units: Most units in a sample, tokens in a sequence of a mixture; longer ones are cut into pieces.
         num_steps: Updates to make.
         peak_lr: Learning rate after warm-up (the paper's cold start: 8e-5).
         final_lr: Lowest learning rate (the paper's cold start: 2.5e-5).
@@ -73,6 +79,10 @@ class TrainConfig:
 
     init: str | None = None
     architecture: dict[str, Any] | None = None
+    mixture: MixtureConfig | None = None
+    spans: SpanConfig | None = None
+    tokenizer: str | None = None
+    rope_theta: float | None = None
     batch_size: int = 64
     gradient_accumulation: int = 1
     max_units: int = 704
@@ -108,10 +118,22 @@ class TrainConfig:
             )
         if self.init is not None and self.architecture is not None:
             raise TwistError("train.init and train.architecture are two ways to begin: give one of them")
+        self._check_mixture()
         rules = Rules("train", self)
         rules.common()
         rules.at_least_one("gradient_accumulation")
         rules.require("max_units", self.max_units >= 2, "at least 2")
+
+    def _check_mixture(self) -> None:
+        has_text_lm = self.mixture is not None and self.init is not None
+        if self.mixture is not None and self.init is None and self.tokenizer is None:
+            raise TwistError("train.mixture with train.architecture needs the text's tokenizer: give train.tokenizer")
+        if self.tokenizer is not None and (self.mixture is None or has_text_lm):
+            raise TwistError("train.tokenizer is for a mixture with train.architecture; a text LM brings its own")
+        if self.spans is not None and (self.mixture is None or not self.mixture.interleaved):
+            raise TwistError("train.spans is for interleaved samples: give train.mixture.interleaved a weight")
+        if self.rope_theta is not None and not (has_text_lm and self.rope_theta > 0):
+            raise TwistError("train.rope_theta is for a mixture that begins with a text LM (train.init), and above 0")
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of update `step`, from 1."""

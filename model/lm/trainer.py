@@ -1,7 +1,7 @@
 """Trains a speech LM on shards of units by the paper's recipe; a resumed run equals an uninterrupted one to the bit.
 
 1. The model comes from the newest checkpoint in the folder; if there is none, from a text LM's body (warm) or random
-   weights (cold). Before the first step it measures validation perplexity, and a unigram model's for comparison.
+   weights (cold). Before the first step it measures validation perplexity, and a baseline's for comparison.
 2. Each step: gradients of the mean loss over all targets of the global batch, however it is divided among processes and
    forward passes; clipping; AdamW.
 3. On schedule: metrics, validation and checkpoints, as for every training (model/training/loop.py).
@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,10 +19,9 @@ from torch import nn
 
 from model.lm.bfloat16 import BFloat16
 from model.lm.document_attention import attend_within_documents
-from model.lm.loader import Batch, TrainingBatches
-from model.lm.loader_config import LoaderConfig
-from model.lm.perplexity import PerplexityReport, perplexity, unigram_perplexity, unit_counts
-from model.lm.samples import UnitSamples
+from model.lm.loader import Batch
+from model.lm.mixture.data import MixtureData
+from model.lm.perplexity import PerplexityReport
 from model.lm.speech_lm import (
     bare_model,
     cold_start,
@@ -34,13 +32,15 @@ from model.lm.speech_lm import (
     warm_start,
     weights_on_cpu,
 )
-from model.lm.vocab import Vocabulary
+from model.lm.text_lm import extend_text_lm
+from model.lm.training_data import TrainingData, UnitData
 from model.training.distributed import Ranks, gradient_sync
 from model.training.loop import run_training
 from model.training.optim import adamw
 from model.training.training import OnEvent, Resumed, Training
 from pipeline.files import storage
-from pipeline.shards import Dataset, open_dataset
+from pipeline.shards import open_dataset
+from pipeline.text_shards import open_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +57,7 @@ class TrainResult:
     Attributes:
         num_steps: Updates made, over all resumptions.
         num_units_seen: Units trained on, over all resumptions.
-        unigram: Validation perplexity of unit frequencies alone.
+        baseline: Validation perplexity of unit frequencies alone; of a mixture, see `MixtureData.baseline`.
         initial: Validation perplexity before the first update.
         best: The lowest validation perplexity after an update; None if the run was stopped before it validated.
         checkpoint: Folder of the best checkpoint (of the newest where `best` is None).
@@ -68,7 +68,7 @@ class TrainResult:
 
     num_steps: int
     num_units_seen: int
-    unigram: PerplexityReport
+    baseline: PerplexityReport
     initial: PerplexityReport
     best: PerplexityReport | None
     checkpoint: str
@@ -77,7 +77,13 @@ class TrainResult:
     num_skipped: int
 
 
-def train(config: TrainConfig, shards: str, checkpoints: str, on_event: OnEvent = lambda _: None) -> TrainResult:
+def train(
+    config: TrainConfig,
+    shards: str,
+    checkpoints: str,
+    on_event: OnEvent = lambda _: None,
+    text: str | None = None,
+) -> TrainResult:
     """Trains a speech LM, continuing from the newest checkpoint if there is one.
 
     Under torchrun or Ray Train every process calls this, with the same `checkpoints` folder, which all can access.
@@ -87,6 +93,7 @@ def train(config: TrainConfig, shards: str, checkpoints: str, on_event: OnEvent 
         shards: Folder of finished shards, local or s3://.
         checkpoints: Folder for checkpoints and metrics.jsonl, local or s3://.
         on_event: See model/training/training.py.
+        text: Folder of finished shards of text, for a mixture that has some.
 
     Raises:
         TwistError: shards, settings, checkpoints and model do not fit together, or the loss is no longer finite.
@@ -94,14 +101,19 @@ def train(config: TrainConfig, shards: str, checkpoints: str, on_event: OnEvent 
     dataset = open_dataset(shards)
 
     def make(ranks: Ranks, resumed: Resumed | None, _: object) -> SpeechLMTraining:
-        return SpeechLMTraining(config, dataset, checkpoints, ranks, resumed)
+        data: TrainingData = (
+            UnitData(config, dataset, ranks)
+            if config.mixture is None
+            else MixtureData(config, dataset, open_text(text) if text else None, ranks)
+        )
+        return SpeechLMTraining(config, data, checkpoints, ranks, resumed)
 
     outcome, training = run_training("train", config, checkpoints, make, on_event)
     assert isinstance(training, SpeechLMTraining)
     return TrainResult(
         num_steps=outcome.num_steps,
         num_units_seen=outcome.num_seen,
-        unigram=training.unigram,
+        baseline=training.baseline,
         initial=training.initial,
         best=outcome.best,
         checkpoint=outcome.checkpoint,
@@ -115,35 +127,23 @@ class SpeechLMTraining(Training[Batch, PerplexityReport]):
     """Training a speech LM, in one process."""
 
     seen_name = "num_units_seen"
-    unigram: PerplexityReport
+    baseline: PerplexityReport
     initial: PerplexityReport
 
     def __init__(
-        self, config: TrainConfig, dataset: Dataset, folder: str, ranks: Ranks, resumed: Resumed | None
+        self, config: TrainConfig, data: TrainingData, folder: str, ranks: Ranks, resumed: Resumed | None
     ) -> None:
         self._config = config
         self._folder = folder
         self._ranks = ranks
-        self._vocabulary = Vocabulary.of_dataset(dataset)
-        self._train_samples = UnitSamples(dataset, "train", config.max_units, config.data)
-        self._validation_samples = UnitSamples(
-            dataset, "validation", config.max_units, LoaderConfig(verify_checksums=config.data.verify_checksums)
-        )
-        self.held_to = self._train_samples.held_to
+        self._data = data
+        self.held_to = data.held_to
         self.num_skipped = 0  # by this process since it started
-        self._batches = TrainingBatches(
-            self._train_samples,
-            self._vocabulary,
-            batch_size=config.batch_size,
-            num_micro_batches=config.gradient_accumulation,
-            seed=config.seed,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-        )
+        self._shares: dict[str, float] = {}  # of the newest step's tokens, by kind
         if resumed:
-            self._batches.load_state_dict(resumed.state["loader"])
+            data.load_state_dict(resumed.state["loader"])
             progress = resumed.state["progress"]
-            self.unigram, self.initial = self.score_of(progress["unigram"]), self.score_of(progress["initial"])
+            self.baseline, self.initial = self.score_of(progress["unigram"]), self.score_of(progress["initial"])
         self._lm = self._make_model(resumed)
         require_positions(self._lm.config, config.max_units)
         self._working_model, self._data_parallel_model = self._prepare_model()
@@ -154,10 +154,13 @@ class SpeechLMTraining(Training[Batch, PerplexityReport]):
         config = self._config
         if resumed:
             return load_speech_lm(str(resumed.folder))[0]
-        if config.init is not None:
-            return warm_start(config.init, self._vocabulary, config.seed)
-        assert config.architecture is not None
-        return cold_start(config.architecture, self._vocabulary, config.seed)
+        vocabulary = self._data.vocabulary
+        if config.init is None:
+            assert config.architecture is not None
+            return cold_start(config.architecture, vocabulary, config.seed)
+        if config.mixture is None:
+            return warm_start(config.init, vocabulary, config.seed)
+        return extend_text_lm(config.init, vocabulary, config.seed, rope_theta=config.rope_theta)
 
     def _prepare_model(self) -> tuple[nn.Module, nn.Module]:
         """Wraps the model as configured: for this process alone, and for data parallelism."""
@@ -180,18 +183,16 @@ class SpeechLMTraining(Training[Batch, PerplexityReport]):
     def facts(self) -> dict[str, Any]:
         return {
             "num_parameters": sum(p.numel() for p in self._lm.parameters()),
-            "num_train_samples": len(self._train_samples),
-            "num_train_units": int(self._train_samples.num_units.sum()),
+            **self._data.facts(),
         }
 
     def begin(self, report: Callable[[int, PerplexityReport], None]) -> None:
-        counts = unit_counts(self._train_samples, self._vocabulary, self._ranks)
-        self.unigram = unigram_perplexity(counts, self._validation_samples)
+        self.baseline = self._data.baseline(self._working_model)
         self.initial = self.validate()
         report(0, self.initial)
 
     def batches(self, start: int, stop: int) -> Iterable[Batch]:
-        return self._batches.iterate(start, stop, self._config.num_workers)
+        return self._data.batches(start, stop)
 
     def amount(self, batch: Batch) -> int:
         return batch.num_units
@@ -205,6 +206,7 @@ class SpeechLMTraining(Training[Batch, PerplexityReport]):
                 torch.autograd.backward(micro_nll * (self._ranks.world_size / batch.num_targets))
             nll += micro_nll.detach()
         self.num_skipped += batch.num_skipped
+        self._shares = {f"share_{kind}": round(n / batch.num_units, 4) for kind, n in batch.units_by_kind.items()}
         return {"loss": self._ranks.sum(nll).item() / batch.num_targets}
 
     def after_update(self) -> None:
@@ -212,17 +214,13 @@ class SpeechLMTraining(Training[Batch, PerplexityReport]):
             self._working_model.round_weights()
 
     def pace(self, num_seen: int, num_new: int, seconds: float) -> dict[str, float]:
-        figures: dict[str, float] = {"tokens": num_seen}
+        figures: dict[str, float] = {"tokens": num_seen, **self._shares}
         if self.num_skipped:
             figures["skipped_samples"] = self.num_skipped
         return {**figures, "tokens_per_s": round(num_new / seconds, 1)}
 
     def validate(self) -> PerplexityReport:
-        config, ranks = self._config, self._ranks
-        batch_size = max(1, config.batch_size // (ranks.world_size * config.gradient_accumulation))
-        return perplexity(
-            self._working_model, self._vocabulary, self._validation_samples, batch_size=batch_size, ranks=ranks
-        )
+        return self._data.validate(self._working_model)
 
     def is_better(self, score: PerplexityReport, best: PerplexityReport | None, step: int) -> bool:
         return best is None or score.mean.perplexity < best.mean.perplexity
@@ -231,18 +229,24 @@ class SpeechLMTraining(Training[Batch, PerplexityReport]):
         return PerplexityReport.from_dict(content)
 
     def state(self, step: int) -> dict[str, Any]:
-        return {"loader": self._batches.state_dict(step)}
+        return {"loader": self._data.state_dict(step)}
 
     def progress(self, num_seen: int) -> dict[str, Any]:
-        return {self.seen_name: num_seen, "unigram": asdict(self.unigram), "initial": asdict(self.initial)}
+        return {self.seen_name: num_seen, "unigram": asdict(self.baseline), "initial": asdict(self.initial)}
 
     def copy_model(self) -> Callable[[Path], None]:
         weights = weights_on_cpu(self._lm, keep=self._ranks.is_main)
-        return partial(self._lm.save_pretrained, state_dict=weights, max_shard_size="4GB")
+
+        def write(folder: Path) -> None:
+            self._lm.save_pretrained(folder, state_dict=weights, max_shard_size="4GB")
+            if self._data.tokenizer is not None:
+                self._data.tokenizer.save_pretrained(folder)
+
+        return write
 
     def blame(self, batch: Batch) -> str:
         path = storage.join(self._folder, f"non-finite-{batch.index + 1:08d}.json")
         if self._ranks.is_main:
-            content = {"step": batch.index + 1, "keys": self._batches.keys(batch.index)}
+            content = {"step": batch.index + 1, "keys": self._data.keys(batch.index)}
             storage.write_bytes(path, (json.dumps(content) + "\n").encode())
         return f"The step's samples are named in {path}; look at them. "

@@ -1,0 +1,107 @@
+"""How well a speech and text LM predicts each kind of sequence, and text beside the text LM that it began as."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from model.lm.document_attention import attention_within_documents
+from model.lm.perplexity import Perplexity, PerplexityReport
+from model.lm.speech_lm import bare_model, next_unit_nll
+from model.training.distributed import Ranks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor, nn
+
+    from model.lm.loader import MicroBatch
+    from model.lm.mixture.sources import Source
+    from model.lm.vocab import Vocabulary
+
+# Determines the spans of interleaved samples, the same at every validation.
+SEED = 0
+
+
+def perplexity_by_kind(
+    model: nn.Module, vocabulary: Vocabulary, sources: Sequence[Source], *, batch_size: int, ranks: Ranks
+) -> PerplexityReport:
+    """Perplexity of each kind of sequence, in place of the corpora of PerplexityReport.
+
+    [TEXT] and [SPEECH] are not scored, nor is the first token of a sequence behind them: so a kind of speech alone has
+    the targets that TWIST's perplexity has.
+
+    Args:
+        model: The LM; it is left in the mode (train or eval) that it was in.
+        vocabulary: The model's.
+        sources: The sequences of each kind.
+        batch_size: Samples per forward pass; those of like length share one.
+        ranks: The processes among which the samples are parted; all of them must call this.
+    """
+
+    def score(batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        nll = next_unit_nll(model, batch.token_ids, batch.lengths)
+        return nll, _scored(batch, vocabulary)
+
+    kinds = {source.kind: _perplexity(model, source, score, batch_size, ranks) for source in sources}
+    return PerplexityReport.of(kinds)
+
+
+def text_lm_perplexity(
+    model: nn.Module, vocabulary: Vocabulary, text: Source, *, batch_size: int, ranks: Ranks
+) -> Perplexity:
+    """Perplexity of text under the text LM that a new model was made of: without [TEXT], among text tokens alone.
+
+    The targets are those of `perplexity_by_kind`.
+    """
+
+    def score(batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        documents = [document[1:] for document in torch.split(batch.token_ids, list(batch.lengths))]
+        lengths = list(map(len, documents))
+        nll = next_unit_nll(model, torch.cat(documents), lengths, num_ids=vocabulary.text_size)
+        return nll, pad_sequence([torch.ones(length - 1, dtype=torch.bool) for length in lengths], batch_first=True)
+
+    return _perplexity(model, text, score, batch_size, ranks)
+
+
+def _scored(batch: MicroBatch, vocabulary: Vocabulary) -> Tensor:
+    """Which targets count [num_sequences, longest - 1]."""
+    masks = []
+    for document in torch.split(batch.token_ids, list(batch.lengths)):
+        is_switch = torch.isin(document, torch.tensor([vocabulary.text_id, vocabulary.speech_id]))
+        is_switch[:2] = True
+        masks.append(~is_switch[1:])
+    return pad_sequence(masks, batch_first=True)
+
+
+def _perplexity(
+    model: nn.Module,
+    source: Source,
+    score: Callable[[MicroBatch], tuple[Tensor, Tensor]],
+    batch_size: int,
+    ranks: Ranks,
+) -> Perplexity:
+    by_length = np.argsort(-source.lengths, kind="stable")
+    batches = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
+    sums = torch.zeros(2, dtype=torch.float64)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), attention_within_documents(bare_model(model)):
+        for round_start in range(0, len(batches), ranks.world_size):
+            # Where weights are sharded no process can compute alone: in the last round some have another's batch.
+            number = round_start + ranks.rank
+            samples = np.sort(batches[min(number, len(batches) - 1)])
+            batch, num_damaged = source.sequences(samples, samples, SEED)
+            assert not num_damaged, "validation refuses damaged samples"
+            nll, is_scored = score(batch)
+            if number < len(batches):
+                is_scored = is_scored.to(nll.device)
+                sums[0] += nll.double()[is_scored].sum().cpu()
+                sums[1] += is_scored.sum().cpu()
+    model.train(was_training)
+    nats, num_targets = ranks.sum(sums.to(ranks.device)).cpu().tolist()
+    with np.errstate(over="ignore"):
+        return Perplexity(nats / num_targets, float(np.exp(nats / num_targets)), int(num_targets))
