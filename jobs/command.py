@@ -140,6 +140,10 @@ def summary(name: str, facts: dict[str, Any]) -> str:
     if "imported_from" in facts:
         return f"taken from {facts['imported_from']}"
     counts = facts["counts"]
+    if stage_of(name).counts == "documents":
+        dropped = [f"{tally['items']:,} {reason}" for reason, tally in counts["dropped"].items()]
+        line = f"kept {facts['num_tokens']:,} tokens in {counts['kept']['items']:,} documents"
+        return f"{line}; dropped {', '.join(dropped) if dropped else 'nothing'}"
     line = f"kept {_hours(counts['kept']['hours'])} in {counts['kept']['items']:,} {stage_of(name).counts}"
     if "segments" in facts:
         line += f" ({facts['segments']:,} segments)"

@@ -56,10 +56,10 @@ class Recipe:
     language: LanguageConfig = field(default_factory=LanguageConfig)
     segments: SegmentConfig = field(default_factory=SegmentConfig)
     words: WordsConfig | None = None
-    text: TextConfig | None = None
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     pack: PackConfig = field(default_factory=PackConfig)
+    text: TextConfig | None = None
     train: TrainConfig | None = None
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     vocoder: VocoderTrainConfig = field(default_factory=VocoderTrainConfig)

@@ -9,7 +9,7 @@ import importlib
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -64,14 +64,23 @@ def work(recipe: Recipe, given: Namespace) -> None:
 
 def _stages(recipe: Recipe, until: str | None) -> list[StageRow]:
     """The stages to do, to the end or until one of them."""
-    asked_for = [stage for stage in STAGES if stage.section is None or getattr(recipe, stage.section) is not None]
+    asked_for = [stage for stage in STAGES if stage.section is None or _is_said(recipe, stage.section)]
     if until is None:
         return asked_for
     commands = [stage.command for stage in asked_for]
     if until not in commands:
         section = next(stage.section for stage in STAGES if stage.command == until)
-        raise TwistError(f"--until {until}: the recipe has no `{section}:`, so that stage is left out; add it")
+        told = f"`{section}:`" if section and "." not in section else str(section)
+        raise TwistError(f"--until {until}: the recipe has no {told}, so that stage is left out; add it")
     return asked_for[: commands.index(until) + 1]
+
+
+def _is_said(recipe: Recipe, setting: str) -> bool:
+    """Whether a recipe has a section, or something in one: text.corpora."""
+    value: Any = recipe
+    for name in setting.split("."):
+        value = getattr(value, name, None)
+    return bool(value)
 
 
 def _require_encoder(recipe: Recipe, stages: Sequence[StageRow]) -> None:
@@ -86,7 +95,7 @@ def _require_encoder(recipe: Recipe, stages: Sequence[StageRow]) -> None:
 def _run_stages(recipe: Recipe, stages: Sequence[StageRow], retry_dropped: bool) -> None:
     for stage in stages:
         settings = {"retry_dropped": retry_dropped} if stage.reads_audio else {}
-        importlib.import_module(f"jobs.{stage.command}").work(recipe, **settings)
+        importlib.import_module(f"jobs.{stage.command.replace('-', '_')}").work(recipe, **settings)
 
 
 def _table(recipe: Recipe, perplexity_before: float, evaluation: Evaluation) -> str:

@@ -26,6 +26,7 @@ MODELS = (
     "codebook.path",
     "language.audio.model",
     "words.model",
+    "text.tokenizer",
     "train.init",
     "pretrain.init",
     "vocoder.init",
@@ -76,6 +77,9 @@ def _paths(recipe: Recipe, given: Namespace, sections: Sequence[str]) -> Iterato
     if "words" in sections and recipe.words is not None:
         for place in recipe.words.alignments:
             yield "words.alignments", place
+    if "text" in sections and recipe.text is not None:
+        for text in recipe.text.corpora:
+            yield "text.corpora.path", text.path
     for option in MODEL_OPTIONS:
         named = given.get(option)
         if isinstance(named, str) and "/" in named:

@@ -19,6 +19,7 @@ SEGMENTS = "segments"
 WORDS = "words"
 CODEBOOK = "codebook"
 UNITS = "units"
+TEXT = "text"
 SHARDS = "shards"
 
 
@@ -35,13 +36,14 @@ class StageRow:
         parts: Subfolder for its part files; "" is the stage's folder itself.
         needs_encoder: Whether it, or the stage it builds on, can only run with an encoder that can be loaded.
         reads_audio: Whether it opens audio, and so takes `--retry-dropped`.
-        section: The section without which `twist run` leaves the stage out; None if it always runs it.
+        section: The section, or the setting of one (text.corpora), without which `twist run` leaves the stage out; None
+            if it always runs it.
     """
 
     name: str
     command: str
     purpose: str
-    counts: Literal["recordings", "segments"]
+    counts: Literal["recordings", "segments", "documents"]
     source: str | None = None
     parts: str = ""
     needs_encoder: bool = False
@@ -85,6 +87,14 @@ STAGES = (
         "segments",
         source=SEGMENTS,
         needs_encoder=True,
+    ),
+    StageRow(
+        TEXT,
+        "pack-text",
+        "pack text into shards of tokens, to train on beside speech",
+        "documents",
+        reads_audio=False,
+        section="text.corpora",
     ),
     StageRow(
         SHARDS,

@@ -26,7 +26,7 @@ from pipeline.errors import TwistError
 from pipeline.files import foreign_json, parquet, storage
 from pipeline.files.folder_lock import LOCK, FolderInUseError, folder_lock
 from pipeline.records import DROPPED_SCHEMA, Dropped, to_table
-from pipeline.runs import SHARDS, UNITS, WORDS, is_part_file, stage_of
+from pipeline.runs import SHARDS, TEXT, UNITS, WORDS, is_part_file, stage_of
 from pipeline.sha256sums import SHA256SUMS
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ class Stage:
             for file in storage.list_files(self.uri)
             if file not in (STAGE_JSON, SHA256SUMS, DONE, LOCK, REMOVING)
             and storage.join(self.uri, file) not in of_work
-            and not (self.name == SHARDS and file.endswith(".tar"))
+            and not (self.name in (SHARDS, TEXT) and file.endswith(".tar"))
             and not (self.name in (UNITS, WORDS) and is_part_file(file))
         ]
 

@@ -158,6 +158,12 @@ class RowGroups:
         """The schema's key-value metadata."""
         return dict(self._file.schema_arrow.metadata or {})
 
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Rows, and bytes before compression, of each row group."""
+        groups = (self._file.metadata.row_group(number) for number in range(len(self)))
+        return [(int(group.num_rows), int(group.total_byte_size)) for group in groups]
+
     def read(self, number: int) -> pa.Table:
         """Reads row group `number`, counted from 0."""
         with _damage_named(self._uri):

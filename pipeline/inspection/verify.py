@@ -134,8 +134,8 @@ def _dropped(run: str, name: str) -> tuple[dict[str, int], dict[str, int], dict[
 
 def _verify_inputs(run: str, name: str) -> Iterator[str]:
     for source, fingerprint in stage.read_facts(run, name)["inputs"].items():
-        if source not in STAGE_NAMES:
-            continue  # files from outside the run, such as alignments
+        if source not in STAGE_NAMES:  # evaluation sets, alignments, a tokenizer: they lie elsewhere
+            continue
         if not stage.is_finished(run, source):
             yield f"{storage.join(run, name)} was made from {source}, which is not finished"
         elif stage.fingerprint_of(run, source) != fingerprint:

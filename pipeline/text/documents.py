@@ -1,0 +1,183 @@
+"""The documents of a file of text, one after the other, however large it is."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import zlib
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any, cast
+
+import pyarrow as pa
+
+from pipeline.errors import TwistError, brief
+from pipeline.files import foreign_json, parquet, storage
+from pipeline.text.files import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pipeline.text.files import Piece, TextFile
+
+# No document is longer: a novel has a megabyte.
+LONGEST_BYTES = 2**26
+
+
+@dataclass(frozen=True)
+class NoText:
+    """Why a document is left out; `reason` is a word for counts."""
+
+    reason: str
+    detail: str
+
+
+def read_documents(piece: Piece) -> Iterator[tuple[int, str | NoText]]:
+    """The documents of a piece: each one's row (a row of Parquet, a line, a paragraph; from 0), and its text or why it
+    has none.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if piece.groups is not None:
+        yield from _rows(piece)
+        return
+    read = {"jsonl": _json_lines, "txt": _plain}[piece.file.format]
+    row = -1
+    try:
+        with _opened(piece.file.uri) as content:
+            for row, found in read(piece.file, content):
+                yield row, found
+    except (gzip.BadGzipFile, zlib.error, EOFError, pa.ArrowException) as error:
+        yield row + 1, NoText("unreadable", f"{piece.file.uri} is damaged: {error}")
+
+
+def require_column(file: TextFile) -> None:
+    """Whether the first line of JSON lines has the column of text; other files are left alone.
+
+    Raises:
+        TwistError: it has another.
+    """
+    if file.format != "jsonl":
+        return
+    first: object = None
+    # What cannot be read is told when its turn comes.
+    with contextlib.suppress(gzip.BadGzipFile, zlib.error, EOFError, ValueError), _opened(file.uri) as content:
+        first = foreign_json.parse(content.readline(LONGEST_BYTES))
+    if isinstance(first, dict) and file.column not in first:
+        raise TwistError(f"{file.uri} has no {file.column!r} in its first line{nearest(file.column, list(first))}")
+
+
+def _rows(piece: Piece) -> Iterator[tuple[int, str | NoText]]:
+    assert piece.groups is not None
+    row = piece.first_row
+    with parquet.RowGroups(piece.file.uri, [piece.file.column]) as groups:
+        for group in range(*piece.groups):
+            for batch in groups.read(group).to_batches(1000):
+                for text in batch.column(0).to_pylist():
+                    yield row, _text(text, f"row {row} of {piece.file.uri}")
+                    row += 1
+
+
+def _json_lines(file: TextFile, content: IO[bytes]) -> Iterator[tuple[int, str | NoText]]:
+    for row, line in enumerate(_lines(content)):
+        where = f"line {row + 1} of {file.uri}"
+        if isinstance(line, NoText):
+            yield row, NoText(line.reason, f"{where} {line.detail}")
+        elif line.strip():
+            yield row, _of_json(line, file.column, where)
+
+
+def _of_json(line: bytes, column: str, where: str) -> str | NoText:
+    try:
+        value = foreign_json.parse(line)
+    except ValueError as error:
+        return NoText("unreadable", f"{where} is no JSON: {error}")
+    if not isinstance(value, dict):
+        return NoText("unreadable", f"{where} is no JSON object: {brief(value)}")
+    if column not in value:
+        return NoText("no_text", f"{where} has no {column!r}")
+    return _text(value[column], where)
+
+
+def _plain(file: TextFile, content: IO[bytes]) -> Iterator[tuple[int, str | NoText]]:
+    if file.document == "file":
+        whole = content.read(LONGEST_BYTES + 1)
+        where = file.uri
+        yield 0, _too_long(where) if len(whole) > LONGEST_BYTES else _decoded(whole, where)
+        return
+    if file.document == "line":
+        for row, line in enumerate(_lines(content)):
+            where = f"line {row + 1} of {file.uri}"
+            if isinstance(line, NoText):
+                yield row, NoText(line.reason, f"{where} {line.detail}")
+            elif line.strip():
+                yield row, _decoded(line, where)
+        return
+    for row, paragraph in enumerate(_paragraphs(content)):
+        where = f"paragraph {row + 1} of {file.uri}"
+        yield row, _too_long(where) if paragraph is None else _decoded(paragraph, where)
+
+
+def _paragraphs(content: IO[bytes]) -> Iterator[bytes | None]:
+    """What blank lines part; None for one that is too long."""
+    lines: list[bytes] = []
+    num_bytes = 0
+    for line in _lines(content):
+        if isinstance(line, NoText):
+            num_bytes = LONGEST_BYTES + 1
+        elif line.strip():
+            num_bytes += len(line)
+            lines.append(line)
+        elif num_bytes:
+            yield b"".join(lines) if num_bytes <= LONGEST_BYTES else None
+            lines, num_bytes = [], 0
+        if num_bytes > LONGEST_BYTES:
+            lines.clear()
+    if num_bytes:
+        yield b"".join(lines) if num_bytes <= LONGEST_BYTES else None
+
+
+def _lines(content: IO[bytes]) -> Iterator[bytes | NoText]:
+    while line := content.readline(LONGEST_BYTES + 1):
+        if len(line) <= LONGEST_BYTES:
+            yield line
+            continue
+        while not line.endswith(b"\n") and (line := content.readline(LONGEST_BYTES)):
+            pass
+        yield NoText("too_long", f"is longer than {LONGEST_BYTES:,} bytes")
+
+
+def _too_long(where: str) -> NoText:
+    return NoText("too_long", f"{where} is longer than {LONGEST_BYTES:,} bytes")
+
+
+def _decoded(content: bytes, where: str) -> str | NoText:
+    try:
+        return _text(content.decode("utf-8-sig"), where)
+    except UnicodeDecodeError as error:
+        return NoText("unreadable", f"{where} is no UTF-8 at byte {error.start}")
+
+
+def _text(value: object, where: str) -> str | NoText:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return NoText("empty", f"{where} is empty")
+    if not isinstance(value, str):
+        return NoText("unreadable", f"{where} holds {brief(value)} in place of text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return NoText("unreadable", f"{where} holds half a character")
+    return value.strip()
+
+
+@contextlib.contextmanager
+def _opened(uri: str) -> Iterator[IO[bytes]]:
+    with storage.open_read(uri) as file:
+        if uri.endswith(".gz"):
+            yield cast("IO[bytes]", gzip.GzipFile(fileobj=file))
+        elif uri.endswith(".zst"):
+            stream: Any = pa.CompressedInputStream(pa.PythonFile(file), "zstd")
+            yield io.BufferedReader(stream, 2**20)
+        else:
+            yield file
