@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.files import storage
+from pipeline.files import foreign_json, storage
 from pipeline.records import DOCUMENT_SCHEMA
-from pipeline.shards import DatasetError, Shards, add_array, add_member, read_info, write_manifest
+from pipeline.shards import DATASET, DatasetError, Shards, add_array, add_member, read_info, write_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -139,6 +139,15 @@ def text_fingerprint(info: dict[str, Any]) -> str:
     """The identity of shards of text: that of their tokenizer, and the checksum of every tar."""
     identity = [info["tokenizer"], *(shard["sha256"] for shard in info["shards"])]
     return hashlib.sha256("\n".join(identity).encode()).hexdigest()
+
+
+def is_text(uri: str) -> bool:
+    """Whether a dataset.json describes shards of text, and not of units."""
+    try:
+        info = foreign_json.parse(storage.read_bytes(storage.join(uri, DATASET)))
+    except ValueError:
+        return False
+    return isinstance(info, dict) and "token_type" in info
 
 
 def open_text(uri: str) -> TextDataset:

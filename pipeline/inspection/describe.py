@@ -21,8 +21,10 @@ from pipeline.inspection.describe_stages import (
     describe_units,
     describe_words,
 )
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, STAGE_NAMES, UNITS, WORDS, parts_uri
+from pipeline.inspection.describe_text import describe_text
+from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, STAGE_NAMES, TEXT, UNITS, WORDS, parts_uri
 from pipeline.shards import DATASET
+from pipeline.text_shards import is_text
 from pipeline.units import codebook
 from pipeline.work.progress import read_progress
 
@@ -37,7 +39,7 @@ def kind_of(uri: str) -> str:
         TwistError: nothing of ours, or a stage in a folder of another name.
     """
     if storage.exists(storage.join(uri, DATASET)):
-        return SHARDS
+        return TEXT if is_text(uri) else SHARDS
     if storage.exists(storage.join(uri, codebook.FACTS)):
         return CODEBOOK
     if storage.exists(storage.join(uri, stage.STAGE_JSON)):
@@ -88,6 +90,8 @@ def describe_folder(uri: str, kind: str) -> dict[str, Any]:
     run, _, name = uri.rpartition("/")
     if name == kind and _was_begun(run, name):
         return describe_stage(run, name)
+    if kind == TEXT:
+        return describe_text(uri)
     return describe_shards(uri) if kind == SHARDS else {"codebook": codebook.load(uri).facts}
 
 
@@ -106,6 +110,7 @@ def describe_stage(run: str, name: str) -> dict[str, Any]:
         WORDS: describe_words,
         CODEBOOK: describe_codebook,
         UNITS: describe_units,
+        TEXT: lambda run: describe_text(storage.join(run, TEXT)),
         SHARDS: lambda run: describe_shards(storage.join(run, SHARDS)),
     }
     keys = ("counts", "config", "versions", "wall_time_s", "finished_at")

@@ -48,6 +48,7 @@ def describe_shards(uri: str) -> dict[str, Any]:
         "totals": dataset.info["totals"],
         "languages": dataset.info["languages"],
         **figures.unit_statistics(count_units(dataset, SPLITS)),
+        "words": dataset.info.get("text"),
         "examples": _examples(dataset),
     }
 

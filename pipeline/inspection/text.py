@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.inspection.checkpoints import QUALITY
 from pipeline.printable import printable_in
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, UNITS, WORDS
+from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, TEXT, UNITS, WORDS
 from pipeline.text_table import in_columns
 
 WIDTH = 120
@@ -90,6 +90,7 @@ def _folder(kind: str, description: Mapping[str, Any]) -> Iterator[str]:
         WORDS: _words,
         CODEBOOK: _codebook,
         UNITS: _units,
+        TEXT: _text,
         SHARDS: _shards,
         "checkpoints": _checkpoints,
         "checkpoint": _checkpoint,
@@ -239,6 +240,7 @@ def _shards(description: Mapping[str, Any]) -> Iterator[str]:
         figures = [f"{total[name]:,}" for name in ("num_samples", "num_units", "num_frames")]
         rows.append([total["corpus"], total["split"], figures[0], _hours(total["hours"]), *figures[1:]])
     yield from ("", *(f"  {line}" for line in in_columns(rows, left_aligned=(0, 1))), "")
+    yield from _words_of_shards(description["words"])
     languages = description["languages"].items()
     yield from _row(
         "languages", ", ".join(f"{name} {f['num_samples']:,} ({_hours(f['hours'])})" for name, f in languages)
@@ -249,6 +251,35 @@ def _shards(description: Mapping[str, Any]) -> Iterator[str]:
     for example in description["examples"]:
         yield from _row("e.g.", f"{example['key']}  {_seconds(example['duration_s'])}  {example['split']}")
         yield from _row("", _first_units(example))
+
+
+def _words_of_shards(words: Mapping[str, Any] | None) -> Iterator[str]:
+    """Which samples carry words."""
+    if words is None:
+        return
+    rows = [["corpus", "split", "samples with words", "audio", "words", "tokens of text"]]
+    for total in words["totals"]:
+        figures = [f"{total[name]:,}" for name in ("num_samples", "num_words", "num_text_tokens")]
+        rows.append([total["corpus"], total["split"], figures[0], _hours(total["hours"]), *figures[1:]])
+    yield from (*(f"  {line}" for line in in_columns(rows, left_aligned=(0, 1))), "")
+    yield from _row("text", f"{words['vocab_size']:,} kinds of tokens, tokenizer {words['tokenizer']}")
+
+
+def _text(description: Mapping[str, Any]) -> Iterator[str]:
+    told = f"{description['num_documents']:,} documents, {description['num_tokens']:,} tokens"
+    yield from _row("shards", f"{_count(description['num_shards'], 'shards')}: {told}")
+    tokens = f"{description['vocab_size']:,} kinds, {description['token_type']}"
+    yield from _row("tokens", f"{tokens}, tokenizer {description['tokenizer']}")
+    yield from _row("fingerprint", description["fingerprint"])
+    rows = [["corpus", "split", "documents", "tokens"]]
+    for total in description["totals"]:
+        rows.append([total["corpus"], total["split"], f"{total['num_documents']:,}", f"{total['num_tokens']:,}"])
+    yield from ("", *(f"  {line}" for line in in_columns(rows, left_aligned=(0, 1))), "")
+    yield from _row("tokens a document", _spread(description["documents_tokens"], lambda number: f"{number:,.0f}"))
+    for example in description["examples"]:
+        first = " ".join(map(str, example["first_tokens"]))
+        yield from _row("e.g.", f"{example['key']}  {example['split']}")
+        yield from _row("", f"{example['num_tokens']:,} tokens: {first} …")
 
 
 def table_of_corpora(description: Mapping[str, Any]) -> str:

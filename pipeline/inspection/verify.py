@@ -20,11 +20,13 @@ from pipeline.inspection.verify_stages import (
     verify_language,
     verify_manifest,
     verify_packed,
+    verify_packed_text,
     verify_segments,
     verify_units,
     verify_words,
 )
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, STAGE_NAMES, UNITS, WORDS, stage_of
+from pipeline.inspection.verify_text import verify_text
+from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, STAGE_NAMES, TEXT, UNITS, WORDS, stage_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,6 +64,8 @@ def verify_folder(uri: str, kind: str, checksums: bool = True) -> Iterator[str]:
     run, _, name = uri.rpartition("/")
     if name == kind and storage.exists(storage.join(uri, stage.STAGE_JSON)):
         return verify_stage(run, name, checksums)
+    if kind == TEXT:
+        return verify_text(uri, checksums)
     return verify_shards(uri, checksums) if kind == SHARDS else as_violations(uri, verify_codebook(uri))
 
 
@@ -79,6 +83,7 @@ def verify_stage(run: str, name: str, checksums: bool = True) -> Iterator[str]:
         WORDS: verify_words,
         CODEBOOK: lambda run, _: verify_fitted(run),
         UNITS: verify_units,
+        TEXT: verify_packed_text,
         SHARDS: verify_packed,
     }
     checks = [_verify_counts(run, name), _verify_inputs(run, name), particular[name](run, checksums)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tarfile
 from array import array
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,19 +21,26 @@ from pipeline.files import parquet, storage
 from pipeline.inspection.accounts import hashes_of, repeated
 from pipeline.inspection.verify_tars import verify_tar
 from pipeline.records import SPLITS
-from pipeline.shards import DATASET, MANIFEST, TAR_BLOCK_BYTES, dataset_fingerprint, open_dataset
+from pipeline.shards import DATASET, MANIFEST, TAR_BLOCK_BYTES, WORD_BYTES, dataset_fingerprint, open_dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator
 
     from numpy.typing import NDArray
 
-    from pipeline.shards import Dataset
+    from pipeline.shards import Dataset, Shards
 
     # What dataset.json, or the manifest, says of each group of samples: figures by name.
     _Sums = Mapping[tuple[str, ...], Mapping[str, Any]]
 
+# Of a figure in dataset.json, which column of the manifest it sums up, and how.
+Summed = Mapping[str, tuple[str, str]]
 SUMMED = {"num_samples": ("key", "count"), "num_units": ("num_units", "sum"), "num_frames": ("num_frames", "sum")}
+SUMMED_OF_WORDS = {
+    "num_samples": ("num_words", "count"),
+    "num_words": ("num_words", "sum"),
+    "num_text_tokens": ("num_text_tokens", "sum"),
+}
 
 
 def verify_shards(uri: str, checksums: bool = True) -> Iterator[str]:
@@ -67,14 +75,26 @@ def _verify_shards(uri: str, checksums: bool) -> Iterator[str]:
         yield f"{manifest_uri}: {twice[0]} keys occur more than once, e.g. {twice[1]}"
     yield from _verify_splits(manifest_uri, dataset)
     shards: dict[str, dict[str, Any]] = {shard["path"]: shard for shard in dataset.info["shards"]}
-    of_shards, of_corpora = _sums(dataset)
-    yield from _verify_sums(index_uri, of_shards, {(path,): shard for path, shard in shards.items()})
-    totals: _Sums = {(total["corpus"], total["split"]): total for total in dataset.info["totals"]}
-    yield from _verify_sums(index_uri, of_corpora, totals)
+    of_shards, of_corpora = sums_of(dataset, SUMMED)
+    yield from verify_sums(index_uri, of_shards, {(path,): shard for path, shard in shards.items()}, SUMMED)
+    yield from verify_sums(index_uri, of_corpora, totals_of(dataset.info["totals"]), SUMMED)
+    if dataset.has_words:
+        _, with_words = sums_of(dataset, SUMMED_OF_WORDS)
+        yield from verify_sums(index_uri, with_words, totals_of(dataset.info["text"]["totals"]), SUMMED_OF_WORDS)
+    yield from stray_tars(uri, shards)
+    yield from _verify_tars(dataset, shards) if checksums else _verify_places(dataset, shards)
+
+
+def totals_of(told: list[dict[str, Any]]) -> _Sums:
+    """What dataset.json says of each corpus and split."""
+    return {(total["corpus"], total["split"]): total for total in told}
+
+
+def stray_tars(uri: str, shards: Collection[str]) -> Iterator[str]:
+    """Tars that dataset.json does not name."""
     for path in storage.list_files(uri, ".tar"):
         if path not in shards:
             yield f"{storage.join(uri, path)} is none of the shards in {DATASET}"
-    yield from _verify_tars(dataset, shards) if checksums else _verify_places(dataset, shards)
 
 
 def _verify_tars(dataset: Dataset, shards: dict[str, dict[str, Any]]) -> Iterator[str]:
@@ -83,7 +103,7 @@ def _verify_tars(dataset: Dataset, shards: dict[str, dict[str, Any]]) -> Iterato
     counts = {split: np.zeros(dataset.codebook_size, np.int64) for split in stated}
     num_violations = 0
     with parquet.RowGroups(storage.join(dataset.uri, MANIFEST), dataset.schema.names) as groups:
-        rows = _RowsByShard(dataset, groups)
+        rows = RowsByShard(dataset, groups)
         for path, shard in shards.items():
             check = verify_tar(dataset, shard, rows.of(path), counts)
             for violation in as_violations(storage.join(dataset.uri, path), check):
@@ -98,8 +118,32 @@ def _verify_tars(dataset: Dataset, shards: dict[str, dict[str, Any]]) -> Iterato
 
 def _verify_places(dataset: Dataset, shards: dict[str, dict[str, Any]]) -> Iterator[str]:
     """Whether each tar is as long as it was, and the places that the manifest names lie within it."""
+    yield from verify_sizes(dataset.uri, shards)
+    paths = pa.array(shards, pa.string())
+    ends = np.array([shard["num_bytes"] for shard in shards.values()], np.int64)
+    manifest_uri = storage.join(dataset.uri, MANIFEST)
+    of_words = ["words_offset", "num_words"] if dataset.has_words else []
+    for table in dataset.rows(["key", "shard", "offset", "units_offset", "num_units", *of_words]):
+        table = table.filter(pc.is_in(table["shard"], paths))
+        offset, units_offset, num_units = (
+            table[name].to_numpy().astype(np.int64) for name in ("offset", "units_offset", "num_units")
+        )
+        end = ends[pc.index_in(table["shard"], paths).to_numpy()]
+        is_fit = (offset >= 0) & (offset % TAR_BLOCK_BYTES == 0) & (offset < units_offset) & (num_units > 0)
+        is_fit &= units_offset + 2 * num_units <= end
+        if of_words:
+            words_offset, num_words = (pc.fill_null(table[name], 0).to_numpy().astype(np.int64) for name in of_words)
+            is_fit &= (words_offset + WORD_BYTES * num_words <= end) & (
+                (num_words == 0) | (words_offset > units_offset)
+            )
+        for row in np.flatnonzero(~is_fit):
+            yield f"{manifest_uri}: {table['key'][row]} lies where there is no sample in {table['shard'][row]}"
+
+
+def verify_sizes(folder: str, shards: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Whether each tar is there, and as long as it was."""
     for path, shard in shards.items():
-        uri = storage.join(dataset.uri, path)
+        uri = storage.join(folder, path)
         try:
             num_bytes = storage.size(uri)
         except FileNotFoundError:
@@ -107,24 +151,12 @@ def _verify_places(dataset: Dataset, shards: dict[str, dict[str, Any]]) -> Itera
             continue
         if num_bytes != shard["num_bytes"]:
             yield f"{uri} has {num_bytes} bytes, not the {shard['num_bytes']} that {DATASET} gives"
-    paths = pa.array(shards, pa.string())
-    ends = np.array([shard["num_bytes"] for shard in shards.values()], np.int64)
-    manifest_uri = storage.join(dataset.uri, MANIFEST)
-    for table in dataset.rows(["key", "shard", "offset", "units_offset", "num_units"]):
-        table = table.filter(pc.is_in(table["shard"], paths))
-        offset, units_offset, num_units = (
-            table[name].to_numpy().astype(np.int64) for name in ("offset", "units_offset", "num_units")
-        )
-        end = ends[pc.index_in(table["shard"], paths).to_numpy()]
-        is_fit = (offset >= 0) & (offset % TAR_BLOCK_BYTES == 0) & (offset < units_offset) & (num_units > 0)
-        for row in np.flatnonzero(~(is_fit & (units_offset + 2 * num_units <= end))):
-            yield f"{manifest_uri}: {table['key'][row]} lies where there is no sample in {table['shard'][row]}"
 
 
-class _RowsByShard:
+class RowsByShard:
     """The manifest's rows by shard: of one shard as Python objects, of one row group as columns at a time."""
 
-    def __init__(self, dataset: Dataset, groups: parquet.RowGroups) -> None:
+    def __init__(self, dataset: Shards, groups: parquet.RowGroups) -> None:
         self._groups = groups
         self._numbers: dict[str, list[int]] = defaultdict(list)
         for number, table in enumerate(dataset.rows(["shard"])):
@@ -176,22 +208,22 @@ def _owned(table: pa.Table, is_by_recording: bool) -> NDArray[np.int64]:
     return owned
 
 
-def _sums(dataset: Dataset) -> tuple[_Sums, _Sums]:
+def sums_of(dataset: Shards, summed: Summed) -> tuple[_Sums, _Sums]:
     """What the manifest's rows add up to: by shard, and by corpus and split."""
     groupings = (["shard"], ["corpus", "split"])
     sums: tuple[dict[tuple[str, ...], dict[str, int]], ...] = ({}, {})
-    for table in dataset.rows(["key", "num_units", "num_frames", "shard", "corpus", "split"]):
+    for table in dataset.rows([*(column for column, _ in summed.values()), "shard", "corpus", "split"]):
         for columns, found in zip(groupings, sums, strict=True):
-            for group in table.group_by(columns).aggregate(list(SUMMED.values())).to_pylist():
-                figures = found.setdefault(tuple(group[column] for column in columns), dict.fromkeys(SUMMED, 0))
-                for name, how in SUMMED.items():
-                    figures[name] += group["_".join(how)]
+            for group in table.group_by(columns).aggregate(list(summed.values())).to_pylist():
+                figures = found.setdefault(tuple(group[column] for column in columns), dict.fromkeys(summed, 0))
+                for name, how in summed.items():
+                    figures[name] += group["_".join(how)] or 0
     return sums[0], sums[1]
 
 
-def _verify_sums(index_uri: str, found: _Sums, stated: _Sums) -> Iterator[str]:
+def verify_sums(index_uri: str, found: _Sums, stated: _Sums, summed: Summed) -> Iterator[str]:
     """Whether dataset.json says of each group of samples what the manifest's rows add up to."""
-    expected = {key: {name: figures[name] for name in SUMMED} for key, figures in stated.items()}
+    expected = {key: {name: figures[name] for name in summed} for key, figures in stated.items()}
     for key in sorted(found.keys() | expected.keys()):
         if found.get(key) != expected.get(key):
             yield f"{index_uri} says {expected.get(key)} of {' '.join(key)}, but {MANIFEST} lists {found.get(key)}"

@@ -20,9 +20,11 @@ from pipeline.files import parquet, storage
 from pipeline.inspection.accounts import differences, hashes_of, repeated
 from pipeline.inspection.verify_shards import as_violations, verify_shards
 from pipeline.inspection.verify_tars import verify_sample
+from pipeline.inspection.verify_text import verify_text
 from pipeline.language.filter import DECISIONS
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, UNITS, WORDS
+from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, TEXT, UNITS, WORDS
 from pipeline.segments.segment import LENGTHS_FILE, SEGMENTS_FILE
+from pipeline.text_shards import open_text
 from pipeline.units import codebook
 from pipeline.units.parts import digest_of_part, part_uris, read_part
 from pipeline.words import parts as words_parts
@@ -166,6 +168,17 @@ def verify_packed(run: str, checksums: bool) -> Iterator[str]:
         parts = part_uris(run)
         yield from _verify_accounts(run, SHARDS, lambda: _ids_kept(parts), lambda: shards.segment_ids(dataset))
     yield from _verify_output(run, SHARDS, dataset.fingerprint)
+
+
+def verify_packed_text(run: str, checksums: bool) -> Iterator[str]:
+    """The text shards of a run: by themselves, and that they are those that the stage wrote."""
+    uri = storage.join(run, TEXT)
+    yield from verify_text(uri, checksums)
+    dataset = open_text(uri)
+    kept = stage.read_facts(run, TEXT)["counts"]["kept"]["items"]
+    if (found := sum(total["num_documents"] for total in dataset.info["totals"])) != kept:
+        yield f"{storage.join(uri, shards.DATASET)} counts {found} documents, but the stage kept {kept}"
+    yield from _verify_output(run, TEXT, dataset.fingerprint)
 
 
 def _verify_part(uri: str, part: pa.Table, book: Codebook) -> Iterator[str]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.files import storage
+from pipeline.inspection.verify_words import verify_sample_words
 from pipeline.shards import DATASET, MANIFEST
 
 if TYPE_CHECKING:
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
     from pipeline.shards import Dataset
 
 MEMBERS = {"durations.npy", "json", "units.npy"}
+MEMBERS_OF_WORDS = {"text.npy", "words.npy"}
 
 
 @dataclass(frozen=True)
-class _Member:
+class Member:
     """A file in a tar, and the bytes at which its header and its data begin."""
 
     offset: int
@@ -54,14 +56,16 @@ def verify_tar(
         yield f"{uri} does not have the checksum that {DATASET} gives"
         return
     rows = sorted(rows, key=lambda row: int(row["index"]))
-    samples = _read_tar(content)
+    samples = read_members(content)
     if list(samples) != [row["key"] for row in rows]:
         yield f"{uri} does not hold the samples that {MANIFEST} lists for it, in their order"
         return
     for index, (row, members) in enumerate(zip(rows, samples.values(), strict=True)):
         where = f"{uri}: {row['key']}"
-        if members.keys() != MEMBERS:
-            yield f"{where} has members {sorted(members)}, not {sorted(MEMBERS)}"
+        description = json.loads(members["json"].data) if "json" in members else {}
+        expected = MEMBERS | MEMBERS_OF_WORDS if "words" in description else MEMBERS
+        if members.keys() != expected:
+            yield f"{where} has members {sorted(members)}, not {sorted(expected)}"
             continue
         units, durations = (np.load(io.BytesIO(members[name].data)) for name in ("units.npy", "durations.npy"))
         if not units.dtype == durations.dtype == np.uint16:
@@ -71,7 +75,12 @@ def verify_tar(
         if row["split"] in counts and len(units) and units.max() < dataset.codebook_size:
             counts[row["split"]] += np.bincount(units, minlength=dataset.codebook_size)
         found = _manifest_row(shard["path"], index, row["key"], members, len(units), content)
-        if wrong := [name for name in dataset.schema.names if found[name] != row[name]]:
+        if "words" in description:
+            tokens, table = (np.load(io.BytesIO(members[name].data)) for name in ("text.npy", "words.npy"))
+            rate_hz, vocab_size = float(dataset.info["frame_rate_hz"]), int(dataset.info["text"]["vocab_size"])
+            yield from verify_sample_words(where, description, tokens, table, len(units), rate_hz, vocab_size)
+            found |= _words_in_manifest(members, tokens, table, found, content)
+        if wrong := [name for name in dataset.schema.names if found.get(name) != row[name]]:
             yield f"{storage.join(dataset.uri, MANIFEST)}: {', '.join(wrong)} of {row['key']} are not those of {uri}"
 
 
@@ -91,20 +100,20 @@ def verify_sample(
         yield f"{where}: unit {units.max()} is outside the codebook of {codebook_size}"
 
 
-def _read_tar(content: bytes) -> dict[str, dict[str, _Member]]:
+def read_members(content: bytes) -> dict[str, dict[str, Member]]:
     """The members of each sample by extension, in the tar's order."""
-    samples: dict[str, dict[str, _Member]] = {}
+    samples: dict[str, dict[str, Member]] = {}
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         for info in tar:
             key, _, extension = info.name.partition(".")
             file = tar.extractfile(info)
             data = file.read() if file else b""
-            samples.setdefault(key, {})[extension] = _Member(info.offset, info.offset_data, data)
+            samples.setdefault(key, {})[extension] = Member(info.offset, info.offset_data, data)
     return samples
 
 
 def _manifest_row(
-    path: str, index: int, key: str, members: dict[str, _Member], num_units: int, content: bytes
+    path: str, index: int, key: str, members: dict[str, Member], num_units: int, content: bytes
 ) -> dict[str, Any]:
     """What the manifest must say of a sample, by its tar (`content`) alone."""
     description = json.loads(members["json"].data)
@@ -127,4 +136,20 @@ def _manifest_row(
         "segment_id": description["segment_id"],
         "units_crc32": zlib.crc32(memoryview(content)[units_offset:end]),
         "sample_crc32": zlib.crc32(memoryview(content)[offset:end]),
+    }
+
+
+def _words_in_manifest(
+    members: dict[str, Member], tokens: NDArray[Any], table: NDArray[Any], found: dict[str, Any], content: bytes
+) -> dict[str, Any]:
+    """What the manifest must say of a sample's words, in place of what it would say of one without."""
+    text, words = members["text.npy"], members["words.npy"]
+    end = words.data_offset + len(words.data)
+    return {
+        "num_words": len(table),
+        "num_text_tokens": len(tokens),
+        "text_offset": text.data_offset + len(text.data) - tokens.nbytes,
+        "words_offset": end - table.nbytes,
+        "words_crc32": zlib.crc32(memoryview(content)[found["units_offset"] : end]),
+        "sample_crc32": zlib.crc32(memoryview(content)[found["offset"] : end]),
     }

@@ -22,7 +22,7 @@ def test_a_stage_comes_after_its_source(stage: StageRow) -> None:
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 def test_a_stage_has_a_command(stage: StageRow) -> None:
-    job = importlib.import_module(f"jobs.{stage.command}")
+    job = importlib.import_module(f"jobs.{stage.command.replace('-', '_')}")
     assert callable(job.work) and callable(job.main), "`twist run` calls the one, `twist COMMAND` the other"
 
 

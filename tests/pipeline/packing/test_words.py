@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,10 @@ from pipeline.corpora.manifest import make_manifest
 from pipeline.corpora.source import CorpusConfig
 from pipeline.errors import TwistError
 from pipeline.files import parquet
+from pipeline.inspection.describe import describe_run
+from pipeline.inspection.text import as_text
+from pipeline.inspection.verify import verify_stage
+from pipeline.inspection.verify_shards import verify_shards
 from pipeline.language.config import LanguageConfig
 from pipeline.language.filter import filter_languages
 from pipeline.packing.config import PackConfig, SplitConfig
@@ -31,7 +36,7 @@ from pipeline.packing.words import tile, times_in_sample, words_of_segments
 from pipeline.records import WORDS_SCHEMA
 from pipeline.segments.config import SegmentConfig
 from pipeline.segments.segment import make_segments
-from pipeline.shards import Sample, Words, open_dataset, read_shard
+from pipeline.shards import Sample, Words, open_dataset, read_shard, write_index, write_shard
 from pipeline.units.codebook_fit import fit_codebook
 from pipeline.units.config import CodebookConfig
 from pipeline.units.tokenize import tokenize
@@ -42,6 +47,8 @@ from tests.progress import silently
 from tests.text_models import TEXT, write_tokenizer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 RATE_HZ = 16_000
@@ -313,6 +320,60 @@ def test_readers_get_what_was_packed(run: Path, tokenizer: str) -> None:
             assert one.units.tolist() == sample.units.tolist()
             assert one.tokens.tolist() == sample.words.tokens.tolist()
             assert one.words.tolist() == sample.words.table.tolist()
+
+
+def test_shards_with_words_are_verified_and_described(run: Path, tokenizer: str) -> None:
+    packed(run, tokenizer)
+    assert list(verify_stage(str(run), "shards")) == []
+    assert list(verify_stage(str(run), "shards", checksums=False)) == []
+    told = as_text({"path": str(run), "kind": "run", **describe_run(str(run))})
+    assert "samples with words" in told
+    assert "400 kinds of tokens, tokenizer" in told
+
+
+def sealed(run: Path, edit: Callable[[Words], Words]) -> list[str]:
+    """Writes shards whose first sample with words has other ones, with fitting checksums; returns what is wrong."""
+    dataset = open_dataset(str(run / "shards"))
+    descriptions, rows = [], []
+    is_changed = False
+    for shard in dataset.info["shards"]:
+        samples = list(read_shard(dataset.uri, shard))
+        for place, sample in enumerate(samples):
+            if sample.words is not None and not is_changed:
+                samples[place] = replace(sample, words=edit(sample.words))
+                is_changed = True
+        description, shard_rows = write_shard(dataset.uri, shard["path"], samples)
+        descriptions.append(description)
+        rows += shard_rows
+    info = {name: value for name, value in dataset.info.items() if name not in ("format_version", "fingerprint")}
+    write_index(dataset.uri, {**info, "shards": descriptions}, rows)
+    return [violation for violation in verify_shards(dataset.uri) if "dataset.json" not in violation]
+
+
+def with_table(words: Words, place: tuple[int, int], by: int) -> Words:
+    table = words.table.astype(np.int64)
+    table[place] += by
+    return replace(words, table=table.astype(np.uint32))
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    {
+        "cut moved": (lambda w: with_table(w, (1, 1), 2), "words do not tile its"),
+        "start moved": (lambda w: with_table(w, (0, 1), 1), "words do not tile its"),
+        "end moved": (lambda w: with_table(w, (-1, 2), 1), "words do not tile its"),
+        "token too many": (lambda w: with_table(w, (0, 0), 1), "its words have .* tokens, its text"),
+        "no token": (lambda w: with_table(w, (0, 0), -int(w.table[0, 0])), "its words have .* tokens"),
+        "token of none": (lambda w: replace(w, tokens=w.tokens + np.uint32(400)), "outside the vocabulary of 400"),
+        "times fall": (lambda w: replace(w, timed=w.timed[1:] + w.timed[:1]), "times of its words do not rise"),
+        "a word less": (lambda w: replace(w, timed=w.timed[1:]), "words are uint32"),
+        "other numbers": (lambda w: replace(w, table=w.table.astype(np.int64)), "words are int64"),
+    }.values(),
+)
+def test_words_that_do_not_fit_their_units_are_found(run: Path, tokenizer: str, edit: Any, message: str) -> None:
+    packed(run, tokenizer)
+    assert sealed(run, lambda words: words) == []
+    assert any(re.search(message, violation) for violation in sealed(run, edit))
 
 
 def words_part(folder: Path, words: list[tuple[str, float, float]] | None, length_s: float = 4.0) -> str:
