@@ -40,8 +40,8 @@ FETCH_THREADS = 16
 # Of what lies between two samples' stretches, the most that is read along with them: that takes less time than to ask
 # again, and with `share` an epoch still reads about that share of the bytes (12% of them at 0.1).
 MAX_GAP_BYTES = 2**14
-# Blocks whose values are kept in memory: of 128 samples of up to 704 units, 180 MB at most.
-BLOCKS_KEPT = 1024
+# Blocks whose values are kept in memory, and their bytes: of 128 samples of up to 704 units, 180 MB at most.
+BLOCKS_KEPT, BYTES_KEPT = 1024, 2**28
 CHECKSUM_BYTES = 4
 
 
@@ -104,12 +104,15 @@ class ShardReader:
         self._checked: set[int] = set()
         self._damaged: set[int] = set()
         self._blocks: dict[int, Block] = {}
+        self._bytes_kept = 0
         self._under_way: dict[int, Future[list[bytes]]] = {}
         self._threads: ThreadPoolExecutor | None = None
         self._advised: set[int] = set()
         self._process = os.getpid()
 
-    _of_process = frozenset({"_facts", "_checked", "_damaged", "_blocks", "_under_way", "_threads", "_advised"})
+    _of_process = frozenset(
+        {"_facts", "_checked", "_damaged", "_blocks", "_bytes_kept", "_under_way", "_threads", "_advised"}
+    )
 
     def read(self, number: int) -> Block | None:
         """One block; None where its shard is damaged as a whole and the configuration says to skip such.
@@ -134,8 +137,9 @@ class ShardReader:
             return None
         self._advised.discard(number)  # in the next epoch the page cache may have lost it
         block = self._block(number, samples)
-        while len(self._blocks) >= BLOCKS_KEPT:
-            del self._blocks[next(iter(self._blocks))]
+        self._bytes_kept += block.values.nbytes
+        while self._blocks and (len(self._blocks) >= BLOCKS_KEPT or self._bytes_kept > BYTES_KEPT):
+            self._bytes_kept -= self._blocks.pop(next(iter(self._blocks))).values.nbytes
         self._blocks[number] = block
         return block
 
@@ -152,6 +156,7 @@ class ShardReader:
         self._tell(damage)
         self._damaged.add(shard)
         self._blocks.clear()
+        self._bytes_kept = 0
 
     def _tell(self, damage: DatasetError) -> None:
         if self._config.damaged == "fail":

@@ -61,12 +61,12 @@ class TextTokenizer:
             raise TwistError(f"{folder} holds no tokenizer that transformers can read: {brief(error)}") from error
         self.vocab_size = max(len(self.tokenizer), _rows(path))
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of each text."""
+    def encode(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """The tokens [T] of each text."""
         if not texts:
             return []
-        tokens: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-        return tokens
+        found = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        return [np.array(tokens, np.uint32) for tokens in found]
 
     def encode_words(self, sentences: Sequence[Sequence[str]]) -> list[tuple[NDArray[np.uint32], NDArray[np.int64]]]:
         """The tokens [T] of each text that words make, with blanks between them; and how many of these each word has.
@@ -88,8 +88,7 @@ class TextTokenizer:
 
     def _word_by_word(self, words: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         tokens = self.encode([word if place == 0 else f" {word}" for place, word in enumerate(words)])
-        joined = np.array([token for of_word in tokens for token in of_word], np.uint32)
-        return joined, np.array([len(of_word) for of_word in tokens], np.int64)
+        return np.concatenate(tokens), np.array([len(of_word) for of_word in tokens], np.int64)
 
 
 def tokens_of_words(words: Sequence[str], spans: Iterable[tuple[int, int]]) -> NDArray[np.int64] | None:

@@ -13,15 +13,15 @@ import pyarrow as pa
 
 from pipeline.errors import TwistError, brief
 from pipeline.files import foreign_json, parquet, storage
-from pipeline.text.files import nearest
+from pipeline.text.files import COMPRESSED, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pipeline.text.files import Piece, TextFile
 
-# No document is longer: a novel has a megabyte.
-LONGEST_BYTES = 2**26
+# No document is longer: a novel has a megabyte. As tokens in memory it takes up to forty times as much.
+LONGEST_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ def read_documents(piece: Piece) -> Iterator[tuple[int, str | NoText]]:
     Raises:
         OSError: the file cannot be read.
     """
-    if piece.groups is not None:
+    if piece.file.format == "parquet":
         yield from _rows(piece)
         return
     read = {"jsonl": _json_lines, "txt": _plain}[piece.file.format]
-    row = -1
+    row = piece.first_row - 1
     try:
         with _opened(piece.file.uri) as content:
-            for row, found in read(piece.file, content):
+            for row, found in read(piece, content):
                 yield row, found
     except (gzip.BadGzipFile, zlib.error, EOFError, pa.ArrowException) as error:
         yield row + 1, NoText("unreadable", f"{piece.file.uri} is damaged: {error}")
@@ -69,23 +69,22 @@ def require_column(file: TextFile) -> None:
 
 
 def _rows(piece: Piece) -> Iterator[tuple[int, str | NoText]]:
-    assert piece.groups is not None
     row = piece.first_row
     with parquet.RowGroups(piece.file.uri, [piece.file.column]) as groups:
-        for group in range(*piece.groups):
+        for group in range(piece.start, piece.end):
             for batch in groups.read(group).to_batches(1000):
                 for text in batch.column(0).to_pylist():
                     yield row, _text(text, f"row {row} of {piece.file.uri}")
                     row += 1
 
 
-def _json_lines(file: TextFile, content: IO[bytes]) -> Iterator[tuple[int, str | NoText]]:
-    for row, line in enumerate(_lines(content)):
-        where = f"line {row + 1} of {file.uri}"
+def _json_lines(piece: Piece, content: IO[bytes]) -> Iterator[tuple[int, str | NoText]]:
+    for row, line in _numbered_lines(piece, content):
+        where = f"line {row + 1} of {piece.file.uri}"
         if isinstance(line, NoText):
             yield row, NoText(line.reason, f"{where} {line.detail}")
         elif line.strip():
-            yield row, _of_json(line, file.column, where)
+            yield row, _of_json(line, piece.file.column, where)
 
 
 def _of_json(line: bytes, column: str, where: str) -> str | NoText:
@@ -100,14 +99,15 @@ def _of_json(line: bytes, column: str, where: str) -> str | NoText:
     return _text(value[column], where)
 
 
-def _plain(file: TextFile, content: IO[bytes]) -> Iterator[tuple[int, str | NoText]]:
+def _plain(piece: Piece, content: IO[bytes]) -> Iterator[tuple[int, str | NoText]]:
+    file = piece.file
     if file.document == "file":
         whole = content.read(LONGEST_BYTES + 1)
-        where = file.uri
-        yield 0, _too_long(where) if len(whole) > LONGEST_BYTES else _decoded(whole, where)
+        remedy = "; set `document` of its corpus to paragraph or line"
+        yield 0, _too_long(file.uri, remedy) if len(whole) > LONGEST_BYTES else _decoded(whole, file.uri)
         return
     if file.document == "line":
-        for row, line in enumerate(_lines(content)):
+        for row, line in _numbered_lines(piece, content):
             where = f"line {row + 1} of {file.uri}"
             if isinstance(line, NoText):
                 yield row, NoText(line.reason, f"{where} {line.detail}")
@@ -138,6 +138,26 @@ def _paragraphs(content: IO[bytes]) -> Iterator[bytes | None]:
         yield b"".join(lines) if num_bytes <= LONGEST_BYTES else None
 
 
+def _numbered_lines(piece: Piece, content: IO[bytes]) -> Iterator[tuple[int, bytes | NoText]]:
+    """The lines that begin in the bytes of a piece; all lines of a compressed file, whose bytes are others."""
+    is_compressed = piece.file.uri.lower().endswith(COMPRESSED)
+    place = piece.start
+    if place:
+        # What began before it ends here, if only in a line end.
+        content.seek(place - 1)
+        place -= 1
+        while line := content.readline(LONGEST_BYTES):
+            place += len(line)
+            if line.endswith(b"\n"):
+                break
+    lines = _lines(content)
+    row = piece.first_row
+    while (is_compressed or place < piece.end) and (line_or_none := next(lines, None)) is not None:
+        yield row, line_or_none
+        row += 1
+        place = 0 if is_compressed else content.tell()
+
+
 def _lines(content: IO[bytes]) -> Iterator[bytes | NoText]:
     while line := content.readline(LONGEST_BYTES + 1):
         if len(line) <= LONGEST_BYTES:
@@ -148,8 +168,8 @@ def _lines(content: IO[bytes]) -> Iterator[bytes | NoText]:
         yield NoText("too_long", f"is longer than {LONGEST_BYTES:,} bytes")
 
 
-def _too_long(where: str) -> NoText:
-    return NoText("too_long", f"{where} is longer than {LONGEST_BYTES:,} bytes")
+def _too_long(where: str, remedy: str = "") -> NoText:
+    return NoText("too_long", f"{where} is longer than {LONGEST_BYTES:,} bytes{remedy}")
 
 
 def _decoded(content: bytes, where: str) -> str | NoText:
@@ -164,6 +184,8 @@ def _text(value: object, where: str) -> str | NoText:
         return NoText("empty", f"{where} is empty")
     if not isinstance(value, str):
         return NoText("unreadable", f"{where} holds {brief(value)} in place of text")
+    if len(value) > LONGEST_BYTES:
+        return _too_long(where)
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
@@ -14,13 +15,14 @@ from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from pipeline.text.config import TextCorpus
 
 Format = Literal["txt", "jsonl", "parquet"]
 FORMATS: dict[str, Format] = {".txt": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 COMPRESSED = (".gz", ".zst")
+READ_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,24 @@ class TextFile:
 
 @dataclass(frozen=True)
 class Piece:
-    """What one task reads: a whole file, or some row groups of Parquet, of which `first_row` is the first row."""
+    """What one task reads of a file: row groups `start` to `end` (exclusive) of Parquet, else the lines that begin in
+    bytes `start` to `end`. `first_row` is the row, or line, that it begins with.
+    """
 
     number: int
     file: TextFile
-    groups: tuple[int, int] | None = None
+    start: int
+    end: int
     first_row: int = 0
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Bytes of a file, of which the lines are counted."""
+
+    uri: str
+    start: int
+    end: int
 
 
 def find_files(corpus: TextCorpus) -> list[TextFile]:
@@ -89,25 +103,70 @@ def _matches(name: str, pattern: str) -> bool:
     return PurePosixPath(f"/{name}").match(f"/{pattern}")
 
 
-def pieces(files: Iterable[TextFile], piece_bytes: int) -> Iterator[Piece]:
+def pieces(
+    files: Sequence[TextFile],
+    piece_bytes: int,
+    spread: Callable[[Callable[[Stretch], int], Sequence[Stretch]], Iterable[int]],
+) -> Iterator[Piece]:
     """The pieces of files, of about so many bytes where a file can be parted.
+
+    Args:
+        files: The files.
+        piece_bytes: Bytes of a piece.
+        spread: Maps a function over items, as tasks: lines of large files are counted, so that each piece knows the
+            number of its first.
 
     Raises:
         TwistError: Parquet is damaged, or lacks the column of text.
     """
+    parted = {file.uri: _edges(file, piece_bytes) for file in files if _can_be_parted(file)}
+    # A line belongs to the piece in which it begins: just behind a line end, maybe that of the piece before.
+    stretches = [
+        Stretch(uri, max(0, start - 1), end - 1) for uri, edges in parted.items() for start, end in pairwise(edges[:-1])
+    ]
+    counts = dict(zip(stretches, spread(count_lines, stretches) if stretches else (), strict=True))
     numbers = itertools.count()
     for file in files:
-        if file.format != "parquet":
-            yield Piece(next(numbers), file)
+        if file.format == "parquet":
+            yield from _of_parquet(file, piece_bytes, numbers)
             continue
-        with parquet.RowGroups(file.uri) as groups:
-            _require_text(file, groups.schema)
-            rows, sizes = zip(*groups.sizes, strict=True) if len(groups) else ((), ())
-        first = 0
-        for end in range(1, len(sizes) + 1):
-            if end == len(sizes) or sum(sizes[first : end + 1]) > piece_bytes:
-                yield Piece(next(numbers), file, (first, end), sum(rows[:first]))
-                first = end
+        row = 0
+        for start, end in pairwise(parted.get(file.uri, [0, file.num_bytes])):
+            yield Piece(next(numbers), file, start, end, row + (start > 0))
+            row += counts.get(Stretch(file.uri, max(0, start - 1), end - 1), 0)
+
+
+def count_lines(stretch: Stretch) -> int:
+    """The line ends in some bytes of a file."""
+    num_lines, place = 0, stretch.start
+    while place < stretch.end:
+        content = storage.read_range(stretch.uri, place, min(READ_BYTES, stretch.end - place))
+        num_lines += content.count(b"\n")
+        if not content:
+            break
+        place += len(content)
+    return num_lines
+
+
+def _can_be_parted(file: TextFile) -> bool:
+    is_of_lines = file.format == "jsonl" or (file.format == "txt" and file.document == "line")
+    return is_of_lines and not file.uri.lower().endswith(COMPRESSED)
+
+
+def _edges(file: TextFile, piece_bytes: int) -> list[int]:
+    return [*range(0, max(1, file.num_bytes), piece_bytes), file.num_bytes]
+
+
+def _of_parquet(file: TextFile, piece_bytes: int, numbers: Iterator[int]) -> Iterator[Piece]:
+    with parquet.RowGroups(file.uri) as groups:
+        _require_text(file, groups.schema)
+        sizes = groups.sizes
+    first = row = 0
+    for end in range(1, len(sizes) + 1):
+        if end == len(sizes) or sum(num_bytes for _, num_bytes in sizes[first : end + 1]) > piece_bytes:
+            yield Piece(next(numbers), file, first, end, row)
+            row += sum(num_rows for num_rows, _ in sizes[first:end])
+            first = end
 
 
 def _require_text(file: TextFile, schema: pa.Schema) -> None:

@@ -16,9 +16,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +40,8 @@ from pipeline.work import cluster
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from numpy.typing import NDArray
+
     from pipeline.progress import ReportProgress
     from pipeline.text.config import TextConfig
     from pipeline.text.files import Piece, TextFile
@@ -48,13 +50,15 @@ WORK = "work"
 TRAIN, VALIDATION = "train", "validation"
 # Sizes of tasks: text in bytes as it lies in files, tokens as they wait to be written.
 PIECE_BYTES = 2**27
-TOKENS_AT_ONCE = 2**24
+TOKENS_AT_ONCE = 2**23
 TEXTS_AT_ONCE, CHARACTERS_AT_ONCE = 1000, 2**22
 PARTITION_BYTES = 2**26
 MOST_PARTITIONS = 4096
 # What compressed text grows to.
 GROWTH = 4
 FEW_TASKS = 2
+
+Result = TypeVar("Result")
 
 TOKENS_SCHEMA = pa.schema(
     [
@@ -92,7 +96,9 @@ def pack_text(run: str, config: TextConfig, report: ReportProgress) -> None:
 def _pack(stage: Stage, config: TextConfig, files: Sequence[TextFile], report: ReportProgress) -> None:
     for file in files:
         require_column(file)
-    todo = list(pieces(files, PIECE_BYTES))
+    todo = list(
+        pieces(files, PIECE_BYTES, lambda count, stretches: _mapped(count, stretches, "pieces counted", report))
+    )
     num_bytes = sum(file.num_bytes * (1 if file.uri.endswith((".txt", ".jsonl")) else GROWTH) for file in files)
     num_train = min(MOST_PARTITIONS, 1 + num_bytes // PARTITION_BYTES)
     num_validation = 1 + int(num_train * config.validation)
@@ -104,7 +110,7 @@ def _pack(stage: Stage, config: TextConfig, files: Sequence[TextFile], report: R
         num_train,
         num_validation,
     )
-    _map(tokenize, todo, "pieces of text", report)
+    deque(_mapped(tokenize, todo, "pieces of text", report), maxlen=0)
     tallies = parquet.as_one(parquet.read_many(tokenize.tallies_uri(piece.number) for piece in todo))
     dropped = parquet.as_one(
         [DROPPED_SCHEMA.empty_table(), *parquet.read_many(tokenize.dropped_uri(piece.number) for piece in todo)]
@@ -118,7 +124,7 @@ def _pack(stage: Stage, config: TextConfig, files: Sequence[TextFile], report: R
         config.tokens_per_shard,
     )
     partitions = [number for number, names in enumerate(fill.names) if names]
-    _map(fill, partitions, "groups of shards", report)
+    deque(_mapped(fill, partitions, "groups of shards", report), maxlen=0)
     told = [one for number in partitions for one in json.loads(storage.read_bytes(fill.told_uri(number)))]
     tokenizer = tokenizer_of_process(tokenize.tokenizer)
     info = {
@@ -137,10 +143,14 @@ def _pack(stage: Stage, config: TextConfig, files: Sequence[TextFile], report: R
     stage.finish(counts, dropped, dataset.fingerprint, num_tokens=num_tokens, num_files=len(files))
 
 
-def _map(function: Callable[[Any], None], items: Sequence[Any], noun: str, report: ReportProgress) -> None:
+def _mapped(
+    function: Callable[[Any], Result], items: Sequence[Any], noun: str, report: ReportProgress
+) -> Iterator[Result]:
+    """The results of a function, in order: a few are made here, before a cluster has started."""
     done = map(function, items) if len(items) <= FEW_TASKS else cluster.map_tasks(function, items)
-    for number, _ in enumerate(done, start=1):
+    for number, result in enumerate(done, start=1):
         report(number, len(items), noun)
+        yield result
 
 
 def _refuse_empty_splits(tallies: pa.Table, dropped: pa.Table, config: TextConfig, num_train: int) -> None:
@@ -257,7 +267,7 @@ class Tokenize:
             return self.num_train + (place * self.num_validation >> 64)
         return place * self.num_train >> 64
 
-    def _tokenized(self, piece: Piece) -> Iterator[tuple[int, str | NoText, list[int]]]:
+    def _tokenized(self, piece: Piece) -> Iterator[tuple[int, str | NoText, NDArray[np.uint32]]]:
         """The documents of a piece with their tokens, tokenized some at a time."""
         waiting: list[tuple[int, str | NoText]] = []
         num_characters = 0
@@ -271,13 +281,13 @@ class Tokenize:
 
     def _of_some(
         self, piece: Piece, documents: Sequence[tuple[int, str | NoText]]
-    ) -> Iterator[tuple[int, str | NoText, list[int]]]:
+    ) -> Iterator[tuple[int, str | NoText, NDArray[np.uint32]]]:
         tokens = iter(
             tokenizer_of_process(self.tokenizer).encode([text for _, text in documents if isinstance(text, str)])
         )
         for row, text in documents:
-            ids = next(tokens) if isinstance(text, str) else []
-            if isinstance(text, str) and not ids:
+            ids = next(tokens) if isinstance(text, str) else np.empty(0, np.uint32)
+            if isinstance(text, str) and not len(ids):
                 text = NoText("empty", f"row {row} of {piece.file.uri} has no tokens")
             yield row, text, ids
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from model.lm import shard_reader
 from model.lm.loader_config import LoaderConfig
 from model.lm.samples import AlignedSample, AlignedSamples, TextSamples, UnitSamples
 from pipeline.errors import TwistError
@@ -210,3 +211,14 @@ def test_a_share_of_text_and_of_words_is_part_of_a_larger_one(
             samples = make(LoaderConfig(share=share))
             keys.append({samples.key(index) for index in range(len(samples))})
         assert keys[0] < keys[1] < keys[2]
+
+
+def test_blocks_that_are_kept_are_bounded_by_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_reader, "BYTES_KEPT", 500_000)
+    dataset = write_text_dataset(str(tmp_path), {"train": [np.arange(100_000) % 100] * 12})
+    samples = TextSamples(dataset, "train", 100_000)
+    for index in [*range(12), 3, 0]:
+        assert samples[index].tolist() == (np.arange(100_000) % 100).tolist()
+        kept = [block.values.nbytes for block in samples._reader._blocks.values()]
+        assert sum(kept) == samples._reader._bytes_kept
+        assert sum(kept) <= 500_000 or len(kept) == 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,18 +16,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from model.lm.samples import TextSamples
 from pipeline.errors import TwistError
-from pipeline.files import parquet
+from pipeline.files import parquet, storage
+from pipeline.inspection.describe import describe_run, kind_of
+from pipeline.inspection.text import as_text
+from pipeline.inspection.verify import verify_folder, verify_stage
+from pipeline.inspection.verify_text import verify_text
 from pipeline.stage import read_facts
 from pipeline.text import pack_text as pack_text_module
 from pipeline.text.config import TextConfig, TextCorpus
 from pipeline.text.documents import NoText, read_documents
 from pipeline.text.files import Piece, find_files, pieces
 from pipeline.text.pack_text import pack_text
-from pipeline.text_shards import open_text
+from pipeline.text_shards import open_text, text_fingerprint
 from tests.progress import silently
 from tests.text_models import write_tokenizer
 
@@ -229,6 +237,90 @@ def test_other_files_or_another_tokenizer_are_refused(tmp_path: Path, config: Te
         pack_text(run, config, silently)
 
 
+def test_text_is_packed_from_and_to_s3(
+    s3_folder: str,
+    tmp_path: Path,
+    tokenizer: str,
+    without_ray: None,  # noqa: ARG001
+) -> None:
+    content = "\n".join(sentence(number) for number in range(30))
+    storage.write_bytes(f"{s3_folder}/texts/a/x.txt", content.encode())
+    storage.write_bytes(f"{s3_folder}/texts/b/y.md", b"none")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/x.txt").write_text(content)
+    for run, root in ((f"{s3_folder}/run", f"{s3_folder}/texts/*/*.txt"), (str(tmp_path / "run"), str(tmp_path / "a"))):
+        corpora = (TextCorpus(root, name="texts", document="line"),)
+        pack_text(run, TextConfig(tokenizer, corpora, validation=0.2), silently)
+    there, here = open_text(f"{s3_folder}/run/text"), open_text(str(tmp_path / "run/text"))
+    assert sorted(there.manifest["num_tokens"].to_pylist()) == sorted(here.manifest["num_tokens"].to_pylist())
+    assert len(TextSamples(there, "train", 64)[0]) > 1
+    assert list(verify_stage(f"{s3_folder}/run", "text")) == []
+
+
+def test_text_shards_are_verified_and_described(tmp_path: Path, config: TextConfig, without_ray: None) -> None:  # noqa: ARG001
+    run = str(tmp_path / "run")
+    pack_text(run, config, silently)
+    assert list(verify_stage(run, "text")) == list(verify_stage(run, "text", checksums=False)) == []
+    assert list(verify_folder(str(shutil.copytree(f"{run}/text", tmp_path / "text")), "text")) == []
+    told = as_text({"path": run, "kind": "run", **describe_run(run)})
+    assert "300 documents" in told
+    assert "empty 2" in told
+    assert kind_of(f"{run}/text") == "text"
+
+
+@pytest.mark.parametrize("member", ["json", "tokens"])
+def test_any_flipped_bit_is_found(tmp_path: Path, config: TextConfig, member: str, without_ray: None) -> None:  # noqa: ARG001
+    run = tmp_path / "run"
+    pack_text(str(run), config, silently)
+    row = open_text(str(run / "text")).row(5)
+    path = run / "text" / row["shard"]
+    content = bytearray(path.read_bytes())
+    content[row["offset"] + 600 if member == "json" else row["tokens_offset"]] ^= 4
+    path.write_bytes(content)
+    assert [f"{path} does not have the checksum that dataset.json gives"] == list(verify_stage(str(run), "text"))
+    # With a checksum that fits, the sample's own do not.
+    info = json.loads((run / "text/dataset.json").read_text())
+    shard = next(shard for shard in info["shards"] if shard["path"] == row["shard"])
+    shard["sha256"] = hashlib.sha256(content).hexdigest()
+    info["fingerprint"] = text_fingerprint(info)
+    (run / "text/dataset.json").write_text(json.dumps(info))
+    found = [violation for violation in verify_text(str(run / "text")) if row["key"] in violation]
+    assert len(found) == 1
+    assert "sample_crc32" in found[0]
+    assert ("tokens_crc32" in found[0]) == (member == "tokens")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    {
+        "a tar is gone": (lambda f: next(f.glob("train/*.tar")).unlink(), r"train-\d+\.tar is missing"),
+        "a tar too many": (lambda f: (f / "train/x.tar").write_bytes(b""), "x.tar is none of the shards"),
+        "a manifest cut": (lambda f: (f / "manifest.parquet").write_bytes(b"PAR1"), "not a whole Parquet file"),
+        "a total": (lambda f: rewrite(f, lambda i: i["totals"][0].update(num_tokens=1)), r"says .*'num_tokens': 1\}"),
+        "a vocabulary": (lambda f: rewrite(f, lambda i: i.update(vocab_size=9)), "outside the vocabulary of 9"),
+        "a tokenizer": (lambda f: rewrite(f, lambda i: i.update(tokenizer="x")), "fingerprint is not that of the tok"),
+        "a type": (lambda f: rewrite(f, lambda i: i.update(token_type="uint32")), "tokens are uint16 .*, not uint32"),
+    }.values(),
+)
+def test_what_is_wrong_with_text_shards_is_told(
+    tmp_path: Path,
+    config: TextConfig,
+    change: Callable[[Path], Any],
+    message: str,
+    without_ray: None,  # noqa: ARG001
+) -> None:
+    pack_text(str(tmp_path / "run"), config, silently)
+    folder = tmp_path / "run/text"
+    change(folder)
+    assert any(re.search(message, violation) for violation in verify_text(str(folder)))
+
+
+def rewrite(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    info = json.loads((folder / "dataset.json").read_text())
+    edit(info)
+    (folder / "dataset.json").write_text(json.dumps(info))
+
+
 # --- what a user gets wrong
 
 
@@ -312,7 +404,7 @@ def read(path: Path, **settings: Any) -> list[tuple[int, str]]:
     (file,) = find_files(TextCorpus(str(path), name="c", **settings))
     return [
         (row, text.reason if isinstance(text, NoText) else text)
-        for piece in pieces([file], 1)
+        for piece in pieces([file], 40, map)
         for row, text in read_documents(piece)
     ]
 
@@ -331,8 +423,8 @@ def test_rows_of_parquet_keep_their_numbers_in_pieces(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": [f"t{n}" for n in range(10)]}), path, row_group_size=3)
     (file,) = find_files(TextCorpus(str(path)))
-    assert len(list(pieces([file], 1))) == 4
-    assert len(list(pieces([file], 10**9))) == 1
+    assert len(list(pieces([file], 1, map))) == 4
+    assert len(list(pieces([file], 10**9, map))) == 1
     assert read(path) == [(n, f"t{n}") for n in range(10)]
 
 
@@ -369,7 +461,26 @@ def test_folders_and_patterns_find_the_files_that_hold_text(tmp_path: Path) -> N
     assert [file.source for file in find_files(TextCorpus(str(tmp_path / "data/a/x.txt")))] == ["x.txt"]
 
 
-def test_a_piece_of_text_is_small_to_send(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("a")
+@given(
+    lines=st.lists(st.text("ab é", max_size=9), max_size=12),
+    last=st.booleans(),
+    piece_bytes=st.integers(1, 40),
+    kind=st.sampled_from(["txt", "jsonl"]),
+)
+def test_every_line_is_in_one_piece_with_its_number(
+    lines: list[str], last: bool, piece_bytes: int, kind: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("lines") / f"a.{kind}"
+    written = lines if kind == "txt" else [json.dumps({"text": line}) for line in lines]
+    path.write_text("\n".join(written) + ("\n" if last else ""))
+    (file,) = find_files(TextCorpus(str(path), document="line"))
+    found = [row for piece in pieces([file], piece_bytes, map) for row in read_documents(piece)]
+    expected = [(row, line.strip()) for row, line in enumerate(lines) if line.strip()]
+    assert [(row, text) for row, text in found if isinstance(text, str)] == expected
+    assert all(text.reason == "empty" for _, text in found if isinstance(text, NoText))
+
+
+def test_text_that_lies_whole_in_a_file_is_one_piece(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a" * 100)
     (file,) = find_files(TextCorpus(str(tmp_path / "a.txt")))
-    assert list(pieces([file], 1)) == [Piece(0, file)]
+    assert list(pieces([file], 1, map)) == [Piece(0, file, 0, 100)]
