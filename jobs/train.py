@@ -18,6 +18,7 @@ from jobs.progress import progress
 from jobs.recipe import Recipe
 from jobs.stopping import Stopped
 from pipeline.files import storage
+from pipeline.runs import TEXT
 
 if TYPE_CHECKING:
     from model.lm.trainer import TrainResult
@@ -49,7 +50,7 @@ def work(
     first_step = 0
     stopped_by = int(signal.SIGTERM)
     has_text = recipe.train.mixture is not None and recipe.train.mixture.text > 0
-    text = storage.join(recipe.run, "text") if has_text else None
+    text = storage.join(recipe.run, TEXT) if has_text else None
     with progress("train") as report:
 
         def on_event(event: dict[str, Any]) -> None:
