@@ -121,7 +121,7 @@ def read_recipe(
         run_said = _take_option("--run", argv)[0] or given.get("run")
         is_help = any(word in ("-h", "--help") for word in argv)
         file = {**(_read_kept(run_said) if run_said and not is_help else {}), **given}
-        parser.set_defaults({name: file[name] for name in ("run", *sections) if name in file})
+        parser.set_defaults(_defaults(parser, {name: file[name] for name in ("run", *sections) if name in file}))
         made = parser.instantiate(parser.parse_args(list(argv)))
         others = _instantiate({name: value for name, value in file.items() if name not in ("run", *sections)})
     except ArgumentError as error:
@@ -261,6 +261,19 @@ def _read_kept(run: str) -> dict[str, Any]:
     except UsageError as error:
         raise UsageError(f"{error}; mend it, or delete it and give --config") from error
     return {name: value for name, value in kept.items() if name != "run"}
+
+
+def _defaults(parser: ArgumentParser, said: dict[str, Any]) -> dict[str, Any]:
+    """What a file says by option: `train.max_units`; of settings that may be left out together, as one mapping."""
+    options = {action.dest for action in parser._actions if not action.dest.endswith(".help")}
+    found: dict[str, Any] = {}
+    for name, value in said.items():
+        is_group = any(option.startswith(f"{name}.") for option in options)
+        if isinstance(value, Namespace) and is_group:
+            found |= _defaults(parser, {f"{name}.{part}": of_part for part, of_part in vars(value).items()})
+        else:
+            found[name] = _as_dicts(value) if isinstance(value, Namespace) else value
+    return found
 
 
 def _as_dicts(value: Any) -> Any:
