@@ -21,6 +21,7 @@ from typing import Any, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 
+from jobs.help import help_text
 from jobs.recipe_text import Lines, UsageError, check_recipe_text, suggestion
 from model.encoder.config import EncoderConfig
 from model.encoder.pretrain_config import PretrainConfig
@@ -88,7 +89,7 @@ def read_recipe(
 ) -> tuple[Recipe, Namespace]:
     """Parses a command line: --config, --run, an option for each setting of `sections`, and the command's own.
 
-    Options on the command line override the recipe's. `--help` prints all of them and exits.
+    Options on the command line override the recipe's. `--help` and `--help-all` print them and exit.
 
     Args:
         command: The command's name, for --help.
@@ -111,16 +112,18 @@ def read_recipe(
         type=str | None,
         help="The recipe, a YAML file; by default the run's own. Options given here override it.",
     )
+    parser.add_argument("--help-all", action="help", help="Show all options, with the settings of every section.")
     if add_arguments:
         add_arguments(parser)
     try:
+        _show_help(parser, sections, argv)
         path, argv = _take_option("--config", argv)
         if "language" in sections:
             argv = _spell_out_languages(argv)
         given, lines = _read_file(path) if path else ({}, {})
         run_said = _take_option("--run", argv)[0] or given.get("run")
-        is_help = any(word in ("-h", "--help") for word in argv)
-        file = {**(_read_kept(run_said) if run_said and not is_help else {}), **given}
+        is_help_all = "--help-all" in argv
+        file = {**(_read_kept(run_said) if run_said and not is_help_all else {}), **given}
         parser.set_defaults(_defaults(parser, {name: file[name] for name in ("run", *sections) if name in file}))
         made = parser.instantiate(parser.parse_args(list(argv)))
         others = _instantiate({name: value for name, value in file.items() if name not in ("run", *sections)})
@@ -147,7 +150,7 @@ def usage_error(error: Exception, argv: Sequence[str], parser: ArgumentParser) -
     known = parser._option_string_actions
     given = (word.partition("=")[0] for word in argv if word.startswith("--"))
     meant = next((suggestion(word, known) for word in given if word not in known), "")
-    return UsageError(_sentence(error) + meant)
+    return UsageError(_with_options(_sentence(error), parser) + meant)
 
 
 def kept_uri(run: str) -> str:
@@ -185,10 +188,22 @@ def _parser(sections: Sequence[str], **settings: str) -> ArgumentParser:
     parser.add_argument("--run", type=str | None, help="The run's folder, local or s3://bucket/prefix.")
     for name in sections:
         if name == "corpora":
-            parser.add_argument("--corpora", type=SECTIONS[name], default=(), help="The corpora of the run.")
+            corpora = parser.add_argument_group("The corpora of the run")
+            corpora.add_argument(
+                "--corpora", type=SECTIONS[name], default=(), help="A list of corpora (docs/corpora.md)."
+            )
         else:
             parser.add_class_arguments(SECTIONS[name], name)
     return parser
+
+
+def _show_help(parser: ArgumentParser, sections: Sequence[str], argv: Sequence[str]) -> None:
+    """Prints the help and exits, if it is asked for."""
+    argv = ["--help" if word == "-h" else word for word in argv]
+    asked, _ = _take_option("--help", argv, nargs="?", without_value="")
+    if asked is not None:
+        print(help_text(parser, sections, asked), end="")
+        parser.exit()
 
 
 def _take_option(
@@ -294,6 +309,13 @@ def _instantiate(sections: dict[str, Any]) -> dict[str, Any]:
     return dict(vars(_parser(tuple(sections)).instantiate(said)))
 
 
+def _with_options(sentence: str, parser: ArgumentParser) -> str:
+    """The parser's sentence on missing arguments with options as they are written: --output-file for output_file."""
+    start, required, names = sentence.partition("arguments are required: ")
+    options = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
+    return start + required + ", ".join(options.get(name, name) for name in names.split(", "))
+
+
 def _sentence(error: Exception) -> str:
     """A parser's message on one line, in the words of recipes in place of Python's."""
     text = " ".join(str(error).split())
@@ -315,6 +337,8 @@ _IN_PLAIN_WORDS = {
     r"[Ee]xpected a <class 'str'>": "it is text",
     r"[Ee]xpected a <class '(?:tuple|list)'>": "it is a list",
     r"[Ee]xpected a <class '(?:dict|[\w.]*)'>": "it holds settings",
+    r"Expected a dot import path string: (.*)": r"there is no setting \1",
+    r"Unable to load config '(.*?)' - .*": r"it holds settings, not \1",
     r" Got value: ": " not ",
     r"\. not ": ", not ",
 }
