@@ -22,6 +22,7 @@ from typing import Any, get_args, get_type_hints
 from jsonargparse import ArgumentParser, Namespace
 
 from jobs.help import help_text
+from jobs.plain_words import in_plain_words
 from jobs.recipe_text import Lines, UsageError, check_recipe_text, suggestion
 from model.encoder.config import EncoderConfig
 from model.encoder.pretrain_config import PretrainConfig
@@ -77,6 +78,8 @@ def _sections() -> dict[str, type]:
 
 SECTIONS = _sections()
 """The sections of a recipe with their classes; `corpora` is a list of its class."""
+KEYS = {name: kind for name, kind in get_type_hints(Recipe).items() if name == "run" or name in SECTIONS}
+"""The keys of a recipe with their types."""
 
 
 def read_recipe(
@@ -120,13 +123,13 @@ def read_recipe(
         path, argv = _take_option("--config", argv)
         if "language" in sections:
             argv = _spell_out_languages(argv)
-        given, lines = _read_file(path) if path else ({}, {})
+        given, lines = read_file(path) if path else ({}, {})
         run_said = _take_option("--run", argv)[0] or given.get("run")
         is_help_all = "--help-all" in argv
-        file = {**(_read_kept(run_said) if run_said and not is_help_all else {}), **given}
+        file = {**(read_kept(run_said) if run_said and not is_help_all else {}), **given}
         parser.set_defaults(_defaults(parser, {name: file[name] for name in ("run", *sections) if name in file}))
         made = parser.instantiate(parser.parse_args(list(argv)))
-        others = _instantiate({name: value for name, value in file.items() if name not in ("run", *sections)})
+        others = instantiate({name: value for name, value in file.items() if name not in ("run", *sections)})
     except ArgumentError as error:
         raise usage_error(error, argv, parser) from error
     except UsageError:
@@ -140,6 +143,19 @@ def read_recipe(
     return Recipe(run=run, said=said, **others, **{name: made[name] for name in sections}), made
 
 
+def recipe_file(argv: Sequence[str]) -> str | None:
+    """The recipe that a command line names by --config.
+
+    Raises:
+        UsageError: the option has no value.
+    """
+    try:
+        path: str | None = _take_option("--config", argv)[0]
+    except ArgumentError as error:
+        raise UsageError(str(error)) from error
+    return path
+
+
 def has_option(name: str, argv: Sequence[str]) -> bool:
     """Whether a command line has an option; for an option that decides which others exist."""
     return _take_option(name, argv, nargs="?", without_value="")[0] is not None
@@ -150,7 +166,7 @@ def usage_error(error: Exception, argv: Sequence[str], parser: ArgumentParser) -
     known = parser._option_string_actions
     given = (word.partition("=")[0] for word in argv if word.startswith("--"))
     meant = next((suggestion(word, known) for word in given if word not in known), "")
-    return UsageError(_with_options(_sentence(error), parser) + meant)
+    return UsageError(_with_options(in_plain_words(error), parser) + meant)
 
 
 def kept_uri(run: str) -> str:
@@ -231,26 +247,30 @@ def _spell_out_languages(argv: Sequence[str]) -> list[str]:
     return [*rest, f"--language.languages={json.dumps(languages)}"]
 
 
-def _read_file(path: str) -> tuple[dict[str, Any], Lines]:
+def read_file(path: str) -> tuple[dict[str, Any], Lines]:
     """The sections of a recipe as the file gives them, without defaults; and the line of each setting."""
     if not Path(path).is_file():
         raise UsageError(f"there is no recipe {path}")
     try:
-        return _parse(Path(path).read_text("utf-8"), path)
+        return parse_text(Path(path).read_text("utf-8"), path)
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is no text in UTF-8") from error
 
 
-def _parse(text: str, where: str) -> tuple[dict[str, Any], Lines]:
-    kinds = {"run": str, **{name: kind for name, kind in get_type_hints(Recipe).items() if name in SECTIONS}}
-    lines = check_recipe_text(text, where, kinds)
+def parse_text(text: str, where: str) -> tuple[dict[str, Any], Lines]:
+    """The sections that a recipe's text gives, without defaults; and the line of each setting.
+
+    Raises:
+        UsageError: it has a mistake.
+    """
+    lines = check_recipe_text(text, where, KEYS)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             said = _parser(tuple(SECTIONS)).parse_string(text, defaults=False)
     except (ArgumentError, TypeError) as error:
         keys = re.findall(r'Parser key "([^"]*)"', str(error))
         line = lines.get(".".join(keys)) or (lines.get(keys[0]) if keys else None)
-        raise UsageError(f"{where}{f':{line}' if line else ''}: {_sentence(error)}") from error
+        raise UsageError(f"{where}{f':{line}' if line else ''}: {in_plain_words(error)}") from error
     return {name: value for name, value in vars(said).items() if value is not None}, lines
 
 
@@ -259,20 +279,20 @@ def _located(error: TwistError, path: str | None, given: dict[str, Any], lines: 
     for name, value in given.items():
         try:
             if name != "run":
-                _instantiate({name: value})
+                instantiate({name: value})
         except TwistError as of_section:
             if str(of_section) == str(error):
                 return UsageError(f"{path}:{lines[name]}: {error}")
     return error
 
 
-def _read_kept(run: str) -> dict[str, Any]:
+def read_kept(run: str) -> dict[str, Any]:
     """The sections of the recipe that a run keeps; none if it keeps no recipe."""
     text = kept_text(run)
     if text is None:
         return {}
     try:
-        kept, _ = _parse(text, kept_uri(run))
+        kept, _ = parse_text(text, kept_uri(run))
     except UsageError as error:
         raise UsageError(f"{error}; mend it, or delete it and give --config") from error
     return {name: value for name, value in kept.items() if name != "run"}
@@ -299,7 +319,7 @@ def _as_dicts(value: Any) -> Any:
     return [_as_dicts(part) for part in value] if isinstance(value, list | tuple) else value
 
 
-def _instantiate(sections: dict[str, Any]) -> dict[str, Any]:
+def instantiate(sections: dict[str, Any]) -> dict[str, Any]:
     """Builds the settings of these sections of a file."""
     train = sections.get("train")
     if train is not None and train.get("init") is None and train.get("architecture") is None:
@@ -314,31 +334,3 @@ def _with_options(sentence: str, parser: ArgumentParser) -> str:
     start, required, names = sentence.partition("arguments are required: ")
     options = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
     return start + required + ", ".join(options.get(name, name) for name in names.split(", "))
-
-
-def _sentence(error: Exception) -> str:
-    """A parser's message on one line, in the words of recipes in place of Python's."""
-    text = " ".join(str(error).split())
-    for python, plainly in _IN_PLAIN_WORDS.items():
-        text = re.sub(python, plainly, text)
-    return text
-
-
-_IN_PLAIN_WORDS = {
-    r"Problem with given class_path '[^']*': ": "",
-    r'Parser key "([^"]*)": ': r"\1: ",
-    r"Does not validate against any of the Union subtypes Subtypes: .*? Given value type: \S+ \S+ Given value: (.*)$": (
-        r"a value of another type is needed. Got value: \1"
-    ),
-    r"[Ee]xpected an? (?:typing\.)?Literal\[(.*?)\]\.": r"it is one of \1.",
-    r"[Ee]xpected a <class 'float'>": "it is a number",
-    r"[Ee]xpected a <class 'int'>": "it is a whole number",
-    r"[Ee]xpected a <class 'bool'>": "it is true or false",
-    r"[Ee]xpected a <class 'str'>": "it is text",
-    r"[Ee]xpected a <class '(?:tuple|list)'>": "it is a list",
-    r"[Ee]xpected a <class '(?:dict|[\w.]*)'>": "it holds settings",
-    r"Expected a dot import path string: (.*)": r"there is no setting \1",
-    r"Unable to load config '(.*?)' - .*": r"it holds settings, not \1",
-    r" Got value: ": " not ",
-    r"\. not ": ", not ",
-}

@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import types
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -28,6 +28,13 @@ class UsageError(TwistError):
     """A command line or a recipe that cannot be read."""
 
 
+class Mistake(NamedTuple):
+    """What is wrong in a recipe, in a sentence, and the line of it."""
+
+    line: int
+    sentence: str
+
+
 def check_recipe_text(text: str, where: str, sections: Mapping[str, Any]) -> Lines:
     """Finds mistakes in a recipe that need no look at its values; returns where its settings are.
 
@@ -38,7 +45,23 @@ def check_recipe_text(text: str, where: str, sections: Mapping[str, Any]) -> Lin
 
     Raises:
         UsageError: it is no YAML, empty, no mapping, too deep or too large with its aliases expanded; or a key comes
-            twice or does not exist.
+            twice or does not exist. The first of several is told in full.
+    """
+    root = compose_recipe(text, where)
+    if mistakes := mistaken_keys(root, sections):
+        line, sentence = mistakes[0]
+        others = f" ({len(mistakes) - 1} more: twist recipe check {where})" if len(mistakes) > 1 else ""
+        raise UsageError(f"{where}:{line}: {sentence}{others}")
+    lines: dict[str, int] = {}
+    _find_lines(root, sections, "", lines)
+    return lines
+
+
+def compose_recipe(text: str, where: str) -> yaml.MappingNode:
+    """The nodes of a recipe's YAML, which tell where each value is.
+
+    Raises:
+        UsageError: it is no YAML, empty, no mapping, too deep or too large with its aliases expanded.
     """
     try:
         _refuse_explosions(text, where)
@@ -53,10 +76,25 @@ def check_recipe_text(text: str, where: str, sections: Mapping[str, Any]) -> Lin
         raise UsageError(f"{where} is empty; a recipe has sections such as `pack:` (see recipes/demo.yaml)")
     if not isinstance(root, yaml.MappingNode):
         raise UsageError(f"{_at(where, root)}: a recipe has sections such as `pack:`, not {_shown(root)}")
-    _refuse_repeated_keys(root, where)
-    lines: dict[str, int] = {}
-    _check_keys(root, sections, "", where, lines)
-    return lines
+    return root
+
+
+def mistaken_keys(root: yaml.MappingNode, sections: Mapping[str, Any]) -> list[Mistake]:
+    """Keys that come twice or do not exist, and single values where settings belong, by line."""
+    return sorted({*_repeated_keys(root), *_unknown_keys(root, sections, "")})
+
+
+def lines_of_all(node: yaml.Node, name: str = "") -> Iterator[tuple[str, int]]:
+    """Each key of a recipe, and each item of its lists, with its line; names are like `corpora[0].root`."""
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield f"{name}[{index}]", line_of(item)
+            yield from lines_of_all(item, f"{name}[{index}]")
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in entries(node):
+            inner = f"{name}.{key.value}" if name else key.value
+            yield inner, line_of(key)
+            yield from lines_of_all(value, inner)
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
@@ -92,52 +130,61 @@ def _refuse_explosions(text: str, where: str) -> None:
             )
 
 
-def _refuse_repeated_keys(node: yaml.Node, where: str) -> None:
+def _repeated_keys(node: yaml.Node) -> Iterator[Mistake]:
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            _refuse_repeated_keys(item, where)
+            yield from _repeated_keys(item)
     if not isinstance(node, yaml.MappingNode):
         return
     first: dict[str, yaml.Node] = {}
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
-            raise UsageError(f"{_at(where, key)}: a key is a word, not {_shown(key)}")
+            yield Mistake(line_of(key), f"a key is a word, not {_shown(key)}")
+            continue
         before = first.setdefault(key.value, key)
         if before is not key:
-            raise UsageError(f"{_at(where, key)}: {key.value} is already in line {_line(before)}; keep one of them")
-        _refuse_repeated_keys(value, where)
+            yield Mistake(line_of(key), f"{key.value} is already in line {line_of(before)}; keep one of them")
+        yield from _repeated_keys(value)
 
 
-def _check_keys(node: yaml.Node, known: Mapping[str, Any], path: str, where: str, lines: dict[str, int]) -> None:
-    for key, value in _entries(node):
+def _unknown_keys(node: yaml.Node, known: Mapping[str, Any], path: str) -> Iterator[Mistake]:
+    for key, value in entries(node):
+        if not isinstance(key, yaml.ScalarNode):
+            continue  # told by _repeated_keys
         name = f"{path}{key.value}"
-        lines.setdefault(name, _line(key))
         if key.value not in known:
             what = f"section {name}" if not path else f"setting {name}"
-            raise UsageError(f"{_at(where, key)}: there is no {what}{suggestion(key.value, known)}")
-        items, kind = _settings_within(value, known[key.value])
-        if kind is None:
+            yield Mistake(line_of(key), f"there is no {what}{suggestion(key.value, known)}")
             continue
-        # The parser's errors do not say which of several items they are about.
-        lines_within = lines if len(items) == 1 else {}
-        for item in items:
+        items, kind = settings_within(value, known[key.value])
+        for item in items if kind is not None else []:
             if isinstance(item, yaml.MappingNode):
-                _check_keys(item, get_type_hints(kind), f"{name}.", where, lines_within)
+                yield from _unknown_keys(item, get_type_hints(kind), f"{name}.")
             elif not _is_null(item):
-                raise UsageError(f"{_at(where, item)}: {name} holds settings, not {_shown(item)}")
+                yield Mistake(line_of(item), f"{name} holds settings, not {_shown(item)}")
 
 
-def _entries(node: yaml.Node) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:
+def _find_lines(node: yaml.Node, known: Mapping[str, Any], path: str, lines: dict[str, int]) -> None:
+    for key, value in entries(node):
+        name = f"{path}{key.value}"
+        lines.setdefault(name, line_of(key))
+        items, kind = settings_within(value, known[key.value])
+        # The parser's errors do not say which of several items they are about.
+        if kind is not None and len(items) == 1 and isinstance(items[0], yaml.MappingNode):
+            _find_lines(items[0], get_type_hints(kind), f"{name}.", lines)
+
+
+def entries(node: yaml.Node) -> Iterator[tuple[yaml.Node, yaml.Node]]:
     """The keys and values of a mapping, those of merged ones (`<<: *other`) included."""
     for key, value in node.value:
         if key.tag != "tag:yaml.org,2002:merge":
             yield key, value
         else:
             for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-                yield from _entries(merged)
+                yield from entries(merged)
 
 
-def _settings_within(node: yaml.Node, kind: Any) -> tuple[list[yaml.Node], type | None]:
+def settings_within(node: yaml.Node, kind: Any) -> tuple[list[yaml.Node], type | None]:
     """The nodes that hold settings of a dataclass, and that dataclass; None if this type of value has none."""
     if get_origin(kind) in (Union, types.UnionType):
         (kind, *_) = [one for one in get_args(kind) if one is not type(None)]
@@ -160,9 +207,9 @@ def _shown(node: yaml.Node) -> str:
 
 
 def _at(where: str, place: yaml.Node | yaml.Event) -> str:
-    return f"{where}:{_line(place)}"
+    return f"{where}:{line_of(place)}"
 
 
-def _line(place: yaml.Node | yaml.Event) -> int:
+def line_of(place: yaml.Node | yaml.Event) -> int:
     assert place.start_mark is not None
     return place.start_mark.line + 1
