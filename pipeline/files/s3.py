@@ -14,6 +14,7 @@ forbidden one, ConnectionError for a store that cannot be reached or takes no cr
 from __future__ import annotations
 
 import contextlib
+import email.utils
 import functools
 import hashlib
 import io
@@ -269,6 +270,14 @@ def delete(uri: str) -> None:
     """Removes an object, if it exists."""
     bucket, key = _split(uri)
     _patiently(uri, lambda: _client().delete_object(Bucket=bucket, Key=key))
+
+
+def clock_ahead_s(uri: str) -> float:
+    """Seconds by which this machine's clock is ahead of the store's; S3 refuses requests from 15 minutes on."""
+    bucket, _ = _split(uri)
+    answer = _patiently(uri, lambda: _client().list_objects_v2(Bucket=bucket, MaxKeys=1))
+    told = answer["ResponseMetadata"]["HTTPHeaders"]["date"]
+    return time.time() - email.utils.parsedate_to_datetime(told).timestamp()
 
 
 def _list_page(request: dict[str, Any]) -> dict[str, Any]:

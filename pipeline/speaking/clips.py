@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.speaking.tokenizer import Tokenizer
+
+# Recordings that are read and tokenized before the next ones are.
+CLIPS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -102,3 +106,16 @@ def read_clips(
         yield clip, wav
     if not num_read:
         raise TwistError(f"none of {len(clips)} recordings can be used")
+
+
+def read_in_groups(
+    clips: Sequence[Clip], tokenizer: Tokenizer, warn: Callable[[str], None]
+) -> Iterator[list[tuple[Clip, NDArray[np.float32]]]]:
+    """The same as `read_clips`, CLIPS_AT_ONCE at a time.
+
+    Raises:
+        TwistError: as `read_clips`.
+    """
+    read = read_clips(clips, tokenizer, warn)
+    while group := list(itertools.islice(read, CLIPS_AT_ONCE)):
+        yield group

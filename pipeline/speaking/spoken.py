@@ -8,7 +8,6 @@ OUTPUT.original.wav    for a clip that a run kept aside: the recording, to compa
 
 from __future__ import annotations
 
-import itertools
 import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ import soundfile
 from model.vocoder import mel_picture
 from model.vocoder.mel_config import MelConfig
 from pipeline.records import SAMPLE_RATE_HZ
-from pipeline.speaking.clips import read_clips
+from pipeline.speaking.clips import read_in_groups
 from pipeline.speaking.wav import read_clip
 
 if TYPE_CHECKING:
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
     from pipeline.speaking.tokenizer import Tokenizer
     from pipeline.speaking.units import Units
     from pipeline.speaking.voice import Voice
-
-# Recordings that are read, tokenized and spoken before the next ones are.
-CLIPS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +87,7 @@ def resynthesize_clips(
     Raises:
         TwistError: no clip can be used.
     """
-    for group in _groups(read_clips(clips, tokenizer, warn)):
+    for group in read_in_groups(clips, tokenizer, warn):
         units = tokenizer.of_wavs([heard for _, heard in group])
         if predict_durations:
             units = [voice.with_durations(each) for each in units]
@@ -128,7 +124,7 @@ def continue_clips(
     Raises:
         TwistError: no clip can be used, or a prompt leaves no room for a continuation.
     """
-    for group in _groups(read_clips(clips, tokenizer, warn)):
+    for group in read_in_groups(clips, tokenizer, warn):
         prompts = tokenizer.of_wavs([heard for _, heard in group])
         continued = lm.continue_batch(prompts, sampling, num_continuations, batch_size)
         for (clip, heard), prompt, continuations in zip(group, prompts, continued, strict=True):
@@ -188,11 +184,3 @@ def _cut(units: Units, max_s: float | None) -> Units:
     assert units.durations is not None
     ends = np.cumsum(units.durations, dtype=np.int64)
     return units[: int(np.searchsorted(ends, max_s * units.frame_rate_hz, side="right"))]
-
-
-def _groups(
-    clips: Iterator[tuple[Clip, NDArray[np.float32]]],
-) -> Iterator[list[tuple[Clip, NDArray[np.float32]]]]:
-    """CLIPS_AT_ONCE at a time."""
-    while group := list(itertools.islice(clips, CLIPS_AT_ONCE)):
-        yield group

@@ -87,6 +87,15 @@ def connect() -> None:
     _keep_token_private()
 
 
+def resources() -> dict[str, float]:
+    """What the cluster has: CPU, GPU, memory (bytes), ...; joins or starts one as `connect` does."""
+    import ray
+
+    connect()
+    found: dict[str, float] = ray.cluster_resources()
+    return found
+
+
 @contextlib.contextmanager
 def _on_loopback() -> Iterator[None]:
     """Lets Ray start as on a Mac, where it listens on 127.0.0.1 alone; on Linux it takes all interfaces.
