@@ -4,6 +4,7 @@
 # make faults            the rest, which takes minutes: processes and machines killed, stores that go away, other servers
 # make parity            compare with fairseq's own HuBERT, which takes minutes to install into .venv-parity
 # make check             lint, format, types
+# make docs              the documentation as a site, in build/site
 # make setup             only the environment, in .venv
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ JOBS   ?= 2
 # (pytest-dev/pytest-xdist#1323). One thread in each test process: more of them would wait for each other.
 PARALLEL = -n $(JOBS) --dist loadgroup --max-worker-restart 0
 
-.PHONY: demo setup setup-dev test faults parity check format clean
+.PHONY: demo setup setup-dev test faults parity check docs format clean
 
 demo: $(VENV)/.runtime
 ifeq ($(strip $(AUDIO)),)
@@ -56,12 +57,16 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "build/site/index.html"
+
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(PARITY) build/parity runs
+	rm -rf $(VENV) $(PARITY) build/parity build/site runs
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed; name one with PYTHON=")'
@@ -73,6 +78,10 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.dev: $(VENV)/.runtime
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.runtime
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@
 
 $(PARITY)/.ready: tests/parity/requirements.txt | $(VENV)/bin/python

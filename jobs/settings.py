@@ -40,7 +40,7 @@ def settings_of(config: type) -> list[Setting]:
             hints[field.name],
             field.default if field.default_factory is MISSING else field.default_factory(),
             " ".join(told[field.name].split()),
-            _config_in(hints[field.name]),
+            config_in(hints[field.name]),
         )
         for field in dataclasses.fields(config)
     ]
@@ -52,7 +52,8 @@ def summary_of(config: type) -> str:
     return " ".join(text.split())
 
 
-def _config_in(kind: Any) -> type | None:
+def config_in(kind: Any) -> type | None:
+    """The config that a type is, or holds a list of; None if there is none in it."""
     for one in (kind, *get_args(kind)):
         if dataclasses.is_dataclass(one) and isinstance(one, type):
             return one
