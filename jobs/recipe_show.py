@@ -6,6 +6,7 @@ section, and those of the command line, as each command would take them.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,8 +21,8 @@ from jobs.recipe_text import compose_recipe, lines_of_all
 from pipeline.printable import printable
 from pipeline.text_table import in_columns
 
-# Without defaults: there are none of a model to train, and words are aligned only if a recipe says how.
-ONLY_IF_SAID = ("train", "words")
+# Sections without defaults, which a run may lack.
+ONLY_IF_SAID = tuple(field.name for field in dataclasses.fields(Recipe) if field.default is None)
 
 Places = Mapping[str, str]
 """FILE:LINE of each setting that a file has, by its name with dots and indices."""
