@@ -70,7 +70,7 @@ def _stages(recipe: Recipe, until: str | None) -> list[StageRow]:
     commands = [stage.command for stage in asked_for]
     if until not in commands:
         section = next(stage.section for stage in STAGES if stage.command == until)
-        told = f"`{section}:`" if section and "." not in section else str(section)
+        told = f"`{section}`" if "." in str(section) else f"`{section}:`"
         raise TwistError(f"--until {until}: the recipe has no {told}, so that stage is left out; add it")
     return asked_for[: commands.index(until) + 1]
 

@@ -81,6 +81,8 @@ def pack_text(run: str, config: TextConfig, report: ReportProgress) -> None:
     Raises:
         TwistError: there is no tokenizer, a corpus has no files or no such column, or a split gets no document.
     """
+    if not config.corpora:
+        raise TwistError("text.corpora names no text; list what to train on beside speech, a `path` each")
     files = [file for corpus in config.corpora for file in find_files(corpus)]
     inputs = {
         "tokenizer": fingerprint_of_tokenizer(config.tokenizer),
