@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from model.lm.speech_lm import initialize, is_tied, load_text_lm, table_names
-from model.lm.text_tokenizer import TextTokenizer, tokenizer_of_process
+from model.lm.text_tokenizer import read_tokenizer, tokenizer_of_process
 from model.lm.vocab import Vocabulary
 from pipeline.errors import TwistError
 
@@ -88,7 +88,7 @@ def text_tokenizer(folder: str, vocabulary: Vocabulary) -> PreTrainedTokenizerBa
     """
     from transformers import AddedToken
 
-    tokenizer = TextTokenizer(folder).tokenizer
+    tokenizer = read_tokenizer(folder)
     if len(tokenizer) < vocabulary.vocab_size:
         unused = [f"[Unused{number}]" for number in range(len(tokenizer), vocabulary.text_size)]
         names = [*unused, "[Text]", "[Speech]", *(f"[Hu{unit}]" for unit in range(vocabulary.codebook_size))]

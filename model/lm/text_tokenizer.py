@@ -33,14 +33,27 @@ TOKENIZER_FILES = (
 )
 
 
+def read_tokenizer(folder: str, **settings: Any) -> Any:
+    """transformers' tokenizer in a folder, local or s3://.
+
+    Raises:
+        TwistError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(local_path(folder), local_files_only=True, **settings)
+    except Exception as error:  # whatever a damaged file leads to
+        raise TwistError(f"{folder} holds no tokenizer that transformers can read: {brief(error)}") from error
+
+
 class TextTokenizer:
-    """Turns text into tokens, without special ones.
+    """Turns text into tokens, without special ones; `</s>` in a text is text.
 
     Args:
         folder: A folder of transformers with a tokenizer, local or s3://.
 
     Attributes:
-        tokenizer: transformers' own.
         fingerprint: Equal for equal files of the tokenizer.
         vocab_size: Above every token: rows of the LM's table, where a config.json beside the tokenizer names them.
 
@@ -49,23 +62,27 @@ class TextTokenizer:
     """
 
     def __init__(self, folder: str) -> None:
-        from transformers import AutoTokenizer
-
         # Rust's threads do not survive a fork, and tasks have a core each.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         path = local_path(folder)
         self.fingerprint = fingerprint_of_tokenizer(folder)
-        try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        except Exception as error:  # whatever a damaged file leads to
-            raise TwistError(f"{folder} holds no tokenizer that transformers can read: {brief(error)}") from error
-        self.vocab_size = max(len(self.tokenizer), _rows(path))
+        self._tokenizer = read_tokenizer(folder, split_special_tokens=True)
+        self.vocab_size = max(len(self._tokenizer), _rows(path))
+        # Rust's own, which is twice as fast without what transformers adds for models; None of a slow tokenizer.
+        self._rust: Any = getattr(self._tokenizer, "backend_tokenizer", None)
+        if self._rust is not None:
+            self._rust.no_truncation()
+            self._rust.no_padding()
+            self._rust.encode_special_tokens = True
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """The tokens [T] of each text."""
         if not texts:
             return []
-        found = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        if self._rust is not None:
+            encoded = self._rust.encode_batch_fast(list(texts), add_special_tokens=False)
+            return [np.array(one.ids, np.uint32) for one in encoded]
+        found = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         return [np.array(tokens, np.uint32) for tokens in found]
 
     def encode_words(self, sentences: Sequence[Sequence[str]]) -> list[tuple[NDArray[np.uint32], NDArray[np.int64]]]:
@@ -76,14 +93,13 @@ class TextTokenizer:
         """
         if not sentences:
             return []
-        if not self.tokenizer.is_fast:
+        if self._rust is None:
             return [self._word_by_word(words) for words in sentences]
-        texts = [" ".join(words) for words in sentences]
-        told = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        encoded = self._rust.encode_batch([" ".join(words) for words in sentences], add_special_tokens=False)
         found = []
-        for words, tokens, spans in zip(sentences, told["input_ids"], told["offset_mapping"], strict=True):
-            counts = tokens_of_words(words, spans)
-            found.append(self._word_by_word(words) if counts is None else (np.array(tokens, np.uint32), counts))
+        for words, one in zip(sentences, encoded, strict=True):
+            counts = tokens_of_words(words, one.offsets)
+            found.append(self._word_by_word(words) if counts is None else (np.array(one.ids, np.uint32), counts))
         return found
 
     def _word_by_word(self, words: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:

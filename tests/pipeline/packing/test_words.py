@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -15,11 +16,13 @@ import pytest
 import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, ByT5Tokenizer
 
 from model.encoder.config import EncoderConfig
 from model.lm.samples import AlignedSamples
 from model.lm.text_tokenizer import TextTokenizer, tokens_of_words
+from pipeline import shards
 from pipeline.corpora.manifest import make_manifest
 from pipeline.corpora.source import CorpusConfig
 from pipeline.errors import TwistError
@@ -30,6 +33,7 @@ from pipeline.inspection.verify import verify_stage
 from pipeline.inspection.verify_shards import verify_shards
 from pipeline.language.config import LanguageConfig
 from pipeline.language.filter import filter_languages
+from pipeline.packing import write
 from pipeline.packing.config import PackConfig, SplitConfig
 from pipeline.packing.pack import pack
 from pipeline.packing.words import tile, times_in_sample, words_of_segments
@@ -55,6 +59,11 @@ RATE_HZ = 16_000
 FRAME_RATE_HZ = 25.0
 CLUSTER = ClusterConfig()
 PACK = PackConfig(split=SplitConfig(validation=0.2, test=0), units_per_shard=300)
+
+
+@pytest.fixture(scope="module")
+def byte_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
+    return TextTokenizer(str(write_tokenizer(tmp_path_factory.mktemp("bytes"))))
 
 
 def check(words: Words, units: NDArray[np.uint16], durations: NDArray[np.uint16], text: str) -> None:
@@ -141,6 +150,49 @@ def test_tokens_of_words_decode_to_the_text(tmp_path: Path, kind: Any) -> None:
         assert counts.sum() == len(tokens)
         for place, end in enumerate(np.cumsum(counts).tolist(), start=1):
             assert plain.decode(tokens[:end]) == " ".join(words[:place]), "a token belongs to another word"
+
+
+@pytest.mark.parametrize("kind", ["bytes", "word_starts"])
+def test_texts_are_tokenized_as_by_transformers_without_special_tokens(tmp_path: Path, kind: Any) -> None:
+    folder = str(write_tokenizer(tmp_path, kind))
+    tokenizer, plain = TextTokenizer(folder), AutoTokenizer.from_pretrained(folder)
+    texts = [*TEXT, "", " a  b ", "x" * 2000, "tab\tand\nline"]
+    for text, tokens in zip(texts, tokenizer.encode(texts), strict=True):
+        assert tokens.tolist() == plain(text, add_special_tokens=False)["input_ids"]
+    (marked,) = tokenizer.encode(["the end</s> <s> of it"])
+    assert not set(marked.tolist()) & set(plain.convert_tokens_to_ids(["<s>", "</s>"])), "a text ended a document"
+    assert tokenizer.encode([]) == []
+
+
+def test_a_tokenizer_that_cuts_or_pads_does_neither_here(tmp_path: Path) -> None:
+    folder = write_tokenizer(tmp_path)
+    whole = TextTokenizer(str(folder)).encode(TEXT)
+    rust = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    rust.enable_truncation(4)
+    rust.enable_padding(length=100)
+    rust.save(str(folder / "tokenizer.json"))
+    assert [tokens.tolist() for tokens in TextTokenizer(str(folder)).encode(TEXT)] == [
+        tokens.tolist() for tokens in whole
+    ]
+
+
+def test_a_tokenizer_without_offsets_goes_word_by_word(tmp_path: Path) -> None:
+    ByT5Tokenizer().save_pretrained(str(tmp_path))
+    tokenizer = TextTokenizer(str(tmp_path))
+    ((tokens, counts),) = tokenizer.encode_words([["ab", "c"]])
+    assert counts.tolist() == [2, 2]
+    assert tokens.tolist() == tokenizer.encode(["ab c"])[0].tolist()
+
+
+@given(words=st.lists(st.text("abé 日😀'-", min_size=1).filter(str.strip), min_size=1, max_size=8))
+def test_any_words_come_back_from_their_tokens(words: list[str], byte_tokenizer: TextTokenizer) -> None:
+    ((tokens, counts),) = byte_tokenizer.encode_words([words])
+    assert byte_tokenizer._tokenizer.decode(tokens) == " ".join(words)
+    assert len(counts) == len(words)
+    assert counts.sum() == len(tokens)
+    ends = np.cumsum(counts).tolist()
+    for place, end in enumerate(ends, start=1):
+        assert byte_tokenizer._tokenizer.decode(tokens[:end]) == " ".join(words[:place])
 
 
 def test_a_token_over_two_words_is_told() -> None:
@@ -374,6 +426,45 @@ def test_words_that_do_not_fit_their_units_are_found(run: Path, tokenizer: str, 
     packed(run, tokenizer)
     assert sealed(run, lambda words: words) == []
     assert any(re.search(message, violation) for violation in sealed(run, edit))
+
+
+def test_a_killed_packing_goes_on_to_the_same_bytes(run: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed(run, tokenizer)
+    whole = content_of(run)
+    shutil.rmtree(run / "shards")
+    for where in (write.Deal, write.Fill):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, "__call__", _dies)
+            with pytest.raises(KeyboardInterrupt):
+                pack(str(run), PACK, silently, None, tokenizer)
+    pack(str(run), PACK, silently, None, tokenizer)
+    assert content_of(run) == whole
+
+
+def _dies(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("part", ["json", "text", "words"])
+def test_damage_to_a_member_of_words_is_found(run: Path, tokenizer: str, part: str) -> None:
+    packed(run, tokenizer)
+    dataset = open_dataset(str(run / "shards"))
+    row = next(row for row in dataset.manifest.to_pylist() if row["num_words"])
+    path = run / "shards" / row["shard"]
+    content = bytearray(path.read_bytes())
+    place = content.index(b'"speaker": "s') + 12 if part == "json" else row[f"{part}_offset"]
+    content[place] ^= 1
+    path.write_bytes(content)
+    assert any("does not have the checksum" in violation for violation in verify_shards(dataset.uri))
+    # With a tar's checksum that fits, those of the sample do not.
+    info = json.loads((run / "shards/dataset.json").read_text())
+    shard = next(shard for shard in info["shards"] if shard["path"] == row["shard"])
+    shard["sha256"] = hashlib.sha256(content).hexdigest()
+    info["fingerprint"] = shards.dataset_fingerprint(info)
+    (run / "shards/dataset.json").write_text(json.dumps(info))
+    found = [violation for violation in verify_shards(dataset.uri) if "are not those of" in violation]
+    assert any("sample_crc32" in violation for violation in found)
+    assert any("words_crc32" in violation for violation in found) == (part != "json")
 
 
 def words_part(folder: Path, words: list[tuple[str, float, float]] | None, length_s: float = 4.0) -> str:
