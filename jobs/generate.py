@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -20,6 +20,9 @@ from pipeline.errors import TwistError
 from pipeline.files import storage
 from pipeline.runs import CODEBOOK
 from pipeline.speaking.names import EMBEDDED_CODEBOOK, OFFICIAL_CODEBOOK, OFFICIAL_MODELS
+
+if TYPE_CHECKING:
+    from pipeline.speaking.tokenizer import Tokenizer
 
 
 def work(recipe: Recipe, given: Namespace) -> None:
@@ -35,7 +38,7 @@ def work(recipe: Recipe, given: Namespace) -> None:
 
     run = recipe.run
     quiet_transformers()
-    sampling = _sampling(given)
+    _refuse_empty(given)
     speech_options.require_one_input(given, run)
     speech_options.require_matplotlib(given)
     prompt_s = given.prompt_duration_sec
@@ -51,6 +54,7 @@ def work(recipe: Recipe, given: Namespace) -> None:
     lm.require_codebook(book, codebook or run or "the embedded one")
     tokenizer = Tokenizer(book, given.device)
     voice = speech_options.voice_for(book, given, run)
+    sampling = _sampling(given, _pause_units(given.pauses_of, tokenizer))
 
     stopwatch = speech_options.Stopwatch()
     num_written, audio_s = 0, 0.0
@@ -74,15 +78,24 @@ def work(recipe: Recipe, given: Namespace) -> None:
         print(f"original   {write_original(original)}")
 
 
-def _sampling(given: Namespace) -> SamplingConfig:
+def _refuse_empty(given: Namespace) -> None:
+    """Refuses a command line by which nothing is to be done.
+
+    Raises:
+        TwistError: a number is 0 or less.
+    """
+    for name in ("prompt_duration_sec", "num_continuations", "batch_size"):
+        if getattr(given, name) <= 0:
+            raise TwistError(f"{name} is {getattr(given, name)}; it must be above 0")
+    _sampling(given)
+
+
+def _sampling(given: Namespace, pause_units: tuple[int, ...] = ()) -> SamplingConfig:
     """The sampling settings of the command line.
 
     Raises:
         TwistError: a setting is out of range.
     """
-    for name in ("prompt_duration_sec", "num_continuations", "batch_size"):
-        if getattr(given, name) <= 0:
-            raise TwistError(f"{name} is {getattr(given, name)}; it must be above 0")
     return SamplingConfig(
         temperature=given.temperature,
         top_k=None if given.top_k == 0 else given.top_k,
@@ -90,7 +103,29 @@ def _sampling(given: Namespace) -> SamplingConfig:
         max_units=given.max_units,
         max_times_prompt=given.max_times_prompt,
         seed=given.seed,
+        repetition_penalty=given.repetition_penalty,
+        no_repeat_ngram=given.no_repeat_ngram,
+        min_s=given.min_continuation_sec,
+        max_s=given.max_continuation_sec,
+        pause_units=pause_units,
+        ranked=given.ranked,
     )
+
+
+def _pause_units(recordings: str | None, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The units that are pauses in a recording, or in those of a folder; none if none is named.
+
+    Raises:
+        TwistError: there is no such file, or there are no pauses in it.
+    """
+    from pipeline.speaking.clips import find_clips
+
+    if recordings is None:
+        return ()
+    found = tokenizer.pause_units([clip.name for clip in find_clips(recordings, "")])
+    if not found:
+        raise TwistError(f"no unit stands for pauses in {recordings}; give --pauses-of speech that has some")
+    return found
 
 
 def _model(given: Namespace, run: str) -> tuple[str, str | None, str]:
@@ -138,6 +173,14 @@ def _add_arguments(parser: ArgumentParser) -> None:
     add("max-units", int, sampling.max_units, "Units of prompt and continuation together, at most.")
     add("max-times-prompt", float, sampling.max_times_prompt, "The same, as a multiple of the prompt.")
     add("max-duration-sec", float | None, None, "Seconds of prompt and continuation together, at most.")
+    add("repetition-penalty", float, sampling.repetition_penalty, "Above 1: units that were said become less likely.")
+    add("no-repeat-ngram", int | None, sampling.no_repeat_ngram, "No sequence of so many units comes twice.")
+    pace = "of the continuation alone, at the pace of its prompt"
+    add("min-continuation-sec", float | None, sampling.min_s, f"Seconds {pace}, at least, as --max-units allows.")
+    add("max-continuation-sec", float | None, sampling.max_s, f"Seconds {pace}, at most.")
+    text = "A recording, or a folder of them, with pauses: with the first of their units a continuation ends."
+    add("pauses-of", str | None, None, text)
+    add_option(parser, "ranked", action="store_true", help="Number several continuations from the likeliest on.")
     add("seed", int, sampling.seed, "Seed of all draws.")
     add("batch-size", int, 32, "Continuations that are written at once.")
     speech_options.add_picture(parser)

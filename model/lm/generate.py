@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from model.lm.controls import GrowingSequence, Lengths, controlled
 from model.lm.speech_lm import require_positions
 from model.packed_linear import can_pack, pack_linear_layers
 from pipeline.errors import TwistError
@@ -38,20 +39,22 @@ if TYPE_CHECKING:
 class _Row:
     """A continuation being written; `place` is (number of the prompt, number of the continuation).
 
-    `ids` begin with the model's BOS, if it has one; it counts in `max_ids` and `num_prompt_ids`.
+    Its sequence begins with the model's BOS, if it has one. Where continuations are ranked, `nats` is minus the model's
+    own log-probability of what has been drawn.
     """
 
     place: tuple[int, int]
-    ids: list[int]
-    max_ids: int
+    sequence: GrowingSequence
     uniforms: NDArray[np.float64]
-    num_prompt_ids: int
+    nats: float = 0.0
 
-    def is_finished(self, end_ids: frozenset[int]) -> bool:
-        return len(self.ids) >= self.max_ids or (len(self.ids) > self.num_prompt_ids and self.ids[-1] in end_ids)
+    @property
+    def num_drawn(self) -> int:
+        return len(self.sequence.ids) - self.sequence.num_prompt_ids
 
-    def next_uniform(self) -> float:
-        return float(self.uniforms[len(self.ids) - self.num_prompt_ids])
+    @property
+    def nats_per_token(self) -> float:
+        return self.nats / self.num_drawn
 
 
 def ready_for_generation(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
@@ -74,6 +77,7 @@ def continue_units(
     config: SamplingConfig,
     num_continuations: int = 1,
     batch_size: int = 32,
+    seconds_per_unit: Sequence[float] | None = None,
 ) -> list[list[NDArray[np.uint16]]]:
     """Continues each prompt `num_continuations` times; returns the new units, without the prompt and without specials.
 
@@ -84,33 +88,38 @@ def continue_units(
         config: How to draw units.
         num_continuations: Continuations per prompt.
         batch_size: Continuations written at once.
+        seconds_per_unit: The pace of each prompt; needed if `config` says how many seconds a continuation lasts.
 
     Raises:
         TwistError: a prompt is empty, has a unit outside the codebook or leaves no room for a continuation, or the
             model has too few positions.
     """
+    # transformers reads generation_config.json into it, or takes the config's where there is none.
+    end = model.generation_config.eos_token_id if model.generation_config else model.config.eos_token_id
+    end_ids = frozenset(() if end is None else [end] if isinstance(end, int) else end)
+    assert not config.needs_pace or seconds_per_unit is not None, "min_s and max_s take the pace of each prompt"
+    paces_s = [math.inf] * len(prompts) if seconds_per_unit is None else seconds_per_unit
     rows = [
-        _row(prompt, vocabulary, config, prompt_number, number)
-        for prompt_number, prompt in enumerate(prompts)
+        _row(prompt, vocabulary, config, end_ids, pace_s, (prompt_number, number))
+        for prompt_number, (prompt, pace_s) in enumerate(zip(prompts, paces_s, strict=True))
         for number in range(num_continuations)
     ]
     if rows:
         num_before = int(vocabulary.start_id is not None)
-        require_positions(model.config, max(row.max_ids for row in rows) - num_before, num_before)
-    # transformers reads generation_config.json into it, or takes the config's where there is none.
-    end = model.generation_config.eos_token_id if model.generation_config else model.config.eos_token_id
-    end_ids = frozenset(() if end is None else [end] if isinstance(end, int) else end)
+        require_positions(model.config, max(row.sequence.max_ids for row in rows) - num_before, num_before)
     # Rows that end at about the same time share a batch.
-    rows.sort(key=lambda row: (row.max_ids, row.num_prompt_ids), reverse=True)
+    rows.sort(key=lambda row: (row.sequence.max_ids, row.sequence.num_prompt_ids), reverse=True)
     for first in range(0, len(rows), batch_size):
-        _write(model, rows[first : first + batch_size], vocabulary.pad_id, config, end_ids)
-    continuations: list[list[NDArray[np.uint16]]] = [[np.zeros(0, np.uint16)] * num_continuations for _ in prompts]
-    for row in rows:
-        written = np.array(row.ids[row.num_prompt_ids :], np.int64)
-        prompt_number, number = row.place
-        is_unit = (written >= vocabulary.offset) & (written < vocabulary.vocab_size)
-        continuations[prompt_number][number] = vocabulary.decode(written[is_unit])
-    return continuations
+        _write(model, rows[first : first + batch_size], vocabulary.pad_id, config)
+    rows.sort(key=lambda row: (row.place[0], row.nats_per_token if config.ranked else 0.0, row.place[1]))
+    units = [_units(row, vocabulary) for row in rows]
+    return [units[first : first + num_continuations] for first in range(0, len(rows), num_continuations)]
+
+
+def _units(row: _Row, vocabulary: Vocabulary) -> NDArray[np.uint16]:
+    written = np.array(row.sequence.ids[row.sequence.num_prompt_ids :], np.int64)
+    is_unit = (written >= vocabulary.offset) & (written < vocabulary.vocab_size)
+    return vocabulary.decode(written[is_unit])
 
 
 def probabilities(logits: Tensor, config: SamplingConfig) -> Tensor:
@@ -132,7 +141,12 @@ def probabilities(logits: Tensor, config: SamplingConfig) -> Tensor:
 
 
 def _row(
-    prompt: NDArray[np.uint16], vocabulary: Vocabulary, config: SamplingConfig, prompt_number: int, number: int
+    prompt: NDArray[np.uint16],
+    vocabulary: Vocabulary,
+    config: SamplingConfig,
+    end_ids: frozenset[int],
+    pace_s: float,
+    place: tuple[int, int],
 ) -> _Row:
     if len(prompt) == 0:
         raise TwistError("a prompt has no units")
@@ -144,22 +158,31 @@ def _row(
         )
     digest = hashlib.sha256(np.ascontiguousarray(prompt, np.uint16).tobytes()).digest()
     # Of numpy's random streams only the raw bits are the same in every version.
-    stream = np.random.PCG64(np.random.SeedSequence([config.seed, number, int.from_bytes(digest[:16], "big")]))
+    stream = np.random.PCG64(np.random.SeedSequence([config.seed, place[1], int.from_bytes(digest[:16], "big")]))
     bits = stream.random_raw(max_length - len(prompt)) >> np.uint64(11)
     uniforms: NDArray[np.float64] = bits * np.float64(2.0**-53)
     # slamkit's models have never seen a sequence without BOS; it does not count in the length, there either.
     before = [] if vocabulary.start_id is None else [vocabulary.start_id]
     ids = [*before, *vocabulary.encode(prompt).tolist()]
-    return _Row((prompt_number, number), ids, max_length + len(before), uniforms, len(ids))
+    fewest, most = Lengths(config.min_s, config.max_s).in_tokens(pace_s)
+    pause_units = np.array([unit for unit in config.pause_units if unit < vocabulary.codebook_size], np.uint16)
+    sequence = GrowingSequence(
+        ids,
+        min_ids=len(ids) + fewest,
+        max_ids=min(max_length + len(before), len(ids) + (max_length if most is None else most)),
+        end_ids=end_ids,
+        pause_ids=frozenset(vocabulary.encode(pause_units).tolist()),
+        no_repeat_ngram=config.no_repeat_ngram,
+    )
+    return _Row(place, sequence, uniforms)
 
 
-def _write(
-    model: PreTrainedModel, rows: list[_Row], pad_id: int, config: SamplingConfig, end_ids: frozenset[int]
-) -> None:
+def _write(model: PreTrainedModel, rows: list[_Row], pad_id: int, config: SamplingConfig) -> None:
     """Completes all rows, with one forward pass per unit over the rows that are not finished."""
-    longest = max(len(row.ids) for row in rows)
-    token_ids = torch.tensor([[pad_id] * (longest - len(row.ids)) + row.ids for row in rows], device=model.device)
-    num_pads = torch.tensor([longest - len(row.ids) for row in rows], device=model.device)
+    prompts = [row.sequence.ids for row in rows]
+    longest = max(map(len, prompts))
+    token_ids = torch.tensor([[pad_id] * (longest - len(ids)) + ids for ids in prompts], device=model.device)
+    num_pads = torch.tensor([longest - len(ids) for ids in prompts], device=model.device)
     mask = (torch.arange(longest, device=model.device) >= num_pads[:, None]).long()
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
@@ -169,11 +192,17 @@ def _write(
         output = model(
             input_ids=token_ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **given
         )
-        uniforms = torch.tensor([[row.next_uniform()] for row in rows], dtype=torch.float64, device=model.device)
-        drawn = _draw(probabilities(output.logits[:, -1], config), uniforms)
+        logits = output.logits[:, -1].double()
+        uniforms = [[float(row.uniforms[row.num_drawn])] for row in rows]
+        shares = probabilities(controlled(logits, [row.sequence for row in rows], config.repetition_penalty), config)
+        drawn = _draw(shares, torch.tensor(uniforms, dtype=torch.float64, device=model.device))
         for row, token_id in zip(rows, drawn.tolist(), strict=True):
-            row.ids.append(token_id)
-        going = [place for place, row in enumerate(rows) if not row.is_finished(end_ids)]
+            row.sequence.append(token_id)
+        if config.ranked:
+            log_shares = logits.log_softmax(dim=1).gather(1, drawn[:, None])[:, 0]
+            for row, log_share in zip(rows, log_shares.tolist(), strict=True):
+                row.nats -= log_share
+        going = [place for place, row in enumerate(rows) if not row.sequence.is_finished]
         if not going:
             return
         token_ids, positions = drawn[:, None], positions[:, -1:] + 1

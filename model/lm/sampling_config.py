@@ -20,6 +20,13 @@ class SamplingConfig:
         max_units: Most units in a sequence, including the prompt.
         max_times_prompt: The same, as a multiple of the prompt.
         seed: Seed of all draws.
+        repetition_penalty: Divisor of the log-odds of units that a sequence has already; above 1 it repeats less.
+        no_repeat_ngram: No sequence of so many units comes twice, the prompt's among them; null: any may.
+        min_s: Seconds that a continuation lasts at least, at the pace of its prompt and within `max_units`.
+        max_s: Seconds that a continuation lasts at most, at the pace of its prompt.
+        pause_units: Units that are pauses: with the first of them after `min_s` a continuation ends.
+        ranked: Whether several continuations of a prompt come likeliest first, by the model's own probability per unit,
+            not in the order in which they are drawn.
     """
 
     temperature: float = 0.8
@@ -28,6 +35,12 @@ class SamplingConfig:
     max_units: int = 250
     max_times_prompt: float = 3.0
     seed: int = 0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram: int | None = None
+    min_s: float | None = None
+    max_s: float | None = None
+    pause_units: tuple[int, ...] = ()
+    ranked: bool = False
 
     def __post_init__(self) -> None:
         for name, holds, rule in (
@@ -37,9 +50,19 @@ class SamplingConfig:
             ("max_units", self.max_units >= 2, "at least 2"),
             ("max_times_prompt", 1 < self.max_times_prompt < math.inf, "above 1"),
             ("seed", self.seed >= 0, "at least 0"),
+            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0"),
+            ("no_repeat_ngram", self.no_repeat_ngram is None or self.no_repeat_ngram >= 1, "at least 1, or null"),
+            ("min_s", self.min_s is None or 0 <= self.min_s < math.inf, "at least 0, or null"),
+            ("max_s", self.max_s is None or (self.min_s or 0) < self.max_s < math.inf, "above 0 and min_s, or null"),
+            ("pause_units", all(unit >= 0 for unit in self.pause_units), "units"),
         ):
             if not holds:
                 raise TwistError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
+
+    @property
+    def needs_pace(self) -> bool:
+        """Whether it takes the durations of the prompt's units to know how many may follow."""
+        return self.min_s is not None or self.max_s is not None
 
     def max_length(self, num_prompt_units: int) -> int:
         """Most units that a prompt and its continuation may have together."""

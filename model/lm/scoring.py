@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from model.lm.speech_lm import next_unit_nll
+from model.lm.controls import GrowingSequence, controlled
+from model.lm.generate import probabilities
+from model.lm.speech_lm import document_logits, next_unit_nll
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
+    from model.lm.sampling_config import SamplingConfig
     from model.lm.scoring_config import ScoringConfig
     from model.lm.vocab import Vocabulary
 
@@ -26,7 +29,10 @@ TOKENS_AT_ONCE = 4096
 
 
 def log_likelihoods(
-    model: PreTrainedModel, vocabulary: Vocabulary, sequences: Sequence[NDArray[np.uint16]]
+    model: PreTrainedModel,
+    vocabulary: Vocabulary,
+    sequences: Sequence[NDArray[np.uint16]],
+    sampling: SamplingConfig | None = None,
 ) -> list[NDArray[np.float64]]:
     """The log-probability of each unit given those before it, in nats: n - 1 values for a sequence of n units.
 
@@ -36,6 +42,8 @@ def log_likelihoods(
         model: The speech LM, in evaluation mode.
         vocabulary: The model's.
         sequences: Of two or more units each.
+        sampling: Score by the probabilities with which generation draws by these settings (minus infinity for what it
+            never draws), not by the model's own. Limits of length do not matter.
 
     Raises:
         TwistError: a sequence has fewer than two units, more than the model has positions for, or a unit that is not in
@@ -48,7 +56,8 @@ def log_likelihoods(
         most = max_units(model, vocabulary)
         if len(units) > most:
             raise TwistError(f"sequence {number} has {len(units)} units, but the model takes {most}; score it in parts")
-    scores = _scores(model, [_token_ids(vocabulary, units) for units in sequences])
+    token_ids = [_token_ids(vocabulary, units) for units in sequences]
+    scores = _scores(model, token_ids) if sampling is None else [_drawn(model, ids, sampling) for ids in token_ids]
     return [nats[given:] for nats in scores]
 
 
@@ -103,6 +112,20 @@ def _scores(model: PreTrainedModel, token_ids: Sequence[NDArray[np.int64]]) -> l
         for row, index in zip(nll, batch, strict=True):
             scores[index] = -row[: len(token_ids[index]) - 1]
     return scores
+
+
+@torch.inference_mode()
+def _drawn(model: PreTrainedModel, token_ids: NDArray[np.int64], sampling: SamplingConfig) -> NDArray[np.float64]:
+    """The log-probability with which each token but the first is drawn, [n - 1], of one sequence."""
+    logits = document_logits(model, torch.from_numpy(token_ids), [len(token_ids)]).double()
+    first, *others = token_ids.tolist()
+    sequence = GrowingSequence([first], max_ids=len(token_ids), no_repeat_ngram=sampling.no_repeat_ngram)
+    scores = []
+    for place, token_id in enumerate(others):
+        of_next = controlled(logits[place : place + 1], [sequence], sampling.repetition_penalty)
+        scores.append(probabilities(of_next, sampling)[0, token_id].log().item())
+        sequence.append(token_id)
+    return np.array(scores)
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:

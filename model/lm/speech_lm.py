@@ -139,18 +139,26 @@ def next_unit_nll(model: nn.Module, token_ids: Tensor, lengths: Sequence[int], *
     """
     if not lengths:  # compute all the same: the other processes wait for this one's share of the gradient
         token_ids, lengths = token_ids.new_zeros(1), [1]
+    targets = token_ids.roll(-1)
+    targets[torch.tensor(lengths).cumsum(0) - 1] = IGNORED_LABEL
+    logits = document_logits(model, token_ids, lengths)
+    nll = F.cross_entropy(
+        logits[:, :num_ids].float(), targets.to(logits.device), reduction="none", ignore_index=IGNORED_LABEL
+    )
+    return pad_sequence(list(torch.split(nll, list(lengths))), batch_first=True)[:, :-1]
+
+
+def document_logits(model: nn.Module, token_ids: Tensor, lengths: Sequence[int]) -> Tensor:
+    """The logits after each token of each document, [N, V]; takes what `next_unit_nll` does."""
     bare = bare_model(model)
     device = next(model.parameters()).device
     documents = Documents.of_lengths(lengths, device)
-    targets = token_ids.roll(-1)
-    targets[torch.tensor(lengths).cumsum(0) - 1] = IGNORED_LABEL
     # BLOOM takes no position ids: ALiBi only uses distances.
     positions = {} if bare.config.model_type == "bloom" else {"position_ids": documents.position_ids}
     with attention_within_documents(bare):
         set_documents(bare, documents)
-        logits = model(input_ids=token_ids[None].to(device), use_cache=False, **positions).logits[0]
-    nll = F.cross_entropy(logits[:, :num_ids].float(), targets.to(device), reduction="none", ignore_index=IGNORED_LABEL)
-    return pad_sequence(list(torch.split(nll, list(lengths))), batch_first=True)[:, :-1]
+        logits: Tensor = model(input_ids=token_ids[None].to(device), use_cache=False, **positions).logits[0]
+    return logits
 
 
 def bare_model(model: nn.Module) -> PreTrainedModel:

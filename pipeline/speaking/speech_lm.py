@@ -77,26 +77,31 @@ class SpeechLM:
         self.vocabulary = vocabulary
         self.path = path
 
-    def score(self, units: Units) -> Score:
+    def score(self, units: Units, sampling: SamplingConfig | None = None) -> Score:
         """How likely the units of one clip are.
+
+        Args:
+            units: Two or more.
+            sampling: Score by the probabilities with which `continue_` draws by these settings, not by the model's own.
 
         Raises:
             TwistError: there are fewer than two units, or they come from another codebook than the model's.
         """
-        return self.score_batch([units])[0]
+        return self.score_batch([units], sampling)[0]
 
-    def score_batch(self, clips: Sequence[Units]) -> list[Score]:
+    def score_batch(self, clips: Sequence[Units], sampling: SamplingConfig | None = None) -> list[Score]:
         """How likely the units of each clip are; the clips beside it change nothing but rounding.
 
         Args:
             clips: Of two or more units each.
+            sampling: As for `score`.
 
         Raises:
             TwistError: as `score`.
         """
         self._require_own(clips)
         sequences = [units.values for units in clips]
-        return [Score(nats) for nats in log_likelihoods(self.model, self.vocabulary, sequences)]
+        return [Score(nats) for nats in log_likelihoods(self.model, self.vocabulary, sequences, sampling)]
 
     def scores_of(self, sequences: Sequence[NDArray[np.uint16]], scoring: ScoringConfig) -> list[NDArray[np.float64]]:
         """The log-likelihood of each token of each sequence of units that `scoring` counts; for benchmarks.
@@ -120,7 +125,8 @@ class SpeechLM:
             As many continuations, without durations. `prompt + continuation` is both.
 
         Raises:
-            TwistError: the prompt is empty, leaves no room for more units, or comes from another codebook.
+            TwistError: the prompt is empty, leaves no room for more units, or comes from another codebook; or
+                `sampling` counts seconds, and the prompt has no durations.
         """
         return self.continue_batch([prompt], sampling, num_continuations)[0]
 
@@ -153,6 +159,7 @@ class SpeechLM:
             sampling,
             num_continuations,
             batch_size=batch_size,
+            seconds_per_unit=_paces_s(prompts) if sampling.needs_pace else None,
         )
         return [
             [replace(prompt, values=values, durations=None) for values in continuations]
@@ -201,6 +208,15 @@ def load_lm(source: str | Path, device: Device = "auto", dtype: DType = "float32
     if name in OFFICIAL_MODELS:  # whose tables may have rows to spare
         vocabulary = replace(vocabulary, codebook_size=min(vocabulary.codebook_size, OFFICIAL_CODEBOOK_SIZE))
     return SpeechLM(ready_for_generation(model, DTYPES[dtype], pick_device(device)), vocabulary, path)
+
+
+def _paces_s(prompts: Sequence[Units]) -> list[float]:
+    """Seconds that a unit of each prompt lasts on average.
+
+    Raises:
+        TwistError: a prompt has no durations.
+    """
+    return [prompt.duration_s / max(len(prompt), 1) for prompt in prompts]
 
 
 def _find_checkpoint(folder: str) -> str:

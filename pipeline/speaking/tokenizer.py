@@ -21,6 +21,7 @@ from pipeline.speaking.names import (
     TOKENIZERS,
     refuse_unknown,
 )
+from pipeline.speaking.pauses import pause_units
 from pipeline.speaking.units import Units
 from pipeline.speaking.wav import read_clip, wav_of_samples
 from pipeline.units import codebook, codebook_import
@@ -93,6 +94,21 @@ class Tokenizer:
             ]
             units += self.of_wavs(wavs)
         return units
+
+    def pause_units(
+        self, clips: Sequence[str | Path | NDArray[Any]], sample_rate_hz: int | None = None
+    ) -> tuple[int, ...]:
+        """The units that are pauses in these clips, for `SamplingConfig`: a minute of speech has them all.
+
+        Args:
+            clips: Files, or samples; see `__call__`.
+            sample_rate_hz: The rate of all samples.
+
+        Raises:
+            TwistError: as `batch`.
+        """
+        wavs = [self._read(clip, sample_rate_hz, f"clip {number}") for number, clip in enumerate(clips)]
+        return pause_units(wavs, self.of_wavs(wavs))
 
     def of_wavs(self, wavs: Sequence[NDArray[np.float32]]) -> list[Units]:
         """The units of clips [S] that are 16 kHz mono already."""

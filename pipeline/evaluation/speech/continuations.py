@@ -61,7 +61,7 @@ def continuations_of(
         TwistError: the model cannot be loaded, speaks other units, or has too few positions.
     """
     usable = {
-        item_id: row.units
+        item_id: Units(row.units, row.durations, subject.frame_rate_hz)
         for item_id, row in prompts.of.items()
         if sampling.max_length(len(row.units)) > len(row.units)
     }
@@ -84,18 +84,18 @@ def continuations_of(
     for row in parquet.read(uri).to_pylist():
         item_id = row["item_id"]
         name = item_id if num_continuations == 1 else f"{item_id}-{row['number']}"
-        continuations.append(Continuation(name, item_id, usable[item_id], np.asarray(row["units"], np.uint16)))
+        continuations.append(Continuation(name, item_id, usable[item_id].values, np.asarray(row["units"], np.uint16)))
     return continuations, fingerprint, left_out
 
 
 def _drawn(
-    subject: Subject, prompts: Mapping[str, NDArray[np.uint16]], sampling: SamplingConfig, num_continuations: int
+    subject: Subject, prompts: Mapping[str, Units], sampling: SamplingConfig, num_continuations: int
 ) -> pa.Table:
     ids = list(prompts)
     rows = []
     for start in range(0, len(ids), PROMPTS_AT_ONCE):
         some = ids[start : start + PROMPTS_AT_ONCE]
-        drawn = subject.lm.continue_batch([Units(prompts[one]) for one in some], sampling, num_continuations)
+        drawn = subject.lm.continue_batch([prompts[one] for one in some], sampling, num_continuations)
         for item_id, continuations in zip(some, drawn, strict=True):
             rows += [
                 {"item_id": item_id, "number": number, "units": more.values}
