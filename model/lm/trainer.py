@@ -15,17 +15,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
-from model.lm.bfloat16 import BFloat16
-from model.lm.document_attention import attend_within_documents
 from model.lm.loader import Batch
 from model.lm.mixture.data import MixtureData
 from model.lm.perplexity import PerplexityReport
 from model.lm.speech_lm import (
-    bare_model,
     cold_start,
-    layers,
     load_speech_lm,
     next_unit_nll,
     require_positions,
@@ -34,6 +29,7 @@ from model.lm.speech_lm import (
 )
 from model.lm.text_lm import extend_text_lm
 from model.lm.training_data import TrainingData, UnitData
+from model.lm.working_model import WorkingModel
 from model.training.distributed import Ranks, gradient_sync
 from model.training.loop import run_training
 from model.training.optim import adamw
@@ -146,7 +142,7 @@ class SpeechLMTraining(Training[Batch, PerplexityReport]):
             self.baseline, self.initial = self.score_of(progress["unigram"]), self.score_of(progress["initial"])
         self._lm = self._make_model(resumed)
         require_positions(self._lm.config, config.max_units)
-        self._working_model, self._data_parallel_model = self._prepare_model()
+        self._working = WorkingModel.of(self._lm, config, ranks)
         self.model = self._lm
         self.optimizer = adamw(self._lm, config.betas, config.weight_decay)
 
@@ -162,24 +158,6 @@ class SpeechLMTraining(Training[Batch, PerplexityReport]):
             return warm_start(config.init, vocabulary, config.seed)
         return extend_text_lm(config.init, vocabulary, config.seed, rope_theta=config.rope_theta)
 
-    def _prepare_model(self) -> tuple[nn.Module, nn.Module]:
-        """Wraps the model as configured: for this process alone, and for data parallelism."""
-        config, ranks = self._config, self._ranks
-        self._lm.to(ranks.device).train()
-        attend_within_documents(self._lm)
-        if config.activation_checkpointing:
-            self._lm.gradient_checkpointing_enable({"use_reentrant": False})
-        if config.sharded and ranks.world_size > 1:
-            ranks.shard(self._lm, layers(self._lm), bfloat16=config.precision == "bfloat16")
-            working_model = data_parallel_model = self._lm
-        else:
-            working_model = BFloat16(self._lm) if config.precision == "bfloat16" else self._lm
-            data_parallel_model = ranks.data_parallel(working_model)
-        if config.compile:
-            for layer in layers(bare_model(working_model)):
-                layer.compile(dynamic=True)
-        return working_model, data_parallel_model
-
     def facts(self) -> dict[str, Any]:
         return {
             "num_parameters": sum(p.numel() for p in self._lm.parameters()),
@@ -187,7 +165,7 @@ class SpeechLMTraining(Training[Batch, PerplexityReport]):
         }
 
     def begin(self, report: Callable[[int, PerplexityReport], None]) -> None:
-        self.baseline = self._data.baseline(self._working_model)
+        self.baseline = self._data.baseline(self._working.own)
         self.initial = self.validate()
         report(0, self.initial)
 
@@ -200,8 +178,8 @@ class SpeechLMTraining(Training[Batch, PerplexityReport]):
     def backward(self, batch: Batch) -> dict[str, float]:
         nll = torch.zeros((), dtype=torch.float64, device=self._ranks.device)
         for number, micro_batch in enumerate(batch.micro_batches, start=1):
-            with gradient_sync(self._data_parallel_model, is_last=number == len(batch.micro_batches)):
-                micro_nll = next_unit_nll(self._data_parallel_model, micro_batch.token_ids, micro_batch.lengths).sum()
+            with gradient_sync(self._working.data_parallel, is_last=number == len(batch.micro_batches)):
+                micro_nll = next_unit_nll(self._working.data_parallel, micro_batch.token_ids, micro_batch.lengths).sum()
                 # Data parallelism averages over processes; we want the sum over them, per target.
                 torch.autograd.backward(micro_nll * (self._ranks.world_size / batch.num_targets))
             nll += micro_nll.detach()
@@ -210,8 +188,7 @@ class SpeechLMTraining(Training[Batch, PerplexityReport]):
         return {"loss": self._ranks.sum(nll).item() / batch.num_targets}
 
     def after_update(self) -> None:
-        if isinstance(self._working_model, BFloat16):
-            self._working_model.round_weights()
+        self._working.round_weights()
 
     def pace(self, num_seen: int, num_new: int, seconds: float) -> dict[str, float]:
         figures: dict[str, float] = {"tokens": num_seen, **self._shares}
@@ -220,7 +197,7 @@ class SpeechLMTraining(Training[Batch, PerplexityReport]):
         return {**figures, "tokens_per_s": round(num_new / seconds, 1)}
 
     def validate(self) -> PerplexityReport:
-        return self._data.validate(self._working_model)
+        return self._data.validate(self._working.own)
 
     def is_better(self, score: PerplexityReport, best: PerplexityReport | None, step: int) -> bool:
         return best is None or score.mean.perplexity < best.mean.perplexity
