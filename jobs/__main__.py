@@ -8,7 +8,7 @@ import importlib.metadata
 import sys
 from collections.abc import Mapping, Sequence
 
-from pipeline.runs import STAGES
+from pipeline.runs import AFTER_TRAINING, STAGES
 
 USERS_MISTAKE = 2  # the same in jobs/command.py, which takes longer to import
 
@@ -24,6 +24,8 @@ GROUPS = {
     "from audio to shards, stage by stage": {stage.command: stage.purpose for stage in STAGES},
     "train and measure": {
         "train": "train a speech language model on shards",
+        **{stage.command: stage.purpose for stage in AFTER_TRAINING},
+        "tune": "tune a speech language model on preference pairs (DPO)",
         "evaluate": "measure a speech language model, and set results side by side",
     },
     "units and speech": {

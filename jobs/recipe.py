@@ -27,6 +27,7 @@ from jobs.recipe_text import Lines, UsageError, check_recipe_text, suggestion
 from model.encoder.config import EncoderConfig
 from model.encoder.pretrain_config import PretrainConfig
 from model.lm.train_config import TrainConfig
+from model.preferences.tune_config import TuneConfig
 from model.vocoder.train_config import VocoderTrainConfig
 from pipeline.corpora.source import CorpusConfig
 from pipeline.errors import TwistError
@@ -35,6 +36,7 @@ from pipeline.files import storage
 from pipeline.language.config import LanguageConfig
 from pipeline.language.same_speech import SameSpeechConfig
 from pipeline.packing.config import PackConfig
+from pipeline.preferences.config import PreferencesConfig
 from pipeline.segments.config import SegmentConfig
 from pipeline.text.config import TextConfig
 from pipeline.units.config import CodebookConfig
@@ -65,6 +67,8 @@ class Recipe:
     train: TrainConfig | None = None
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     vocoder: VocoderTrainConfig = field(default_factory=VocoderTrainConfig)
+    preferences: PreferencesConfig = field(default_factory=PreferencesConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     said: Mapping[str, Any] = field(default_factory=dict)

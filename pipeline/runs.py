@@ -21,6 +21,9 @@ CODEBOOK = "codebook"
 UNITS = "units"
 TEXT = "text"
 SHARDS = "shards"
+PREFERENCES = "preferences"
+# The folder of the checkpoints of `twist tune`.
+TUNED = "tuned"
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class StageRow:
     name: str
     command: str
     purpose: str
-    counts: Literal["recordings", "segments", "documents"]
+    counts: Literal["recordings", "segments", "documents", "pairs"]
     source: str | None = None
     parts: str = ""
     needs_encoder: bool = False
@@ -107,11 +110,21 @@ STAGES = (
     ),
 )
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
+# Made by a command of its own, of what a run has or of something else; `twist run` does not make it.
+AFTER_TRAINING = (
+    StageRow(
+        PREFERENCES,
+        "prepare-preferences",
+        "make pairs of a good and a bad ending, to tune a speech language model on",
+        "pairs",
+        needs_encoder=True,
+    ),
+)
 
 
 def stage_of(name: str) -> StageRow:
     """Finds the row of the stage whose folder is called `name`."""
-    return next(stage for stage in STAGES if stage.name == name)
+    return next(stage for stage in (*STAGES, *AFTER_TRAINING) if stage.name == name)
 
 
 def parts_uri(run: str, name: str) -> str:

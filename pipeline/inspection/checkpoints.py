@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-Kind = Literal["speech_lm", "vocoder", "tokenizer"]
+Kind = Literal["speech_lm", "tuned_speech_lm", "vocoder", "tokenizer"]
 CONFIG = "config.json"
 # The figure of a validation by which each trainer knows its best checkpoint.
-QUALITY = {"speech_lm": "perplexity", "vocoder": "mel_distance", "tokenizer": "masked_loss"}
+QUALITY = {"speech_lm": "perplexity", "tuned_speech_lm": "loss", "vocoder": "mel_distance", "tokenizer": "masked_loss"}
 
 
 def are_at(folder: str) -> bool:
@@ -40,6 +40,8 @@ def describe_checkpoints(folder: str) -> dict[str, Any]:
         return {"steps": []}
     progress = checkpoint.load_trainer_state(folder, steps[-1])["progress"]
     kind = _kind_of(checkpoint.step_folder(folder, steps[-1]))
+    if "num_pairs_seen" in progress:  # of a model that is otherwise like any other
+        kind = "tuned_speech_lm"
     measured = {name: progress.get(name) for name in ("unigram", "initial", "best")}
     return {
         "trains": kind,
@@ -155,8 +157,10 @@ def _trainer_state(path: str) -> dict[str, Any] | None:
 
 
 def _seen(progress: dict[str, Any]) -> dict[str, int]:
-    """How much a model was trained on: units, or samples of audio."""
-    return {name: progress[name] for name in ("num_units_seen", "num_samples_seen") if name in progress}
+    """How much a model was trained on: units, samples of audio, or preference pairs."""
+    return {
+        name: progress[name] for name in ("num_units_seen", "num_samples_seen", "num_pairs_seen") if name in progress
+    }
 
 
 def _quality(kind: Kind, measured: dict[str, Any] | None) -> float | None:

@@ -22,7 +22,21 @@ from pipeline.inspection.describe_stages import (
     describe_words,
 )
 from pipeline.inspection.describe_text import describe_text
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, STAGE_NAMES, TEXT, UNITS, WORDS, parts_uri
+from pipeline.inspection.preferences import describe_preferences
+from pipeline.runs import (
+    CODEBOOK,
+    LANGUAGE,
+    MANIFEST,
+    PREFERENCES,
+    SEGMENTS,
+    SHARDS,
+    STAGE_NAMES,
+    TEXT,
+    TUNED,
+    UNITS,
+    WORDS,
+    parts_uri,
+)
 from pipeline.shards import DATASET
 from pipeline.text_shards import is_text
 from pipeline.units import codebook
@@ -30,6 +44,8 @@ from pipeline.work.progress import read_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+NAMES = (*STAGE_NAMES, PREFERENCES)
 
 
 def kind_of(uri: str) -> str:
@@ -44,11 +60,11 @@ def kind_of(uri: str) -> str:
         return CODEBOOK
     if storage.exists(storage.join(uri, stage.STAGE_JSON)):
         kind = str(stage.read_facts(uri, "").get("stage"))
-        if kind in STAGE_NAMES and uri.rpartition("/")[2] != kind:
+        if kind in NAMES and uri.rpartition("/")[2] != kind:
             raise TwistError(f"{uri} holds the output of stage {kind}; give the folder that name, in its run")
-        if kind in STAGE_NAMES:
+        if kind in NAMES:
             return kind
-    was_begun = any(_was_begun(uri, name) for name in STAGE_NAMES)
+    was_begun = any(_was_begun(uri, name) for name in NAMES)
     if was_begun or checkpoints.are_at(storage.join(uri, "checkpoints")):
         return "run"
     if storage.exists(storage.join(uri, "config.json")):
@@ -76,12 +92,13 @@ def describe(uri: str, kind: str) -> dict[str, Any]:
 
 
 def describe_run(run: str) -> dict[str, Any]:
-    """Every stage of a run that was begun (its counts, or that it is unfinished), and the speech LM trained on it."""
-    stages = {name: describe_stage(run, name) for name in STAGE_NAMES if _was_begun(run, name)}
+    """Every stage of a run that was begun (its counts, or that it is unfinished), and the speech LMs trained in it."""
+    stages = {name: describe_stage(run, name) for name in NAMES if _was_begun(run, name)}
     description: dict[str, Any] = {"run": run, "stages": stages}
-    trained = storage.join(run, "checkpoints")
-    if checkpoints.are_at(trained):
-        description["checkpoints"] = checkpoints.describe_checkpoints(trained)
+    for name in ("checkpoints", TUNED):
+        trained = storage.join(run, name)
+        if checkpoints.are_at(trained):
+            description[name] = checkpoints.describe_checkpoints(trained)
     return description
 
 
@@ -111,6 +128,7 @@ def describe_stage(run: str, name: str) -> dict[str, Any]:
         CODEBOOK: describe_codebook,
         UNITS: describe_units,
         TEXT: lambda run: describe_text(storage.join(run, TEXT)),
+        PREFERENCES: describe_preferences,
         SHARDS: lambda run: describe_shards(storage.join(run, SHARDS)),
     }
     keys = ("counts", "config", "versions", "wall_time_s", "finished_at")

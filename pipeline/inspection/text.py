@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.inspection.checkpoints import QUALITY
 from pipeline.printable import printable_in
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, TEXT, UNITS, WORDS
+from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, PREFERENCES, SEGMENTS, SHARDS, TEXT, TUNED, UNITS, WORDS
 from pipeline.text_table import in_columns
 
 WIDTH = 120
@@ -33,8 +33,9 @@ def as_text(description: Mapping[str, Any]) -> str:
         for name, stage in description["stages"].items():
             if stage["finished"]:
                 lines += ["", name, *_folder(name, stage)]
-        if "checkpoints" in description:
-            lines += ["", "checkpoints", *_folder("checkpoints", description["checkpoints"])]
+        for name in ("checkpoints", TUNED):
+            if name in description:
+                lines += ["", name, *_folder("checkpoints", description[name])]
     elif "finished" in description:
         lines += _stages({kind: description})
         if description["finished"]:
@@ -92,6 +93,7 @@ def _folder(kind: str, description: Mapping[str, Any]) -> Iterator[str]:
         UNITS: _units,
         TEXT: _text,
         SHARDS: _shards,
+        PREFERENCES: _preferences,
         "checkpoints": _checkpoints,
         "checkpoint": _checkpoint,
     }
@@ -321,6 +323,15 @@ def _unit_rows(description: Mapping[str, Any]) -> Iterator[str]:
     yield from _row("frequencies", f"{_bars(description['unit_histogram'])}  most to least frequent")
 
 
+def _preferences(description: Mapping[str, Any]) -> Iterator[str]:
+    yield from _row("pairs", ", ".join(f"{split} {count:,}" for split, count in description["pairs"].items()))
+    for name in ("prompt", "chosen", "rejected"):
+        lengths = description[f"num_{name}_units"].items()
+        yield from _row(f"{name} units", ", ".join(f"{which} {value:,.0f}" for which, value in lengths))
+    yield from _row("without text", f"{description['num_without_text']:,}, whose auto-BLEU is not known")
+    yield from _row("codebook", description["codebook"])
+
+
 def _checkpoints(description: Mapping[str, Any]) -> Iterator[str]:
     if not description["steps"]:
         yield from _row("checkpoints", "none yet")
@@ -328,7 +339,7 @@ def _checkpoints(description: Mapping[str, Any]) -> Iterator[str]:
     trains = description["trains"]
     quality, decimals = QUALITY[trains], 2 if trains == "speech_lm" else 4
     label = quality.replace("_", " ")
-    yield from _row("trains", trains.replace("speech_lm", "speech LM"))
+    yield from _row("trains", trains.replace("speech_lm", "speech LM").replace("_", " "))
     yield from _row("steps", ", ".join(f"{step:,}" for step in description["steps"]))
     yield from _row("seen", _seen(description))
     measured = {name: value for name, value in description[quality].items() if value is not None}
@@ -358,6 +369,8 @@ def _checkpoint(description: Mapping[str, Any]) -> Iterator[str]:
 def _seen(progress: Mapping[str, Any]) -> str:
     if "num_units_seen" in progress:
         return f"{progress['num_units_seen']:,} units"
+    if "num_pairs_seen" in progress:
+        return f"{progress['num_pairs_seen']:,} preference pairs"
     return f"{progress['num_samples_seen']:,} samples of audio"
 
 

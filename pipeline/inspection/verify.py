@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pipeline import stage
 from pipeline.files import parquet, storage
 from pipeline.inspection import checkpoints
+from pipeline.inspection.preferences import verify_preferences
 from pipeline.inspection.verify_shards import as_violations, verify_shards
 from pipeline.inspection.verify_stages import (
     verify_codebook,
@@ -26,7 +27,20 @@ from pipeline.inspection.verify_stages import (
     verify_words,
 )
 from pipeline.inspection.verify_text import verify_text
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, STAGE_NAMES, TEXT, UNITS, WORDS, stage_of
+from pipeline.runs import (
+    CODEBOOK,
+    LANGUAGE,
+    MANIFEST,
+    PREFERENCES,
+    SEGMENTS,
+    SHARDS,
+    STAGE_NAMES,
+    TEXT,
+    TUNED,
+    UNITS,
+    WORDS,
+    stage_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,10 +65,10 @@ def verify(uri: str, kind: str, checksums: bool = True) -> Iterator[str]:
 
 def verify_run(run: str, checksums: bool = True) -> Iterator[str]:
     """All finished stages of a run, each against itself and what it was made from, and the models trained in it."""
-    for name in STAGE_NAMES:
+    for name in (*STAGE_NAMES, PREFERENCES):
         if stage.is_finished(run, name):
             yield from verify_stage(run, name, checksums)
-    for name in ("tokenizer", "vocoder", "checkpoints"):
+    for name in ("tokenizer", "vocoder", "checkpoints", TUNED):
         folder = storage.join(run, name)
         yield from as_violations(folder, checkpoints.verify_checkpoints(folder, checksums))
 
@@ -85,6 +99,7 @@ def verify_stage(run: str, name: str, checksums: bool = True) -> Iterator[str]:
         UNITS: verify_units,
         TEXT: verify_packed_text,
         SHARDS: verify_packed,
+        PREFERENCES: verify_preferences,
     }
     checks = [_verify_counts(run, name), _verify_inputs(run, name), particular[name](run, checksums)]
     if checksums:

@@ -15,7 +15,7 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.evaluation.config import GenerationConfig
     from pipeline.evaluation.results import Result
     from pipeline.evaluation.speech.continuations import Continuation
     from pipeline.evaluation.subject import Subject
@@ -72,14 +71,14 @@ def generation(subject: Subject) -> list[Result]:
     normalize = english_normalizer()
     asr, text_lm = find_asr(config.asr, subject.device), find_text_lm(config.text_lm, subject.device)
     subject.lm  # noqa: B018 - a model that does not fit is told before anything is tokenized
-    spoken = _Spoken(subject.voice(config.vocoder))
+    spoken = Spoken(subject.voice(config.vocoder))
 
     found = (
         read_utterances(config.source, config.split)
         if config.source is not None
         else held_out_segments(subject.run, config.split)
     )
-    prompts, too_short = _prompts(found, config)
+    prompts, too_short = choose_prompts(found, config)
     units = subject.units([prompt.item for prompt in prompts.values()])
     continuations, fingerprint, without_room = continuations_of(
         subject, units, config.sampling, config.num_continuations
@@ -153,7 +152,7 @@ def generation(subject: Subject) -> list[Result]:
     ]
 
 
-def _prompts(found: Sequence[Utterance], config: GenerationConfig) -> tuple[dict[str, Utterance], list[LeftOut]]:
+def choose_prompts(found: Sequence[Utterance], config: PromptSettings) -> tuple[dict[str, Utterance], list[LeftOut]]:
     """The beginnings of utterances that are long enough, `max_items` of them, by name."""
     long_enough, left_out = [], []
     batches = (found[start : start + HEADERS_PER_TASK] for start in range(0, len(found), HEADERS_PER_TASK))
@@ -189,8 +188,19 @@ def _end_s(utterance: Utterance) -> float | AudioError:
         return error
 
 
+class PromptSettings(Protocol):
+    """Which utterances give a prompt, and how long it is."""
+
+    @property
+    def max_items(self) -> int | None: ...
+    @property
+    def min_s(self) -> float: ...
+    @property
+    def prompt_s(self) -> float: ...
+
+
 @dataclass(frozen=True)
-class _Spoken:
+class Spoken:
     """Speaks prompts with their continuations, in one piece and at its own pace, as the published script does."""
 
     voice: Voice
