@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from model.training import checkpoint
 from model.training.metrics import METRICS, damaged_lines, read_metrics
 from pipeline.errors import TwistError
-from pipeline.files import foreign_json, storage
+from pipeline.files import foreign_json, parquet, storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,12 +76,24 @@ def describe_checkpoint(path: str) -> dict[str, Any]:
 
 
 def verify_checkpoints(folder: str, checksums: bool = True) -> Iterator[str]:
-    """Every checkpoint of a trainer: whether its files are what was saved, and its weights are finite."""
+    """Every checkpoint of a trainer: whether its files are what was saved, and its weights are finite.
+
+    So are a tuned model's kept log-probabilities of its reference, whose pages have checksums.
+    """
     yield from damaged_lines(folder)
+    for name in storage.list_files(folder, ".parquet"):
+        yield from _damaged_table(storage.join(folder, name))
     for path in checkpoint.unlisted_steps(folder):
         yield f"{path} is no checkpoint: its {checkpoint.CHECKSUMS} is missing"
     for step in checkpoint.steps(folder):
         yield from verify_checkpoint(checkpoint.step_folder(folder, step), checksums)
+
+
+def _damaged_table(uri: str) -> Iterator[str]:
+    try:
+        parquet.read(uri)
+    except TwistError as error:
+        yield str(error)
 
 
 def verify_checkpoint(path: str, checksums: bool = True) -> Iterator[str]:

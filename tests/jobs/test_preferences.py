@@ -92,6 +92,11 @@ def test_from_texts_to_a_tuned_model(twist: Twist, finished_copy: Path, texts: P
     shown = twist("inspect", run).stdout
     assert "preference pairs" in shown and "tuned speech LM" in shown
     assert "verified: every checksum and invariant holds" in twist("inspect", run, "--verify").stdout
+    (kept, _) = sorted((run / "tuned").glob("reference-*.parquet"))
+    content = bytearray(kept.read_bytes())
+    content[len(content) // 3] ^= 1
+    kept.write_bytes(content)
+    assert kept.name in twist("inspect", run / "tuned", "--verify", status=2).stdout
     tar = run / "preferences" / "train" / "train-000000.tar"
     content = bytearray(tar.read_bytes())
     content[600] ^= 1
