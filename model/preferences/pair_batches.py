@@ -31,14 +31,17 @@ if TYPE_CHECKING:
 class TokenizedPairs:
     """The pairs of one split as token ids, those apart that are longer than `max_units`.
 
-    With BOS, where the model has one, before the prompt, and its id as EOS behind the ending.
+    Before the prompt stands what the model's units begin with (BOS, or [SPEECH]), if anything; behind the ending its
+    EOS, which has the id of BOS, if it has one.
 
     Raises:
         TwistError: no pair is left, or a unit is not in the model's codebook.
     """
 
     def __init__(self, dataset: PairDataset, split: str, vocabulary: Vocabulary, max_units: int) -> None:
-        mark = np.array([] if vocabulary.bos_id is None else [vocabulary.bos_id], np.int64)
+        start, end = (
+            np.array([] if mark is None else [mark], np.int64) for mark in (vocabulary.start_id, vocabulary.bos_id)
+        )
         self.ids: list[str] = []
         self.num_too_long = 0
         self.num_units = 0
@@ -49,10 +52,10 @@ class TokenizedPairs:
             if len(prompt) + max(map(len, endings)) > max_units:
                 self.num_too_long += 1
                 continue
-            chosen, rejected = (np.concatenate([ending, mark]) for ending in endings)
+            chosen, rejected = (np.concatenate([ending, end]) for ending in endings)
             self.ids.append(pair.pair_id)
             self.num_units += sum(map(len, pair.parts))
-            self._prompts.append(np.concatenate([mark, prompt]))
+            self._prompts.append(np.concatenate([start, prompt]))
             self._endings.append((chosen, rejected))
         if not self.ids:
             too_long = f": all {self.num_too_long:,} are longer than tune.max_units" if self.num_too_long else ""

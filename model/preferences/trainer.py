@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from model.lm.speech_lm import load_speech_lm, require_positions, weights_on_cpu
+from model.lm.text_lm import text_tokenizer
 from model.lm.working_model import WorkingModel
 from model.preferences.dpo import PairLogProbs, dpo_loss, dpo_margins, ending_log_probs, without_dropout
 from model.preferences.pair_batches import PairBatch, PairBatches, TokenizedPairs
@@ -133,7 +133,8 @@ class PreferenceTraining(Training[PairBatch, PreferenceReport]):
             self.initial = PreferenceReport(**resumed.state["progress"]["initial"])
         self._lm, vocabulary = load_speech_lm(str(resumed.folder if resumed else reference))
         vocabulary = _vocabulary_for(vocabulary, dataset)
-        num_specials = 0 if vocabulary.bos_id is None else 2
+        self._tokenizer = text_tokenizer(str(reference), vocabulary) if vocabulary.text_size else None
+        num_specials = (vocabulary.start_id is not None) + (vocabulary.bos_id is not None)
         require_positions(self._lm.config, config.max_units, num_specials)
         self._train, self._validation = (
             TokenizedPairs(dataset, split, vocabulary, config.max_units) for split in ("train", "validation")
@@ -218,7 +219,13 @@ class PreferenceTraining(Training[PairBatch, PreferenceReport]):
 
     def copy_model(self) -> Callable[[Path], None]:
         weights = weights_on_cpu(self._lm, keep=self._ranks.is_main)
-        return partial(self._lm.save_pretrained, state_dict=weights, max_shard_size="4GB")
+
+        def write(folder: Path) -> None:
+            self._lm.save_pretrained(folder, state_dict=weights, max_shard_size="4GB")
+            if self._tokenizer is not None:
+                self._tokenizer.save_pretrained(folder)
+
+        return write
 
     def blame(self, batch: PairBatch) -> str:
         path = storage.join(self._folder, f"non-finite-{batch.index + 1:08d}.json")

@@ -60,11 +60,12 @@ def own_pairs(subject: Subject, config: ContinuationsConfig, source: str | None)
         digest(fingerprint, spoken.voice.fingerprint),
         lambda names: spoken.parts([(by_name[name], SCOPE) for name in names]),
         asr,
+        subject.cluster,
         subject.report,
     )
     assert not heard.left_out, heard.left_out[0]
     texts = [heard.of[name] for name in by_name]
-    nats, num_tokens = nats_of_texts(subject.output, texts, text_lm, subject.report)
+    nats, num_tokens = nats_of_texts(subject.output, texts, text_lm, subject.cluster, subject.report)
     per_token = {
         name: total / tokens if tokens else np.inf
         for name, total, tokens in zip(by_name, nats, num_tokens, strict=True)
