@@ -43,7 +43,7 @@ def work(recipe: Recipe, given: Namespace) -> None:
     Raises:
         TwistError: a benchmark's data is missing or laid out otherwise, or the model does not fit.
     """
-    from model.training import checkpoint
+    from model.training import checkpoint_steps
     from pipeline.evaluation import results
     from pipeline.evaluation.evaluate import BENCHMARKS
 
@@ -51,7 +51,7 @@ def work(recipe: Recipe, given: Namespace) -> None:
     names = _names(recipe, given)
     folder = given.checkpoint
     if folder is None and set(names) - WITHOUT_LM:
-        folder = checkpoint.best_folder(storage.join(recipe.run, "checkpoints"))
+        folder = checkpoint_steps.best_folder(storage.join(recipe.run, "checkpoints"))
     output = _output(recipe, given, names)
     if PERPLEXITY in names:
         _perplexity(recipe, given, folder, output)

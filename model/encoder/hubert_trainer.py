@@ -27,7 +27,7 @@ from model.encoder.pretrain_batches import (
     PretrainBatches,
     validation_batches,
 )
-from model.training import checkpoint
+from model.training import checkpoint, resumption
 from model.training.distributed import Ranks, gradient_sync
 from model.training.loop import run_training
 from model.training.optim import adamw
@@ -139,7 +139,7 @@ class HubertTraining(Training[PretrainBatch, UnitPrediction]):
         torch.manual_seed(config.seed)
         self._hubert = HubertPretraining(config, train_clips.codebook_size)
         if resumed:
-            checkpoint.refuse_other_clips([resumed.state["clips"]], [train_clips.fingerprint], folder)
+            resumption.refuse_other_clips([resumed.state["clips"]], [train_clips.fingerprint], folder)
             body, _, _ = load_hubert(resumed.folder)
             self._hubert.body.load_state_dict(body.state_dict())
             self._hubert.load_state_dict(safetensors.torch.load_file(resumed.folder / HEAD), strict=False)

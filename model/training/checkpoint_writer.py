@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from safetensors import SafetensorError
 
-from model.training import checkpoint
+from model.training.checkpoint_parts import commit, give_up, read_part_checksums, write_part
+from model.training.checkpoint_steps import prune, step_folder
 from pipeline.errors import RunError
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class CheckpointWriter:
         keep_last: int,
         best_step: int | None,
     ) -> None:
-        """Starts a checkpoint once the previous one is written; see `checkpoint.write_part` and `checkpoint.prune`.
+        """Starts a checkpoint once the previous one is written; see `write_part` and `prune`.
 
         Raises:
             RunError: the previous checkpoint could not be written (or this one, unless in the background).
@@ -80,14 +81,12 @@ class CheckpointWriter:
 
         def work() -> None:
             try:
-                checkpoint.write_part(
-                    self._folder, step, self._rank, self._world_size, optimizer_piece, save_model, trainer_state
-                )
+                write_part(self._folder, step, self._rank, self._world_size, optimizer_piece, save_model, trainer_state)
                 if self._rank == 0 and self._commit(step):
-                    checkpoint.prune(self._folder, keep_last, best_step)
+                    prune(self._folder, keep_last, best_step)
             except (OSError, SafetensorError) as error:  # a full disk, for one
-                checkpoint.give_up(self._folder, step)
-                place = checkpoint.step_folder(self._folder, step)
+                give_up(self._folder, step)
+                place = step_folder(self._folder, step)
                 self._failure = RunError(f"cannot write the checkpoint {place}: {error}; mend that and train on")
                 self._failure.__cause__ = error
             except BaseException as failure:
@@ -122,15 +121,13 @@ class CheckpointWriter:
     def _commit(self, step: int) -> bool:
         parts: list[dict[str, str] | None] = [None] * self._world_size
         while None in parts:
-            parts = [
-                part or checkpoint.read_part_checksums(self._folder, step, rank) for rank, part in enumerate(parts)
-            ]
+            parts = [part or read_part_checksums(self._folder, step, rank) for rank, part in enumerate(parts)]
             if None in parts and self._is_given_up.wait(LOOK_EVERY_S):
                 return False
             if self._lease is not None and self._lease.is_lost:
                 self._lease.confirm()  # else parts that another training has removed would be waited for
         if self._lease is not None:
             self._lease.confirm()
-        checkpoint.commit(self._folder, step, parts)
+        commit(self._folder, step, parts)
         self._made.append(step)
         return True

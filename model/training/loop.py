@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from model.training import checkpoint, optimizer_state
+from model.training import checkpoint_steps, optimizer_state, resumption
 from model.training.checkpoint_writer import CheckpointWriter
 from model.training.curve_loggers import CurveLogger, TensorBoard, WeightsAndBiases, flatten
 from model.training.distributed import Ranks, StopFlag, join_ranks, stop_flag
@@ -74,7 +74,7 @@ def run_training(
     Raises:
         TwistError: settings, data and checkpoints do not fit together, or the loss is no longer finite.
     """
-    folder = checkpoint.open_folder(folder)
+    folder = checkpoint_steps.open_folder(folder)
     with (
         join_ranks(settings.device) as ranks,
         stop_flag() as stop,
@@ -130,7 +130,7 @@ class _Loop(Generic[Batch, Score]):
             **self.training.facts(),
         )
         if resumed:
-            checkpoint.load_optimizer(resumed.folder, self.training.optimizer)
+            resumption.load_optimizer(resumed.folder, self.training.optimizer)
             self._take_up(resumed.state["progress"])
             self._refuse_bad_weights()
         else:
@@ -177,7 +177,7 @@ class _Loop(Generic[Batch, Score]):
             num_steps=self.step,
             num_seen=self.num_seen,
             best=self.best,
-            checkpoint=checkpoint.step_folder(self.folder, self.best_step or self.step),
+            checkpoint=checkpoint_steps.step_folder(self.folder, self.best_step or self.step),
             is_finished=self.step == self.settings.num_steps,
         )
 
@@ -214,7 +214,7 @@ class _Loop(Generic[Batch, Score]):
             if not (weight.to_local() if isinstance(weight, DTensor) else weight).isfinite().all()
         ]
         if self.ranks.any(bool(bad)):
-            origin = checkpoint.step_folder(self.folder, self.step) if self.step else "the model to start from"
+            origin = checkpoint_steps.step_folder(self.folder, self.step) if self.step else "the model to start from"
             cure = "delete it to go on from the one before it" if self.step else "take another"
             raise TwistError(f"{origin} holds values that are not finite ({', '.join(bad[:3])}); {cure}")
 
@@ -231,12 +231,12 @@ class _Loop(Generic[Batch, Score]):
         return is_best
 
     def _find_checkpoint(self) -> Resumed | None:
-        step = checkpoint.newest_step(self.folder, self.ranks)
+        step = checkpoint_steps.newest_step(self.folder, self.ranks)
         if not step:
             return None
-        state = self.ranks.all_or_none(lambda: checkpoint.load_trainer_state(self.folder, step))
-        checkpoint.refuse_other_settings(state["config"], self.settings, self.section, self.folder, step)
-        return Resumed(step, state, checkpoint.fetch_to_resume(self.folder, step, self.ranks))
+        state = self.ranks.all_or_none(lambda: checkpoint_steps.load_trainer_state(self.folder, step))
+        resumption.refuse_other_settings(state["config"], self.settings, self.section, self.folder, step)
+        return Resumed(step, state, resumption.fetch_to_resume(self.folder, step, self.ranks))
 
     def _take_up(self, progress: dict[str, Any]) -> None:
         self.step, self.num_seen = progress["step"], progress[self.training.seen_name]
@@ -278,7 +278,7 @@ class _Loop(Generic[Batch, Score]):
 
     def _report_checkpoints(self) -> None:
         for step in self.writer.made():
-            self._report("checkpoint", step, path=checkpoint.step_folder(self.folder, step))
+            self._report("checkpoint", step, path=checkpoint_steps.step_folder(self.folder, step))
 
     def _report_validation(self, step: int, score: Score) -> None:
         self._report("validation", step, validation=asdict(score))

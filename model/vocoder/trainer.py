@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from model import weights_file
-from model.training import checkpoint
+from model.training import checkpoint, resumption
 from model.training.distributed import Ranks
 from model.training.loop import run_training
 from model.training.optim import adamw
@@ -163,7 +163,7 @@ class VocoderTraining(Training[VocoderBatch, VocoderQuality]):
         self._discriminators = Discriminators(config.discriminator_width)
         if resumed:
             then = [resumed.state["clips"], resumed.state["codebook"]]
-            checkpoint.refuse_other_clips(then, [train.fingerprint, codebook_fingerprint], folder)
+            resumption.refuse_other_clips(then, [train.fingerprint, codebook_fingerprint], folder)
             self._vocoder.load_state_dict(safetensors.torch.load_file(resumed.folder / "model.safetensors"))
             self._discriminators.load_state_dict(safetensors.torch.load_file(resumed.folder / DISCRIMINATORS))
         elif config.init is not None:

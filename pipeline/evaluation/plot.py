@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from model.training import checkpoint
+from model.training import checkpoint_steps
 from model.training.metrics import read_metrics
 from pipeline.errors import TwistError
 from pipeline.files import storage
@@ -53,10 +53,10 @@ def read_curve(run: str) -> Curve:
     """
     folder = storage.join(run, "checkpoints")
     told = [line for line in read_metrics(folder) if "validation" in line]
-    steps = checkpoint.steps(folder)
+    steps = checkpoint_steps.steps(folder)
     if not told or not steps:
         raise TwistError(f"{run} holds no training that was validated; train it first")
-    settings = checkpoint.load_trainer_state(folder, steps[-1])["config"]
+    settings = checkpoint_steps.load_trainer_state(folder, steps[-1])["config"]
     return Curve(
         name=run.rstrip("/").rpartition("/")[2],
         is_warm=settings["init"] is not None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from model.training import checkpoint
+from model.training import checkpoint, checkpoint_steps
 from model.training.metrics import METRICS, damaged_lines, read_metrics
 from pipeline.errors import TwistError
 from pipeline.files import foreign_json, parquet, storage
@@ -35,11 +35,11 @@ def describe_checkpoints(folder: str) -> dict[str, Any]:
     Raises:
         TwistError: the newest checkpoint is damaged.
     """
-    steps = checkpoint.steps(folder)
+    steps = checkpoint_steps.steps(folder)
     if not steps:
         return {"steps": []}
-    progress = checkpoint.load_trainer_state(folder, steps[-1])["progress"]
-    kind = _kind_of(checkpoint.step_folder(folder, steps[-1]))
+    progress = checkpoint_steps.load_trainer_state(folder, steps[-1])["progress"]
+    kind = _kind_of(checkpoint_steps.step_folder(folder, steps[-1]))
     if "num_pairs_seen" in progress:  # of a model that is otherwise like any other
         kind = "tuned_speech_lm"
     measured = {name: progress.get(name) for name in ("unigram", "initial", "best")}
@@ -83,10 +83,10 @@ def verify_checkpoints(folder: str, checksums: bool = True) -> Iterator[str]:
     yield from damaged_lines(folder)
     for name in storage.list_files(folder, ".parquet"):
         yield from _damaged_table(storage.join(folder, name))
-    for path in checkpoint.unlisted_steps(folder):
+    for path in checkpoint_steps.unlisted_steps(folder):
         yield f"{path} is no checkpoint: its {checkpoint.CHECKSUMS} is missing"
-    for step in checkpoint.steps(folder):
-        yield from verify_checkpoint(checkpoint.step_folder(folder, step), checksums)
+    for step in checkpoint_steps.steps(folder):
+        yield from verify_checkpoint(checkpoint_steps.step_folder(folder, step), checksums)
 
 
 def _damaged_table(uri: str) -> Iterator[str]:
@@ -165,7 +165,7 @@ def _trainer_state(path: str) -> dict[str, Any] | None:
     """What a trainer keeps beside a model; None for a folder that is not a trainer's."""
     folder, _, name = path.rpartition("/")
     is_ours = name.isdigit() and storage.exists(storage.join(path, checkpoint.TRAINER_STATE))
-    return checkpoint.load_trainer_state(folder, int(name)) if is_ours else None
+    return checkpoint_steps.load_trainer_state(folder, int(name)) if is_ours else None
 
 
 def _seen(progress: dict[str, Any]) -> dict[str, int]:

@@ -15,7 +15,7 @@ from model.lm.generate import continue_units, ready_for_generation
 from model.lm.sampling_config import SamplingConfig
 from model.lm.scoring import log_likelihoods, sequence_scores
 from model.lm.speech_lm import load_speech_lm
-from model.training import checkpoint
+from model.training import checkpoint, checkpoint_steps
 from pipeline.errors import TwistError
 from pipeline.files import storage
 from pipeline.speaking.names import OFFICIAL_CODEBOOK_SIZE, OFFICIAL_MODELS, refuse_unknown
@@ -227,4 +227,4 @@ def _find_checkpoint(folder: str) -> str:
     """
     if storage.exists(storage.join(folder, "config.json")):
         return folder
-    return checkpoint.best_folder(storage.join(folder, "checkpoints"))
+    return checkpoint_steps.best_folder(storage.join(folder, "checkpoints"))

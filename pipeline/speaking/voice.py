@@ -13,7 +13,7 @@ import torch
 from model.artefacts import EMBEDDED_FOLDER, resolve
 from model.device import pick_device
 from model.official_files import ARTEFACTS, VOCODER
-from model.training import checkpoint
+from model.training import checkpoint, checkpoint_steps
 from model.vocoder.checkpoint import load_vocoder, local_vocoder
 from model.vocoder.synthesizer import Synthesizer, Utterance
 from model.weights_file import fingerprint_of_files
@@ -215,8 +215,8 @@ def _load(
 
 def _vocoder_for(units: Codebook | str, run: str) -> Path:
     trained = storage.join(run, "vocoder") if run else ""
-    if trained and checkpoint.steps(trained):
-        return checkpoint.fetch(checkpoint.best_folder(trained))
+    if trained and checkpoint_steps.steps(trained):
+        return checkpoint.fetch(checkpoint_steps.best_folder(trained))
     fingerprint = units if isinstance(units, str) else units.fingerprint
     embedded = EMBEDDED_FOLDER / EMBEDDED_VOCODER
     if json.loads((embedded / "config.json").read_text())["codebook_fingerprint"] == fingerprint:

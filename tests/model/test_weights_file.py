@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, OPTConfig
 from model import weights_file
 from model.artefacts import EMBEDDED_FOLDER
 from model.encoder.hubert_checkpoint import load_huggingface_folder, write_huggingface_folder
-from model.training import checkpoint
+from model.training import checkpoint_parts
 from model.vocoder.checkpoint import save_vocoder
 from model.vocoder.config import VocoderConfig
 from model.vocoder.vocoder import Vocoder
@@ -55,9 +55,9 @@ def test_files_of_a_checkpoint(mode: int, tmp_path: Path) -> None:
     for rank in range(2):
         piece = {"exp_avg": torch.zeros(3)}
         state = {} if rank == 0 else None
-        checkpoint.write_part(str(tmp_path), 1, rank, 2, piece, save_in_shards if rank == 0 else None, state)
-    parts = [checkpoint.read_part_checksums(str(tmp_path), 1, rank) for rank in range(2)]
-    folder = Path(checkpoint.commit(str(tmp_path), 1, parts))
+        checkpoint_parts.write_part(str(tmp_path), 1, rank, 2, piece, save_in_shards if rank == 0 else None, state)
+    parts = [checkpoint_parts.read_part_checksums(str(tmp_path), 1, rank) for rank in range(2)]
+    folder = Path(checkpoint_parts.commit(str(tmp_path), 1, parts))
     assert len(list(folder.glob("model-*.safetensors"))) > 1
     assert_modes(folder, mode)
 

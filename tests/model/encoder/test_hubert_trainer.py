@@ -20,7 +20,7 @@ from model.encoder.config import EncoderConfig
 from model.encoder.encoder import load_encoder
 from model.encoder.hubert_trainer import pretrain
 from model.encoder.pretrain_config import PretrainConfig
-from model.training import checkpoint
+from model.training import checkpoint_steps
 from model.training.metrics import read_metrics
 from pipeline.errors import TwistError
 from tests.model.labelled_tones import NETWORK, LabelledTones, small_config
@@ -75,7 +75,7 @@ def curve(folder: Path) -> list[dict[str, Any]]:
 
 
 def weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
-    path = Path(checkpoint.step_folder(str(folder), step))
+    path = Path(checkpoint_steps.step_folder(str(folder), step))
     return {**load_file(path / "model.safetensors"), **load_file(path / "head.safetensors")}
 
 

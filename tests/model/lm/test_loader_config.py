@@ -12,8 +12,8 @@ import pytest
 from model.lm.loader_config import LoaderConfig
 from model.lm.train_config import TrainConfig
 from model.lm.trainer import train
-from model.training.checkpoint import refuse_other_settings
 from model.training.metrics import read_metrics
+from model.training.resumption import refuse_other_settings
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from model.lm.speech_lm import cold_start, load_speech_lm
 from model.lm.train_config import TrainConfig
 from model.lm.trainer import TrainResult, train
 from model.lm.vocab import Vocabulary
-from model.training import checkpoint
+from model.training import checkpoint_steps
 from model.training.metrics import read_metrics
 from pipeline.errors import TwistError
 
@@ -75,7 +75,7 @@ def curve(folder: Path | str) -> list[tuple[Any, ...]]:
 
 
 def weights(folder: Path | str, step: int) -> dict[str, torch.Tensor]:
-    return load_file(Path(checkpoint.step_folder(str(folder), step), "model.safetensors"))
+    return load_file(Path(checkpoint_steps.step_folder(str(folder), step), "model.safetensors"))
 
 
 def killed_at(step: int) -> Any:
@@ -247,7 +247,7 @@ def test_non_finite_loss_names_its_samples(dataset: Dataset, config: TrainConfig
     samples = UnitSamples(dataset, "train", config.max_units)
     batches = TrainingBatches(samples, Vocabulary.of_dataset(dataset), batch_size=8, num_micro_batches=1, seed=0)
     assert content["keys"] == batches.keys(content["step"] - 1)
-    assert checkpoint.steps(str(tmp_path)) == []
+    assert checkpoint_steps.steps(str(tmp_path)) == []
 
 
 def test_events_tell_the_story(dataset: Dataset, config: TrainConfig, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from model.lm.speech_lm import cold_start, load_speech_lm
 from model.lm.vocab import Vocabulary
-from model.training import checkpoint, optimizer_state
+from model.training import checkpoint, checkpoint_parts, checkpoint_steps, optimizer_state, resumption
 from model.training.checkpoint import CHECKSUMS
 from model.training.checkpoint_writer import CheckpointWriter
 from model.training.distributed import Ranks
@@ -49,8 +49,8 @@ def save(
 ) -> str:
     """Saves a checkpoint, as a single process."""
     piece = optimizer_state.piece_of(optimizer, 0, 1)
-    checkpoint.write_part(folder, step, 0, 1, piece, save_model, state)
-    return checkpoint.commit(folder, step, [checkpoint.read_part_checksums(folder, step, 0)])
+    checkpoint_parts.write_part(folder, step, 0, 1, piece, save_model, state)
+    return checkpoint_parts.commit(folder, step, [checkpoint_parts.read_part_checksums(folder, step, 0)])
 
 
 def state_of(step: int, **progress: Any) -> dict[str, Any]:
@@ -71,12 +71,12 @@ def test_loaded_equals_saved(trained: tuple[PreTrainedModel, torch.optim.Optimiz
     state = state_of(2, perplexity=1.5)
     save(str(tmp_path), 2, model.save_pretrained, optimizer, state)
 
-    loaded, vocabulary = load_speech_lm(checkpoint.step_folder(str(tmp_path), 2))
+    loaded, vocabulary = load_speech_lm(checkpoint_steps.step_folder(str(tmp_path), 2))
     loaded_optimizer = adamw(loaded, (0.9, 0.98), 0.01)
-    checkpoint.load_optimizer(tmp_path / "00000002", loaded_optimizer)
+    resumption.load_optimizer(tmp_path / "00000002", loaded_optimizer)
     set_learning_rate(loaded_optimizer, 1e-3)
     assert vocabulary == VOCABULARY
-    assert checkpoint.load_trainer_state(str(tmp_path), 2) == state
+    assert checkpoint_steps.load_trainer_state(str(tmp_path), 2) == state
     for _ in range(2):  # an optimizer that lost its moments or its step count shows in the next updates
         update(model, optimizer)
         update(loaded, loaded_optimizer)
@@ -93,29 +93,29 @@ def test_half_written_checkpoint_is_no_checkpoint(
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    for module, name in ((safetensors.torch, "save_file"), (Path, "rename"), (checkpoint, "commit")):
+    for module, name in ((safetensors.torch, "save_file"), (Path, "rename"), (checkpoint_parts, "commit")):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, die)
             with pytest.raises(KeyboardInterrupt):
                 save(str(tmp_path), 4, model.save_pretrained, optimizer, {})
-        assert checkpoint.steps(str(tmp_path)) == [2], "a checkpoint has its name before it is whole"
-        checkpoint.remove_unfinished(str(tmp_path))
+        assert checkpoint_steps.steps(str(tmp_path)) == [2], "a checkpoint has its name before it is whole"
+        checkpoint_steps.remove_unfinished(str(tmp_path))
         assert [path.name for path in tmp_path.iterdir()] == ["00000002"], "what a killed run left half-written stays"
     save(str(tmp_path), 4, model.save_pretrained, optimizer, {})
-    assert checkpoint.steps(str(tmp_path)) == [2, 4]
+    assert checkpoint_steps.steps(str(tmp_path)) == [2, 4]
 
 
 def test_newest_and_best_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4, 100_000_000):
-        folder = Path(checkpoint.step_folder(str(tmp_path), step))
+        folder = Path(checkpoint_steps.step_folder(str(tmp_path), step))
         folder.mkdir()
         (folder / CHECKSUMS).write_text("{}\n")
     (tmp_path / "notes").mkdir()
-    checkpoint.prune(str(tmp_path), keep_last=2, best_step=2)
-    assert checkpoint.steps(str(tmp_path)) == [2, 4, 100_000_000]
+    checkpoint_steps.prune(str(tmp_path), keep_last=2, best_step=2)
+    assert checkpoint_steps.steps(str(tmp_path)) == [2, 4, 100_000_000]
     assert (tmp_path / "notes").is_dir(), "only checkpoints may be removed"
-    checkpoint.prune(str(tmp_path), keep_last=1, best_step=None)
-    assert checkpoint.steps(str(tmp_path)) == [100_000_000]
+    checkpoint_steps.prune(str(tmp_path), keep_last=1, best_step=None)
+    assert checkpoint_steps.steps(str(tmp_path)) == [100_000_000]
 
 
 def test_damaged_state_is_named(trained: tuple[PreTrainedModel, torch.optim.Optimizer], tmp_path: Path) -> None:
@@ -124,9 +124,9 @@ def test_damaged_state_is_named(trained: tuple[PreTrainedModel, torch.optim.Opti
     for name in (OPTIMIZER, "trainer_state.json"):
         (folder / name).write_bytes((folder / name).read_bytes()[:1])
     with pytest.raises(TwistError, match=r"optimizer-\*\.safetensors is missing or damaged; delete .*00000002"):
-        checkpoint.load_optimizer(tmp_path / "00000002", optimizer)
+        resumption.load_optimizer(tmp_path / "00000002", optimizer)
     with pytest.raises(TwistError, match=r"trainer_state\.json is missing or damaged"):
-        checkpoint.load_trainer_state(str(tmp_path), 2)
+        checkpoint_steps.load_trainer_state(str(tmp_path), 2)
 
 
 def test_state_that_is_not_all_there_is_refused(
@@ -136,11 +136,11 @@ def test_state_that_is_not_all_there_is_refused(
     folder = Path(save(str(tmp_path), 2, model.save_pretrained, optimizer, {}))
     (folder / OPTIMIZER).rename(folder / "optimizer-00000-of-00002.safetensors")
     with pytest.raises(TwistError, match="damaged"):
-        checkpoint.load_optimizer(folder, optimizer)
+        resumption.load_optimizer(folder, optimizer)
     other = adamw(cold_start({"model_type": "opt", "hidden_size": 16, **SMALL}, VOCABULARY, seed=0), (0.9, 0.98), 0.01)
     (folder / "optimizer-00000-of-00002.safetensors").rename(folder / OPTIMIZER)
     with pytest.raises(TwistError, match="damaged"):
-        checkpoint.load_optimizer(folder, other)
+        resumption.load_optimizer(folder, other)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -154,7 +154,7 @@ def test_processes_write_parts_of_one_checkpoint(
             for rank in range(world_size)
         ]
         for rank, writer in enumerate(writers):
-            assert checkpoint.steps(str(tmp_path)) == [], "it counts before all processes have written their parts"
+            assert checkpoint_steps.steps(str(tmp_path)) == [], "it counts before all parts are written"
             piece = optimizer_state.piece_of(optimizer, rank, world_size)
             save_model = model.save_pretrained if rank == 0 else None
             state = state_of(2) if rank == 0 else None
@@ -164,7 +164,7 @@ def test_processes_write_parts_of_one_checkpoint(
     assert checkpoint.damaged_files(str(folder)) == []
     assert {path.name for path in folder.iterdir()} == {CHECKSUMS, *json.loads((folder / CHECKSUMS).read_text())}
     again = adamw(model, (0.9, 0.98), 0.01)
-    checkpoint.load_optimizer(folder, again)
+    resumption.load_optimizer(folder, again)
     for parameter in model.parameters():
         for name, value in optimizer.state[parameter].items():
             assert torch.equal(again.state[parameter][name], value), f"{name} is not what it was"
@@ -181,7 +181,7 @@ def test_a_process_that_dies_leaves_no_checkpoint_and_nobody_waiting(
         piece = optimizer_state.piece_of(optimizer, 0, 2)
         writer.save(2, piece, model.save_pretrained, {}, keep_last=1, best_step=None)
         raise KeyboardInterrupt  # while the other process's part is still missing
-    assert checkpoint.steps(str(tmp_path)) == []
+    assert checkpoint_steps.steps(str(tmp_path)) == []
 
 
 def test_failure_in_the_background_is_told(
@@ -203,28 +203,28 @@ def test_checkpoints_on_s3(trained: tuple[PreTrainedModel, torch.optim.Optimizer
     """Complete checkpoints count, incomplete ones do not."""
     model, optimizer = trained
     folder = f"{faulty_bucket}/run/checkpoints"
-    assert checkpoint.steps(checkpoint.open_folder(folder)) == []
+    assert checkpoint_steps.steps(checkpoint_steps.open_folder(folder)) == []
     for step in (2, 4, 6):
         save(folder, step, model.save_pretrained, optimizer, state_of(step, best_step=2))
     # As left by a run that was killed while saving.
-    checkpoint.write_part(folder, 8, 0, 2, optimizer_state.piece_of(optimizer, 0, 2), model.save_pretrained, {})
-    assert checkpoint.steps(folder) == [2, 4, 6]
-    checkpoint.remove_unfinished(folder)
+    checkpoint_parts.write_part(folder, 8, 0, 2, optimizer_state.piece_of(optimizer, 0, 2), model.save_pretrained, {})
+    assert checkpoint_steps.steps(folder) == [2, 4, 6]
+    checkpoint_steps.remove_unfinished(folder)
     assert not [name for name in storage.list_files(folder) if name.startswith("00000008")]
-    checkpoint.prune(folder, keep_last=1, best_step=2)
-    assert checkpoint.steps(folder) == [2, 6]
-    assert checkpoint.best_folder(folder) == f"{folder}/00000002"
+    checkpoint_steps.prune(folder, keep_last=1, best_step=2)
+    assert checkpoint_steps.steps(folder) == [2, 6]
+    assert checkpoint_steps.best_folder(folder) == f"{folder}/00000002"
     local = checkpoint.fetch(f"{folder}/00000006")
     assert checkpoint.damaged_files(str(local)) == []
     assert load_speech_lm(str(local))[1] == VOCABULARY
-    checkpoint.load_optimizer(local, optimizer)
+    resumption.load_optimizer(local, optimizer)
 
 
 def test_folders_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
-    assert Path(checkpoint.open_folder(str(tmp_path / "a" / "b"))).is_dir()
+    assert Path(checkpoint_steps.open_folder(str(tmp_path / "a" / "b"))).is_dir()
     (tmp_path / "file").write_text("")
     with pytest.raises(TwistError, match="cannot write checkpoints to"):
-        checkpoint.open_folder(str(tmp_path / "file" / "checkpoints"))
+        checkpoint_steps.open_folder(str(tmp_path / "file" / "checkpoints"))
 
 
 def test_best_folder_is_that_of_the_newest_state(
@@ -232,11 +232,11 @@ def test_best_folder_is_that_of_the_newest_state(
 ) -> None:
     model, optimizer = trained
     with pytest.raises(TwistError, match=str(tmp_path)):
-        checkpoint.best_folder(str(tmp_path))
+        checkpoint_steps.best_folder(str(tmp_path))
     save(str(tmp_path), 2, model.save_pretrained, optimizer, state_of(2))
-    assert Path(checkpoint.best_folder(str(tmp_path))).name == "00000002", "without a validation the newest is the best"
+    assert Path(checkpoint_steps.best_folder(str(tmp_path))).name == "00000002", "not validated, so the newest is best"
     save(str(tmp_path), 4, model.save_pretrained, optimizer, state_of(4, best_step=2))
-    assert Path(checkpoint.best_folder(str(tmp_path))).name == "00000002"
+    assert Path(checkpoint_steps.best_folder(str(tmp_path))).name == "00000002"
 
 
 def flip(path: Path, bit: int) -> None:
@@ -298,13 +298,13 @@ def test_a_copy_that_was_damaged_on_this_machine_is_fetched_again(
     folder = f"{faulty_bucket}/checkpoints"
     uri = save(folder, 2, model.save_pretrained, optimizer, state_of(2))
     for name in ("model.safetensors", OPTIMIZER, CHECKSUMS):
-        flip(checkpoint.fetch_to_resume(folder, 2, Ranks()) / name, 8 * 40)
-        assert checkpoint.damaged_files(str(checkpoint.fetch_to_resume(folder, 2, Ranks()))) == []
+        flip(resumption.fetch_to_resume(folder, 2, Ranks()) / name, 8 * 40)
+        assert checkpoint.damaged_files(str(resumption.fetch_to_resume(folder, 2, Ranks()))) == []
     assert checkpoint.damaged_files(uri) == []
     whole = storage.read_bytes(f"{uri}/{OPTIMIZER}")
     storage.write_bytes(f"{uri}/{OPTIMIZER}", whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(TwistError, match=rf"00000002 is damaged \({OPTIMIZER}\)"):
-        checkpoint.fetch_to_resume(folder, 2, OnAnotherMachine(1, 2))
+        resumption.fetch_to_resume(folder, 2, OnAnotherMachine(1, 2))
     assert checkpoint.damaged_files(uri) == [OPTIMIZER]
 
 
@@ -316,8 +316,8 @@ def test_a_step_without_its_list_is_no_checkpoint(
         folder = Path(save(str(tmp_path), step, model.save_pretrained, optimizer, state_of(step)))
     (folder / CHECKSUMS).unlink()
     (tmp_path / "metrics.jsonl").touch()
-    assert checkpoint.steps(str(tmp_path)) == [2]
-    for use in (lambda: checkpoint.fetch(str(folder)), lambda: checkpoint.newest_step(str(tmp_path), Ranks())):
+    assert checkpoint_steps.steps(str(tmp_path)) == [2]
+    for use in (lambda: checkpoint.fetch(str(folder)), lambda: checkpoint_steps.newest_step(str(tmp_path), Ranks())):
         with pytest.raises(TwistError, match=r"00000004 is no checkpoint, for its checksums.json is missing"):
             use()
     elsewhere = folder.rename(tmp_path / "my-lm")
@@ -330,7 +330,7 @@ def test_a_state_that_says_too_little_or_another_step_is_refused(tmp_path: Path)
     for text in ("{}", "[]", '{"config": {}, "progress": 4}', "[" * 200_000):
         (folder / "trainer_state.json").write_text(text)
         with pytest.raises(TwistError, match=r"trainer_state\.json is missing or damaged"):
-            checkpoint.load_trainer_state(str(tmp_path), 4)
+            checkpoint_steps.load_trainer_state(str(tmp_path), 4)
     (folder / "trainer_state.json").write_text(json.dumps(state_of(2)))
     with pytest.raises(TwistError, match=r"is that of step 2"):
-        checkpoint.load_trainer_state(str(tmp_path), 4)
+        checkpoint_steps.load_trainer_state(str(tmp_path), 4)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.training import checkpoint
+from model.training import checkpoint, checkpoint_steps
 from model.training.metrics import read_metrics
 from pipeline.errors import TwistError
 from pipeline.files.checksums import sha256_of
@@ -53,7 +53,7 @@ def curve(folder: Path | str) -> list[dict[str, Any]]:
 
 def files(folder: Path, step: int) -> dict[str, bytes]:
     """The content of a checkpoint: weights, optimizer and state."""
-    return {path.name: path.read_bytes() for path in Path(checkpoint.step_folder(str(folder), step)).iterdir()}
+    return {path.name: path.read_bytes() for path in Path(checkpoint_steps.step_folder(str(folder), step)).iterdir()}
 
 
 def assert_same_run(folder: Path, reference: Path, step: int) -> None:
@@ -147,7 +147,7 @@ def test_two_processes_equal_one_and_stop_together(tmp_path: Path) -> None:
         for name in {"loss", "grad_norm"} & line.keys():
             assert other[name] == pytest.approx(line[name], rel=1e-5), f"{name} at step {line['step']}"
     ours, theirs = (
-        load_file(Path(checkpoint.step_folder(str(tmp_path / name), 12), "model.safetensors"))
+        load_file(Path(checkpoint_steps.step_folder(str(tmp_path / name), 12), "model.safetensors"))
         for name in ("one", "two")
     )
     for name, tensor in theirs.items():
@@ -162,7 +162,7 @@ def test_best_and_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     assert list(validated) == [2, 4, 6, 8, 10]
     best = min(validated, key=validated.__getitem__)
     assert best < 8, "the settings must make later steps worse, or this tests nothing"
-    assert checkpoint.steps(str(tmp_path)) == sorted({best, 8, 10})
+    assert checkpoint_steps.steps(str(tmp_path)) == sorted({best, 8, 10})
     assert outcome.checkpoint == str(tmp_path / f"{best:08d}")
     assert outcome.best is not None
     assert outcome.best.squared == validated[best]
@@ -230,7 +230,7 @@ def test_a_loss_that_is_not_finite_changes_no_weight(tmp_path: Path) -> None:
     settings = dataclasses.replace(SETTINGS, breaks_at=3, checkpoint_every=2)
     with pytest.raises(TwistError, match=r"step 3: not all is finite \(loss inf.*It was batch 2\. Lower toy\.peak_lr"):
         train_toy(settings, str(tmp_path))
-    assert checkpoint.steps(str(tmp_path)) == [2]
+    assert checkpoint_steps.steps(str(tmp_path)) == [2]
     # Without the fault, the run continues from there.
     train_toy(dataclasses.replace(settings, breaks_at=0), str(tmp_path))
     train_toy(dataclasses.replace(settings, breaks_at=0), str(tmp_path / "whole"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 
-from model.training import checkpoint
+from model.training import checkpoint_parts, checkpoint_steps, checkpoint_writer
 from model.training import sole_trainer as module
 from model.training.checkpoint_writer import CheckpointWriter
 from model.training.distributed import Ranks
@@ -145,20 +145,20 @@ def test_a_lease_that_was_not_renewed_in_time_is_lost_unless_it_still_can_be(
 def taken_over(folder: str) -> None:
     """What the second of two trainings does as it starts."""
     lease_of(folder, time.time() + 1000)
-    checkpoint.remove_unfinished(folder)
+    checkpoint_steps.remove_unfinished(folder)
 
 
 def test_a_checkpoint_of_a_training_that_was_overtaken_is_never_completed(
     faulty_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was paused while a thread wrote the checkpoint, and another training began."""
-    folder, write_part = f"{faulty_bucket}/checkpoints", checkpoint.write_part
+    folder, write_part = f"{faulty_bucket}/checkpoints", checkpoint_parts.write_part
 
     def write_and_pause(*part: Any, **more: Any) -> None:
         write_part(*part, **more)
         taken_over(folder)
 
-    monkeypatch.setattr(checkpoint, "write_part", write_and_pause)
+    monkeypatch.setattr(checkpoint_writer, "write_part", write_and_pause)
     with (
         pytest.raises(TwistError, match=f"another training has taken {folder} over"),
         sole_trainer(folder, Ranks()) as lease,
@@ -166,7 +166,7 @@ def test_a_checkpoint_of_a_training_that_was_overtaken_is_never_completed(
     ):
         lease_ends(lease, monkeypatch)
         writer.save(2, {}, None, {}, keep_last=1, best_step=None)
-    assert checkpoint.steps(folder) == []
+    assert checkpoint_steps.steps(folder) == []
 
 
 def lease_ends(lease: Lease | None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,17 +182,17 @@ def test_a_training_that_was_overtaken_saves_nothing_more(faulty_bucket: str) ->
 
     with pytest.raises(TwistError, match=f"another training has taken {folder} over"):
         train_toy(ToySettings(checkpoint_every=2, save_in_background=False), folder, pause)
-    assert checkpoint.steps(folder) == [2]
+    assert checkpoint_steps.steps(folder) == [2]
 
 
 def test_a_checkpoint_whose_files_were_removed_is_not_completed(faulty_bucket: str, tmp_path: Path) -> None:
     for folder in (f"{faulty_bucket}/checkpoints", str(tmp_path)):
-        checkpoint.write_part(folder, 2, 0, 1, {}, None, {})
-        parts = [checkpoint.read_part_checksums(folder, 2, 0)]
-        storage.delete(storage.join(checkpoint._unfinished(folder, 2), "trainer_state.json"))
+        checkpoint_parts.write_part(folder, 2, 0, 1, {}, None, {})
+        parts = [checkpoint_parts.read_part_checksums(folder, 2, 0)]
+        storage.delete(storage.join(checkpoint_steps.unfinished_folder(folder, 2), "trainer_state.json"))
         with pytest.raises(TwistError, match=r"00000002 cannot be completed: trainer_state.json was removed"):
-            checkpoint.commit(folder, 2, parts)
-        assert checkpoint.steps(folder) == []
+            checkpoint_parts.commit(folder, 2, parts)
+        assert checkpoint_steps.steps(folder) == []
 
 
 def test_a_store_that_cannot_renew_a_lease_is_told_before_anything_is_trained(

@@ -16,7 +16,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from model.training import checkpoint
+from model.training import checkpoint, checkpoint_steps
 from model.training.metrics import read_metrics
 from model.vocoder import mel_picture
 from model.vocoder.batches import VocoderBatches, validation_clips
@@ -113,7 +113,7 @@ def curve(folder: Path) -> list[dict[str, Any]]:
 
 
 def weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
-    path = Path(checkpoint.step_folder(str(folder), step))
+    path = Path(checkpoint_steps.step_folder(str(folder), step))
     return {**load_file(path / "model.safetensors"), **load_file(path / "discriminators.safetensors")}
 
 
