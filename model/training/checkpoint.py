@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 CHECKSUMS = "checksums.json"
 TRAINER_STATE = "trainer_state.json"
 OPTIMIZER_PREFIX = "optimizer-"
+# What checksums.json begins with on S3 until its checkpoint is complete: a list of checksums begins otherwise.
+PLACEHOLDER_PREFIX = b'{"being_written_by": '
 
 
 def fetch(path: str) -> Path:
@@ -56,7 +58,7 @@ def checked(local: Path, path: str = "") -> Path:
         TwistError: a file differs from what was saved, or it is a step of a trainer without its checksums.json.
     """
     path = path or str(local)
-    if not (local / CHECKSUMS).is_file():
+    if not is_listed(str(local)):
         if _is_trainers(path):
             raise no_checkpoint(path)
         return local
@@ -68,6 +70,14 @@ def checked(local: Path, path: str = "") -> Path:
     if damaged := [name for name in used if sha256_of(str(local / name)) != checksums[name]]:
         raise damage(path, damaged)
     return local
+
+
+def is_listed(uri: str) -> bool:
+    """Whether a folder, local or s3://, has its list of checksums, and so is a complete checkpoint."""
+    try:
+        return not storage.read_bytes(storage.join(uri, CHECKSUMS)).startswith(PLACEHOLDER_PREFIX)
+    except FileNotFoundError:
+        return False
 
 
 def local_copy(path: str) -> Path:

@@ -1,24 +1,52 @@
-"""Writes a checkpoint in parts, one per process, and completes it once all are there."""
+"""Writes a checkpoint in parts, one per process, and completes it once all are there.
+
+On S3 a placeholder is put first, where checksums.json belongs, and the list replaces that one alone. Whoever takes a
+folder over removes the placeholders in it, so a training that was overtaken completes nothing, wherever it was paused:
+it has put its placeholder before it made sure of its lease, and so before the other one looked for placeholders.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.training.checkpoint import CHECKSUMS, OPTIMIZER_PREFIX, TRAINER_STATE, checksums_text
+from model.training.checkpoint import CHECKSUMS, OPTIMIZER_PREFIX, PLACEHOLDER_PREFIX, TRAINER_STATE, checksums_text
 from model.training.checkpoint_steps import step_folder, unfinished_folder
 from pipeline.errors import TwistError
-from pipeline.files import foreign_json, storage
+from pipeline.files import foreign_json, s3, storage
 from pipeline.files.checksums import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from torch import Tensor
+
+
+def put_placeholder(folder: str, step: int) -> str | None:
+    """Begins a checkpoint.
+
+    Returns:
+        The version of the placeholder, to complete the checkpoint with; None on a disk, where there is none.
+
+    Raises:
+        TwistError: another training is writing this step, or has written it.
+    """
+    if not storage.is_s3(folder):
+        return None
+    uri = storage.join(step_folder(folder, step), CHECKSUMS)
+    placeholder = PLACEHOLDER_PREFIX + json.dumps(secrets.token_hex(8)).encode() + b"}"
+    s3.put_if_absent(uri, placeholder)
+    with contextlib.suppress(FileNotFoundError):
+        content, version = s3.read_version(uri)
+        if content == placeholder:  # also where the answer to an earlier try was lost
+            return version
+    raise TwistError(f"another training writes {step_folder(folder, step)}. Let only one training work in {folder}")
 
 
 def write_part(
@@ -70,11 +98,17 @@ def read_part_checksums(folder: str, step: int, rank: int) -> dict[str, str] | N
     return checksums
 
 
-def commit(folder: str, step: int, parts: Collection[dict[str, str] | None]) -> str:
+def commit(folder: str, step: int, parts: Collection[dict[str, str] | None], placeholder: str | None) -> str:
     """Completes a checkpoint whose parts have all been written; returns its folder.
 
+    Args:
+        folder: The folder of the run's checkpoints.
+        step: Updates done so far.
+        parts: The checksums of each process's files.
+        placeholder: As `put_placeholder` returned it.
+
     Raises:
-        TwistError: files of it are gone.
+        TwistError: files of it, or its placeholder, are gone.
     """
     place, final = unfinished_folder(folder, step), step_folder(folder, step)
     checksums = {name: sha256 for part in parts if part is not None for name, sha256 in part.items()}
@@ -85,11 +119,17 @@ def commit(folder: str, step: int, parts: Collection[dict[str, str] | None]) -> 
             f"{final} cannot be completed: {', '.join(gone)} was removed after it was written. Let only one training "
             f"work in {folder}"
         )
-    storage.write_bytes(storage.join(place, CHECKSUMS), checksums_text(checksums).encode())
-    if not storage.is_s3(folder):
-        _sync(Path(place))
-        Path(place).rename(final)
-        _sync(Path(folder))
+    uri, content = storage.join(place, CHECKSUMS), checksums_text(checksums).encode()
+    if placeholder is not None:
+        if not s3.put_if_unchanged(uri, content, placeholder):
+            raise TwistError(
+                f"{final} was not completed: another training has taken {folder} over. Train on once no other does"
+            )
+        return final
+    storage.write_bytes(uri, content)
+    _sync(Path(place))
+    Path(place).rename(final)
+    _sync(Path(folder))
     return final
 
 

@@ -1,6 +1,7 @@
 """The checkpoints of a training, on disk or S3: FOLDER/00001000, one folder for each step that was saved.
 
-On disk a checkpoint is written under another name and then renamed; on S3 it counts once it has its checksums.json.
+On disk a checkpoint is written under another name and then renamed. On S3 it counts once its list of checksums has
+replaced the placeholder of that name.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.training.checkpoint import CHECKSUMS, TRAINER_STATE, damaged_file, no_checkpoint
+from model.training.checkpoint import CHECKSUMS, TRAINER_STATE, damaged_file, is_listed, no_checkpoint
 from pipeline.errors import TwistError
 from pipeline.files import foreign_json, storage
 
@@ -48,8 +49,9 @@ def unfinished_folder(folder: str, step: int) -> str:
 def steps(folder: str) -> list[int]:
     """The steps that have a complete checkpoint, ascending."""
     if storage.is_s3(folder):
-        whole = (re.fullmatch(rf"(\d{{8,}})/{CHECKSUMS}", name) for name in storage.list_files(folder, CHECKSUMS))
-        return sorted(int(found[1]) for found in whole if found)
+        begun = (re.fullmatch(rf"(\d{{8,}})/{CHECKSUMS}", name) for name in storage.list_files(folder, CHECKSUMS))
+        found = [int(match[1]) for match in begun if match]
+        return sorted(step for step in found if is_listed(step_folder(folder, step)))
     if not Path(folder).is_dir():
         return []
     return sorted(int(path.parent.name) for path in Path(folder).glob(f"*/{CHECKSUMS}") if _is_step(path.parent))
@@ -119,9 +121,10 @@ def remove_unfinished(folder: str) -> None:
     """Removes incomplete checkpoints, left by a killed run."""
     if storage.is_s3(folder):
         whole = {f"{step:08d}" for step in steps(folder)}
-        for name in storage.list_files(folder):
-            step = name.partition("/")[0]
-            if re.fullmatch(r"\d{8,}/.+", name) and step not in whole:
+        files = [name for name in storage.list_files(folder) if re.fullmatch(r"\d{8,}/.+", name)]
+        # Placeholders first: a training that was overtaken cannot complete what has lost its.
+        for name in sorted(files, key=lambda name: not name.endswith(f"/{CHECKSUMS}")):
+            if name.partition("/")[0] not in whole:
                 storage.delete(storage.join(folder, name))
         return
     for path in Path(folder).glob(f"{UNFINISHED_PREFIX}*"):

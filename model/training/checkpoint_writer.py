@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from safetensors import SafetensorError
 
-from model.training.checkpoint_parts import commit, give_up, read_part_checksums, write_part
+from model.training.checkpoint_parts import commit, give_up, put_placeholder, read_part_checksums, write_part
 from model.training.checkpoint_steps import prune, step_folder
 from pipeline.errors import RunError
 
@@ -81,8 +81,9 @@ class CheckpointWriter:
 
         def work() -> None:
             try:
+                placeholder = self._begin(step) if self._rank == 0 else None
                 write_part(self._folder, step, self._rank, self._world_size, optimizer_piece, save_model, trainer_state)
-                if self._rank == 0 and self._commit(step):
+                if self._rank == 0 and self._commit(step, placeholder):
                     prune(self._folder, keep_last, best_step)
             except (OSError, SafetensorError) as error:  # a full disk, for one
                 give_up(self._folder, step)
@@ -118,7 +119,13 @@ class CheckpointWriter:
         made, self._made = self._made, []
         return made
 
-    def _commit(self, step: int) -> bool:
+    def _begin(self, step: int) -> str | None:
+        placeholder = put_placeholder(self._folder, step)
+        if self._lease is not None:
+            self._lease.confirm()  # after the placeholder is put, so that whoever takes the lease over finds it
+        return placeholder
+
+    def _commit(self, step: int, placeholder: str | None) -> bool:
         parts: list[dict[str, str] | None] = [None] * self._world_size
         while None in parts:
             parts = [part or read_part_checksums(self._folder, step, rank) for rank, part in enumerate(parts)]
@@ -128,6 +135,6 @@ class CheckpointWriter:
                 self._lease.confirm()  # else parts that another training has removed would be waited for
         if self._lease is not None:
             self._lease.confirm()
-        commit(self._folder, step, parts)
+        commit(self._folder, step, parts, placeholder)
         self._made.append(step)
         return True

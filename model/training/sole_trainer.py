@@ -6,7 +6,8 @@
 A lease whose owner died runs out and is taken over; at once where its process would be seen if it lived, under the same
 kernel and in the same PID namespace. Every write of it is conditional on what was there before, so of two that find it
 run out one gets it. Its owner trusts it until a minute before it runs out, for machines' clocks may differ by that
-much, and renews it before it completes a checkpoint.
+much, and renews it as it begins a checkpoint and before it completes it. Should it be paused right after that, what
+keeps it from completing the checkpoint is the placeholder that its successor removes (checkpoint_parts.py).
 """
 
 from __future__ import annotations

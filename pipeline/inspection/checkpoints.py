@@ -100,7 +100,7 @@ def verify_checkpoint(path: str, checksums: bool = True) -> Iterator[str]:
     """The same of one checkpoint; without checksums, only that its model can be loaded and its state read."""
     try:
         # Of the bytes on S3, not of this machine's copy.
-        damaged = checkpoint.damaged_files(path) if checksums and _is_listed(path) else []
+        damaged = checkpoint.damaged_files(path) if checksums and checkpoint.is_listed(path) else []
         for name in damaged:
             yield f"{storage.join(path, name)} is not what was saved"
         if damaged:
@@ -154,11 +154,6 @@ def _load(kind: Kind, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     logging.set_verbosity_error()
     speech_lm, vocabulary = load_speech_lm(str(folder))
     return speech_lm, {"architecture": speech_lm.config.model_type, "vocabulary": vocabulary.as_config()}
-
-
-def _is_listed(path: str) -> bool:
-    """Whether a trainer wrote a checkpoint: a model from elsewhere has no list of checksums."""
-    return storage.exists(storage.join(path, checkpoint.CHECKSUMS))
 
 
 def _trainer_state(path: str) -> dict[str, Any] | None:

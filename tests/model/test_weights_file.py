@@ -57,7 +57,7 @@ def test_files_of_a_checkpoint(mode: int, tmp_path: Path) -> None:
         state = {} if rank == 0 else None
         checkpoint_parts.write_part(str(tmp_path), 1, rank, 2, piece, save_in_shards if rank == 0 else None, state)
     parts = [checkpoint_parts.read_part_checksums(str(tmp_path), 1, rank) for rank in range(2)]
-    folder = Path(checkpoint_parts.commit(str(tmp_path), 1, parts))
+    folder = Path(checkpoint_parts.commit(str(tmp_path), 1, parts, None))
     assert len(list(folder.glob("model-*.safetensors"))) > 1
     assert_modes(folder, mode)
 

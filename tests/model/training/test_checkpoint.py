@@ -49,8 +49,9 @@ def save(
 ) -> str:
     """Saves a checkpoint, as a single process."""
     piece = optimizer_state.piece_of(optimizer, 0, 1)
+    placeholder = checkpoint_parts.put_placeholder(folder, step)
     checkpoint_parts.write_part(folder, step, 0, 1, piece, save_model, state)
-    return checkpoint_parts.commit(folder, step, [checkpoint_parts.read_part_checksums(folder, step, 0)])
+    return checkpoint_parts.commit(folder, step, [checkpoint_parts.read_part_checksums(folder, step, 0)], placeholder)
 
 
 def state_of(step: int, **progress: Any) -> dict[str, Any]:
@@ -207,6 +208,7 @@ def test_checkpoints_on_s3(trained: tuple[PreTrainedModel, torch.optim.Optimizer
     for step in (2, 4, 6):
         save(folder, step, model.save_pretrained, optimizer, state_of(step, best_step=2))
     # As left by a run that was killed while saving.
+    checkpoint_parts.put_placeholder(folder, 8)
     checkpoint_parts.write_part(folder, 8, 0, 2, optimizer_state.piece_of(optimizer, 0, 2), model.save_pretrained, {})
     assert checkpoint_steps.steps(folder) == [2, 4, 6]
     checkpoint_steps.remove_unfinished(folder)

@@ -169,6 +169,58 @@ def test_a_checkpoint_of_a_training_that_was_overtaken_is_never_completed(
     assert checkpoint_steps.steps(folder) == []
 
 
+PAUSES = {
+    "before the placeholder": (checkpoint_writer, "put_placeholder"),
+    "before the lease is confirmed": (Lease, "confirm"),
+    "before the parts": (checkpoint_writer, "write_part"),
+    "after the lease was confirmed for the last time": (checkpoint_writer, "commit"),
+    "before the list is put": (s3, "put_if_unchanged"),
+}
+
+
+@pytest.mark.parametrize("place", PAUSES)
+def test_wherever_a_training_is_paused_it_completes_nothing_once_it_was_overtaken(
+    place: str, faulty_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = f"{faulty_bucket}/checkpoints"
+    owner, name = PAUSES[place]
+    go_on = getattr(owner, name)
+    overtakings: list[str] = []
+
+    def pause(*arguments: Any) -> Any:
+        # Renewals of leases take the same way to the store as lists do.
+        if not overtakings and not (name == "put_if_unchanged" and str(arguments[0]).endswith(LEASE)):
+            overtakings.append(place)
+            taken_over(folder)
+        return go_on(*arguments)
+
+    with (
+        pytest.raises(TwistError, match=rf"another training has taken {folder} over|was removed after it was written"),
+        sole_trainer(folder, Ranks()) as lease,
+        CheckpointWriter(folder, 0, 1, in_background=False, lease=lease) as writer,
+    ):
+        monkeypatch.setattr(owner, name, pause)
+        writer.save(2, {}, None, {}, keep_last=1, best_step=None)
+    assert overtakings == [place]
+    assert checkpoint_steps.steps(folder) == []
+
+
+def test_one_that_was_overtaken_completes_no_checkpoint_of_its_successor(faulty_bucket: str) -> None:
+    folder = f"{faulty_bucket}/checkpoints"
+    ours = checkpoint_parts.put_placeholder(folder, 2)
+    taken_over(folder)
+    theirs = checkpoint_parts.put_placeholder(folder, 2)
+    checkpoint_parts.write_part(folder, 2, 0, 1, {}, None, {})
+    parts = [checkpoint_parts.read_part_checksums(folder, 2, 0)]
+    with pytest.raises(TwistError, match=f"another training has taken {folder} over"):
+        checkpoint_parts.commit(folder, 2, parts, ours)
+    with pytest.raises(TwistError, match=r"another training writes .*00000002"):
+        checkpoint_parts.put_placeholder(folder, 2)
+    assert checkpoint_steps.steps(folder) == []
+    checkpoint_parts.commit(folder, 2, parts, theirs)
+    assert checkpoint_steps.steps(folder) == [2]
+
+
 def lease_ends(lease: Lease | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "_until_s", 0.0)
 
@@ -187,11 +239,12 @@ def test_a_training_that_was_overtaken_saves_nothing_more(faulty_bucket: str) ->
 
 def test_a_checkpoint_whose_files_were_removed_is_not_completed(faulty_bucket: str, tmp_path: Path) -> None:
     for folder in (f"{faulty_bucket}/checkpoints", str(tmp_path)):
+        placeholder = checkpoint_parts.put_placeholder(folder, 2)
         checkpoint_parts.write_part(folder, 2, 0, 1, {}, None, {})
         parts = [checkpoint_parts.read_part_checksums(folder, 2, 0)]
         storage.delete(storage.join(checkpoint_steps.unfinished_folder(folder, 2), "trainer_state.json"))
         with pytest.raises(TwistError, match=r"00000002 cannot be completed: trainer_state.json was removed"):
-            checkpoint_parts.commit(folder, 2, parts)
+            checkpoint_parts.commit(folder, 2, parts, placeholder)
         assert checkpoint_steps.steps(folder) == []
 
 
