@@ -27,7 +27,7 @@ def work(recipe: Recipe, given: Namespace) -> None:
     Raises:
         TwistError: the source cannot be read, or no pair is left.
     """
-    from model.training import checkpoint
+    from model.training import checkpoint_steps
     from pipeline import stage
     from pipeline.evaluation.subject import Subject
     from pipeline.preferences.prepare import prepare_preferences
@@ -36,7 +36,7 @@ def work(recipe: Recipe, given: Namespace) -> None:
     run = recipe.run
     model = given.checkpoint
     if model is None and recipe.preferences.are_own:
-        model = checkpoint.best_folder(storage.join(run, "checkpoints"))
+        model = checkpoint_steps.best_folder(storage.join(run, "checkpoints"))
 
     def prepare(report: ReportProgress) -> None:
         subject = Subject(

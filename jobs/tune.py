@@ -34,14 +34,14 @@ def work(recipe: Recipe, pairs: str | None = None, checkpoints: str | None = Non
         Stopped: tuning was stopped by a signal before its last step.
     """
     from model.preferences.trainer import tune
-    from model.training import checkpoint
+    from model.training import checkpoint_steps
 
     quiet_transformers()
     config = recipe.tune
     pairs = pairs or storage.join(recipe.run, PREFERENCES)
     is_of_the_run = checkpoints is None
     checkpoints = checkpoints or storage.join(recipe.run, TUNED)
-    init = config.init or checkpoint.best_folder(storage.join(recipe.run, "checkpoints"))
+    init = config.init or checkpoint_steps.best_folder(storage.join(recipe.run, "checkpoints"))
     stopped_by = int(signal.SIGTERM)
     with progress("tune") as report:
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from model.lm.speech_lm import cold_start
 from model.lm.vocab import Vocabulary
 from model.preferences.pair_shards import open_pairs
-from model.training import checkpoint
+from model.training import checkpoint_steps
 from pipeline.synthetic.espeak import synthesize
 from tests.asr_models import write_ctc, write_text_lm
 
@@ -143,4 +143,4 @@ def test_tuning_needs_pairs_and_a_model(twist: Twist, finished_copy: Path, tmp_p
     empty = tmp_path / "empty"
     done = twist("tune", "--run", empty, status=2)
     assert "holds no checkpoint" in done.stderr
-    assert checkpoint.steps(str(finished_copy / "tuned")) == []
+    assert checkpoint_steps.steps(str(finished_copy / "tuned")) == []

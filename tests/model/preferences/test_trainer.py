@@ -19,7 +19,7 @@ from model.preferences import trainer
 from model.preferences.pair_shards import PairDataset, PreferencePair
 from model.preferences.trainer import tune
 from model.preferences.tune_config import TuneConfig
-from model.training import checkpoint
+from model.training import checkpoint_steps
 from model.training.metrics import read_metrics
 from pipeline.errors import TwistError
 from tests.model.preferences.conftest import synthetic_pairs, write_pairs
@@ -59,7 +59,7 @@ def curve(folder: Path | str) -> list[tuple[Any, ...]]:
 
 
 def weights(folder: Path | str, step: int) -> dict[str, torch.Tensor]:
-    return load_file(Path(checkpoint.step_folder(str(folder), step), "model.safetensors"))
+    return load_file(Path(checkpoint_steps.step_folder(str(folder), step), "model.safetensors"))
 
 
 def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
