@@ -164,10 +164,17 @@ class RowGroups:
         groups = (self._file.metadata.row_group(number) for number in range(len(self)))
         return [(int(group.num_rows), int(group.total_byte_size)) for group in groups]
 
-    def read(self, number: int) -> pa.Table:
-        """Reads row group `number`, counted from 0."""
+    def read(self, number: int, columns: list[str] | None = None) -> pa.Table:
+        """Reads row group `number`, counted from 0; `columns` are some of those that the file was opened for."""
         with _damage_named(self._uri):
-            return self._file.read_row_group(number, self._columns, use_threads=False)
+            return self._file.read_row_group(number, columns or self._columns, use_threads=False)
+
+    def bounds(self, number: int, column: str) -> tuple[str, str] | None:
+        """The smallest and the largest text of a column in row group `number`; None where the file does not say."""
+        group = self._file.metadata.row_group(number)
+        chunks = (group.column(place) for place in range(group.num_columns))
+        statistics = next(chunk for chunk in chunks if chunk.path_in_schema == column).statistics
+        return (statistics.min, statistics.max) if statistics is not None and statistics.has_min_max else None
 
     def read_all(self) -> pa.Table:
         """Reads all row groups as one table."""

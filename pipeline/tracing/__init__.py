@@ -1,0 +1,1 @@
+"""Following one recording, segment or sample through the stages of a run."""
