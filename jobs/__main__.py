@@ -16,6 +16,7 @@ GROUPS = {
     "start here": {
         "run": "all stages of a recipe in order, from audio to an evaluated model; finished ones are skipped",
         "inspect": "show, and verify, a run or any part of one",
+        "status": "say what runs: rate, time left, limiting step, stragglers, quarantine, cost",
         "trace": "say what became of a recording, segment, sample or file",
         "doctor": "check this machine, and say what to do where something is missing",
         "recipe new": "write a commented recipe for a corpus and a text LM",

@@ -93,6 +93,7 @@ def run_chunks(
         for outcome in workers.run():
             if outcome.error is not None:
                 failed.append(outcome)
+                progress.quarantined[outcome.chunk.name] = outcome.error
             else:
                 progress.add(outcome.chunk.duration_s / 3600, outcome.worker_seconds, outcome.dropped)
                 metrics.add(outcome)

@@ -236,11 +236,13 @@ class Workers:
             self._preparing[actor.handle.prepare.remote()] = actor
         while self._chunks.num_queued and len(self._decoding) + len(self._decoded) < max_ahead:
             chunk = self._chunks.take()
+            self._progress.in_hand[chunk.name] = time.time()
             status, wavs = self._decode.remote(chunk, self._time_limit_s, self._witnesses(chunk))
             self._decoding[status] = (chunk, wavs)
         for actor in self._actors:
             if self._decoded and actor.is_idle:
                 actor.chunk, wavs = self._decoded.popleft()
+                self._progress.in_hand[actor.chunk.name] = time.time()
                 self._processing[actor.handle.process.remote(actor.chunk, wavs)] = actor
 
     def _take_actor(self, reference: Any, actor: _Actor) -> None:
@@ -260,6 +262,7 @@ class Workers:
     def _take_decoded(self, reference: Any, chunk: Chunk, wavs: Any) -> Outcome | None:
         import ray
 
+        self._progress.in_hand.pop(chunk.name, None)
         try:
             result: Result = ray.get(reference)
         except (ray.exceptions.NodeDiedError, ray.exceptions.ObjectLostError):
@@ -280,6 +283,7 @@ class Workers:
         chunk = actor.chunk
         assert chunk is not None
         actor.chunk = None
+        self._progress.in_hand.pop(chunk.name, None)
         actor.idle_since = time.monotonic()
         try:
             result: Result = ray.get(reference)

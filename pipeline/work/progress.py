@@ -20,6 +20,7 @@ PROGRESS = "progress.json"
 WRITE_EVERY_S = 20.0
 # Older progress was left by a command that is gone.
 STALE_AFTER_S = 180.0
+MAX_CHUNKS_TOLD = 20
 STEPS = ("decode", "encode", "commit")
 
 
@@ -39,6 +40,8 @@ class WorkProgress:
         starved_s: Seconds during which an actor was idle because nothing was decoded yet.
         backed_up_s: Seconds during which decoded chunks waited because no actor was free.
         begun_at: When the command began, in seconds since 1970.
+        in_hand: Chunks that a worker has, and since when; of these the oldest are written.
+        quarantined: Chunks that were given up, and their last errors; of these the first are written.
     """
 
     num_chunks: int
@@ -52,6 +55,8 @@ class WorkProgress:
     starved_s: float = 0.0
     backed_up_s: float = 0.0
     begun_at: float = field(default_factory=time.time)
+    in_hand: dict[str, float] = field(default_factory=dict)
+    quarantined: dict[str, str] = field(default_factory=dict)
 
     def add(self, hours: float, worker_seconds: Mapping[str, float], dropped: Mapping[str, int]) -> None:
         """Adds a finished chunk: its hours of audio, seconds by step and dropped items by reason."""
@@ -86,6 +91,8 @@ class WorkProgress:
         return {
             **asdict(self),
             "dropped": dict(sorted(self.dropped.items())),
+            "in_hand": dict(sorted(self.in_hand.items(), key=lambda chunk: chunk[1])[:MAX_CHUNKS_TOLD]),
+            "quarantined": dict(list(self.quarantined.items())[:MAX_CHUNKS_TOLD]),
             "hours_per_hour": round(self.hours_per_hour(now), 1),
             "shares": {step: round(share, 3) for step, share in self.shares().items()},
             "limit": self.limit(),
