@@ -158,7 +158,7 @@ def unit_encoder(folder: str, dtype: Literal["float32", "bfloat16"]) -> UnitEnco
     config = EncoderConfig(name="hubert", path=folder, layer=LAYER, dtype=dtype)
     encoder = load_encoder(config)
     centroids = np.random.default_rng(0).standard_normal((NUM_UNITS, encoder.feature_dim)).astype(np.float32)
-    return UnitEncoder(config, Codebook(centroids, {"encoder": encoder.describe()}))
+    return UnitEncoder(config, Codebook({"centroids": centroids}, {"encoder": encoder.describe()}))
 
 
 def matmul_flops_per_s(dtype: torch.dtype, device: torch.device) -> float:

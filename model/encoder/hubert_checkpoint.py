@@ -77,6 +77,7 @@ FAIRSEQ_NAMES = (
     *(f"builtins.{name}" for name in BUILTIN_TYPES),
     *(f"__builtin__.{name}" for name in (*BUILTIN_TYPES, "long", "unicode")),
 )
+SPIRITLM_WEIGHTS = "model_weight"
 # Parameters that only pretraining reads.
 FAIRSEQ_TRAINING_ONLY = re.compile(r"mask_emb|label_embs_concat|(final_proj|target_glu)\..*")
 FAIRSEQ_RENAMED = (
@@ -183,7 +184,7 @@ def load_fairseq_file(path: Path) -> tuple[HubertModel, bool]:
     """Loads a `.pt` file of fairseq's HuBERT pretraining, such as mhubert_base_25hz_cp_mls_cv_sp_fisher.pt.
 
     Reads the settings from `cfg` (or, before fairseq 0.10, `args`) and the weights from `model`, in either format
-    of torch.save.
+    of torch.save. Meta's SpiRit-LM has the same under other names: `model_cfg`, `task_cfg` and `model_weight`.
 
     Returns:
         The model, in float32, on the CPU, in eval mode; and whether waveforms are to be normalized: the task's
@@ -197,7 +198,7 @@ def load_fairseq_file(path: Path) -> tuple[HubertModel, bool]:
     with TorchFile(path, FAIRSEQ_NAMES) as file:
         try:
             checkpoint = mapping(file.content)
-            weights_by_name = mapping(checkpoint["model"])
+            weights_by_name = mapping(checkpoint[SPIRITLM_WEIGHTS if SPIRITLM_WEIGHTS in checkpoint else "model"])
             model_settings, task_settings = _fairseq_settings(checkpoint)
         except (ValueError, KeyError, TypeError) as error:
             raise TwistError(f"{path} is no checkpoint of fairseq ({error}): it has no settings and weights") from None
@@ -219,6 +220,8 @@ def load_fairseq_file(path: Path) -> tuple[HubertModel, bool]:
 
 def _fairseq_settings(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings of the model and of the task; settings from a command line are one flat set for both."""
+    if SPIRITLM_WEIGHTS in checkpoint:
+        return _fairseq_values(checkpoint["model_cfg"]), _fairseq_values(checkpoint["task_cfg"])
     if checkpoint.get("cfg") is not None:
         config = _fairseq_values(checkpoint["cfg"])
         return _fairseq_values(config["model"]), _fairseq_values(config["task"])

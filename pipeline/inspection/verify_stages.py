@@ -131,8 +131,8 @@ def verify_fitted(run: str) -> Iterator[str]:
 def verify_codebook(uri: str) -> Iterator[str]:
     """A codebook by itself."""
     book = codebook.load(uri)
-    if not np.isfinite(book.centroids).all():
-        yield f"{storage.join(uri, codebook.WEIGHTS)}: centroids are not finite"
+    if not all(np.isfinite(weights).all() for weights in book.weights.values()):
+        yield f"{storage.join(uri, codebook.WEIGHTS)}: {'weights' if book.is_ctc else 'centroids'} are not finite"
 
 
 def verify_units(run: str, checksums: bool) -> Iterator[str]:

@@ -190,4 +190,4 @@ def official_codebook(name: str) -> Codebook:
     imported = codebook_import.read(resolve(name), name)
     path, layer = FITTED_ON[name]
     encoder = describe_encoder(EncoderConfig(name="hubert", path=path, layer=layer))
-    return codebook.of_centroids(imported.centroids, codebook_import.facts_of(imported, encoder))
+    return codebook.of_weights(imported.weights, codebook_import.facts_of(imported, encoder))

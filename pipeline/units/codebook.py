@@ -3,7 +3,8 @@
     RUN/codebook/codebook.safetensors     centroids [K, D] float32
     RUN/codebook/codebook.json            encoder, K, seed, frames, inertia: what a reader needs to know
 
-pipeline/units/kmeans.py fits the centroids.
+pipeline/units/kmeans.py fits the centroids. A codebook that was imported may be a CTC quantizer instead, with the
+weights of its layers in place of centroids: see pipeline/units/ctc_quantizer.py.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from safetensors import SafetensorError
 from pipeline.errors import TwistError
 from pipeline.files import foreign_json, storage
 from pipeline.stage import digest
+from pipeline.units import ctc_quantizer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
     from numpy.typing import NDArray
     from torch import Tensor
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "codebook.safetensors"
 FACTS = "codebook.json"
+CENTROIDS = "centroids"
 
 
 class CodebookError(TwistError):
@@ -37,15 +42,30 @@ class CodebookError(TwistError):
 
 @dataclass(frozen=True)
 class Codebook:
-    """Centroids [K, D] and facts about them, such as the encoder whose features they were fitted on."""
+    """Weights and facts about them, such as the encoder whose features they were fitted on.
 
-    centroids: NDArray[np.float32]
+    Attributes:
+        weights: `centroids` [K, D] of a k-means, or the layers of a CTC quantizer by name.
+        facts: The content of codebook.json.
+    """
+
+    weights: Mapping[str, NDArray[np.float32]]
     facts: dict[str, Any]
+
+    @property
+    def is_ctc(self) -> bool:
+        """Whether it is a CTC quantizer, not a k-means."""
+        return CENTROIDS not in self.weights
+
+    @property
+    def centroids(self) -> NDArray[np.float32]:
+        """The centroids [K, D] of a k-means."""
+        return self.weights[CENTROIDS]
 
     @property
     def codebook_size(self) -> int:
         """Number of units, K."""
-        return len(self.centroids)
+        return sizes(self.weights)[1]
 
     @property
     def encoder_fingerprint(self) -> str:
@@ -68,28 +88,40 @@ class Assigner:
         self._squared = torch.from_numpy((centroids**2).sum(axis=1)).to(device)
 
     def __call__(self, features: Tensor) -> Tensor:
-        """features [F, D] float32 -> units [F] int64; the first of equally near centroids."""
+        """features of a clip [F, D] float32 -> units [F] int64; the first of equally near centroids."""
         # |x - c|^2 without |x|^2, which is the same for every centroid
         return self._squared.addmm(features, self._minus_twice).argmin(dim=1)
 
 
 def save(uri: str, centroids: NDArray[np.float32], facts: dict[str, Any]) -> Codebook:
-    """Writes a codebook into the folder `uri`, facts last; adds its size and fingerprint to the facts."""
-    book = of_centroids(centroids, facts)
-    storage.write_bytes(storage.join(uri, WEIGHTS), _weights(centroids))
-    storage.write_bytes(storage.join(uri, FACTS), (json.dumps(book.facts, indent=2) + "\n").encode())
+    """Writes the codebook of a k-means into the folder `uri`; adds its size and fingerprint to the facts."""
+    book = of_weights({CENTROIDS: centroids}, facts)
+    write(uri, book)
     return book
 
 
-def of_centroids(centroids: NDArray[np.float32], facts: dict[str, Any]) -> Codebook:
-    """A codebook of these centroids [K, D], with its size and fingerprint added to the facts."""
-    fingerprint = digest(_weights(centroids), facts["encoder"]["fingerprint"])
-    size = {"num_units": len(centroids), "feature_dim": centroids.shape[1]}
-    return Codebook(centroids, {**size, "fingerprint": fingerprint, **facts})
+def write(uri: str, book: Codebook) -> None:
+    """Writes a codebook into the folder `uri`, facts last."""
+    storage.write_bytes(storage.join(uri, WEIGHTS), _content(book.weights))
+    storage.write_bytes(storage.join(uri, FACTS), (json.dumps(book.facts, indent=2) + "\n").encode())
 
 
-def _weights(centroids: NDArray[np.float32]) -> bytes:
-    return safetensors.numpy.save({"centroids": np.ascontiguousarray(centroids, np.float32)})
+def of_weights(weights: Mapping[str, NDArray[np.float32]], facts: dict[str, Any]) -> Codebook:
+    """A codebook of these weights, with its size and fingerprint added to the facts."""
+    fingerprint = digest(_content(weights), facts["encoder"]["fingerprint"])
+    feature_dim, num_units = sizes(weights)
+    size = {"num_units": num_units, "feature_dim": feature_dim}
+    return Codebook(weights, {**size, "fingerprint": fingerprint, **facts})
+
+
+def sizes(weights: Mapping[str, NDArray[np.float32]]) -> tuple[int, int]:
+    """Dimensions of the features that weights take, D, and units that they give, K."""
+    centroids = weights.get(CENTROIDS)
+    return ctc_quantizer.sizes(weights) if centroids is None else (centroids.shape[1], centroids.shape[0])
+
+
+def _content(weights: Mapping[str, NDArray[np.float32]]) -> bytes:
+    return safetensors.numpy.save({name: np.ascontiguousarray(one, np.float32) for name, one in weights.items()})
 
 
 def load(uri: str) -> Codebook:
@@ -110,11 +142,15 @@ def load(uri: str) -> Codebook:
         raise CodebookError(f"the codebook in {uri} is damaged: {type(error).__name__}: {error}") from error
     if fingerprint != facts.get("fingerprint"):
         raise CodebookError(f"{weights_uri} is not the file that {FACTS} beside it describes")
-    centroids = tensors.get("centroids")
-    shape = (facts.get("num_units"), facts.get("feature_dim"))
-    if centroids is None or centroids.dtype != np.float32 or centroids.shape != shape:
-        raise CodebookError(f"{weights_uri} holds no float32 centroids [K, D] of the size that {FACTS} beside it gives")
-    return Codebook(centroids, facts)
+    size = (facts.get("feature_dim"), facts.get("num_units"))
+    is_float32 = all(tensor.dtype == np.float32 for tensor in tensors.values())
+    is_kmeans = tensors.keys() == {CENTROIDS} and tensors[CENTROIDS].ndim == 2
+    if not is_float32 or not (is_kmeans or ctc_quantizer.are_layers(tensors)) or sizes(tensors) != size:
+        raise CodebookError(
+            f"{weights_uri} holds no float32 centroids [K, D] of the size that {FACTS} beside it gives, nor the layers "
+            f"of a CTC quantizer"
+        )
+    return Codebook(tensors, facts)
 
 
 def check_encoder(codebook: Codebook, encoder: dict[str, Any]) -> None:

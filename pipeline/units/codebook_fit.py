@@ -102,7 +102,8 @@ def _import_codebook(run: str, config: CodebookConfig, encoder_config: EncoderCo
         encoder = describe_encoder(encoder_config)
         codebook_import.check(imported, config.num_units, encoder)
         facts = codebook_import.facts_of(imported, encoder)
-        taken = codebook.save(stage.uri, imported.centroids, facts)
+        taken = codebook.of_weights(imported.weights, facts)
+        codebook.write(stage.uri, taken)
         nothing_read = StageCounts.of(Tally(), Tally(), [])
         stage.finish(nothing_read, [], taken.fingerprint, imported_from=imported.source)
 

@@ -1,4 +1,4 @@
-"""Codebooks from elsewhere: another run's, a NumPy file, or the k-means models of fairseq and textlesslib.
+"""Codebooks from elsewhere: another run's, a NumPy file, the k-means models of fairseq and textlesslib, or SpiRit-LM's.
 
 The official codebooks were made with fairseq's `learn_kmeans.py`, which writes scikit-learn's MiniBatchKMeans with
 joblib: a pickle in which each array's bytes directly follow its pickled description. It is read here as plain data,
@@ -17,12 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.errors import RunError
+from model.artefacts import local_path
+from pipeline.errors import RunError, TwistError
 from pipeline.files import inert_pickle, storage
 from pipeline.files.inert_pickle import Recorded
-from pipeline.units.codebook import FACTS, WEIGHTS, Codebook, CodebookError, check_encoder, load
+from pipeline.units import ctc_quantizer
+from pipeline.units.codebook import CENTROIDS, FACTS, WEIGHTS, Codebook, CodebookError, check_encoder, load, sizes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
 # What scikit-learn's k-means models are made of: themselves, their arrays, and the generator that seeded them.
@@ -45,6 +49,8 @@ ZLIB, GZIP = b"\x78", b"\x1f\x8b"
 OTHER_COMPRESSIONS = {b"BZ": "bz2", b"\xfd7zXZ": "xz", b"\x5d\x00": "lzma", b"\x04\x22\x4d\x18": "lz4"}
 ADVICE = "write its centroids with numpy.save, and name that .npy file"
 NPY_MAGIC = b"\x93NUMPY"
+# As torch.save writes.
+ZIP = b"PK\x03\x04"
 
 
 @dataclass(frozen=True)
@@ -52,20 +58,21 @@ class Imported:
     """A codebook from elsewhere.
 
     Attributes:
-        centroids: [K, D] float32.
+        weights: `centroids` [K, D] float32 of a k-means, or the layers of a CTC quantizer.
         source: Where it came from, as the user named it.
-        sha256: Checksum (hex) of the file that holds the centroids.
-        codebook: The whole codebook, if it was a folder of ours; None if only the centroids are known.
+        sha256: Checksum (hex) of the file that holds the weights.
+        codebook: The whole codebook, if it was a folder of ours; None if only the weights are known.
     """
 
-    centroids: NDArray[np.float32]
+    weights: Mapping[str, NDArray[np.float32]]
     source: str
     sha256: str
     codebook: Codebook | None
 
 
 def read(uri: str, source: str) -> Imported:
-    """Reads a codebook from a folder that `codebook.save` wrote, or from a file of centroids (see `read_centroids`).
+    """Reads a codebook from a folder that `codebook.write` wrote, or from a file: of centroids (see `read_centroids`),
+    or of a CTC quantizer (see `ctc_quantizer.read`).
 
     Args:
         uri: Folder or file, local or s3://.
@@ -76,15 +83,27 @@ def read(uri: str, source: str) -> Imported:
     """
     if storage.exists(storage.join(uri, FACTS)):
         book = load(uri)
-        weights = storage.read_bytes(storage.join(uri, WEIGHTS))
-        return Imported(book.centroids, source, hashlib.sha256(weights).hexdigest(), book)
+        content = storage.read_bytes(storage.join(uri, WEIGHTS))
+        return Imported(book.weights, source, hashlib.sha256(content).hexdigest(), book)
     try:
         content = storage.read_bytes(uri)
     except (FileNotFoundError, IsADirectoryError):
         raise CodebookError(f"{source} is neither a file of centroids nor the folder of a codebook") from None
     except OSError as error:
         raise RunError(f"cannot read the codebook {source}: {error.strerror or error}") from error
-    return Imported(read_centroids(content, source), source, hashlib.sha256(content).hexdigest(), None)
+    is_ctc = content.startswith(ZIP)
+    weights = _ctc_layers(uri, source) if is_ctc else {CENTROIDS: read_centroids(content, source)}
+    return Imported(weights, source, hashlib.sha256(content).hexdigest(), None)
+
+
+def _ctc_layers(uri: str, source: str) -> dict[str, NDArray[np.float32]]:
+    try:
+        weights = ctc_quantizer.read(local_path(uri))
+    except (TwistError, ValueError, AttributeError) as error:
+        raise CodebookError(f"{source} cannot be read as a CTC quantizer: {error}") from error
+    if not all(np.isfinite(one).all() for one in weights.values()):
+        raise CodebookError(f"{source} holds weights with NaN or infinite values")
+    return weights
 
 
 def check(imported: Imported, codebook_size: int, encoder: dict[str, Any]) -> None:
@@ -93,14 +112,14 @@ def check(imported: Imported, codebook_size: int, encoder: dict[str, Any]) -> No
     Raises:
         CodebookError: one of these differs.
     """
-    found_units, found_dim = imported.centroids.shape
+    found_dim, found_units = sizes(imported.weights)
     if found_units != codebook_size:
         raise CodebookError(
             f"{imported.source} has {found_units} units; set codebook.num_units, now {codebook_size}, to that"
         )
     if found_dim != encoder["feature_dim"]:
         raise CodebookError(
-            f"{imported.source} has centroids of {found_dim} dimensions, but the features of the encoder "
+            f"{imported.source} takes features of {found_dim} dimensions, but the features of the encoder "
             f"{encoder['name']} have {encoder['feature_dim']}; it belongs to another encoder"
         )
     if imported.codebook is not None:

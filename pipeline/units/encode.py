@@ -1,4 +1,4 @@
-"""Waveforms to units: each frame becomes its nearest centroid, and a run of equal units becomes one with a duration."""
+"""Waveforms to units: of each frame, the codebook's; and a run of equal units becomes one with a duration."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from model.encoder.config import EncoderConfig
 from model.encoder.encoder import load_encoder
 from model.encoder.level import level_dbfs_of
 from pipeline.units.codebook import Assigner, Codebook, check_encoder
+from pipeline.units.ctc_quantizer import CtcAssigner
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -32,7 +33,11 @@ class UnitEncoder:
     def __init__(self, encoder: EncoderConfig, codebook: Codebook) -> None:
         self._encoder = load_encoder(encoder)
         check_encoder(codebook, self._encoder.describe())
-        self._assign = Assigner(codebook.centroids, self._encoder.device)
+        self._assign: Callable[[Tensor], Tensor]
+        if codebook.is_ctc:
+            self._assign = CtcAssigner(codebook.weights, self._encoder.device)
+        else:
+            self._assign = Assigner(codebook.centroids, self._encoder.device)
 
     def num_frames(self, num_samples: int) -> int:
         """Frames, and so units before de-duplication, in a clip of `num_samples` at 16 kHz."""

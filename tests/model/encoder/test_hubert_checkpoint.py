@@ -452,6 +452,15 @@ def test_fairseq_file_of_a_model_without_projection(tmp_path: Path) -> None:
     assert_file_loads_as(reference, tmp_path / "hubert.pt")
 
 
+def test_spiritlms_names_of_the_same(tmp_path: Path) -> None:
+    reference = small_reference()
+    state = fairseq_state(reference)
+    config = state["cfg"]
+    renamed = {"model_cfg": config["model"], "task_cfg": {**config["task"], "normalize": True}}
+    torch.save({**renamed, "model_weight": state["model"], "dictionaries_symbols": [["a"]]}, tmp_path / "hubert.pt")
+    assert_file_loads_as(reference, tmp_path / "hubert.pt", do_normalize=True)
+
+
 def test_fairseq_file_with_an_old_namespace(tmp_path: Path) -> None:
     reference = small_reference()
     state = fairseq_state(reference)

@@ -91,7 +91,9 @@ def test_each_published_codebook_names_the_encoder_and_layer_it_was_fitted_on(mo
     described = []
     centroids = np.zeros((2, 3), np.float32)
     monkeypatch.setattr(tokenizers, "resolve", lambda name: name)
-    monkeypatch.setattr(tokenizers.codebook_import, "read", lambda _, name: Imported(centroids, name, "0", None))
+    monkeypatch.setattr(
+        tokenizers.codebook_import, "read", lambda _, name: Imported({"centroids": centroids}, name, "0", None)
+    )
     monkeypatch.setattr(
         tokenizers,
         "describe_encoder",

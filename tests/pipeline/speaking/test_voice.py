@@ -57,9 +57,9 @@ def test_units_that_the_voice_does_not_speak_are_refused(voice: Voice, small_run
 def test_the_official_vocoder_belongs_to_the_official_codebook(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voices, "resolve", lambda name: f"/cache/{name}")
     facts = {"fingerprint": "x", "imported_sha256": ARTEFACTS["mhubert-base-25hz-km500"].sha256}
-    official = codebook.Codebook(np.zeros((500, 4), np.float32), facts)
+    official = codebook.Codebook({"centroids": np.zeros((500, 4), np.float32)}, facts)
     with pytest.raises(TwistError, match=r"/cache/config\.json"):
         voice_for(official)
-    other = codebook.Codebook(np.zeros((500, 4), np.float32), {**facts, "imported_sha256": "0"})
+    other = codebook.Codebook({"centroids": np.zeros((500, 4), np.float32)}, {**facts, "imported_sha256": "0"})
     with pytest.raises(TwistError, match="no vocoder for the units"):
         voice_for(other)

@@ -241,7 +241,7 @@ def test_a_given_codebook_that_changed_since_is_noticed(run_copy: Path, centroid
 def test_a_given_codebook_that_does_not_fit_is_refused(run_copy: Path, tmp_path: Path, small_run: Path) -> None:
     np.save(tmp_path / "hubert.npy", np.zeros((20, 768), np.float32))
     with pytest.raises(
-        CodebookError, match="centroids of 768 dimensions, but the features of the encoder mfcc have 39"
+        CodebookError, match="takes features of 768 dimensions, but the features of the encoder mfcc have 39"
     ):
         take(run_copy, tmp_path / "hubert.npy")
     with pytest.raises(CodebookError, match=r"has 20 units; set codebook\.num_units, now 500"):

@@ -133,14 +133,14 @@ def test_units_above_32767_survive(book: Codebook) -> None:
     generator = np.random.default_rng(0)
     far = 1e6 + generator.standard_normal((40_000, book.centroids.shape[1])).astype(np.float32)
     far[-len(book.centroids) :] = book.centroids
-    large = Codebook(far, {**book.facts, "num_units": len(far)})
+    large = Codebook({"centroids": far}, {**book.facts, "num_units": len(far)})
     wav = tones(30_000, seed=6)
     shifted = UnitEncoder(EncoderConfig(), large)([wav])[0].astype(int) - (40_000 - 30)
     assert shifted.tolist() == UnitEncoder(EncoderConfig(), book)([wav])[0].tolist()
 
 
 def test_another_encoders_codebook_is_refused(book: Codebook) -> None:
-    other = Codebook(book.centroids, {**book.facts, "encoder": {**book.facts["encoder"], "fingerprint": "other"}})
+    other = Codebook(book.weights, {**book.facts, "encoder": {**book.facts["encoder"], "fingerprint": "other"}})
     with pytest.raises(CodebookError, match="fitted on another encoder"):
         UnitEncoder(EncoderConfig(), other)
 
