@@ -73,6 +73,12 @@ def extend_text_lm(
         for name, tensor in text_model.state_dict().items():
             assert name in new, f"the new model lacks {name}"
             (new[name][: len(tensor)] if name in tables else new[name]).copy_(tensor)
+    # What begins, ends and pads text is the text LM's; a row that pads is the one that gets no gradient.
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(model.config, name, getattr(text_model.config, name, None))
+    model.generation_config = text_model.generation_config
+    padding = getattr(text_model.get_input_embeddings(), "padding_idx", None)
+    model.get_input_embeddings().padding_idx = padding
     return model
 
 

@@ -79,7 +79,7 @@ def test_text_is_read_as_before(shape: str, tmp_path: Path) -> None:
     after = extend_text_lm(str(folder), vocabulary(), seed=0).eval()
     tokens = torch.arange(60)[None] * 5 % ROWS
     with torch.no_grad():
-        torch.testing.assert_close(after(tokens).logits[..., :ROWS], before(tokens).logits, rtol=1e-6, atol=1e-6)
+        assert torch.equal(after(tokens).logits[..., :ROWS], before(tokens).logits), "bit for bit, before any training"
     table, old = after.get_input_embeddings().weight, before.get_input_embeddings().weight
     assert len(table) == ROWS + 2 + 50
     assert torch.equal(table[:ROWS], old)
@@ -89,6 +89,23 @@ def test_text_is_read_as_before(shape: str, tmp_path: Path) -> None:
     new = table[ROWS:].detach()
     assert new.std() > 0.25 * old.std(), "new rows are drawn, not zero"
     assert not torch.equal(new[0], new[1])
+
+
+@pytest.mark.parametrize(("shape", "own"), [("opt", (2, 2, 1)), ("llama", (1, 2, None)), ("gpt2", (7, 7, None))])
+def test_begin_end_and_pad_of_text_stay(shape: str, own: tuple[int | None, ...], tmp_path: Path) -> None:
+    folder = write_text_lm(tmp_path / "text-lm", shape)
+    content = json.loads((folder / "config.json").read_text())
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    (folder / "config.json").write_text(json.dumps({**content, **dict(zip(names, own, strict=True))}))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [own[1], 9]}))
+    model = extend_text_lm(str(folder), vocabulary(), seed=0)
+    model.save_pretrained(tmp_path / "model")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    before = AutoModelForCausalLM.from_pretrained(folder).get_input_embeddings()
+    for one in (model, loaded):
+        assert tuple(getattr(one.config, name) for name in names) == own
+        assert one.generation_config.eos_token_id == [own[1], 9], "text would never end"
+        assert getattr(one.get_input_embeddings(), "padding_idx", None) == getattr(before, "padding_idx", None)
 
 
 def test_new_rows_depend_on_the_seed(tmp_path: Path) -> None:

@@ -248,9 +248,7 @@ def test_a_codebook_must_fit_the_run(tmp_path: Path) -> None:
     codebook_import.check(from_file, 4, ENCODER)
     with pytest.raises(CodebookError, match=r"km\.bin has 4 units; set codebook\.num_units, now 500"):
         codebook_import.check(from_file, 500, ENCODER)
-    with pytest.raises(
-        CodebookError, match="takes features of 3 dimensions, but the features of the encoder mfcc"
-    ):
+    with pytest.raises(CodebookError, match="takes features of 3 dimensions, but the features of the encoder mfcc"):
         codebook_import.check(from_file, 4, {**ENCODER, "feature_dim": 39})
     codebook.save(str(tmp_path / "codebook"), CENTROIDS, {"encoder": ENCODER})
     from_folder = codebook_import.read(str(tmp_path / "codebook"), "other/run")
