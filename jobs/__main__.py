@@ -16,6 +16,7 @@ GROUPS = {
     "start here": {
         "run": "all stages of a recipe in order, from audio to an evaluated model; finished ones are skipped",
         "inspect": "show, and verify, a run or any part of one",
+        "report": "write pages to look at and listen to: hours, drops, units, training, clips",
         "status": "say what runs: rate, time left, limiting step, stragglers, quarantine, cost",
         "trace": "say what became of a recording, segment, sample or file",
         "doctor": "check this machine, and say what to do where something is missing",

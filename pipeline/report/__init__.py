@@ -1,0 +1,1 @@
+"""A run as pages to look at and listen to."""

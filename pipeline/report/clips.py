@@ -1,0 +1,132 @@
+"""One clip of the report: its audio, pictures of it, and what lies where in it."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import soundfile
+
+from pipeline.files import storage
+from pipeline.report.pictures import draw_mel, draw_wave
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+AUDIO, PICTURES = "audio", "pictures"
+
+
+@dataclass(frozen=True)
+class Region:
+    """A stretch of a clip, in seconds from its start."""
+
+    start_s: float
+    end_s: float
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class UnitBlock:
+    """A unit of a clip, in seconds from its start."""
+
+    start_s: float
+    end_s: float
+    unit: int
+    colour: str
+
+
+@dataclass(frozen=True)
+class HeardClip:
+    """The files of a clip's audio, relative to the report; `missing` says why there is none."""
+
+    duration_s: float
+    audio: str | None = None
+    wave: str | None = None
+    mel: str | None = None
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip as the report shows it.
+
+    Attributes:
+        name: The id of its segment or recording, or the file.
+        fate: `kept`, or the reason for which it was dropped.
+        detail: What its drop says.
+        heard: Its audio and pictures.
+        speech: Where speech is.
+        segments: Where segments lie; the one that the clip is about has the label `this`.
+        units: The units of the segment that the clip is about.
+        text: What is said, as far as it is known.
+        facts: What else is known: names and values.
+        command: What writes this audio to a file again; "" where nothing does.
+    """
+
+    name: str
+    fate: str
+    detail: str
+    heard: HeardClip
+    speech: tuple[Region, ...] = ()
+    segments: tuple[Region, ...] = ()
+    units: tuple[UnitBlock, ...] = ()
+    text: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
+    command: str = ""
+
+
+class ClipWriter:
+    """Writes the audio and the pictures of clips into a report, up to a number of bytes of audio.
+
+    Clips of an earlier report in the same folder are removed first.
+
+    Args:
+        output: The report's folder.
+        max_bytes: Of audio, in all.
+    """
+
+    def __init__(self, output: str, max_bytes: int) -> None:
+        self._output = output
+        self._bytes_left = max_bytes
+        self._count = 0
+        for folder in (AUDIO, PICTURES):
+            for name in storage.list_files(storage.join(output, folder)):
+                if name.startswith("clip-"):
+                    storage.delete(storage.join(output, folder, name))
+
+    def write(self, wav: NDArray[np.float32], sample_rate_hz: int) -> HeardClip:
+        """Writes a wav [S] as FLAC, and pictures of it (these only at 16 kHz)."""
+        duration_s = len(wav) / sample_rate_hz
+        buffer = io.BytesIO()
+        soundfile.write(buffer, wav, sample_rate_hz, format="FLAC", subtype="PCM_16")
+        if buffer.tell() > self._bytes_left:
+            return HeardClip(duration_s, missing="left out: the report's limit of audio is reached")
+        self._bytes_left -= buffer.tell()
+        self._count += 1
+        name = f"clip-{self._count:04d}"
+        files = {f"{AUDIO}/{name}.flac": buffer.getvalue(), f"{PICTURES}/{name}-wave.png": draw_wave(wav)}
+        files[f"{PICTURES}/{name}-mel.png"] = draw_mel(wav)
+        for path, content in files.items():
+            storage.write_bytes(storage.join(self._output, *path.split("/")), content)
+        return HeardClip(duration_s, *files)
+
+
+def unit_blocks(
+    units: Sequence[int],
+    durations: Sequence[int],
+    frame_rate_hz: float,
+    colours: Sequence[str],
+    start_s: float,
+    end_s: float,
+) -> tuple[UnitBlock, ...]:
+    """The units that lie before `end_s`, the first of them at `start_s`."""
+    edges = start_s + np.concatenate([[0], np.cumsum(durations, dtype=np.int64)]) / frame_rate_hz
+    return tuple(
+        UnitBlock(begin, min(end, end_s), unit, colours[unit])
+        for unit, begin, end in zip(units, edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+        if begin < end_s and unit < len(colours)
+    )
