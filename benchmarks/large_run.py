@@ -9,6 +9,7 @@ nothing here opens one. Each step is a process of its own:
     filter    twist filter, by metadata, without same_speech's fingerprints of audio
     inspect   twist inspect RUN
     verify    twist inspect RUN --verify --no-checksums
+    report    twist report RUN, of which no audio is there to cut
     pick      twist resynthesize --held-out validation: the utterance that is taken
     train     twist train, up to the first batch's samples: no unit is read
     speakers  twist evaluate: whom each validation sample is of
@@ -62,6 +63,7 @@ STEPS = {
     "filter": ("pipeline.language.filter",),
     "inspect": ("pipeline.inspection.describe", "pipeline.inspection.text"),
     "verify": ("pipeline.inspection.verify",),
+    "report": ("pipeline.report.report",),
     "pick": ("pipeline.speaking.dataset",),
     "train": ("model.lm.loader", "model.lm.trainer"),
     "speakers": ("model.lm.loader", "model.lm.confidence"),
@@ -269,10 +271,10 @@ def make_shards(uri: str, ids: list[str], book: codebook.Codebook) -> None:
 
     def described_at_last() -> Iterator[pa.Table]:
         yield from tables()
-        info["totals"] = list(totals.values())
+        info["totals"] += totals.values()
         hours = sum(total["hours"] for total in totals.values())
-        info["languages"] = {"en": {"num_samples": len(ids) * SEGMENTS_PER_RECORDING, "hours": hours}}
-        info["unit_counts"] = {split: counts.tolist() for split, counts in unit_counts.items()}
+        info["languages"]["en"] = {"num_samples": len(ids) * SEGMENTS_PER_RECORDING, "hours": hours}
+        info["unit_counts"] |= {split: counts.tolist() for split, counts in unit_counts.items()}
 
     write_index(uri, info, described_at_last())
 
@@ -360,6 +362,13 @@ def do_verify(run: str) -> None:
     assert not violations, violations[:3]
 
 
+def do_report(run: str) -> None:
+    from pipeline.report.config import ReportConfig
+    from pipeline.report.report import write_report
+
+    write_report(run, storage.join(run, "report"), [], storage.join(run, "speech"), ReportConfig(), silently)
+
+
 def do_pick(run: str) -> None:
     from pipeline.shards import Sample, first_sample
     from pipeline.speaking.dataset import SpeechDataset
@@ -395,6 +404,7 @@ WORK = {
     "filter": do_filter,
     "inspect": do_inspect,
     "verify": do_verify,
+    "report": do_report,
     "pick": do_pick,
     "train": do_train,
     "speakers": do_speakers,

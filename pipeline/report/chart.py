@@ -66,8 +66,23 @@ class Chart:
 
 
 def histogram(title: str, x: str, y: str, labels: Sequence[str], counts: Mapping[str, NDArray[np.number]]) -> Chart:
-    """Stacked bars of counts [bins] by name; the smallest of many names are drawn as one."""
-    return Chart(title, "bars", x, y, _largest(counts), tuple(labels), is_stacked=True)
+    """Stacked bars of counts [bins] by name; the smallest of many names are drawn as one.
+
+    Empty bins before the first and behind the last value are left out, and names of which nothing is counted.
+    """
+    counts = {name: values for name, values in counts.items() if values.any()}
+    filled = np.flatnonzero(sum(counts.values())) if counts else np.zeros(1, int)
+    shown = slice(int(filled[0]), int(filled[-1]) + 1)
+    series = _largest({name: values[shown] for name, values in counts.items()})
+    return Chart(title, "bars", x, y, series, tuple(labels[shown]), is_stacked=True)
+
+
+def hours_chart(title: str, labels: Sequence[str], hours: Mapping[str, Sequence[float]], y: str = "") -> Chart:
+    """Sideways stacked bars of hours [labels] by name; in minutes where no bar is an hour long."""
+    longest_h = max((sum(bar) for bar in zip(*hours.values(), strict=True)), default=0.0)
+    unit, factor = ("hours", 1) if longest_h >= 1 else ("minutes", 60)
+    series = tuple(Series(name, tuple(factor * value for value in values)) for name, values in hours.items())
+    return Chart(title, "bars", unit, y, series, tuple(labels), is_stacked=True, is_sideways=True)
 
 
 def line(name: str, places: Sequence[float], values: Sequence[float]) -> Series:

@@ -10,6 +10,7 @@ import numpy as np
 import soundfile
 
 from pipeline.files import storage
+from pipeline.records import SAMPLE_RATE_HZ
 from pipeline.report.pictures import draw_mel, draw_wave
 
 if TYPE_CHECKING:
@@ -98,18 +99,22 @@ class ClipWriter:
                 if name.startswith("clip-"):
                     storage.delete(storage.join(output, folder, name))
 
-    def write(self, wav: NDArray[np.float32], sample_rate_hz: int) -> HeardClip:
-        """Writes a wav [S] as FLAC, and pictures of it (these only at 16 kHz)."""
-        duration_s = len(wav) / sample_rate_hz
+    def write(self, wav: NDArray[np.float32]) -> HeardClip:
+        """Writes a wav [S] at 16 kHz as FLAC, and pictures of it; nothing where that would be more than the limit."""
+        duration_s = len(wav) / SAMPLE_RATE_HZ
         buffer = io.BytesIO()
-        soundfile.write(buffer, wav, sample_rate_hz, format="FLAC", subtype="PCM_16")
-        if buffer.tell() > self._bytes_left:
-            return HeardClip(duration_s, missing="left out: the report's limit of audio is reached")
-        self._bytes_left -= buffer.tell()
+        soundfile.write(buffer, wav, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
+        flac = buffer.getvalue()
+        if len(flac) > self._bytes_left:
+            return HeardClip(duration_s, missing="left out, since the report's limit of audio is reached")
+        self._bytes_left -= len(flac)
         self._count += 1
         name = f"clip-{self._count:04d}"
-        files = {f"{AUDIO}/{name}.flac": buffer.getvalue(), f"{PICTURES}/{name}-wave.png": draw_wave(wav)}
-        files[f"{PICTURES}/{name}-mel.png"] = draw_mel(wav)
+        files = {
+            f"{AUDIO}/{name}.flac": flac,
+            f"{PICTURES}/{name}-wave.png": draw_wave(wav),
+            f"{PICTURES}/{name}-mel.png": draw_mel(wav),
+        }
         for path, content in files.items():
             storage.write_bytes(storage.join(self._output, *path.split("/")), content)
         return HeardClip(duration_s, *files)

@@ -19,7 +19,7 @@ class ReportConfig:
         seed: Seed of the draws.
     """
 
-    clips: int = 3
+    clips: int = 4
     max_audio_mb: float = 50.0
     max_clip_s: float = 20.0
     has_audio: bool = True

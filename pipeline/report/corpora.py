@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pipeline import stage
 from pipeline.corpora.manifest import iterate_tables
 from pipeline.inspection.accounts import hashes_of
-from pipeline.report.chart import Chart, Series, histogram
+from pipeline.report.chart import Chart, histogram, hours_chart
 from pipeline.report.group_sums import GroupSums
 from pipeline.runs import MANIFEST
 
@@ -28,21 +28,32 @@ if TYPE_CHECKING:
 LENGTH_EDGES_S = (0, 1, 2, 5, 10, 15, 20, 30, 60, 300, 900, 1800, 3600, np.inf)
 LENGTH_LABELS = (
     "< 1 s",
-    "1–2",
-    "2–5",
-    "5–10",
-    "10–15",
-    "15–20",
-    "20–30",
+    "1–2 s",
+    "2–5 s",
+    "5–10 s",
+    "10–15 s",
+    "15–20 s",
+    "20–30 s",
     "30–60 s",
     "1–5 min",
-    "5–15",
-    "15–30",
-    "30–60",
+    "5–15 min",
+    "15–30 min",
+    "30–60 min",
     "> 1 h",
 )
 SPEAKER_EDGES_H = (0, 1 / 60, 5 / 60, 0.25, 0.5, 1, 2, 5, 10, 25, np.inf)
-SPEAKER_LABELS = ("< 1 min", "1–5", "5–15", "15–30", "30–60 min", "1–2 h", "2–5", "5–10", "10–25", "> 25 h")
+SPEAKER_LABELS = (
+    "< 1 min",
+    "1–5 min",
+    "5–15 min",
+    "15–30 min",
+    "30–60 min",
+    "1–2 h",
+    "2–5 h",
+    "5–10 h",
+    "10–25 h",
+    "> 25 h",
+)
 MOST_LANGUAGES = 12
 
 
@@ -123,8 +134,8 @@ def read_corpora(run: str, segments: SegmentFigures | None) -> CorporaFigures:
         tuple(sorted(corpora, key=lambda corpus: -corpus.hours)),
         (
             histogram("How long recordings are", "length", "recordings", LENGTH_LABELS, lengths),
-            _hours("Hours by stated language", "language", languages.rows(), "language"),
-            _hours("Hours by sample rate", "sample rate", rates.rows(), "sample_rate_hz"),
+            _hours("Audio by stated language", "language", languages.rows(), "language"),
+            _hours("Audio by sample rate", "sample rate", rates.rows(), "sample_rate_hz"),
             histogram(
                 "How much speakers say",
                 "audio of a speaker",
@@ -164,8 +175,7 @@ def _hours(title: str, x: str, rows: Iterable[dict[str, object]], column: str) -
         label = _rate(value) if column == "sample_rate_hz" else str(value or "not stated")
         hours[label] += float(row["duration_s"]) / 3600  # type: ignore[arg-type]
     chosen = sorted(hours.items(), key=lambda item: (-item[1], item[0]))[:MOST_LANGUAGES]
-    series = Series("hours", tuple(value for _, value in chosen))
-    return Chart(title, "bars", "hours", x, (series,), tuple(label for label, _ in chosen), is_sideways=True)
+    return hours_chart(title, [label for label, _ in chosen], {"hours": [value for _, value in chosen]}, x)
 
 
 def _rate(rate_hz: object) -> str:

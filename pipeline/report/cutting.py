@@ -14,7 +14,7 @@ from pipeline.audio.read import AudioError, Span, read_clips
 from pipeline.corpora.manifest import iterate_tables
 from pipeline.files import parquet, storage
 from pipeline.language.filter import DECISIONS
-from pipeline.records import RECORDING_SCHEMA, SAMPLE_RATE_HZ
+from pipeline.records import RECORDING_SCHEMA
 from pipeline.report.clips import Clip, HeardClip, Region, unit_blocks
 from pipeline.report.listening import recordings_of
 from pipeline.runs import LANGUAGE, SEGMENTS, UNITS, WORDS, part_file, stage_of
@@ -156,7 +156,7 @@ class Cutter:
         (found,) = read_clips([span])
         if isinstance(found, AudioError):
             return HeardClip(last_s - first_s, missing=f"it cannot be read: {found}"), regions
-        heard = self._writer.write(found.wav, SAMPLE_RATE_HZ)
+        heard = self._writer.write(found.wav)
         return heard, regions if told is not None else self._detect(found.wav)
 
     def _detect(self, wav: NDArray[np.float32]) -> tuple[Region, ...]:

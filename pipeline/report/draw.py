@@ -12,8 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-def draw_rows(tables: Iterable[pa.Table], group: str, size: int, seed: int) -> dict[str, list[dict[str, Any]]]:
+def draw_rows(
+    tables: Iterable[pa.Table], group: str, size: int, seed: int, prefer: str | None = None
+) -> dict[str, list[dict[str, Any]]]:
     """Up to `size` rows of each group, each row of a group as likely as another; the same for the same seed.
+
+    Rows with more in the column `prefer`, if one is named, come before all with less.
 
     Each row gets a random number, and a group's smallest numbers stay: few rows are in memory at a time.
     """
@@ -21,6 +25,8 @@ def draw_rows(tables: Iterable[pa.Table], group: str, size: int, seed: int) -> d
     drawn: dict[str, list[tuple[float, dict[str, Any]]]] = {}
     for table in tables:
         numbers = generator.random(len(table))
+        if prefer is not None:
+            numbers -= table[prefer].to_numpy()
         names = table[group]
         for name in pc.unique(names).to_pylist():
             rows = np.flatnonzero(pc.equal(names, name).to_numpy(zero_copy_only=False))

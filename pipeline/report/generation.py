@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from pipeline.audio.read import AudioError, Span, probe, read_clips
 from pipeline.errors import TwistError
 from pipeline.files import foreign_json, storage
-from pipeline.records import SAMPLE_RATE_HZ
 from pipeline.report.clips import Clip, HeardClip, Region, unit_blocks
 
 if TYPE_CHECKING:
@@ -103,4 +102,4 @@ def _hear(uri: str, max_s: float, writer: ClipWriter | None) -> HeardClip:
         return HeardClip(0.0, missing=f"it cannot be read: {error}")
     if isinstance(found, AudioError):
         return HeardClip(duration_s, missing=f"it cannot be read: {found}")
-    return writer.write(found.wav, SAMPLE_RATE_HZ)
+    return writer.write(found.wav)

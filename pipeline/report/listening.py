@@ -13,7 +13,7 @@ from pipeline.report.draw import draw_rows
 from pipeline.runs import SHARDS, STAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pipeline.report.clips import Clip
     from pipeline.report.cutting import Cutter
@@ -41,14 +41,37 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Clips with one fate at one stage, and how many such there are in all; `title` says which."""
+class Stratum:
+    """What was drawn of one kind: kept of one corpus, or dropped by one stage for one reason.
+
+    Attributes:
+        stage: The stage.
+        title: The corpus, or the reason.
+        counts: What `num_items` counts.
+        num_items, hours: How much there is of this kind.
+        wanted: What was drawn of it.
+    """
 
     stage: str
     title: str
+    counts: str
     num_items: int
     hours: float
-    clips: tuple[Clip, ...]
+    wanted: tuple[Wanted, ...]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is to be cut; of duplicates, which was dropped and which stays."""
+
+    kept: tuple[Stratum, ...]
+    dropped: tuple[Stratum, ...]
+    pairs: tuple[tuple[Wanted, Wanted], ...]
+
+    def wanted(self) -> list[Wanted]:
+        """All of these."""
+        of_strata = (stratum.wanted for stratum in (*self.kept, *self.dropped))
+        return list(itertools.chain.from_iterable((*of_strata, *self.pairs)))
 
 
 @dataclass(frozen=True)
@@ -60,82 +83,70 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class ListeningFigures:
-    """All clips: kept ones by corpus, then dropped ones by stage and reason."""
+class Group:
+    """A stratum with its clips."""
 
-    kept: tuple[Group, ...]
-    dropped: tuple[Group, ...]
+    stratum: Stratum
+    clips: tuple[Clip, ...]
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """What is to be cut, with how much there is of each kind."""
+class ListeningFigures:
+    """All clips: kept ones by corpus, then dropped ones by stage and reason; and duplicates, for another page."""
 
-    kept: dict[str, tuple[list[Wanted], int, float]]
-    dropped: dict[tuple[str, str], tuple[list[Wanted], int, float]]
-    pairs: tuple[tuple[Wanted, Wanted], ...]
-
-    def wanted(self) -> list[Wanted]:
-        """All of these."""
-        groups = [*self.kept.values(), *self.dropped.values()]
-        return [
-            *itertools.chain.from_iterable(group for group, _, _ in groups),
-            *itertools.chain.from_iterable(self.pairs),
-        ]
+    kept: tuple[Group, ...]
+    dropped: tuple[Group, ...]
+    pairs: tuple[Pair, ...]
 
 
 def draw(run: str, dataset: Dataset | None, size: int, seed: int) -> Drawn:
-    """Chooses up to `size` kept clips of each corpus, and as many dropped ones of each stage and reason.
+    """Chooses up to `size` kept samples of each corpus, as many drops of each stage and reason, whole items first.
 
     Raises:
         TwistError: a table is damaged.
     """
-    kept: dict[str, tuple[list[Wanted], int, float]] = {}
-    if dataset:
-        for corpus, rows in draw_rows(dataset.rows(dataset.schema.names), "corpus", size, seed).items():
-            totals = [total for total in dataset.info["totals"] if total["corpus"] == corpus]
-            wanted = [Wanted(row["segment_id"], "segments", SHARDS, KEPT, row=row) for row in rows]
-            kept[corpus] = (
-                wanted,
-                sum(total["num_samples"] for total in totals),
-                sum(total["hours"] for total in totals),
-            )
-    dropped: dict[tuple[str, str], tuple[list[Wanted], int, float]] = {}
+    dropped: list[Stratum] = []
     pairs: list[tuple[Wanted, Wanted]] = []
     for row in STAGES:
         if not stage.is_finished(run, row.name):
             continue
         tallies = stage.read_facts(run, row.name)["counts"]["dropped"]
-        rows_of = draw_rows(parquet.iterate(storage.join(run, row.name, stage.DROPPED)), "reason", size, seed)
-        for reason, rows in rows_of.items():
-            wanted = [Wanted(one["id"], row.counts, row.name, reason, one["detail"]) for one in rows]
+        drops = parquet.iterate(storage.join(run, row.name, stage.DROPPED))
+        for reason, rows in draw_rows(drops, "reason", size, seed, "num_items").items():
+            wanted = tuple(Wanted(one["id"], row.counts, row.name, reason, one["detail"]) for one in rows)
             if row.name == SHARDS and reason in DUPLICATES:
                 twins = [TWIN.fullmatch(one.detail) for one in wanted]
                 pairs += [(one, _twin(match[1])) for one, match in zip(wanted, twins, strict=True) if match]
-                continue
-            tally = tallies.get(reason, {"items": 0, "hours": 0.0})
-            dropped[row.name, reason] = (wanted, tally["items"], tally["hours"])
-    return Drawn(kept, dropped, tuple(pairs))
+            else:
+                tally = tallies.get(reason, {"items": 0, "hours": 0.0})
+                dropped.append(Stratum(row.name, reason, row.counts, tally["items"], tally["hours"], wanted))
+    return Drawn(tuple(_kept(dataset, size, seed)) if dataset else (), tuple(dropped), tuple(pairs))
 
 
-def listen(drawn: Drawn, cutter: Cutter) -> tuple[ListeningFigures, tuple[Pair, ...]]:
-    """Cuts all clips: the first of each group, then the second of each, so that all get their share of the audio."""
-    groups = [*drawn.kept.values(), *drawn.dropped.values()]
-    cut: dict[int, Clip] = {}
-    for turn in itertools.zip_longest(*(group for group, _, _ in groups)):
-        for wanted in turn:
-            if wanted is not None:
-                cut[id(wanted)] = cutter.cut(wanted)
+def _kept(dataset: Dataset, size: int, seed: int) -> Iterator[Stratum]:
+    for corpus, rows in draw_rows(dataset.rows(dataset.schema.names), "corpus", size, seed).items():
+        totals = [total for total in dataset.info["totals"] if total["corpus"] == corpus]
+        yield Stratum(
+            SHARDS,
+            corpus,
+            "samples",
+            sum(total["num_samples"] for total in totals),
+            sum(total["hours"] for total in totals),
+            tuple(Wanted(row["segment_id"], "segments", SHARDS, KEPT, row=row) for row in rows),
+        )
+
+
+def listen(drawn: Drawn, cutter: Cutter) -> ListeningFigures:
+    """Cuts all clips: the first of each stratum, then the second of each, so that all get their share of the audio."""
+    strata = (*drawn.kept, *drawn.dropped)
+    clips: list[list[Clip]] = [[] for _ in strata]
+    for turn in range(max((len(stratum.wanted) for stratum in strata), default=0)):
+        for stratum, cut in zip(strata, clips, strict=True):
+            if turn < len(stratum.wanted):
+                cut.append(cutter.cut(stratum.wanted[turn]))
+    groups = [Group(stratum, tuple(cut)) for stratum, cut in zip(strata, clips, strict=True)]
     pairs = tuple(Pair(cutter.cut(gone), cutter.cut(stays)) for gone, stays in drawn.pairs)
-    kept = tuple(
-        Group(SHARDS, corpus, count, hours, tuple(cut[id(one)] for one in wanted))
-        for corpus, (wanted, count, hours) in drawn.kept.items()
-    )
-    dropped = tuple(
-        Group(name, reason, count, hours, tuple(cut[id(one)] for one in wanted))
-        for (name, reason), (wanted, count, hours) in drawn.dropped.items()
-    )
-    return ListeningFigures(kept, dropped), pairs
+    return ListeningFigures(tuple(groups[: len(drawn.kept)]), tuple(groups[len(drawn.kept) :]), pairs)
 
 
 def _twin(segment_id: str) -> Wanted:

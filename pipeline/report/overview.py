@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pipeline import stage
 from pipeline.files import parquet, storage
 from pipeline.language.filter import DECISIONS
-from pipeline.report.chart import Chart, Series
+from pipeline.report.chart import hours_chart
 from pipeline.runs import CODEBOOK, LANGUAGE, STAGES, stage_of
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pipeline.report.chart import Chart
     from pipeline.report.recordings import Recordings
     from pipeline.report.segments import SegmentFigures
     from pipeline.shards import Dataset
@@ -181,11 +182,7 @@ def _chart(stages: Sequence[StageFlow]) -> Chart:
     def of(one: StageFlow, names: set[str]) -> float:
         return sum(drop.hours for drop in one.dropped if drop.reason in names)
 
-    series = [Series(KEPT, tuple(one.kept_hours for one in done))]
-    series += [Series(reason, tuple(of(one, {reason}) for one in done)) for reason in named]
+    hours_of = {KEPT: [one.kept_hours for one in done], **{name: [of(one, {name}) for one in done] for name in named}}
     if rest:
-        series.append(Series("other reasons", tuple(of(one, rest) for one in done)))
-    labels = tuple(one.name for one in done)
-    return Chart(
-        "Hours through the stages", "bars", "hours", "", tuple(series), labels, is_stacked=True, is_sideways=True
-    )
+        hours_of["other reasons"] = [of(one, rest) for one in done]
+    return hours_chart("Audio through the stages", [one.name for one in done], hours_of)

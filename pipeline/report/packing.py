@@ -10,11 +10,12 @@ import pyarrow.compute as pc
 from pipeline import stage
 from pipeline.files import parquet, storage
 from pipeline.records import SPLITS
-from pipeline.report.chart import Chart, Series
+from pipeline.report.chart import hours_chart
 from pipeline.report.group_sums import GroupSums
 from pipeline.runs import SHARDS
 
 if TYPE_CHECKING:
+    from pipeline.report.chart import Chart
     from pipeline.report.listening import Pair
     from pipeline.shards import Dataset
 
@@ -106,9 +107,6 @@ def _split_chart(dataset: Dataset) -> Chart:
     totals = dataset.info["totals"]
     hours = {(total["corpus"], total["split"]): total["hours"] for total in totals}
     corpora = sorted({corpus for corpus, _ in hours})
-    series = tuple(
-        Series(split, tuple(hours.get((corpus, split), 0.0) for corpus in corpora))
-        for split in SPLITS
-        if any((corpus, split) in hours for corpus in corpora)
-    )
-    return Chart("Hours of each split", "bars", "hours", "", series, tuple(corpora), is_stacked=True, is_sideways=True)
+    splits = [split for split in SPLITS if any((corpus, split) in hours for corpus in corpora)]
+    hours_of = {split: [hours.get((corpus, split), 0.0) for corpus in corpora] for split in splits}
+    return hours_chart("Audio in each split", corpora, hours_of)

@@ -81,9 +81,9 @@ def write_report(
     known = look_up(run, drawn.wanted())
     cutter = Cutter(run, dataset, known, colours, frame_rate_hz, config.max_clip_s, heard_by)
     generation = read_generation(speech, colours, config.max_clip_s, heard_by)
-    listening, pairs = listen(drawn, cutter)
+    listening = listen(drawn, cutter)
     step("packing")
-    packing = read_packing(run, dataset, pairs) if dataset else None
+    packing = read_packing(run, dataset, listening.pairs) if dataset else None
     step("training and results")
     names = _names([run, *compared])
     figures: dict[str, Any] = {
@@ -107,6 +107,7 @@ def write_report(
             "made": time.strftime("%Y-%m-%d %H:%M"),
             "version": importlib.metadata.version("twist-pipeline"),
             "config": config,
+            "corpora": [corpus.name for corpus in corpora.corpora],
         },
     )
     report(NUM_STEPS, NUM_STEPS, "steps")

@@ -101,9 +101,10 @@ def _lengths(table: pa.Table) -> NDArray[np.float64]:
     return lengths
 
 
-def _quantiles(counts: NDArray[np.int64]) -> Sequence[float]:
+def _quantiles(counts: NDArray[np.int64]) -> tuple[float, float, float]:
     ends = counts.cumsum()
-    return [float(np.searchsorted(ends, share * ends[-1]) * STEP_S) for share in (0.1, 0.5, 0.9)]
+    p10, median, p90 = (np.searchsorted(ends, np.array([0.1, 0.5, 0.9]) * ends[-1]) * STEP_S).tolist()
+    return p10, median, p90
 
 
 def _length_chart(counts: NDArray[np.int64], corpora: Sequence[str], max_s: float) -> Chart:
@@ -111,13 +112,12 @@ def _length_chart(counts: NDArray[np.int64], corpora: Sequence[str], max_s: floa
     starts = np.arange(0, counts.shape[1], round(bar_s / STEP_S))
     bars = np.add.reduceat(counts, starts, axis=1)
     labels = [f"{start * STEP_S:g}–{start * STEP_S + bar_s:g}" for start in starts]
-    last = int(np.flatnonzero(bars.any(axis=0)).max(initial=0)) + 1
     return histogram(
         "How long segments are",
         "seconds",
         "segments",
-        labels[:last],
-        {name: bar[:last] for name, bar in zip(corpora, bars, strict=True) if bar.any()},
+        labels,
+        dict(zip(corpora, bars, strict=True)),
     )
 
 

@@ -44,7 +44,7 @@ def write_pages(output: str, figures: Mapping[str, object], about: Mapping[str, 
     Args:
         output: The folder; local or s3://.
         figures: By page; None: the page says what is to be done first.
-        about: What all pages are told: `run`, and `made`.
+        about: What all pages are told: `run`, `run_name`, `made`, `version`, `config`, and `corpora` by name.
     """
     environment = Environment(
         loader=PackageLoader("pipeline.report"),

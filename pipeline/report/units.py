@@ -14,7 +14,7 @@ from pipeline.files import storage
 from pipeline.inspection.describe_shards import count_units
 from pipeline.inspection.figures import unit_statistics
 from pipeline.records import SPLITS
-from pipeline.report.chart import Chart, Series
+from pipeline.report.chart import Chart, Series, histogram
 from pipeline.runs import CODEBOOK
 from pipeline.units import codebook
 from pipeline.units.parts import part_uris, read_part
@@ -161,8 +161,7 @@ def _runs_chart(runs: NDArray[np.int64], frame_rate_hz: float) -> Chart:
     shares = 100 * runs / max(1, runs.sum())
     labels = [f"{frames * 1000 / frame_rate_hz:.0f}" for frames in range(1, LONGEST_RUN + 1)]
     labels[-1] += "+"
-    series = Series("share", tuple(shares.tolist()))
-    return Chart("How long a unit lasts", "bars", "milliseconds", "percent of all units", (series,), tuple(labels))
+    return histogram("How long a unit lasts", "milliseconds", "percent of all units", labels, {"share": shares})
 
 
 def _map(centroids: NDArray[np.floating], counts: NDArray[np.int64]) -> Chart:

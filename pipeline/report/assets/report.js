@@ -3,22 +3,31 @@
 
 const PALETTE = ["#3b7dd8", "#e08a3c", "#4aa37a", "#b565a7", "#c9a227", "#5aa9c7", "#d1605e", "#8c8c94", "#7d6bd0", "#9c755f", "#76b041"];
 const KEPT = "#4aa37a";
+const KNOWN = JSON.parse(document.body.dataset.corpora);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const charts = [];
 
 const numbers = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
 const told = (value) => (Math.abs(value) >= 1e5 ? compact : numbers).format(value);
-const tick = (value) => (value !== 0 && Math.abs(value) < 1e-3 ? value.toExponential(0) : told(value));
+const tick = (value) => (value !== 0 && Math.abs(value) < 1e-4 ? value.toExponential(0) : told(value));
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
+// A corpus has the same colour in all charts.
+function shadeOf(name, place, isFlow) {
+  if (name === "kept") return KEPT;
+  if (name === "mean") return colour("--text");
+  const known = KNOWN.indexOf(name);
+  return PALETTE[(known >= 0 ? known : isFlow ? place + 5 : place) % PALETTE.length];
+}
+
 function datasets(spec) {
   return spec.series.map((series, place) => {
-    const shade = series.name === "kept" ? KEPT : PALETTE[(place + (spec.series[0].name === "kept" ? 5 : 0)) % PALETTE.length];
-    if (spec.kind === "bars") return { label: series.name, data: series.values, backgroundColor: shade, barPercentage: 1, categoryPercentage: spec.is_sideways ? 0.7 : 0.92 };
+    const shade = shadeOf(series.name, place, spec.series[0].name === "kept");
+    if (spec.kind === "bars") return { label: series.name, data: series.values, backgroundColor: shade, barPercentage: 1, maxBarThickness: spec.is_sideways ? 30 : 90, categoryPercentage: spec.is_sideways ? 0.7 : 0.92 };
     const points = series.values.map((y, index) => ({ x: series.places[index], y }));
     if (spec.kind === "points") return { label: series.name, data: points, backgroundColor: series.colours, borderColor: "transparent", pointRadius: 5, pointHoverRadius: 8 };
     return { label: series.name, data: points, borderColor: shade, backgroundColor: shade, borderWidth: 2, pointRadius: points.length > 40 ? 0 : 2, tension: 0 };
@@ -40,7 +49,7 @@ function options(spec) {
   const x = axis(spec.x, isBars && !spec.is_sideways);
   const y = axis(spec.y, isBars && spec.is_sideways);
   if (!isBars) x.type = "linear";
-  if (spec.has_log_y) y.type = "logarithmic";
+  if (spec.has_log_y) Object.assign(y, { type: "logarithmic", ticks: { ...y.ticks, maxTicksLimit: 8 } });
   if (isBars) { x.stacked = spec.is_stacked; y.stacked = spec.is_stacked; }
   else if (spec.kind === "lines") x.min = Math.min(...spec.series.map((series) => series.places[0]));
   const label = (item) => {
