@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import soundfile
@@ -64,6 +64,7 @@ class Clip:
         segments: Where segments lie; the one that the clip is about has the label `this`.
         units: The units of the segment that the clip is about.
         text: What is said, as far as it is known.
+        text_of: Whose text that is.
         facts: What else is known: names and values.
         command: What writes this audio to a file again; "" where nothing does.
     """
@@ -76,6 +77,7 @@ class Clip:
     segments: tuple[Region, ...] = ()
     units: tuple[UnitBlock, ...] = ()
     text: str = ""
+    text_of: Literal["segment", "recording"] = "segment"
     facts: tuple[tuple[str, str], ...] = ()
     command: str = ""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,7 +16,7 @@ from pipeline.files import parquet, storage
 from pipeline.language.filter import DECISIONS
 from pipeline.records import RECORDING_SCHEMA
 from pipeline.report.clips import Clip, HeardClip, Region, unit_blocks
-from pipeline.report.listening import recordings_of
+from pipeline.report.wanted import recordings_of
 from pipeline.runs import LANGUAGE, SEGMENTS, UNITS, WORDS, part_file, stage_of
 from pipeline.segments.segment import open_segments
 from pipeline.shards import read_sample
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from pipeline.audio.voice_activity import SpeechDetector
     from pipeline.report.clips import ClipWriter
-    from pipeline.report.listening import Wanted
+    from pipeline.report.wanted import Wanted
     from pipeline.shards import Dataset
 
 # Seconds that are heard on each side of a segment.
@@ -138,7 +138,7 @@ class Cutter:
                 if segment["end_s"] > first_s and segment["start_s"] < last_s
             ),
             unit_blocks(units, durations, self._frame_rate_hz, self._colours, start_s - first_s, shown_s),
-            self._text(recording, this),
+            *self._text(recording, this),
             tuple(self._facts(wanted, recording, start_s, end_s)),
             _command(self._run, wanted.id) if self._writer else "",
         )
@@ -181,16 +181,17 @@ class Cutter:
         rows = part.filter(pc.equal(part["segment_id"], wanted.id)).to_pylist()
         return (rows[0]["units"] or [], rows[0]["durations"] or []) if rows else ([], [])
 
-    def _text(self, recording: dict[str, Any], segment: dict[str, Any] | None) -> str:
+    def _text(
+        self, recording: dict[str, Any], segment: dict[str, Any] | None
+    ) -> tuple[str, Literal["segment", "recording"]]:
+        """The words of a segment where they are aligned; else the text of its recording."""
         if segment is not None and stage.is_finished(self._run, WORDS):
-            uri = storage.join(self._run, WORDS, part_file(segment["work_unit"]))
-            if storage.exists(uri):
-                part = read_words(uri)
-                rows = part.filter(pc.equal(part["segment_id"], segment["segment_id"])).to_pylist()
-                if rows and rows[0]["words"]:
-                    return " ".join(word["word"] for word in rows[0]["words"])
+            part = read_words(storage.join(self._run, WORDS, part_file(segment["work_unit"])))
+            (row,) = part.filter(pc.equal(part["segment_id"], segment["segment_id"])).to_pylist()
+            if row["words"]:
+                return " ".join(word["word"] for word in row["words"]), "segment"
         text = recording["text"] or ""
-        return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} …"
+        return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} …", "recording"
 
     def _facts(self, wanted: Wanted, recording: dict[str, Any], start_s: float, end_s: float) -> list[tuple[str, str]]:
         facts = [

@@ -14,7 +14,7 @@ from pipeline.report.corpora import read_corpora
 from pipeline.report.cutting import Cutter, look_up
 from pipeline.report.evaluation import read_evaluation
 from pipeline.report.generation import read_generation
-from pipeline.report.listening import draw, listen
+from pipeline.report.listening import listen
 from pipeline.report.overview import read_overview
 from pipeline.report.packing import read_packing
 from pipeline.report.recordings import Recordings
@@ -22,6 +22,7 @@ from pipeline.report.segments import read_segments
 from pipeline.report.site import write_pages
 from pipeline.report.training import read_training
 from pipeline.report.units import read_units, unit_colours
+from pipeline.report.wanted import draw
 from pipeline.runs import CODEBOOK, MANIFEST, SEGMENTS, SHARDS
 from pipeline.shards import open_dataset
 from pipeline.units import codebook

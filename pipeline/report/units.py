@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # Part files of which run lengths are counted; a chunk is half an hour of speech.
 MOST_PARTS = 64
 # Frames; longer runs are counted with the longest.
-LONGEST_RUN = 25
+LONGEST_RUN = 12
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.report import group_sums
-from pipeline.report.draw import draw_rows
+from pipeline.report.draw_rows import draw_rows
 from pipeline.report.group_sums import GroupSums
 
 if TYPE_CHECKING:
