@@ -40,10 +40,14 @@ def listen(drawn: Drawn, cutter: Cutter) -> ListeningFigures:
     """Cuts all clips: the first of each stratum, then the second of each, so that all get their share of the audio."""
     strata = (*drawn.kept, *drawn.dropped)
     clips: list[list[Clip]] = [[] for _ in strata]
-    for turn in range(max((len(stratum.wanted) for stratum in strata), default=0)):
+    pairs: list[Pair] = []
+    num_turns = max((len(wanted) for wanted in (drawn.pairs, *(stratum.wanted for stratum in strata))), default=0)
+    for turn in range(num_turns):
         for stratum, cut in zip(strata, clips, strict=True):
             if turn < len(stratum.wanted):
                 cut.append(cutter.cut(stratum.wanted[turn]))
+        if turn < len(drawn.pairs):
+            gone, stays = drawn.pairs[turn]
+            pairs.append(Pair(cutter.cut(gone), cutter.cut(stays)))
     groups = [Group(stratum, tuple(cut)) for stratum, cut in zip(strata, clips, strict=True)]
-    pairs = tuple(Pair(cutter.cut(gone), cutter.cut(stays)) for gone, stays in drawn.pairs)
-    return ListeningFigures(tuple(groups[: len(drawn.kept)]), tuple(groups[len(drawn.kept) :]), pairs)
+    return ListeningFigures(tuple(groups[: len(drawn.kept)]), tuple(groups[len(drawn.kept) :]), tuple(pairs))

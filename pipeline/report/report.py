@@ -11,9 +11,10 @@ from pipeline.errors import TwistError
 from pipeline.files import storage
 from pipeline.report.clips import ClipWriter
 from pipeline.report.corpora import read_corpora
-from pipeline.report.cutting import Cutter, look_up
+from pipeline.report.cutting import Cutter
 from pipeline.report.evaluation import read_evaluation
 from pipeline.report.generation import read_generation
+from pipeline.report.known import look_up
 from pipeline.report.listening import listen
 from pipeline.report.overview import read_overview
 from pipeline.report.packing import read_packing

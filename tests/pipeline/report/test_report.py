@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 
 from pipeline.errors import TwistError
-from pipeline.files import storage
-from pipeline.records import SAMPLE_RATE_HZ
+from pipeline.files import parquet, storage
+from pipeline.records import SAMPLE_RATE_HZ, WORDS_SCHEMA
 from pipeline.report.clips import ClipWriter, unit_blocks
 from pipeline.report.config import ReportConfig
 from pipeline.report.report import write_report
 from pipeline.report.site import PAGES
+from pipeline.runs import WORDS
+from pipeline.stage import Stage, StageCounts, Tally
+from pipeline.units.parts import part_uris, read_part
+from tests.conftest import PACK
 from tests.progress import silently
 
 if TYPE_CHECKING:
@@ -112,6 +118,48 @@ def test_clips_are_the_audio_of_the_recordings(small_run, small_report):
 def test_duplicates_are_shown_with_both_copies(small_report):
     page = (small_report / "packing.html").read_text()
     assert re.search(r'class="pair".*twin [12]\.wav.*twin [12]\.wav', page, re.DOTALL)
+
+
+def regions(clip: str, pattern: str) -> list[tuple[float, float]]:
+    """Start and end of the rectangles of a clip that a pattern finds, in seconds."""
+    found = re.findall(rf'<rect{pattern} x="([\d.]+)" width="([\d.]+)"', clip)
+    return [(float(x), float(x) + float(width)) for x, width in found]
+
+
+def test_a_sample_of_several_segments_has_the_units_of_each_where_it_lies(make_run: Callable[..., Path], tmp_path):
+    clips = [("a.wav", "a", 14.0, 1), ("b.wav", "b", 14.0, 2), ("c.wav", "c", 14.0, 3)]
+    run = make_run(clips, packed=dataclasses.replace(PACK, sample_s=12.0))
+    report_of(run, tmp_path / "report")
+    shown = (tmp_path / "report" / "listening.html").read_text().split("<article")[1:]
+    of_several = [clip for clip in shown if clip.count('class="this"') > 1 and 'class="lane units"' in clip]
+    assert of_several, "no sample of several segments is shown"
+    for clip in of_several:
+        units = regions(clip.partition('class="lane units"')[2], "")
+        for start_s, end_s in regions(clip, ' class="this"'):
+            within = [unit for unit in units if start_s - 0.01 <= unit[0] < end_s - 0.01]
+            assert within[0][0] == pytest.approx(start_s, abs=0.01)
+            assert within[-1][1] == pytest.approx(end_s, abs=0.1)
+
+
+def test_aligned_words_stand_under_their_segment(run_copy, tmp_path):
+    stage = Stage(str(run_copy), WORDS, {}, {})
+    with stage.begin():
+        for uri in part_uris(str(run_copy)):
+            rows = [
+                {name: row.get(name) for name in WORDS_SCHEMA.names}
+                | {
+                    "words": [
+                        {"word": "first", "start_s": 0.0, "end_s": 0.5},
+                        {"word": "last", "start_s": 1.0, "end_s": 1.5},
+                    ]
+                }
+                for row in read_part(uri).to_pylist()
+            ]
+            path = storage.join(stage.uri, uri.rpartition("/")[2])
+            parquet.write(path, pa.Table.from_pylist(rows, WORDS_SCHEMA))
+        stage.finish(StageCounts(Tally(), Tally()), [], "output")
+    report_of(run_copy, tmp_path / "report")
+    assert '<span dir="auto">first last</span>' in (tmp_path / "report" / "listening.html").read_text()
 
 
 def test_names_from_outside_stay_text(make_run: Callable[..., Path], tmp_path):
