@@ -27,6 +27,8 @@ class Series:
         places: Of lines and points: x.
         colours: Of points: one each; else the chart's palette colours the series.
         texts: Of points: what is said of each.
+        subject: Of lines: what has the same colour in other series; "": nothing.
+        run: Of lines: which run's, counted from 0; each has dashes of its own.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Series:
     places: tuple[float, ...] = ()
     colours: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
+    subject: str = ""
+    run: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,11 @@ def hours_chart(title: str, labels: Sequence[str], hours: Mapping[str, Sequence[
     return Chart(title, "bars", unit, y, series, tuple(labels), is_stacked=True, is_sideways=True)
 
 
-def line(name: str, places: Sequence[float], values: Sequence[float]) -> Series:
+def line(name: str, places: Sequence[float], values: Sequence[float], subject: str = "", run: int = 0) -> Series:
     """A line through at most MOST_POINTS of its points: evenly chosen, the first and the last among them."""
     chosen = np.unique(np.linspace(0, len(places) - 1, min(len(places), MOST_POINTS)).round().astype(int))
-    return Series(name, tuple(values[i] for i in chosen), tuple(places[i] for i in chosen))
+    shown = (tuple(values[i] for i in chosen), tuple(places[i] for i in chosen))
+    return Series(name, *shown, subject=subject, run=run)
 
 
 def _largest(counts: Mapping[str, NDArray[np.number]]) -> tuple[Series, ...]:

@@ -45,6 +45,11 @@ class EvaluationFigures:
     rows: tuple[EvaluationRow, ...]
     level: float = LEVEL
 
+    @property
+    def has_published(self) -> bool:
+        """Whether papers print any of these measures."""
+        return any(row.published for row in self.rows)
+
 
 def read_evaluation(runs: Sequence[str], seed: int) -> EvaluationFigures | None:
     """Reads the results of some runs; None where there are none.

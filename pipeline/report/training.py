@@ -68,17 +68,17 @@ def read_training(names: Sequence[str], runs: Sequence[str]) -> TrainingFigures 
 def _validations(told: Sequence[tuple[str, list[dict[str, Any]]]]) -> list[Series]:
     """A line for each corpus of each run, and of several corpora for their mean."""
     series = []
-    for name, lines in told:
+    for run, (name, lines) in enumerate(told):
         validated = [one for one in lines if "validation" in one]
         corpora = dict.fromkeys(corpus for one in validated for corpus in one["validation"]["corpora"])
         prefix = f"{name}: " if len(told) > 1 else ""
         if len(corpora) > 1:
             means = [one["validation"]["mean"]["perplexity"] for one in validated]
-            series.append(line(f"{prefix}mean", [one["step"] for one in validated], means))
+            series.append(line(f"{prefix}mean", [one["step"] for one in validated], means, "mean", run))
         for corpus in corpora:
             has_it = [one for one in validated if corpus in one["validation"]["corpora"]]
             values = [one["validation"]["corpora"][corpus]["perplexity"] for one in has_it]
-            series.append(line(f"{prefix}{corpus}", [one["step"] for one in has_it], values))
+            series.append(line(f"{prefix}{corpus}", [one["step"] for one in has_it], values, corpus, run))
     return series
 
 

@@ -3,6 +3,7 @@
 
 const PALETTE = ["#3b7dd8", "#e08a3c", "#4aa37a", "#b565a7", "#c9a227", "#5aa9c7", "#d1605e", "#8c8c94", "#7d6bd0", "#9c755f", "#76b041"];
 const KEPT = "#4aa37a";
+const DASHES = [[], [7, 4], [2, 3], [10, 3, 2, 3]];
 const KNOWN = JSON.parse(document.body.dataset.corpora);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const charts = [];
@@ -26,11 +27,11 @@ function shadeOf(name, place, isFlow) {
 
 function datasets(spec) {
   return spec.series.map((series, place) => {
-    const shade = shadeOf(series.name, place, spec.series[0].name === "kept");
+    const shade = shadeOf(series.subject || series.name, place, spec.series[0].name === "kept");
     if (spec.kind === "bars") return { label: series.name, data: series.values, backgroundColor: shade, barPercentage: 1, maxBarThickness: spec.is_sideways ? 30 : 90, categoryPercentage: spec.is_sideways ? 0.7 : 0.92 };
     const points = series.values.map((y, index) => ({ x: series.places[index], y }));
     if (spec.kind === "points") return { label: series.name, data: points, backgroundColor: series.colours, borderColor: "transparent", pointRadius: 5, pointHoverRadius: 8 };
-    return { label: series.name, data: points, borderColor: shade, backgroundColor: shade, borderWidth: 2, pointRadius: points.length > 40 ? 0 : 2, tension: 0 };
+    return { label: series.name, data: points, borderColor: shade, backgroundColor: shade, borderWidth: 2, borderDash: DASHES[series.run % DASHES.length], pointRadius: points.length > 40 ? 0 : 2, tension: 0 };
   });
 }
 
@@ -66,7 +67,7 @@ function options(spec) {
     interaction: spec.kind === "points" ? { mode: "nearest", intersect: true } : { mode: "index", axis: spec.is_sideways ? "y" : "x", intersect: false },
     scales: { x, y },
     plugins: {
-      legend: { display: spec.series.length > 1, position: "bottom", labels: { color: colour("--text"), boxWidth: 12, boxHeight: 12 } },
+      legend: { display: spec.series.length > 1, position: "bottom", labels: { color: colour("--text"), boxHeight: 12, ...(spec.kind === "lines" ? { usePointStyle: true, pointStyle: "line" } : { boxWidth: 12 }) } },
       tooltip: { callbacks: { label }, filter: (item) => spec.kind !== "bars" || !spec.is_stacked || item.raw !== 0 },
     },
   };
