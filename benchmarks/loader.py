@@ -8,6 +8,8 @@ first turn):
 - this loader: shuffled over all samples, in batches of 64: concatenated ids, as our trainer takes them, with units
   checked and unchecked, and rows for other trainers, padded (ids and labels) and packed. It reads the tars in every
   turn, as it does where shards are larger than what a process keeps in memory;
+- the same units with words (one for seven units, three tokens for two words), interleaved with their text by
+  SpiRit-LM's rule, spans drawn anew: tokens, not units;
 - webdataset: `WebDataset(tars).decode()` over the same tars, unshuffled, samples one by one;
 - datasets: a JSONL of lists of units, as slamkit trains on, loaded by Hugging Face's `load_dataset`, shuffled, in
   batches of 64; and the same units as Arrow in numpy format;
@@ -44,9 +46,12 @@ from model.lm.batch_stream import BatchStream
 from model.lm.epoch_order import BLOCKS_PER_GROUP
 from model.lm.loader import TrainingBatches
 from model.lm.loader_config import LoaderConfig
-from model.lm.samples import UnitSamples
+from model.lm.mixture.batches import MixtureBatches
+from model.lm.mixture.config import INTERLEAVED, MixtureConfig, SpanConfig
+from model.lm.mixture.sources import AlignedSource
+from model.lm.samples import AlignedSamples, UnitSamples
 from model.lm.vocab import Vocabulary
-from pipeline.shards import Dataset, Sample, open_dataset, write_index, write_shard
+from pipeline.shards import Dataset, Sample, Words, open_dataset, write_index, write_shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -58,6 +63,8 @@ BATCH_SIZE = 64
 MAX_UNITS = 704
 ROW_UNITS = 2048
 SAMPLES_PER_SHARD = 10_000
+UNITS_PER_WORD = 7
+TEXT_SIZE = 32_000
 FULL_SIZE = 22_000_000
 ROWS_PER_RUN = 25_000
 
@@ -89,6 +96,7 @@ def measure(folder: Path, num_samples: int, num_turns: int) -> dict[str, Any]:
         "ours_unchecked": read_batches(dataset, verify_checksums=False),
         "ours_padded": read_rows(dataset),
         "ours_packed": read_rows(dataset, rows="packed", row_units=ROW_UNITS),
+        "ours_interleaved": read_interleaved(make_shards(folder / "aligned", samples, with_words=True)),
         "webdataset": read_webdataset(folder / "shards"),
         **datasets_readers(folder, samples),
         **litdata_readers(folder / "litdata", samples),
@@ -124,12 +132,15 @@ def make_samples(count: int) -> list[NDArray[np.uint16]]:
     return [generator.integers(0, NUM_UNITS, length).astype(np.uint16) for length in lengths]
 
 
-def make_shards(folder: Path, samples: list[NDArray[np.uint16]]) -> Dataset:
+def make_shards(folder: Path, samples: list[NDArray[np.uint16]], *, with_words: bool = False) -> Dataset:
     descriptions, rows = [], []
+    generator = np.random.default_rng(1)
     for start in range(0, len(samples), SAMPLES_PER_SHARD):
         chunk = [
             Sample(
-                f"{n:08d}-{n:016x}", f"a/{n}#0", "a", None, "en", "train", 0.0, len(u) / 16, u, np.ones(len(u), "u2")
+                *(f"{n:08d}-{n:016x}", f"a/{n}#0", "a", None, "en", "train", 0.0, len(u) / 16, u),
+                durations=np.ones(len(u), "u2"),
+                words=make_words(len(u), generator) if with_words else None,
             )
             for n, u in enumerate(samples[start : start + SAMPLES_PER_SHARD], start=start)
         ]
@@ -137,9 +148,36 @@ def make_shards(folder: Path, samples: list[NDArray[np.uint16]]) -> Dataset:
         description, shard_rows = write_shard(str(folder), path, chunk)
         descriptions.append(description)
         rows += shard_rows
-    info = {"num_units": NUM_UNITS, "codebook": {"fingerprint": "synthetic"}, "shards": descriptions}
+    text = {"text": {"tokenizer": "synthetic", "vocab_size": TEXT_SIZE}} if with_words else {}
+    info = {"num_units": NUM_UNITS, "codebook": {"fingerprint": "synthetic"}, "shards": descriptions, **text}
     write_index(str(folder), info, rows)
     return open_dataset(str(folder))
+
+
+def make_words(num_units: int, generator: np.random.Generator) -> Words:
+    """Words that tile the units; half of the cuts divide a unit."""
+    cuts = np.arange(UNITS_PER_WORD, num_units - 1, UNITS_PER_WORD)
+    first = np.concatenate([[0], cuts - generator.integers(0, 2, len(cuts))])
+    num_tokens = generator.integers(1, 3, len(first))
+    table = np.stack([num_tokens, first, np.append(cuts, num_units)], axis=1).astype(np.uint32)
+    tokens = generator.integers(0, TEXT_SIZE, num_tokens.sum()).astype(np.uint32)
+    return Words(tuple(("word", start / 25, end / 25) for _, start, end in table.tolist()), tokens, table)
+
+
+def read_interleaved(dataset: Dataset) -> Callable[[], int]:
+    vocabulary = Vocabulary(NUM_UNITS, TEXT_SIZE + 2, text_size=TEXT_SIZE)
+    samples = AlignedSamples(dataset, "train")
+    source = AlignedSource(INTERLEAVED, samples, vocabulary, 4096, SpanConfig())
+    batches = MixtureBatches(
+        {INTERLEAVED: source},
+        MixtureConfig(interleaved=1),
+        vocabulary,
+        batch_size=BATCH_SIZE,
+        num_micro_batches=1,
+        seed=0,
+    )
+    epochs = _epochs(dataset)
+    return lambda: sum(batches[index].num_units for index in next(epochs))
 
 
 def batches_of(dataset: Dataset, **data: Any) -> TrainingBatches:
