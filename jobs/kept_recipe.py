@@ -98,6 +98,12 @@ def _differences(before: Any, now: Any, path: str) -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         shared = [name for name in now if name in before]
         return [line for name in shared for line in _differences(before[name], now[name], f"{path}.{name}")]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = enumerate(zip(before, now, strict=True))
+        if all(isinstance(one, dict) for one in [*before, *now]):
+            return (
+                [] if path == "corpora" else [line for n, (a, b) in pairs for line in _differences(a, b, f"{path}.{n}")]
+            )
     return [] if before == now or path == "corpora" else [f"{path} was {before}, is {now}"]
 
 

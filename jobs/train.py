@@ -19,8 +19,10 @@ from jobs.recipe import Recipe
 from jobs.stopping import Stopped
 from pipeline.files import storage
 from pipeline.runs import TEXT
+from pipeline.text_table import in_columns
 
 if TYPE_CHECKING:
+    from model.lm.perplexity import PerplexityReport
     from model.lm.trainer import TrainResult
 
 
@@ -83,10 +85,12 @@ def work(
         assert result.best is not None
         print(
             f"train      {was_finished}{result.num_steps} steps over {result.num_units_seen:,} units; validation "
-            f"perplexity {result.initial.mean.perplexity:.2f} before, {result.best.mean.perplexity:.2f} at best, "
-            f"{result.baseline.mean.perplexity:.2f} unigram",
+            f"perplexity {result.initial.mean.perplexity:.2f} before, {result.best.mean.perplexity:.2f} at best"
+            + (f", {result.baseline.mean.perplexity:.2f} unigram" if recipe.train.mixture is None else ""),
             flush=True,
         )
+        if recipe.train.mixture is not None:
+            print(f"\n{_table_of_kinds(result, result.best)}\n", flush=True)
         if num_steps := result.num_steps - first_step:
             left_out = f"; {result.num_skipped:,} damaged ones left out" if result.num_skipped else ""
             print(
@@ -95,6 +99,15 @@ def work(
                 flush=True,
             )
     return result
+
+
+def _table_of_kinds(result: TrainResult, best: PerplexityReport) -> str:
+    rows = [("perplexity of", "before", "at best")]
+    for kind, score in best.corpora.items():
+        rows.append((kind, f"{result.initial.corpora[kind].perplexity:.2f}", f"{score.perplexity:.2f}"))
+    # What there was to beat: see MixtureData.baseline.
+    rows += [(f"({name})", "", f"{score.perplexity:.2f}") for name, score in result.baseline.corpora.items()]
+    return "\n".join(in_columns(rows))
 
 
 def _draw_curve(checkpoints: str) -> None:
