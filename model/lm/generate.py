@@ -4,7 +4,8 @@ Prompts of different lengths share a batch, padded on the left and masked. Each 
 which depend only on the seed, the prompt and the number of the continuation, never on the rest of the batch.
 
 Source: Hassid et al. 2023 and textlesslib's examples/twist/twist_generation.py: temperature 0.8, and min(250, 3 x
-prompt) tokens, counting the prompt. Ids below the offset (specials) are dropped from the output.
+prompt) tokens, counting the prompt. Ids below the offset (specials) are dropped from the output. Of a model that also
+knows text, units alone are drawn. model/lm/generate_mixed.py continues text and units, with the loop that is here.
 """
 
 from __future__ import annotations
@@ -36,11 +37,12 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class _Row:
+class Row:
     """A continuation being written; `place` is (number of the prompt, number of the continuation).
 
-    Its sequence begins with the model's BOS, if it has one. Where continuations are ranked, `nats` is minus the model's
-    own log-probability of what has been drawn.
+    Its sequence begins with what stands before units, if anything does. `uniforms` are numbers from 0 to 1, one for each
+    id that can be drawn. Where continuations are ranked, `nats` is minus the model's own log-probability of what has been
+    drawn.
     """
 
     place: tuple[int, int]
@@ -51,6 +53,10 @@ class _Row:
     @property
     def num_drawn(self) -> int:
         return len(self.sequence.ids) - self.sequence.num_prompt_ids
+
+    @property
+    def written(self) -> NDArray[np.int64]:
+        return np.array(self.sequence.ids[self.sequence.num_prompt_ids :], np.int64)
 
     @property
     def nats_per_token(self) -> float:
@@ -69,7 +75,6 @@ def ready_for_generation(model: PreTrainedModel, dtype: torch.dtype, device: tor
     return model
 
 
-@torch.inference_mode()
 def continue_units(
     model: PreTrainedModel,
     vocabulary: Vocabulary,
@@ -94,32 +99,73 @@ def continue_units(
         TwistError: a prompt is empty, has a unit outside the codebook or leaves no room for a continuation, or the
             model has too few positions.
     """
-    # transformers reads generation_config.json into it, or takes the config's where there is none.
-    end = model.generation_config.eos_token_id if model.generation_config else model.config.eos_token_id
-    end_ids = frozenset(() if end is None else [end] if isinstance(end, int) else end)
     assert not config.needs_pace or seconds_per_unit is not None, "min_s and max_s take the pace of each prompt"
     paces_s = [math.inf] * len(prompts) if seconds_per_unit is None else seconds_per_unit
+    ends = end_ids(model)
     rows = [
-        _row(prompt, vocabulary, config, end_ids, pace_s, (prompt_number, number))
+        _row(prompt, vocabulary, config, ends, pace_s, (prompt_number, number))
         for prompt_number, (prompt, pace_s) in enumerate(zip(prompts, paces_s, strict=True))
         for number in range(num_continuations)
     ]
     if rows:
-        num_before = int(vocabulary.start_id is not None)
+        num_before = len(vocabulary.start_ids)
         require_positions(model.config, max(row.sequence.max_ids for row in rows) - num_before, num_before)
+    allowed = np.arange(vocabulary.offset, vocabulary.vocab_size) if vocabulary.text_size else None
+    write(model, rows, vocabulary.pad_id, config, batch_size, allowed)
+    return [[_units(row, vocabulary) for row in of_prompt] for of_prompt in by_prompt(rows, num_continuations, config)]
+
+
+def _units(row: Row, vocabulary: Vocabulary) -> NDArray[np.uint16]:
+    is_unit = (row.written >= vocabulary.offset) & (row.written < vocabulary.vocab_size)
+    return vocabulary.decode(row.written[is_unit])
+
+
+def end_ids(model: PreTrainedModel) -> frozenset[int]:
+    """The ids of which each ends a sequence of a model."""
+    # transformers reads generation_config.json into it, or takes the config's where there is none.
+    end = model.generation_config.eos_token_id if model.generation_config else model.config.eos_token_id
+    return frozenset(() if end is None else [end] if isinstance(end, int) else end)
+
+
+@torch.inference_mode()
+def write(
+    model: PreTrainedModel,
+    rows: Sequence[Row],
+    pad_id: int,
+    config: SamplingConfig,
+    batch_size: int,
+    allowed_ids: NDArray[np.int64] | None = None,
+) -> None:
+    """Completes all rows, in batches.
+
+    Args:
+        model: A model from `ready_for_generation`.
+        rows: What to continue.
+        pad_id: Fills rows up to a common length.
+        config: How to draw.
+        batch_size: Rows that are written at once.
+        allowed_ids: What can be drawn; None: every row of the table.
+    """
+    allowed = None if allowed_ids is None else torch.from_numpy(allowed_ids).to(model.device)
     # Rows that end at about the same time share a batch.
-    rows.sort(key=lambda row: (row.sequence.max_ids, row.sequence.num_prompt_ids), reverse=True)
+    ordered = sorted(rows, key=lambda row: (row.sequence.max_ids, row.sequence.num_prompt_ids), reverse=True)
     for first in range(0, len(rows), batch_size):
-        _write(model, rows[first : first + batch_size], vocabulary.pad_id, config)
-    rows.sort(key=lambda row: (row.place[0], row.nats_per_token if config.ranked else 0.0, row.place[1]))
-    units = [_units(row, vocabulary) for row in rows]
-    return [units[first : first + num_continuations] for first in range(0, len(rows), num_continuations)]
+        _write_batch(model, ordered[first : first + batch_size], pad_id, config, allowed)
 
 
-def _units(row: _Row, vocabulary: Vocabulary) -> NDArray[np.uint16]:
-    written = np.array(row.sequence.ids[row.sequence.num_prompt_ids :], np.int64)
-    is_unit = (written >= vocabulary.offset) & (written < vocabulary.vocab_size)
-    return vocabulary.decode(written[is_unit])
+def by_prompt(rows: Sequence[Row], num_continuations: int, config: SamplingConfig) -> list[list[Row]]:
+    """The finished rows of each prompt: by their number or, where continuations are ranked, from the likeliest on."""
+    ordered = sorted(rows, key=lambda row: (row.place[0], row.nats_per_token if config.ranked else 0.0, row.place[1]))
+    return [ordered[first : first + num_continuations] for first in range(0, len(rows), num_continuations)]
+
+
+def uniforms_of(content: bytes, seed: int, number: int, count: int) -> NDArray[np.float64]:
+    """Random numbers [count] from 0 to 1 of continuation `number` of a prompt with this content."""
+    digest = hashlib.sha256(content).digest()
+    # Of numpy's random streams only the raw bits are the same in every version.
+    stream = np.random.PCG64(np.random.SeedSequence([seed, number, int.from_bytes(digest[:16], "big")]))
+    uniforms: NDArray[np.float64] = (stream.random_raw(count) >> np.uint64(11)) * np.float64(2.0**-53)
+    return uniforms
 
 
 def probabilities(logits: Tensor, config: SamplingConfig) -> Tensor:
@@ -147,7 +193,7 @@ def _row(
     end_ids: frozenset[int],
     pace_s: float,
     place: tuple[int, int],
-) -> _Row:
+) -> Row:
     if len(prompt) == 0:
         raise TwistError("a prompt has no units")
     max_length = config.max_length(len(prompt))
@@ -156,13 +202,10 @@ def _row(
             f"a prompt of {len(prompt)} units leaves no room in max_units ({config.max_units}): raise it, or give less "
             f"of a prompt"
         )
-    digest = hashlib.sha256(np.ascontiguousarray(prompt, np.uint16).tobytes()).digest()
-    # Of numpy's random streams only the raw bits are the same in every version.
-    stream = np.random.PCG64(np.random.SeedSequence([config.seed, place[1], int.from_bytes(digest[:16], "big")]))
-    bits = stream.random_raw(max_length - len(prompt)) >> np.uint64(11)
-    uniforms: NDArray[np.float64] = bits * np.float64(2.0**-53)
-    # slamkit's models have never seen a sequence without BOS; it does not count in the length, there either.
-    before = [] if vocabulary.start_id is None else [vocabulary.start_id]
+    content = np.ascontiguousarray(prompt, np.uint16).tobytes()
+    uniforms = uniforms_of(content, config.seed, place[1], max_length - len(prompt))
+    # No model has seen units without what stands before them; it does not count in the length, as in slamkit.
+    before = vocabulary.start_ids
     ids = [*before, *vocabulary.encode(prompt).tolist()]
     fewest, most = Lengths(config.min_s, config.max_s).in_tokens(pace_s)
     pause_units = np.array([unit for unit in config.pause_units if unit < vocabulary.codebook_size], np.uint16)
@@ -174,11 +217,13 @@ def _row(
         pause_ids=frozenset(vocabulary.encode(pause_units).tolist()),
         no_repeat_ngram=config.no_repeat_ngram,
     )
-    return _Row(place, sequence, uniforms)
+    return Row(place, sequence, uniforms)
 
 
-def _write(model: PreTrainedModel, rows: list[_Row], pad_id: int, config: SamplingConfig) -> None:
-    """Completes all rows, with one forward pass per unit over the rows that are not finished."""
+def _write_batch(
+    model: PreTrainedModel, rows: list[Row], pad_id: int, config: SamplingConfig, allowed: Tensor | None
+) -> None:
+    """Completes all rows, with one forward pass per id over the rows that are not finished."""
     prompts = [row.sequence.ids for row in rows]
     longest = max(map(len, prompts))
     token_ids = torch.tensor([[pad_id] * (longest - len(ids)) + ids for ids in prompts], device=model.device)
@@ -192,7 +237,7 @@ def _write(model: PreTrainedModel, rows: list[_Row], pad_id: int, config: Sampli
         output = model(
             input_ids=token_ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **given
         )
-        logits = output.logits[:, -1].double()
+        logits = _only(output.logits[:, -1].double(), allowed)
         uniforms = [[float(row.uniforms[row.num_drawn])] for row in rows]
         shares = probabilities(controlled(logits, [row.sequence for row in rows], config.repetition_penalty), config)
         drawn = _draw(shares, torch.tensor(uniforms, dtype=torch.float64, device=model.device))
@@ -212,6 +257,13 @@ def _write(model: PreTrainedModel, rows: list[_Row], pad_id: int, config: Sampli
             cache.batch_select_indices(kept)
             token_ids, positions, mask = token_ids[kept], positions[kept], mask[kept]
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+
+
+def _only(logits: Tensor, allowed: Tensor | None) -> Tensor:
+    """Logits [B, V] with -inf for all but the allowed ids."""
+    if allowed is None:
+        return logits
+    return torch.full_like(logits, -math.inf).index_copy(1, allowed, logits[:, allowed])
 
 
 def _draw(shares: Tensor, uniforms: Tensor) -> Tensor:

@@ -107,19 +107,17 @@ def sample_nll(
             number = round_start + ranks.rank
             batch = batches[min(number, len(batches) - 1)]
             micro_batch = collate([samples[int(i)] for i in batch], vocabulary)
-            if vocabulary.start_id is None:
-                batch_nll = next_unit_nll(model, micro_batch.token_ids, micro_batch.lengths)
-            else:  # the first unit is given, here too
-                batch_nll = next_unit_nll(model, *_behind(vocabulary.start_id, micro_batch))[:, 1:]
+            nll_of_all = next_unit_nll(model, *_behind(vocabulary.start_ids, micro_batch))
+            batch_nll = nll_of_all[:, len(vocabulary.start_ids) :]  # the first unit is given
             if number < len(batches):
                 nll[batch] = batch_nll.double().sum(dim=1).cpu().numpy()
     model.train(was_training)
     return ranks.sum(torch.from_numpy(nll).to(ranks.device)).cpu().numpy()
 
 
-def _behind(start_id: int, micro_batch: MicroBatch) -> tuple[Tensor, list[int]]:
-    """The token ids [N + num_samples] and lengths of samples that each stand behind an id."""
-    start = torch.tensor([start_id])
+def _behind(start_ids: tuple[int, ...], micro_batch: MicroBatch) -> tuple[Tensor, list[int]]:
+    """The token ids, concatenated, and lengths of samples that each stand behind `start_ids`."""
+    start = torch.tensor(start_ids, dtype=torch.long)
     documents = [
         torch.cat([start, document]) for document in torch.split(micro_batch.token_ids, list(micro_batch.lengths))
     ]

@@ -49,7 +49,6 @@ def log_likelihoods(
         TwistError: a sequence has fewer than two units, more than the model has positions for, or a unit that is not in
             the codebook.
     """
-    given = 0 if vocabulary.start_id is None else 1  # the first unit is not scored, although an id stands before it
     for number, units in enumerate(sequences):
         if len(units) < 2:
             raise TwistError(f"sequence {number} has {len(units)} units; two are needed to score one")
@@ -58,7 +57,8 @@ def log_likelihoods(
             raise TwistError(f"sequence {number} has {len(units)} units, but the model takes {most}; score it in parts")
     token_ids = [_token_ids(vocabulary, units) for units in sequences]
     scores = _scores(model, token_ids) if sampling is None else [_drawn(model, ids, sampling) for ids in token_ids]
-    return [nats[given:] for nats in scores]
+    # The first unit is not scored, although ids may stand before it.
+    return [nats[len(vocabulary.start_ids) :] for nats in scores]
 
 
 def sequence_scores(
@@ -70,7 +70,9 @@ def sequence_scores(
         TwistError: the model has no id for what `scoring` asks for; and as `log_likelihoods`.
     """
     vocabulary, has_end = scored_as(vocabulary, scoring)
-    return _scores(model, [_token_ids(vocabulary, units, has_end=has_end) for units in sequences])
+    scores = _scores(model, [_token_ids(vocabulary, units, has_end=has_end) for units in sequences])
+    num_given = max(1, len(vocabulary.start_ids))
+    return [nats[num_given - 1 :] for nats in scores]
 
 
 def scored_as(vocabulary: Vocabulary, scoring: ScoringConfig) -> tuple[Vocabulary, bool]:
@@ -84,7 +86,7 @@ def scored_as(vocabulary: Vocabulary, scoring: ScoringConfig) -> tuple[Vocabular
             "this model was trained without an id for the start and end of a sequence: leave scoring.bos and "
             "scoring.eos out"
         )
-    has_end = vocabulary.bos_id is not None if scoring.eos is None else scoring.eos
+    has_end = bool(vocabulary.end_ids) if scoring.eos is None else scoring.eos
     if has_end and scoring.bos is False:
         raise TwistError("scoring.eos without scoring.bos: the end of a sequence is told by the id of its start")
     return (replace(vocabulary, bos_id=None) if scoring.bos is False else vocabulary), has_end
@@ -93,11 +95,11 @@ def scored_as(vocabulary: Vocabulary, scoring: ScoringConfig) -> tuple[Vocabular
 def max_units(model: PreTrainedModel, vocabulary: Vocabulary, *, has_end: bool = False) -> float:
     """The most units that a sequence may have; infinite if the model knows no limit."""
     positions = getattr(model.config, "max_position_embeddings", None)
-    return math.inf if positions is None else positions - (vocabulary.start_id is not None) - has_end
+    return math.inf if positions is None else positions - len(vocabulary.start_ids) - has_end
 
 
 def _token_ids(vocabulary: Vocabulary, units: NDArray[np.uint16], *, has_end: bool = False) -> NDArray[np.int64]:
-    start = np.array([] if vocabulary.start_id is None else [vocabulary.start_id], np.int64)
+    start = np.array(vocabulary.start_ids, np.int64)
     end = np.array([vocabulary.bos_id] if has_end else [], np.int64)
     return np.concatenate([start, vocabulary.encode(units), end])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from model.lm.speech_lm import initialize, is_tied, load_text_lm, table_names
@@ -16,6 +17,7 @@ from model.lm.vocab import Vocabulary
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from pipeline.shards import Dataset
@@ -96,13 +98,34 @@ def text_tokenizer(folder: str, vocabulary: Vocabulary) -> PreTrainedTokenizerBa
 
     tokenizer = read_tokenizer(folder)
     if len(tokenizer) < vocabulary.vocab_size:
-        unused = [f"[Unused{number}]" for number in range(len(tokenizer), vocabulary.text_size)]
+        unused = [_unused_name(token_id) for token_id in range(len(tokenizer), vocabulary.text_size)]
         names = [*unused, "[Text]", "[Speech]", *(f"[Hu{unit}]" for unit in range(vocabulary.codebook_size))]
         tokenizer.add_tokens([AddedToken(name, normalized=False) for name in names])
+    require_names(tokenizer, vocabulary, folder)
+    return tokenizer
+
+
+def require_names(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, folder: str) -> None:
+    """Refuses a tokenizer that does not name a vocabulary's ids behind those of text.
+
+    Raises:
+        TwistError: a name stands for another id, or for none.
+    """
     ids = tokenizer.convert_tokens_to_ids(["[Text]", "[Speech]", "[Hu0]", f"[Hu{vocabulary.codebook_size - 1}]"])
     if ids != [vocabulary.text_id, vocabulary.speech_id, vocabulary.offset, vocabulary.vocab_size - 1]:
         raise TwistError(f"the tokenizer of {folder} has other ids for units than its model: {ids}")
-    return tokenizer
+
+
+def ids_of_text(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> NDArray[np.int64]:
+    """The ids below `text_size` that stand for text: all but the rows of the table that its tokenizer never gives."""
+    names = tokenizer.convert_ids_to_tokens(list(range(vocabulary.text_size)))
+    return np.array(
+        [token_id for token_id, name in enumerate(names) if name not in (None, _unused_name(token_id))], np.int64
+    )
+
+
+def _unused_name(token_id: int) -> str:
+    return f"[Unused{token_id}]"
 
 
 def _set_rope_theta(settings: dict[str, Any], rope_theta: float, folder: str) -> None:

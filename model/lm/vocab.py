@@ -72,9 +72,19 @@ class Vocabulary:
         return self.text_size + 1 if self.text_size else None
 
     @property
-    def start_id(self) -> int | None:
-        """The id that stands before units: BOS, or [SPEECH]; None where a sequence starts with its first unit."""
-        return self.speech_id if self.bos_id is None else self.bos_id
+    def switch_ids(self) -> tuple[int, ...]:
+        """[TEXT] and [SPEECH]; none in a model of units alone."""
+        return (self.text_size, self.text_size + 1) if self.text_size else ()
+
+    @property
+    def start_ids(self) -> tuple[int, ...]:
+        """The ids that stand before units: BOS, [SPEECH], both, or none where a sequence starts with a unit."""
+        return tuple(special for special in (self.bos_id, self.speech_id) if special is not None)
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The ids that stand behind units: slamkit's models have that of BOS there; others none."""
+        return () if self.bos_id is None or self.text_size else (self.bos_id,)
 
     @property
     def vocab_size(self) -> int:

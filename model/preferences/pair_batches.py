@@ -39,9 +39,7 @@ class TokenizedPairs:
     """
 
     def __init__(self, dataset: PairDataset, split: str, vocabulary: Vocabulary, max_units: int) -> None:
-        start, end = (
-            np.array([] if mark is None else [mark], np.int64) for mark in (vocabulary.start_id, vocabulary.bos_id)
-        )
+        start, end = (np.array(ids, np.int64) for ids in (vocabulary.start_ids, vocabulary.end_ids))
         self.ids: list[str] = []
         self.num_too_long = 0
         self.num_units = 0

@@ -134,7 +134,7 @@ class PreferenceTraining(Training[PairBatch, PreferenceReport]):
         self._lm, vocabulary = load_speech_lm(str(resumed.folder if resumed else reference))
         vocabulary = _vocabulary_for(vocabulary, dataset)
         self._tokenizer = text_tokenizer(str(reference), vocabulary) if vocabulary.text_size else None
-        num_specials = (vocabulary.start_id is not None) + (vocabulary.bos_id is not None)
+        num_specials = len(vocabulary.start_ids) + len(vocabulary.end_ids)
         require_positions(self._lm.config, config.max_units, num_specials)
         self._train, self._validation = (
             TokenizedPairs(dataset, split, vocabulary, config.max_units) for split in ("train", "validation")

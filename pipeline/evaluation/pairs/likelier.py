@@ -79,7 +79,7 @@ def score_items(
             a score is NaN.
     """
     vocabulary, has_end = scored_as(lm.vocabulary, scoring)
-    fewest, most = 1 if vocabulary.start_id is not None else 2, max_units(lm.model, vocabulary, has_end=has_end)
+    fewest, most = 1 if vocabulary.start_ids else 2, max_units(lm.model, vocabulary, has_end=has_end)
     sequences: dict[str, NDArray[np.uint16]] = {}
     left_out = []
     for item_id, row in units.items():

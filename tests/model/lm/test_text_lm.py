@@ -189,9 +189,10 @@ def test_units_begin_behind_the_two_switches() -> None:
 
 def test_units_stand_behind_speech() -> None:
     """As in training; so scores and perplexities of units are those of speech."""
-    assert vocabulary().start_id == vocabulary().speech_id == ROWS + 1
-    assert Vocabulary(50).start_id is None
-    assert Vocabulary(50, 2, bos_id=1).start_id == 1
+    assert vocabulary().start_ids == (vocabulary().speech_id,) == (ROWS + 1,)
+    assert Vocabulary(50).start_ids == ()
+    assert Vocabulary(50, 2, bos_id=1).start_ids == (1,)
+    assert Vocabulary(501, 32_002, bos_id=1, text_size=32_000).start_ids == (1, 32_001)
 
 
 def test_scores_of_units_are_those_behind_speech(tmp_path: Path) -> None:
