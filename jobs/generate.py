@@ -1,6 +1,7 @@
 """Continues spoken prompts: writes each prompt followed by what a speech LM says next, with the units as JSON.
 
-The first seconds of each input become units, the model continues them, and the vocoder speaks both parts.
+The first seconds of each input become units, the model continues them, and the vocoder speaks both parts. A model of
+text and speech continues prompts of both: --prompt or --prompts.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from jobs import speech_options
+from jobs import mixed_prompts, speech_options
 from jobs.command import add_option, command, quiet_transformers
 from jobs.recipe import Recipe
 from model.lm.sampling_config import SamplingConfig
@@ -39,6 +40,9 @@ def work(recipe: Recipe, given: Namespace) -> None:
     run = recipe.run
     quiet_transformers()
     _refuse_empty(given)
+    if mixed_prompts.are_given(given):
+        mixed_prompts.continue_(given, _sampling(given), *_model(given, run))
+        return
     speech_options.require_one_input(given, run)
     speech_options.require_matplotlib(given)
     prompt_s = given.prompt_duration_sec
@@ -162,6 +166,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
     speech_options.add_input(parser)
     add("twist-model-name", str | None, None, "A model of Meta's: TWIST-350M, TWIST-1.3B or TWIST-7B.")
     add("checkpoint", str | None, None, "A checkpoint's folder. Default: the best of RUN/checkpoints.")
+    mixed_prompts.add_options(parser)
     speech_options.add_codebook(parser)
     speech_options.add_voice(parser)
     add("prompt-duration-sec", float, 3.0, "Seconds of the input that are the prompt.")

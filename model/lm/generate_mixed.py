@@ -2,7 +2,7 @@
 
 Ids of the other modality are never drawn where one is asked for, and ids that stand for nothing never at all.
 
-Source: Nguyen et al. 2024 (SpiRit-LM), section 4; 200 new tokens are the released model's default.
+Source: Nguyen et al. 2024 (SpiRit-LM), section 4.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from model.lm.controls import GrowingSequence
 from model.lm.generate import Row, by_prompt, end_ids, uniforms_of, write
 from model.lm.parts import Part, encode, parse
+from model.lm.sampling_config import MAX_NEW_TOKENS
 from model.lm.text_lm import ids_of_text, require_names
 from pipeline.errors import TwistError
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from model.lm.parts import OutputModality
     from model.lm.sampling_config import SamplingConfig
     from model.lm.vocab import Vocabulary
-
-MAX_NEW_TOKENS = 200
 
 
 @dataclass(frozen=True, eq=False)

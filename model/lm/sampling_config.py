@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from pipeline.errors import TwistError
 
+# Of text and speech, behind a prompt: as SpiRit-LM's examples. (Units alone have `max_units` and `max_times_prompt`.)
+MAX_NEW_TOKENS = 200
+
 
 @dataclass(frozen=True)
 class SamplingConfig:

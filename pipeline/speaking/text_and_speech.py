@@ -1,0 +1,261 @@
+"""Prompts of text and speech continued in text, speech or any of the two, and the files that come of it.
+
+OUTPUT.json       the prompt and the parts of its continuation: text, or units, with times
+OUTPUT.0.wav      where part 0 is speech: what the voice said
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from model.lm.generate_mixed import DrawnIds, continue_parts
+from model.lm.parts import Part
+from model.lm.sampling_config import MAX_NEW_TOKENS
+from model.lm.text_tokenizer import TextTokenizer
+from model.training import checkpoint
+from pipeline.errors import TwistError
+from pipeline.speaking.spoken import with_suffix, write_wav
+from pipeline.speaking.units import Units
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from model.lm.parts import OutputModality
+    from model.lm.sampling_config import SamplingConfig
+    from pipeline.speaking.prompts import PromptPart
+    from pipeline.speaking.speech_lm import SpeechLM
+    from pipeline.speaking.tokenizer import Tokenizer
+    from pipeline.speaking.voice import Voice
+    from pipeline.units.codebook import Codebook
+
+
+class TextAndSpeechLM:
+    """A speech LM that knows text too, with the tokenizer in its folder.
+
+    Args:
+        lm: The model.
+
+    Raises:
+        TwistError: it knows no text, or there is no tokenizer beside it, or that of another model.
+    """
+
+    def __init__(self, lm: SpeechLM) -> None:
+        if not lm.vocabulary.text_size:
+            raise TwistError(
+                f"{lm.path} is a model of units alone, which neither reads nor writes text: give it speech with "
+                f"--input-file, or take a model that was trained on a mixture"
+            )
+        self.lm = lm
+        self._tokenizer = TextTokenizer(str(checkpoint.fetch(lm.path)))
+        self._drawn_ids = DrawnIds.of(lm.model, self._tokenizer.tokenizer, lm.vocabulary, lm.path)
+
+    def text_parts(self, texts: Sequence[str]) -> list[Part]:
+        """The texts of one prompt, tokenized as one, as in training: all but the first have a blank before them."""
+        if not texts:
+            return []
+        ((tokens, counts),) = self._tokenizer.encode_words([texts])
+        return [Part("text", each.astype(np.int64)) for each in np.split(tokens, np.cumsum(counts)[:-1])]
+
+    def text_of(self, part: Part, before: Part | None = None) -> str:
+        """What a part of text says; behind another one, with the blank that parts them."""
+        decode = self._tokenizer.tokenizer.decode
+        if before is None or before.modality != "text":
+            return str(decode(part.values, skip_special_tokens=True)).strip()
+        # A tokenizer may drop the blank before what it decodes first.
+        last = before.values[-1:]
+        given = decode(last, skip_special_tokens=True)
+        return str(decode(np.concatenate([last, part.values]), skip_special_tokens=True)).removeprefix(given)
+
+    def continue_batch(
+        self,
+        prompts: Sequence[Sequence[Part]],
+        output_modality: OutputModality,
+        sampling: SamplingConfig,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        num_continuations: int = 1,
+        batch_size: int = 32,
+    ) -> list[list[list[Part]]]:
+        """Continues many prompts: the parts of each continuation of each; see `continue_parts`.
+
+        Raises:
+            TwistError: a prompt does not fit the model.
+        """
+        return continue_parts(
+            self.lm.model,
+            self.lm.vocabulary,
+            self._drawn_ids,
+            prompts,
+            output_modality,
+            sampling,
+            max_new_tokens=max_new_tokens,
+            num_continuations=num_continuations,
+            batch_size=batch_size,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Continuation:
+    """A continuation of text and speech.
+
+    Attributes:
+        output: The path to write it to, without a suffix.
+        text: Its text, and the names of its recordings.
+        wavs: What was said, [S] by the number of the part.
+        sample_rate_hz: Of these; None where nothing was said.
+        description: What OUTPUT.json says.
+    """
+
+    output: Path
+    text: str
+    wavs: dict[int, NDArray[np.float32]]
+    sample_rate_hz: int | None
+    description: dict[str, Any]
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of audio."""
+        return sum(map(len, self.wavs.values())) / self.sample_rate_hz if self.sample_rate_hz else 0.0
+
+    def write(self) -> None:
+        """Writes OUTPUT.json, and OUTPUT.N.wav for each part that is speech."""
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        for number, wav in self.wavs.items():
+            assert self.sample_rate_hz is not None
+            write_wav(with_suffix(self.output, f".{number}.wav"), wav, self.sample_rate_hz)
+        with_suffix(self.output, ".json").write_text(json.dumps(self.description) + "\n")
+
+
+def continue_prompts(
+    prompts: Sequence[Sequence[PromptPart]],
+    outputs: Sequence[Path],
+    model: TextAndSpeechLM,
+    book: Codebook | None,
+    tokenizer: Tokenizer | None,
+    voice: Voice | None,
+    output_modality: OutputModality,
+    sampling: SamplingConfig,
+    *,
+    max_new_tokens: int,
+    num_continuations: int,
+    batch_size: int,
+) -> Iterator[Continuation]:
+    """Continues prompts of text and speech, and speaks what is speech.
+
+    Args:
+        prompts: What to continue.
+        outputs: Where each is written to, without a suffix; with several continuations -0, -1, ... is added.
+        model: Continues them.
+        book: The codebook of the model's units; needed where anything is speech.
+        tokenizer: Gives units; needed where a prompt has speech.
+        voice: Speaks; needed where the output may be speech.
+        output_modality: What continuations are.
+        sampling: How to draw.
+        max_new_tokens: The most that is drawn for each.
+        num_continuations: Continuations of each prompt.
+        batch_size: Continuations that are written at once.
+
+    Raises:
+        TwistError: a recording cannot be used, or a prompt does not fit the model.
+    """
+    encoded = [_encoded(prompt, model, tokenizer) for prompt in prompts]
+    continued = model.continue_batch(
+        encoded,
+        output_modality,
+        sampling,
+        max_new_tokens=max_new_tokens,
+        num_continuations=num_continuations,
+        batch_size=batch_size,
+    )
+    drawn_with = {
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "seed": sampling.seed,
+        "max_new_tokens": max_new_tokens,
+    }
+    for prompt, parts, output, continuations in zip(prompts, encoded, outputs, continued, strict=True):
+        for number, continuation in enumerate(continuations):
+            path = output if num_continuations == 1 else output.with_name(f"{output.name}-{number}")
+            said, wavs = _said(continuation, parts, path, model, book, voice)
+            description = {
+                "prompt": [_description(given, part) for given, part in zip(prompt, parts, strict=True)],
+                "continuation": number,
+                "output_modality": output_modality,
+                "parts": said,
+                "model": model.lm.path,
+                "vocoder": None if voice is None else voice.path,
+                "codebook_fingerprint": None if book is None else book.fingerprint,
+                "sampling": drawn_with,
+            }
+            text = "".join(part.get("text") or f" [{part['wav']}] " for part in said).strip()
+            yield Continuation(path, text, wavs, None if voice is None else voice.sample_rate_hz, description)
+
+
+def _encoded(prompt: Sequence[PromptPart], model: TextAndSpeechLM, tokenizer: Tokenizer | None) -> list[Part]:
+    texts = iter(model.text_parts([part.content for part in prompt if part.modality == "text"]))
+    recordings: list[str] = [part.content for part in prompt if part.modality == "speech"]
+    units: Iterator[Units] = iter(())
+    if recordings:
+        assert tokenizer is not None, "a prompt has speech"
+        units = iter(tokenizer.batch(recordings))
+    return [
+        next(texts) if part.modality == "text" else Part("speech", next(units).values.astype(np.int64))
+        for part in prompt
+    ]
+
+
+def _description(given: PromptPart, part: Part) -> dict[str, Any]:
+    if part.modality == "text":
+        return {"text": given.content}
+    return {"audio": given.content, "units": part.values.tolist()}
+
+
+def _said(
+    parts: Sequence[Part],
+    prompt: Sequence[Part],
+    output: Path,
+    model: TextAndSpeechLM,
+    book: Codebook | None,
+    voice: Voice | None,
+) -> tuple[list[dict[str, Any]], dict[int, NDArray[np.float32]]]:
+    """What OUTPUT.json says of each part, and the wav [S] of each that is speech. Text takes no time."""
+    said: list[dict[str, Any]] = []
+    wavs: dict[int, NDArray[np.float32]] = {}
+    time_s = 0.0
+    for number, part in enumerate(parts):
+        before = prompt[-1] if number == 0 else None
+        description: dict[str, Any] = {"modality": part.modality, "start_s": time_s}
+        if part.modality == "text":
+            description["text"] = model.text_of(part, before)
+        else:
+            assert book is not None and voice is not None, "the output may be speech"
+            units, wavs[number] = _speak(part, before, book, voice)
+            assert units.durations is not None
+            time_s += len(wavs[number]) / voice.sample_rate_hz
+            description["wav"] = with_suffix(output, f".{number}.wav").name
+            description |= {"units": units.values.tolist(), "durations": units.durations.tolist()}
+        said.append({**description, "end_s": time_s})
+    return said, wavs
+
+
+def _speak(part: Part, before: Part | None, book: Codebook, voice: Voice) -> tuple[Units, NDArray[np.float32]]:
+    """The units of a part, with durations, and its wav [S].
+
+    Speech that goes on from a prompt is spoken together with it, and the prompt's share cut off: the voice is one.
+    """
+    given = before.values if before is not None and before.modality == "speech" else np.zeros(0, np.int64)
+    values = np.concatenate([given, part.values])
+    frame_rate_hz = float(book.facts["encoder"]["frame_rate_hz"])
+    units = voice.with_durations(Units(values.astype(np.uint16), None, frame_rate_hz, book.fingerprint))
+    wav, _ = voice(units)
+    assert units.durations is not None
+    share = int(units.durations[: len(given)].sum(dtype=np.int64)) / int(units.durations.sum(dtype=np.int64))
+    return units[len(given) :], wav[round(share * len(wav)) :]
