@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from model.artefacts import local_path
-from model.lm import slamkit
+from model.lm import slamkit, spiritlm
 from model.lm.document_attention import Documents, attention_within_documents, set_documents
 from model.lm.vocab import Vocabulary
 from model.training import checkpoint
@@ -113,14 +113,15 @@ def _refuse_unknown_settings(architecture: dict[str, Any]) -> None:
 
 
 def load_speech_lm(folder: str) -> tuple[PreTrainedModel, Vocabulary]:
-    """Loads a speech LM in float32 and its vocabulary, from a checkpoint's folder, one of Meta's or one of slamkit's.
+    """Loads a speech LM in float32 and its vocabulary: a checkpoint of ours, Meta's (TWIST, SpiRit-LM) or slamkit's.
 
     Raises:
         TwistError: there is no such folder, it holds no complete causal LM, or the LM does not speak units.
     """
     model = _load(folder)
     try:
-        return model, Vocabulary.from_config(model.config)
+        named = None if hasattr(model.config, "offset") else spiritlm.vocabulary_of(folder, model.config)
+        return model, named or Vocabulary.from_config(model.config)
     except TwistError as error:
         raise TwistError(f"{folder}: {error}") from error
 

@@ -134,6 +134,11 @@ def tokenizer_of_process(folder: str) -> TextTokenizer:
     return TextTokenizer(folder)
 
 
+def has_tokenizer(folder: str) -> bool:
+    """Whether a folder holds any of a tokenizer's files."""
+    return any((local_path(folder) / name).is_file() for name in TOKENIZER_FILES)
+
+
 def fingerprint_of_tokenizer(folder: str) -> str:
     """What tells a tokenizer from others, wherever it lies: a sha256 over its files.
 

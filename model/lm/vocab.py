@@ -25,8 +25,8 @@ class Vocabulary:
     """Maps units of one codebook to token ids: ids below `offset` are specials, unit `u` has id `u + offset`.
 
     The layout is that of Meta's published TWIST models, whose config.json also has `offset`. There is no BOS or EOS: as
-    in the paper's models, a sequence starts with its first unit, which is never scored. Only slamkit's models were
-    trained with an id before and after each sequence: `bos_id`.
+    in the paper's models, a sequence starts with its first unit, which is never scored. Only others' models were
+    trained with an id before each sequence, `bos_id`: slamkit's, which have it behind each too, and SpiRit-LM's.
 
     Args:
         codebook_size: Size of the codebook.

@@ -1,0 +1,46 @@
+"""SpiRit-LM BASE as Meta released it: a LLaMA whose tokenizer, not its config.json, says which ids are units.
+
+    0 ... T - 1       text, T = 32000
+    T, T + 1          [Text], [Speech]
+    from T + 2 on     [Hu0] ... [Hu500]; then rows up to a multiple of 256, which stand for nothing
+
+Each sequence has BOS before it and nothing behind it. [Hu500] is the blank of the quantizer's CTC, and never said.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from model.lm.text_tokenizer import TextTokenizer, has_tokenizer
+from model.lm.vocab import Vocabulary
+from pipeline.errors import TwistError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+def vocabulary_of(folder: str, config: PretrainedConfig) -> Vocabulary | None:
+    """The vocabulary by the names of ids in a model's tokenizer; None where these name no units.
+
+    Raises:
+        TwistError: the names are those of SpiRit-LM EXPRESSIVE, or are in another order than here, or the model's table
+            has too few rows for them.
+    """
+    if not has_tokenizer(folder):
+        return None
+    tokenizer: Any = TextTokenizer(folder).tokenizer
+    ids: dict[str, int] = tokenizer.get_vocab()
+    if "[Hu0]" not in ids:
+        return None
+    if "[Pi0]" in ids:
+        raise TwistError("it is a SpiRit-LM EXPRESSIVE, with units of pitch and style: only BASE can be used")
+    num_units = sum(f"[Hu{unit}]" in ids for unit in range(len(ids)))
+    text_size = ids.get("[Text]", 0)
+    names = ["[Text]", "[Speech]", *(f"[Hu{unit}]" for unit in range(num_units))]
+    if [ids.get(name) for name in names] != list(range(text_size, text_size + len(names))):
+        raise TwistError("its tokenizer has [Text], [Speech], [Hu0], [Hu1] ... in another order than SpiRit-LM BASE")
+    if text_size + len(names) > config.vocab_size:
+        raise TwistError(
+            f"its tokenizer names {text_size + len(names)} ids, but its table has {config.vocab_size} rows"
+        )
+    return Vocabulary(num_units, text_size + 2, bos_id=tokenizer.bos_token_id, text_size=text_size, counts_rows=True)
