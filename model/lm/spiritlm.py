@@ -9,9 +9,9 @@ Each sequence has BOS before it and nothing behind it. [Hu500] is the blank of t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from model.lm.text_tokenizer import TextTokenizer, has_tokenizer
+from model.lm.text_tokenizer import has_tokenizer, read_tokenizer
 from model.lm.vocab import Vocabulary
 from pipeline.errors import TwistError
 
@@ -28,7 +28,7 @@ def vocabulary_of(folder: str, config: PretrainedConfig) -> Vocabulary | None:
     """
     if not has_tokenizer(folder):
         return None
-    tokenizer: Any = TextTokenizer(folder).tokenizer
+    tokenizer = read_tokenizer(folder)
     ids: dict[str, int] = tokenizer.get_vocab()
     if "[Hu0]" not in ids:
         return None

@@ -16,7 +16,7 @@ import numpy as np
 from model.lm.generate_mixed import DrawnIds, continue_parts
 from model.lm.parts import Part
 from model.lm.sampling_config import MAX_NEW_TOKENS
-from model.lm.text_tokenizer import TextTokenizer
+from model.lm.text_tokenizer import TextTokenizer, read_tokenizer
 from model.training import checkpoint
 from pipeline.errors import TwistError
 from pipeline.speaking.spoken import with_suffix, write_wav
@@ -53,8 +53,11 @@ class TextAndSpeechLM:
                 f"--input-file, or take a model that was trained on a mixture"
             )
         self.lm = lm
-        self._tokenizer = TextTokenizer(str(checkpoint.fetch(lm.path)))
-        self._drawn_ids = DrawnIds.of(lm.model, self._tokenizer.tokenizer, lm.vocabulary, lm.path)
+        folder = str(checkpoint.fetch(lm.path))
+        self._tokenizer = TextTokenizer(folder)
+        names = read_tokenizer(folder)
+        self._drawn_ids = DrawnIds.of(lm.model, names, lm.vocabulary, lm.path)
+        self._decode = names.decode
 
     def text_parts(self, texts: Sequence[str]) -> list[Part]:
         """The texts of one prompt, tokenized as one, as in training: all but the first have a blank before them."""
@@ -65,13 +68,12 @@ class TextAndSpeechLM:
 
     def text_of(self, part: Part, before: Part | None = None) -> str:
         """What a part of text says; behind another one, with the blank that parts them."""
-        decode = self._tokenizer.tokenizer.decode
         if before is None or before.modality != "text":
-            return str(decode(part.values, skip_special_tokens=True)).strip()
+            return str(self._decode(part.values, skip_special_tokens=True)).strip()
         # A tokenizer may drop the blank before what it decodes first.
         last = before.values[-1:]
-        given = decode(last, skip_special_tokens=True)
-        return str(decode(np.concatenate([last, part.values]), skip_special_tokens=True)).removeprefix(given)
+        given = self._decode(last, skip_special_tokens=True)
+        return str(self._decode(np.concatenate([last, part.values]), skip_special_tokens=True)).removeprefix(given)
 
     def continue_batch(
         self,
