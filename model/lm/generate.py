@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 class Row:
     """A continuation being written; `place` is (number of the prompt, number of the continuation).
 
-    Its sequence begins with what stands before units, if anything does. `uniforms` are numbers from 0 to 1, one for each
-    id that can be drawn. Where continuations are ranked, `nats` is minus the model's own log-probability of what has been
-    drawn.
+    Its sequence begins with what stands before units, if anything does. `uniforms` are random numbers from 0 to 1, one
+    for each id that will be drawn. Where continuations are ranked, `nats` is minus the model's own log-probability of
+    what has been drawn.
     """
 
     place: tuple[int, int]

@@ -98,9 +98,7 @@ def continue_parts(
     ]
     _require_room(model, rows, max_new_tokens)
     write(model, rows, vocabulary.pad_id, config, batch_size, drawn_ids.allowed(output_modality, vocabulary))
-    return [
-        [_parts(row, vocabulary) for row in of_prompt] for of_prompt in by_prompt(rows, num_continuations, config)
-    ]
+    return [[_parts(row, vocabulary) for row in of_prompt] for of_prompt in by_prompt(rows, num_continuations, config)]
 
 
 def _row(
