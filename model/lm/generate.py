@@ -110,9 +110,13 @@ def continue_units(
     if rows:
         num_before = len(vocabulary.start_ids)
         require_positions(model.config, max(row.sequence.max_ids for row in rows) - num_before, num_before)
-    allowed = np.arange(vocabulary.offset, vocabulary.vocab_size) if vocabulary.text_size else None
-    write(model, rows, vocabulary.pad_id, config, batch_size, allowed)
+    write(model, rows, vocabulary.pad_id, config, batch_size, drawn_ids(vocabulary))
     return [[_units(row, vocabulary) for row in of_prompt] for of_prompt in by_prompt(rows, num_continuations, config)]
+
+
+def drawn_ids(vocabulary: Vocabulary) -> NDArray[np.int64] | None:
+    """What is drawn where units are continued: these alone in a model of text too, else None, any row of the table."""
+    return np.arange(vocabulary.offset, vocabulary.vocab_size) if vocabulary.text_size else None
 
 
 def _units(row: Row, vocabulary: Vocabulary) -> NDArray[np.uint16]:
@@ -146,11 +150,10 @@ def write(
         batch_size: Rows that are written at once.
         allowed_ids: What can be drawn; None: every row of the table.
     """
-    allowed = None if allowed_ids is None else torch.from_numpy(allowed_ids).to(model.device)
     # Rows that end at about the same time share a batch.
     ordered = sorted(rows, key=lambda row: (row.sequence.max_ids, row.sequence.num_prompt_ids), reverse=True)
     for first in range(0, len(rows), batch_size):
-        _write_batch(model, ordered[first : first + batch_size], pad_id, config, allowed)
+        _write_batch(model, ordered[first : first + batch_size], pad_id, config, allowed_ids)
 
 
 def by_prompt(rows: Sequence[Row], num_continuations: int, config: SamplingConfig) -> list[list[Row]]:
@@ -221,7 +224,7 @@ def _row(
 
 
 def _write_batch(
-    model: PreTrainedModel, rows: list[Row], pad_id: int, config: SamplingConfig, allowed: Tensor | None
+    model: PreTrainedModel, rows: list[Row], pad_id: int, config: SamplingConfig, allowed_ids: NDArray[np.int64] | None
 ) -> None:
     """Completes all rows, with one forward pass per id over the rows that are not finished."""
     prompts = [row.sequence.ids for row in rows]
@@ -237,7 +240,7 @@ def _write_batch(
         output = model(
             input_ids=token_ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **given
         )
-        logits = _only(output.logits[:, -1].double(), allowed)
+        logits = only(output.logits[:, -1].double(), allowed_ids)
         uniforms = [[float(row.uniforms[row.num_drawn])] for row in rows]
         shares = probabilities(controlled(logits, [row.sequence for row in rows], config.repetition_penalty), config)
         drawn = _draw(shares, torch.tensor(uniforms, dtype=torch.float64, device=model.device))
@@ -259,10 +262,11 @@ def _write_batch(
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
 
 
-def _only(logits: Tensor, allowed: Tensor | None) -> Tensor:
-    """Logits [B, V] with -inf for all but the allowed ids."""
-    if allowed is None:
+def only(logits: Tensor, allowed_ids: NDArray[np.int64] | None) -> Tensor:
+    """Logits [B, V] with -inf for all but the allowed ids; None: all are."""
+    if allowed_ids is None:
         return logits
+    allowed = torch.from_numpy(allowed_ids).to(logits.device)
     return torch.full_like(logits, -math.inf).index_copy(1, allowed, logits[:, allowed])
 
 

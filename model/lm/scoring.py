@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from model.lm.controls import GrowingSequence, controlled
-from model.lm.generate import probabilities
+from model.lm.generate import drawn_ids, only, probabilities
 from model.lm.speech_lm import document_logits, next_unit_nll
 from pipeline.errors import TwistError
 
@@ -56,7 +56,11 @@ def log_likelihoods(
         if len(units) > most:
             raise TwistError(f"sequence {number} has {len(units)} units, but the model takes {most}; score it in parts")
     token_ids = [_token_ids(vocabulary, units) for units in sequences]
-    scores = _scores(model, token_ids) if sampling is None else [_drawn(model, ids, sampling) for ids in token_ids]
+    scores = (
+        _scores(model, token_ids)
+        if sampling is None
+        else [_drawn(model, ids, sampling, drawn_ids(vocabulary)) for ids in token_ids]
+    )
     # The first unit is not scored, although ids may stand before it.
     return [nats[len(vocabulary.start_ids) :] for nats in scores]
 
@@ -117,9 +121,14 @@ def _scores(model: PreTrainedModel, token_ids: Sequence[NDArray[np.int64]]) -> l
 
 
 @torch.inference_mode()
-def _drawn(model: PreTrainedModel, token_ids: NDArray[np.int64], sampling: SamplingConfig) -> NDArray[np.float64]:
+def _drawn(
+    model: PreTrainedModel,
+    token_ids: NDArray[np.int64],
+    sampling: SamplingConfig,
+    allowed_ids: NDArray[np.int64] | None,
+) -> NDArray[np.float64]:
     """The log-probability with which each token but the first is drawn, [n - 1], of one sequence."""
-    logits = document_logits(model, torch.from_numpy(token_ids), [len(token_ids)]).double()
+    logits = only(document_logits(model, torch.from_numpy(token_ids), [len(token_ids)]).double(), allowed_ids)
     first, *others = token_ids.tolist()
     sequence = GrowingSequence([first], max_ids=len(token_ids), no_repeat_ngram=sampling.no_repeat_ngram)
     scores = []

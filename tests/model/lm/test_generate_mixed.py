@@ -14,6 +14,7 @@ from model.lm.generate import continue_units, probabilities
 from model.lm.generate_mixed import DrawnIds, continue_parts
 from model.lm.parts import OutputModality, Part, encode, parse
 from model.lm.sampling_config import SamplingConfig
+from model.lm.scoring import log_likelihoods
 from model.lm.text_lm import extend_text_lm, ids_of_text, text_tokenizer
 from model.lm.vocab import Vocabulary
 from pipeline.errors import TwistError
@@ -193,3 +194,13 @@ def test_errors(mixed: Mixed) -> None:
         mixed.continued([[speech(50)]], "any")
     with pytest.raises(TwistError, match="2 tokens and 4000 new ones are more than the model's 2048 positions"):
         mixed.continued([[text(5)]], "any", max_new_tokens=4000)
+
+
+def test_units_are_scored_as_they_are_drawn(mixed: Mixed) -> None:
+    units = np.array([4, 5, 6, 7], np.uint16)
+    sampling = SamplingConfig(temperature=1, top_k=None)
+    (nats,) = log_likelihoods(mixed.model, VOCABULARY, [units], sampling)
+    ids = torch.tensor([encode([speech(4, 5, 6, 7)], VOCABULARY)])
+    with torch.no_grad():
+        shares = mixed.model(ids).logits[0, 1:-1, ROWS + 2 : ROWS + 52].double().log_softmax(dim=1)
+    np.testing.assert_allclose(nats, shares[range(3), [5, 6, 7]].numpy(), rtol=1e-4)
