@@ -1,5 +1,6 @@
 # make demo              the whole way on synthesized speech, in minutes: no GPU, no network but the package index
 # make demo AUDIO=DIR    the same on your own folder of audio, or a corpus in a layout that is recognized
+# make spirit-demo       a small model of speech and text, in minutes: it reads, writes, hears and speaks
 # make test              all tests but those of `make faults`
 # make faults            the rest, which takes minutes: processes and machines killed, stores that go away, other servers
 # make parity            compare with fairseq's own HuBERT, which takes minutes to install into .venv-parity
@@ -18,7 +19,7 @@ JOBS   ?= 2
 # (pytest-dev/pytest-xdist#1323). One thread in each test process: more of them would wait for each other.
 PARALLEL = -n $(JOBS) --dist loadgroup --max-worker-restart 0
 
-.PHONY: demo setup setup-dev test faults parity check docs format clean
+.PHONY: demo spirit-demo setup setup-dev test faults parity check docs format clean
 
 demo: $(VENV)/.runtime
 ifeq ($(strip $(AUDIO)),)
@@ -36,6 +37,24 @@ endif
 	@echo "Listen to $(RUN)/speech: resynthesis.original.wav is the recording, resynthesis.wav the same from its units"
 	@echo "alone, continuation.wav its first 3 seconds and what the model says next. A model of this size, trained on"
 	@echo "minutes of speech, has the rhythm of speech and speaks no words; the voice is small, too."
+
+SPIRIT := runs/spirit-demo
+CONTINUE = $(BIN)/twist generate --run $(SPIRIT) --max-new-tokens 80 --output-file $(SPIRIT)/speech
+SAID = [SPEECH] runs/demo-speech/colleen/colleen-006.flac
+WRITTEN = [TEXT] Last summer, Harriet rented a room
+
+spirit-demo: $(VENV)/.runtime
+	$(BIN)/twist make-speech demo runs/demo-speech
+	$(BIN)/twist make-text demo runs/spirit-demo-text
+	$(BIN)/twist run --config recipes/spirit_demo.yaml --audio runs/demo-speech
+	$(CONTINUE)/text-to-text.wav --prompt "$(WRITTEN)" --output-modality text
+	$(CONTINUE)/text-to-speech.wav --prompt "$(WRITTEN)" --output-modality speech
+	$(CONTINUE)/speech-to-text.wav --prompt "$(SAID)" --output-modality text
+	$(CONTINUE)/speech-to-speech.wav --prompt "$(SAID)" --output-modality speech
+	$(CONTINUE)/any.wav --prompt "$(WRITTEN)" --output-modality any
+	@echo
+	@echo "Listen to $(SPIRIT)/speech: what the model goes on with, with texts and times in the .json beside each wav. A"
+	@echo "model of this size, trained for minutes, writes half-words of English and speaks none."
 
 setup: $(VENV)/.runtime
 

@@ -136,6 +136,8 @@ class Stopwatch:
         self._started_at_s = time.perf_counter()
 
     def summary(self, audio_s: float) -> str:
-        """Seconds of audio made, seconds that this took, and the real-time factor."""
+        """Seconds of audio made, seconds that this took, and the real-time factor; of text alone, what it took."""
         wall_s = time.perf_counter() - self._started_at_s
-        return f"{audio_s:.1f} s of audio in {wall_s:.1f} s, real-time factor {wall_s / max(audio_s, 1e-9):.3f}"
+        if audio_s == 0:
+            return f"no audio, in {wall_s:.1f} s"
+        return f"{audio_s:.1f} s of audio in {wall_s:.1f} s, real-time factor {wall_s / audio_s:.3f}"
