@@ -11,12 +11,15 @@ from model.lm.parts import OUTPUT_MODALITIES, OutputModality
 from model.lm.sampling_config import MAX_NEW_TOKENS, SamplingConfig
 from pipeline.errors import TwistError
 from pipeline.printable import printable
+from pipeline.speaking.few_shot import ANSWERED_IN, TASKS, Task, draw_shots, few_shot_prompt, read_examples
 from pipeline.speaking.names import EMBEDDED_CODEBOOK
 from pipeline.speaking.prompts import PromptPart, parse_prompt, read_prompts
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
+# As in the paper's ASR and TTS.
+SHOTS = 10
 # Options of `twist generate` that say how units alone are continued, and their defaults.
 OF_UNITS_ALONE: dict[str, object] = {
     "input_file": None,
@@ -45,6 +48,13 @@ def add_options(parser: ArgumentParser) -> None:
     add_option(parser, "output-modality", type=OutputModality | None, help=text)
     text = f"Tokens that are written behind such a prompt, at most. Default: {MAX_NEW_TOKENS}."
     add_option(parser, "max-new-tokens", type=int | None, help=text)
+    text = f"Show how this is done before each prompt, and keep the answer alone: {', '.join(TASKS)}; see --examples."
+    add_option(parser, "task", type=Task | None, help=text)
+    text = 'Examples to draw from for --task: lines as {"audio": "clip.wav", "text": "...", "label": "..."}.'
+    add_option(parser, "examples", type=str | None, help=text)
+    text = "Examples that are shown, all labels alike; drawn by --seed. Default: 10."
+    add_option(parser, "shots", type=int | None, help=text)
+    add_option(parser, "stop", type=str | None, help='For --task tts: a recording of the word "stop".')
 
 
 def are_given(given: Namespace) -> bool:
@@ -55,7 +65,7 @@ def are_given(given: Namespace) -> bool:
     """
     if given.prompt or given.prompts is not None:
         return True
-    for name in ("output_modality", "max_new_tokens"):
+    for name in ("output_modality", "max_new_tokens", "task", "examples", "shots", "stop"):
         if getattr(given, name) is not None:
             raise TwistError(f"{name} is for prompts of text and speech: give --prompt or --prompts")
     return False
@@ -80,6 +90,8 @@ def continue_(given: Namespace, sampling: SamplingConfig, source: str, codebook:
 
     prompts = _prompts(given)
     modality: OutputModality = given.output_modality or "any"
+    if given.task is not None:
+        prompts, modality = _with_examples(given, prompts), ANSWERED_IN[given.task]
     max_new_tokens = MAX_NEW_TOKENS if given.max_new_tokens is None else given.max_new_tokens
     if max_new_tokens < 1:
         raise TwistError(f"max_new_tokens is {max_new_tokens}; it must be above 0")
@@ -106,6 +118,8 @@ def continue_(given: Namespace, sampling: SamplingConfig, source: str, codebook:
         max_new_tokens=max_new_tokens,
         num_continuations=given.num_continuations,
         batch_size=given.batch_size,
+        task=given.task,
+        stop=given.stop,
     ):
         continuation.write()
         print(f"{continuation.output}: {printable(continuation.text)}")
@@ -120,6 +134,26 @@ def _prompts(given: Namespace) -> list[list[PromptPart]]:
     if given.prompt and given.prompts is not None:
         raise TwistError("give --prompt, or --prompts FILE.jsonl, not both")
     return read_prompts(Path(given.prompts)) if given.prompts is not None else list(map(parse_prompt, given.prompt))
+
+
+def _with_examples(given: Namespace, prompts: list[list[PromptPart]]) -> list[list[PromptPart]]:
+    if given.examples is None:
+        raise TwistError(f"--task {given.task} needs --examples FILE.jsonl to draw from")
+    if given.output_modality not in (None, ANSWERED_IN[given.task]):
+        raise TwistError(f"{given.task} is answered in {ANSWERED_IN[given.task]}; leave --output-modality out")
+    examples = read_examples(Path(given.examples))
+    num_shots = SHOTS if given.shots is None else given.shots
+    if num_shots < 1:
+        raise TwistError(f"shots is {num_shots}; it must be above 0")
+    shown = []
+    for prompt in prompts:
+        if len(prompt) != 1:
+            raise TwistError(
+                f"with --task a prompt is one recording or one text, which is asked; not {len(prompt)} parts"
+            )
+        shots = draw_shots(examples, num_shots, given.seed, prompt[0])
+        shown.append(few_shot_prompt(given.task, shots, prompt[0], given.stop))
+    return shown
 
 
 def _outputs(output_file: str, num_prompts: int) -> list[Path]:

@@ -19,6 +19,8 @@ from model.lm.sampling_config import MAX_NEW_TOKENS
 from model.lm.text_tokenizer import TextTokenizer, read_tokenizer
 from model.training import checkpoint
 from pipeline.errors import TwistError
+from pipeline.speaking.few_shot import answer_in_text, answer_in_units
+from pipeline.speaking.prompts import PromptPart
 from pipeline.speaking.spoken import with_suffix, write_wav
 from pipeline.speaking.units import Units
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     from model.lm.parts import OutputModality
     from model.lm.sampling_config import SamplingConfig
-    from pipeline.speaking.prompts import PromptPart
+    from pipeline.speaking.few_shot import Task
     from pipeline.speaking.speech_lm import SpeechLM
     from pipeline.speaking.tokenizer import Tokenizer
     from pipeline.speaking.voice import Voice
@@ -148,6 +150,8 @@ def continue_prompts(
     max_new_tokens: int,
     num_continuations: int,
     batch_size: int,
+    task: Task | None = None,
+    stop: str | None = None,
 ) -> Iterator[Continuation]:
     """Continues prompts of text and speech, and speaks what is speech.
 
@@ -163,11 +167,14 @@ def continue_prompts(
         max_new_tokens: The most that is drawn for each.
         num_continuations: Continuations of each prompt.
         batch_size: Continuations that are written at once.
+        task: What the prompts show by examples; only the answer is kept of what comes behind them.
+        stop: The recording of the word "stop" that ends the examples of TTS.
 
     Raises:
         TwistError: a recording cannot be used, or a prompt does not fit the model.
     """
     encoded = [_encoded(prompt, model, tokenizer) for prompt in prompts]
+    stop_part = None if stop is None else _encoded([PromptPart("speech", stop)], model, tokenizer)[0]
     continued = model.continue_batch(
         encoded,
         output_modality,
@@ -186,6 +193,8 @@ def continue_prompts(
     for prompt, parts, output, continuations in zip(prompts, encoded, outputs, continued, strict=True):
         for number, continuation in enumerate(continuations):
             path = output if num_continuations == 1 else output.with_name(f"{output.name}-{number}")
+            if stop_part is not None:
+                continuation = _until(continuation, stop_part)
             said, wavs = _said(continuation, parts, path, model, book, voice)
             description = {
                 "prompt": [_description(given, part) for given, part in zip(prompt, parts, strict=True)],
@@ -198,7 +207,17 @@ def continue_prompts(
                 "sampling": drawn_with,
             }
             text = "".join(part.get("text") or f" [{part['wav']}] " for part in said).strip()
+            if task is not None:
+                text = answer_in_text(task, text)
+                description |= {"task": task, "answer": text}
             yield Continuation(path, text, wavs, None if voice is None else voice.sample_rate_hz, description)
+
+
+def _until(continuation: Sequence[Part], stop: Part) -> list[Part]:
+    """A clip that is spoken, up to its STOP."""
+    units = np.concatenate([part.values for part in continuation] or [np.zeros(0, np.int64)])
+    answer = answer_in_units(units, stop.values)
+    return [Part("speech", answer)] if len(answer) else []
 
 
 def _encoded(prompt: Sequence[PromptPart], model: TextAndSpeechLM, tokenizer: Tokenizer | None) -> list[Part]:

@@ -110,7 +110,7 @@ def test_text_alone_needs_no_units(twist: Twist, mixed: Path, tmp_path: Path) ->
     told = description(tmp_path / "out.json")
     assert told["vocoder"] is None and told["codebook_fingerprint"] is None
     assert "".join(part["text"] for part in told["parts"])
-    assert "real-time factor" in done.stdout
+    assert "no audio, in" in done.stdout
 
 
 def test_what_does_not_fit_is_refused(twist: Twist, mixed: Path, recording: Path, tmp_path: Path) -> None:
@@ -136,3 +136,28 @@ def test_what_does_not_fit_is_refused(twist: Twist, mixed: Path, recording: Path
         done = twist("generate", *options, status=2)
         assert words in done.stderr and "Traceback" not in done.stderr, done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_task_is_shown_by_examples(mixed: Path, recording: Path, tmp_path: Path, twist: Twist) -> None:
+    examples = tmp_path / "examples.jsonl"
+    lines = [{"audio": str(recording), "text": f"the river {word}", "label": word} for word in ("rises", "falls")]
+    examples.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    options = [f"--checkpoint={mixed}", "--codebook=hubert-tiny-25hz-km100", "--max-new-tokens=12", "--shots=2"]
+    options += [f"--examples={examples}"]
+    asked = {"asr": "[SPEECH] {0}", "tts": "[TEXT] a boat", "text_intent": "[TEXT] the sea rises"}
+    other = tmp_path / "other.wav"
+    soundfile.write(other, *soundfile.read(recording))
+    for task, prompt in asked.items():
+        stop = [f"--stop={recording}"] if task == "tts" else []
+        output = tmp_path / f"{task}.wav"
+        twist(
+            "generate", *options, *stop, f"--task={task}", f"--prompt={prompt.format(other)}", f"--output-file={output}"
+        )
+        content = description(output.with_suffix(".json"))
+        assert content["task"] == task
+        assert {part["modality"] for part in content["parts"]} <= {"speech" if task == "tts" else "text"}
+        assert len(content["prompt"]) == {"asr": 5, "tts": 7, "text_intent": 1}[task]
+    done = twist(
+        "generate", *options, "--task=asr", "--prompt=[TEXT] a boat", f"--output-file={tmp_path / 'x.wav'}", status=2
+    )
+    assert "asr is asked in speech" in done.stderr
