@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 
 
 def work(
-    recipe: Recipe, shards: str | None = None, checkpoints: str | None = None, ray_workers: int | None = None
+    recipe: Recipe,
+    shards: str | None = None,
+    checkpoints: str | None = None,
+    ray_workers: int | None = None,
+    text: str | None = None,
 ) -> TrainResult:
     """Trains until the recipe's last step and prints the result.
 
@@ -36,6 +40,7 @@ def work(
         shards: Folder of the shards; by default RUN/shards.
         checkpoints: Folder for checkpoints; by default RUN/checkpoints.
         ray_workers: Number of processes on the Ray cluster that train instead of this one.
+        text: Folder of the shards of text, for a mixture; by default RUN/text.
 
     Raises:
         Stopped: training was stopped by a signal before its last step.
@@ -52,7 +57,7 @@ def work(
     first_step = 0
     stopped_by = int(signal.SIGTERM)
     has_text = recipe.train.mixture is not None and recipe.train.mixture.text > 0
-    text = storage.join(recipe.run, TEXT) if has_text else None
+    text = (text or storage.join(recipe.run, TEXT)) if has_text else None
     with progress("train") as report:
 
         def on_event(event: dict[str, Any]) -> None:
@@ -129,6 +134,9 @@ def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--shards", type=str | None, help="Folder of the shards, local or s3://; RUN/shards unless given."
     )
+    parser.add_argument(
+        "--text", type=str | None, help="Folder of the shards of text, for a mixture; RUN/text unless given."
+    )
     add_checkpoints(parser)
     add_option(
         parser,
@@ -141,7 +149,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
 main = command(
     "train",
     __doc__,
-    lambda recipe, given: work(recipe, given.shards, given.checkpoints, given.ray_workers),
+    lambda recipe, given: work(recipe, given.shards, given.checkpoints, given.ray_workers, given.text),
     ("train",),
     _add_arguments,
     needs_run=lambda given: not (given.shards and given.checkpoints),
