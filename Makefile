@@ -47,6 +47,7 @@ spirit-demo: $(VENV)/.runtime
 	$(BIN)/twist make-speech demo runs/demo-speech
 	$(BIN)/twist make-text demo runs/spirit-demo-text
 	$(BIN)/twist run --config recipes/spirit_demo.yaml --audio runs/demo-speech
+	$(BIN)/twist evaluate matching --run $(SPIRIT)
 	$(CONTINUE)/text-to-text.wav --prompt "$(WRITTEN)" --output-modality text
 	$(CONTINUE)/text-to-speech.wav --prompt "$(WRITTEN)" --output-modality speech
 	$(CONTINUE)/speech-to-text.wav --prompt "$(SAID)" --output-modality text

@@ -31,7 +31,8 @@ PERPLEXITY, UNITS, ALL = "perplexity", "units", "all"
 # Commands of their own, which the first argument chooses.
 OTHERS = {"table": evaluate_table.main, "plot": evaluate_plot.main, "mmos": evaluate_mmos.main}
 Name = Literal[
-    "perplexity", "swuggy", "sblimp", "storycloze", "salmon", "pairs", "units", "resynthesis", "generation", "all"
+    "perplexity", "swuggy", "sblimp", "storycloze", "salmon", "pairs", "matching", "units", "resynthesis",
+    "generation", "all"
 ]  # fmt: skip
 # What measures units and voice alone, so that no speech LM is needed.
 WITHOUT_LM = {UNITS, "resynthesis"}
@@ -93,6 +94,8 @@ def _names(recipe: Recipe, given: Namespace) -> list[str]:
     if ALL in given.names:
         has_shards = given.shards or storage.exists(storage.join(recipe.run, "shards", "dataset.json"))
         named += [PERPLEXITY] if has_shards else []
+        knows_text = recipe.train is not None and recipe.train.mixture is not None
+        named += ["matching"] if has_shards and knows_text else []
         named += [name for name, data in _data_of(recipe.evaluation).items() if data]
         if not named:
             raise TwistError(

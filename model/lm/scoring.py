@@ -57,7 +57,7 @@ def log_likelihoods(
             raise TwistError(f"sequence {number} has {len(units)} units, but the model takes {most}; score it in parts")
     token_ids = [_token_ids(vocabulary, units) for units in sequences]
     scores = (
-        _scores(model, token_ids)
+        token_scores(model, token_ids)
         if sampling is None
         else [_drawn(model, ids, sampling, drawn_ids(vocabulary)) for ids in token_ids]
     )
@@ -74,7 +74,7 @@ def sequence_scores(
         TwistError: the model has no id for what `scoring` asks for; and as `log_likelihoods`.
     """
     vocabulary, has_end = scored_as(vocabulary, scoring)
-    scores = _scores(model, [_token_ids(vocabulary, units, has_end=has_end) for units in sequences])
+    scores = token_scores(model, [_token_ids(vocabulary, units, has_end=has_end) for units in sequences])
     num_given = max(1, len(vocabulary.start_ids))
     return [nats[num_given - 1 :] for nats in scores]
 
@@ -109,7 +109,7 @@ def _token_ids(vocabulary: Vocabulary, units: NDArray[np.uint16], *, has_end: bo
 
 
 @torch.inference_mode()
-def _scores(model: PreTrainedModel, token_ids: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float64]]:
+def token_scores(model: PreTrainedModel, token_ids: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float64]]:
     """The log-probability of each token but the first, [n - 1], of each sequence; packed, without pads."""
     scores: list[NDArray[np.float64]] = [np.zeros(0)] * len(token_ids)
     for batch in _batches([len(ids) for ids in token_ids]):

@@ -11,6 +11,7 @@ import pyarrow as pa
 from pipeline.errors import TwistError
 from pipeline.evaluation.pairs import pair_files, salmon, slm21, submission
 from pipeline.evaluation.pairs.likelier import Rule, accuracies, audio_items, pair_table, score_items
+from pipeline.evaluation.pairs.matching import matching
 from pipeline.evaluation.pairs.numbered_pairs import numbered_pairs
 from pipeline.evaluation.results import OUR_OWN
 from pipeline.evaluation.speech.generation import generation
@@ -204,6 +205,7 @@ BENCHMARKS: dict[str, Callable[[Subject], Iterable[Result]]] = {
     "storycloze": storycloze,
     "salmon": salmon_parts,
     "pairs": own_pairs,
+    "matching": matching,
     "units": units,
     "resynthesis": resynthesis,
     "generation": generation,
