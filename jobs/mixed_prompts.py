@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from jobs import speech_options
 from jobs.command import add_option
-from model.lm.parts import OUTPUT_MODALITIES, OutputModality
+from model.lm.modality import OUTPUT_MODALITIES, OutputModality
 from model.lm.sampling_config import MAX_NEW_TOKENS, SamplingConfig
 from pipeline.errors import TwistError
 from pipeline.printable import printable

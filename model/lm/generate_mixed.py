@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from model.lm.parts import OutputModality
+    from model.lm.modality import OutputModality
     from model.lm.sampling_config import SamplingConfig
     from model.lm.vocab import Vocabulary
 

@@ -8,7 +8,7 @@ Source: Nguyen et al. 2024 (SpiRit-LM), section 3.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,11 +19,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from model.lm.modality import Modality, OutputModality
     from model.lm.vocab import Vocabulary
-
-Modality = Literal["text", "speech"]
-OutputModality = Literal["text", "speech", "any"]
-OUTPUT_MODALITIES: tuple[OutputModality, ...] = get_args(OutputModality)
 
 
 @dataclass(frozen=True, eq=False)

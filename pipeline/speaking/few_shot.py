@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import numpy as np
-
 from pipeline.errors import TwistError
 from pipeline.files import foreign_json
 from pipeline.speaking.prompts import PromptPart
@@ -26,9 +24,7 @@ from pipeline.speaking.prompts import PromptPart
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
-    from model.lm.parts import Modality, OutputModality
+    from model.lm.modality import Modality, OutputModality
 
 Task = Literal["asr", "tts", "speech_intent", "text_intent"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -94,14 +90,6 @@ def answer_in_text(task: Task, generated: str) -> str:
         before, _, behind = generated.partition(BEGIN_TRANSCRIPT)
         return (behind if behind or not before.strip() else before).partition(END_TRANSCRIPT)[0].strip()
     return generated.strip().partition("\n")[0].strip()
-
-
-def answer_in_units(generated: NDArray[np.int64], stop: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The units of a clip that a model spoke: those before the first STOP."""
-    for start in range(len(generated) - len(stop) + 1):
-        if np.array_equal(generated[start : start + len(stop)], stop):
-            return generated[:start]
-    return generated
 
 
 def draw_shots(examples: Sequence[Example], count: int, seed: int, asked: PromptPart | None = None) -> list[Example]:

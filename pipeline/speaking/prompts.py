@@ -16,7 +16,7 @@ from pipeline.files import foreign_json
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from model.lm.parts import Modality
+    from model.lm.modality import Modality
 
 MARK = re.compile(r"\[(TEXT|SPEECH)\]", re.IGNORECASE)
 MODALITY_OF_KEY: dict[str, Modality] = {"text": "text", "audio": "speech"}

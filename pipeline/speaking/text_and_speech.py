@@ -19,7 +19,7 @@ from model.lm.sampling_config import MAX_NEW_TOKENS
 from model.lm.text_tokenizer import TextTokenizer, read_tokenizer
 from model.training import checkpoint
 from pipeline.errors import TwistError
-from pipeline.speaking.few_shot import answer_in_text, answer_in_units
+from pipeline.speaking.few_shot import answer_in_text
 from pipeline.speaking.prompts import PromptPart
 from pipeline.speaking.spoken import with_suffix, write_wav
 from pipeline.speaking.units import Units
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from model.lm.parts import OutputModality
+    from model.lm.modality import OutputModality
     from model.lm.sampling_config import SamplingConfig
     from pipeline.speaking.few_shot import Task
     from pipeline.speaking.speech_lm import SpeechLM
@@ -216,8 +216,16 @@ def continue_prompts(
 def _until(continuation: Sequence[Part], stop: Part) -> list[Part]:
     """A clip that is spoken, up to its STOP."""
     units = np.concatenate([part.values for part in continuation] or [np.zeros(0, np.int64)])
-    answer = answer_in_units(units, stop.values)
+    answer = before_first(units, stop.values)
     return [Part("speech", answer)] if len(answer) else []
+
+
+def before_first(units: NDArray[np.int64], stop: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The units [n] before the first place where `stop` [m] begins; all, if it is not there."""
+    for start in range(len(units) - len(stop) + 1):
+        if np.array_equal(units[start : start + len(stop)], stop):
+            return units[:start]
+    return units
 
 
 def _encoded(prompt: Sequence[PromptPart], model: TextAndSpeechLM, tokenizer: Tokenizer | None) -> list[Part]:

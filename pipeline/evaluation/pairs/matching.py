@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from model.lm.loader_config import LoaderConfig
 from model.lm.samples import AlignedSamples
 from model.lm.scoring import max_units, token_scores
 from pipeline.errors import TwistError
 from pipeline.evaluation.measures import GROUP, Measure
+from pipeline.evaluation.pairs.likelier import points
 from pipeline.evaluation.results import LeftOut
 from pipeline.files import storage
 from pipeline.runs import SHARDS
@@ -57,20 +57,25 @@ def matching(subject: Subject) -> Iterator[Result]:
     if not subject.run:
         raise TwistError("matching is measured on the samples of a run: give --run")
     dataset = open_dataset(storage.join(subject.run, SHARDS))
-    samples = AlignedSamples(dataset, SPLIT, LoaderConfig())
+    samples = AlignedSamples(dataset, SPLIT)
     if dataset.info["text"]["vocab_size"] != vocabulary.text_size:
         raise TwistError(f"{dataset.uri} has text of another tokenizer than {subject.lm.path}")
-    longest = max_units(subject.lm.model, vocabulary) - 2
-    fits = samples.num_units + samples.num_text_tokens.astype(np.int64) <= longest
-    left_out = [
-        LeftOut(samples.key(int(i)), "too_long", f"more tokens than the model's {longest:.0f}")
-        for i in np.flatnonzero(~fits)
-    ]
-    chosen = np.flatnonzero(fits)
-    if len(chosen) < 2:
-        raise TwistError(f"{dataset.uri} has {len(chosen)} samples with words in {SPLIT}; two are needed")
-    others = chosen[neighbours_in_length(samples.num_units[chosen], subject.seed)]
-    table = _table(subject.lm, samples, chosen, others)
+    if len(samples) < 2:
+        raise TwistError(f"{dataset.uri} has a single sample with words in {SPLIT}; two are needed")
+    left_out: list[LeftOut] = []
+    pairs: list[tuple[int, int]] = []
+    longest = max_units(subject.lm.model, vocabulary) - 1  # and [TEXT]
+    for i, j in enumerate(neighbours_in_length(samples.num_units, subject.seed).tolist()):
+        num_tokens = max(int(samples.num_text_tokens[k] + samples.num_units[m]) for k in (i, j) for m in (i, j))
+        if num_tokens > longest:
+            left_out.append(
+                LeftOut(samples.key(i), "too_long", f"{num_tokens} tokens, but the model takes {longest:.0f}")
+            )
+        elif np.array_equal(samples[i].tokens, samples[j].tokens):
+            left_out.append(LeftOut(samples.key(i), "same_text", f"as that of {samples.key(j)}"))
+        else:
+            pairs.append((i, j))
+    table = _table(subject.lm, samples, pairs)
     measures = [
         Measure("speech, sum", "right_speech_sum"),
         Measure("speech, mean", "right_speech_mean"),
@@ -93,18 +98,16 @@ def neighbours_in_length(lengths: NDArray[np.integer], seed: int) -> NDArray[np.
     order = np.argsort(lengths, kind="stable")
     generator = np.random.Generator(np.random.PCG64(seed))
     others = np.empty(len(order), np.int64)
+    # The last group has at least two: one alone has no other.
     edges = np.append(np.arange(0, max(1, len(order) - 1), NEIGHBOURS), len(order))
-    if len(edges) > 2 and edges[-1] - edges[-2] < 2:  # one alone has no other
-        edges = np.delete(edges, -2)
     for start, end in itertools.pairwise(edges):
         group = generator.permutation(order[start:end])
         others[group] = np.roll(group, 1)
     return others
 
 
-def _table(lm: SpeechLM, samples: AlignedSamples, own: NDArray[np.int64], others: NDArray[np.int64]) -> pa.Table:
-    both = {int(i): samples[int(i)] for i in own}
-    pairs = [(int(i), int(j)) for i, j in zip(own, others, strict=True)]
+def _table(lm: SpeechLM, samples: AlignedSamples, pairs: Sequence[tuple[int, int]]) -> pa.Table:
+    both = {i: samples[i] for i in sorted({i for pair in pairs for i in pair})}
     alone = dict(zip(both, _nats(lm, [(None, sample) for sample in both.values()]), strict=True))
     matched = dict(zip(both, _nats(lm, [(sample, sample) for sample in both.values()]), strict=True))
     other_speech = _nats(lm, [(both[i], both[j]) for i, j in pairs])
@@ -119,9 +122,9 @@ def _table(lm: SpeechLM, samples: AlignedSamples, own: NDArray[np.int64], others
             gain,
             other_gain,
             with_other_text - alone[i],
-            _points(gain, other_gain),
-            _points(gain / len(both[i].units), other_gain / len(both[j].units)),
-            _points(matched[i], with_other_text),
+            points(gain, other_gain),
+            points(gain / len(both[i].units), other_gain / len(both[j].units)),
+            points(matched[i], with_other_text),
         )
         for name, value in zip(columns, row, strict=True):
             columns[name].append(value)
@@ -132,7 +135,10 @@ def _nats(lm: SpeechLM, pairs: Sequence[tuple[AlignedSample | None, AlignedSampl
     """log p(units) of each second sample, behind the text of the first if there is one."""
     sequences = [_sequence(text, speech, lm.vocabulary) for text, speech in pairs]
     scores = token_scores(lm.model, sequences)
-    return [float(nats[-len(speech.units) :].sum()) for nats, (_, speech) in zip(scores, pairs, strict=True)]
+    sums = [float(nats[-len(speech.units) :].sum()) for nats, (_, speech) in zip(scores, pairs, strict=True)]
+    if not np.isfinite(sums).all():
+        raise TwistError(f"{lm.path} gives likelihoods that are not finite; take another checkpoint")
+    return sums
 
 
 def _sequence(text: AlignedSample | None, speech: AlignedSample, vocabulary: Vocabulary) -> NDArray[np.int64]:
@@ -140,7 +146,3 @@ def _sequence(text: AlignedSample | None, speech: AlignedSample, vocabulary: Voc
     written = [] if text is None else [np.array([vocabulary.text_id]), text.tokens.astype(np.int64)]
     start = [] if vocabulary.bos_id is None else [np.array([vocabulary.bos_id])]
     return np.concatenate([*start, *written, np.array([vocabulary.speech_id]), vocabulary.encode(speech.units)])
-
-
-def _points(own: float, other: float) -> float:
-    return 1.0 if own > other else 0.5 if own == other else 0.0

@@ -12,7 +12,8 @@ from transformers import AutoTokenizer
 
 from model.lm.generate import continue_units, probabilities
 from model.lm.generate_mixed import DrawnIds, continue_parts
-from model.lm.parts import OutputModality, Part, encode, parse
+from model.lm.modality import OutputModality
+from model.lm.parts import Part, encode, parse
 from model.lm.sampling_config import SamplingConfig
 from model.lm.scoring import log_likelihoods
 from model.lm.text_lm import extend_text_lm, ids_of_text, text_tokenizer

@@ -14,12 +14,12 @@ from pipeline.speaking.few_shot import (
     Example,
     Task,
     answer_in_text,
-    answer_in_units,
     draw_shots,
     few_shot_prompt,
     read_examples,
 )
 from pipeline.speaking.prompts import PromptPart
+from pipeline.speaking.text_and_speech import before_first
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,9 +70,9 @@ def test_answers_in_text(task: Task, generated: str, answer: str) -> None:
 
 def test_answers_in_units_end_at_the_first_stop() -> None:
     said, stop = np.array([1, 9, 2, 9, 8, 3, 9, 8]), np.array([9, 8])
-    assert answer_in_units(said, stop).tolist() == [1, 9, 2]
-    assert answer_in_units(said[:3], stop).tolist() == [1, 9, 2]
-    assert answer_in_units(said[:0], stop).tolist() == []
+    assert before_first(said, stop).tolist() == [1, 9, 2]
+    assert before_first(said[:3], stop).tolist() == [1, 9, 2]
+    assert before_first(said[:0], stop).tolist() == []
 
 
 @pytest.mark.parametrize("count", [2, 3, 7, 10])

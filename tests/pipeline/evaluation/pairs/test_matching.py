@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,11 +54,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def subject_of(run: Path, checkpoint: Path | None = None) -> Subject:
+def subject_of(run: Path, checkpoint: Path | None = None, shards_of: Path | None = None) -> Subject:
     subject = Subject(
         checkpoint=str(checkpoint or run / "checkpoint"),
         codebook_source="nowhere",
-        run=str(run),
+        run=str(shards_of or run),
         output=str(run / "evaluation"),
         config=EvaluationConfig(),
         cluster=ClusterConfig(),
@@ -114,3 +115,15 @@ def test_a_model_of_units_alone_has_no_text_to_match(run: Path, tmp_path: Path) 
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "units")
     with pytest.raises(TwistError, match="is one of units alone"):
         next(iter(matching(subject_of(run, tmp_path / "units"))))
+
+
+def test_samples_with_one_text_cannot_be_told_apart(run: Path, tmp_path: Path) -> None:
+    samples = AlignedSamples(_dataset(run), "validation")
+    twins = []
+    for number in (0, 1, 2):
+        units, words = samples[number].units, words_of(samples[number].units, 4, np.random.default_rng(0), ROWS)
+        twins.append((units, replace(words, tokens=np.arange(words.table[:, 0].sum(), dtype=np.uint32))))
+    same = [(units, replace(twins[0][1], table=words.table)) for units, words in twins]
+    write_words_dataset(str(tmp_path / "shards"), {"train": same, "validation": same}, vocab_size=ROWS)
+    with pytest.raises(TwistError, match=r"none of 3 items has a score: .*same_text"):
+        next(iter(matching(subject_of(run, shards_of=tmp_path))))
