@@ -212,7 +212,7 @@ def _list(place: str, run: str) -> list[_File]:
     if not versions and place.lower().endswith(suffixes) and storage.exists(place):
         return [_File(place.rpartition("/")[2], place, storage.version(place))]
     files = (_File(name, storage.join(place, name), version) for name, version in versions.items())
-    own = storage.join(storage.absolute(run), "")
+    own = f"{storage.absolute(run).rstrip('/')}/"
     return [file for file in files if not is_hidden(file.name) and not storage.absolute(file.uri).startswith(own)]
 
 

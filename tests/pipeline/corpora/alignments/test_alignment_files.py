@@ -240,3 +240,14 @@ def test_a_damaged_alignment_says_what_is_wrong(
     with pytest.raises(AlignmentError, match=detail) as raised:
         words_in(tmp_path, ("a", "/a.wav"))
     assert raised.value.reason == reason and str(tmp_path / name) in raised.value.detail
+
+
+def test_only_what_lies_in_the_run_is_the_run_s_own(tmp_path: Path) -> None:
+    """Speech often lies beside its run, in a folder whose name begins as the run's does."""
+    write(tmp_path, "demo-speech/a.TextGrid", SHORT)
+    write(tmp_path, "demo/b.TextGrid", SHORT)
+    for place in (tmp_path, tmp_path / "demo-speech"):
+        files = AlignmentFiles(str(place), "words", str(tmp_path / "demo"))
+        files.claim("a", "/a.wav")
+        assert files.words_of("a", "/a.wav") is not None
+        assert files.words_of("b", "/b.wav") is None
