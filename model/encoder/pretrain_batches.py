@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from model.encoder.hubert_config import HubertConfig
-from model.training.step_batches import draw_order, endless_order
+from model.training.step_batches import draw_order, endless_order, require_even_parts
 from pipeline.errors import TwistError
 from pipeline.records import SAMPLE_RATE_HZ
 
@@ -92,12 +92,7 @@ class PretrainBatches(torch.utils.data.Dataset[PretrainBatch]):
     """
 
     def __init__(self, clips: LabelledClips, config: PretrainConfig, rank: int = 0, world_size: int = 1) -> None:
-        if config.batch_size % (world_size * config.gradient_accumulation):
-            multiple = world_size * config.gradient_accumulation
-            raise TwistError(
-                f"pretrain.batch_size {config.batch_size} cannot be parted evenly among {world_size} processes with "
-                f"gradient_accumulation {config.gradient_accumulation}; make it a multiple of {multiple}"
-            )
+        require_even_parts("pretrain.batch_size", config.batch_size, world_size, config.gradient_accumulation)
         self._clips = clips
         self._config = config
         self._rank = rank

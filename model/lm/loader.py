@@ -21,6 +21,7 @@ from torch import Tensor
 
 from model.lm.epoch_order import EpochOrder
 from model.training import step_batches
+from model.training.step_batches import require_even_parts
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
@@ -94,11 +95,7 @@ class TrainingBatches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if batch_size % (world_size * num_micro_batches):
-            raise TwistError(
-                f"batch_size {batch_size} cannot be parted evenly among {world_size} processes with "
-                f"gradient_accumulation {num_micro_batches}; make it a multiple of {world_size * num_micro_batches}"
-            )
+        require_even_parts("train.batch_size", batch_size, world_size, num_micro_batches)
         self._samples = samples
         self._vocabulary = vocabulary
         self._batch_size = batch_size

@@ -102,14 +102,11 @@ def sample_nll(
     was_training = model.training
     model.eval()
     with torch.no_grad(), attention_within_documents(bare_model(model)):
-        for round_start in range(0, len(batches), ranks.world_size):
-            # Where weights are sharded no process can compute alone: in the last round some have another's batch.
-            number = round_start + ranks.rank
-            batch = batches[min(number, len(batches) - 1)]
+        for batch, counts in ranks.rounds(batches):
             micro_batch = collate([samples[int(i)] for i in batch], vocabulary)
             nll_of_all = next_unit_nll(model, *_behind(vocabulary.start_ids, micro_batch))
             batch_nll = nll_of_all[:, len(vocabulary.start_ids) :]  # the first unit is given
-            if number < len(batches):
+            if counts:
                 nll[batch] = batch_nll.double().sum(dim=1).cpu().numpy()
     model.train(was_training)
     return ranks.sum(torch.from_numpy(nll).to(ranks.device)).cpu().numpy()

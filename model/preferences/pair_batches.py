@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from model.training.step_batches import endless_order
+from model.training.step_batches import endless_order, require_even_parts
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
@@ -111,12 +111,7 @@ class PairBatches(torch.utils.data.Dataset[PairBatch]):
     """
 
     def __init__(self, pairs: TokenizedPairs, config: TuneConfig, rank: int = 0, world_size: int = 1) -> None:
-        multiple = world_size * config.gradient_accumulation
-        if config.batch_size % multiple:
-            raise TwistError(
-                f"tune.batch_size {config.batch_size} cannot be parted evenly among {world_size} processes with "
-                f"gradient_accumulation {config.gradient_accumulation}; make it a multiple of {multiple}"
-            )
+        require_even_parts("tune.batch_size", config.batch_size, world_size, config.gradient_accumulation)
         self._pairs = pairs
         self._config = config
         self._rank = rank

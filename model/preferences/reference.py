@@ -83,15 +83,11 @@ def log_probs(model: nn.Module, pairs: TokenizedPairs, ranks: Ranks) -> PairLogP
     What a pair gets does not depend on the number of processes. `model` is left in the mode that it was in.
     """
     sums = torch.zeros(2, len(pairs), dtype=torch.float64, device=ranks.device)
-    batches = _batches(pairs)
     was_training = model.training
     model.eval()
-    for round_start in range(0, len(batches), ranks.world_size):
-        # Where weights are sharded no process can compute alone: in the last round some have another's batch.
-        number = round_start + ranks.rank
-        batch = batches[min(number, len(batches) - 1)]
+    for batch, counts in ranks.rounds(_batches(pairs)):
         found = ending_log_probs(model, pairs.micro_batch(batch))
-        if number < len(batches):
+        if counts:
             sums[:, torch.tensor(batch, device=ranks.device)] = torch.stack(found).double()
     model.train(was_training)
     chosen, rejected = ranks.sum(sums).cpu()

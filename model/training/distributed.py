@@ -21,7 +21,7 @@ from model.device import Device, pick_device
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import FrameType
 
 T = TypeVar("T")
@@ -80,6 +80,16 @@ class Ranks:
                 dist.all_gather_object(messages, None if failure is None else str(failure))
             raise failure or TwistError(next(message for message in messages if message is not None))
         return result
+
+    def rounds(self, batches: Sequence[T]) -> Iterator[tuple[T, bool]]:
+        """This process's batches, one a round, each with whether its result counts.
+
+        Where weights are sharded no process can compute alone, so all take part in every round: in the last one, those
+        that have no batch left are given the last again, and their result counts for nothing.
+        """
+        for round_start in range(0, len(batches), self.world_size):
+            number = round_start + self.rank
+            yield batches[min(number, len(batches) - 1)], number < len(batches)
 
     def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
         """Overwrites tensors in every process with the main process's."""

@@ -51,6 +51,27 @@ class _Outcomes(Dataset["Batch | Exception"], Generic[Batch]):
             return error
 
 
+def require_even_parts(setting: str, batch_size: int, world_size: int, num_micro_batches: int = 1) -> None:
+    """Checks that a step's batch parts evenly among processes, and each part among its forward passes.
+
+    Args:
+        setting: The setting that gives the batch size, for the message.
+        batch_size: Items of a step in all processes.
+        world_size: Number of processes.
+        num_micro_batches: Forward passes of each process in a step: the setting `gradient_accumulation`.
+
+    Raises:
+        TwistError: it does not.
+    """
+    multiple = world_size * num_micro_batches
+    if batch_size % multiple:
+        passes = f" with gradient_accumulation {num_micro_batches}" if num_micro_batches > 1 else ""
+        raise TwistError(
+            f"{setting} {batch_size} cannot be parted evenly among {world_size} processes{passes}; "
+            f"make it a multiple of {multiple}"
+        )
+
+
 def endless_order(seed: int, start: int, stop: int, count: int) -> NDArray[np.int64]:
     """Items `start` to `stop` (exclusive) of an endless stream over `count` items, reshuffled each epoch."""
     epochs, places = np.divmod(np.arange(start, stop), count)

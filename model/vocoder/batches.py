@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from model.training.step_batches import draw_order, endless_order
+from model.training.step_batches import draw_order, endless_order, require_even_parts
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
@@ -65,11 +65,7 @@ class VocoderBatches:
     """
 
     def __init__(self, clips: LabelledClips, config: VocoderTrainConfig, rank: int = 0, world_size: int = 1) -> None:
-        if config.batch_size % world_size:
-            raise TwistError(
-                f"vocoder.batch_size {config.batch_size} cannot be parted evenly among {world_size} processes; make it "
-                f"a multiple of {world_size}"
-            )
+        require_even_parts("vocoder.batch_size", config.batch_size, world_size)
         require_fit(clips, config)
         self._clips = clips
         self._config = config

@@ -19,6 +19,7 @@ from model.lm.loader import Batch, MicroBatch
 from model.lm.mixture.config import KINDS
 from model.lm.mixture.kinds import KindOrder, shares_of_sequences
 from model.training import step_batches
+from model.training.step_batches import require_even_parts
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
@@ -65,11 +66,7 @@ class MixtureBatches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if batch_size % (world_size * num_micro_batches):
-            raise TwistError(
-                f"batch_size {batch_size} cannot be parted evenly among {world_size} processes with "
-                f"gradient_accumulation {num_micro_batches}; make it a multiple of {world_size * num_micro_batches}"
-            )
+        require_even_parts("train.batch_size", batch_size, world_size, num_micro_batches)
         self._sources = [sources[kind] for kind in mixture.kinds]
         self._mixture = mixture
         self._vocabulary = vocabulary

@@ -90,14 +90,12 @@ def _perplexity(
     was_training = model.training
     model.eval()
     with torch.no_grad(), attention_within_documents(bare_model(model)):
-        for round_start in range(0, len(batches), ranks.world_size):
-            # Where weights are sharded no process can compute alone: in the last round some have another's batch.
-            number = round_start + ranks.rank
-            samples = np.sort(batches[min(number, len(batches) - 1)])
+        for drawn, counts in ranks.rounds(batches):
+            samples = np.sort(drawn)
             batch, num_damaged = source.sequences(samples, samples, SEED)
             assert not num_damaged, "validation refuses damaged samples"
             nll, is_scored = score(batch)
-            if number < len(batches):
+            if counts:
                 is_scored = is_scored.to(nll.device)
                 sums[0] += nll.double()[is_scored].sum().cpu()
                 sums[1] += is_scored.sum().cpu()
