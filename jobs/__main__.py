@@ -19,6 +19,7 @@ GROUPS = {
         "report": "write pages to look at and listen to: hours, drops, units, training, clips",
         "status": "say what runs: rate, time left, limiting step, stragglers, quarantine, cost",
         "trace": "say what became of a recording, segment, sample or file",
+        "estimate": "say what a corpus will take: hours, machines, storage, money, from a sample of it",
         "doctor": "check this machine, and say what to do where something is missing",
         "recipe new": "write a commented recipe for a corpus and a text LM",
         "recipe check": "say all that is wrong in a recipe, by line",

@@ -39,10 +39,10 @@ def work(recipe: Recipe, given: Namespace) -> None:
 
     recipe = manifest.with_audio(recipe, given)
     shards = storage.join(recipe.run, "shards")
-    stages = _stages(recipe, given.until)
-    _require_encoder(recipe, stages)
+    stages = stages_of(recipe, given.until)
+    require_encoder(recipe, stages)
     if given.until is not None:
-        _run_stages(recipe, stages, given.retry_dropped)
+        run_stages(recipe, stages, retry_dropped=given.retry_dropped)
         if stages[-1].name == SHARDS:
             print(f"\n{table_of_corpora(describe_shards(shards))}")
         return
@@ -53,7 +53,7 @@ def work(recipe: Recipe, given: Namespace) -> None:
 
     assert recipe.train is not None
     require_model(recipe.train.init, recipe.train.architecture, recipe.train.max_units)
-    _run_stages(recipe, stages, given.retry_dropped)
+    run_stages(recipe, stages, retry_dropped=given.retry_dropped)
     result = train.work(recipe, checkpoints=given.checkpoints)
     evaluation = evaluate_perplexity(result.checkpoint, shards, "validation", recipe.train.max_units)
     output = storage.join(recipe.run, results.EVALUATION)
@@ -62,7 +62,7 @@ def work(recipe: Recipe, given: Namespace) -> None:
     print(f"\n{_table(recipe, result.initial.mean.perplexity, evaluation)}")
 
 
-def _stages(recipe: Recipe, until: str | None) -> list[StageRow]:
+def stages_of(recipe: Recipe, until: str | None) -> list[StageRow]:
     """The stages to do, to the end or until one of them."""
     asked_for = [stage for stage in STAGES if stage.section is None or _is_said(recipe, stage.section)]
     if until is None:
@@ -83,7 +83,7 @@ def _is_said(recipe: Recipe, setting: str) -> bool:
     return bool(value)
 
 
-def _require_encoder(recipe: Recipe, stages: Sequence[StageRow]) -> None:
+def require_encoder(recipe: Recipe, stages: Sequence[StageRow]) -> None:
     """Loads the encoder if one of these stages will need it, to find out now if it is missing."""
     from pipeline import stage
     from pipeline.units.encode import describe_encoder
@@ -92,7 +92,8 @@ def _require_encoder(recipe: Recipe, stages: Sequence[StageRow]) -> None:
         describe_encoder(recipe.encoder)
 
 
-def _run_stages(recipe: Recipe, stages: Sequence[StageRow], retry_dropped: bool) -> None:
+def run_stages(recipe: Recipe, stages: Sequence[StageRow], *, retry_dropped: bool) -> None:
+    """Does these stages in order; finished ones are skipped."""
     for stage in stages:
         settings = {"retry_dropped": retry_dropped} if stage.reads_audio else {}
         importlib.import_module(f"jobs.{stage.command.replace('-', '_')}").work(recipe, **settings)

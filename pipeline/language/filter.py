@@ -100,10 +100,11 @@ def filter_languages(
             corpora = [Corpus(name, kind == "librispeech") for name, kind in kinds.items()]
             marks = find_same_speech(functools.partial(_spoken, run), corpora, same_speech, evaluation)
             _write_evidence(stage, config, classifier is not None, marks, report)
+        work: dict[str, Any] = {}
         heard: Iterator[tuple[str, AudioEvidence]] | None = None
         if classifier is not None:
-            heard = listen.listen(stage.uri, _excerpts(stage), config.audio, cluster, report)
-        _write_decisions(stage, config, heard, report)
+            work, heard = listen.listen(stage.uri, _excerpts(stage), config.audio, cluster, report)
+        _write_decisions(stage, config, heard, work, report)
 
 
 def _find_classifier(config: LanguageConfig) -> str | None:
@@ -264,6 +265,7 @@ def _write_decisions(
     stage: Stage,
     config: LanguageConfig,
     heard: Iterator[tuple[str, AudioEvidence]] | None,
+    work: dict[str, Any],
     report: ReportProgress,
 ) -> None:
     account = Account()
@@ -286,6 +288,7 @@ def _write_decisions(
         least_certain=account.least_certain(),
         kept_without_evidence=asdict(account.kept_without_evidence),
         audio_evidence={"available": heard is not None, "unheard": asdict(account.unheard)},
+        work=work,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
@@ -129,14 +129,18 @@ def listen(
     config: AudioLanguageConfig,
     cluster: ClusterConfig,
     report: ReportProgress,
-) -> Iterator[tuple[str, AudioEvidence]]:
-    """Classifies recordings and writes a part file per chunk; yields recording ids and verdicts in the given order."""
+) -> tuple[dict[str, Any], Iterator[tuple[str, AudioEvidence]]]:
+    """Classifies recordings and writes a part file per chunk.
+
+    Returns:
+        What the work took, for stage.json; and recording ids and verdicts in the given order.
+    """
     plan = _plan(excerpts, config)
     if not len(plan):
-        return iter(())
+        return {}, iter(())
     parts = storage.join(stage_uri, stage_of(LANGUAGE).parts)
-    dataflow.run_chunks(plan, parts, HearLanguage, {"config": config}, _all_failed, cluster, report)
-    return _read(dataflow.part_uri(parts, name) for name in plan.names)
+    work = dataflow.run_chunks(plan, parts, HearLanguage, {"config": config}, _all_failed, cluster, report)
+    return work, _read(dataflow.part_uri(parts, name) for name in plan.names)
 
 
 def _plan(excerpts: Iterable[Excerpts], config: AudioLanguageConfig) -> WorkPlan:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -72,15 +72,19 @@ def search(
     config: SegmentConfig,
     cluster: ClusterConfig,
     report: ReportProgress,
-) -> Iterator[tuple[str, Speech]]:
-    """Searches recordings for speech and writes a part file per chunk; yields ids and speech in the given order."""
+) -> tuple[dict[str, Any], Iterator[tuple[str, Speech]]]:
+    """Searches recordings for speech and writes a part file per chunk.
+
+    Returns:
+        What the work took, for stage.json; and ids and speech in the given order.
+    """
     plan = _plan(recordings, config.work_unit_minutes * 60)
     if not len(plan):
-        return iter(())
+        return {}, iter(())
     parts = storage.join(stage_uri, stage_of(SEGMENTS).parts)
     threshold = config.speech_threshold
-    dataflow.run_chunks(plan, parts, FindSpeech, {"threshold": threshold}, _all_failed, cluster, report)
-    return _read([dataflow.part_uri(parts, name) for name in plan.names])
+    work = dataflow.run_chunks(plan, parts, FindSpeech, {"threshold": threshold}, _all_failed, cluster, report)
+    return work, _read([dataflow.part_uri(parts, name) for name in plan.names])
 
 
 def _plan(recordings: Iterable[Recording], chunk_s: float) -> WorkPlan:

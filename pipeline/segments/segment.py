@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -56,11 +56,12 @@ def make_segments(
     with stage.begin(functools.partial(take_back_dropped, stage) if retry_dropped else None) as has_work:
         if not has_work:
             return
+        work: dict[str, Any] = {}
         found: Iterator[tuple[str, Speech]] = iter(())
         if config.detect_speech != "none":
             to_search = (recording for recording in kept_recordings(run) if is_to_be_searched(recording, config))
-            found = search(stage.uri, to_search, config, cluster, report)
-        _write(stage, _with_speech(kept_recordings(run), found, config), config)
+            work, found = search(stage.uri, to_search, config, cluster, report)
+        _write(stage, _with_speech(kept_recordings(run), found, config), config, work)
 
 
 def _with_speech(
@@ -80,7 +81,12 @@ def _with_speech(
             yield recording, None
 
 
-def _write(stage: Stage, recordings: Iterable[tuple[Recording, Speech | None]], config: SegmentConfig) -> None:
+def _write(
+    stage: Stage,
+    recordings: Iterable[tuple[Recording, Speech | None]],
+    config: SegmentConfig,
+    work: dict[str, Any],
+) -> None:
     segments = _SegmentRows(config.work_unit_minutes * 60)
     dropped: list[Dropped] = []
     total, kept = Tally(), Tally()
@@ -112,7 +118,7 @@ def _write(stage: Stage, recordings: Iterable[tuple[Recording, Speech | None]], 
     parquet.write(storage.join(stage.uri, LENGTHS_FILE), lengths.table())
     counts = StageCounts.of(total, kept, dropped)
     facts = {"segments": segments.num_rows, "work_units": segments.num_chunks}
-    stage.finish(counts, dropped, digest(content), **facts, lengths=lengths.differences.as_facts())
+    stage.finish(counts, dropped, digest(content), **facts, lengths=lengths.differences.as_facts(), work=work)
 
 
 class _Lengths:

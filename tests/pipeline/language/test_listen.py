@@ -473,7 +473,7 @@ def test_units_quarantined_are_told(run: str, monkeypatch: pytest.MonkeyPatch) -
         Excerpts(r.recording_id, r.corpus, r.uri, r.channel, choose_windows(r.duration_s, r.voice_activity, CONFIG))
         for r in recordings
     ]
-    told = list(listen(f"{run}/language", excerpts, CONFIG, ClusterConfig(), silently))
+    told = list(listen(f"{run}/language", excerpts, CONFIG, ClusterConfig(), silently)[1])
     assert [id for id, _ in told] == [recording.recording_id for recording in recordings]
     assert {heard.failure for _, heard in told} == {"quarantined"}
 
