@@ -22,6 +22,8 @@ BIN = Path(sys.executable).parent
 STARTING_TAKES_AT_MOST_S = 90.0
 # Environment variable of all processes of one cluster.
 MARK = "TWIST_TEST_CLUSTER"
+# Of the ports that tests of this process listen on.
+_claims: list[socket.socket] = []
 
 
 class RayCluster:
@@ -125,10 +127,17 @@ def ray_cluster(
 
 
 def free_ports(count: int) -> list[int]:
-    """Free ports above the range of Ray's workers and below the range that the kernel assigns."""
+    """Free ports above the range of Ray's workers and below the range that the kernel assigns.
+
+    Each is claimed for as long as this process runs: it is listened on later, in a process that this one starts, and
+    until then other tests, whose process ids are close by, would find it as free as this one did.
+    """
     found: list[int] = []
     for port in range(20_000 + os.getpid() % 10_000, 32_000):
-        with socket.socket() as probe:
+        claim = socket.socket(socket.AF_UNIX)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            claim.bind(f"\0twist-test-port-{port}")  # a name without a file, that ends with the process
+            _claims.append(claim)
             if probe.connect_ex(("127.0.0.1", port)) != 0:
                 found.append(port)
         if len(found) == count:
