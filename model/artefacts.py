@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from model.official_files import ARTEFACTS, Artefact
+from model.training.checkpoint import OPTIMIZER_PREFIX
 from pipeline.errors import RunError, TwistError
 from pipeline.files import machine_cache, storage
 from pipeline.files.checksums import sha256_of, sha256_of_files
-from pipeline.files.machine_cache import CACHE_VARIABLE, cache_folder, locked
+from pipeline.files.file_lock import locked
+from pipeline.files.machine_cache import CACHE_VARIABLE, cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +45,8 @@ EMBEDDED = ("hubert-tiny-25hz", "hubert-tiny-25hz-km100", "hifigan-tiny-25hz")
 def local_path(path_or_name: str, beside: Sequence[str] = ()) -> Path:
     """Where a model's file or folder lies on this machine; what is on S3, or published under a name, is fetched.
 
+    Of a checkpoint on S3, the optimizer's files are not.
+
     Args:
         path_or_name: A local path, the name of an artefact (see `resolve`), or s3://BUCKET/KEY.
         beside: Names of files that belong to a single file on S3, and lie beside it if there are any.
@@ -52,7 +56,7 @@ def local_path(path_or_name: str, beside: Sequence[str] = ()) -> Path:
         RunError: it cannot be fetched.
     """
     if storage.is_s3(path_or_name):
-        return machine_cache.copy_of(path_or_name, beside)
+        return machine_cache.copy_of(path_or_name, beside, leave_out=OPTIMIZER_PREFIX)
     return Path(resolve(path_or_name))
 
 
@@ -69,7 +73,8 @@ def identity(path_or_name: str) -> str:
     """
     if is_name(path_or_name):
         return path_or_name
-    path = local_path(path_or_name)
+    # Of a checkpoint, its optimizer's files too.
+    path = machine_cache.copy_of(path_or_name) if storage.is_s3(path_or_name) else local_path(path_or_name)
     if path.is_file():
         return f"sha256:{sha256_of(str(path))}"
     files = path.iterdir() if path.is_dir() else ()

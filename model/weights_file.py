@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import safetensors.torch
 
+from model.training.checkpoint import OPTIMIZER_PREFIX
 from pipeline.files.checksums import sha256_of_files
 
 if TYPE_CHECKING:
@@ -34,8 +35,13 @@ def fingerprint_of_folder(folder: Path) -> str:
 
 
 def fingerprint_of_files(path: Path) -> str:
-    """A hash of a file, or of all files that lie in a folder: a model of any layout, with its tokenizer."""
-    return sha256_of_files([one for one in path.iterdir() if one.is_file()] if path.is_dir() else [path])
+    """A hash of a file, or of all files that lie in a folder: a model of any layout, with its tokenizer.
+
+    Not of its optimizer's, which a copy of a checkpoint need not have.
+    """
+    if not path.is_dir():
+        return sha256_of_files([path])
+    return sha256_of_files(one for one in path.iterdir() if one.is_file() and not one.name.startswith(OPTIMIZER_PREFIX))
 
 
 def share_as_usual(*paths: Path) -> None:

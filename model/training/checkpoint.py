@@ -37,6 +37,8 @@ PLACEHOLDER_PREFIX = b'{"being_written_by": '
 def fetch(path: str) -> Path:
     """A local folder with one checkpoint, for use of its model: the folder itself, or this machine's copy of one on S3.
 
+    Of one on S3 everything is fetched but the optimizer's files.
+
     Raises:
         TwistError: as `checked`; or there is no such folder on S3.
         RunError: it cannot be fetched.
@@ -67,7 +69,7 @@ def checked(local: Path, path: str = "") -> Path:
     except (OSError, ValueError) as error:
         raise damage(path, [CHECKSUMS]) from error
     used = [name for name in checksums if not name.startswith(OPTIMIZER_PREFIX) and (local / name).exists()]
-    if damaged := [name for name in used if sha256_of(str(local / name)) != checksums[name]]:
+    if damaged := _differing(str(local), {name: checksums[name] for name in used}):
         raise damage(path, damaged)
     return local
 
@@ -80,9 +82,16 @@ def is_listed(uri: str) -> bool:
         return False
 
 
-def local_copy(path: str) -> Path:
-    """A local folder with a checkpoint's files: the folder itself, or this machine's copy of one on S3."""
-    return machine_cache.copy_of(path) if storage.is_s3(path) else Path(path)
+def local_copy(path: str, *, with_optimizer: bool = False) -> Path:
+    """A local folder with a checkpoint's files: the folder itself, or this machine's copy of one on S3.
+
+    Args:
+        path: The checkpoint's folder.
+        with_optimizer: Whether the optimizer's files are to be fetched, too.
+    """
+    if not storage.is_s3(path):
+        return Path(path)
+    return machine_cache.copy_of(path, leave_out=None if with_optimizer else OPTIMIZER_PREFIX)
 
 
 def damaged_files(folder: str, rank: int = 0, world_size: int = 1) -> list[str]:
@@ -97,8 +106,7 @@ def damaged_files(folder: str, rank: int = 0, world_size: int = 1) -> list[str]:
         checksums = _read_checksums(folder)
     except (FileNotFoundError, ValueError):
         return [CHECKSUMS]
-    mine = list(checksums.items())[rank::world_size]
-    return [name for name, sha256 in mine if not _is_as_saved(storage.join(folder, name), sha256)]
+    return _differing(folder, dict(list(checksums.items())[rank::world_size]))
 
 
 def damage(uri: str, names: Sequence[str]) -> TwistError:
@@ -132,11 +140,18 @@ def checksums_text(checksums: Mapping[str, str]) -> str:
     return json.dumps(dict(sorted(checksums.items())), indent=2) + "\n"
 
 
-def _is_as_saved(uri: str, sha256: str) -> bool:
-    try:
-        return sha256_of(uri) == sha256
-    except FileNotFoundError:
-        return False
+def _differing(folder: str, checksums: Mapping[str, str]) -> list[str]:
+    """The names of files that are missing or have another sha256 than here."""
+    # What this machine's copy of a folder on S3 was held to a moment ago is not read once more.
+    found = {} if storage.is_s3(folder) else machine_cache.sha256_in(Path(folder))
+
+    def is_as_saved(name: str) -> bool:
+        try:
+            return (found.get(name) or sha256_of(storage.join(folder, name))) == checksums[name]
+        except FileNotFoundError:
+            return False
+
+    return [name for name in checksums if not is_as_saved(name)]
 
 
 def _is_trainers(path: str) -> bool:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def fetch_to_resume(folder: str, step: int, ranks: Ranks) -> Path:
     """A local folder with one checkpoint, all of whose files are as they were saved; all processes call this.
 
-    Each machine has its own copy of one on S3, so each process checks all that it reads. On a disk that all share, each
+    Each machine has its own copy of one on S3, which one process of it checks for all. On a disk that all share, each
     checks a share of the files.
 
     Raises:
@@ -35,7 +35,7 @@ def fetch_to_resume(folder: str, step: int, ranks: Ranks) -> Path:
     uri = step_folder(folder, step)
 
     def find_and_check() -> Path:
-        local = local_copy(uri)
+        local = local_copy(uri, with_optimizer=True)
         share = (0, 1) if storage.is_s3(uri) else (ranks.rank, ranks.world_size)
         if damaged := damaged_files(str(local), *share):
             raise damage(uri, damaged)

@@ -1,35 +1,43 @@
 """Models from elsewhere, kept once a machine: in the folder `TWIST_CACHE`, else in ~/.cache/twist.
 
-    CACHE/s3/1f3a.../opt-350m/config.json    a folder on S3: the files directly in it
+    CACHE/s3/1f3a.../opt-350m/config.json    a folder on S3: of the files directly in it those that were asked for
     CACHE/s3/9c07.../hubert.pt               a file on S3
     CACHE/s3/9c07....json                    the sha256 of each file of a copy, as it was received
 
 The number stands for the place on S3 and for the size and ETag of each file there: what was changed is fetched anew.
-So is a copy that differs from its list, to which it is held at each use.
+So is a file that differs from the list. A copy is held to its list at each use, by one process for all of a machine:
+who comes within CHECK_LASTS_S of that, with the files untouched since, takes its word. cache_bound.py says what goes
+when copies take too much room.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 import socket
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import RunError, TwistError
 from pipeline.files import foreign_json, s3, storage
+from pipeline.files.cache_bound import make_room, places_of
 from pipeline.files.checksums import sha256_of
+from pipeline.files.file_lock import locked, share
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Mapping, Sequence
 
+    from pipeline.files.cache_bound import Places
     from pipeline.files.s3 import Found
 
 CACHE_VARIABLE = "TWIST_CACHE"
+CHECK_LASTS_S = 600.0
+
+# The locks by which this process keeps the copies that it has asked for: their descriptors.
+_used: dict[Path, int] = {}
 
 
 def cache_folder() -> Path:
@@ -38,22 +46,16 @@ def cache_folder() -> Path:
     return Path(given) if given else Path.home() / ".cache" / "twist"
 
 
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds the lock of a file among the processes of this machine; it ends with the process, however that ends."""
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def copy_of(uri: str, beside: Sequence[str] = (), leave_out: str | None = None) -> Path:
+    """This machine's copy of a file on S3, or of the files directly in a folder there; what is not here is fetched.
 
-
-def copy_of(uri: str, beside: Sequence[str] = ()) -> Path:
-    """This machine's copy of a file on S3, or of the files directly in a folder there; fetched if it is not here yet.
-
-    Of several processes one fetches while the others wait for it. A copy that was damaged here is fetched anew.
+    Of several processes one fetches while the others wait for it. A file that was damaged here is fetched anew. The
+    copy stays at least as long as this process.
 
     Args:
         uri: s3://BUCKET/KEY of a file or folder.
         beside: Names of files that belong to a single file, and lie beside it if there are any.
+        leave_out: Files of a folder whose names begin so are not wanted.
 
     Raises:
         TwistError: there is no such file or folder.
@@ -62,23 +64,35 @@ def copy_of(uri: str, beside: Sequence[str] = ()) -> Path:
     try:
         found = _find(uri, beside)
         key = json.dumps([uri.rstrip("/"), found])
-        copy = cache_folder() / "s3" / hashlib.sha256(key.encode()).hexdigest()[:32]
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        if not _is_as_received(copy):
-            with locked(copy.with_name(f".{copy.name}.lock")):
-                if not _is_as_received(copy):
-                    shutil.rmtree(copy, ignore_errors=True)
-                    _fetch(found, copy)
+        copy = places_of(cache_folder() / "s3" / hashlib.sha256(key.encode()).hexdigest()[:32])
+        _keep(copy)
+        wanted = [one for one in found if leave_out is None or f"/{leave_out}" not in one[1].name]
+        listed = _read_list(copy)
+        if not all(_is_checked(copy, one.name, listed) for _, one in wanted):
+            with locked(copy.lock):
+                _complete(copy, wanted)
     except OSError as error:
         raise RunError(
             f"cannot fetch {uri} into {cache_folder()} of {socket.gethostname()}: {error}. Give this machine access to "
             f"it and room for it (another folder: {CACHE_VARIABLE}), or name a path that every machine sees"
         ) from error
-    return copy / uri.rstrip("/").rpartition("/")[2]
+    return copy.folder / uri.rstrip("/").rpartition("/")[2]
+
+
+def sha256_in(folder: Path) -> dict[str, str]:
+    """The sha256 by name of the files of a folder that `copy_of` gave this process, as far as it has just checked them.
+
+    Of any other folder nothing is known.
+    """
+    copy = places_of(folder.parent)
+    if copy.used not in _used:
+        return {}
+    listed = _read_list(copy)
+    return {name.rpartition("/")[2]: listed[name]["sha256"] for name in listed if _is_checked(copy, name, listed)}
 
 
 def _find(uri: str, beside: Sequence[str]) -> list[tuple[str, Found]]:
-    """The files to fetch: the place of each on S3, and its name in the copy."""
+    """The files of a copy: the place of each on S3, and its name in the copy."""
     folder, _, name = uri.rstrip("/").rpartition("/")
     within = [(storage.join(uri, one.name), one) for one in s3.list_folder(uri)]
     if within:
@@ -93,31 +107,93 @@ def _find(uri: str, beside: Sequence[str]) -> list[tuple[str, Found]]:
     return found
 
 
-def _is_as_received(copy: Path) -> bool:
-    """Whether a copy is there, and each of its files is as its list says."""
-    if not copy.is_dir():
+def _keep(copy: Places) -> None:
+    """Keeps a copy from being removed while this process runs, and notes that it was used."""
+    copy.folder.parent.mkdir(parents=True, exist_ok=True)
+    if copy.used not in _used:
+        _used[copy.used] = share(copy.used)
+    copy.used.touch()
+    copy.folder.mkdir(exist_ok=True)
+
+
+def _complete(copy: Places, wanted: Sequence[tuple[str, Found]]) -> None:
+    """Checks each file of a copy, and fetches those that are not there or are not as they were received."""
+    listed = _read_list(copy)
+    missing = []
+    for place, one in wanted:
+        if _is_checked(copy, one.name, listed):
+            continue
+        path = copy.folder / one.name
+        state = _state_of(path)  # before it is read: what is written meanwhile is not vouched for
+        if state and one.name in listed and sha256_of(str(path)) == listed[one.name]["sha256"]:
+            _note(copy, one.name, listed[one.name]["sha256"], state, listed)
+        else:
+            missing.append((place, one))
+    if missing:
+        make_room(copy.folder.parent, sum(one.size_bytes for _, one in missing))
+    for place, one in missing:
+        copy.unfinished.unlink(missing_ok=True)  # of a process that was killed
+        path = copy.folder / one.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            sha256 = s3.download(place, one, copy.unfinished)
+            copy.unfinished.replace(path)
+        finally:
+            copy.unfinished.unlink(missing_ok=True)
+        _note(copy, one.name, sha256, _state_of(path), listed)
+        for _, other in wanted:  # to fetch a large file takes longer than the word on those before it lasts
+            if other.name in listed:
+                listed[other.name]["checked"][1] = time.time()
+        _write_list(copy, listed)
+
+
+def _is_checked(copy: Places, name: str, listed: Mapping[str, Any]) -> bool:
+    """Whether a process of this machine has just held a file to the list."""
+    if name not in listed:
         return False
-    try:
-        checksums = foreign_json.parse(_list_of(copy).read_bytes())
-        return all(sha256_of(str(copy / name)) == sha256 for name, sha256 in checksums.items())
-    except (OSError, ValueError, AttributeError):
+    boot_id, at_s, state = listed[name]["checked"]
+    if boot_id is None or boot_id != _boot_id() or not 0 <= time.time() - at_s < CHECK_LASTS_S:
         return False
+    return state is not None and state == _state_of(copy.folder / name)
 
 
-def _list_of(copy: Path) -> Path:
-    return copy.with_name(f"{copy.name}.json")
+def _note(copy: Places, name: str, sha256: str, state: list[int] | None, listed: dict[str, Any]) -> None:
+    """Writes down that a file is the one that was received, as of now."""
+    listed[name] = {"sha256": sha256, "checked": [_boot_id(), time.time(), state]}
+    _write_list(copy, listed)
 
 
-def _fetch(found: Sequence[tuple[str, Found]], copy: Path) -> None:
-    unfinished = copy.with_name(f".{copy.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
-    checksums = {}
+def _write_list(copy: Places, listed: Mapping[str, Any]) -> None:
+    content = {"files": listed, "sha256_of_files": _sha256_of_list(listed)}
+    storage.write_bytes(str(copy.list), json.dumps(content, indent=2).encode())
+
+
+def _read_list(copy: Places) -> dict[str, Any]:
+    """The files of a copy; none if the list is missing, damaged or of an older version."""
     try:
-        for place, one in found:
-            path = unfinished / one.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            checksums[one.name] = s3.download(place, one, path)
-        storage.write_bytes(str(_list_of(copy)), json.dumps(checksums, indent=2).encode())
-        unfinished.rename(copy)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        content = foreign_json.parse(copy.list.read_bytes(), max_bytes=None)
+        listed: dict[str, Any] = content["files"]
+        is_whole = content["sha256_of_files"] == _sha256_of_list(listed)
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+    return listed if is_whole else {}
+
+
+def _sha256_of_list(listed: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest()
+
+
+def _state_of(path: Path) -> list[int] | None:
+    """What changes when anybody writes to a file; None if there is none."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
+def _boot_id() -> str | None:
+    """What tells this machine, as long as it runs, from others and from itself before; None where it is not told."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return None

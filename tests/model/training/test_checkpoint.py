@@ -217,6 +217,8 @@ def test_checkpoints_on_s3(trained: tuple[PreTrainedModel, torch.optim.Optimizer
     assert checkpoint_steps.steps(folder) == [2, 6]
     assert checkpoint_steps.best_folder(folder) == f"{folder}/00000002"
     local = checkpoint.fetch(f"{folder}/00000006")
+    assert checkpoint.damaged_files(str(local)) == [OPTIMIZER], "what only a training needs is not fetched"
+    assert resumption.fetch_to_resume(folder, 6, Ranks()) == local
     assert checkpoint.damaged_files(str(local)) == []
     assert load_speech_lm(str(local))[1] == VOCABULARY
     resumption.load_optimizer(local, optimizer)
