@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import numpy as np
 import soundfile
 
+from pipeline.audio import mpeg_messages
 from pipeline.audio.errors import AudioError
 from pipeline.audio.pyav import PyAVStream
 from pipeline.audio.stated_length import is_believable, wav_goes_on
@@ -70,6 +71,8 @@ class Decoder:
     """Whether decoding may succeed behind a place where it failed."""
     marks_losses = False
     """Whether samples that are NaN are those that it could not decode."""
+    complaint: str | None = None
+    """The first thing that it said about damage that it read past."""
 
     def __init__(self) -> None:
         self._rest = np.zeros((0, self.num_channels), np.float32)
@@ -204,7 +207,7 @@ def _reads_all(file: BinaryIO, header: Header) -> bool:
 class _SoundFileDecoder(Decoder):
     def __init__(self, file: BinaryIO) -> None:
         self._file = _WatchedFile(file)
-        with self._failures("unreadable"):
+        with self._failures("unreadable"), self._listening():
             self._sound = _ForwardSoundFile(self._file)
         self.sample_rate_hz = self._sound.samplerate
         self.num_channels = self._sound.channels
@@ -223,7 +226,8 @@ class _SoundFileDecoder(Decoder):
             if not self._sound.can_seek:
                 self.pass_over(frame)
             else:
-                self._sound.seek(min(frame - lead_in, self._sound.frames))
+                with self._listening():
+                    self._sound.seek(min(frame - lead_in, self._sound.frames))
                 self.pass_over(lead_in)
 
     def close(self) -> None:
@@ -231,9 +235,17 @@ class _SoundFileDecoder(Decoder):
 
     def _decode(self, num_frames: int) -> NDArray[np.float32]:
         at_once = num_frames if self.block_frames is None else DECODED_AT_ONCE
-        with self._failures("undecodable"):
+        with self._failures("undecodable"), self._listening():
             samples: NDArray[np.float32] = self._sound.read(at_once, dtype="float32", always_2d=True)
         return samples
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Keeps what the decoder of MPEG audio says off the terminal."""
+        with mpeg_messages.heard() as messages:
+            yield
+        if messages and self.complaint is None:
+            self.complaint = messages[0]
 
     @contextlib.contextmanager
     def _failures(self, reason: str) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from pipeline.audio.mended import MendedStream
 from pipeline.errors import TwistError
 from pipeline.files import audio_uri, places, storage
 from pipeline.files.local_copy import unnamed_copy
+from pipeline.printable import printable
 from pipeline.records import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ __all__ = [
     "read_spans",
     "whole_wavs",
 ]
+
+logger = logging.getLogger(__name__)
 
 # Rates outside this band come from damaged headers, not from recorded speech.
 MIN_SAMPLE_RATE_HZ, MAX_SAMPLE_RATE_HZ = 4_000, 384_000
@@ -162,10 +166,17 @@ class _File:
         self._is_near = not storage.is_s3(uri)
         self._decoder: Decoder | None = None
         self._stream: MendedStream | None = None
+        self._complaint: str | None = None
 
     def close(self) -> None:
-        """Closes the decoder and the file."""
+        """Closes the decoder and the file; tells once what a decoder read past."""
         self._let_go()
+        if self._complaint is not None:
+            logger.warning(
+                "%s is damaged; what its decoder made of it was used, though it said: %s",
+                printable(self._uri),
+                printable(self._complaint),
+            )
         if self._file is not None:
             self._file.close()
 
@@ -247,14 +258,12 @@ class _File:
 
     def _begin(self, frame: int) -> Decoder:
         """Starts a new decoder at a frame."""
-        if self._decoder is not None:
-            self._decoder.close()
-            self._decoder = None
+        self._close_decoder()
         self._file = self._file or _open(self._uri)
         decoder = self._decoder = open_decoder(self._file)
         if decoder.block_frames is not None and not self._is_near:
             # The file will be read more than once, perhaps from its beginning each time.
-            decoder.close()
+            self._close_decoder()
             far, self._file = self._file, unnamed_copy(self._file)
             far.close()
             self._is_near = True
@@ -264,9 +273,14 @@ class _File:
         return decoder
 
     def _let_go(self) -> None:
+        self._close_decoder()
+        self._stream = None
+
+    def _close_decoder(self) -> None:
         if self._decoder is not None:
+            self._complaint = self._complaint or self._decoder.complaint
             self._decoder.close()
-        self._decoder = self._stream = None
+            self._decoder = None
 
 
 def _open(uri: str, read_ahead_bytes: int | None = None) -> BinaryIO:

@@ -66,24 +66,36 @@ class ClusterConfig:
 
 
 def connect() -> None:
-    """Joins the cluster at RAY_ADDRESS, or starts one that no other machine can reach, until the command ends."""
+    """Joins the cluster at RAY_ADDRESS, or starts one that no other machine can reach, until the command ends.
+
+    Raises:
+        RunError: it cannot be joined or started.
+    """
     import ray
 
     if ray.is_initialized():
         return
-    with _signal_handlers_kept():
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(logging_level="warning")
-            return
-        with _on_loopback():
-            ray.init(
-                address="local",
-                # An actor and a decode task together need a core and a half, even on a machine with one core.
-                num_cpus=max(2, os.cpu_count() or 1),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="error",
-            )
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        with _signal_handlers_kept():
+            if address:
+                ray.init(logging_level="warning")
+                return
+            with _on_loopback():
+                ray.init(
+                    address="local",
+                    # An actor and a decode task together need a core and a half, even on a machine with one core.
+                    num_cpus=max(2, os.cpu_count() or 1),
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="error",
+                )
+    except Exception as error:  # Ray raises no narrower one where its processes die or do not answer in time
+        with contextlib.suppress(Exception):  # what did start
+            ray.shutdown()
+        what = f"cannot join the Ray cluster at {address}" if address else "Ray does not start on this machine"
+        told = " ".join(str(error).split())
+        raise RunError(f"{what} ({told}); see that it is up, and neither too busy nor short of memory") from error
     _keep_token_private()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from pipeline.audio import mpeg_messages
 from pipeline.audio.read import AudioError, Clip, Span, probe, read_clips
 from pipeline.records import SAMPLE_RATE_HZ
 
@@ -254,3 +256,38 @@ def test_channels_of_their_own_are_mixed(tmp_path: Path) -> None:
         clip = clip_of(stereo(tmp_path, one, right), 0.0, 4.0)
         np.testing.assert_allclose(clip.wav, (one + right) / 2, atol=1e-6)
         assert clip.remark is None
+
+
+# What libmpg123 says
+
+
+def test_what_the_decoder_of_mp3_says_is_told_once_by_us(
+    tmp_path: Path, wav: NDArray[np.float32], capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = encoded(wav, "mp3")
+    content = bytearray(whole)
+    for place in (10_000, 20_000, 30_000):
+        content[place : place + 500] = bytes(500)
+    (tmp_path / "damaged.mp3").write_bytes(content)
+    (tmp_path / "whole.mp3").write_bytes(whole)
+    for name in ("whole.mp3", "damaged.mp3"):
+        spans = [Span(str(tmp_path / name), None, start_s, start_s + 8.0) for start_s in (0.0, 3.0, 12.5, 2.0, 30.0)]
+        assert len(list(read_clips(spans))) == 5
+    assert capfd.readouterr().err == "", "the library's own words reached the terminal"
+    (said,) = caplog.messages
+    assert "damaged.mp3 is damaged; what its decoder made of it was used, though it said: Illegal Audio-MPEG-" in said
+    os.write(2, b"and standard error is as it was\n")
+    assert capfd.readouterr().err == "and standard error is as it was\n"
+
+
+def test_what_others_write_while_it_is_listened_to_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
+    with mpeg_messages.heard() as outer:
+        with mpeg_messages.heard() as inner:
+            os.write(2, b"a line of another thread\nNote: Trying to resync...\n")
+            if (child := os.fork()) == 0:
+                os.write(2, b"of a child\n")
+                os._exit(0)
+            os.waitpid(child, 0)
+        assert inner == ["Trying to resync..."]
+    assert outer == inner
+    assert sorted(capfd.readouterr().err.splitlines()) == ["a line of another thread", "of a child"]

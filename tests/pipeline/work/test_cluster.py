@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 
 from pipeline.errors import RunError, TwistError
 from pipeline.work import cluster
@@ -101,3 +102,19 @@ def test_an_actor_that_dies_is_started_anew(tmp_path: Path) -> None:
 def test_what_goes_wrong_in_an_actor_is_raised_here(raised: type[Exception], seen: type[Exception]) -> None:
     with pytest.raises(seen, match="seven is not wanted"):
         list(cluster.map_actors(functools.partial(refuse_seven, raised), range(9), cluster.ClusterConfig()))
+
+
+@pytest.mark.parametrize("address", [None, "10.0.0.1:6379"])
+def test_a_ray_that_does_not_come_up_is_a_sentence(address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise Exception("The current node timed out\nduring startup.")
+
+    ended = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fail)
+    monkeypatch.setattr(ray, "shutdown", lambda: ended.append("all"))
+    monkeypatch.setattr(os, "environ", {**os.environ, "RAY_ADDRESS": address or ""})
+    what = f"cannot join the Ray cluster at {address}" if address else "Ray does not start on this machine"
+    with pytest.raises(RunError, match=rf"{what} \(The current node timed out during startup.\); see that it is up"):
+        cluster.connect()
+    assert ended == ["all"]
