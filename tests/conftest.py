@@ -126,8 +126,8 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         _write_audio([*(Clip(*clip) for clip in clips), Clip("vanishes.wav", "f", 6.0, 103)], audio)
         (audio / "broken.wav").write_bytes(b"RIFF, but no more of it")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(dataflow, "run_chunks", _run_here)
-            patch.setattr(cluster, "map_tasks", _map_here)
+            patch.setattr(dataflow, "run_chunks", run_here)
+            patch.setattr(cluster, "map_tasks", map_here)
             make_manifest(run, [CorpusConfig(str(audio))], silently)
             filter_languages(run, LanguageConfig(), ClusterConfig(), silently)
             plan = SegmentConfig(min_s=2.0, max_s=5.0, detect_speech="none", work_unit_minutes=work_unit_minutes)
@@ -157,11 +157,11 @@ def run_copy(small_run: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes stages process chunks one by one in the test's process."""
-    monkeypatch.setattr(dataflow, "run_chunks", _run_here)
-    monkeypatch.setattr(cluster, "map_tasks", _map_here)
+    monkeypatch.setattr(dataflow, "run_chunks", run_here)
+    monkeypatch.setattr(cluster, "map_tasks", map_here)
 
 
-def _map_here(function: Callable[[Any], Any], items: Iterable[Any], *, num_cpus: float = 1) -> Iterator[Any]:  # noqa: ARG001
+def map_here(function: Callable[[Any], Any], items: Iterable[Any], *, num_cpus: float = 1) -> Iterator[Any]:  # noqa: ARG001
     """Stands in for cluster.map_tasks: one item after another, pickling everything that would be sent to workers."""
     there = pickle.loads(pickle.dumps(function))
     return (pickle.loads(pickle.dumps(there(pickle.loads(pickle.dumps(item))))) for item in items)
@@ -188,7 +188,7 @@ def _tones(clip: Clip) -> NDArray[np.float64]:
     return 0.3 * np.sin(phase) + 0.003 * generator.standard_normal(num_samples)
 
 
-def _run_here(
+def run_here(
     chunks: Iterable[Chunk], parts: str, processor: type[Processor], processor_args: dict[str, Any], *_: object
 ) -> dict[str, Any]:
     """Stands in for dataflow.run_chunks, in this process."""

@@ -16,6 +16,9 @@ import pytest
 from jobs.__main__ import main
 from pipeline.synthetic.config import DemoCorpusConfig
 from pipeline.synthetic.demo import write_demo_corpus
+from pipeline.work import cluster, dataflow
+from tests.conftest import map_here, run_here
+from tests.jobs.whole_runs import WholeRun, commands, write_recipe
 
 RECIPE = """\
 language: {languages: [en], unknown: keep}
@@ -114,6 +117,23 @@ def finished_run(make_once: MakeOnce, twist: Twist, recipe: Path, demo_speech: P
 def finished_copy(finished_run: Path, tmp_path: Path) -> Path:
     """A finished run to change, break or go on from."""
     return Path(shutil.copytree(finished_run, tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def whole_run(make_once: MakeOnce, twist: Twist, recipe: Path, demo_speech: Path) -> WholeRun:
+    """A run with all that commands make, and its recipe; tests only read it."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(dataflow, "run_chunks", run_here)
+            patch.setattr(cluster, "map_tasks", map_here)
+            own = write_recipe(folder, recipe.read_text())
+            for command in commands(own, str(folder / "run"), str(demo_speech)):
+                twist(*command)
+
+    folder = make_once("whole", make)
+    return WholeRun(folder / "run", folder / "whole.yaml")
 
 
 @pytest.fixture(scope="session")

@@ -4,21 +4,7 @@ from __future__ import annotations
 
 import json
 
-PRETRAIN = """
-pretrain:
-  model: {conv_dim: [16, 16, 16, 16], conv_kernel: [10, 8, 4, 4], conv_stride: [5, 8, 4, 4], hidden_size: 32,
-          num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 64, num_conv_pos_embeddings: 8,
-          num_conv_pos_embedding_groups: 2, conv_pos_batch_norm: true}
-  batch_size: 4
-  crop_s: 2
-  num_steps: 4
-  warmup_steps: 1
-  mask_span_frames: 3
-  validation_share: 0.3
-  validate_every: 2
-  checkpoint_every: 2
-  log_every: 1
-"""
+from tests.jobs.small_trainings import PRETRAIN
 
 
 def test_a_tokenizer_is_pretrained_and_used(twist, finished_copy, demo_speech, recipe, tmp_path):

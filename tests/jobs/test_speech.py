@@ -25,6 +25,7 @@ from model.vocoder.vocoder import Vocoder
 from pipeline.speaking import tokenizer
 from pipeline.synthetic.espeak import synthesize
 from pipeline.units import codebook
+from tests.jobs.small_trainings import VOCODER
 
 if TYPE_CHECKING:
     from tests.jobs.conftest import Twist
@@ -250,23 +251,8 @@ def test_a_vocoder_of_other_units_is_refused(prompts: Path, tmp_path: Path) -> N
 def test_a_run_trains_its_vocoder_and_speaks_with_it(
     twist: Twist, finished_run: Path, recipe: Path, tmp_path: Path
 ) -> None:
-    vocoder = """
-vocoder:
-  model: {num_embeddings: 20, embedding_dim: 8, model_in_dim: 8, upsample_rates: [8, 8, 10],
-          upsample_kernel_sizes: [16, 16, 20], upsample_initial_channel: 16, resblock_kernel_sizes: [3],
-          resblock_dilation_sizes: [[1, 3]], dur_predictor_params: {encoder_embed_dim: 8, var_pred_hidden_dim: 8}}
-  batch_size: 2
-  num_steps: 3
-  discriminator_start: 1
-  discriminator_width: 128
-  validation_share: 0.3
-  validation_clips: 2
-  checkpoint_every: 2
-  log_every: 1
-  sample_every: 3
-"""
     path, copy = tmp_path / "recipe.yaml", tmp_path / "run"
-    path.write_text(recipe.read_text() + vocoder)
+    path.write_text(recipe.read_text() + VOCODER)
     shutil.copytree(finished_run, copy)
     done = twist("train-vocoder", "--config", path, "--run", copy)
     assert "3 steps" in done.stdout and "mel distance" in done.stdout

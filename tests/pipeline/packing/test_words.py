@@ -230,7 +230,7 @@ def test_a_folder_without_a_tokenizer_says_so(tmp_path: Path) -> None:
 def aligned_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 8 recordings of 8 s in segments of 4 s, up to units, with the words of all but the last recording."""
     from pipeline.work import cluster, dataflow
-    from tests.conftest import _map_here, _run_here
+    from tests.conftest import map_here, run_here
 
     folder = tmp_path_factory.mktemp("aligned")
     audio, run = folder / "sounds", str(folder / "run")
@@ -252,8 +252,8 @@ def aligned_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [{"path": f"{number}.wav", "speaker": f"s{number}"} for number in range(8)]
     (audio / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataflow, "run_chunks", _run_here)
-        patch.setattr(cluster, "map_tasks", _map_here)
+        patch.setattr(dataflow, "run_chunks", run_here)
+        patch.setattr(cluster, "map_tasks", map_here)
         make_manifest(run, [CorpusConfig(str(audio))], silently)
         filter_languages(run, LanguageConfig(unknown="keep"), CLUSTER, silently)
         config = SegmentConfig(min_s=2.0, max_s=4.0, detect_speech="none", work_unit_minutes=0.3)
