@@ -34,7 +34,9 @@ try:
     {code}
 except ValueError as error:
     print(type(error).__name__, error)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+# Its own, and that of the largest process that it started, such as FFmpeg's.
+peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+print(peak * (1 if sys.platform == "darwin" else 1024))
 """
 
 
@@ -115,7 +117,8 @@ AUDIO = (
 
 @pytest.mark.parametrize(
     ("name", "num_channels", "sample_rate_hz", "duration_s"),
-    [("a.flac", 8, 384_000, 20), ("a.wav", 1000, 16_000, 20)],
+    # As float32 1.5 and 1.3 GB.
+    [("a.flac", 8, 384_000, 120), ("a.wav", 1000, 16_000, 20)],
 )
 def test_audio_of_many_channels_at_a_high_rate(
     tmp_path: Path, name: str, num_channels: int, sample_rate_hz: int, duration_s: int
@@ -223,3 +226,147 @@ def test_json_nested_deep(tmp_path: Path, name: str, depth: int) -> None:
 def test_json_of_many_empty_lists(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text("[" + "[]," * 10_000_000 + "[]]")
     assert "longer than 16777216 bytes" in read(JSON_READERS["dataset.json"], tmp_path)
+
+
+def test_a_pickle_that_unpacks_to_a_gigabyte(tmp_path: Path) -> None:
+    with (
+        zipfile.ZipFile(tmp_path / "hubert.pt", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("archive/data.pkl", "w", force_zip64=True) as file,
+    ):
+        file.write(b"\x80\x04\x8e" + (2**30).to_bytes(8, "little"))
+        for _ in range(1024):
+            file.write(bytes(MIB))
+        file.write(b".")
+    assert (tmp_path / "hubert.pt").stat().st_size < 2 * MIB
+    assert read(HUBERT, tmp_path / "hubert.pt").startswith("TwistError")
+
+
+@pytest.mark.parametrize("shape", [(2**40,), (2**20, 2**20)])
+def test_an_array_that_claims_to_be_huge(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    with (tmp_path / "km.npy").open("wb") as file:
+        np.lib.format.write_array_header_2_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    assert read(CODEBOOK, tmp_path / "km.npy").startswith("CodebookError")
+
+
+LM = "from model.lm.speech_lm import load_speech_lm; load_speech_lm(path)"
+TOKENIZER = (
+    "from pathlib import Path; from model.encoder import hubert_checkpoint as h; h.load_huggingface_folder(Path(path))"
+)
+VOCODER = "from pathlib import Path; from model.vocoder.checkpoint import load_vocoder; load_vocoder(Path(path))"
+MODELS = {"lm": LM, "tokenizer": TOKENIZER, "vocoder": VOCODER}
+EMBEDDED = ROOT / "model" / "embedded"
+OPT = {"model_type": "opt", "vocab_size": 40, "hidden_size": 16, "ffn_dim": 32, "num_attention_heads": 2}
+SHAPES: dict[str, dict[str, object]] = {
+    "lm": {**OPT, "num_hidden_layers": 1, "word_embed_proj_dim": 16, "max_position_embeddings": 64},
+    "tokenizer": json.loads((EMBEDDED / "hubert-tiny-25hz" / "config.json").read_text()),
+    "vocoder": json.loads((EMBEDDED / "hifigan-tiny-25hz" / "config.json").read_text()),
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "setting", "value"),
+    [
+        ("lm", "num_hidden_layers", 2**40),
+        ("lm", "hidden_size", 2**40),
+        ("lm", "vocab_size", 2**40),
+        ("tokenizer", "num_hidden_layers", 65_536),
+        ("tokenizer", "hidden_size", 2**30),
+        ("tokenizer", "num_conv_pos_embeddings", 2**40),
+        ("vocoder", "num_embeddings", 2**40),
+        ("vocoder", "upsample_initial_channel", 2**30),
+        ("vocoder", "upsample_rates", [2] * 1_000_000),
+    ],
+)
+def test_a_config_of_absurd_numbers(tmp_path: Path, model: str, setting: str, value: object) -> None:
+    assert setting in SHAPES[model]
+    (tmp_path / "config.json").write_text(json.dumps({**SHAPES[model], setting: value}))
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    told = read(MODELS[model], tmp_path)
+    assert told.startswith("TwistError"), told
+    assert len(told) < 1000, "the sentence is none"
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("num_bytes", [2**40, 99_000_000])
+def test_weights_whose_header_claims_to_be_long(tmp_path: Path, model: str, num_bytes: int) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(SHAPES[model]))
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.write(num_bytes.to_bytes(8, "little") + b"{")
+        file.truncate(min(num_bytes, 10**8))
+    told = read(MODELS[model], tmp_path)
+    assert told.startswith("TwistError"), told
+
+
+RECIPE = (
+    "from jobs.recipe_text import check_recipe_text as f; from pathlib import Path; "
+    "f(Path(path).read_text(), path, {'pack': object})"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 10}]\n" for i in range(1, 11)),
+            "with aliases written",
+        ),
+        ("pack: " + "[" * 100_000 + "]" * 100_000, "deep, which no recipe is"),
+        ("pack: " + "{a: " * 100_000 + "1" + "}" * 100_000, "deep, which no recipe is"),
+        ("a: &a [*a]", "with aliases written"),
+    ],
+)
+def test_a_recipe_that_explodes(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    told = read(RECIPE, tmp_path / "recipe.yaml")
+    assert told.startswith("UsageError"), told
+    assert message in told
+
+
+TEXTS = (
+    "from pipeline.text.config import TextCorpus as C; from pipeline.text.files import find_files, pieces; "
+    "from pipeline.text.documents import read_documents; "
+    "found = [one for piece in pieces(find_files(C(path, document='{document}')), 2**24, map)"
+    " for _, one in read_documents(piece)]; print(len(found), found[0])"
+)
+
+
+@pytest.mark.parametrize("document", ["file", "paragraph", "line"])
+@pytest.mark.parametrize("suffix", ["txt.gz", "jsonl.gz", "txt.zst"])
+def test_text_of_one_line_of_gigabytes(tmp_path: Path, suffix: str, document: str) -> None:
+    num_mib = 2048
+    if suffix.endswith("gz"):
+        with gzip.open(tmp_path / f"a.{suffix}", "wb", compresslevel=1) as file:
+            for _ in range(num_mib):
+                file.write(b"a" * MIB)
+    else:
+        with pa.CompressedOutputStream(str(tmp_path / f"a.{suffix}"), "zstd") as stream:
+            for _ in range(num_mib):
+                stream.write(b"a" * MIB)
+    assert (tmp_path / f"a.{suffix}").stat().st_size < 16 * MIB
+    told = read(TEXTS.format(document=document), tmp_path)
+    assert told.startswith("1 NoText(reason='too_long'"), told
+
+
+def test_text_in_parquet_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
+    made = (
+        "import pyarrow as pa, pyarrow.parquet as pq; "
+        "t = pa.table({'text': pa.array(['a' * (1 << 28)], pa.large_string())}); "
+        "w = pq.ParquetWriter(path + '/a.parquet', t.schema, compression='zstd'); "
+        "[w.write_table(t) for _ in range(3)]; w.close()"
+    )
+    subprocess.run([sys.executable, "-c", f"path = {str(tmp_path)!r}; {made}"], check=True)
+    assert (tmp_path / "a.parquet").stat().st_size < MIB
+    told = read(TEXTS.format(document="line"), tmp_path)
+    assert "too_long" in told or "would unpack to" in told, told
+
+
+@pytest.mark.parametrize("claimed", [2**31 - 1, 2**32 - 1])
+def test_a_wav_whose_header_claims_to_be_long(tmp_path: Path, claimed: int) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(16_000), 16_000)
+    content = (tmp_path / "a.wav").read_bytes()
+    at = content.index(b"data") + 4
+    (tmp_path / "a.wav").write_bytes(
+        content[:4] + claimed.to_bytes(4, "little") + content[8:at] + claimed.to_bytes(4, "little") + content[at + 4 :]
+    )
+    assert read(AUDIO, tmp_path / "a.wav") == "[16000]"
