@@ -126,6 +126,10 @@ def open_write(uri: str) -> Iterator[BinaryIO]:
         if not is_s3(uri):
             temporary.replace(uri)
             _sync_folder(folder)
+    except OSError as error:
+        if error.filename is None and error.errno is not None and not is_s3(uri):
+            raise OSError(error.errno, error.strerror, uri) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -257,8 +261,10 @@ def _write_temporary(path: Path, data: bytes | memoryview) -> Path:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    except BaseException:  # on a full disk, do not leave the half that fitted
+    except BaseException as error:  # on a full disk, do not leave the half that fitted
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # to write to an open file tells no name
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     return temporary
 
