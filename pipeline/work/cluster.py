@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import itertools
+import logging
 import os
 import signal
 import threading
@@ -17,6 +18,8 @@ from pipeline.errors import RunError, TwistError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+logger = logging.getLogger(__name__)
 
 # Tasks of a map, per core, that are running or whose results wait to be taken.
 TASKS_PER_CORE = 3
@@ -69,34 +72,66 @@ def connect() -> None:
     """Joins the cluster at RAY_ADDRESS, or starts one that no other machine can reach, until the command ends.
 
     Raises:
-        RunError: it cannot be joined or started.
+        RunError: it cannot be joined, or does not start on this machine, although it was tried twice.
     """
     import ray
 
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")
-    try:
-        with _signal_handlers_kept():
-            if address:
+    with _signal_handlers_kept():
+        if address:
+            try:
                 ray.init(logging_level="warning")
-                return
-            with _on_loopback():
-                ray.init(
-                    address="local",
-                    # An actor and a decode task together need a core and a half, even on a machine with one core.
-                    num_cpus=max(2, os.cpu_count() or 1),
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level="error",
-                )
-    except Exception as error:  # Ray raises no narrower one where its processes die or do not answer in time
-        with contextlib.suppress(Exception):  # what did start
-            ray.shutdown()
-        what = f"cannot join the Ray cluster at {address}" if address else "Ray does not start on this machine"
-        told = " ".join(str(error).split())
-        raise RunError(f"{what} ({told}); see that it is up, and neither too busy nor short of memory") from error
+            except Exception as error:  # Ray raises no narrower one where its processes die or do not answer in time
+                raise _not_up(f"cannot join the Ray cluster at {address}", error) from error
+            return
+        with _on_loopback():
+            try:
+                _start_here()
+            except Exception as error:
+                logger.warning("Ray did not start, trying again: %s", _in_a_line(error))
+                try:
+                    _start_here()
+                except Exception as again:
+                    raise _not_up("Ray does not start on this machine", again) from again
     _keep_token_private()
+
+
+def _not_up(what: str, error: Exception) -> RunError:
+    return RunError(
+        f"{what} ({_in_a_line(error)}); see that it is up, and neither too busy nor short of memory or disk"
+    )
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _start_here() -> None:
+    """Starts a cluster on this machine; if that fails, ends the processes that it has left."""
+    import psutil  # type: ignore[import-untyped]  # Ray brings it
+    import ray
+
+    before = set(psutil.Process().children(recursive=True))
+    try:
+        ray.init(
+            address="local",
+            # An actor and a decode task together need a core and a half, even on a machine with one core.
+            num_cpus=max(2, os.cpu_count() or 1),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+        )
+    except Exception:
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+        left = set(psutil.Process().children(recursive=True)) - before
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=5)
+        raise
 
 
 def resources() -> dict[str, float]:
