@@ -106,7 +106,7 @@ class ClipInTheMaking:
         self._weights = weights
         self._statistics = None
         if span.channel is None and decoder.num_channels > 1 and weights is None:
-            self._statistics = ChannelStatistics(decoder.num_channels)
+            self._statistics = ChannelStatistics(decoder.num_channels, rate_hz)
         is_resampled = rate_hz != SAMPLE_RATE_HZ
         self._resampler = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, "float32") if is_resampled else None
         self._wavs: list[NDArray[np.float32]] = []

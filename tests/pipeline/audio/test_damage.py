@@ -242,6 +242,21 @@ def test_channels_that_cancel(tmp_path: Path) -> None:
         assert clip.remark and "of 2: the others are dead" in clip.remark
 
 
+def test_channels_that_cancel_in_part_of_the_time(tmp_path: Path) -> None:
+    wav = speech_like(4.0)
+    turned = np.where(np.arange(len(wav)) < len(wav) // 2, wav, -wav)
+    clip = clip_of(stereo(tmp_path, wav, turned), 0.0, 4.0)
+    np.testing.assert_array_equal(clip.wav, wav)
+
+
+def test_channels_that_cancel_beside_dead_ones(tmp_path: Path) -> None:
+    wav = speech_like(4.0)
+    silent, broken = np.zeros_like(wav), np.full_like(wav, np.nan)
+    for others in ([silent], [silent] * 6, [broken, silent], [1e-3 * speech_like(4.0, 1)]):
+        soundfile.write(tmp_path / "a.wav", np.stack([wav, -wav, *others], 1), SAMPLE_RATE_HZ, subtype="FLOAT")
+        np.testing.assert_array_equal(np.abs(clip_of(tmp_path / "a.wav", 0.0, 4.0).wav), np.abs(wav))
+
+
 def test_a_dead_or_damaged_channel_takes_nothing_from_the_other(tmp_path: Path) -> None:
     wav = speech_like(4.0)
     spoiled = wav.copy()
