@@ -18,15 +18,19 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import json
 import os
 import resource
 import socket
 import struct
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.files.range_reader import RangeReader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # What FFmpeg may take a file for. Not: playlists, SDP, concat and whatever else opens files or ports of its own.
 FORMATS = (
@@ -41,6 +45,11 @@ MAX_MEMORY_BYTES = 2 * 2**30
 MAX_LOST_S = 60.0
 MESSAGE_BYTES = 2**12
 HEADER = struct.Struct("<cI")
+OGG_PAGE = b"OggS"
+# One that begins a stream: version 0, and the flag for that alone.
+OGG_FIRST_PAGE = OGG_PAGE + b"\0\2"
+OGG_HEADER_BYTES = 27 + 255
+SCANNED_AT_ONCE = 2**20
 
 
 def main(control: socket.socket) -> None:
@@ -74,22 +83,24 @@ def _answer(av: Any, file: Any, request: dict[str, Any], answer: Any) -> None:
     if request["to_the_end"]:
         options["ignore_length"] = "1"
     try:
-        with av.open(file, options=options, metadata_errors="replace") as container:
-            streams = container.streams.audio
-            if not streams or streams[0].codec_context is None or not streams[0].rate:
-                raise ValueError("it holds no audio of a known coding")
-            stream = streams[0]
-            if stream.codec_context.name == "flac":  # else FFmpeg passes noise on for damaged frames
-                stream.codec_context.options = {"err_detect": "crccheck+explode"}
-            facts = {
-                "sample_rate_hz": stream.rate,
-                "num_channels": stream.layout.nb_channels,
-                "num_frames": _stated_frames(container, stream),
-            }
-            _write(answer, b"H", json.dumps(facts).encode())
-            if not request["header_only"]:
-                _decode(av, container, stream, answer)
-            answer.write(HEADER.pack(b"E", 0))
+        # FFmpeg ends where the next link of a chained Ogg has another rate or coding.
+        facts: dict[str, Any] = {}
+        for link in links(file, request["length"]):
+            with av.open(link, options=options, metadata_errors="replace") as container:
+                stream = _audio_stream(container)
+                if not facts:
+                    facts = {
+                        "sample_rate_hz": stream.rate,
+                        "num_channels": stream.layout.nb_channels,
+                        "num_frames": _stated_frames(container, stream),
+                    }
+                    # Packed: PyAV 15 to 18 crash on planar samples of 8 channels.
+                    target = {"format": "flt", "layout": stream.layout, "rate": stream.rate}
+                    _write(answer, b"H", json.dumps(facts).encode())
+                    if request["header_only"]:
+                        break
+                _decode(av, container, stream, target, answer)
+        answer.write(HEADER.pack(b"E", 0))
     except (av.FFmpegError, OSError, ValueError, MemoryError, RuntimeError) as error:
         if isinstance(error, BrokenPipeError):
             raise
@@ -100,6 +111,56 @@ def _answer(av: Any, file: Any, request: dict[str, Any], answer: Any) -> None:
         _write(answer, b"X", " ".join(str(words).split()).encode())
 
 
+def _audio_stream(container: Any) -> Any:
+    streams = container.streams.audio
+    if not streams or streams[0].codec_context is None or not streams[0].rate:
+        raise ValueError("it holds no audio of a known coding")
+    stream = streams[0]
+    if stream.codec_context.name == "flac":  # else FFmpeg passes noise on for damaged frames
+        stream.codec_context.options = {"err_detect": "crccheck+explode"}
+    return stream
+
+
+def links(file: Any, length: int) -> Iterator[Any]:
+    """The parts of a chained Ogg, each as a file; any other file as it is.
+
+    A part begins with pages that begin a stream (RFC 3533, section 6), behind pages that do not.
+    """
+    starts = list(_starts_of_links(file, length))
+    if len(starts) < 2:
+        file.seek(0)
+        yield file
+        return
+    for start, end in itertools.pairwise([0, *starts[1:], length]):
+        yield io.BufferedReader(RangeReader(end - start, functools.partial(_read_part, file, start)))
+
+
+def _read_part(file: Any, offset: int, start: int, length: int) -> bytes:
+    file.seek(offset + start)
+    data: bytes = file.read(length)
+    return data
+
+
+def _starts_of_links(file: Any, length: int) -> Iterator[int]:
+    file.seek(0)
+    if file.read(4) != OGG_PAGE:
+        return
+    behind_a_first_page = -1
+    for position in range(0, length, SCANNED_AT_ONCE):
+        file.seek(position)
+        window = file.read(SCANNED_AT_ONCE + len(OGG_FIRST_PAGE) - 1)
+        found = window.find(OGG_FIRST_PAGE)
+        while found >= 0:
+            place = position + found
+            file.seek(place)
+            header = file.read(OGG_HEADER_BYTES)
+            if len(header) > 26 and header[18:22] == bytes(4):  # its number in the stream
+                if place != behind_a_first_page:
+                    yield place
+                behind_a_first_page = place + 27 + header[26] + sum(header[27 : 27 + header[26]])
+            found = window.find(OGG_FIRST_PAGE, found + 1)
+
+
 def _stated_frames(container: Any, stream: Any) -> int | None:
     if container.format.name.split(",")[0] in EXACT_FORMATS and (stream.duration or container.duration):
         seconds = stream.duration * stream.time_base if stream.duration else container.duration / 1_000_000
@@ -108,10 +169,8 @@ def _stated_frames(container: Any, stream: Any) -> int | None:
     return None
 
 
-def _decode(av: Any, container: Any, stream: Any, answer: Any) -> None:
-    rate_hz, num_channels = stream.rate, stream.layout.nb_channels
-    # Packed: PyAV 15 to 18 crash on planar samples of 8 channels.
-    target = {"format": "flt", "layout": stream.layout, "rate": rate_hz}
+def _decode(av: Any, container: Any, stream: Any, target: dict[str, Any], answer: Any) -> None:
+    rate_hz, num_channels = target["rate"], target["layout"].nb_channels
     resampler, form = av.AudioResampler(**target), None
     has_failed, end_s = False, None
     for packet in container.demux(stream):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.audio import pyav
+from pipeline.audio import pyav, pyav_process
 from pipeline.audio.pyav import PyAVStream
 from pipeline.audio.read import AudioError, AudioInfo, Clip, Span, probe, read_clips
 from pipeline.records import SAMPLE_RATE_HZ
@@ -54,6 +54,38 @@ def clip_of(path: Path) -> Clip:
     (clip,) = read_clips([Span(str(path), None, 0.0, probe(str(path)).duration_s)])
     assert isinstance(clip, Clip), f"{path} gave {clip}"
     return clip
+
+
+def ogg(wav: NDArray[np.float32], coding: str, rate_hz: int) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, wav, rate_hz, format="OGG", subtype=coding)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "others",
+    [[("VORBIS", 24_000)], [("OPUS", 16_000)], [("VORBIS", 8_000), ("OPUS", 24_000), ("VORBIS", 16_000)]],
+    ids=str,
+)
+def test_links_of_other_rates_and_codings(others: list[tuple[str, int]], tmp_path: Path) -> None:
+    parts = [("VORBIS", 16_000), *others]
+    wavs = [tone(2.0 + number)[0][:: 48_000 // rate_hz] for number, (_, rate_hz) in enumerate(parts)]
+    links = [ogg(wav, *part) for wav, part in zip(wavs, parts, strict=True)]
+    (tmp_path / "a.ogg").write_bytes(b"".join(links))
+    wav = clip_of(tmp_path / "a.ogg").wav
+    assert len(wav) == pytest.approx(sum(2.0 + number for number in range(len(parts))) * SAMPLE_RATE_HZ, abs=1600)
+    assert np.sqrt(np.mean(wav**2)) == pytest.approx(0.4 / np.sqrt(2), rel=0.05)
+    found = list(pyav_process.links(io.BytesIO(b"".join(links)), sum(map(len, links))))
+    assert [link.read() for link in found] == links
+
+
+def test_what_is_no_chain_is_one_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = ogg(tone()[0], "VORBIS", 48_000)
+    monkeypatch.setattr(pyav_process, "SCANNED_AT_ONCE", 999)
+    for data in (one, one[:100], b"OggS", b"", b"RIFF" + one + one):
+        (link,) = pyav_process.links(io.BytesIO(data), len(data))
+        assert link.read() == data
+    assert len(list(pyav_process.links(io.BytesIO(one + one), 2 * len(one)))) == 2
 
 
 @pytest.mark.parametrize("suffix", CODECS)
