@@ -10,6 +10,8 @@ ROOT is a release, or the folder of one language in it. Invalidated clips are dr
 
 from __future__ import annotations
 
+import functools
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.corpora.names import Names, refuse_strangers
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 TABLES = (*SPLITS, "validated", "other", "invalidated")
 DURATIONS = "clip_durations.tsv"
+# As the first releases name clips: a hash, or a number.
+_CLIP_WITHOUT_SUFFIX = re.compile(r"[0-9a-f]{32,128}|common_voice_\S+|[0-9]+")
 
 
 class _Row(NamedTuple):
@@ -81,10 +85,11 @@ def _read_language(
 ) -> Iterator[AudioFile]:
     rows: dict[str, _Row] = {}
     files = Names(clips, without_suffix=True)
+    names_a_clip = functools.partial(_names_a_clip, frozenset(clips))
     for table in TABLES:
         if f"{folder}{table}.tsv" in present:
             uri = config.uri_of(f"{folder}{table}.tsv")
-            for row in read_columns(uri, "\t", ("client_id", "path"), ("sentence",), notices):
+            for row in read_columns(uri, "\t", ("client_id", "path"), ("sentence",), notices, ("path", names_a_clip)):
                 written = _file_name(row["path"].strip())
                 clip = files.find(written) or files.find(written.rpartition("/")[2]) or written
                 # An invalidated clip is dropped, whichever other tables name it.
@@ -135,6 +140,12 @@ def _read_durations(
             elif duration_ms := number(row["duration[ms]"]):
                 durations_s[clip] = duration_ms / 1000
     return durations_s
+
+
+def _names_a_clip(clips: frozenset[str], value: str) -> bool:
+    """Whether a value of the column `path` may name a clip, here or not, rather than being words of a sentence."""
+    name = value.strip()
+    return is_audio(name) or _file_name(name) in clips or bool(_CLIP_WITHOUT_SUFFIX.fullmatch(name))
 
 
 def _file_name(clip: str) -> str:

@@ -14,7 +14,7 @@ from pipeline.corpora.source import CorpusError
 from pipeline.files import foreign_json, storage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pipeline.corpora.source import Notices
 
@@ -72,6 +72,7 @@ def read_columns(
     required: Sequence[str] = (),
     free_text: Sequence[str] = (),
     notices: Notices | None = None,
+    key: tuple[str, Callable[[str], bool]] | None = None,
 ) -> Iterator[dict[str, str]]:
     """Yields the rows of a table whose first line names its columns; quotes have no special meaning.
 
@@ -85,6 +86,8 @@ def read_columns(
         required: Columns that it must have, in any case.
         free_text: Columns in which people write what they like.
         notices: Is told the rows that cannot be read, or only in part.
+        key: A column before the free text, and whether a value of it is one: a line without belongs to the row before,
+            whose free text holds both a delimiter and a line end.
 
     Raises:
         CorpusError: the table lacks a required column.
@@ -104,7 +107,10 @@ def read_columns(
     free = [place for place, name in enumerate(header) if name in free_text]
     # What stands between free texts cannot be told in a row of too many fields.
     needed = [name for name in required if not free or not free[0] <= header.index(name) <= free[-1]]
-    for number_of_line, row in _rows(lines, delimiter, len(header), free):
+    split_lines = ((place, line.split(delimiter)) for place, line in lines)
+    if key is not None and free and key[0] in header[: free[0]]:
+        split_lines = _with_what_follows(split_lines, len(header), free, header.index(key[0]), key[1])
+    for number_of_line, row in _rows(split_lines, len(header), free):
         if len(row) > len(header):
             if notices is not None and len(free) > 1:
                 notices.add(
@@ -135,15 +141,51 @@ def _from_both_ends(header: Sequence[str], row: Sequence[str], free: Sequence[in
 _MOST_LINES_OF_A_TEXT = 100
 
 
+def _with_what_follows(
+    lines: Iterator[tuple[int, list[str]]],
+    num_columns: int,
+    free: Sequence[int],
+    key_column: int,
+    is_key: Callable[[str], bool],
+) -> Iterator[tuple[int, list[str]]]:
+    """Joins to each line with a key the lines without one that follow it, if they can be its free text."""
+    begun: list[tuple[int, list[str]]] = []
+
+    def joined() -> Iterator[tuple[int, list[str]]]:
+        rest = begun[1:]
+        while rest and rest[-1][1] == [""]:
+            rest.pop()
+        # Behind a complete row, a line without any delimiter is no part of text that is followed by other columns.
+        has_room = len(begun[0][1]) < num_columns or free[-1] == num_columns - 1
+        if len(rest) > _MOST_LINES_OF_A_TEXT or not (has_room or any(len(fields) > 1 for _, fields in rest)):
+            yield from begun
+            return
+        place, row = begun[0]
+        for _, fields in rest:
+            row = [*row[:-1], f"{row[-1]} {fields[0]}".strip(), *fields[1:]]
+        yield place, row
+
+    for place, fields in lines:
+        if begun and len(fields) > key_column and is_key(fields[key_column]):
+            yield from joined()
+            begun = []
+        begun.append((place, fields))
+        if len(begun) > 2 * _MOST_LINES_OF_A_TEXT:  # a table without keys
+            yield from begun
+            begun = []
+    if begun:
+        yield from joined()
+
+
 def _rows(
-    lines: Iterator[tuple[int, str]], delimiter: str, num_columns: int, free: Sequence[int]
+    lines: Iterator[tuple[int, list[str]]], num_columns: int, free: Sequence[int]
 ) -> Iterator[tuple[int, list[str]]]:
     """Yields the fields of each row, with the number of its first line; joins what a line end in free text broke."""
     waiting: deque[tuple[int, list[str]]] = deque()
 
     def fill(count: int) -> bool:
         while len(waiting) < count and (following := next(lines, None)) is not None:
-            waiting.append((following[0], following[1].split(delimiter)))
+            waiting.append(following)
         return len(waiting) >= count
 
     while fill(1):

@@ -111,6 +111,34 @@ def test_any_free_text_costs_no_row(sentence: str, num_columns_after: int) -> No
     assert [(row["client_id"], row["path"]) for row in read] == [(f"c{number}", f"{number}.mp3") for number in range(3)]
 
 
+@pytest.mark.parametrize(
+    "sentence", ["It\twas\na fine\tday.", "It was\n\ta\tfine day.", "It\n\nwas\n\ta\nfine day.\n", "\n", "a\tb\tc\td\n"]
+)
+@pytest.mark.parametrize("columns_after", [[], ["en"], ["en", "2"]])
+def test_free_text_with_delimiters_and_line_ends(sentence: str, columns_after: list[str], tmp_path: Path) -> None:
+    header = ["client_id", "path", "sentence", *["locale", "up"][: len(columns_after)]]
+    told = [[f"c{n}", f"{n}.mp3", sentence if n == 1 else "one", *columns_after] for n in range(3)]
+    (tmp_path / "a.tsv").write_text("".join("\t".join(row) + "\n" for row in [header, *told]))
+    notices = Notices()
+    key = ("path", lambda value: value.endswith(".mp3"))
+    rows = list(read_columns(str(tmp_path / "a.tsv"), "\t", ("client_id", "path"), ("sentence",), notices, key))
+    assert [[row[name] for name in header if name != "sentence"] for row in rows] == [
+        [*row[:2], *row[3:]] for row in told
+    ]
+    assert rows[1]["sentence"].split() == sentence.split()
+    assert not list(notices)
+
+
+def test_a_line_between_rows_is_no_text_of_the_row_before(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("path\tsentence\tlocale\n1.mp3\tone\ten\n# by hand\n2.mp3\ttwo\ten\n")
+    key = ("path", lambda value: value.endswith(".mp3"))
+    rows = list(read_columns(str(tmp_path / "a.tsv"), "\t", ("path",), ("sentence",), key=key))
+    assert [(row["path"], row.get("sentence"), row.get("locale")) for row in rows if row["path"].endswith(".mp3")] == [
+        ("1.mp3", "one", "en"),
+        ("2.mp3", "two", "en"),
+    ]
+
+
 def test_lines_that_end_in_cr_alone(tmp_path: Path) -> None:
     for end in ("", "\r", "\n"):
         (tmp_path / "a.tsv").write_bytes(f"id\ttext\r1\tone\r2\ttwo{end}".encode())
