@@ -12,6 +12,7 @@ suffix; else to all audio whose name is the same up to the first dot, which is w
 from __future__ import annotations
 
 import functools
+import unicodedata
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -106,6 +107,11 @@ def key_of(name: str) -> str:
     return folder + slash + last.partition(".")[0]
 
 
+def _composed(name: str) -> str:
+    """A name with its letters composed, of which macOS takes those with accents apart."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _stem_of(name: str) -> str:
     return name.rpartition(".")[0]
 
@@ -117,14 +123,14 @@ def _match(
     descriptions = [place for place, member in enumerate(members) if _is_description(member.name)]
     of_audio: dict[str, list[int]] = defaultdict(list)
     for place in audio:
-        name = members[place].name
+        name = _composed(members[place].name)
         for form in dict.fromkeys((name, _stem_of(name), f"{key_of(name)}.*")):
             of_audio[form].append(place)
     surest: dict[int, list[int]] = defaultdict(list)
     by_key: dict[int, list[int]] = defaultdict(list)
     stray: list[int] = []
     for place in descriptions:
-        name = members[place].name
+        name = _composed(members[place].name)
         if found := of_audio.get(_stem_of(name)):
             surest[place] = found
         elif found := of_audio.get(f"{key_of(name)}.*"):

@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 import tempfile
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,6 +92,14 @@ def test_what_belongs_to_no_audio_is_noticed(tmp_path: Path) -> None:
         "unreadable_description": 1,
     }
     assert "z.json in" in notices["description_without_audio"].example
+
+
+@pytest.mark.parametrize("forms", [("NFD", "NFC"), ("NFC", "NFD")])
+def test_letters_with_accents(forms: tuple[str, str], tmp_path: Path) -> None:
+    audio, description = (unicodedata.normalize(form, "Zoë.é") for form in forms)
+    files, notices = find(tmp_path, tar([(f"{audio}.ogg", b"1"), (f"{description}.json", said(language="fr"))]))
+    assert [file.language for file in files.values()] == ["fr"]
+    assert not notices
 
 
 def test_names_that_do_not_fit_are_refused(tmp_path: Path) -> None:
