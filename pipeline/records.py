@@ -24,6 +24,7 @@ LANGUAGE_SOURCES = (
     "recipe",  # the user, in the corpus' settings
     "show",  # stated for a podcast, which may have episodes in another language
     "channel",  # an interpreter's, who is silent while the floor speaks
+    "folder_name",  # how somebody has called the folder that the recording lies in
     "unchecked",  # stated for a recording that nobody has listened to
 )
 

@@ -29,13 +29,16 @@ if TYPE_CHECKING:
 # Names of files that are taken for audio; all others are passed over.
 # fmt: off
 AUDIO_SUFFIXES = frozenset({
-    ".wav", ".wave", ".flac", ".ogg", ".oga", ".ogx", ".opus", ".spx", ".mp3", ".mp2", ".mp1", ".mpa", ".mpga", ".m2a",
-    ".sph", ".nist", ".aiff", ".aif", ".aifc", ".au", ".snd", ".w64", ".rf64", ".bwf", ".caf", ".voc", ".gsm", ".ircam",
-    ".sf", ".paf", ".svx", ".avr", ".htk", ".pvf", ".xi", ".sd2",
+    ".wav", ".wave", ".flac", ".ogg", ".oga", ".ogx", ".opus", ".spx", ".mp3", ".mp2", ".mp1", ".mpa", ".mpga",
+    ".m2a", ".sph", ".nist", ".wv1", ".wv2", ".aiff", ".aif", ".aifc", ".au", ".snd", ".w64", ".rf64", ".bwf", ".caf",
+    ".voc", ".gsm", ".ircam", ".sf", ".paf", ".svx", ".avr", ".htk", ".pvf", ".xi", ".sd2",
     ".m4a", ".m4b", ".m4p", ".m4r", ".f4a", ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3gpp", ".3g2", ".3ga", ".webm",
     ".weba", ".mkv", ".mka", ".aac", ".adts", ".loas", ".wma", ".asf", ".wmv", ".amr", ".awb", ".ac3", ".eac3", ".ec3",
     ".dts", ".mlp", ".thd", ".ape", ".wv", ".tta", ".tak", ".mpc", ".mpp", ".dsf", ".oma", ".ra", ".rm", ".rmvb",
     ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob", ".avi", ".flv", ".ogv",
+    # Of these most cannot be read, having no header or a secret coding: they are dropped, not passed over.
+    ".mp4a", ".g722", ".g723", ".g726", ".g729", ".pcm", ".vox", ".sln", ".ulaw", ".alaw", ".dss", ".ds2", ".dvf",
+    ".msv", ".aax", ".shn", ".sbc", ".ac4",
 })
 # fmt: on
 

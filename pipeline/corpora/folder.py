@@ -6,7 +6,8 @@
 Columns may also have their other usual names (columns.COLUMNS), `file_name` as Hugging Face's audiofolder has it among
 them. Rows are matched by path, relative to the table's folder or to ROOT. Between the fields of a .csv are commas,
 semicolons, tabs or bars; without a first line of names, the fields between bars are LJSpeech's: id, text, normalized
-text. A file without a row is taken without metadata; a row without a file is dropped as missing.
+text. A file without a row is taken without metadata, but for the language that its folders may be named after
+(language_folders.py), unless the corpus has one; a row without a file is dropped as missing.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 from pipeline.audio.read import AUDIO_SUFFIXES
 from pipeline.corpora import columns
 from pipeline.corpora.alignments.word_json import ALIGNED_TEXT
+from pipeline.corpora.language_folders import language_of, languages_of_folders
 from pipeline.corpora.names import Names, leaves_its_folder, refuse_strangers
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notices
 from pipeline.corpora.tables import decode
@@ -34,7 +36,11 @@ METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
 FIELDS = ("path", "language", "speaker", "split", "text")
 DELIMITERS = ",;\t|"
 # What describes audio elsewhere: a folder that holds it may be one of another kind.
-_TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".jsonl.gz", ".tsv.gz", ".parquet", ".tar", ".tar.gz", ".tgz", ".zip")
+_TABLE_SUFFIXES = (
+    ".csv", ".tsv", ".jsonl", ".ndjson", ".csv.gz", ".jsonl.gz", ".tsv.gz", ".parquet", ".xlsx", ".xls", ".ods",
+    ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip", ".7z", ".rar",
+    "metadata.json", "manifest.json",
+)  # fmt: skip
 _SIDECAR_SUFFIXES = (".json", ".txt", ".lab", ".TextGrid", ".vtt", ".srt")
 # Folders in which LJSpeech and its like keep the audio.
 _AUDIO_FOLDERS = ("", "wavs/", "wav/", "clips/", "audio/")
@@ -54,12 +60,18 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
     audio = {name for name in names if PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES}
     tables = _tables(config, names)
     metadata = _read_metadata(config, names, tables, notices)
+    of_folders = {} if config.language else languages_of_folders(audio | metadata.keys())
     for name in sorted(audio | metadata.keys()):
         row = metadata.get(name)
+        language = row.get("language") if row else None
+        of_folder = None if language else language_of(name, of_folders)
+        if of_folder:
+            notices.add("language_of_folder", f"{of_folder} of {name}")
         yield AudioFile(
             id=name,
             uri=config.uri_of(name),
-            language=row.get("language") if row else None,
+            language=language or of_folder,
+            language_source="folder_name" if of_folder else None,
             speaker=columns.speaker_of(row.get("speaker")) if row else None,
             split=columns.split_of(row.get("split")) if row else None,
             text=row.get("text") if row else None,

@@ -49,7 +49,8 @@ class CorpusConfig:
         kind: How the corpus is laid out (docs/corpora.md); auto: that which all of its audio
             fits, else folder; stage.json names it.
         name: Its name in tables and ids; by default the folder's name. The corpora of a run need different names.
-        language: ISO 639-1 code of all recordings, for a corpus that does not state it.
+        language: ISO 639-1 code of all recordings, for a corpus that does not state it. Names of folders in a plain
+            folder then tell none.
         metadata: CSV or JSONL file (.csv, .jsonl) with the metadata of a plain folder; by default ROOT/metadata.csv or
             ROOT/metadata.jsonl.
         folders: Names of folders below the root; only audio within these is taken, e.g. [train-clean-100], [small],
@@ -168,6 +169,7 @@ NOTICES = {
     "unread_file": "tables and archives that this kind of corpus does not read",
     "unused_column": "columns that look like one that is used, but are not",
     "repeated_id": "rows of a table whose ids repeat: they are named by their place in it",
+    "language_of_folder": "recordings whose language is told by the name of their folder alone",
     "unknown_language_tag": "language tags that name no language, or several",
     "other_length": "recordings, of a sample of them, that are not as long as the corpus says",
     "unsupported_cut": "cuts made of several recordings",

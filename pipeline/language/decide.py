@@ -4,7 +4,8 @@ The evidence is weighed in this order:
 
 1. metadata: the tag that the corpus gives (TWIST, section 3.1, filters by this alone). A tag for another language drops
    the recording. A tag for a wanted language decides if it can be trusted: the tag of a podcast's show, of an
-   interpreter's channel or of an unchecked clip is not enough while there is a classifier to listen with.
+   interpreter's channel, of an unchecked clip, or a folder's name is not enough while there is a classifier to listen
+   with.
 2. text: py3langid's verdict on the transcript, else on title and description, if their words are enough to tell
    (content.py).
 3. audio: a classifier's verdict on windows of speech, if the tag cannot be trusted or nothing has decided yet.
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
     from pipeline.records import Recording
 
 # Trust in a tag, by its source (records.LANGUAGE_SOURCES).
-TRUST = {"corpus": 1.0, "recording": 1.0, "folder": 1.0, "recipe": 1.0, "show": 0.7, "channel": 0.7, "unchecked": 0.5}
+TRUST = {
+    "corpus": 1.0, "recording": 1.0, "folder": 1.0, "recipe": 1.0,
+    "show": 0.7, "channel": 0.7, "folder_name": 0.7,
+    "unchecked": 0.5,
+}  # fmt: skip
 assert TRUST.keys() == set(LANGUAGE_SOURCES)
 
 

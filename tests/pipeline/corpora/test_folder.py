@@ -16,6 +16,7 @@ from pipeline.corpora import folder
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notice
 from pipeline.files import s3, storage
 from pipeline.files.audio_uri import open_read
+from pipeline.languages import normalize_code
 
 
 def find(root: Path | str, metadata: str | None = None) -> list[AudioFile]:
@@ -303,3 +304,54 @@ def test_odd_keys_of_s3(s3_folder: str) -> None:
     for file in files:
         with open_read(file.uri) as audio:
             assert audio.read().decode() == file.id
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ("languages/de/a.wav languages/de/x/b.wav", ["de", "de"]),
+        ("de/a.wav en/b.wav", ["de", "en"]),
+        ("data/by_lang/pt/a.wav", ["pt"]),
+        ("German/a.wav mixed/b.wav podcasts/c.wav pt-BR/d.wav", ["de", None, None, "pt"]),
+        ("de-at/a.wav en-gb/b.wav", ["de", "en"]),
+        ("deu/a.wav eng/b.wav unknown/c.wav", ["de", "en", None]),
+        ("audio/french/s1/a.wav audio/en_US/s2/b.wav", ["en", "fr"]),
+        # A code alone, initials of speakers, a word; a level that is not of languages; two languages.
+        ("it/a.wav", [None]),
+        ("de/a.wav jk/b.wav pw/c.wav", [None, None, None]),
+        ("it/a.wav talks/b.wav", [None, None]),
+        ("en/a.wav eng/b.wav", [None, None]),
+        ("as-is/a.wav it_support/b.wav my_recordings/c.wav no-noise/d.wav", [None] * 4),
+        ("bob/a.wav dan/b.wav kim/c.wav maria/d.wav", [None] * 4),
+        ("english/french/a.wav", [None]),
+        ("german.wav de.wav", [None, None]),
+        ("0/a.wav 1/b.wav train/c.wav", [None] * 3),
+    ],
+)
+def test_folders_named_after_languages(names: str, told: list[str | None], tmp_path: Path) -> None:
+    touch(tmp_path, *names.split())
+    files = find(tmp_path)
+    assert [normalize_code(file.language) if file.language else None for file in files] == told
+    assert [file.language_source for file in files] == ["folder_name" if language else None for language in told]
+    assert noticed(tmp_path) == ({"language_of_folder": n} if (n := sum(map(bool, told))) else {})
+
+
+def test_rows_and_the_recipe_say_more_than_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "german/a.wav", "german/b.wav")
+    (tmp_path / "metadata.csv").write_text("path,language\ngerman/a.wav,nl\ngerman/b.wav,\n")
+    assert [(file.language, file.language_source) for file in find(tmp_path)] == [("nl", None), ("de", "folder_name")]
+    config = CorpusConfig(str(tmp_path), kind="folder", name="c", language="en")
+    told = [found.language for found in folder.find_recordings(config) if isinstance(found, AudioFile)]
+    assert told == ["nl", None]
+
+
+@pytest.mark.parametrize("name", ["a.wv1", "b.g722", "c.vox", "d.DS2"])
+def test_audio_of_rare_suffixes_is_in_the_count(name: str, tmp_path: Path) -> None:
+    touch(tmp_path, name)
+    assert [file.id for file in find(tmp_path)] == [name]
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "labels.xlsx", "more.7z", "x/a.csv.gz", "audio.tar.xz"])
+def test_tables_and_archives_that_are_not_read_are_noticed(name: str, tmp_path: Path) -> None:
+    touch(tmp_path, "a.wav", name)
+    assert noticed(tmp_path) == {"unread_file": 1}
