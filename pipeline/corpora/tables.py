@@ -107,7 +107,7 @@ def read_columns(
     free = [place for place, name in enumerate(header) if name in free_text]
     # What stands between free texts cannot be told in a row of too many fields.
     needed = [name for name in required if not free or not free[0] <= header.index(name) <= free[-1]]
-    split_lines = ((place, line.split(delimiter)) for place, line in lines)
+    split_lines: Iterator[tuple[int, list[str]]] = ((place, line.split(delimiter)) for place, line in lines)
     if key is not None and free and key[0] in header[: free[0]]:
         split_lines = _with_what_follows(split_lines, len(header), free, header.index(key[0]), key[1])
     for number_of_line, row in _rows(split_lines, len(header), free):
