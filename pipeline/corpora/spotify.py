@@ -35,10 +35,6 @@ def is_spotify(config: CorpusConfig, names: list[str]) -> bool:
     return set(REQUIRED) <= set(next(read_lines(config.uri_of(tables[0])), "").split("\t"))
 
 
-def _is_show(value: str) -> bool:
-    return value.strip().startswith("spotify:show:")
-
-
 def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
     """Yields the episodes in the order of their paths, then those that have no file.
 
@@ -53,7 +49,7 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
     notices = Notices()
     for table in tables:
         uri = config.uri_of(table)
-        for row in read_columns(uri, "\t", REQUIRED, _DESCRIPTION, notices, ("show_uri", _is_show)):
+        for row in read_columns(uri, "\t", REQUIRED, _DESCRIPTION, notices):
             rows[row["show_filename_prefix"].strip(), row["episode_filename_prefix"].strip()] = row
     for name in names:
         path = PurePosixPath(name)
