@@ -1,8 +1,9 @@
 """Which folders of a plain folder of audio are named after the language that is spoken in them.
 
-A name such as `german` or `pt-BR` tells by itself. A mere code (`de`, `it`, `eng`), which may as well be a word or
-somebody's initials, tells where the folders beside it are all named so and of more than one language, or where the
-folder above says that they are languages.
+A code with its region (`pt-BR`) tells by itself. A name (`german`), which may be a person's as well (Swati, Chad), tells
+where a folder beside it is named after another language. A mere code (`de`, `it`, `eng`), which may be a word or somebody's
+initials, tells where all folders beside it are named so, and of more than one language. Below a folder that says that
+they are languages, all of these tell.
 """
 
 from __future__ import annotations
@@ -38,12 +39,11 @@ def languages_of_folders(names: Iterable[str]) -> dict[str, str]:
     told: dict[str, str] = {}
     for above, folders in below.items():
         languages = {own: language for own in folders if (language := _language(own))}
-        are_all = all(own in languages or not is_told(own) for own in folders)
-        are_codes = (are_all and len(set(languages.values())) > 1) or bool(
-            _ABOVE_LANGUAGES.fullmatch(above.rpartition("/")[2])
-        )
+        are_said = bool(_ABOVE_LANGUAGES.fullmatch(above.rpartition("/")[2]))
+        are_several = are_said or len(set(languages.values())) > 1
+        are_all = are_said or (are_several and all(own in languages or not is_told(own) for own in folders))
         for own, language in languages.items():
-            if are_codes or not _MERE_CODE.fullmatch(own):
+            if _CODE_WITH_REGION.fullmatch(own) or (are_all if _MERE_CODE.fullmatch(own) else are_several):
                 told[f"{above}/{own}" if above else own] = language
     return told
 

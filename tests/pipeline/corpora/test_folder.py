@@ -316,7 +316,10 @@ def test_odd_keys_of_s3(s3_folder: str) -> None:
         ("de-at/a.wav en-gb/b.wav", ["de", "en"]),
         ("deu/a.wav eng/b.wav unknown/c.wav", ["de", "en", None]),
         ("audio/french/s1/a.wav audio/en_US/s2/b.wav", ["en", "fr"]),
-        # A code alone, initials of speakers, a word; a level that is not of languages; two languages.
+        ("pt-BR/a.wav talks/b.wav", ["pt", None]),
+        # A name alone, which is a person's; a code alone, initials of speakers, a word; a level that is not of languages; two languages.
+        ("Asha/a.wav Swati/b.wav", [None, None]),
+        ("german/a.wav", [None]),
         ("it/a.wav", [None]),
         ("de/a.wav jk/b.wav pw/c.wav", [None, None, None]),
         ("it/a.wav talks/b.wav", [None, None]),
@@ -337,8 +340,8 @@ def test_folders_named_after_languages(names: str, told: list[str | None], tmp_p
 
 
 def test_rows_and_the_recipe_say_more_than_folders(tmp_path: Path) -> None:
-    touch(tmp_path, "german/a.wav", "german/b.wav")
-    (tmp_path / "metadata.csv").write_text("path,language\ngerman/a.wav,nl\ngerman/b.wav,\n")
+    touch(tmp_path, "languages/german/a.wav", "languages/german/b.wav")
+    (tmp_path / "metadata.csv").write_text("path,language\nlanguages/german/a.wav,nl\nlanguages/german/b.wav,\n")
     assert [(file.language, file.language_source) for file in find(tmp_path)] == [("nl", None), ("de", "folder_name")]
     config = CorpusConfig(str(tmp_path), kind="folder", name="c", language="en")
     told = [found.language for found in folder.find_recordings(config) if isinstance(found, AudioFile)]
