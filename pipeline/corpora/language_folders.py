@@ -1,9 +1,9 @@
 """Which folders of a plain folder of audio are named after the language that is spoken in them.
 
-A code with its region (`pt-BR`) tells by itself. A name (`german`), which may be a person's as well (Swati, Chad), tells
-where a folder beside it is named after another language. A mere code (`de`, `it`, `eng`), which may be a word or somebody's
-initials, tells where all folders beside it are named so, and of more than one language. Below a folder that says that
-they are languages, all of these tell.
+A code with its region (`pt-BR`) tells by itself. A name (`german`), which may be a person's as well (Swati, Chad),
+tells where a folder beside it is named after another language. A mere code (`de`, `it`, `eng`), which may be a word or
+somebody's initials, tells where all folders beside it are named so, and of more than one language. Below a folder that
+says that they are languages, all of these tell.
 """
 
 from __future__ import annotations

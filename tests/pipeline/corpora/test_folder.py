@@ -317,7 +317,7 @@ def test_odd_keys_of_s3(s3_folder: str) -> None:
         ("deu/a.wav eng/b.wav unknown/c.wav", ["de", "en", None]),
         ("audio/french/s1/a.wav audio/en_US/s2/b.wav", ["en", "fr"]),
         ("pt-BR/a.wav talks/b.wav", ["pt", None]),
-        # A name alone, which is a person's; a code alone, initials of speakers, a word; a level that is not of languages; two languages.
+        # A name alone, perhaps a person's.
         ("Asha/a.wav Swati/b.wav", [None, None]),
         ("german/a.wav", [None]),
         ("it/a.wav", [None]),
