@@ -99,9 +99,7 @@ def connect() -> None:
 
 
 def _not_up(what: str, error: Exception) -> RunError:
-    return RunError(
-        f"{what} ({_in_a_line(error)}); see that it is up, and not short of time, memory or disk"
-    )
+    return RunError(f"{what} ({_in_a_line(error)}); see that it is up, and not short of time, memory or disk")
 
 
 def _in_a_line(error: Exception) -> str:
