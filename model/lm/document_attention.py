@@ -42,21 +42,30 @@ class Documents:
     Attributes:
         lengths: Number of positions in each document; they add up to N.
         starts: [num_documents + 1] int32, the start of each document, then N; on the model's device.
-        position_ids: [1, N], from 0 within each document; on the model's device.
+        position_ids: [1, N], from 0 within each document, or from the end of its prefix; on the model's device.
+        prefixes: Of each document, the positions of the row that it continues, [P], in order, or None; on the model's
+            device. So what several documents begin with is computed once. None: no document continues another.
     """
 
     lengths: tuple[int, ...]
     starts: Tensor
     position_ids: Tensor
+    prefixes: tuple[Tensor | None, ...] | None = None
 
     @classmethod
-    def of_lengths(cls, lengths: Sequence[int], device: torch.device) -> Documents:
-        """Documents of these lengths, one after another."""
+    def of_lengths(
+        cls, lengths: Sequence[int], device: torch.device, prefixes: Sequence[Tensor | None] | None = None
+    ) -> Documents:
+        """Documents of these lengths, one after another; those with a prefix continue earlier positions."""
         sizes = torch.tensor(lengths)
         ends = sizes.cumsum(0)
         starts = F.pad(ends, (1, 0))
-        position_ids = torch.arange(int(ends[-1])) - starts[:-1].repeat_interleave(sizes)
-        return cls(tuple(lengths), starts.int().to(device), position_ids[None].to(device))
+        firsts = starts[:-1]
+        if prefixes is not None:
+            firsts = firsts - torch.tensor([0 if prefix is None else len(prefix) for prefix in prefixes])
+            prefixes = tuple(None if prefix is None else prefix.to(device) for prefix in prefixes)
+        position_ids = torch.arange(int(ends[-1])) - firsts.repeat_interleave(sizes)
+        return cls(tuple(lengths), starts.int().to(device), position_ids[None].to(device), prefixes)
 
 
 class _Current:
@@ -130,7 +139,7 @@ def attend(
     Returns:
         [1, N, H, D].
     """
-    if slopes is None and dropout == 0 and _has_flash_kernel(query):
+    if slopes is None and dropout == 0 and documents.prefixes is None and has_flash_kernel(query.device, query.dtype):
         starts, longest = documents.starts, max(documents.lengths)
         attended = varlen_attn(
             query[0].transpose(0, 1),
@@ -150,27 +159,41 @@ def attend(
         num_sharing = query.shape[1] // key.shape[1]
         key, value = (tensor.repeat_interleave(num_sharing, dim=1) for tensor in (key, value))
     parts = zip(*(torch.split(tensor, list(documents.lengths), dim=2) for tensor in (query, key, value)), strict=True)
-    bias = None if slopes is None else _alibi(slopes, max(documents.lengths), query.dtype)
-    if slopes is None and dropout == 0 and query.device.type == "cpu" and query.dtype == torch.bfloat16:
-        attended_parts = [causal_attention(q[0], k[0], v[0], scale).transpose(0, 1)[None] for q, k, v in parts]
-        return torch.cat(attended_parts, dim=1)
-    attended_parts = [
-        F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=None if bias is None else bias[:, :, : q.shape[2], : q.shape[2]],
-            dropout_p=dropout,
-            is_causal=bias is None,
-            scale=scale,
-        ).transpose(1, 2)
-        for q, k, v in parts
-    ]
+    prefixes = documents.prefixes or (None,) * len(documents.lengths)
+    longest = max(
+        length + (0 if prefix is None else len(prefix))
+        for length, prefix in zip(documents.lengths, prefixes, strict=True)
+    )
+    bias = None if slopes is None else _alibi(slopes, longest, query.dtype)
+    attended_parts = []
+    for (q, k, v), prefix in zip(parts, prefixes, strict=True):
+        if prefix is not None:
+            k, v = (torch.cat([whole.index_select(2, prefix), own], 2) for whole, own in ((key, k), (value, v)))
+        attended_parts.append(_attend_in_one(q, k, v, scale=scale, dropout=dropout, bias=bias))
     return torch.cat(attended_parts, dim=1)
 
 
-def _has_flash_kernel(query: Tensor) -> bool:
-    return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
+def _attend_in_one(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float, bias: Tensor | None
+) -> Tensor:
+    """Causal attention of the last positions of a document, [1, H, T, D], to all of it, [1, H, S, D]: [1, T, H, D]."""
+    num_queries, num_keys = query.shape[2], key.shape[2]
+    num_before = num_keys - num_queries
+    if bias is not None:
+        bias = bias[:, :, num_before:num_keys, :num_keys]
+    elif num_before:
+        bias = torch.ones(num_queries, num_keys, dtype=torch.bool, device=query.device).tril_(num_before)
+    elif dropout == 0 and query.device.type == "cpu" and query.dtype == torch.bfloat16:
+        return causal_attention(query[0], key[0], value[0], scale).transpose(0, 1)[None]
+    attended = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=bias, dropout_p=dropout, is_causal=bias is None, scale=scale
+    )
+    return attended.transpose(1, 2)
+
+
+def has_flash_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether one kernel takes documents of different lengths; it knows no prefixes."""
+    return device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
 
 
 def _alibi(slopes: Tensor, length: int, dtype: torch.dtype) -> Tensor:

@@ -10,22 +10,26 @@ import numpy as np
 import torch
 
 from model.lm.controls import GrowingSequence, controlled
+from model.lm.document_attention import has_flash_kernel
 from model.lm.generate import drawn_ids, only, probabilities
-from model.lm.speech_lm import document_logits, next_unit_nll
+from model.lm.shared_prefixes import shared_rows
+from model.lm.speech_lm import document_logits
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
     from model.lm.sampling_config import SamplingConfig
     from model.lm.scoring_config import ScoringConfig
+    from model.lm.shared_prefixes import SharedRow
     from model.lm.vocab import Vocabulary
 
-# Tokens of a forward pass: enough to keep a GPU busy, few enough for the logits of 500 units to stay small.
+# Tokens of a forward pass: enough to keep a GPU busy. Few enough for the logits to stay small, of a model of text too.
 TOKENS_AT_ONCE = 4096
+LOGITS_AT_ONCE = 2**25
 
 
 def log_likelihoods(
@@ -110,14 +114,36 @@ def _token_ids(vocabulary: Vocabulary, units: NDArray[np.uint16], *, has_end: bo
 
 @torch.inference_mode()
 def token_scores(model: PreTrainedModel, token_ids: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float64]]:
-    """The log-probability of each token but the first, [n - 1], of each sequence; packed, without pads."""
+    """The log-probability of each token but the first, [n - 1], of each sequence of one or more.
+
+    Sequences are packed without pads, and what several begin with is computed once; equal ones have equal scores.
+    """
     scores: list[NDArray[np.float64]] = [np.zeros(0)] * len(token_ids)
-    for batch in _batches([len(ids) for ids in token_ids]):
-        flat = torch.from_numpy(np.concatenate([token_ids[index] for index in batch]))
-        nll = next_unit_nll(model, flat, [len(token_ids[index]) for index in batch]).double().cpu().numpy()
-        for row, index in zip(nll, batch, strict=True):
-            scores[index] = -row[: len(token_ids[index]) - 1]
+    weight = next(model.parameters())
+    share = not has_flash_kernel(weight.device, weight.dtype)
+    num_ids = getattr(model.config, "vocab_size", 1)
+    for row in shared_rows(token_ids, max(1, min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // num_ids)), share=share):
+        sequences = [token_ids[member] for member in row.members]
+        for member, nats in zip(row.members, _row_scores(model, row, sequences), strict=True):
+            scores[member] = nats
     return scores
+
+
+def _row_scores(
+    model: PreTrainedModel, row: SharedRow, sequences: Sequence[NDArray[np.int64]]
+) -> list[NDArray[np.float64]]:
+    prefixes = [None if prefix is None else torch.from_numpy(prefix) for prefix in row.prefixes]
+    logits = document_logits(
+        model,
+        torch.from_numpy(np.concatenate(row.documents)),
+        [len(document) for document in row.documents],
+        None if all(prefix is None for prefix in prefixes) else prefixes,
+    )
+    before = torch.from_numpy(np.concatenate([places[:-1] for places in row.positions])).to(logits.device)
+    targets = torch.from_numpy(np.concatenate([ids[1:] for ids in sequences])).to(logits.device)
+    of_all = logits.float().logsumexp(dim=-1)
+    nats = (logits[before, targets].double() - of_all[before].double()).cpu().numpy()
+    return np.split(nats, np.cumsum([len(ids) - 1 for ids in sequences])[:-1])
 
 
 @torch.inference_mode()
@@ -137,17 +163,3 @@ def _drawn(
         scores.append(probabilities(of_next, sampling)[0, token_id].log().item())
         sequence.append(token_id)
     return np.array(scores)
-
-
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices of sequences of like length, about TOKENS_AT_ONCE tokens together."""
-    batch: list[int] = []
-    num_tokens = 0
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        if batch and num_tokens + lengths[index] > TOKENS_AT_ONCE:
-            yield batch
-            batch, num_tokens = [], 0
-        batch.append(index)
-        num_tokens += lengths[index]
-    if batch:
-        yield batch

@@ -149,11 +149,13 @@ def next_unit_nll(model: nn.Module, token_ids: Tensor, lengths: Sequence[int], *
     return pad_sequence(list(torch.split(nll, list(lengths))), batch_first=True)[:, :-1]
 
 
-def document_logits(model: nn.Module, token_ids: Tensor, lengths: Sequence[int]) -> Tensor:
-    """The logits after each token of each document, [N, V]; takes what `next_unit_nll` does."""
+def document_logits(
+    model: nn.Module, token_ids: Tensor, lengths: Sequence[int], prefixes: Sequence[Tensor | None] | None = None
+) -> Tensor:
+    """The logits after each token of each document, [N, V]; takes what `next_unit_nll` does, and `Documents.prefixes`."""
     bare = bare_model(model)
     device = next(model.parameters()).device
-    documents = Documents.of_lengths(lengths, device)
+    documents = Documents.of_lengths(lengths, device, prefixes)
     # BLOOM takes no position ids: ALiBi only uses distances.
     positions = {} if bare.config.model_type == "bloom" else {"position_ids": documents.position_ids}
     with attention_within_documents(bare):

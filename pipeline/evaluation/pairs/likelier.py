@@ -90,14 +90,20 @@ def score_items(
             left_out.append(LeftOut(item_id, "too_long", f"{len(sequence)} units, but the model takes {most:.0f}"))
         else:
             sequences[item_id] = sequence
-    ids = list(sequences)
-    scores: dict[str, ItemScore] = {}
-    for start in range(0, len(ids), SCORED_AT_ONCE):
-        some = ids[start : start + SCORED_AT_ONCE]
-        for item_id, nats in zip(some, lm.scores_of([sequences[one] for one in some], scoring), strict=True):
-            scores[item_id] = ItemScore(math.fsum(nats), len(nats))
-            if math.isnan(scores[item_id].sum):
-                raise TwistError(f"{lm.path} gives {item_id} a likelihood of NaN: its weights are damaged")
+    # Equal units have equal scores, to the last bit, so that a pair of them is a tie.
+    items_of: dict[bytes, list[str]] = {}
+    for item_id, sequence in sequences.items():
+        items_of.setdefault(sequence.tobytes(), []).append(item_id)
+    same = list(items_of.values())
+    score_of: dict[str, ItemScore] = {}
+    for start in range(0, len(same), SCORED_AT_ONCE):
+        some = same[start : start + SCORED_AT_ONCE]
+        for item_ids, nats in zip(some, lm.scores_of([sequences[one] for one, *_ in some], scoring), strict=True):
+            score = ItemScore(math.fsum(nats), len(nats))
+            if math.isnan(score.sum):
+                raise TwistError(f"{lm.path} gives {item_ids[0]} a likelihood of NaN: its weights are damaged")
+            score_of.update(dict.fromkeys(item_ids, score))
+    scores = {item_id: score_of[item_id] for item_id in sequences}
     return scores, left_out
 
 

@@ -74,7 +74,7 @@ def test_the_kernel_for_gpus_is_given_the_same_documents(monkeypatch: pytest.Mon
         return torch.cat([part.transpose(0, 1) for part in parts])
 
     monkeypatch.setattr(document_attention, "varlen_attn", varlen_attn)
-    monkeypatch.setattr(document_attention, "_has_flash_kernel", lambda _: True)
+    monkeypatch.setattr(document_attention, "has_flash_kernel", lambda *_: True)
     tensors = inputs(4, 2)
     documents = Documents.of_lengths(LENGTHS, torch.device("cpu"))
     torch.testing.assert_close(attend(*tensors, documents, scale=0.3), masked(*tensors))

@@ -13,6 +13,7 @@ from model.lm.speech_lm import cold_start
 from model.lm.vocab import Vocabulary
 from pipeline.errors import TwistError
 from pipeline.evaluation.item_units import UnitRow
+from pipeline.evaluation.pairs import likelier
 from pipeline.evaluation.pairs.likelier import points, score_items
 from pipeline.speaking.speech_lm import load_lm
 
@@ -58,3 +59,15 @@ def test_a_model_that_gives_no_number_is_told(folder):
 
 def test_a_tie_is_half_a_point():
     assert [points(*scores) for scores in ((1.0, 0.0), (0.0, 1.0), (-2.0, -2.0))] == [1.0, 0.0, 0.5]
+
+
+def test_a_pair_of_equal_units_is_a_tie_wherever_its_members_stand(folder, monkeypatch):
+    generator = np.random.default_rng(0)
+    rows = [generator.integers(100, size=length).astype(np.uint16) for length in (9, 4, 16, 7, 2)]
+    rows += [rows[0].copy(), rows[3].copy()]
+    units = {str(number): UnitRow(row, np.ones_like(row), 1.0) for number, row in enumerate(rows)}
+    monkeypatch.setattr(likelier, "SCORED_AT_ONCE", 2)
+    scores, _ = score_items(load_lm(str(folder), "cpu"), units, ScoringConfig())
+    assert list(scores) == list(units)
+    assert scores["0"] == scores["5"] != scores["1"]
+    assert scores["3"] == scores["6"]
