@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
 
 from jobs import evaluate_mmos, evaluate_plot, evaluate_table, speech_options
 from jobs.command import add_option, command, quiet_transformers
@@ -75,6 +76,7 @@ def _perplexity(recipe: Recipe, given: Namespace, folder: str, output: str) -> N
         shards,
         given.split,
         given.max_units,
+        ngram_units=given.ngram_units,
         level=given.level,
         seed=given.seed,
         device=given.device,
@@ -182,6 +184,13 @@ def _add_arguments(parser: ArgumentParser) -> None:
         type=int,
         default=704,
         help="perplexity: units that a sample has at most; longer ones are cut.",
+    )
+    add_option(
+        parser,
+        "ngram-units",
+        type=PositiveInt,
+        default=5_000_000,
+        help="perplexity: training units that n-gram models beside it count at most; of more, some are drawn.",
     )
     parser.add_argument("--level", type=float, default=0.95, help="Share of draws that confidence intervals hold.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of what is drawn for confidence intervals.")

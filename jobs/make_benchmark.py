@@ -2,6 +2,8 @@
 
 twist make-benchmark mini FOLDER: a small one of all kinds, for the demo: words, sentences, stories.
 twist make-benchmark storycloze FOLDER --speech.stories FILE: Spoken StoryCloze from your own copy of the stories.
+
+Voices are espeak-ng's, or one of Piper (an ONNX file), with the extra `piper`.
 """
 
 from __future__ import annotations
@@ -28,10 +30,16 @@ def mini(folder: Path, config: MiniBenchmarkConfig) -> None:
 def storycloze(folder: Path, config: StoriesConfig) -> None:
     """Speaks stories as Spoken StoryCloze (sSC and tSC)."""
     from pipeline.synthetic.espeak import synthesize
+    from pipeline.synthetic.piper import SUFFIX, load_piper_voice
     from pipeline.synthetic.stories import read_stories, write_storycloze
 
     stories = read_stories(config.stories)
-    speak = functools.partial(synthesize, voice=config.voice, words_per_minute=config.words_per_minute)
+    say = (
+        load_piper_voice(config.voice)
+        if config.voice.endswith(SUFFIX)
+        else functools.partial(synthesize, voice=config.voice)
+    )
+    speak = functools.partial(say, words_per_minute=config.words_per_minute)
     with progress("benchmark") as report:
         write_storycloze(folder, stories, speak, config.seed, report)
     print(f"benchmark  {len(stories):,} stories in {folder}/sSC and {folder}/tSC")

@@ -100,9 +100,11 @@ def run_stages(recipe: Recipe, stages: Sequence[StageRow], *, retry_dropped: boo
 
 
 def _table(recipe: Recipe, perplexity_before: float, evaluation: Evaluation) -> str:
+    from model.lm.ngram import best_order
     from pipeline import stage
     from pipeline.inspection.describe_shards import describe_shards
 
+    order = best_order(evaluation.ngrams)
     shards = storage.join(recipe.run, "shards")
     description = describe_shards(shards)
     input_hours = stage.read_facts(recipe.run, MANIFEST)["counts"]["kept"]["hours"]
@@ -113,7 +115,8 @@ def _table(recipe: Recipe, perplexity_before: float, evaluation: Evaluation) -> 
         "units per hour": f"{description['units_per_hour_before']:,.0f} before run-length de-duplication, "
         f"{description['units_per_hour']:,.0f} after",
         "validation perplexity": f"{perplexity_before:.2f} before training, {evaluation.model.mean.perplexity:.2f} "
-        f"after, {evaluation.unigram.mean.perplexity:.2f} by unit frequencies alone",
+        f"after, {evaluation.unigram.mean.perplexity:.2f} by unit frequencies alone, "
+        f"{evaluation.ngrams[order].mean.perplexity:.2f} by the best n-gram (n = {order})",
         "shards": shards,
         "best checkpoint": evaluation.checkpoint,
         "look closer": f"twist inspect {shlex.quote(recipe.run)}",

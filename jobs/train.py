@@ -91,7 +91,8 @@ def work(
         print(
             f"train      {was_finished}{result.num_steps} steps over {result.num_units_seen:,} units; validation "
             f"perplexity {result.initial.mean.perplexity:.2f} before, {result.best.mean.perplexity:.2f} at best"
-            + (f", {result.baseline.mean.perplexity:.2f} unigram" if recipe.train.mixture is None else ""),
+            + (f", {result.baseline.mean.perplexity:.2f} unigram" if recipe.train.mixture is None else "")
+            + _best_ngram(result),
             flush=True,
         )
         if recipe.train.mixture is not None:
@@ -104,6 +105,15 @@ def work(
                 flush=True,
             )
     return result
+
+
+def _best_ngram(result: TrainResult) -> str:
+    from model.lm.ngram import best_order
+
+    if not result.ngrams:
+        return ""
+    order = best_order(result.ngrams)
+    return f", {result.ngrams[order].mean.perplexity:.2f} by a {order}-gram of the training's units"
 
 
 def _table_of_kinds(result: TrainResult, best: PerplexityReport) -> str:

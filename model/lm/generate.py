@@ -63,14 +63,24 @@ class Row:
         return self.nats / self.num_drawn
 
 
-def ready_for_generation(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    """Puts a speech LM on `device` in `dtype`, for inference only.
+def ready_for_inference(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """Puts a speech LM on `device` in `dtype`, for inference only."""
+    return model.to(device, dtype).eval().requires_grad_(False)
 
-    On the CPU its linear layers are packed: a step on a few rows is bound by reading the weights, and torch's own
-    matrix product reads them at half the speed when there are few rows.
+
+def ready_for_generation(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """Puts a speech LM on `device` in `dtype`, for drawing units only."""
+    return ready_for_drawing(ready_for_inference(model, dtype, device))
+
+
+def ready_for_drawing(model: PreTrainedModel) -> PreTrainedModel:
+    """Packs the linear layers of a model from `ready_for_inference` on the CPU, unless they are.
+
+    A step on a few rows is bound by reading the weights, and torch's own matrix product reads them at half the speed
+    when there are few rows. On the thousands of rows of a scoring pass it is the quicker one.
     """
-    model.to(device, dtype).eval().requires_grad_(False)
-    if can_pack(dtype, device):
+    weight = next(model.parameters())
+    if can_pack(weight.dtype, weight.device):
         pack_linear_layers(model)
     return model
 

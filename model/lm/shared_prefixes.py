@@ -51,7 +51,9 @@ class SharedRow:
             self.num_tokens += len(own)
 
 
-def shared_rows(sequences: Sequence[NDArray[np.int64]], tokens_at_once: int, *, share: bool = True) -> Iterator[SharedRow]:
+def shared_rows(
+    sequences: Sequence[NDArray[np.int64]], tokens_at_once: int, *, share: bool = True
+) -> Iterator[SharedRow]:
     """Each sequence once, in rows of about `tokens_at_once` tokens.
 
     In sorted order no sequence has more in common with any before it than with its neighbour, so that every common

@@ -152,7 +152,7 @@ def next_unit_nll(model: nn.Module, token_ids: Tensor, lengths: Sequence[int], *
 def document_logits(
     model: nn.Module, token_ids: Tensor, lengths: Sequence[int], prefixes: Sequence[Tensor | None] | None = None
 ) -> Tensor:
-    """The logits after each token of each document, [N, V]; takes what `next_unit_nll` does, and `Documents.prefixes`."""
+    """The logits after each token of each document, [N, V]; takes what `next_unit_nll` and `Documents` do."""
     bare = bare_model(model)
     device = next(model.parameters()).device
     documents = Documents.of_lengths(lengths, device, prefixes)

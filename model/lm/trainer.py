@@ -54,6 +54,8 @@ class TrainResult:
         num_steps: Updates made, over all resumptions.
         num_units_seen: Units trained on, over all resumptions.
         baseline: Validation perplexity of unit frequencies alone; of a mixture, see `MixtureData.baseline`.
+        ngrams: That of n-gram models of the training's units, by order; none where the training began before these
+            were told, or has no speech.
         initial: Validation perplexity before the first update.
         best: The lowest validation perplexity after an update; None if the run was stopped before it validated.
         checkpoint: Folder of the best checkpoint (of the newest where `best` is None).
@@ -65,6 +67,7 @@ class TrainResult:
     num_steps: int
     num_units_seen: int
     baseline: PerplexityReport
+    ngrams: dict[int, PerplexityReport]
     initial: PerplexityReport
     best: PerplexityReport | None
     checkpoint: str
@@ -110,6 +113,7 @@ def train(
         num_steps=outcome.num_steps,
         num_units_seen=outcome.num_seen,
         baseline=training.baseline,
+        ngrams=training.ngrams,
         initial=training.initial,
         best=outcome.best,
         checkpoint=outcome.checkpoint,
@@ -124,6 +128,7 @@ class SpeechLMTraining(Training[Batch, PerplexityReport]):
 
     seen_name = "num_units_seen"
     baseline: PerplexityReport
+    ngrams: dict[int, PerplexityReport]
     initial: PerplexityReport
 
     def __init__(
@@ -140,6 +145,8 @@ class SpeechLMTraining(Training[Batch, PerplexityReport]):
             data.load_state_dict(resumed.state["loader"])
             progress = resumed.state["progress"]
             self.baseline, self.initial = self.score_of(progress["unigram"]), self.score_of(progress["initial"])
+            told = progress.get("ngrams", {})  # absent from checkpoints of earlier versions
+            self.ngrams = {int(order): self.score_of(content) for order, content in told.items()}
         self._lm = self._make_model(resumed)
         require_positions(self._lm.config, config.max_units)
         self._working = WorkingModel.of(self._lm, config, ranks)
@@ -166,6 +173,7 @@ class SpeechLMTraining(Training[Batch, PerplexityReport]):
 
     def begin(self, report: Callable[[int, PerplexityReport], None]) -> None:
         self.baseline = self._data.baseline(self._working.own)
+        self.ngrams = self._data.ngrams()
         self.initial = self.validate()
         report(0, self.initial)
 
@@ -209,7 +217,12 @@ class SpeechLMTraining(Training[Batch, PerplexityReport]):
         return {"loader": self._data.state_dict(step)}
 
     def progress(self, num_seen: int) -> dict[str, Any]:
-        return {self.seen_name: num_seen, "unigram": asdict(self.baseline), "initial": asdict(self.initial)}
+        return {
+            self.seen_name: num_seen,
+            "unigram": asdict(self.baseline),
+            "ngrams": {str(order): asdict(report) for order, report in self.ngrams.items()},
+            "initial": asdict(self.initial),
+        }
 
     def copy_model(self) -> Callable[[Path], None]:
         weights = weights_on_cpu(self._lm, keep=self._ranks.is_main)

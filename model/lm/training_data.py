@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+import torch
+
 from model.lm.loader import Batch, TrainingBatches
 from model.lm.loader_config import LoaderConfig
+from model.lm.ngram import fit_ngrams, most_order, ngram_nll, reports_by_order
 from model.lm.perplexity import PerplexityReport, perplexity, unigram_perplexity, unit_counts
 from model.lm.samples import UnitSamples
 from model.lm.vocab import Vocabulary
@@ -45,6 +49,9 @@ class TrainingData(Protocol):
 
     def baseline(self, untrained: nn.Module) -> PerplexityReport:
         """What counting units, or the text LM that a new model was made of, gives on the validation data."""
+
+    def ngrams(self) -> dict[int, PerplexityReport]:
+        """What n-gram models of the training units give on the validation data, by order; none without speech."""
 
     def validate(self, model: nn.Module) -> PerplexityReport:
         """Perplexity of the validation data."""
@@ -100,6 +107,11 @@ class UnitData:
         counts = unit_counts(self._train_samples, self.vocabulary, self._ranks)
         return unigram_perplexity(counts, self._validation_samples)
 
+    def ngrams(self) -> dict[int, PerplexityReport]:
+        return ngram_reports(
+            self._train_samples, self._validation_samples, self.vocabulary.codebook_size, self._config.seed, self._ranks
+        )
+
     def validate(self, model: nn.Module) -> PerplexityReport:
         return perplexity(
             model,
@@ -114,6 +126,17 @@ class UnitData:
 
     def load_state_dict(self, state: dict[str, Any]) -> int:
         return self._batches.load_state_dict(state)
+
+
+def ngram_reports(
+    train: UnitSamples, validation: UnitSamples, num_units: int, seed: int, ranks: Ranks
+) -> dict[int, PerplexityReport]:
+    """n-gram models of the training units on the validation samples, by order; the first process counts for all."""
+    nats = np.zeros((most_order(num_units), len(validation)))
+    if ranks.is_main:
+        nats = ngram_nll(fit_ngrams(train, num_units, seed=seed), validation)
+    summed = ranks.sum(torch.from_numpy(nats).to(ranks.device)).cpu().numpy()
+    return reports_by_order(summed, validation)
 
 
 def samples_at_once(config: TrainConfig, ranks: Ranks) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from model.artefacts import resolve
 from model.device import pick_device
-from model.lm.generate import continue_units, ready_for_generation
+from model.lm.generate import continue_units, ready_for_drawing, ready_for_inference
 from model.lm.sampling_config import SamplingConfig
 from model.lm.scoring import log_likelihoods, sequence_scores
 from model.lm.speech_lm import load_speech_lm
@@ -76,6 +76,11 @@ class SpeechLM:
         self.model = model
         self.vocabulary = vocabulary
         self.path = path
+
+    @property
+    def drawing_model(self) -> PreTrainedModel:
+        """The same model, from now on quicker at drawing a few units at a time, and slower at scoring many."""
+        return ready_for_drawing(self.model)
 
     def score(self, units: Units, sampling: SamplingConfig | None = None) -> Score:
         """How likely the units of one clip are.
@@ -153,7 +158,7 @@ class SpeechLM:
         """
         self._require_own(prompts)
         continued = continue_units(
-            self.model,
+            self.drawing_model,
             self.vocabulary,
             [prompt.values for prompt in prompts],
             sampling,
@@ -207,7 +212,7 @@ def load_lm(source: str | Path, device: Device = "auto", dtype: DType = "float32
     model, vocabulary = load_speech_lm(str(checkpoint.fetch(path)))
     if name in OFFICIAL_MODELS:  # whose tables may have rows to spare
         vocabulary = replace(vocabulary, codebook_size=min(vocabulary.codebook_size, OFFICIAL_CODEBOOK_SIZE))
-    return SpeechLM(ready_for_generation(model, DTYPES[dtype], pick_device(device)), vocabulary, path)
+    return SpeechLM(ready_for_inference(model, DTYPES[dtype], pick_device(device)), vocabulary, path)
 
 
 def _paces_s(prompts: Sequence[Units]) -> list[float]:

@@ -93,7 +93,7 @@ class TextAndSpeechLM:
             TwistError: a prompt does not fit the model.
         """
         return continue_parts(
-            self.lm.model,
+            self.lm.drawing_model,
             self.lm.vocabulary,
             self._drawn_ids,
             prompts,

@@ -138,6 +138,8 @@ class MiniBenchmarkConfig:
         num_stories: Stories, in one voice.
         num_voices: Number of voices, 1 to 11.
         seed: Chooses words, sentences, names and the endings of other stories.
+        piper: Path of a voice of Piper (NAME.onnx, beside NAME.onnx.json) that says all, in place of espeak-ng's
+            voices; num_voices is 1 then.
     """
 
     num_words: int = 60
@@ -145,6 +147,7 @@ class MiniBenchmarkConfig:
     num_stories: int = 24
     num_voices: int = 2
     seed: int = 0
+    piper: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_words", "num_sentences", "num_stories"):
@@ -152,6 +155,8 @@ class MiniBenchmarkConfig:
                 raise TwistError(f"{name} is 2 to 1000, not {getattr(self, name)}")
         if not 1 <= self.num_voices < len(ENGLISH_VOICES):
             raise TwistError(f"num_voices is 1 to {len(ENGLISH_VOICES) - 1}, not {self.num_voices}")
+        if self.piper is not None and self.num_voices != 1:
+            raise TwistError(f"piper is one voice: give num_voices 1, not {self.num_voices}")
 
 
 @dataclass(frozen=True)
@@ -160,8 +165,8 @@ class StoriesConfig:
 
     Args:
         stories: The stories: a CSV, TSV or JSONL file with StoryCloze's columns.
-        voice: espeak-ng's name of the voice.
-        words_per_minute: Speaking rate.
+        voice: espeak-ng's name of the voice, or the path of a voice of Piper (NAME.onnx, beside NAME.onnx.json).
+        words_per_minute: Speaking rate; a voice of Piper speaks about so fast.
         seed: Chooses the endings of other stories for tSC.
     """
 

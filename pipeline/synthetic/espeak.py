@@ -33,6 +33,8 @@ _INITIALIZE_PHONEME_EVENTS = 0x0001
 _INITIALIZE_DONT_EXIT = 0x8000  # without it, missing data files end the process
 _EVENT_LIST_TERMINATED, _EVENT_WORD, _EVENT_PHONEME = 0, 1, 7
 _CHARS_UTF8 = 1
+_PHONEMES_IN_IPA = 0x02
+_ENDS_OF_CLAUSES = ".,;:!?"
 _PARAMETER_RATE, _PARAMETER_PITCH = 1, 3
 _EE_OK = 0
 _LANGUAGE = re.compile(r"[A-Za-z0-9-]+")
@@ -121,6 +123,20 @@ def speak(text: str, voice: str, *, words_per_minute: int = 165, pitch: int = 50
             _ctypes.dlclose(library._handle)
 
 
+def spell_in_ipa(text: str, voice: str) -> str:
+    """The phonemes of a text in the International Phonetic Alphabet, with stress, and the marks that end clauses.
+
+    Raises:
+        TwistError: an unknown voice, or a library that cannot be loaded.
+    """
+    with _lock:
+        library = _load()
+        try:
+            return _spell(library, text.strip().encode(), voice)
+        finally:
+            _ctypes.dlclose(library._handle)
+
+
 def _load() -> ctypes.CDLL:
     try:
         return ctypes.CDLL(espeakng_loader.get_library_path())
@@ -128,8 +144,8 @@ def _load() -> ctypes.CDLL:
         raise TwistError(f"cannot load espeak-ng: {error}; reinstall the package espeakng-loader") from error
 
 
-def _speak(library: ctypes.CDLL, text: str, voice: str, words_per_minute: int, pitch: int) -> Speech:
-    data_path = espeakng_loader.get_data_path()
+def _initialize(library: ctypes.CDLL, data_path: str) -> int:
+    """Readies the library; returns its sample rate in Hz."""
     sample_rate_hz: int = library.espeak_Initialize(
         _AUDIO_OUTPUT_SYNCHRONOUS, 0, data_path.encode(), _INITIALIZE_DONT_EXIT | _INITIALIZE_PHONEME_EVENTS
     )
@@ -139,6 +155,34 @@ def _speak(library: ctypes.CDLL, text: str, voice: str, words_per_minute: int, p
             f"espeak-ng cannot read its data in {data_path}; reinstall the package espeakng-loader, in a virtual "
             f"environment with a shorter path if this one is longer than 150 characters"
         )
+    return sample_rate_hz
+
+
+def _spell(library: ctypes.CDLL, text: bytes, voice: str) -> str:
+    data_path = espeakng_loader.get_data_path()
+    _initialize(library, data_path)
+    try:
+        _set_voice(library, voice, Path(data_path))
+        library.espeak_TextToPhonemes.restype = ctypes.c_char_p
+        buffer = ctypes.create_string_buffer(text)
+        start = ctypes.addressof(buffer)
+        place = ctypes.c_void_p(start)
+        spelled = []
+        # Each call spells one clause and moves on to the next; none is left when the place is null.
+        while place.value is not None:
+            clause = library.espeak_TextToPhonemes(ctypes.byref(place), _CHARS_UTF8, _PHONEMES_IN_IPA)
+            end = len(text) if place.value is None else place.value - start
+            # The library has looked a character or two into the next clause.
+            marks = [letter for letter in text[:end].decode(errors="ignore")[-3:] if letter in _ENDS_OF_CLAUSES]
+            spelled.append((clause or b"").decode(errors="replace").strip() + "".join(marks[-1:]))
+        return " ".join(part for part in spelled if part)
+    finally:
+        library.espeak_Terminate()
+
+
+def _speak(library: ctypes.CDLL, text: str, voice: str, words_per_minute: int, pitch: int) -> Speech:
+    data_path = espeakng_loader.get_data_path()
+    sample_rate_hz = _initialize(library, data_path)
     try:
         library.espeak_ng_SetRandSeed(ctypes.c_long(_NOISE_SEED))
         ctypes.CDLL(None).srand(_NOISE_SEED)  # a few variants draw from the C library's generator instead

@@ -25,6 +25,7 @@ from pipeline.synthetic.config import ENGLISH_VOICES, MiniBenchmarkConfig
 from pipeline.synthetic.espeak import synthesize
 from pipeline.synthetic.mini_stories import mini_stories
 from pipeline.synthetic.minimal_pairs import sentence_pairs, word_pairs
+from pipeline.synthetic.piper import SUFFIX, load_piper_voice
 from pipeline.synthetic.stories import write_storycloze
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from pipeline.progress import ReportProgress
     from pipeline.synthetic.config import Voice
+    from pipeline.synthetic.stories import Speak
 
 MARKER = "benchmark.json"
 # Raise it when the same settings start to give other bytes.
@@ -50,7 +52,7 @@ def write_mini_benchmark(folder: Path, config: MiniBenchmarkConfig, report: Repo
         TwistError: the folder holds something else, or a benchmark of other settings.
     """
     folder = folder.resolve()
-    settings = {**asdict(config), "edition": EDITION}
+    settings = {name: value for name, value in asdict(config).items() if value is not None} | {"edition": EDITION}
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         _require_same(folder, settings)
         return
@@ -65,7 +67,7 @@ def write_mini_benchmark(folder: Path, config: MiniBenchmarkConfig, report: Repo
         partial.rename(folder)
 
 
-def _require_same(folder: Path, settings: dict[str, int]) -> None:
+def _require_same(folder: Path, settings: dict[str, int | str]) -> None:
     try:
         before = json.loads((folder / MARKER).read_text())
     except (OSError, ValueError):
@@ -75,40 +77,48 @@ def _require_same(folder: Path, settings: dict[str, int]) -> None:
 
 
 def _write(folder: Path, config: MiniBenchmarkConfig, report: ReportProgress) -> None:
-    # Voices that the demo's speech has, too: what is tested is the model, not whether it knows a voice.
-    voices = ENGLISH_VOICES[1 : 1 + config.num_voices]
+    speakers = _speakers(config)
     words = word_pairs(random.Random(config.seed), config.num_words)
     rows: list[tuple[object, ...]] = []
     for number, pair in enumerate(words):
-        for voice in voices:
+        for speaker, say in speakers.items():
             for correct, text in ((1, pair.word), (0, pair.non_word)):
-                name = _speak(folder / "lexical" / "dev", f"w{number:04d}-{voice.speaker}-{correct}", text, voice)
+                name = _speak(folder / "lexical" / "dev", f"w{number:04d}-{speaker}-{correct}", text, say)
                 frequency = pair.frequency if correct else ""
-                rows.append((name, number, voice.speaker, frequency, text, "", len(text), correct))
+                rows.append((name, number, speaker, frequency, text, "", len(text), correct))
         report(number + 1, len(words), "words")
     _write_gold(folder / "lexical" / "dev", LEXICAL, rows)
 
     sentences = sentence_pairs(random.Random(config.seed), config.num_sentences)
     rows = []
     for number, sentence in enumerate(sentences):
-        for voice in voices:
+        for speaker, say in speakers.items():
             for correct, text in ((1, sentence.good), (0, sentence.bad)):
-                name = _speak(folder / "syntactic" / "dev", f"s{number:04d}-{voice.speaker}-{correct}", text, voice)
-                rows.append((name, number, voice.speaker, sentence.type, sentence.subtype, text, correct))
+                name = _speak(folder / "syntactic" / "dev", f"s{number:04d}-{speaker}-{correct}", text, say)
+                rows.append((name, number, speaker, sentence.type, sentence.subtype, text, correct))
         report(number + 1, len(sentences), "sentences")
     _write_gold(folder / "syntactic" / "dev", SYNTACTIC, rows)
 
     stories = mini_stories(random.Random(config.seed), config.num_stories)
-    write_storycloze(folder, stories, functools.partial(_say, voice=voices[0]), config.seed, report)
+    write_storycloze(folder, stories, next(iter(speakers.values())), config.seed, report)
+
+
+def _speakers(config: MiniBenchmarkConfig) -> dict[str, Speak]:
+    """What says a text, by the name of its speaker."""
+    if config.piper is not None:
+        return {Path(config.piper).name.removesuffix(SUFFIX): load_piper_voice(config.piper)}
+    # Voices that the demo's speech has, too: what is tested is the model, not whether it knows a voice.
+    voices = ENGLISH_VOICES[1 : 1 + config.num_voices]
+    return {voice.speaker: functools.partial(_say, voice=voice) for voice in voices}
 
 
 def _say(text: str, voice: Voice) -> tuple[NDArray[np.int16], int]:
     return synthesize(text, voice.espeak_voice, words_per_minute=voice.words_per_minute, pitch=voice.pitch)
 
 
-def _speak(folder: Path, name: str, text: str, voice: Voice) -> str:
+def _speak(folder: Path, name: str, text: str, say: Speak) -> str:
     folder.mkdir(parents=True, exist_ok=True)
-    wav, rate_hz = _say(text, voice)
+    wav, rate_hz = say(text)
     soundfile.write(folder / f"{name}.wav", wav, rate_hz)
     return name
 

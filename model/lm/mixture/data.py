@@ -17,7 +17,7 @@ from model.lm.perplexity import Perplexity, PerplexityReport, unigram_perplexity
 from model.lm.samples import AlignedSamples, TextSamples, UnitSamples
 from model.lm.text_lm import text_tokenizer, text_vocabulary
 from model.lm.text_tokenizer import fingerprint_of_tokenizer
-from model.lm.training_data import samples_at_once
+from model.lm.training_data import ngram_reports, samples_at_once
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
@@ -105,6 +105,13 @@ class MixtureData:
                 ranks=self._ranks,
             )
         return PerplexityReport.of(found)
+
+    def ngrams(self) -> dict[int, PerplexityReport]:
+        if self._train.speech is None or self._validation.speech is None:
+            return {}
+        return ngram_reports(
+            self._train.speech, self._validation.speech, self.vocabulary.codebook_size, self._config.seed, self._ranks
+        )
 
     def validate(self, model: nn.Module) -> PerplexityReport:
         return perplexity_by_kind(

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from model.device import Device
 
 Kind = Literal["transformers", "faster-whisper"]
+# Of the classes that transformers' pipeline takes for speech recognition; a text model has no preprocessor beside it.
+ENDS_OF_CLASSES = ("ForCTC", "ForConditionalGeneration", "ForSpeechToText", "ForRNNT", "ForTDT", "EncoderDecoderModel")
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 WINDOW_S = 30.0
 # Samples; models for CTC need some to hear anything. What is shorter gets silence behind it.
@@ -95,11 +97,11 @@ def _kind_of(folder: Path, source: str) -> Kind:
         architectures = [str(name) for name in facts.get("architectures") or ()]
     except (ValueError, AttributeError) as error:
         raise TwistError(f"{config} is damaged: {error}") from error
-    is_speech_model = any(name.endswith(("ForCTC", "ForConditionalGeneration")) for name in architectures)
+    is_speech_model = any(name.endswith(ENDS_OF_CLASSES) for name in architectures)
     if is_speech_model and any((folder / name).is_file() for name in PREPROCESSORS):
         return "transformers"
     raise TwistError(
-        f"{source} is no ASR: neither one of transformers (config.json of Whisper or of a model for CTC, and "
+        f"{source} is no ASR: neither one of transformers (config.json of a model that takes speech to text, and "
         f"{PREPROCESSORS[0]}), nor one of faster-whisper (model.bin and vocabulary.*)"
     )
 
