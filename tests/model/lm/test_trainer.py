@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from model.lm.loader import TrainingBatches
+from model.lm.ngram import best_order
 from model.lm.perplexity import perplexity
 from model.lm.row_packing import padded_rows
 from model.lm.samples import UnitSamples
@@ -183,6 +184,11 @@ def test_learns_more_than_unit_frequencies(dataset: Dataset, config: TrainConfig
     assert result.best is not None
     assert 15 < result.initial.mean.perplexity < 30, "an untrained model is near chance over 20 units"
     assert result.best.mean.perplexity < 0.6 * result.baseline.mean.perplexity, "a Markov chain must be learned"
+    assert list(result.ngrams) == [1, 2, 3, 4, 5]
+    assert best_order(result.ngrams) > 1
+    assert result.ngrams[best_order(result.ngrams)].mean.perplexity < 0.8 * result.baseline.mean.perplexity
+    assert result.ngrams[2].mean.num_targets == result.best.mean.num_targets, "all are told of the same units"
+    assert train(config, dataset.uri, str(tmp_path)).ngrams == result.ngrams, "what a checkpoint keeps"
     model, vocabulary = load_speech_lm(result.checkpoint)
     again = perplexity(model, vocabulary, UnitSamples(dataset, "validation", config.max_units))
     assert again.mean.perplexity == pytest.approx(result.best.mean.perplexity, rel=1e-5), (
