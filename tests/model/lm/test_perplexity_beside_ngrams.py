@@ -16,7 +16,6 @@ from pipeline.evaluation import results
 from pipeline.evaluation.perplexity import evaluate_perplexity, table
 
 
-
 @pytest.fixture
 def dataset(make_dataset, markov_units):
     return make_dataset({"train": markov_units[:40], "validation": markov_units[40:]}, ("librispeech", "voxpopuli"))
