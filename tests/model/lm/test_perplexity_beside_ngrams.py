@@ -18,7 +18,9 @@ from pipeline.evaluation.perplexity import evaluate_perplexity, table
 
 @pytest.fixture
 def dataset(make_dataset, markov_units):
-    return make_dataset({"train": markov_units[:40], "validation": markov_units[40:]}, ("librispeech", "voxpopuli"))
+    return make_dataset(
+        {"train": markov_units[:40], "validation": markov_units[40:]}, corpora=("librispeech", "voxpopuli")
+    )
 
 
 def test_ngrams_stand_beside_the_model(dataset, tiny_opt, tmp_path):
