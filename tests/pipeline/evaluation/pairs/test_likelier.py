@@ -11,6 +11,7 @@ import torch
 from model.lm.scoring_config import ScoringConfig
 from model.lm.speech_lm import cold_start
 from model.lm.vocab import Vocabulary
+from model.packed_linear import can_pack
 from pipeline.errors import TwistError
 from pipeline.evaluation.item_units import UnitRow
 from pipeline.evaluation.pairs import likelier
@@ -71,3 +72,14 @@ def test_a_pair_of_equal_units_is_a_tie_wherever_its_members_stand(folder, monke
     assert list(scores) == list(units)
     assert scores["0"] == scores["5"] != scores["1"]
     assert scores["3"] == scores["6"]
+
+
+def test_drawing_changes_how_the_model_computes_and_no_score(folder):
+    lm = load_lm(str(folder), "cpu")
+    before, _ = score_items(lm, UNITS, ScoringConfig())
+    assert lm.drawing_model is lm.model
+    after, _ = score_items(lm, UNITS, ScoringConfig())
+    assert after["ab"].sum == pytest.approx(before["ab"].sum, rel=1e-5)
+    assert not any(isinstance(module, torch.nn.Linear) for module in lm.drawing_model.modules()) or not can_pack(
+        torch.float32, torch.device("cpu")
+    )

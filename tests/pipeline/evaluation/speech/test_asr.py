@@ -182,3 +182,10 @@ def test_a_folder_that_is_no_text_lm_is_told(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     with pytest.raises(TwistError, match="cannot be loaded as a text LM"):
         find_text_lm(str(tmp_path), "cpu").score("a")
+
+
+@pytest.mark.parametrize("name", ["Wav2Vec2ForCTC", "MoonshineForConditionalGeneration", "SpeechEncoderDecoderModel"])
+def test_a_class_that_transformers_pipeline_takes_is_an_asr(tmp_path, name):
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [name]}))
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    assert find_asr(str(tmp_path)).kind == "transformers"
