@@ -11,10 +11,14 @@ from __future__ import annotations
 import functools
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobs.folder_makers import Maker, command_of
 from jobs.progress import progress
 from pipeline.synthetic.config import MiniBenchmarkConfig, StoriesConfig
+
+if TYPE_CHECKING:
+    from pipeline.synthetic.stories import Speak
 
 
 def mini(folder: Path, config: MiniBenchmarkConfig) -> None:
@@ -34,12 +38,12 @@ def storycloze(folder: Path, config: StoriesConfig) -> None:
     from pipeline.synthetic.stories import read_stories, write_storycloze
 
     stories = read_stories(config.stories)
-    say = (
-        load_piper_voice(config.voice)
-        if config.voice.endswith(SUFFIX)
-        else functools.partial(synthesize, voice=config.voice)
-    )
-    speak = functools.partial(say, words_per_minute=config.words_per_minute)
+    pace = config.words_per_minute
+    speak: Speak
+    if config.voice.endswith(SUFFIX):
+        speak = functools.partial(load_piper_voice(config.voice), words_per_minute=pace)
+    else:
+        speak = functools.partial(synthesize, voice=config.voice, words_per_minute=pace)
     with progress("benchmark") as report:
         write_storycloze(folder, stories, speak, config.seed, report)
     print(f"benchmark  {len(stories):,} stories in {folder}/sSC and {folder}/tSC")
