@@ -1,0 +1,1 @@
+"""Pitch tokens: F0 extraction, and a VQ-VAE that turns it into about 12.5 codes a second."""
