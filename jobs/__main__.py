@@ -45,6 +45,7 @@ GROUPS = {
         "make-benchmark": "make a spoken benchmark: a small one for the demo, or StoryCloze from your copy of the "
         "stories",
         "train-vocoder": "train a vocoder on the audio and units of a run",
+        "train-pitch": "train a pitch tokenizer on the segments of a run",
         "pretrain-tokenizer": "pretrain a HuBERT on the audio and units of a run",
     },
 }

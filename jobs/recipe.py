@@ -27,6 +27,7 @@ from jobs.recipe_text import Lines, UsageError, check_recipe_text, suggestion
 from model.encoder.config import EncoderConfig
 from model.encoder.pretrain_config import PretrainConfig
 from model.lm.train_config import TrainConfig
+from model.pitch.train_config import PitchTrainConfig
 from model.preferences.tune_config import TuneConfig
 from model.vocoder.train_config import VocoderTrainConfig
 from pipeline.corpora.source import CorpusConfig
@@ -36,6 +37,7 @@ from pipeline.files import storage
 from pipeline.language.config import LanguageConfig
 from pipeline.language.same_speech import SameSpeechConfig
 from pipeline.packing.config import PackConfig
+from pipeline.pitch.config import PitchConfig
 from pipeline.preferences.config import PreferencesConfig
 from pipeline.segments.config import SegmentConfig
 from pipeline.text.config import TextConfig
@@ -62,11 +64,13 @@ class Recipe:
     words: WordsConfig | None = None
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
+    pitch: PitchConfig = field(default_factory=PitchConfig)
     pack: PackConfig = field(default_factory=PackConfig)
     text: TextConfig | None = None
     train: TrainConfig | None = None
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     vocoder: VocoderTrainConfig = field(default_factory=VocoderTrainConfig)
+    train_pitch: PitchTrainConfig = field(default_factory=PitchTrainConfig)
     preferences: PreferencesConfig = field(default_factory=PreferencesConfig)
     tune: TuneConfig = field(default_factory=TuneConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

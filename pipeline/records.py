@@ -181,6 +181,21 @@ WORDS_SCHEMA = pa.schema(
     ]
 )
 
+# The pitch of a segment: codes at the tokenizer's fixed rate, as many as fit into it, and the mean F0 of its voiced
+# frames, which the codes do not tell; null where there is none. A dropped segment has a reason in place of codes.
+PITCH_SCHEMA = pa.schema(
+    [
+        pa.field("segment_id", pa.string(), nullable=False),
+        pa.field("recording_id", pa.string(), nullable=False),
+        pa.field("start_s", pa.float64(), nullable=False),
+        pa.field("end_s", pa.float64(), nullable=False),
+        pa.field("pitch", pa.list_(pa.uint16())),
+        pa.field("f0_mean_hz", pa.float64()),
+        pa.field("drop_reason", pa.string()),
+        pa.field("drop_detail", pa.string()),
+    ]
+)
+
 # A row per sample of the shards. `offset` is the byte offset in the shard of the sample's first tar header,
 # `units_offset` that of its first unit: num_units little-endian uint16 values follow, readable without parsing the tar.
 # `units_crc32` is the CRC-32 of these, `sample_crc32` that of all bytes from `offset` to the end of its units.

@@ -19,6 +19,7 @@ SEGMENTS = "segments"
 WORDS = "words"
 CODEBOOK = "codebook"
 UNITS = "units"
+PITCH = "pitch"
 TEXT = "text"
 SHARDS = "shards"
 PREFERENCES = "preferences"
@@ -90,6 +91,14 @@ STAGES = (
         "segments",
         source=SEGMENTS,
         needs_encoder=True,
+    ),
+    StageRow(
+        PITCH,
+        "pitch",
+        "turn the pitch of segments into codes, on a Ray cluster or this machine",
+        "segments",
+        source=SEGMENTS,
+        section="pitch.model",
     ),
     StageRow(
         TEXT,

@@ -22,7 +22,8 @@ from safetensors import SafetensorError
 
 from model import weights_file
 from model.artefacts import local_path
-from model.pitch.vqvae import NUM_CHANNELS, PitchModelConfig, PitchVQVAE
+from model.pitch.model_config import PitchModelConfig
+from model.pitch.vqvae import NUM_CHANNELS, PitchVQVAE
 from model.torch_file import TorchFile, mapping
 from pipeline.errors import TwistError
 from pipeline.files import foreign_json
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from model.pitch.contour import Features
+    from model.pitch.model_config import Features
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PUBLISHED_CONFIG, PUBLISHED_WEIGHTS = "config.yaml", "model.pt"

@@ -6,22 +6,15 @@ Speech without a voiced frame has a contour of zeros, whatever the extractor.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from model.pitch import nccf, yaapt
-from pipeline.records import SAMPLE_RATE_HZ
+from model.pitch.model_config import HOP_SAMPLES, Extractor, Features
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-HOP_SAMPLES = 80
-FRAME_RATE_HZ = SAMPLE_RATE_HZ / HOP_SAMPLES
-
-Extractor = Literal["nccf", "yaapt"]
-# What the two channels are: F0 as it is or interpolated over what is unvoiced, with or without its mean; and voicing.
-Features = Literal["f0_interp,vuv", "f0,vuv", "norm_f0_interp,vuv", "norm_f0,vuv"]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from model.pitch import yaapt
 from model.pitch.checkpoint import fingerprint_of, load_pitch_model, local_pitch_model
-from model.pitch.contour import HOP_SAMPLES, Contour, Extractor, extract, features_of
+from model.pitch.contour import Contour, extract, features_of
+from model.pitch.model_config import HOP_SAMPLES, Extractor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

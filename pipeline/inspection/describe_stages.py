@@ -14,7 +14,8 @@ from pipeline.files import parquet, storage
 from pipeline.inspection import figures
 from pipeline.inspection.describe_shards import NUM_EXAMPLE_UNITS, NUM_EXAMPLES
 from pipeline.language.filter import DECISIONS
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, UNITS, WORDS
+from pipeline.pitch import parts as pitch_parts
+from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, PITCH, SEGMENTS, UNITS, WORDS
 from pipeline.segments.segment import SEGMENTS_FILE
 from pipeline.units import codebook
 from pipeline.units.parts import part_uris, read_part
@@ -149,6 +150,31 @@ def describe_units(run: str) -> dict[str, Any]:
         "levels": figures.levels(facts.get("levels_dbfs", {})),
         "remarks": figures.remarks(book.facts["encoder"], book.codebook_size, facts["units_per_hour"]),
         **figures.unit_statistics(counts),
+        "examples": examples,
+    }
+
+
+def describe_pitch(run: str) -> dict[str, Any]:
+    """What gave the codes of pitch, how often each occurs, and how high the segments' voices are.
+
+    Raises:
+        TwistError: a part is damaged.
+    """
+    means_hz: list[NDArray[np.float64]] = [np.empty(0)]
+    examples: list[dict[str, Any]] = []
+    for uri in pitch_parts.part_uris(run):
+        part = pitch_parts.read_part(uri)
+        means_hz.append(part["f0_mean_hz"].drop_null().to_numpy())
+        kept = part.filter(pc.is_valid(part["pitch"])).slice(0, NUM_EXAMPLES - len(examples))
+        examples += kept.select(["segment_id", "start_s", "end_s", "f0_mean_hz", "pitch"]).to_pylist()
+    facts = stage.read_facts(run, PITCH)
+    uses = np.array(facts["code_uses"], np.float64)
+    shares = uses[uses > 0] / uses.sum()
+    return {
+        **{key: facts[key] for key in ("pitch_model", "num_pitch_codes", "segments_without_voice")},
+        "codes_used": int((uses > 0).sum()),
+        "code_perplexity": float(np.exp(-(shares * np.log(shares)).sum())),
+        "f0_means_hz": figures.quantiles(np.concatenate(means_hz)),
         "examples": examples,
     }
 

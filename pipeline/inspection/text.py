@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.inspection.checkpoints import QUALITY
 from pipeline.printable import printable_in
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, PREFERENCES, SEGMENTS, SHARDS, TEXT, TUNED, UNITS, WORDS
+from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, PITCH, PREFERENCES, SEGMENTS, SHARDS, TEXT, TUNED, UNITS, WORDS
 from pipeline.text_table import in_columns
 
 WIDTH = 120
@@ -91,6 +91,7 @@ def _folder(kind: str, description: Mapping[str, Any]) -> Iterator[str]:
         WORDS: _words,
         CODEBOOK: _codebook,
         UNITS: _units,
+        PITCH: _pitch,
         TEXT: _text,
         SHARDS: _shards,
         PREFERENCES: _preferences,
@@ -227,6 +228,21 @@ def _units(description: Mapping[str, Any]) -> Iterator[str]:
     for example in description["examples"]:
         yield from _row("e.g.", f"{example['segment_id']}  {_seconds(example['duration_s'])}")
         yield from _row("", _first_units(example))
+
+
+def _pitch(description: Mapping[str, Any]) -> Iterator[str]:
+    model = description["pitch_model"]
+    yield from _row("tokenizer", f"{model['num_codes']} codes at {model['rate_hz']:g} Hz, F0 by {model['extractor']}")
+    yield from _row("fingerprint", model["fingerprint"])
+    used = f"{description['codes_used']} of {model['num_codes']}, perplexity {description['code_perplexity']:.1f}"
+    yield from _row("codes", f"{description['num_pitch_codes']:,}; {used}")
+    if unvoiced := description["segments_without_voice"]:
+        yield from _row("unvoiced", f"{_count(unvoiced, 'segments')} without a voiced frame")
+    yield from _row("mean F0", _spread(description["f0_means_hz"], lambda hz: f"{hz:.0f} Hz"))
+    for example in description["examples"]:
+        mean = "unvoiced" if example["f0_mean_hz"] is None else f"{example['f0_mean_hz']:.0f} Hz"
+        yield from _row("e.g.", f"{example['segment_id']}  {_seconds(example['end_s'] - example['start_s'])}, {mean}")
+        yield from _row("", " ".join(map(str, example["pitch"][:30])))
 
 
 def _shards(description: Mapping[str, Any]) -> Iterator[str]:

@@ -6,7 +6,7 @@ rows no more than some columns of numbers are in memory.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,8 @@ from pipeline.inspection.verify_shards import as_violations, verify_shards
 from pipeline.inspection.verify_tars import verify_sample
 from pipeline.inspection.verify_text import verify_text
 from pipeline.language.filter import DECISIONS
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, TEXT, UNITS, WORDS
+from pipeline.pitch import parts as pitch_parts
+from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, PITCH, SEGMENTS, SHARDS, TEXT, UNITS, WORDS
 from pipeline.segments.segment import LENGTHS_FILE, SEGMENTS_FILE
 from pipeline.text_shards import open_text
 from pipeline.units import codebook
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from pipeline.units.codebook import Codebook
 
 TIME_TOLERANCE_S = 1e-6
+# Files may be longer than their table says by less than what counts as a difference (audio/read.py).
+CODES_TOLERANCE = 1.0
 
 
 def verify_manifest(run: str, checksums: bool) -> Iterator[str]:
@@ -157,6 +160,28 @@ def verify_units(run: str, checksums: bool) -> Iterator[str]:
     yield from _verify_output(run, UNITS, stage.digest(book.fingerprint, *digests))
 
 
+def verify_pitch(run: str, checksums: bool) -> Iterator[str]:
+    """The parts of a run's pitch; without checksums, only that there are any."""
+    uris = pitch_parts.part_uris(run)
+    if not checksums:
+        if not uris:
+            yield f"{storage.join(run, PITCH)} holds no part files"
+        return
+    model = stage.read_facts(run, PITCH)["pitch_model"]
+    whole, digests = [], []
+    for uri in uris:
+        try:
+            part = pitch_parts.read_part(uri)
+        except TwistError as error:
+            yield str(error)
+            continue
+        whole.append(uri)
+        digests.append(pitch_parts.digest_of_part(part))
+        yield from as_violations(uri, _verify_pitch_of(uri, part, model))
+    yield from _verify_accounts(run, PITCH, lambda: _segment_ids(run), lambda: _ids_kept(whole))
+    yield from _verify_output(run, PITCH, stage.digest(model["fingerprint"], *digests))
+
+
 def verify_packed(run: str, checksums: bool) -> Iterator[str]:
     """The shards of a run: by themselves, and against the units that they were made from."""
     uri = storage.join(run, SHARDS)
@@ -190,6 +215,25 @@ def _verify_part(uri: str, part: pa.Table, book: Codebook) -> Iterator[str]:
         units, durations = (np.array(row[name] or [], np.int64) for name in ("units", "durations"))
         where = f"{uri}: {row['segment_id']}"
         yield from verify_sample(where, units, durations, row["num_frames"], book.codebook_size)
+
+
+def _verify_pitch_of(uri: str, part: pa.Table, model: dict[str, Any]) -> Iterator[str]:
+    """Codes or a reason for each segment; as many codes as its time holds, each of the codebook; a mean F0."""
+    for row in part.to_pylist():
+        where = f"{uri}: {row['segment_id']}"
+        codes = row["pitch"]
+        if bool(codes) == (row["drop_reason"] is not None):
+            yield f"{where} has {len(codes or ())} codes, with {row['drop_reason']} as the reason to drop it"
+            continue
+        if not codes:
+            continue
+        expected = (row["end_s"] - row["start_s"]) * model["rate_hz"]
+        if not expected - 1 - CODES_TOLERANCE <= len(codes) <= expected + CODES_TOLERANCE:
+            yield f"{where} has {len(codes)} codes of pitch where its time holds {expected:.2f}"
+        if max(codes) >= model["num_codes"]:
+            yield f"{where}: pitch {max(codes)} is outside the codebook of {model['num_codes']}"
+        if row["f0_mean_hz"] is not None and not 0 < row["f0_mean_hz"] < np.inf:
+            yield f"{where}: its mean F0 is {row['f0_mean_hz']} Hz"
 
 
 def _verify_words_of(uri: str, part: pa.Table) -> Iterator[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.pitch.contour import Contour, Extractor, extract, features_of, interpolated
+from model.pitch.contour import Contour, extract, features_of, interpolated
+from model.pitch.model_config import Extractor
 
 RATE_HZ = 16_000
 

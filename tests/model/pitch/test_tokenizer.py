@@ -13,8 +13,9 @@ import yaml
 
 from model.pitch.checkpoint import load_pitch_model, save_pitch_model
 from model.pitch.contour import Contour, extract, features_of
+from model.pitch.model_config import PitchModelConfig
 from model.pitch.tokenizer import PitchTokenizer, load_pitch_tokenizer
-from model.pitch.vqvae import PitchModelConfig, PitchVQVAE
+from model.pitch.vqvae import PitchVQVAE
 from pipeline.errors import TwistError
 from tests.model import published_pitch
 from tests.model.pitch.test_contour import gliding, has_yaapt, voice
