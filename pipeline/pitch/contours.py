@@ -10,6 +10,8 @@ import hashlib
 import io
 import json
 import math
+import zipfile
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,7 +105,7 @@ def _read(uri: str, fingerprint: str) -> tuple[Contours, Contours, int]:
                 for name in SPLITS
             )
             return train, validation, int(file["num_unread"])
-    except (ValueError, KeyError, EOFError) as error:
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise TwistError(f"{uri} is damaged ({error}); delete it, and it is made again") from error
 
 
