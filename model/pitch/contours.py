@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model.pitch.contour import Contour, features_of
-from model.training.step_batches import draw_order, endless_order
+from model.training.step_batches import draw_order, endless_order, require_even_parts
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
@@ -75,11 +75,7 @@ class PitchBatches:
     """
 
     def __init__(self, contours: Contours, config: PitchTrainConfig, rank: int = 0, world_size: int = 1) -> None:
-        if config.batch_size % world_size:
-            raise TwistError(
-                f"train_pitch.batch_size {config.batch_size} cannot be parted evenly among {world_size} processes; "
-                f"make it a multiple of {world_size}"
-            )
+        require_even_parts("train_pitch.batch_size", config.batch_size, world_size)
         self._contours, self._config = contours, config
         self._rank, self._world_size = rank, world_size
         self._usable = np.flatnonzero(contours.num_frames >= config.crop_frames)

@@ -1,7 +1,7 @@
 """The pitch contours of a run's segments, to train a pitch tokenizer on; validation has speakers of its own.
 
-    RUN/manifest/, RUN/segments/ -> contours of train and validation
-    FOLDER/contours-<digest>.npz    the same, kept: a resumed training need not find them again
+RUN/manifest/, RUN/segments/ -> contours of train and validation
+FOLDER/contours-<digest>.npz    the same, kept: a resumed training need not find them again
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _drawn(segments: pa.Table, config: PitchTrainConfig) -> pa.Table:
 
 def _groups(run: str, segments: pa.Table) -> list[str]:
     """The speaker of each segment; its recording, where fewer than two speakers are known."""
-    recordings = segments["recording_id"].to_pylist()
+    recordings: list[str] = segments["recording_id"].to_pylist()
     wanted = pa.array(sorted(set(recordings)))
     speaker_of: dict[str, str] = {}
     for table in iterate_tables(run, ["recording_id", "corpus", "speaker"]):
