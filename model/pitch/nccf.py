@@ -4,8 +4,8 @@
 2. Each frame of 5 ms is correlated with itself at every lag of a period; the highest peaks are its candidates.
 3. Of all paths through candidates and silence, the cheapest: it changes pitch smoothly, and voicing seldom.
 
-About eight times as fast as YAAPT, and nearer to the truth where that is known (docs/pitch.md). A clip is worked on
-alone, so that what is found does not depend on what else is in a batch.
+Some thirty times as fast as YAAPT; how near both come to a known pitch stands in docs/performance.md. A clip is worked
+on alone, so that what is found does not depend on what else is in a batch.
 
 Source: Talkin 1995, "A robust algorithm for pitch tracking (RAPT)", sections 3 and 4, with one pass in place of two.
 """
