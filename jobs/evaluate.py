@@ -2,7 +2,8 @@
 
 `twist evaluate swuggy sblimp --run RUN` measures by name, `twist evaluate all` on whatever data the recipe names.
 Results are kept in RUN/evaluation. `twist evaluate table RUN...` sets them side by side, `twist evaluate plot RUN...`
-draws training curves, `twist evaluate mmos` has people rate what models say.
+draws training curves, `twist evaluate mmos` has people rate what models say, `twist evaluate stsp-score` scores
+predictions on STSP that another program made.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
-from jobs import evaluate_mmos, evaluate_plot, evaluate_table, speech_options
+from jobs import evaluate_mmos, evaluate_plot, evaluate_stsp_score, evaluate_table, speech_options
 from jobs.command import add_option, command, quiet_transformers
 from jobs.progress import progress
 from jobs.recipe import Recipe
@@ -30,10 +31,15 @@ if TYPE_CHECKING:
 
 PERPLEXITY, UNITS, ALL = "perplexity", "units", "all"
 # Commands of their own, which the first argument chooses.
-OTHERS = {"table": evaluate_table.main, "plot": evaluate_plot.main, "mmos": evaluate_mmos.main}
+OTHERS = {
+    "table": evaluate_table.main,
+    "plot": evaluate_plot.main,
+    "mmos": evaluate_mmos.main,
+    "stsp-score": evaluate_stsp_score.main,
+}
 Name = Literal[
     "perplexity", "swuggy", "sblimp", "storycloze", "salmon", "pairs", "matching", "units", "resynthesis",
-    "generation", "all"
+    "generation", "stsp", "all"
 ]  # fmt: skip
 # What measures units and voice alone, so that no speech LM is needed.
 WITHOUT_LM = {UNITS, "resynthesis"}
@@ -118,6 +124,7 @@ def _data_of(config: EvaluationConfig) -> dict[str, str | None]:
         UNITS: config.units.audio,
         "resynthesis": config.resynthesis.asr,
         "generation": config.generation.asr and config.generation.text_lm,
+        "stsp": config.stsp.folder,
     }
 
 

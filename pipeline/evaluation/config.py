@@ -186,6 +186,68 @@ class GenerationConfig:
         _require_local("generation", self.wavs)
 
 
+@dataclass(frozen=True)
+class StspConfig:
+    """Whether a model of text and speech goes on in the mood of its prompt (STSP: Speech-Text Sentiment Preservation).
+
+    Args:
+        folder: The data set: a folder with manifest/, data/ and perhaps model/, as its archive has them.
+        directions: What is measured, a result each: t2t, t2s, s2s, s2t (text or speech, to text or speech).
+        shots: Examples that are shown before each prompt, as many of each sentiment; 0: none.
+        split: The part of the data set to measure on: train, dev or test.
+        text_sets: The sets whose transcripts are prompts; by default those whose names end with `_asr`, as published.
+        speech_sets: The sets whose recordings are prompts; by default all others.
+        max_items: Take so many prompts of each set, spread over all; null: all of them.
+        text_classifier: Folder of what tells the sentiment of texts: any model of transformers that classifies
+            sequences. By default FOLDER/model/text_classifier.
+        speech_classifier: The same for speech. By default FOLDER/model/speech_classifier.
+        labels: The sentiment that a classifier's label means (positive, neutral or negative), where its name does not
+            say.
+        num_runs: Runs, of which the mean is told, each with a seed and examples of its own.
+        num_tries: How often an answer is drawn, at most, until there is any text or unit in it.
+        max_new_text_tokens: Tokens of an answer in text, at most.
+        max_new_speech_tokens: Tokens of an answer in speech, at most.
+        sampling: How answers are drawn; its lengths and pauses are for units alone, and not looked at here.
+        batch_size: Answers that are written at once.
+        vocoder: The voice: a folder, a file or a name; by default that of the run, else the one made for the units.
+        predictions: Folder in which to write the predictions as the benchmark's own scorer takes them; none by default.
+        wavs: Folder in which to write what was spoken, to listen to; none by default.
+    """
+
+    folder: str | None = None
+    directions: tuple[Literal["t2t", "t2s", "s2s", "s2t"], ...] = ("t2t", "t2s", "s2s", "s2t")
+    shots: int = 0
+    split: Literal["train", "dev", "test"] = "test"
+    text_sets: tuple[str, ...] | None = None
+    speech_sets: tuple[str, ...] | None = None
+    max_items: int | None = None
+    text_classifier: str | None = None
+    speech_classifier: str | None = None
+    labels: dict[str, Literal["positive", "neutral", "negative"]] = field(default_factory=dict)
+    num_runs: int = 3
+    num_tries: int = 3
+    max_new_text_tokens: int = 50
+    max_new_speech_tokens: int = 300
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(top_p=0.95))
+    batch_size: int = 32
+    vocoder: str | None = None
+    predictions: str | None = None
+    wavs: str | None = None
+
+    def __post_init__(self) -> None:
+        at_least = {"shots": 0, "num_runs": 1, "num_tries": 1, "batch_size": 1}
+        at_least |= {"max_new_text_tokens": 1, "max_new_speech_tokens": 1}
+        for name, least in at_least.items():
+            if getattr(self, name) < least:
+                raise TwistError(f"evaluation.stsp.{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.max_items is not None and self.max_items < 1:
+            raise TwistError(f"evaluation.stsp.max_items is {self.max_items}; it must be at least 1, or null")
+        for name in ("directions", "text_sets", "speech_sets"):
+            if getattr(self, name) is not None and not getattr(self, name):
+                raise TwistError(f"evaluation.stsp.{name} is empty; name one at least, or leave it out")
+        _require_local("stsp", self.wavs)
+
+
 def _require_local(benchmark: str, wavs: str | None) -> None:
     if wavs is not None and storage.is_s3(wavs):
         raise TwistError(f"evaluation.{benchmark}.wavs is {wavs}; it must be a folder on this machine")
@@ -204,6 +266,7 @@ class EvaluationConfig:
         units: The units alone.
         resynthesis: Word error rate of speech that is spoken again from its units.
         generation: What a text LM makes of the words of continuations, and how they repeat themselves.
+        stsp: Whether the mood of a prompt is kept.
         scoring: What of a sequence is scored.
     """
 
@@ -215,4 +278,5 @@ class EvaluationConfig:
     units: UnitsConfig = field(default_factory=UnitsConfig)
     resynthesis: ResynthesisConfig = field(default_factory=ResynthesisConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+    stsp: StspConfig = field(default_factory=StspConfig)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)

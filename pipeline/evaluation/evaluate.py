@@ -14,11 +14,12 @@ from pipeline.evaluation.pairs.likelier import Rule, accuracies, audio_items, pa
 from pipeline.evaluation.pairs.matching import matching
 from pipeline.evaluation.pairs.numbered_pairs import numbered_pairs
 from pipeline.evaluation.results import OUR_OWN
+from pipeline.evaluation.sentiment.stsp import stsp
 from pipeline.evaluation.speech.generation import generation
 from pipeline.evaluation.speech.resynthesis import resynthesis
 from pipeline.evaluation.units.unit_benchmark import units
 from pipeline.files import storage
-from pipeline.synthetic import mini_benchmark
+from pipeline.synthetic import benchmark_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -170,7 +171,7 @@ def measure_pairs(subject: Subject, benchmark: PairBenchmark) -> tuple[Result, d
 def _notes(settings: dict[str, Any]) -> list[str]:
     folder = settings.get("folder")
     # That of stories lies a folder above them.
-    if folder and any(storage.exists(storage.join(folder, up, mini_benchmark.MARKER)) for up in ("", "..")):
+    if folder and any(storage.exists(storage.join(folder, up, benchmark_folder.MARKER)) for up in ("", "..")):
         return [OUR_OWN]
     return []
 
@@ -209,4 +210,5 @@ BENCHMARKS: dict[str, Callable[[Subject], Iterable[Result]]] = {
     "units": units,
     "resynthesis": resynthesis,
     "generation": generation,
+    "stsp": stsp,
 }

@@ -36,6 +36,13 @@ TWIST_TABLE_3 = "TWIST, table 3"
 NOT_SAID = "not said (sum fits best)"
 SLAMKIT = "Slam, table 1"
 SPIRIT_LM = "SpiRit-LM, table 4"
+# Text to text, text to speech, speech to speech, speech to text.
+STSP = {
+    "": {"SpiRit-LM Base": (65, 33, 33, 34), "SpiRit-LM Expressive": (63, 38, 54, 36), "cascade": (65, 36, 33, 33)},
+    "_3shot": {"SpiRit-LM Expressive": (64, 37, 50, 34)},
+    "_6shot": {"SpiRit-LM Expressive": (67, 39, 51, 35)},
+    "_9shot": {"SpiRit-LM Expressive": (64, 38, 40, 37)},
+}
 
 PUBLISHED = (
     *_of("swuggy", "all, sum", TWIST_TABLE_3, NOT_SAID, {"TWIST-1.3B": 72.9, "TWIST-7B": 74.6}),
@@ -63,6 +70,13 @@ PUBLISHED = (
     *(
         Published("generation", "GenPPL, with prompt", model, value, SLAMKIT, "Whisper large-v3-turbo, Llama-3.2-1B")
         for model, value in {"TWIST-1.3B": 132.0, "TWIST-7B": 94.0, "Slam": 62.8}.items()
+    ),
+    *(
+        one
+        for shots, models in STSP.items()
+        for model, values in models.items()
+        for direction, value in zip(("t2t", "t2s", "s2s", "s2t"), values, strict=True)
+        for one in _of(f"stsp_{direction}{shots}", "accuracy", "SpiRit-LM, table 3", "mean of 3 runs", {model: value})
     ),
     # Word error rates of resynthesized speech; the paper names neither the test set nor a normalizer.
     *_of("resynthesis", "WER", "TWIST, table 5", "Whisper small", {"500 units, 25 Hz": 16, "500 units, 50 Hz": 17}),

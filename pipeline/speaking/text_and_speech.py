@@ -266,7 +266,7 @@ def _said(
             description["text"] = model.text_of(part, before)
         else:
             assert book is not None and voice is not None, "the output may be speech"
-            units, wavs[number] = _speak(part, before, book, voice)
+            units, wavs[number] = speak_part(part, before, book, voice)
             assert units.durations is not None
             time_s += len(wavs[number]) / voice.sample_rate_hz
             description["wav"] = with_suffix(output, f".{number}.wav").name
@@ -275,7 +275,7 @@ def _said(
     return said, wavs
 
 
-def _speak(part: Part, before: Part | None, book: Codebook, voice: Voice) -> tuple[Units, NDArray[np.float32]]:
+def speak_part(part: Part, before: Part | None, book: Codebook, voice: Voice) -> tuple[Units, NDArray[np.float32]]:
     """The units of a part, with durations, and its wav [S].
 
     Speech that goes on from a prompt is spoken together with it, and the prompt's share cut off: the voice is one.

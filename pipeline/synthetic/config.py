@@ -160,6 +160,30 @@ class MiniBenchmarkConfig:
 
 
 @dataclass(frozen=True)
+class MiniStspConfig:
+    """Size of the small benchmark of moods.
+
+    Args:
+        num_prompts: Prompts of each emotion, happy, sad and neutral, in either of the two sets.
+        num_train: Clips with texts of each emotion in the split `train`, of which some are the examples of few shots.
+        num_voices: Number of voices, 1 to 11; each has prompts in every emotion.
+        seed: Chooses sentences and names.
+    """
+
+    num_prompts: int = 20
+    num_train: int = 40
+    num_voices: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_prompts", "num_train"):
+            if not 1 <= getattr(self, name) <= 500:
+                raise TwistError(f"{name} is 1 to 500, not {getattr(self, name)}")
+        if not 1 <= self.num_voices < len(ENGLISH_VOICES):
+            raise TwistError(f"num_voices is 1 to {len(ENGLISH_VOICES) - 1}, not {self.num_voices}")
+
+
+@dataclass(frozen=True)
 class StoriesConfig:
     """Stories to speak as Spoken StoryCloze.
 

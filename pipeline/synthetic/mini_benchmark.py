@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import csv
 import functools
-import json
 import random
-import tempfile
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import soundfile
 
-from pipeline.errors import TwistError
+from pipeline.synthetic.benchmark_folder import make_benchmark
 from pipeline.synthetic.config import ENGLISH_VOICES, MiniBenchmarkConfig
 from pipeline.synthetic.espeak import synthesize
 from pipeline.synthetic.mini_stories import mini_stories
@@ -30,6 +27,7 @@ from pipeline.synthetic.stories import write_storycloze
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
     from pipeline.synthetic.config import Voice
     from pipeline.synthetic.stories import Speak
 
-MARKER = "benchmark.json"
 # Raise it when the same settings start to give other bytes.
 EDITION = 1
 LEXICAL = ("filename", "id", "voice", "frequency", "word", "phones", "length", "correct")
@@ -51,29 +48,8 @@ def write_mini_benchmark(folder: Path, config: MiniBenchmarkConfig, report: Repo
     Raises:
         TwistError: the folder holds something else, or a benchmark of other settings.
     """
-    folder = folder.resolve()
     settings = {name: value for name, value in asdict(config).items() if value is not None} | {"edition": EDITION}
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        _require_same(folder, settings)
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
-        partial = Path(beside) / folder.name
-        partial.mkdir()
-        _write(partial, config, report)
-        (partial / MARKER).write_text(json.dumps(settings, indent=2) + "\n")
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
-
-
-def _require_same(folder: Path, settings: dict[str, int | str]) -> None:
-    try:
-        before = json.loads((folder / MARKER).read_text())
-    except (OSError, ValueError):
-        raise TwistError(f"{folder} is in use, and not by a benchmark; name another folder, or empty it") from None
-    if before != settings:
-        raise TwistError(f"{folder} holds a benchmark made with {before}, not with {settings}; name another folder")
+    make_benchmark(folder, settings, lambda partial: _write(partial, config, report))
 
 
 def _write(folder: Path, config: MiniBenchmarkConfig, report: ReportProgress) -> None:

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.audio.read import AudioError, Span, probe, read_spans
 from pipeline.errors import TwistError
-from pipeline.evaluation.item_units import READS_ON_S
 from pipeline.evaluation.measures import GROUP, Measure
 from pipeline.evaluation.results import LeftOut
 from pipeline.evaluation.speech.asr import find_asr
+from pipeline.evaluation.speech.audio_reader import audio_reader
 from pipeline.evaluation.speech.normalize import NORMALIZER, english_normalizer
 from pipeline.evaluation.speech.transcripts import as_heard, transcripts_of
 from pipeline.evaluation.speech.utterances import held_out_recordings, read_utterances, spread_out
@@ -29,7 +28,7 @@ from pipeline.speaking.units import Units
 from pipeline.stage import digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -72,8 +71,9 @@ def resynthesis(subject: Subject) -> list[Result]:
 
     units = subject.units([one.item for one in utterances.values()])
     with_units = list(units.of)
+    read = audio_reader({name: one.item for name, one in utterances.items()})
     original = transcripts_of(
-        subject.output, with_units, units.audio_fingerprint, _reader(utterances), asr, subject.cluster, subject.report
+        subject.output, with_units, units.audio_fingerprint, read, asr, subject.cluster, subject.report
     )
     again = transcripts_of(
         subject.output,
@@ -128,24 +128,6 @@ class _Spoken:
 
     def wavs(self, rows: Sequence[UnitRow]) -> list[NDArray[np.float32]]:
         return self.voice.batch([Units(row.units, None if self.predict_durations else row.durations) for row in rows])
-
-
-def _reader(
-    utterances: Mapping[str, Utterance],
-) -> Callable[[Sequence[str]], Iterator[NDArray[np.float32] | AudioError]]:
-    """Reads the recordings of some utterances."""
-
-    def read(item_ids: Sequence[str]) -> Iterator[NDArray[np.float32] | AudioError]:
-        for item_id in item_ids:
-            item = utterances[item_id].item
-            try:
-                end_s = probe(item.uri).duration_s
-            except AudioError as error:
-                yield error
-            else:
-                yield from read_spans([Span(item.uri, item.channel, item.start_s, end_s, READS_ON_S)])
-
-    return read
 
 
 def _row(utterance: Utterance, normalize: Callable[[str], str], heard: Mapping[str, str]) -> dict[str, Any]:
