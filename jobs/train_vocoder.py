@@ -30,12 +30,12 @@ def work(recipe: Recipe, checkpoints: str | None = None) -> VocoderResult:
     """
     from model.vocoder.trainer import train_vocoder
     from pipeline.units import codebook
-    from pipeline.units.labelled_clips import read_clips
+    from pipeline.units.voice_clips import read_voice_clips
 
     config = recipe.vocoder
     is_of_the_run = checkpoints is None
     checkpoints = checkpoints or storage.join(recipe.run, "vocoder")
-    train, validation = read_clips(recipe.run, config.validation_share)
+    train, validation = read_voice_clips(recipe.run, config.validation_share, config.model)
     fingerprint = codebook.load(storage.join(recipe.run, CODEBOOK)).fingerprint
     stopped_by = int(signal.SIGTERM)
     with progress("vocoder") as report:
@@ -46,6 +46,11 @@ def work(recipe: Recipe, checkpoints: str | None = None) -> VocoderResult:
                 if is_of_the_run:
                     keep(recipe, ("vocoder",))
                 resumed = f", from step {event['step']}" if event["step"] else ""
+                knows = [f"codes of {name}" for name in config.model.num_codes]
+                knows += [f"{len(train.speakers)} speakers"] if config.model.multispkr else []
+                if knows:
+                    left_out = train.num_left_out + validation.num_left_out
+                    tqdm.write(f"vocoder    takes {' and '.join(knows)}; {left_out:,} segments lack one of these")
                 too_short = f" ({event['num_too_short']:,} are too short)" if event["num_too_short"] else ""
                 tqdm.write(
                     f"vocoder    {event['num_parameters'] / 1e6:.2f}M parameters, its discriminators "

@@ -1,6 +1,8 @@
 """Reads and writes vocoders: a folder of ours, or a published .pt with its JSON; nothing in a file is executed.
 
-    FOLDER/config.json          VocoderConfig, and codebook_fingerprint: the codebook whose units it speaks
+    FOLDER/config.json          VocoderConfig, and codebook_fingerprint: the codebook whose units it speaks;
+                                pitch_fingerprint and style_fingerprint: the models whose codes it takes
+    FOLDER/speakers.txt         the names of its speakers, in the order of their numbers, where it has several
     FOLDER/model.safetensors    the weights
 
     <name>.pt                   state under ["generator"]; the config is <name>_config.json or config.json beside it
@@ -26,12 +28,13 @@ from pipeline.errors import TwistError
 from pipeline.files import foreign_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
 
 WEIGHTS = "model.safetensors"
+SPEAKERS = "speakers.txt"
 CONFIG = "config.json"
 # torch's old and present names of a normed weight's length and direction.
 NORMED = ((".weight_g", ".weight_v"), (".parametrizations.weight.original0", ".parametrizations.weight.original1"))
@@ -67,6 +70,18 @@ def load_vocoder(path: Path, config: Path | None = None) -> tuple[Vocoder, str |
     return vocoder, fingerprint
 
 
+def code_fingerprints(path: Path, config: Path | None = None) -> dict[str, str]:
+    """The fingerprints of the models of `pitch` and `style` whose codes a vocoder takes, of those that it records.
+
+    Raises:
+        TwistError: its config cannot be read.
+    """
+    config_path = config or _config_beside(path)
+    VocoderConfig.read(config_path)
+    content = foreign_json.parse(config_path.read_text())
+    return {name: str(told) for name in ("pitch", "style") if (told := content.get(f"{name}_fingerprint")) is not None}
+
+
 def save_vocoder(
     vocoder: Vocoder, folder: Path, codebook_fingerprint: str | None, dtype: torch.dtype = torch.float32
 ) -> None:
@@ -76,16 +91,38 @@ def save_vocoder(
 
 
 def write_vocoder(
-    config: VocoderConfig, weights: Mapping[str, Tensor], folder: Path, codebook_fingerprint: str | None
+    config: VocoderConfig,
+    weights: Mapping[str, Tensor],
+    folder: Path,
+    codebook_fingerprint: str | None,
+    code_fingerprints: Mapping[str, str] | None = None,
+    speakers: Sequence[str] = (),
 ) -> None:
-    """Writes a vocoder into an existing folder, from its state dict on the CPU."""
+    """Writes a vocoder into an existing folder, from its state dict on the CPU.
+
+    Args:
+        config: Its shape.
+        weights: Its state dict.
+        folder: Where.
+        codebook_fingerprint: Of the codebook whose units it speaks.
+        code_fingerprints: Of the models of `pitch` and `style` whose codes it takes.
+        speakers: The names of its speakers, by number; a blank in one becomes _.
+    """
     weights_file.save(weights, folder / WEIGHTS)
-    write_config(config, folder, codebook_fingerprint)
+    write_config(config, folder, codebook_fingerprint, code_fingerprints)
+    if speakers:
+        (folder / SPEAKERS).write_text("".join("_".join(name.split()) + "\n" for name in speakers), encoding="utf-8")
 
 
-def write_config(config: VocoderConfig, folder: Path, codebook_fingerprint: str | None) -> None:
+def write_config(
+    config: VocoderConfig,
+    folder: Path,
+    codebook_fingerprint: str | None,
+    code_fingerprints: Mapping[str, str] | None = None,
+) -> None:
     """Writes FOLDER/config.json."""
     content: dict[str, Any] = {**config.to_json(), "codebook_fingerprint": codebook_fingerprint}
+    content |= {f"{name}_fingerprint": told for name, told in (code_fingerprints or {}).items()}
     (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
 
 

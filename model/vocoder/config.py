@@ -13,6 +13,9 @@ from pipeline.files import foreign_json
 # Quantizers inside the generator, which some configs of speech-resynthesis ask for.
 UNSUPPORTED = ("f0_vq_params", "code_vq_params")
 
+# What SpiRit-LM's encoders of pitch and style give a code for.
+F0_HOP_SAMPLES, STYLE_HOP_SAMPLES = 1280, 16_000
+
 # Far above any vocoder; a damaged or hostile config would have us allocate until memory ends.
 LARGEST_SIZE = 2**18
 MOST_LAYERS = 16
@@ -53,7 +56,7 @@ class VocoderConfig:
 
     Args:
         num_embeddings: Number of different units.
-        embedding_dim: Width of the embeddings of units, speakers, styles and pitches.
+        embedding_dim: Width of the embeddings of units, codes of pitch and style, speakers, styles and pitches.
         model_in_dim: Width of the first convolution's input: of all these embeddings together.
         upsample_rates: Factor by which each stage raises the rate; their product is the samples per frame.
         upsample_kernel_sizes: Kernel of each stage's transposed convolution; longer than its rate by an even number.
@@ -70,6 +73,11 @@ class VocoderConfig:
         num_styles: Number of styles it knows.
         f0: Whether it takes pitch.
         f0_quant_num_bin: Number of pitch bins; 0: pitch is one real number per frame.
+        num_f0_tokens: Number of codes of pitch that it takes beside the units (SpiRit-LM); null: it takes none.
+        f0_hop_size: Samples that a code of pitch lasts; null: 1280, SpiRit-LM's.
+        num_style_tokens: Number of codes of style that it takes beside the units; null: it takes none.
+        style_hop_size: Samples that a code of style lasts; null: 16,000, SpiRit-LM's.
+        code_hop_size: Samples that a frame lasts; null: as upsample_rates say.
         sampling_rate: Sample rate of the audio, in Hz.
     """
 
@@ -90,6 +98,11 @@ class VocoderConfig:
     num_styles: int = 100
     f0: bool | None = None
     f0_quant_num_bin: int = 0
+    num_f0_tokens: int | None = None
+    f0_hop_size: int | None = None
+    num_style_tokens: int | None = None
+    style_hop_size: int | None = None
+    code_hop_size: int | None = None
     sampling_rate: int = 16_000
 
     def __post_init__(self) -> None:
@@ -97,6 +110,10 @@ class VocoderConfig:
             _require(name, getattr(self, name), 1 <= getattr(self, name) <= LARGEST_SIZE, f"1 to {LARGEST_SIZE}")
         for name in ("num_speakers", "embedder_dim", "num_styles", "f0_quant_num_bin"):
             _require(name, getattr(self, name), 0 <= getattr(self, name) <= LARGEST_SIZE, f"0 to {LARGEST_SIZE}")
+        for name in ("num_f0_tokens", "f0_hop_size", "num_style_tokens", "style_hop_size", "code_hop_size"):
+            value = getattr(self, name)
+            _require(name, value, value is None or 1 <= value <= LARGEST_SIZE, f"1 to {LARGEST_SIZE}, or null")
+        _require("f0", self.f0, not (self.f0 and self.num_f0_tokens), "null where pitch comes as codes (num_f0_tokens)")
         for name in ("upsample_rates", "upsample_kernel_sizes", "resblock_kernel_sizes", "resblock_dilation_sizes"):
             sizes = getattr(self, name)
             _require(name, sizes, len(sizes) <= MOST_LAYERS, f"at most {MOST_LAYERS} of them")
@@ -141,16 +158,35 @@ class VocoderConfig:
 
     @property
     def input_width(self) -> int:
-        """Width of the embeddings of unit, pitch, speaker and style together."""
+        """Width of the embeddings of unit, codes, pitch, speaker and style together."""
         num_embeddings = (
             1 + bool(self.multispkr) + bool(self.multistyle) + (self.takes_f0 and self.f0_quant_num_bin > 0)
         )
+        num_embeddings += bool(self.num_f0_tokens) + bool(self.num_style_tokens)
         return num_embeddings * self.embedding_dim + (self.takes_f0 and not self.f0_quant_num_bin)
 
     @property
     def takes_f0(self) -> bool:
         """Whether it takes pitch."""
         return bool(self.f0)
+
+    @property
+    def frames_per_code(self) -> dict[str, int]:
+        """How many frames a code of `pitch` and `style` lasts, for those that it takes."""
+        hop = self.code_hop_size or self.hop_samples
+        return {name: max(1, round(samples / hop)) for name, samples in self.samples_per_code.items()}
+
+    @property
+    def samples_per_code(self) -> dict[str, int]:
+        """How many samples a code of `pitch` and `style` lasts, for those that it takes."""
+        hops = {"pitch": self.f0_hop_size or F0_HOP_SAMPLES, "style": self.style_hop_size or STYLE_HOP_SAMPLES}
+        return {name: hops[name] for name in self.num_codes}
+
+    @property
+    def num_codes(self) -> dict[str, int]:
+        """How many codes of `pitch` and `style` there are, for those that it takes."""
+        counts = {"pitch": self.num_f0_tokens, "style": self.num_style_tokens}
+        return {name: count for name, count in counts.items() if count}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:

@@ -37,10 +37,16 @@ def feature_loss(real: Sequence[Maps], made: Sequence[Maps]) -> Tensor:
 def duration_loss(log_durations: Tensor, durations: Tensor) -> tuple[Tensor, Tensor]:
     """Squared error of log(duration + 1), summed, and how many units it is summed over.
 
+    The first and the last unit of a clip do not count, since its edges cut them short, but where it has no others.
+    Source: speech-resynthesis leaves them out too.
+
     Args:
         log_durations: [B, N], as predicted.
         durations: [B, N] in frames; 0 in padding.
     """
     is_own = durations > 0
+    num_units = is_own.sum(dim=1, keepdim=True)
+    places = torch.arange(durations.shape[1], device=durations.device)
+    counts = is_own & (((places > 0) & (places < num_units - 1)) | (num_units < 3))
     target = torch.log(durations.float() + 1)
-    return ((log_durations.float() - target) ** 2 * is_own).sum(), is_own.sum()
+    return ((log_durations.float() - target) ** 2 * counts).sum(), counts.sum()

@@ -34,12 +34,13 @@ class VocoderStream:
         style: [] int64, if the vocoder takes a style.
 
     Raises:
-        TwistError: a speaker or style is missing or not wanted, or the vocoder takes pitch, which cannot be streamed.
+        TwistError: a speaker or style is missing or not wanted, or the vocoder takes pitch or codes, which cannot be
+            streamed.
     """
 
     def __init__(self, vocoder: Vocoder, *, speaker: Tensor | None = None, style: Tensor | None = None) -> None:
-        if vocoder.config.takes_f0:
-            raise TwistError("a vocoder that takes pitch cannot be streamed; give it whole utterances")
+        if vocoder.config.takes_f0 or vocoder.config.num_codes:
+            raise TwistError("a vocoder that takes pitch or codes cannot be streamed; give it whole utterances")
         self._vocoder = vocoder
         self._speaker = None if speaker is None else speaker[None]
         self._style = None if style is None else style[None]

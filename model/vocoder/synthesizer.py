@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from model.vocoder.codes import codes_of_frames
 from model.vocoder.stream import VocoderStream
 from pipeline.errors import TwistError
 
@@ -41,6 +42,8 @@ class Utterance:
         speaker: A number, or a vector [embedder_dim], if the vocoder takes a speaker.
         style: A number, if it takes a style.
         f0: Pitch [F0], if it takes pitch (see Vocoder.forward); needs durations.
+        pitch_codes, style_codes: If it takes codes: at their own rates [P] where there are durations, else one for each
+            unit [n], which lasts as long as it.
     """
 
     units: NDArray[np.uint16]
@@ -48,6 +51,14 @@ class Utterance:
     speaker: int | NDArray[np.float32] | None = None
     style: int | None = None
     f0: NDArray[np.float32] | NDArray[np.int64] | None = None
+    pitch_codes: NDArray[np.uint16] | None = None
+    style_codes: NDArray[np.uint16] | None = None
+
+    @property
+    def codes(self) -> dict[str, NDArray[np.uint16]]:
+        """The codes that it has, by `pitch` and `style`."""
+        given = {"pitch": self.pitch_codes, "style": self.style_codes}
+        return {name: codes for name, codes in given.items() if codes is not None}
 
     def __post_init__(self) -> None:
         if self.durations is not None:
@@ -55,6 +66,12 @@ class Utterance:
                 raise TwistError(f"there are {len(self.durations)} durations for {len(self.units)} units")
             if len(self.durations) and int(self.durations.min()) < 1:
                 raise TwistError("a unit lasts at least one frame, but a duration is 0")
+        for name, codes in self.codes.items():
+            if self.durations is None and len(codes) != len(self.units):
+                raise TwistError(
+                    f"there are {len(codes)} codes of {name} for {len(self.units)} units without durations; give one "
+                    f"for each unit, or durations with codes at their own rate"
+                )
 
 
 class Synthesizer:
@@ -79,6 +96,16 @@ class Synthesizer:
         return self._vocoder.config.sampling_rate
 
     @property
+    def num_codes(self) -> dict[str, int]:
+        """How many codes of `pitch` and `style` the vocoder takes, of those that it takes."""
+        return self._vocoder.config.num_codes
+
+    @property
+    def frames_per_code(self) -> dict[str, int]:
+        """How many frames a code of `pitch` and `style` lasts, of those that the vocoder takes."""
+        return self._vocoder.config.frames_per_code
+
+    @property
     def num_units(self) -> int:
         """Number of different units that the vocoder speaks."""
         return self._vocoder.config.num_embeddings
@@ -94,7 +121,9 @@ class Synthesizer:
             self._check(utterance)
         if self._frames_per_batch is None:
             return [self._alone(utterance) for utterance in utterances]
-        frames = self._frames(utterances)
+        durations = self._durations(utterances)
+        frames = self._frames(utterances, durations)
+        codes = [self._codes(*pair) for pair in zip(utterances, durations, strict=True)]
         lengths = [len(each) for each in frames]
         takes_pitch = [utterance.f0 is not None for utterance in utterances]
         wavs: dict[int, NDArray[np.float32]] = {}
@@ -102,7 +131,8 @@ class Synthesizer:
             given = [utterances[index] for index in batch]
             padded = pad_sequence([frames[index] for index in batch], batch_first=True)
             num_frames = torch.tensor([lengths[index] for index in batch], device=self._device)
-            made = self._vocoder(padded, num_frames, **self._conditions(given))
+            of_frames = self._padded([codes[index] for index in batch])
+            made = self._vocoder(padded, num_frames, **self._conditions(given), **of_frames)
             samples_per_frame = made.shape[1] // max(padded.shape[1], 1)
             for index, row in zip(batch, made.float().cpu().numpy(), strict=True):
                 wavs[index] = row[: lengths[index] * samples_per_frame]
@@ -122,9 +152,11 @@ class Synthesizer:
     def _alone(self, utterance: Utterance) -> NDArray[np.float32]:
         if not len(utterance.units):
             return np.zeros(0, np.float32)
-        (frames,) = self._frames([utterance])
+        durations = self._durations([utterance])
+        (frames,) = self._frames([utterance], durations)
         conditions = self._conditions([utterance])
-        if utterance.f0 is not None or len(frames) <= FRAMES_PER_CHUNK_ON_CPU:
+        conditions |= self._padded([self._codes(utterance, durations[0])])
+        if utterance.f0 is not None or utterance.codes or len(frames) <= FRAMES_PER_CHUNK_ON_CPU:
             wav: NDArray[np.float32] = self._vocoder(frames[None], **conditions)[0].float().cpu().numpy()
             return wav
         stream = VocoderStream(self._vocoder, **{name: value[0] for name, value in conditions.items()})
@@ -134,20 +166,45 @@ class Synthesizer:
         ]
         return np.concatenate([*pieces, stream.finish()])
 
-    def _frames(self, utterances: Sequence[Utterance]) -> list[Tensor]:
-        """The unit of each frame of each utterance, [F]; missing durations are predicted in one batch."""
-        units = [self._tensor(utterance.units) for utterance in utterances]
-        unsaid = [i for i, utterance in enumerate(utterances) if utterance.durations is None and len(units[i])]
-        frames = [
-            each if utterance.durations is None else each.repeat_interleave(self._tensor(utterance.durations))
-            for each, utterance in zip(units, utterances, strict=True)
+    def _durations(self, utterances: Sequence[Utterance]) -> list[Tensor]:
+        """How many frames each unit of each utterance lasts, [n]; missing durations are predicted in one batch."""
+        durations = [
+            self._tensor(np.zeros(0, np.uint16) if utterance.durations is None else utterance.durations)
+            for utterance in utterances
         ]
+        unsaid = [i for i, utterance in enumerate(utterances) if utterance.durations is None and len(utterance.units)]
         if unsaid:
-            num_units = torch.tensor([len(units[i]) for i in unsaid], device=self._device)
-            padded = pad_sequence([units[i] for i in unsaid], batch_first=True)
-            for i, durations in zip(unsaid, self._vocoder.durations(padded, num_units), strict=True):
-                frames[i] = units[i].repeat_interleave(durations[: len(units[i])])
-        return frames
+            units = [self._tensor(utterances[i].units) for i in unsaid]
+            num_units = torch.tensor([len(each) for each in units], device=self._device)
+            padded = pad_sequence(units, batch_first=True)
+            for i, each, predicted in zip(unsaid, units, self._vocoder.durations(padded, num_units), strict=True):
+                durations[i] = predicted[: len(each)]
+        return durations
+
+    def _frames(self, utterances: Sequence[Utterance], durations: Sequence[Tensor]) -> list[Tensor]:
+        """The unit of each frame of each utterance, [F]."""
+        return [
+            self._tensor(utterance.units).repeat_interleave(each)
+            for utterance, each in zip(utterances, durations, strict=True)
+        ]
+
+    def _codes(self, utterance: Utterance, durations: Tensor) -> dict[str, Tensor]:
+        """The codes of pitch and style of each frame, [F], by the names that Vocoder.forward takes them by."""
+        num_frames = int(durations.sum())
+        found = {}
+        for name, codes in utterance.codes.items():
+            if utterance.durations is None:
+                of_frames = self._tensor(codes).repeat_interleave(durations)
+            else:
+                frames_per_code = self._vocoder.config.frames_per_code[name]
+                of_frames = torch.from_numpy(codes_of_frames(codes, frames_per_code, num_frames, name)).to(self._device)
+            found[f"{name}_codes"] = of_frames
+        return found
+
+    @staticmethod
+    def _padded(codes: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The codes of a batch, [B, F]."""
+        return {name: pad_sequence([each[name] for each in codes], batch_first=True) for name in codes[0]}
 
     def _conditions(self, utterances: Sequence[Utterance]) -> dict[str, Tensor]:
         """Speakers, styles and pitches of a batch, as Vocoder.forward takes them; utterances with pitch come alone."""
@@ -174,9 +231,15 @@ class Synthesizer:
             ("speaker", utterance.speaker, bool(config.multispkr)),
             ("style", utterance.style, bool(config.multistyle)),
             ("f0", utterance.f0, config.takes_f0),
+            ("pitch_codes", utterance.pitch_codes, bool(config.num_f0_tokens)),
+            ("style_codes", utterance.style_codes, bool(config.num_style_tokens)),
         ):
             if is_taken != (value is not None):
                 raise TwistError(f"this vocoder {'needs a' if is_taken else 'takes no'} {name}")
+        for name, codes in utterance.codes.items():
+            count = config.num_codes[name]
+            if len(codes) and int(codes.max()) >= count:
+                raise TwistError(f"code {int(codes.max())} of {name} is not one of the {count} that this vocoder takes")
         if utterance.f0 is not None and utterance.durations is None:
             raise TwistError("pitch is given per frame: durations of units must be given with it")
 

@@ -32,8 +32,10 @@ class VocoderTrainConfig:
     """How a vocoder is trained. Defaults are those of HiFi-GAN (Kong et al. 2020, section 3.3).
 
     Args:
-        model: Shape of the vocoder. Its num_embeddings and hop must equal the run's; it must have a duration predictor,
-            and no speaker, style or pitch, which a run does not record.
+        model: Shape of the vocoder. Its num_embeddings and hop must equal the run's; it must have a duration predictor.
+            With num_f0_tokens and num_style_tokens it takes the run's codes of pitch and style (RUN/pitch, RUN/style),
+            with multispkr the speakers that the manifest names. It takes no f0, no multistyle and no vectors of
+            speakers, which a run does not record.
         init: Vocoder of the same shape to start from: a folder or an official .pt, local or s3://. Null: random
             weights. The discriminators always start from random weights.
         batch_size: Clips per step, over all processes.
@@ -120,8 +122,10 @@ class VocoderTrainConfig:
             window_fits = mel.n_fft - mel.hop_samples < 2 * self.crop_frames * self.model.hop_samples
             rules.require("crop_frames", window_fits, f"longer than half of a window of {mel.n_fft} samples")
         rules.require("model", self.model.duration_predictor is not None, "one with a duration predictor")
-        takes_more = self.model.multispkr or self.model.multistyle or self.model.f0
-        rules.require("model", not takes_more, "one without multispkr, multistyle and f0: a run says nothing of these")
+        takes_more = self.model.embedder_params or self.model.multistyle or self.model.f0
+        rules.require(
+            "model", not takes_more, "one without embedder_params, multistyle and f0: a run says nothing of these"
+        )
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of update `step`, counted from 1."""

@@ -34,8 +34,8 @@ from model.training.optim import adamw
 from model.training.step_batches import iterate
 from model.training.training import OnEvent, Resumed, Training
 from model.vocoder import mel_picture
-from model.vocoder.batches import VocoderBatch, VocoderBatches, validation_clips
-from model.vocoder.checkpoint import load_vocoder, local_vocoder, write_vocoder
+from model.vocoder.batches import ValidationClip, VocoderBatch, VocoderBatches, require_fit, validation_clips
+from model.vocoder.checkpoint import code_fingerprints, load_vocoder, local_vocoder, write_vocoder
 from model.vocoder.discriminators import Discriminators
 from model.vocoder.losses import adversarial_loss, discriminator_loss, duration_loss, feature_loss
 from model.vocoder.mel import LogMel
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from model.encoder.pretrain_batches import LabelledClips
+    from model.vocoder.batches import VoiceClips
     from model.vocoder.train_config import VocoderTrainConfig
 
 DISCRIMINATORS = "discriminators.safetensors"
@@ -89,8 +89,8 @@ class VocoderResult:
 
 def train_vocoder(
     config: VocoderTrainConfig,
-    train: LabelledClips,
-    validation: LabelledClips,
+    train: VoiceClips,
+    validation: VoiceClips,
     codebook_fingerprint: str,
     checkpoints: str,
     on_event: OnEvent = lambda _: None,
@@ -131,8 +131,10 @@ class _Generator(nn.Module):
         super().__init__()
         self.vocoder = vocoder
 
-    def forward(self, frames: Tensor, units: Tensor, num_units: Tensor) -> tuple[Tensor, Tensor]:
-        return self.vocoder(frames), self.vocoder.log_durations(units, num_units)
+    def forward(
+        self, frames: Tensor, units: Tensor, num_units: Tensor, conditions: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        return self.vocoder(frames, **conditions), self.vocoder.log_durations(units, num_units)
 
 
 class VocoderTraining(Training[VocoderBatch, VocoderQuality]):
@@ -143,8 +145,8 @@ class VocoderTraining(Training[VocoderBatch, VocoderQuality]):
     def __init__(
         self,
         config: VocoderTrainConfig,
-        train: LabelledClips,
-        validation: LabelledClips,
+        train: VoiceClips,
+        validation: VoiceClips,
         codebook_fingerprint: str,
         folder: str,
         ranks: Ranks,
@@ -156,6 +158,7 @@ class VocoderTraining(Training[VocoderBatch, VocoderQuality]):
         self._clips = train
         self._codebook_fingerprint = codebook_fingerprint
         self._batches = VocoderBatches(train, config, ranks.rank, ranks.world_size)
+        require_fit(validation, config)
         self._validation = validation_clips(validation, config)
         torch.manual_seed(config.seed)
         self._vocoder = Vocoder(config.model)
@@ -182,6 +185,10 @@ class VocoderTraining(Training[VocoderBatch, VocoderQuality]):
             raise TwistError(f"vocoder.init {init} speaks the units of another codebook ({fingerprint})")
         if given.config != self._config.model:
             raise TwistError(f"vocoder.init {init} has another shape than vocoder.model; make them the same")
+        ours = {name: self._clips.codes[name].fingerprint for name in given.config.num_codes}
+        for name, fingerprint in code_fingerprints(checkpoint.checked(local_vocoder(init))).items():
+            if name in ours and fingerprint != ours[name]:
+                raise TwistError(f"vocoder.init {init} takes the codes of another model of {name} ({fingerprint})")
         given.add_weight_norm()
         self._vocoder.load_state_dict(given.state_dict())
 
@@ -208,7 +215,9 @@ class VocoderTraining(Training[VocoderBatch, VocoderQuality]):
             part.to(ranks.device) for part in (batch.wav, batch.frames, batch.units, batch.durations)
         )
         with ranks.autocast(config.precision):
-            made, log_durations = self._parallel_generator(frames, units, (durations > 0).sum(dim=1))
+            made, log_durations = self._parallel_generator(
+                frames, units, (durations > 0).sum(dim=1), self._on_device(batch.conditions)
+            )
         made = made.float()
         losses: dict[str, Tensor] = {}
         plays_against = batch.index + 1 > config.discriminator_start
@@ -255,8 +264,8 @@ class VocoderTraining(Training[VocoderBatch, VocoderQuality]):
         self._vocoder.eval()
         sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
         for clip in self._validation[ranks.rank :: ranks.world_size]:
-            wav, frames, units, durations = (part[None].to(ranks.device) for part in clip)
-            distances = (self._mels[0](self._make(frames)) - self._mels[0](wav)).abs()
+            wav, units, durations = (part[None].to(ranks.device) for part in (clip.wav, clip.units, clip.durations))
+            distances = (self._mels[0](self._make(clip)) - self._mels[0](wav)).abs()
             squared_error, num_units = duration_loss(self._vocoder.log_durations(units), durations)
             counts = torch.tensor(distances.numel(), device=ranks.device)
             sums += torch.stack([distances.sum().double(), counts, squared_error.double(), num_units])
@@ -282,8 +291,12 @@ class VocoderTraining(Training[VocoderBatch, VocoderQuality]):
             for model in (self._vocoder, self._discriminators)
         )
 
+        config = self._config.model
+        codes = {name: self._clips.codes[name].fingerprint for name in config.num_codes}
+        speakers = self._clips.speakers if config.multispkr else ()
+
         def write(folder: Path) -> None:
-            write_vocoder(self._config.model, vocoder, folder, self._codebook_fingerprint)
+            write_vocoder(config, vocoder, folder, self._codebook_fingerprint, codes, speakers)
             weights_file.save(discriminators, folder / DISCRIMINATORS)
 
         return write
@@ -297,7 +310,7 @@ class VocoderTraining(Training[VocoderBatch, VocoderQuality]):
             return
         self._vocoder.eval()
         for number, clip in enumerate(self._validation[: config.num_samples]):
-            made = self._make(clip.frames[None].to(self._ranks.device))[0].cpu().numpy()
+            made = self._make(clip)[0].cpu().numpy()
             recorded = clip.wav.numpy()
             self._write_sample(f"{number}-recorded.wav", recorded)
             self._write_sample(f"{number}-{step:08d}.wav", made)
@@ -313,7 +326,12 @@ class VocoderTraining(Training[VocoderBatch, VocoderQuality]):
         soundfile.write(file, wav, self._config.model.sampling_rate, format="WAV")
         storage.write_bytes(storage.join(self._folder, "samples", name), file.getvalue())
 
-    def _make(self, frames: Tensor) -> Tensor:
+    def _make(self, clip: ValidationClip) -> Tensor:
+        """The vocoder's audio of a clip, [1, S]."""
+        conditions = self._on_device({name: value[None] for name, value in clip.conditions.items()})
         with self._ranks.autocast(self._config.precision):
-            wav: Tensor = self._vocoder(frames)
+            wav: Tensor = self._vocoder(clip.frames[None].to(self._ranks.device), **conditions)
         return wav.float()
+
+    def _on_device(self, conditions: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.to(self._ranks.device) for name, value in conditions.items()}

@@ -1,13 +1,15 @@
 """The unit HiFi-GAN: units in, audio out. Modules are named as in published checkpoints.
 
     units [B, N] --dur_predictor--> durations --repeat--> frames [B, F]
-    dict(frames), f0, spkr, style side by side -> conv_pre -> (ups, mean of resblocks) per stage -> conv_post -> wav
+    dict(frames), f0_dict, style_dict, f0, spkr, style side by side
+        -> conv_pre -> (ups, mean of resblocks) per stage -> conv_post -> wav
 
 Rows of different lengths can share a batch: values past a row's own length are set to 0 before each convolution, just
 as the convolution would pad the row alone. So a row's audio does not depend on its neighbours.
 
 Sources: Polyak et al. 2021, "Speech Resynthesis from Discrete Disentangled Self-Supervised Representations"; Kong et
-al. 2020, "HiFi-GAN"; textlesslib's vocoders/hifigan, whose TWIST checkpoints load into this.
+al. 2020, "HiFi-GAN"; textlesslib's vocoders/hifigan, whose TWIST checkpoints load into this; SpiRit-LM's vocoder, whose
+codes of pitch and style stand behind the units.
 """
 
 from __future__ import annotations
@@ -90,6 +92,8 @@ class Vocoder(nn.Module):
         self.config = config
         channels, width = config.upsample_initial_channel, config.embedding_dim
         self.dict = nn.Embedding(config.num_embeddings, width)
+        self.f0_dict = nn.Embedding(config.num_f0_tokens, width) if config.num_f0_tokens else None
+        self.style_dict = nn.Embedding(config.num_style_tokens, width) if config.num_style_tokens else None
         self.conv_pre = _conv(config.model_in_dim, channels, 7, 1)
         self.ups = nn.ModuleList()
         self.resblocks = nn.ModuleList()
@@ -120,6 +124,8 @@ class Vocoder(nn.Module):
         speaker: Tensor | None = None,
         style: Tensor | None = None,
         f0: Tensor | None = None,
+        pitch_codes: Tensor | None = None,
+        style_codes: Tensor | None = None,
     ) -> Tensor:
         """Generates audio from the unit of each frame.
 
@@ -130,6 +136,7 @@ class Vocoder(nn.Module):
             style: [B] int64.
             f0: [B, F0], int64 if pitch is quantized, else float. F0 is a multiple of F (then units are repeated, and
                 the audio is that much longer) or a divisor of F (then pitch is repeated).
+            pitch_codes, style_codes: The code of each frame, [B, F] int64; any in padding.
 
         Returns:
             wav [B, F * hop_samples] in [-1, 1]; zeros in padding.
@@ -137,7 +144,9 @@ class Vocoder(nn.Module):
         Raises:
             TwistError: a speaker, style or pitch is missing or not wanted, or F0 is neither multiple nor divisor of F.
         """
-        x, repeats = self.inputs(frames, speaker=speaker, style=style, f0=f0)
+        x, repeats = self.inputs(
+            frames, speaker=speaker, style=style, f0=f0, pitch_codes=pitch_codes, style_codes=style_codes
+        )
         lengths = Lengths(None if num_frames is None else num_frames * repeats, x.shape[-1])
         return self.generate(x, lengths)[:, 0]
 
@@ -157,7 +166,14 @@ class Vocoder(nn.Module):
         return lengths.mask(torch.tanh(self.conv_post(F.leaky_relu(x, LAST_SLOPE))), rate)
 
     def inputs(
-        self, frames: Tensor, *, speaker: Tensor | None, style: Tensor | None, f0: Tensor | None
+        self,
+        frames: Tensor,
+        *,
+        speaker: Tensor | None,
+        style: Tensor | None,
+        f0: Tensor | None,
+        pitch_codes: Tensor | None = None,
+        style_codes: Tensor | None = None,
     ) -> tuple[Tensor, int]:
         """The first convolution's input [B, model_in_dim, F * R], and R, how often frames are repeated to match f0."""
         config = self.config
@@ -165,10 +181,16 @@ class Vocoder(nn.Module):
             ("speaker", speaker, bool(config.multispkr)),
             ("style", style, bool(config.multistyle)),
             ("f0", f0, config.takes_f0),
+            ("pitch_codes", pitch_codes, bool(config.num_f0_tokens)),
+            ("style_codes", style_codes, bool(config.num_style_tokens)),
         ):
             if is_taken != (value is not None):
                 raise TwistError(f"this vocoder {'needs a' if is_taken else 'takes no'} {name}")
         x, repeats = self.dict(frames).transpose(1, 2), 1
+        for codes, codes_table in ((pitch_codes, self.f0_dict), (style_codes, self.style_dict)):
+            if codes is not None:
+                assert codes_table is not None
+                x = torch.cat([x, codes_table(codes).transpose(1, 2)], dim=1)
         if f0 is not None:
             pitch = f0[:, None].to(x.dtype) if self.f0_quant_embed is None else self.f0_quant_embed(f0).transpose(1, 2)
             longer, shorter = max(pitch.shape[-1], x.shape[-1]), min(pitch.shape[-1], x.shape[-1])

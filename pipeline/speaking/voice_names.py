@@ -50,7 +50,7 @@ class VoiceNames:
 
 def _names(path: Path) -> tuple[str, ...]:
     try:
-        return tuple(path.read_text(encoding="utf-8").split())
+        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     except FileNotFoundError:
         return ()
     except (OSError, UnicodeDecodeError) as error:

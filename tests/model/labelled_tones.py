@@ -9,6 +9,7 @@ import numpy as np
 
 from model.encoder.hubert_config import HubertConfig
 from model.encoder.pretrain_config import PretrainConfig
+from model.vocoder.batches import CodeFacts, Conditions
 from pipeline.records import LabelClock
 
 if TYPE_CHECKING:
@@ -38,6 +39,17 @@ class LabelledTones:
     codebook_size: int = NUM_UNITS
     clock: LabelClock = field(default_factory=lambda: LabelClock(HOP_SAMPLES, 400, 1_600_000))
     fingerprint: str = "tones"
+
+    @property
+    def codes(self) -> dict[str, CodeFacts]:
+        return {}
+
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        return ()
+
+    def conditions(self, _: int) -> Conditions:
+        return Conditions({})
 
     @property
     def num_samples(self) -> NDArray[np.int64]:

@@ -89,11 +89,23 @@ def speak(
     spkr: int | Array | None = None,
     style: int | None = None,
     f0: NDArray[Any] | None = None,
+    f0_code: NDArray[np.int64] | None = None,
+    style_code: NDArray[np.int64] | None = None,
 ) -> Array:
-    """Samples [S]; the inputs' order is unit, f0, speaker, style."""
+    """Samples [S]; the inputs' order is unit, code of f0, code of style, f0, speaker, style."""
     x = state["dict.weight"][units].T
-    if dur_prediction:
-        x = np.repeat(x, durations(state, units), axis=1)
+    repeats = durations(state, units) if dur_prediction else np.ones(len(units), np.int64)
+    x = np.repeat(x, repeats, axis=1)
+    for name, code, hop in (("f0", f0_code, "f0_hop_size"), ("style", style_code, "style_hop_size")):
+        if code is None:
+            continue
+        y = state[f"{name}_dict.weight"][code].T
+        if len(code) == len(units):
+            y = np.repeat(y, repeats, axis=1)
+        else:
+            y = np.repeat(y, round(config[hop] / config["code_hop_size"]), axis=1)[:, : x.shape[1]]
+            y = np.concatenate([y, np.repeat(y[:, -1:], x.shape[1] - y.shape[1], axis=1)], axis=1)
+        x = np.concatenate([x, y])
     if config.get("f0"):
         assert f0 is not None
         pitch = state["f0_quant_embed.weight"][f0].T if config.get("f0_quant_num_bin") else f0[None].astype(float)

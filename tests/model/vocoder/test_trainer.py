@@ -283,7 +283,7 @@ def test_validation_clips_are_the_same_each_time() -> None:
     first, again = (validation_clips(VALIDATION, small_config(validation_clips=2)) for _ in range(2))
     assert len(first) == 2
     for one, other in zip(first, again, strict=True):
-        assert all(map(torch.equal, one, other))
+        assert all(map(torch.equal, one[:4], other[:4]))
         assert len(one.wav) == HOP_SAMPLES * len(one.frames) == HOP_SAMPLES * int(one.durations.sum())
 
 
@@ -315,7 +315,10 @@ def test_clips_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[str, An
         ({"mels": (MelConfig(8192, 256),)}, "crop_frames is 10"),
         ({"warmup_steps": 10}, "below num_steps"),
         ({"model": dataclasses.replace(NETWORK, dur_predictor_params=None)}, "duration predictor"),
-        ({"model": dataclasses.replace(NETWORK, multispkr="_", model_in_dim=16)}, "without multispkr"),
+        (
+            {"model": dataclasses.replace(NETWORK, multistyle="_", model_in_dim=16)},
+            "without embedder_params",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], words: str) -> None:

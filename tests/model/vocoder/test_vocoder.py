@@ -51,6 +51,15 @@ CONDITIONED: dict[str, dict[str, Any]] = {
     "speaker and style": {"multispkr": "_", "multistyle": "_", "num_styles": 4, "model_in_dim": 24},
     "real f0": {"f0": True, "model_in_dim": 9},
     "quantized f0 and speaker": {"f0": True, "f0_quant_num_bin": 12, "multispkr": "_", "model_in_dim": 24},
+    "codes and speaker": {
+        "num_f0_tokens": 9,
+        "f0_hop_size": 80,
+        "num_style_tokens": 6,
+        "style_hop_size": 1000,
+        "code_hop_size": 40,
+        "multispkr": "from_input_file",
+        "model_in_dim": 32,
+    },
 }
 UNITS = np.array([3, 29, 0, 7, 7, 12, 5], np.uint16)
 
@@ -97,6 +106,10 @@ def conditions_of(settings: dict[str, Any], num_frames: int) -> tuple[dict[str, 
         bins = settings.get("f0_quant_num_bin")
         f0 = generator.integers(bins, size=num_frames) if bins else generator.random(num_frames).astype(np.float32)
         ours["f0"], theirs["f0"] = torch.from_numpy(f0)[None], f0
+    for name, ours_is, theirs_is in (("f0", "pitch_codes", "f0_code"), ("style", "style_codes", "style_code")):
+        if count := settings.get(f"num_{name}_tokens"):
+            codes = generator.integers(count, size=num_frames)
+            ours[ours_is], theirs[theirs_is] = torch.from_numpy(codes)[None], codes
     return ours, theirs
 
 
@@ -129,7 +142,9 @@ def test_published_files_sound_as_published(tmp_path: Path, name: str, names: st
     np.testing.assert_array_equal(durations, published_vocoder.durations(arrays(state), UNITS))
     assert durations.max() > 1
     if "f0" not in settings:
-        spoken = Synthesizer(loaded)([Utterance(UNITS, speaker=theirs.get("spkr"), style=theirs.get("style"))])[0]
+        codes = {f"{name}s": theirs.get(name) for name in ("style_code",)} | {"pitch_codes": theirs.get("f0_code")}
+        told = Utterance(UNITS, speaker=theirs.get("spkr"), style=theirs.get("style"), **codes)
+        spoken = Synthesizer(loaded)([told])[0]
         expected = published_vocoder.speak(arrays(state), PUBLISHED | settings, UNITS, dur_prediction=True, **theirs)
         np.testing.assert_allclose(spoken, expected, rtol=1e-4, atol=2e-6)
 
@@ -147,6 +162,33 @@ def test_pitch_may_come_more_often_than_units_and_less_often(repeats: int) -> No
         np.testing.assert_allclose(wav, expected, rtol=1e-4, atol=2e-6)
 
 
+@pytest.mark.parametrize("num_missing", [-1, 0, 1])
+def test_codes_come_at_their_own_rates(num_missing: int) -> None:
+    """Pitch lasts two frames and style twenty-five; the last code lasts as long as there are frames."""
+    settings = CONDITIONED["codes and speaker"]
+    vocoder = random_vocoder(settings).for_inference(torch.float32, torch.device("cpu"))
+    generator = np.random.default_rng(3)
+    durations = generator.integers(1, 5, size=len(UNITS)).astype(np.uint16)
+    frames = np.repeat(UNITS, durations)
+    codes = {
+        name: generator.integers(count, size=-(-len(frames) // each)).astype(np.uint16)
+        for name, count, each in (("pitch", 9, 2), ("style", 6, 25))
+    }
+    codes["pitch"] = np.append(codes["pitch"], [3, 4])[: len(codes["pitch"]) - num_missing]
+    told = Utterance(UNITS, durations, 3, pitch_codes=codes["pitch"], style_codes=codes["style"])
+    (wav,) = Synthesizer(vocoder)([told])
+    expected = published_vocoder.speak(
+        arrays(vocoder.state_dict()),
+        PUBLISHED | settings,
+        frames,
+        dur_prediction=False,
+        spkr=3,
+        f0_code=codes["pitch"],
+        style_code=codes["style"],
+    )
+    np.testing.assert_allclose(wav, expected, rtol=1e-4, atol=2e-6)
+
+
 def utterances_of(settings: dict[str, Any]) -> list[Utterance]:
     generator = np.random.default_rng(1)
     utterances = []
@@ -162,7 +204,12 @@ def utterances_of(settings: dict[str, Any]) -> list[Utterance]:
         if settings.get("f0"):
             bins = settings.get("f0_quant_num_bin")
             f0 = generator.integers(bins, size=num_frames) if bins else generator.random(num_frames).astype(np.float32)
-        utterances.append(Utterance(units, durations, speaker, style, f0))
+        codes: dict[str, Any] = {}
+        for name, ours, frames_each in (("f0", "pitch_codes", 2), ("style", "style_codes", 25)):
+            if count := settings.get(f"num_{name}_tokens"):
+                num_codes = length if durations is None else -(-num_frames // frames_each)
+                codes[ours] = generator.integers(count, size=num_codes).astype(np.uint16)
+        utterances.append(Utterance(units, durations, speaker, style, f0, **codes))
     return utterances
 
 
@@ -332,8 +379,30 @@ def test_what_cannot_be_said_is_refused_in_a_sentence() -> None:
         Utterance(ones, ones[:2])
     with pytest.raises(TwistError, match="at least one frame"):
         Utterance(ones, np.zeros(3, np.uint16))
-    with pytest.raises(TwistError, match="cannot be streamed"):
-        VocoderStream(random_vocoder(CONDITIONED["real f0"]))
+    for name in ("real f0", "codes and speaker"):
+        with pytest.raises(TwistError, match="cannot be streamed"):
+            VocoderStream(random_vocoder(CONDITIONED[name]))
+
+
+def test_codes_that_are_not_the_clips_are_refused_in_a_sentence() -> None:
+    vocoder = random_vocoder(CONDITIONED["codes and speaker"]).for_inference(torch.float32, torch.device("cpu"))
+    units, durations = np.ones(3, np.uint16), np.full(3, 4, np.uint16)
+    pitch, style = np.zeros(6, np.uint16), np.zeros(1, np.uint16)
+    for pitch_codes, style_codes, words in (
+        (None, style, "needs a pitch_codes"),
+        (pitch, None, "needs a style_codes"),
+        (pitch + 9, style, "code 9 of pitch is not one of the 9"),
+        (pitch[:3], style, "3 codes of pitch last 6 frames, but the units 12"),
+        (pitch, np.zeros(9, np.uint16), "9 codes of style last 225 frames"),
+    ):
+        with pytest.raises(TwistError, match=words):
+            Synthesizer(vocoder)([Utterance(units, durations, 1, pitch_codes=pitch_codes, style_codes=style_codes)])
+    with pytest.raises(TwistError, match="takes no pitch_codes"):
+        Synthesizer(random_vocoder({}))([Utterance(units, durations, pitch_codes=pitch)])
+    with pytest.raises(TwistError, match="6 codes of pitch for 3 units without durations"):
+        Utterance(units, pitch_codes=pitch)
+    with pytest.raises(TwistError, match="f0 is True; it must be null where pitch comes as codes"):
+        VocoderConfig(f0=True, num_f0_tokens=4)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,155 @@
+"""Training a vocoder with codes of pitch and style and several speakers: crops, learning, resuming, and its files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from model.training import checkpoint_steps
+from model.vocoder.batches import CodeFacts, VocoderBatches, validation_clips
+from model.vocoder.checkpoint import code_fingerprints, load_vocoder
+from model.vocoder.config import VocoderConfig
+from model.vocoder.losses import duration_loss
+from model.vocoder.mel import LogMel
+from model.vocoder.trainer import train_vocoder
+from pipeline.errors import TwistError
+from pipeline.speaking.voice_names import VoiceNames
+from tests.model.labelled_melodies import FACTS, LEVELS, SPEAKERS, LabelledMelodies
+from tests.model.labelled_tones import HOP_SAMPLES
+from tests.model.vocoder.test_trainer import NETWORK, Killed, assert_same_run, at_step, kill, small_config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CLIPS = LabelledMelodies()
+VALIDATION = LabelledMelodies((44, 50, 60), fingerprint="more melodies")
+CONDITIONED = dataclasses.replace(
+    NETWORK,
+    num_f0_tokens=3,
+    f0_hop_size=640,
+    num_style_tokens=4,
+    style_hop_size=8000,
+    multispkr="from the run",
+    num_speakers=2,
+    model_in_dim=32,
+)
+
+
+def config(**changes: Any) -> Any:
+    return small_config(**{"model": CONDITIONED, **changes})
+
+
+def test_a_crop_has_the_codes_of_its_frames_and_its_speaker() -> None:
+    batches = VocoderBatches(CLIPS, config())
+    seen = set()
+    for index in range(6):
+        batch = batches[index]
+        pitch, speaker = batch.conditions["pitch_codes"], batch.conditions["speaker"]
+        assert pitch.shape == batch.conditions["style_codes"].shape == batch.frames.shape
+        assert speaker.shape == (4,)
+        for row in range(4):
+            level = LEVELS[int(speaker[row])]
+            assert abs(float(batch.wav[row].abs().max()) - level) < 0.1 * level, "the speaker is another clip's"
+            for place in range(batch.frames.shape[1]):
+                piece = batch.wav[row, place * HOP_SAMPLES : (place + 1) * HOP_SAMPLES]
+                found_hz = torch.fft.rfft(piece, 3200).abs().argmax().item() * 5
+                octave = int(pitch[row, place]) + 0.5 * (int(batch.frames[row, place]) > 1)
+                assert abs(found_hz - 300 * 2**octave) < 30, f"at {found_hz} Hz the code says {octave} octaves"
+                seen.add(int(pitch[row, place]))
+    assert seen == {0, 1, 2}
+
+
+def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    settings = config(checkpoint_every=3, validate_every=4, sample_every=5, num_samples=1)
+    train_vocoder(settings, CLIPS, VALIDATION, "codebook", str(tmp_path / "whole"))
+    with pytest.raises(Killed):
+        train_vocoder(settings, CLIPS, VALIDATION, "codebook", str(tmp_path / "killed"), at_step(8, kill))
+    train_vocoder(settings, CLIPS, VALIDATION, "codebook", str(tmp_path / "killed"))
+    assert_same_run(tmp_path / "killed", tmp_path / "whole", 10)
+    folder = Path(checkpoint_steps.step_folder(str(tmp_path / "whole"), 10))
+    assert code_fingerprints(folder) == {name: facts.fingerprint for name, facts in FACTS.items()}
+    assert VoiceNames.beside(folder).speakers == SPEAKERS
+    vocoder, fingerprint = load_vocoder(folder)
+    assert fingerprint == "codebook" and vocoder.config == CONDITIONED
+    other = LabelledMelodies(facts={**FACTS, "pitch": CodeFacts(25.0, 3, "another model")})
+    with pytest.raises(TwistError, match="takes the codes of another model of pitch"):
+        train_vocoder(config(init=str(folder)), other, VALIDATION, "codebook", str(tmp_path / "other"))
+
+
+def test_it_learns_what_codes_and_speakers_sound_like(tmp_path: Path) -> None:
+    """With another pitch, or as another speaker, a clip is less like its recording than with its own."""
+    never = 300
+    settings = config(num_steps=never, discriminator_start=never, peak_lr=5e-3, batch_size=8, validate_every=150)
+    result = train_vocoder(settings, CLIPS, VALIDATION, "codebook", str(tmp_path))
+    vocoder, _ = load_vocoder(Path(result.checkpoint))
+    vocoder.for_inference(torch.float32, torch.device("cpu"))
+    log_mel = LogMel(settings.mels[0])
+
+    def distance(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> float:
+        found = []
+        for clip in validation_clips(VALIDATION, settings):
+            conditions = change({name: value[None] for name, value in clip.conditions.items()})
+            made = vocoder(clip.frames[None], **conditions)
+            found.append(float((log_mel(made) - log_mel(clip.wav[None])).abs().mean()))
+        return float(np.mean(found))
+
+    own = distance(lambda told: told)
+    other_pitch = distance(lambda told: {**told, "pitch_codes": (told["pitch_codes"] + 1) % 3})
+    other_speaker = distance(lambda told: {**told, "speaker": 1 - told["speaker"]})
+    assert own < 0.9 * other_pitch, (own, other_pitch)
+    assert own < 0.9 * other_speaker, (own, other_speaker)
+
+
+def test_the_first_and_the_last_unit_of_a_clip_do_not_count() -> None:
+    durations = torch.tensor([[9, 2, 3, 9, 0], [5, 4, 0, 0, 0], [7, 1, 7, 0, 0]])
+    predicted = torch.log(durations.float() + 1)
+    predicted[0, [0, 3]] += 10.0
+    predicted[2, [0, 2]] += 10.0
+    squared_error, count = duration_loss(predicted, durations)
+    assert float(squared_error) == pytest.approx(0, abs=1e-9)
+    assert int(count) == 2 + 2 + 1, "a clip of two units has no others"
+    predicted[0, 2] += 2.0
+    predicted[1, 0] += 1.0
+    assert float(duration_loss(predicted, durations)[0]) == pytest.approx(5)
+
+
+@pytest.mark.parametrize(
+    ("facts", "changes", "words"),
+    [
+        ({}, {}, "num_f0_tokens is 3, but the run has no codes of pitch; run `twist pitch` on it"),
+        ({**FACTS, "pitch": CodeFacts(25.0, 4, "x")}, {}, "but the run has 4 codes of pitch"),
+        ({**FACTS, "style": CodeFacts(1.0, 4, "x")}, {}, "style_hop_size is 8000, but the run has 1 codes of style"),
+        (FACTS, {"num_speakers": 1}, "num_speakers is 1, but the run has 2"),
+    ],
+)
+def test_clips_that_do_not_fit_are_refused(
+    tmp_path: Path, facts: dict[str, CodeFacts], changes: dict[str, Any], words: str
+) -> None:
+    clips = LabelledMelodies(facts=facts)
+    model = dataclasses.replace(CONDITIONED, **changes)
+    with pytest.raises(TwistError, match=words):
+        train_vocoder(config(model=model), clips, VALIDATION, "codebook", str(tmp_path))
+
+
+def test_a_published_config_may_have_codes_and_its_rates(tmp_path: Path) -> None:
+    """SpiRit-LM EXPRESSIVE's: pitch lasts two frames, style twenty-five."""
+    content = {
+        **VocoderConfig().to_json(),
+        "num_f0_tokens": 64,
+        "f0_hop_size": 1280,
+        "num_style_tokens": 100,
+        "style_hop_size": 16_000,
+        "code_hop_size": 640,
+        "multispkr": "from_input_file",
+        "num_speakers": 4,
+        "model_in_dim": 512,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    read = VocoderConfig.read(tmp_path / "config.json")
+    assert read.frames_per_code == {"pitch": 2, "style": 25}
