@@ -20,6 +20,7 @@ def work(recipe: Recipe, given: Namespace) -> None:
         TwistError: the tokenizer or vocoder is missing, they do not fit together, or no recording can be used.
     """
     from pipeline.speaking.clips import find_clips, held_out_clip
+    from pipeline.speaking.expression import load_expression
     from pipeline.speaking.spoken import resynthesize_clips, write_original
     from pipeline.speaking.tokenizer import Tokenizer, find_codebook
 
@@ -41,6 +42,7 @@ def work(recipe: Recipe, given: Namespace) -> None:
         voice,
         predict_durations=given.durations == "predicted",
         warn=speech_options.warner("resynthesize"),
+        expression=load_expression(given.pitch_model),
     ):
         spoken.write(picture=given.picture)
         num_written += 1
@@ -55,6 +57,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
     speech_options.add_input(parser)
     speech_options.add_codebook(parser)
     speech_options.add_voice(parser)
+    speech_options.add_pitch_model(parser)
     add_option(
         parser,
         "durations",

@@ -1,7 +1,8 @@
 """Speaks the units in a JSON file.
 
 The file has a list of units, or an object with `units` and optionally `durations` (in frames; otherwise predicted),
-`speaker`, `style` and `codebook_fingerprint`, as written by `twist generate` and `twist resynthesize`.
+`speaker`, `style`, `codes` (of pitch and style) and `codebook_fingerprint`, as written by `twist generate` and
+`twist resynthesize`.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def work(recipe: Recipe, given: Namespace) -> None:
         [script.units for script in scripts],
         [script.speaker for script in scripts],
         [script.style for script in scripts],
+        [script.codes for script in scripts],
     )
     for output, wav in zip(outputs, wavs, strict=True):
         write_wav(output, wav, voice.sample_rate_hz)

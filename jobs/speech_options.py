@@ -77,6 +77,12 @@ def add_voice(parser: ArgumentParser) -> None:
         add_option(parser, name, type=int | str | None, help=text)
 
 
+def add_pitch_model(parser: ArgumentParser) -> None:
+    """Adds --pitch-model."""
+    text = "The model of pitch, for a vocoder that takes its codes: a folder of `twist train-pitch`, or of SpiRit-LM's."
+    add_option(parser, "pitch-model", type=str | None, help=text)
+
+
 def voice_for(units: Codebook | str, given: Namespace, run: str) -> Voice:
     """The voice that --vocoder, --speaker and --style choose for the units of a codebook, or of its fingerprint.
 

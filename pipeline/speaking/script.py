@@ -1,12 +1,13 @@
 """JSON files of units to speak, as `twist generate` and `twist resynthesize` write them.
 
 A file holds a list of units, or an object with `units` and, where they are known, `durations` (frames),
-`frame_rate_hz`, `codebook_fingerprint`, `speaker` and `style`.
+`frame_rate_hz`, `codebook_fingerprint`, `speaker` and `style`, and `codes`: lists of codes of `pitch` and `style`, at
+their own rates where there are durations, else one for each unit.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,11 +30,13 @@ class Script:
         units: With or without durations.
         speaker: A number or a vector, for vocoders of several speakers.
         style: A number, for vocoders of several styles.
+        codes: Codes of `pitch` and `style`, for vocoders that take them.
     """
 
     units: Units
     speaker: int | NDArray[np.float32] | None = None
     style: int | None = None
+    codes: dict[str, NDArray[np.uint16]] = field(default_factory=dict)
 
 
 def read_script(path: Path) -> Script:
@@ -60,10 +63,19 @@ def read_script(path: Path) -> Script:
             _frame_rate_hz(content.get("frame_rate_hz")),
             content.get("codebook_fingerprint"),
         )
+        codes = _codes(content.get("codes") or {})
     except TwistError as error:
         raise TwistError(f"{path}: {error}") from error
     speaker = content.get("speaker")
-    return Script(units, np.array(speaker, np.float32) if isinstance(speaker, list) else speaker, content.get("style"))
+    if isinstance(speaker, list):
+        speaker = np.array(speaker, np.float32)
+    return Script(units, speaker, content.get("style"), codes)
+
+
+def _codes(content: Any) -> dict[str, NDArray[np.uint16]]:
+    if not isinstance(content, dict) or content.keys() - {"pitch", "style"}:
+        raise TwistError("its `codes` are no object with lists of `pitch` and `style`")
+    return {name: _counts(values, f"codes of {name}") for name, values in content.items()}
 
 
 def _counts(values: Any, name: str) -> NDArray[np.uint16]:

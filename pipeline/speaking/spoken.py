@@ -19,6 +19,7 @@ from model.vocoder import mel_picture
 from model.vocoder.mel_config import MelConfig
 from pipeline.records import SAMPLE_RATE_HZ
 from pipeline.speaking.clips import read_in_groups
+from pipeline.speaking.expression import Expression, with_other_durations
 from pipeline.speaking.wav import read_clip
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from model.lm.sampling_config import SamplingConfig
     from pipeline.speaking.clips import Clip
+    from pipeline.speaking.expression import Codes
     from pipeline.speaking.speech_lm import SpeechLM
     from pipeline.speaking.tokenizer import Tokenizer
     from pipeline.speaking.units import Units
@@ -74,8 +76,9 @@ def resynthesize_clips(
     *,
     predict_durations: bool,
     warn: Callable[[str], None],
+    expression: Expression | None = None,
 ) -> Iterator[Spoken]:
-    """Speaks the units of each clip.
+    """Speaks the units of each clip, with its pitch and style where the voice takes them.
 
     Args:
         clips: What to hear.
@@ -83,16 +86,29 @@ def resynthesize_clips(
         voice: Speaks them.
         predict_durations: Whether units last as long as the voice predicts, not as in the recording.
         warn: Gets a sentence on each clip that cannot be used.
+        expression: Gives the codes that the voice takes.
 
     Raises:
-        TwistError: no clip can be used.
+        TwistError: no clip can be used, or the voice takes other codes than `expression` gives.
     """
+    (expression or Expression({})).require_fit(voice)
     for group in read_in_groups(clips, tokenizer, warn):
-        units = tokenizer.of_wavs([heard for _, heard in group])
+        wavs = [heard for _, heard in group]
+        units = tokenizer.of_wavs(wavs)
+        codes: list[Codes] = [{} for _ in units]
+        if expression is not None:
+            codes = expression.of_wavs(wavs, list(voice.num_codes))
         if predict_durations:
-            units = [voice.with_durations(each) for each in units]
-        for (clip, heard), said, wav in zip(group, units, voice.batch(units), strict=True):
+            heard_units, units = units, [voice.with_durations(each) for each in units]
+            codes = [
+                with_other_durations(of_clip, before.known_durations, after.known_durations, voice.frames_per_code)
+                for of_clip, before, after in zip(codes, heard_units, units, strict=True)
+            ]
+        spoken = voice.batch(units, codes=codes)
+        for (clip, heard), said, of_clip, wav in zip(group, units, codes, spoken, strict=True):
             description = {"input": clip.name, **_facts(said, voice)}
+            if of_clip:
+                description["codes"] = {name: values.tolist() for name, values in of_clip.items()}
             yield Spoken(clip.output, heard, wav, voice.sample_rate_hz, description)
 
 

@@ -57,7 +57,7 @@ class Units:
         Raises:
             TwistError: there are no durations.
         """
-        return np.repeat(self.values, self._known_durations())
+        return np.repeat(self.values, self.known_durations)
 
     @property
     def start_s(self) -> NDArray[np.float64]:
@@ -66,7 +66,7 @@ class Units:
         Raises:
             TwistError: there are no durations.
         """
-        durations = self._known_durations()
+        durations = self.known_durations
         return (np.cumsum(durations, dtype=np.int64) - durations) / self.frame_rate_hz
 
     @property
@@ -76,7 +76,7 @@ class Units:
         Raises:
             TwistError: there are no durations.
         """
-        return np.cumsum(self._known_durations(), dtype=np.int64) / self.frame_rate_hz
+        return np.cumsum(self.known_durations, dtype=np.int64) / self.frame_rate_hz
 
     @property
     def duration_s(self) -> float:
@@ -85,7 +85,7 @@ class Units:
         Raises:
             TwistError: there are no durations.
         """
-        return float(self._known_durations().sum(dtype=np.int64)) / self.frame_rate_hz
+        return float(self.known_durations.sum(dtype=np.int64)) / self.frame_rate_hz
 
     def __len__(self) -> int:
         return len(self.values)
@@ -112,7 +112,13 @@ class Units:
             codebook_fingerprint=self.codebook_fingerprint or others.codebook_fingerprint,
         )
 
-    def _known_durations(self) -> NDArray[np.uint16]:
+    @property
+    def known_durations(self) -> NDArray[np.uint16]:
+        """The durations, [n].
+
+        Raises:
+            TwistError: there are none.
+        """
         if self.durations is None:
             raise TwistError("these units have no durations; a voice predicts them: voice.with_durations(units)")
         return self.durations

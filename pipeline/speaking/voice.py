@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from model.artefacts import EMBEDDED_FOLDER, resolve
 from model.device import pick_device
 from model.official_files import ARTEFACTS, VOCODER
 from model.training import checkpoint, checkpoint_steps
-from model.vocoder.checkpoint import load_vocoder, local_vocoder
+from model.vocoder.checkpoint import code_fingerprints, load_vocoder, local_vocoder
 from model.vocoder.synthesizer import Synthesizer, Utterance
 from model.weights_file import fingerprint_of_files
 from pipeline.errors import TwistError
@@ -27,11 +27,12 @@ from pipeline.speaking.voice_names import VoiceNames
 from pipeline.units.codebook import FACTS, Codebook
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from model.device import Device
+    from pipeline.speaking.expression import Codes
 
 DType = Literal["float32", "bfloat16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -46,6 +47,7 @@ class Voice:
         codebook_fingerprint: The codebook whose units it speaks; None where its file does not say.
         names: The names of its speakers and styles.
         speaker, style: Who speaks, and how, where a call does not say: a number or a name.
+        code_fingerprints: The models of `pitch` and `style` whose codes it takes, where its file says.
 
     Raises:
         TwistError: the vocoder has no speaker or style of such a name.
@@ -59,6 +61,7 @@ class Voice:
         names: VoiceNames = VoiceNames(),  # noqa: B008 - immutable
         speaker: int | str | None = None,
         style: int | str | None = None,
+        code_fingerprints: Mapping[str, str] | None = None,
     ) -> None:
         self._synthesizer = synthesizer
         self.path = path
@@ -66,6 +69,7 @@ class Voice:
         self.names = names
         self._speaker = names.speaker(speaker)
         self._style = names.style(style)
+        self.code_fingerprints = dict(code_fingerprints or {})
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -82,8 +86,22 @@ class Voice:
         """How many different units it speaks."""
         return self._synthesizer.num_units
 
+    @property
+    def num_codes(self) -> dict[str, int]:
+        """How many codes of `pitch` and `style` it takes beside units; empty if it takes none."""
+        return self._synthesizer.num_codes
+
+    @property
+    def frames_per_code(self) -> dict[str, int]:
+        """How many frames of units one of these codes lasts."""
+        return self._synthesizer.frames_per_code
+
     def __call__(
-        self, units: Units, speaker: int | str | NDArray[np.float32] | None = None, style: int | str | None = None
+        self,
+        units: Units,
+        speaker: int | str | NDArray[np.float32] | None = None,
+        style: int | str | None = None,
+        codes: Codes | None = None,
     ) -> tuple[NDArray[np.float32], int]:
         """Speaks the units of one clip.
 
@@ -91,15 +109,17 @@ class Voice:
             units: Each lasts as long as its duration says; durations are predicted where there are none.
             speaker: A number, a name or a vector, for vocoders of several speakers.
             style: A number or a name, for vocoders of several styles.
+            codes: Of `pitch` and `style`, for vocoders that take them: at their own rates where units have durations,
+                else one for each unit.
 
         Returns:
             wav [S] from -1 to 1, and its sample rate.
 
         Raises:
             TwistError: the units come from another codebook, one of them is not among the vocoder's, or the vocoder
-                needs a speaker or style that is not given.
+                needs a speaker, style or codes that are not given.
         """
-        (wav,) = self.batch([units], [speaker], [style])
+        (wav,) = self.batch([units], [speaker], [style], [codes])
         return wav, self.sample_rate_hz
 
     def batch(
@@ -107,6 +127,7 @@ class Voice:
         clips: Sequence[Units],
         speakers: Sequence[int | str | NDArray[np.float32] | None] = (),
         styles: Sequence[int | str | None] = (),
+        codes: Sequence[Codes | None] = (),
     ) -> list[NDArray[np.float32]]:
         """Speaks the units of many clips: a wav [S] of each.
 
@@ -114,13 +135,18 @@ class Voice:
             clips: See `__call__`.
             speakers: The speaker of each clip, or nothing.
             styles: The style of each clip, or nothing.
+            codes: The codes of each clip, or nothing.
 
         Raises:
             TwistError: as `__call__`.
         """
         for units in clips:
             self._require_own(units)
-        nobody = [None] * len(clips)
+        nobody: list[Any] = [None] * len(clips)
+        all_codes = [dict(of_clip or {}) for of_clip in codes or nobody]
+        for of_clip in all_codes:
+            if missing := [name for name in self.num_codes if name not in of_clip]:
+                raise TwistError(f"the voice {self.path} takes codes of {missing[0]}, which units alone do not have")
         return self._synthesizer(
             [
                 Utterance(
@@ -128,8 +154,12 @@ class Voice:
                     units.durations,
                     self._speaker if speaker is None else self.names.speaker(speaker),
                     self._style if style is None else self.names.style(style),
+                    pitch_codes=of_clip.get("pitch"),
+                    style_codes=of_clip.get("style"),
                 )
-                for units, speaker, style in zip(clips, speakers or nobody, styles or nobody, strict=True)
+                for units, speaker, style, of_clip in zip(
+                    clips, speakers or nobody, styles or nobody, all_codes, strict=True
+                )
             ]
         )
 
@@ -210,7 +240,8 @@ def _load(
 ) -> Voice:
     vocoder, fingerprint = load_vocoder(path)
     synthesizer = Synthesizer(vocoder.for_inference(DTYPES[dtype], pick_device(device)))
-    return Voice(synthesizer, str(path), fingerprint, VoiceNames.beside(path), speaker, style)
+    names = VoiceNames.beside(path)
+    return Voice(synthesizer, str(path), fingerprint, names, speaker, style, code_fingerprints(path))
 
 
 def _vocoder_for(units: Codebook | str, run: str) -> Path:

@@ -1,0 +1,138 @@
+"""Codes of pitch and style beside units: from audio, and on other durations.
+
+A clip's codes are dense, at their models' fixed rates, from its beginning on: `{"pitch": [P], "style": [Q]}`. Voices
+that take them were trained on those of one model, which their config.json names.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from model.pitch.tokenizer import load_pitch_tokenizer
+from model.vocoder.codes import codes_of_frames
+from pipeline.errors import TwistError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from pipeline.speaking.voice import Voice
+
+    Codes = Mapping[str, NDArray[np.uint16]]
+
+
+class CodeEncoder(Protocol):
+    """A model of pitch or style."""
+
+    @property
+    def rate_hz(self) -> float:
+        """Codes a second."""
+        ...
+
+    @property
+    def num_codes(self) -> int:
+        """Above every code."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model."""
+        ...
+
+    def codes(self, wav: Tensor, num_samples: Tensor) -> list[Tensor]:
+        """The codes [P] of each of some clips: wav [B, S] at 16 kHz, of num_samples [B] each."""
+        ...
+
+
+class Expression:
+    """Gives the codes that a voice takes.
+
+    Args:
+        encoders: A model of `pitch`, one of `style`, or both.
+    """
+
+    def __init__(self, encoders: Mapping[str, CodeEncoder]) -> None:
+        self._encoders = dict(encoders)
+
+    def require_fit(self, voice: Voice) -> None:
+        """Refuses a voice that takes other codes.
+
+        Raises:
+            TwistError: there is no model of codes that it takes, or it was trained on those of another.
+        """
+        for name, num_codes in voice.num_codes.items():
+            encoder = self._encoders.get(name)
+            if encoder is None:
+                raise TwistError(f"the voice {voice.path} takes codes of {name}: name their model with --{name}-model")
+            wanted = voice.code_fingerprints.get(name)
+            if wanted is not None and wanted != encoder.fingerprint:
+                raise TwistError(
+                    f"the voice {voice.path} takes the codes of another model of {name} ({wanted}) than this one "
+                    f"({encoder.fingerprint}): the same numbers mean other sounds"
+                )
+            if encoder.num_codes > num_codes:
+                raise TwistError(
+                    f"the voice {voice.path} knows {num_codes} codes of {name}, but this model has {encoder.num_codes}"
+                )
+
+    def fingerprints(self, voice: Voice) -> list[str]:
+        """Those of the models whose codes a voice takes."""
+        return [self._encoders[name].fingerprint for name in voice.num_codes]
+
+    def of_wavs(self, wavs: Sequence[NDArray[np.float32]], names: Sequence[str]) -> list[Codes]:
+        """The codes of clips [S] at 16 kHz, of those named: `pitch`, `style`; each by itself."""
+        found: list[dict[str, NDArray[np.uint16]]] = [{} for _ in wavs]
+        if not wavs:
+            return []
+        padded = pad_sequence([torch.from_numpy(wav) for wav in wavs], batch_first=True)
+        num_samples = torch.tensor([len(wav) for wav in wavs])
+        for name in names:
+            for codes, of_clip in zip(self._encoders[name].codes(padded, num_samples), found, strict=True):
+                of_clip[name] = codes.cpu().numpy().astype(np.uint16)
+        return list(found)
+
+
+def load_expression(pitch_model: str | None) -> Expression:
+    """The codes of a model of pitch; of none, those for voices that take no codes.
+
+    Args:
+        pitch_model: The model's folder, or the name of an embedded one.
+
+    Raises:
+        TwistError: there is none, or it is damaged.
+    """
+    if pitch_model is None:
+        return Expression({})
+    return Expression({"pitch": load_pitch_tokenizer(pitch_model)})
+
+
+def with_other_durations(
+    codes: Codes,
+    before: NDArray[np.uint16],
+    after: NDArray[np.uint16],
+    frames_per_code: Mapping[str, int],
+) -> Codes:
+    """Codes of units that last longer or shorter than before: each unit keeps the code that it began with.
+
+    Args:
+        codes: Dense, on the old durations.
+        before: The old durations in frames, [n].
+        after: The new ones, [n].
+        frames_per_code: How long codes last, by name.
+
+    Returns:
+        Dense codes, on the new durations.
+    """
+    starts = np.cumsum(before, dtype=np.int64) - before
+    spaced = {}
+    for name, of_clip in codes.items():
+        each = frames_per_code[name]
+        of_frames = codes_of_frames(of_clip, each, int(before.sum(dtype=np.int64)), name)
+        spaced[name] = np.repeat(of_frames[starts], after)[::each].astype(np.uint16)
+    return spaced
