@@ -39,10 +39,10 @@ OTHERS = {
 }
 Name = Literal[
     "perplexity", "swuggy", "sblimp", "storycloze", "salmon", "pairs", "matching", "units", "resynthesis",
-    "generation", "stsp", "all"
+    "generation", "stsp", "prosody", "all"
 ]  # fmt: skip
 # What measures units and voice alone, so that no speech LM is needed.
-WITHOUT_LM = {UNITS, "resynthesis"}
+WITHOUT_LM = {UNITS, "resynthesis", "prosody"}
 
 
 def work(recipe: Recipe, given: Namespace) -> None:
@@ -125,6 +125,7 @@ def _data_of(config: EvaluationConfig) -> dict[str, str | None]:
         "resynthesis": config.resynthesis.asr,
         "generation": config.generation.asr and config.generation.text_lm,
         "stsp": config.stsp.folder,
+        "prosody": config.prosody.source,
     }
 
 

@@ -248,6 +248,36 @@ class StspConfig:
         _require_local("stsp", self.wavs)
 
 
+@dataclass(frozen=True)
+class ProsodyConfig:
+    """How much of the melody, loudness and pace of recordings is in what voices say from their units.
+
+    Args:
+        source: The speech: a corpus in any layout, or a table (.jsonl, .csv, .tsv) with a column audio, and perhaps
+            speaker. By default the run's segments in `split`.
+        split: The part of it that is taken; audio that is of no split is taken too.
+        max_items: Take so many recordings, spread over all; null: all of them.
+        voices: The voices by a name for each: a folder, a file or a name; those behind the first are compared with it.
+            By default that of the run, else the one made for the units.
+        pitch_model: The model of pitch of the voices that take its codes: a folder.
+        durations: Whether units last as long as in the recording, or as the voice predicts.
+        wavs: Folder in which to write what was spoken, a folder a voice; none by default.
+    """
+
+    source: str | None = None
+    split: Literal["validation", "test"] = "validation"
+    max_items: int | None = 200
+    voices: dict[str, str] = field(default_factory=dict)
+    pitch_model: str | None = None
+    durations: Literal["original", "predicted"] = "original"
+    wavs: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_items is not None and self.max_items < 1:
+            raise TwistError(f"evaluation.prosody.max_items is {self.max_items}; it must be at least 1, or null")
+        _require_local("prosody", self.wavs)
+
+
 def _require_local(benchmark: str, wavs: str | None) -> None:
     if wavs is not None and storage.is_s3(wavs):
         raise TwistError(f"evaluation.{benchmark}.wavs is {wavs}; it must be a folder on this machine")
@@ -267,6 +297,7 @@ class EvaluationConfig:
         resynthesis: Word error rate of speech that is spoken again from its units.
         generation: What a text LM makes of the words of continuations, and how they repeat themselves.
         stsp: Whether the mood of a prompt is kept.
+        prosody: What of the prosody of recordings is in what voices say again.
         scoring: What of a sequence is scored.
     """
 
@@ -279,4 +310,5 @@ class EvaluationConfig:
     resynthesis: ResynthesisConfig = field(default_factory=ResynthesisConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     stsp: StspConfig = field(default_factory=StspConfig)
+    prosody: ProsodyConfig = field(default_factory=ProsodyConfig)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)

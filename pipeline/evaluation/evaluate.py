@@ -16,6 +16,7 @@ from pipeline.evaluation.pairs.numbered_pairs import numbered_pairs
 from pipeline.evaluation.results import OUR_OWN
 from pipeline.evaluation.sentiment.stsp import stsp
 from pipeline.evaluation.speech.generation import generation
+from pipeline.evaluation.speech.prosody_kept import prosody
 from pipeline.evaluation.speech.resynthesis import resynthesis
 from pipeline.evaluation.units.unit_benchmark import units
 from pipeline.files import storage
@@ -211,4 +212,5 @@ BENCHMARKS: dict[str, Callable[[Subject], Iterable[Result]]] = {
     "resynthesis": resynthesis,
     "generation": generation,
     "stsp": stsp,
+    "prosody": prosody,
 }
