@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from pipeline.speaking.units import Codes
     from pipeline.speaking.voice import Voice
-
-    Codes = Mapping[str, NDArray[np.uint16]]
 
 
 class CodeEncoder(Protocol):

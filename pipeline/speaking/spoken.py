@@ -30,10 +30,9 @@ if TYPE_CHECKING:
 
     from model.lm.sampling_config import SamplingConfig
     from pipeline.speaking.clips import Clip
-    from pipeline.speaking.expression import Codes
     from pipeline.speaking.speech_lm import SpeechLM
     from pipeline.speaking.tokenizer import Tokenizer
-    from pipeline.speaking.units import Units
+    from pipeline.speaking.units import Codes, Units
     from pipeline.speaking.voice import Voice
 
 

@@ -11,7 +11,12 @@ from pipeline.errors import TwistError
 from pipeline.units.encode import run_lengths
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
+
+    # Codes of `pitch` and `style` of a clip, at their own rates; see expression.py.
+    Codes = Mapping[str, NDArray[np.uint16]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from model.device import Device
-    from pipeline.speaking.expression import Codes
+    from pipeline.speaking.units import Codes
 
 DType = Literal["float32", "bfloat16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

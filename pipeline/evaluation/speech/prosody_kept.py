@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.item_units import UnitRow
     from pipeline.evaluation.results import Result
     from pipeline.evaluation.subject import Subject
-    from pipeline.speaking.expression import Codes
+    from pipeline.speaking.units import Codes
     from pipeline.speaking.voice import Voice
 
     Heard = NDArray[np.float32] | AudioError
