@@ -26,7 +26,7 @@ from pipeline.errors import TwistError
 from pipeline.files import foreign_json, parquet, storage
 from pipeline.files.folder_lock import LOCK, FolderInUseError, folder_lock
 from pipeline.records import DROPPED_SCHEMA, Dropped, to_table
-from pipeline.runs import PITCH, SHARDS, TEXT, UNITS, WORDS, is_part_file, stage_of
+from pipeline.runs import SHARDS, TEXT, stage_of
 from pipeline.sha256sums import SHA256SUMS
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ class Stage:
         storage.delete(self._removing_uri)
 
     def _files(self, work_files: Collection[str]) -> list[str]:
-        """The files whose sha256 SHA256SUMS gives: all but tars, and parts that have their own."""
+        """The files whose sha256 SHA256SUMS gives: all but tars, which have theirs in dataset.json."""
         of_work = set(work_files)
         return [
             file
@@ -213,7 +213,6 @@ class Stage:
             if file not in (STAGE_JSON, SHA256SUMS, DONE, LOCK, REMOVING)
             and storage.join(self.uri, file) not in of_work
             and not (self.name in (SHARDS, TEXT) and file.endswith(".tar"))
-            and not (self.name in (UNITS, PITCH, WORDS) and is_part_file(file))
         ]
 
     @property
