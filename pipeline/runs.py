@@ -20,6 +20,7 @@ WORDS = "words"
 CODEBOOK = "codebook"
 UNITS = "units"
 PITCH = "pitch"
+STYLE = "style"
 TEXT = "text"
 SHARDS = "shards"
 PREFERENCES = "preferences"
@@ -99,6 +100,12 @@ STAGES = (
         "segments",
         source=SEGMENTS,
         section="pitch.model",
+        STYLE,
+        "style",
+        "give each second of a segment a code of style, on a Ray cluster or this machine",
+        "segments",
+        source=SEGMENTS,
+        section="style.model",
     ),
     StageRow(
         TEXT,

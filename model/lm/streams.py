@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pipeline.errors import TwistError
+from pipeline.shards import num_runs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,11 +115,6 @@ def merge(stretches: Sequence[Streams], vocabulary: Vocabulary, rates: StreamRat
 def num_tokens(units: int, pitch: NDArray[np.uint16], style: int) -> int:
     """Tokens of a stretch of `units` units without repeats, of these pitch codes [P] and of `style` style codes."""
     return units + num_runs(pitch) + style
-
-
-def num_runs(codes: NDArray[np.uint16]) -> int:
-    """Runs of equal codes among [n]: how many are left without repeats."""
-    return int(len(codes) > 0) + int(np.count_nonzero(codes[1:] != codes[:-1]))
 
 
 class Spoken(NamedTuple):

@@ -81,7 +81,7 @@ class Vocabulary:
             raise TwistError(f"a vocabulary has pitch and style, or neither, not {self.num_pitch} and {self.num_style}")
         if self.num_pitch and (not self.text_size or self.pitch_offset < self.offset + self.codebook_size):
             raise TwistError(
-                f"pitch begins behind text and units, not at {self.pitch_offset} behind {self.text_size} ids of text and "
+                f"pitch begins behind text and units, not at {self.pitch_offset} with {self.text_size} ids of text and "
                 f"{self.codebook_size} units"
             )
 
@@ -166,7 +166,8 @@ class Vocabulary:
         units = cls.of_dataset(dataset)
         if not dataset.has_streams:
             raise TwistError(
-                f"{dataset.uri} carries no pitch and style: run `twist pitch` and `twist style`, then `twist pack --again`"
+                f"{dataset.uri} carries no pitch and style: run `twist pitch` and `twist style`, then `twist pack "
+                f"--again`"
             )
         pitch, style = dataset.info["pitch"], dataset.info["style"]
         return cls(
