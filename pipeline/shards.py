@@ -63,11 +63,13 @@ class Words:
         tokens: [T] the text, which is the words with blanks between them, in tokens of the text LM.
         table: [W, 3] of each word its number of tokens, its first unit, and the unit after its last. A unit that lasts
             over a cut between two words belongs to both.
+        cuts: [W] the frame at which each word begins, the first at 0; None where shards do not say.
     """
 
     timed: tuple[tuple[str, float, float], ...]
     tokens: NDArray[np.uint32]
     table: NDArray[np.uint32]
+    cuts: NDArray[np.uint32] | None = None
 
     @property
     def text(self) -> str:
@@ -426,7 +428,8 @@ def _samples_of(tar: tarfile.TarFile, name: str) -> Iterator[Sample]:
             segments=tuple(facts.get("segments", ())),
             speech_s=facts.get("speech_s"),
             words=words,
-            **{name: _array(parts[f"{name}.npy"]) for name in ("pitch", "style") if f"{name}.npy" in parts},
+            pitch=_array(parts["pitch.npy"]) if "pitch.npy" in parts else None,
+            style=_array(parts["style.npy"]) if "style.npy" in parts else None,
             **{field: facts[field] for field in ("segment_id", "corpus", "speaker", "language")},
             **{field: facts[field] for field in ("start_s", "end_s")},
             # Which shards from before have not.

@@ -86,8 +86,8 @@ def parse(ids: NDArray[np.int64], vocabulary: Vocabulary) -> list[Part]:
 
 def _speech_ids(values: NDArray[np.int64], vocabulary: Vocabulary) -> list[int]:
     if not vocabulary.is_expressive:
-        return vocabulary.encode(values.astype(np.uint16)).tolist()
+        return list(vocabulary.encode(values.astype(np.uint16)).tolist())
     ids = values + vocabulary.offset
     if not (is_known := np.isin(ids, vocabulary.speech_ids)).all():
         raise TwistError(f"{int(values[~is_known][0])} is no unit, pitch or style of the model's")
-    return ids.tolist()
+    return list(ids.tolist())

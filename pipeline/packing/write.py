@@ -209,12 +209,11 @@ def _with_streams(
     found = []
     for sample, (first, num_frames) in zip(samples, _frames_of_segments(table), strict=True):
         end = first + len(num_frames)
-        codes = {
-            stream.name: codes_of_sample(columns[stream.name][first:end], num_frames, frame_rate_hz, stream)
-            for stream in streams
-        }
-        has_all = all(of_stream is not None for of_stream in codes.values())
-        found.append(replace(sample, **codes) if has_all else sample)
+        pitch, style = (
+            codes_of_sample(columns[stream.name][first:end], num_frames, frame_rate_hz, stream) for stream in streams
+        )
+        has_both = pitch is not None and style is not None
+        found.append(replace(sample, pitch=pitch, style=style) if has_both else sample)
     return found
 
 
