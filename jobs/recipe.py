@@ -29,6 +29,7 @@ from model.encoder.pretrain_config import PretrainConfig
 from model.lm.train_config import TrainConfig
 from model.pitch.train_config import PitchTrainConfig
 from model.preferences.tune_config import TuneConfig
+from model.style.config import StyleConfig, StyleTrainConfig
 from model.vocoder.train_config import VocoderTrainConfig
 from pipeline.corpora.source import CorpusConfig
 from pipeline.errors import TwistError
@@ -65,6 +66,8 @@ class Recipe:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     pitch: PitchConfig = field(default_factory=PitchConfig)
+    style: StyleConfig = field(default_factory=StyleConfig)
+    style_training: StyleTrainConfig = field(default_factory=StyleTrainConfig)
     pack: PackConfig = field(default_factory=PackConfig)
     text: TextConfig | None = None
     train: TrainConfig | None = None

@@ -24,6 +24,7 @@ from pipeline.inspection.verify_stages import (
     verify_packed_text,
     verify_pitch,
     verify_segments,
+    verify_style,
     verify_units,
     verify_words,
 )
@@ -37,6 +38,7 @@ from pipeline.runs import (
     SEGMENTS,
     SHARDS,
     STAGE_NAMES,
+    STYLE,
     TEXT,
     TUNED,
     UNITS,
@@ -100,6 +102,7 @@ def verify_stage(run: str, name: str, checksums: bool = True) -> Iterator[str]:
         CODEBOOK: lambda run, _: verify_fitted(run),
         UNITS: verify_units,
         PITCH: verify_pitch,
+        STYLE: verify_style,
         TEXT: verify_packed_text,
         SHARDS: verify_packed,
         PREFERENCES: verify_preferences,
