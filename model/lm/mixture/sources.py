@@ -167,8 +167,8 @@ class TextSource:
 class AlignedSource:
     """Samples with words: interleaved, or as pairs of speech and text.
 
-    Interleaved samples have at least two words. A pair that is longer than `max_tokens` is left out. Speech is units; of
-    StreamSamples it is the stream of units, pitch and style.
+    Interleaved samples have at least two words. A pair that is longer than `max_tokens` is left out. Speech is units,
+    and of StreamSamples the stream of units, pitch and style.
 
     Raises:
         TwistError: none is left.
