@@ -103,17 +103,23 @@ class StreamTokenizer:
         return Streams(units.values, units.durations, pitch, style)
 
 
-def spoken_of(part: Part, vocabulary: Vocabulary, before: Part | None = None) -> tuple[Spoken, int]:
-    """What a part of speech says, unit by unit; behind another one its first pitch and style are those of that one.
+def spoken_of(
+    part: Part, vocabulary: Vocabulary, before: Part | None = None, earlier: Sequence[Part] = ()
+) -> tuple[Spoken, int]:
+    """What a part of speech says, unit by unit; its first units have the pitch and style that were said last.
 
     Args:
         part: Of a model of units alone, or of an expressive one.
         vocabulary: The model's.
         before: Speech that it goes on from.
+        earlier: What came before that, or before `part`; text in it is passed over.
 
     Returns:
-        What both say, and how many units are of `before`.
+        What `before` and `part` say, and how many units are of `before`.
     """
+    said = [one.values for one in earlier if one.modality == "speech"]
+    state = np.concatenate([np.zeros(0, np.int64), *said])
     given = before.values if before is not None and before.modality == "speech" else np.zeros(0, np.int64)
     num_given = int(vocabulary.is_unit(given + vocabulary.offset).sum())
-    return split(np.concatenate([given, part.values]) + vocabulary.offset, vocabulary), num_given
+    state = state[~vocabulary.is_unit(state + vocabulary.offset)]
+    return split(np.concatenate([state, given, part.values]) + vocabulary.offset, vocabulary), num_given

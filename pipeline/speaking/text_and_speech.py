@@ -282,7 +282,8 @@ def _said(
             description["text"] = model.text_of(part, before)
         else:
             assert book is not None and voice is not None, "the output may be speech"
-            spoken, num_given = spoken_of(part, model.lm.vocabulary, before)
+            earlier = prompt[:-1] if number == 0 else [*prompt, *parts[:number]]
+            spoken, num_given = spoken_of(part, model.lm.vocabulary, before, earlier)
             if len(spoken.units) == num_given:  # pitch and style, and no unit that has them
                 continue
             durations, wavs[number] = _speak(spoken, num_given, book, voice)

@@ -190,3 +190,12 @@ def test_what_goes_on_from_speech_has_its_pitch_until_another_is_said() -> None:
     assert spoken.units.tolist() == [5, 6, 11, 12]
     assert spoken.pitch is not None and spoken.pitch.tolist() == [3, 9, 9, 1]
     assert spoken.style is not None and spoken.style.tolist() == [2] * 4
+
+
+def test_speech_behind_text_has_the_pitch_that_was_said_last() -> None:
+    first = Part("speech", np.array([448 - 332 + 3, 432 - 332 + 5, 11]))
+    text = Part("text", np.array([4, 5]))
+    spoken, num_given = spoken_of(Part("speech", np.array([12, 13])), VOCABULARY, text, [first, text])
+    assert num_given == 0 and spoken.units.tolist() == [12, 13]
+    assert spoken.pitch is not None and spoken.pitch.tolist() == [5, 5]
+    assert spoken.style is not None and spoken.style.tolist() == [3, 3]
