@@ -134,8 +134,7 @@ class Spoken(NamedTuple):
 def split(ids: NDArray[np.int64], vocabulary: Vocabulary, *, repeat_units: bool = False, seed: int = 0) -> Spoken:
     """Units, each with its pitch and style, out of a stream of tokens.
 
-    Where pitch is said and no style, Meta's model is given one of META_STYLES; a model of ours has none then, and the
-    voice takes its own.
+    Where pitch is said and no style, Meta's model is given one of META_STYLES; a model of ours has none then.
 
     Args:
         ids: [N] tokens of the model; those that are no speech are left out.

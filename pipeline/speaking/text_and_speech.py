@@ -26,7 +26,7 @@ from pipeline.speaking.spoken import with_suffix, write_wav
 from pipeline.speaking.units import Units
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -286,24 +286,28 @@ def _said(
             spoken, num_given = spoken_of(part, model.lm.vocabulary, before, earlier)
             if len(spoken.units) == num_given:  # pitch and style, and no unit that has them
                 continue
-            durations, wavs[number] = _speak(spoken, num_given, book, voice)
+            units, wavs[number] = speak(spoken, num_given, book, voice)
+            assert units.durations is not None
             time_s += len(wavs[number]) / voice.sample_rate_hz
             description["wav"] = with_suffix(output, f".{number}.wav").name
-            description |= {**_units_of(spoken, num_given), "durations": durations.tolist()}
+            description |= {**_units_of(spoken, num_given), "durations": units.durations.tolist()}
         said.append({**description, "end_s": time_s})
     return said, wavs
 
 
-def _speak(
-    spoken: Spoken, num_given: int, book: Codebook, voice: Voice
-) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
-    """The durations [n] of the units behind the first `num_given`, and the wav [S] of these units.
+def speak(spoken: Spoken, num_given: int, book: Codebook, voice: Voice) -> tuple[Units, NDArray[np.float32]]:
+    """The units behind the first `num_given`, with durations, and their wav [S].
 
-    Speech that goes on from a prompt is spoken together with it, and the prompt's share cut off: the voice is one.
+    Speech that goes on from a prompt is spoken together with it, and the prompt's share cut off: the voice is one. A
+    voice that takes codes of pitch and style gets those of each unit, and 0 where the model has said none.
     """
-    frame_rate_hz = float(book.facts["encoder"]["frame_rate_hz"])
-    units = voice.with_durations(Units(spoken.units, None, frame_rate_hz, book.fingerprint))
-    wav, _ = voice(units)
-    assert units.durations is not None
-    share = int(units.durations[:num_given].sum(dtype=np.int64)) / int(units.durations.sum(dtype=np.int64))
-    return units.durations[num_given:], wav[round(share * len(wav)) :]
+    units = Units(spoken.units, None, float(book.facts["encoder"]["frame_rate_hz"]), book.fingerprint)
+    timed = voice.with_durations(units)
+    said = {"pitch": spoken.pitch, "style": spoken.style}
+    takes: Mapping[str, int] = getattr(voice, "num_codes", {})
+    codes = {name: np.zeros_like(units.values) if said[name] is None else said[name] for name in takes}
+    speaks: Any = voice
+    wav, _ = speaks(units, codes=codes) if codes else voice(timed)
+    assert timed.durations is not None
+    share = int(timed.durations[:num_given].sum(dtype=np.int64)) / int(timed.durations.sum(dtype=np.int64))
+    return timed[num_given:], wav[round(share * len(wav)) :]
