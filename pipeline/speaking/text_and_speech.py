@@ -275,14 +275,14 @@ def _said(
     said: list[dict[str, Any]] = []
     wavs: dict[int, NDArray[np.float32]] = {}
     time_s = 0.0
-    for number, part in enumerate(parts):
-        before = prompt[-1] if number == 0 else None
+    for place, part in enumerate(parts):
+        number, before = len(said), prompt[-1] if place == 0 else None
         description: dict[str, Any] = {"modality": part.modality, "start_s": time_s}
         if part.modality == "text":
             description["text"] = model.text_of(part, before)
         else:
             assert book is not None and voice is not None, "the output may be speech"
-            earlier = prompt[:-1] if number == 0 else [*prompt, *parts[:number]]
+            earlier = prompt[:-1] if place == 0 else [*prompt, *parts[:place]]
             spoken, num_given = spoken_of(part, model.lm.vocabulary, before, earlier)
             if len(spoken.units) == num_given:  # pitch and style, and no unit that has them
                 continue
