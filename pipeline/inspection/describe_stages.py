@@ -191,7 +191,7 @@ def describe_style(run: str) -> dict[str, Any]:
     counts = np.array(facts["code_counts"])
     shares = counts[counts > 0] / max(1, counts.sum())
     return {
-        "model": facts["model"],
+        "model": facts["style_model"],
         "num_seconds": int(counts.sum()),
         "codes_used": int((counts > 0).sum()),
         "code_perplexity": float(np.exp(-(shares * np.log(shares)).sum())),

@@ -182,7 +182,7 @@ def verify_style(run: str, checksums: bool) -> Iterator[str]:
         if not uris:
             yield f"{storage.join(run, STYLE)} holds no part files"
         return
-    model = stage.read_facts(run, STYLE)["model"]
+    model = stage.read_facts(run, STYLE)["style_model"]
     whole, digests = [], []
     for uri in uris:
         try:

@@ -62,7 +62,7 @@ def streams_of(run: str) -> tuple[Stream, ...]:
         return ()
     streams = []
     for name in STREAMS:
-        model = read_facts(run, name)["model"]
+        model = read_facts(run, name)[f"{name}_model"]
         folder = storage.absolute(storage.join(run, name))
         streams.append(
             Stream(name, folder, float(model["rate_hz"]), int(model["num_codes"]), str(model["fingerprint"]))

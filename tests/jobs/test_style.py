@@ -16,7 +16,7 @@ def test_a_run_gets_a_style_model_and_codes(twist: Twist, finished_copy: Path) -
     assert "4 codes on" in done.stdout
     twist("style", "--run", finished_copy, "--style.model", finished_copy / "style-model")
     facts = json.loads((finished_copy / "style/stage.json").read_text())
-    assert facts["model"]["num_codes"] == 4 and sum(facts["code_counts"]) > 0
+    assert facts["style_model"]["num_codes"] == 4 and sum(facts["code_counts"]) > 0
     assert twist("inspect", finished_copy / "style", "--verify").returncode == 0
     shown = twist("inspect", finished_copy / "style").stdout
     assert "4 codes, 1 a second" in shown

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForSequenceClassification
 
+from model.artefacts import EMBEDDED_FOLDER
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import load_encoder
 from model.style.config import StyleConfig, StyleTrainConfig
@@ -177,3 +178,13 @@ def test_impossible_settings_are_refused(settings: dict[str, object]) -> None:
         StyleTrainConfig(**settings)  # type: ignore[arg-type]
     with pytest.raises(TwistError, match="empty"):
         StyleConfig("")
+
+
+def test_the_embedded_model_is_small_and_tells_seconds_apart() -> None:
+    folder = EMBEDDED_FOLDER / "style-tiny-25hz"
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 200_000
+    style = load_style("style-tiny-25hz", "cpu")
+    assert (style.rate_hz, style.num_codes) == (1.0, 64)
+    wav = torch.cat([noise(2.0, 1), 0.2 * torch.sin(torch.arange(32_000) * 0.05)])
+    (codes,) = style.codes(wav[None], torch.tensor([len(wav)]))
+    assert len(codes) == 4 and len(set(codes.tolist())) > 1

@@ -96,7 +96,7 @@ def test_kept_and_dropped_are_what_came_in(run: Path, style_model: str) -> None:
     assert facts["counts"]["kept"]["items"] == len(kept) < len(rows), "one file has vanished"
     assert sum(facts["code_counts"]) == sum(len(row["style"]) for row in kept)
     model = load_style(style_model, "cpu")
-    assert facts["model"] == {"fingerprint": model.fingerprint, "rate_hz": 1.0, "num_codes": 5}
+    assert facts["style_model"] == {"fingerprint": model.fingerprint, "rate_hz": 1.0, "num_codes": 5}
     of_units = [row for table in read_units(str(run)) for row in table.to_pylist()]
     assert [row["segment_id"] for row in rows] == [row["segment_id"] for row in of_units], "chunks are tokenization's"
     for row, units in zip(rows, of_units, strict=True):
@@ -172,7 +172,7 @@ def with_pitch(run: Path) -> None:
             parquet.write(str(run / "pitch" / Path(uri).name), table)
         tally = Tally(1, 1.0)
         model = {"fingerprint": "pitch-1", "rate_hz": 12.5, "num_codes": 6}
-        stage.finish(StageCounts.of(tally, tally, []), [], "pitch-output", model=model)
+        stage.finish(StageCounts.of(tally, tally, []), [], "pitch-output", pitch_model=model)
 
 
 def packed(run: Path, config: PackConfig = PACK) -> list[Sample]:
