@@ -67,7 +67,7 @@ class Recipe:
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     pitch: PitchConfig = field(default_factory=PitchConfig)
     style: StyleConfig = field(default_factory=StyleConfig)
-    style_training: StyleTrainConfig = field(default_factory=StyleTrainConfig)
+    train_style: StyleTrainConfig = field(default_factory=StyleTrainConfig)
     pack: PackConfig = field(default_factory=PackConfig)
     text: TextConfig | None = None
     train: TrainConfig | None = None

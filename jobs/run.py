@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # Without `words` and `text`, which only a recipe can ask for.
 NOT_DATA = ("words", "text", "train", "pretrain", "vocoder", "train_pitch", "preferences", "tune", "evaluation")
 NOT_DATA = ("words", "text", "train", "pretrain", "vocoder", "style_training", "preferences", "tune", "evaluation")
+NOT_DATA = ("words", "text", "train", "pretrain", "vocoder", "train_style", "preferences", "tune", "evaluation")
 DATA_SECTIONS = tuple(name for name in SECTIONS if name not in NOT_DATA)
 
 

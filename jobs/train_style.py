@@ -25,7 +25,7 @@ def work(recipe: Recipe, output: str | None = None) -> None:
     if storage.is_s3(folder):
         raise TwistError(f"{folder} lies on S3: name a local folder by --output, and copy the model there")
     with progress("train-style") as report:
-        fit = fit_style(recipe.run, recipe.style_training, recipe.encoder, folder, report)
+        fit = fit_style(recipe.run, recipe.train_style, recipe.encoder, folder, report)
     told = f"{fit.num_codes} codes on {fit.num_seconds:,} s of speech, perplexity {fit.code_perplexity:.1f}"
     if fit.accuracy is not None:
         told += f", {fit.accuracy:.1%} of {fit.num_held_out:,} s held out told right (commonest label {fit.chance:.1%})"
@@ -42,7 +42,7 @@ main = command(
     "train-style",
     __doc__,
     lambda recipe, given: work(recipe, given.output),
-    ("style_training", "encoder"),
+    ("train_style", "encoder"),
     _add_output,
 )
 

@@ -50,10 +50,10 @@ class StyleTrainConfig:
 
     def __post_init__(self) -> None:
         if self.method not in ("kmeans", "linear"):
-            raise TwistError(f"style_training.method is {self.method!r}; it must be kmeans or linear")
+            raise TwistError(f"train_style.method is {self.method!r}; it must be kmeans or linear")
         if (self.method == "linear") != (self.labels is not None):
-            raise TwistError("style_training.labels are for method linear, which needs them: `speaker`, or a CSV file")
+            raise TwistError("train_style.labels are for method linear, which needs them: `speaker`, or a CSV file")
         if not 2 <= self.num_codes <= 2**16:
-            raise TwistError(f"style_training.num_codes is {self.num_codes}; it must be 2 to 65536")
+            raise TwistError(f"train_style.num_codes is {self.num_codes}; it must be 2 to 65536")
         if not self.max_hours > 0 or not self.penalty >= 0:
-            raise TwistError("style_training.max_hours must be above 0, and penalty at least 0")
+            raise TwistError("train_style.max_hours must be above 0, and penalty at least 0")

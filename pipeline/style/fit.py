@@ -87,7 +87,7 @@ def fit_style(
         labels = _labels(run, config.labels)
         is_known = np.array([recording in labels for recording in recordings])
         if not is_known.any():
-            raise TwistError(f"style_training.labels {config.labels} name none of the recordings of {run}")
+            raise TwistError(f"train_style.labels {config.labels} name none of the recordings of {run}")
         recordings = [recording for recording, known in zip(recordings, is_known, strict=True) if known]
         features, is_held_out = features[is_known], is_held_out[is_known]
         names = tuple(sorted({labels[recording] for recording in recordings}))
@@ -105,7 +105,7 @@ def fit_style(
         model = PooledStyle(encoder, encoder_config, "kmeans", {**weights, "centroids": torch.from_numpy(centroids)})
     else:
         if len(names) < 2:
-            raise TwistError(f"style_training.labels {config.labels} are all {names[0]!r}; give two or more")
+            raise TwistError(f"train_style.labels {config.labels} are all {names[0]!r}; give two or more")
         linear = _linear(scaled, targets[~is_held_out], len(names), config.penalty)
         model = PooledStyle(encoder, encoder_config, "linear", {**weights, **linear}, names)
     model.save(Path(folder))
@@ -173,9 +173,9 @@ def _read_labels(path: str) -> dict[str, str]:
         with Path(path).open(encoding="utf-8", newline="") as file:
             rows: Sequence[dict[str, str]] = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TwistError(f"style_training.labels: {path} cannot be read: {brief(error)}") from error
+        raise TwistError(f"train_style.labels: {path} cannot be read: {brief(error)}") from error
     if not rows or not {"recording", "label"} <= rows[0].keys():
-        raise TwistError(f"style_training.labels: {path} has no rows with columns `recording` and `label`")
+        raise TwistError(f"train_style.labels: {path} has no rows with columns `recording` and `label`")
     return {row["recording"]: row["label"] for row in rows if row["recording"] and row["label"]}
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def test_a_run_gets_a_style_model_and_codes(twist: Twist, finished_copy: Path) -> None:
-    done = twist("train-style", "--run", finished_copy, "--style_training.num_codes", 4)
+    done = twist("train-style", "--run", finished_copy, "--train_style.num_codes", 4)
     assert "4 codes on" in done.stdout
     twist("style", "--run", finished_copy, "--style.model", finished_copy / "style-model")
     facts = json.loads((finished_copy / "style/stage.json").read_text())

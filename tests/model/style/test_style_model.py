@@ -174,7 +174,7 @@ def test_a_clip_that_is_too_short_is_refused(release: Path) -> None:
     ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, object]) -> None:
-    with pytest.raises(TwistError, match="style_training"):
+    with pytest.raises(TwistError, match="train_style"):
         StyleTrainConfig(**settings)  # type: ignore[arg-type]
     with pytest.raises(TwistError, match="empty"):
         StyleConfig("")
