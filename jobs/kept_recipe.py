@@ -33,6 +33,7 @@ STAGE_SECTIONS = {
     PITCH: ("pitch",),
     STYLE: ("style",),
     TEXT: ("text",),
+    STYLE: ("style",),
     SHARDS: ("pack", "encoder"),
     PREFERENCES: ("preferences",),
 }

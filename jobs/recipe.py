@@ -70,6 +70,8 @@ class Recipe:
     train_style: StyleTrainConfig = field(default_factory=StyleTrainConfig)
     pack: PackConfig = field(default_factory=PackConfig)
     text: TextConfig | None = None
+    style: StyleConfig = field(default_factory=StyleConfig)
+    train_style: StyleTrainConfig = field(default_factory=StyleTrainConfig)
     train: TrainConfig | None = None
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     vocoder: VocoderTrainConfig = field(default_factory=VocoderTrainConfig)

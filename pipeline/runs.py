@@ -20,8 +20,8 @@ WORDS = "words"
 CODEBOOK = "codebook"
 UNITS = "units"
 PITCH = "pitch"
-STYLE = "style"
 TEXT = "text"
+STYLE = "style"
 SHARDS = "shards"
 PREFERENCES = "preferences"
 # The folder of the checkpoints of `twist tune`.
@@ -114,6 +114,14 @@ STAGES = (
         "documents",
         reads_audio=False,
         section="text.corpora",
+    ),
+    StageRow(
+        STYLE,
+        "style",
+        "give each second of a segment a code of style, on a Ray cluster or this machine",
+        "segments",
+        source=SEGMENTS,
+        section="style.model",
     ),
     StageRow(
         SHARDS,

@@ -134,6 +134,7 @@ def describe_stage(run: str, name: str) -> dict[str, Any]:
         PITCH: describe_pitch,
         STYLE: describe_style,
         TEXT: lambda run: describe_text(storage.join(run, TEXT)),
+        STYLE: describe_style,
         PREFERENCES: describe_preferences,
         SHARDS: lambda run: describe_shards(storage.join(run, SHARDS)),
     }

@@ -95,6 +95,7 @@ def _folder(kind: str, description: Mapping[str, Any]) -> Iterator[str]:
         PITCH: _pitch,
         STYLE: _style,
         TEXT: _text,
+        STYLE: _style,
         SHARDS: _shards,
         PREFERENCES: _preferences,
         "checkpoints": _checkpoints,

@@ -104,6 +104,7 @@ def verify_stage(run: str, name: str, checksums: bool = True) -> Iterator[str]:
         PITCH: verify_pitch,
         STYLE: verify_style,
         TEXT: verify_packed_text,
+        STYLE: verify_style,
         SHARDS: verify_packed,
         PREFERENCES: verify_preferences,
     }
