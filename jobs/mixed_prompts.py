@@ -156,14 +156,18 @@ def _code_models(given: Namespace, recipe: Recipe) -> tuple[CodeModel, CodeModel
 
     from model.style.model import load_style
 
-    pitch, style = given.pitch_model or recipe.pitch.model, given.style_model or recipe.style.model
-    for name, model in (("pitch", pitch), ("style", style)):
-        if model is None:
-            raise TwistError(
-                f"the model is expressive, and no {name} model is named to hear the prompt with: give --{name}-model, "
-                f"or {name}.model in the recipe"
-            )
+    pitch = _named("pitch", given.pitch_model or recipe.pitch.model)
+    style = _named("style", given.style_model or recipe.style.model)
     return load_pitch_tokenizer(pitch), load_style(style, given.device)
+
+
+def _named(name: str, model: str | None) -> str:
+    if model is None:
+        raise TwistError(
+            f"the model is expressive, and no {name} model is named to hear the prompt with: give --{name}-model, or "
+            f"{name}.model in the recipe"
+        )
+    return model
 
 
 def _prompts(given: Namespace) -> list[list[PromptPart]]:

@@ -197,5 +197,5 @@ def _linear(
         torch.autograd.backward(value)
         return value
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call, arg-type]
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
     return {"weight": weight.detach().float(), "bias": bias.detach().float()}

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MODEL = b"style_model"
+MODEL = "style_model"
 
 
 def take_style(
@@ -117,7 +117,7 @@ class TakeStyle:
             if isinstance(stretch, Taken) and stretch.difference
         }
         table = _style_table(chunk, outcomes, [s if isinstance(s, Taken) else None for s in taken])
-        return table.replace_schema_metadata({MODEL: self._model.fingerprint.encode(), **to_metadata(differences)})
+        return table.replace_schema_metadata({MODEL: self._model.fingerprint, **to_metadata(differences)})
 
     def _check_length(self, taken: Taken) -> Taken | AudioError:
         if len(taken.wav) >= self._model.min_samples:
@@ -166,7 +166,7 @@ def _account(stage: Stage, num_planned: int, model: StyleModel, work: dict[str, 
     lengths = LengthDifferences()
     digests = []
     for table in read_parts(stage.run):
-        made_with = (table.schema.metadata or {}).get(MODEL, model.fingerprint.encode()).decode()
+        made_with = (table.schema.metadata or {}).get(MODEL.encode(), model.fingerprint.encode()).decode()
         if made_with != model.fingerprint:
             first = table["segment_id"][0]
             raise TwistError(f"the part of {stage.uri} with {first} was made with another model; delete that part")

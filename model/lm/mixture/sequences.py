@@ -120,7 +120,8 @@ def interleaved_sequences(
 
     def lengths_of_words() -> NDArray[np.int64]:
         speech = spoken.end - spoken.first + is_again()
-        lengths: NDArray[np.int64] = starts_span + np.where(is_speech, speech, num_tokens)
+        lengths: NDArray[np.int64] = np.where(is_speech, speech, num_tokens).astype(np.int64)
+        lengths += starts_span
         return lengths
 
     for start, stop in _too_long(np.add.reduceat(lengths_of_words(), _before(num_words)), num_words, max_tokens):
