@@ -47,7 +47,6 @@ GROUPS = {
         "stories",
         "train-vocoder": "train a vocoder on the audio and units of a run",
         "train-pitch": "train a pitch tokenizer on the segments of a run",
-        "train-style": "fit a style model on the audio of a run: clusters, or labels",
         "pretrain-tokenizer": "pretrain a HuBERT on the audio and units of a run",
     },
 }

@@ -16,8 +16,7 @@ from jobs.recipe import Recipe, kept_text, kept_uri, plain
 from pipeline.errors import TwistError
 from pipeline.files import storage
 from pipeline.printable import printable
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, PITCH, PREFERENCES, SEGMENTS, SHARDS, TEXT, UNITS, WORDS
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, PREFERENCES, SEGMENTS, SHARDS, STYLE, TEXT, UNITS, WORDS
+from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, PITCH, PREFERENCES, SEGMENTS, SHARDS, STYLE, TEXT, UNITS, WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +30,6 @@ STAGE_SECTIONS = {
     CODEBOOK: ("codebook", "encoder"),
     UNITS: ("encoder",),
     PITCH: ("pitch",),
-    STYLE: ("style",),
     TEXT: ("text",),
     STYLE: ("style",),
     SHARDS: ("pack", "encoder"),

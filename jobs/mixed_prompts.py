@@ -153,7 +153,6 @@ def continue_(
 def _code_models(given: Namespace, recipe: Recipe) -> tuple[CodeModel, CodeModel]:
     """The models of pitch and of style that an expressive model's prompts are heard with."""
     from model.pitch.tokenizer import load_pitch_tokenizer
-
     from model.style.model import load_style
 
     pitch = _named("pitch", given.pitch_model or recipe.pitch.model)

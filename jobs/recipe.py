@@ -66,8 +66,6 @@ class Recipe:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     pitch: PitchConfig = field(default_factory=PitchConfig)
-    style: StyleConfig = field(default_factory=StyleConfig)
-    train_style: StyleTrainConfig = field(default_factory=StyleTrainConfig)
     pack: PackConfig = field(default_factory=PackConfig)
     text: TextConfig | None = None
     style: StyleConfig = field(default_factory=StyleConfig)

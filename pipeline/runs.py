@@ -100,12 +100,6 @@ STAGES = (
         "segments",
         source=SEGMENTS,
         section="pitch.model",
-        STYLE,
-        "style",
-        "give each second of a segment a code of style, on a Ray cluster or this machine",
-        "segments",
-        source=SEGMENTS,
-        section="style.model",
     ),
     StageRow(
         TEXT,

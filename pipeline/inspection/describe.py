@@ -132,7 +132,6 @@ def describe_stage(run: str, name: str) -> dict[str, Any]:
         CODEBOOK: describe_codebook,
         UNITS: describe_units,
         PITCH: describe_pitch,
-        STYLE: describe_style,
         TEXT: lambda run: describe_text(storage.join(run, TEXT)),
         STYLE: describe_style,
         PREFERENCES: describe_preferences,

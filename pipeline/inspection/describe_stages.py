@@ -15,8 +15,7 @@ from pipeline.inspection import figures
 from pipeline.inspection.describe_shards import NUM_EXAMPLE_UNITS, NUM_EXAMPLES
 from pipeline.language.filter import DECISIONS
 from pipeline.pitch import parts as pitch_parts
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, PITCH, SEGMENTS, UNITS, WORDS
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, STYLE, UNITS, WORDS
+from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, PITCH, SEGMENTS, STYLE, UNITS, WORDS
 from pipeline.segments.segment import SEGMENTS_FILE
 from pipeline.units import codebook
 from pipeline.units.parts import part_uris, read_part

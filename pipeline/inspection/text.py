@@ -11,8 +11,20 @@ from typing import Any
 
 from pipeline.inspection.checkpoints import QUALITY
 from pipeline.printable import printable_in
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, PITCH, PREFERENCES, SEGMENTS, SHARDS, TEXT, TUNED, UNITS, WORDS
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, PREFERENCES, SEGMENTS, SHARDS, STYLE, TEXT, TUNED, UNITS, WORDS
+from pipeline.runs import (
+    CODEBOOK,
+    LANGUAGE,
+    MANIFEST,
+    PITCH,
+    PREFERENCES,
+    SEGMENTS,
+    SHARDS,
+    STYLE,
+    TEXT,
+    TUNED,
+    UNITS,
+    WORDS,
+)
 from pipeline.text_table import in_columns
 
 WIDTH = 120
@@ -93,7 +105,6 @@ def _folder(kind: str, description: Mapping[str, Any]) -> Iterator[str]:
         CODEBOOK: _codebook,
         UNITS: _units,
         PITCH: _pitch,
-        STYLE: _style,
         TEXT: _text,
         STYLE: _style,
         SHARDS: _shards,

@@ -102,7 +102,6 @@ def verify_stage(run: str, name: str, checksums: bool = True) -> Iterator[str]:
         CODEBOOK: lambda run, _: verify_fitted(run),
         UNITS: verify_units,
         PITCH: verify_pitch,
-        STYLE: verify_style,
         TEXT: verify_packed_text,
         STYLE: verify_style,
         SHARDS: verify_packed,
