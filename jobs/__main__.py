@@ -42,6 +42,7 @@ GROUPS = {
     "make data, tokenizers and voices": {
         "make-speech": "make speech for the demo, to pretrain a tokenizer on, or to train a vocoder on",
         "make-text": "make a text for the demo of speech and text, or train a tokenizer of one's own",
+        "train-style": "fit a style model on the audio of a run: clusters, or labels",
         "make-benchmark": "make a spoken benchmark: a small one for the demo, or StoryCloze from your copy of the "
         "stories",
         "train-vocoder": "train a vocoder on the audio and units of a run",

@@ -41,7 +41,7 @@ def work(recipe: Recipe, given: Namespace) -> None:
     quiet_transformers()
     _refuse_empty(given)
     if mixed_prompts.are_given(given):
-        mixed_prompts.continue_(given, _sampling(given), *_model(given, run))
+        mixed_prompts.continue_(given, recipe, _sampling(given), *_model(given, run))
         return
     speech_options.require_one_input(given, run)
     speech_options.require_matplotlib(given)

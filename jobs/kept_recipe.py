@@ -16,7 +16,7 @@ from jobs.recipe import Recipe, kept_text, kept_uri, plain
 from pipeline.errors import TwistError
 from pipeline.files import storage
 from pipeline.printable import printable
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, PITCH, PREFERENCES, SEGMENTS, SHARDS, TEXT, UNITS, WORDS
+from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, PITCH, PREFERENCES, SEGMENTS, SHARDS, STYLE, TEXT, UNITS, WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +31,7 @@ STAGE_SECTIONS = {
     UNITS: ("encoder",),
     PITCH: ("pitch",),
     TEXT: ("text",),
+    STYLE: ("style",),
     SHARDS: ("pack", "encoder"),
     PREFERENCES: ("preferences",),
 }

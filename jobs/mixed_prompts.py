@@ -18,6 +18,9 @@ from pipeline.speaking.prompts import PromptPart, parse_prompt, read_prompts
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
+    from jobs.recipe import Recipe
+    from pipeline.speaking.code_models import CodeModel
+
 # As in the paper's ASR and TTS.
 SHOTS = 10
 # Options of `twist generate` that say how units alone are continued, and their defaults.
@@ -55,6 +58,9 @@ def add_options(parser: ArgumentParser) -> None:
     text = "Examples that are shown, all labels alike; drawn by --seed. Default: 10."
     add_option(parser, "shots", type=int | None, help=text)
     add_option(parser, "stop", type=str | None, help='For --task tts: a recording of the word "stop".')
+    text = "For prompts with speech and an expressive model: its pitch model. Default: the run's."
+    add_option(parser, "pitch-model", type=str | None, help=text)
+    add_option(parser, "style-model", type=str | None, help="The same: its style model. Default: the run's.")
 
 
 def are_given(given: Namespace) -> bool:
@@ -65,17 +71,29 @@ def are_given(given: Namespace) -> bool:
     """
     if given.prompt or given.prompts is not None:
         return True
-    for name in ("output_modality", "max_new_tokens", "task", "examples", "shots", "stop"):
+    for name in (
+        "output_modality",
+        "max_new_tokens",
+        "task",
+        "examples",
+        "shots",
+        "stop",
+        "pitch_model",
+        "style_model",
+    ):
         if getattr(given, name) is not None:
             raise TwistError(f"{name} is for prompts of text and speech: give --prompt or --prompts")
     return False
 
 
-def continue_(given: Namespace, sampling: SamplingConfig, source: str, codebook: str | None, run: str) -> None:
+def continue_(
+    given: Namespace, recipe: Recipe, sampling: SamplingConfig, source: str, codebook: str | None, run: str
+) -> None:
     """Continues the prompts; prints text, names of recordings, and how long it took.
 
     Args:
         given: The command line.
+        recipe: The run's, which names the models of pitch and style.
         sampling: How to draw.
         source: The model.
         codebook: The codebook that the command line names.
@@ -84,6 +102,7 @@ def continue_(given: Namespace, sampling: SamplingConfig, source: str, codebook:
     Raises:
         TwistError: a prompt, model or vocoder is missing, or they do not fit together.
     """
+    from pipeline.speaking.expressive import StreamTokenizer
     from pipeline.speaking.speech_lm import load_lm
     from pipeline.speaking.text_and_speech import TextAndSpeechLM, continue_prompts
     from pipeline.speaking.tokenizer import Tokenizer, find_codebook
@@ -101,7 +120,11 @@ def continue_(given: Namespace, sampling: SamplingConfig, source: str, codebook:
     book = find_codebook(codebook or run or EMBEDDED_CODEBOOK) if hears or modality != "text" else None
     if book is not None:
         lm.require_codebook(book, codebook or run or "the embedded one")
-    tokenizer = Tokenizer(book, given.device) if book is not None and hears else None
+    tokenizer: Tokenizer | StreamTokenizer | None = None
+    if book is not None and hears:
+        tokenizer = Tokenizer(book, given.device)
+        if lm.vocabulary.is_expressive:
+            tokenizer = StreamTokenizer(tokenizer, *_code_models(given, recipe), lm.vocabulary)
     voice = speech_options.voice_for(book, given, run) if book is not None and modality != "text" else None
 
     stopwatch = speech_options.Stopwatch()
@@ -125,6 +148,25 @@ def continue_(given: Namespace, sampling: SamplingConfig, source: str, codebook:
         print(f"{continuation.output}: {printable(continuation.text)}")
         audio_s += continuation.duration_s
     print(f"generate   {len(prompts)} prompts: {stopwatch.summary(audio_s)}")
+
+
+def _code_models(given: Namespace, recipe: Recipe) -> tuple[CodeModel, CodeModel]:
+    """The models of pitch and of style that an expressive model's prompts are heard with."""
+    from pipeline.speaking.code_models import load_code_models
+
+    pitch = _named("pitch", given.pitch_model or recipe.pitch.model)
+    style = _named("style", given.style_model or recipe.style.model)
+    models = load_code_models(pitch, style, given.device)
+    return models["pitch"], models["style"]
+
+
+def _named(name: str, model: str | None) -> str:
+    if model is None:
+        raise TwistError(
+            f"the model is expressive, and no {name} model is named to hear the prompt with: give --{name}-model, or "
+            f"{name}.model in the recipe"
+        )
+    return model
 
 
 def _prompts(given: Namespace) -> list[list[PromptPart]]:

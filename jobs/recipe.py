@@ -29,6 +29,7 @@ from model.encoder.pretrain_config import PretrainConfig
 from model.lm.train_config import TrainConfig
 from model.pitch.train_config import PitchTrainConfig
 from model.preferences.tune_config import TuneConfig
+from model.style.config import StyleConfig, StyleTrainConfig
 from model.vocoder.train_config import VocoderTrainConfig
 from pipeline.corpora.source import CorpusConfig
 from pipeline.errors import TwistError
@@ -67,6 +68,8 @@ class Recipe:
     pitch: PitchConfig = field(default_factory=PitchConfig)
     pack: PackConfig = field(default_factory=PackConfig)
     text: TextConfig | None = None
+    style: StyleConfig = field(default_factory=StyleConfig)
+    train_style: StyleTrainConfig = field(default_factory=StyleTrainConfig)
     train: TrainConfig | None = None
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     vocoder: VocoderTrainConfig = field(default_factory=VocoderTrainConfig)

@@ -20,7 +20,8 @@ def work(recipe: Recipe, given: Namespace) -> None:
         TwistError: the tokenizer or vocoder is missing, they do not fit together, or no recording can be used.
     """
     from pipeline.speaking.clips import find_clips, held_out_clip
-    from pipeline.speaking.expression import load_expression
+    from pipeline.speaking.code_models import load_code_models
+    from pipeline.speaking.expression import Expression
     from pipeline.speaking.spoken import resynthesize_clips, write_original
     from pipeline.speaking.tokenizer import Tokenizer, find_codebook
 
@@ -42,7 +43,7 @@ def work(recipe: Recipe, given: Namespace) -> None:
         voice,
         predict_durations=given.durations == "predicted",
         warn=speech_options.warner("resynthesize"),
-        expression=load_expression(given.pitch_model),
+        expression=Expression(load_code_models(given.pitch_model, given.style_model, given.device)),
     ):
         spoken.write(picture=given.picture)
         num_written += 1
@@ -57,7 +58,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
     speech_options.add_input(parser)
     speech_options.add_codebook(parser)
     speech_options.add_voice(parser)
-    speech_options.add_pitch_model(parser)
+    speech_options.add_code_models(parser)
     add_option(
         parser,
         "durations",

@@ -24,7 +24,18 @@ if TYPE_CHECKING:
     from pipeline.evaluation.perplexity import Evaluation
 
 # Without `words` and `text`, which only a recipe can ask for.
-NOT_DATA = ("words", "text", "train", "pretrain", "vocoder", "train_pitch", "preferences", "tune", "evaluation")
+NOT_DATA = (
+    "words",
+    "text",
+    "train",
+    "pretrain",
+    "vocoder",
+    "train_style",
+    "preferences",
+    "tune",
+    "evaluation",
+    "train_pitch",
+)
 DATA_SECTIONS = tuple(name for name in SECTIONS if name not in NOT_DATA)
 
 

@@ -77,10 +77,12 @@ def add_voice(parser: ArgumentParser) -> None:
         add_option(parser, name, type=int | str | None, help=text)
 
 
-def add_pitch_model(parser: ArgumentParser) -> None:
-    """Adds --pitch-model."""
+def add_code_models(parser: ArgumentParser) -> None:
+    """Adds --pitch-model and --style-model."""
     text = "The model of pitch, for a vocoder that takes its codes: a folder of `twist train-pitch`, or of SpiRit-LM's."
     add_option(parser, "pitch-model", type=str | None, help=text)
+    text = "The same of style: a folder of `twist train-style`, or of SpiRit-LM's."
+    add_option(parser, "style-model", type=str | None, help=text)
 
 
 def voice_for(units: Codebook | str, given: Namespace, run: str) -> Voice:

@@ -230,6 +230,30 @@ WORD_COLUMNS = (
     pa.field("words_crc32", pa.uint32()),
 )
 SAMPLE_WITH_WORDS_SCHEMA = pa.schema([*SAMPLE_SCHEMA, *WORD_COLUMNS])
+# The same of shards whose samples carry pitch and style; null for a sample without. From each offset on lie the
+# little-endian values: num_units durations, num_pitch and num_style codes (uint16 all), and, if it has words, num_words
+# first frames (uint32). `num_pitch_runs` counts pitch codes without repeats. `streams_crc32` is the CRC-32 of all bytes
+# from `durations_offset` to the end of the words or, without any, of the style.
+STREAM_COLUMNS = (
+    pa.field("durations_offset", pa.int64()),
+    pa.field("num_pitch", pa.int32()),
+    pa.field("num_pitch_runs", pa.int32()),
+    pa.field("pitch_offset", pa.int64()),
+    pa.field("num_style", pa.int32()),
+    pa.field("style_offset", pa.int64()),
+    pa.field("cuts_offset", pa.int64()),
+    pa.field("streams_crc32", pa.uint32()),
+)
+SAMPLE_WITH_STREAMS_SCHEMA = pa.schema([*SAMPLE_SCHEMA, *STREAM_COLUMNS])
+SAMPLE_WITH_WORDS_AND_STREAMS_SCHEMA = pa.schema([*SAMPLE_WITH_WORDS_SCHEMA, *STREAM_COLUMNS])
+
+
+def sample_schema(*, words: bool, streams: bool) -> pa.Schema:
+    """The columns of a manifest of shards whose samples may carry words, or pitch and style, or both."""
+    if streams:
+        return SAMPLE_WITH_WORDS_AND_STREAMS_SCHEMA if words else SAMPLE_WITH_STREAMS_SCHEMA
+    return SAMPLE_WITH_WORDS_SCHEMA if words else SAMPLE_SCHEMA
+
 
 # A row per document of the text shards. From `tokens_offset` on lie num_tokens little-endian tokens, of the type that
 # dataset.json names; `tokens_crc32` is the CRC-32 of these, `sample_crc32` that of all bytes from `offset` to their

@@ -21,6 +21,7 @@ CODEBOOK = "codebook"
 UNITS = "units"
 PITCH = "pitch"
 TEXT = "text"
+STYLE = "style"
 SHARDS = "shards"
 PREFERENCES = "preferences"
 # The folder of the checkpoints of `twist tune`.
@@ -107,6 +108,14 @@ STAGES = (
         "documents",
         reads_audio=False,
         section="text.corpora",
+    ),
+    StageRow(
+        STYLE,
+        "style",
+        "give each second of a segment a code of style, on a Ray cluster or this machine",
+        "segments",
+        source=SEGMENTS,
+        section="style.model",
     ),
     StageRow(
         SHARDS,

@@ -1,8 +1,9 @@
 """Shards: WebDataset tars of units, an index of every sample's place in them, and a description of the whole.
 
     SHARDS/<split>/<split>-000000.tar     per sample <key>.durations.npy, <key>.json, <key>.units.npy and, where it
-                                          carries words, <key>.text.npy, <key>.words.npy
-    SHARDS/manifest.parquet               SAMPLE_SCHEMA, or SAMPLE_WITH_WORDS_SCHEMA
+                                          carries words, <key>.text.npy, <key>.words.npy; where it carries pitch and
+                                          style, <key>.pitch.npy, <key>.style.npy and, with words, <key>.cuts.npy
+    SHARDS/manifest.parquet               as records.sample_schema says
     SHARDS/dataset.json                   vocabulary, frame rate, fingerprints, checksums and counts; written last
 
 Any WebDataset reader can read the tars without this index; the loader here reads units by their byte offset.
@@ -25,7 +26,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import TwistError
 from pipeline.files import foreign_json, parquet, storage
-from pipeline.records import SAMPLE_CHECKSUMS, SAMPLE_SCHEMA, SAMPLE_WITH_WORDS_SCHEMA
+from pipeline.records import SAMPLE_CHECKSUMS, SAMPLE_SCHEMA, sample_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -62,11 +63,13 @@ class Words:
         tokens: [T] the text, which is the words with blanks between them, in tokens of the text LM.
         table: [W, 3] of each word its number of tokens, its first unit, and the unit after its last. A unit that lasts
             over a cut between two words belongs to both.
+        cuts: [W] the frame at which each word begins, the first at 0; None where shards do not say.
     """
 
     timed: tuple[tuple[str, float, float], ...]
     tokens: NDArray[np.uint32]
     table: NDArray[np.uint32]
+    cuts: NDArray[np.uint32] | None = None
 
     @property
     def text(self) -> str:
@@ -81,6 +84,7 @@ class Sample:
     `segments` and `speech_s` are given of one that neighbouring segments make up: which these are, and their length
     together, without what lies between them. `uri`, `channel` and `sample_rate_hz` are those of its recording
     (records.Recording), the first relative to the root of its corpus; None too where shards from before do not say.
+    `pitch` and `style` are codes at the rates in dataset.json, with repeats; a sample has both or neither.
     """
 
     key: str
@@ -99,10 +103,13 @@ class Sample:
     channel: int | None = None
     sample_rate_hz: int | None = None
     words: Words | None = None
+    pitch: NDArray[np.uint16] | None = None
+    style: NDArray[np.uint16] | None = None
 
     def __post_init__(self) -> None:
         assert "." not in self.key, f"key {self.key!r} holds a dot, at which WebDataset would split it"
         assert len(self.units) == len(self.durations) > 0, f"{self.key}: {len(self.units)} units"
+        assert (self.pitch is None) == (self.style is None), f"{self.key} has pitch or style alone"
 
     @property
     def duration_s(self) -> float:
@@ -210,8 +217,8 @@ class Dataset(Shards):
 
     Args:
         uri, info, manifest: As Shards.
-        schema: SAMPLE_SCHEMA, SAMPLE_WITH_WORDS_SCHEMA, or UNCHECKED_SCHEMA of shards that were packed before samples
-            had checksums.
+        schema: As records.sample_schema says, or UNCHECKED_SCHEMA of shards that were packed before samples had
+            checksums.
     """
 
     def __init__(
@@ -238,6 +245,11 @@ class Dataset(Shards):
         """Whether samples may carry words."""
         return "num_words" in self.schema.names
 
+    @property
+    def has_streams(self) -> bool:
+        """Whether samples may carry pitch and style."""
+        return "num_pitch" in self.schema.names
+
 
 def write_shard(shards: str, name: str, samples: Sequence[Sample]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Writes one tar, whole or not at all; the same samples give the same bytes.
@@ -254,16 +266,7 @@ def write_shard(shards: str, name: str, samples: Sequence[Sample]) -> tuple[dict
     rows = []
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for index, sample in enumerate(samples):
-            offset = tar.offset
-            add_array(tar, f"{sample.key}.durations.npy", sample.durations)
-            add_member(tar, f"{sample.key}.json", json.dumps(_description(sample), sort_keys=True).encode())
-            units_offset = add_array(tar, f"{sample.key}.units.npy", sample.units)
-            row = _manifest_row(sample, name, index, offset, units_offset)
-            if sample.words is not None:
-                row["num_words"], row["num_text_tokens"] = len(sample.words.table), len(sample.words.tokens)
-                row["text_offset"] = add_array(tar, f"{sample.key}.text.npy", sample.words.tokens)
-                row["words_offset"] = add_array(tar, f"{sample.key}.words.npy", sample.words.table)
-            rows.append(row)
+            rows.append(_add_sample(tar, sample, name, index))
     content = buffer.getbuffer()
     for row in rows:
         end = end_of(row)
@@ -271,6 +274,8 @@ def write_shard(shards: str, name: str, samples: Sequence[Sample]) -> tuple[dict
         row["sample_crc32"] = zlib.crc32(content[row["offset"] : end])
         if "words_offset" in row:
             row["words_crc32"] = zlib.crc32(content[row["units_offset"] : end])
+        if "durations_offset" in row:
+            row["streams_crc32"] = zlib.crc32(content[row["durations_offset"] : end])
     storage.write_bytes(storage.join(shards, name), content)
     return {
         "path": name,
@@ -282,10 +287,49 @@ def write_shard(shards: str, name: str, samples: Sequence[Sample]) -> tuple[dict
     }, rows
 
 
+def _add_sample(tar: tarfile.TarFile, sample: Sample, name: str, index: int) -> dict[str, Any]:
+    """Adds a sample's members; returns its row of the manifest, without checksums.
+
+    A sample with pitch and style has its JSON first: then all that is read to train on it is one stretch of bytes.
+    """
+    offset = tar.offset
+    has_streams = sample.pitch is not None
+    description = json.dumps(_description(sample), sort_keys=True).encode()
+    if has_streams:
+        add_member(tar, f"{sample.key}.json", description)
+    durations_offset = add_array(tar, f"{sample.key}.durations.npy", sample.durations)
+    if not has_streams:
+        add_member(tar, f"{sample.key}.json", description)
+    units_offset = add_array(tar, f"{sample.key}.units.npy", sample.units)
+    row = _manifest_row(sample, name, index, offset, units_offset)
+    words = sample.words
+    if sample.pitch is not None and sample.style is not None:
+        row["durations_offset"] = durations_offset
+        row["num_pitch"], row["num_style"] = len(sample.pitch), len(sample.style)
+        row["num_pitch_runs"] = num_runs(sample.pitch)
+        row["pitch_offset"] = add_array(tar, f"{sample.key}.pitch.npy", sample.pitch)
+        row["style_offset"] = add_array(tar, f"{sample.key}.style.npy", sample.style)
+        if words is not None:
+            assert words.cuts is not None, f"{sample.key} does not say at which frames its words begin"
+            row["cuts_offset"] = add_array(tar, f"{sample.key}.cuts.npy", words.cuts)
+    if words is not None:
+        row["num_words"], row["num_text_tokens"] = len(words.table), len(words.tokens)
+        row["text_offset"] = add_array(tar, f"{sample.key}.text.npy", words.tokens)
+        row["words_offset"] = add_array(tar, f"{sample.key}.words.npy", words.table)
+    return row
+
+
+def num_runs(codes: NDArray[np.uint16]) -> int:
+    """Runs of equal codes among [n]: how many are left without repeats."""
+    return int(len(codes) > 0) + int(np.count_nonzero(codes[1:] != codes[:-1]))
+
+
 def end_of(row: Mapping[str, Any]) -> int:
-    """The byte after the last that a row of the manifest is about: the end of its words, or of its units."""
+    """The byte after the last that a row of the manifest is about: the end of its words, of its style, or its units."""
     if row.get("words_offset") is not None:
         return int(row["words_offset"] + WORD_BYTES * row["num_words"])
+    if row.get("style_offset") is not None:
+        return int(row["style_offset"] + 2 * row["num_style"])
     return int(row["units_offset"] + 2 * row["num_units"])
 
 
@@ -374,7 +418,8 @@ def _samples_of(tar: tarfile.TarFile, name: str) -> Iterator[Sample]:
         words = None
         if "words" in facts:
             timed = tuple((str(word), float(start_s), float(end_s)) for word, start_s, end_s in facts["words"])
-            words = Words(timed, _array(parts["text.npy"]), _array(parts["words.npy"]))
+            cuts = _array(parts["cuts.npy"]) if "cuts.npy" in parts else None
+            words = Words(timed, _array(parts["text.npy"]), _array(parts["words.npy"]), cuts)
         yield Sample(
             key=key,
             split=name.partition("/")[0],
@@ -383,6 +428,8 @@ def _samples_of(tar: tarfile.TarFile, name: str) -> Iterator[Sample]:
             segments=tuple(facts.get("segments", ())),
             speech_s=facts.get("speech_s"),
             words=words,
+            pitch=_array(parts["pitch.npy"]) if "pitch.npy" in parts else None,
+            style=_array(parts["style.npy"]) if "style.npy" in parts else None,
             **{field: facts[field] for field in ("segment_id", "corpus", "speaker", "language")},
             **{field: facts[field] for field in ("start_s", "end_s")},
             # Which shards from before have not.
@@ -407,11 +454,11 @@ def write_index(shards: str, info: dict[str, Any], rows: Sequence[dict[str, Any]
 
     Args:
         shards: The folder of the shards.
-        info: What dataset.json says: `num_units`, `frame_rate_hz`, `encoder`, `codebook`, `shards`, totals; and `text`,
-            if samples may carry words.
+        info: What dataset.json says: `num_units`, `frame_rate_hz`, `encoder`, `codebook`, `shards`, totals; `text`, if
+            samples may carry words; and `pitch` and `style`, if they may carry those.
         rows: The manifest rows of all shards, or tables of them, of which one is in memory at a time.
     """
-    schema = SAMPLE_WITH_WORDS_SCHEMA if "text" in info else SAMPLE_SCHEMA
+    schema = sample_schema(words="text" in info, streams="pitch" in info)
     tables = (row if isinstance(row, pa.Table) else pa.Table.from_pylist([row], schema=schema) for row in rows)
     info = {"format_version": FORMAT_VERSION, "fingerprint": dataset_fingerprint(info), **info}
     write_manifest(shards, info, tables, schema)
@@ -474,9 +521,10 @@ def segment_ids(dataset: Dataset) -> Iterator[pa.ChunkedArray]:
 
 
 def dataset_fingerprint(info: dict[str, Any]) -> str:
-    """The identity of shards: that of their codebook (and tokenizer), and the checksum of every tar."""
+    """The identity of shards: that of their codebook (tokenizer, pitch and style), and the checksum of every tar."""
     tokenizer = [info["text"]["tokenizer"]] if "text" in info else []
-    identity = [info["codebook"]["fingerprint"], *tokenizer, *(shard["sha256"] for shard in info["shards"])]
+    streams = [info[name]["fingerprint"] for name in ("pitch", "style") if name in info]
+    identity = [info["codebook"]["fingerprint"], *tokenizer, *streams, *(shard["sha256"] for shard in info["shards"])]
     return hashlib.sha256("\n".join(identity).encode()).hexdigest()
 
 
@@ -487,7 +535,8 @@ def open_dataset(uri: str) -> Dataset:
         DatasetError: there are none, or they are not of this format.
         TwistError: the manifest is damaged.
     """
-    schemas = (SAMPLE_SCHEMA, SAMPLE_WITH_WORDS_SCHEMA, UNCHECKED_SCHEMA)
+    known = [sample_schema(words=words, streams=streams) for words in (False, True) for streams in (False, True)]
+    schemas = (*known, UNCHECKED_SCHEMA)
     info, schema = read_info(uri, "twist pack", FORMAT_VERSION, schemas)
     return Dataset(uri, info, schema=schema)
 

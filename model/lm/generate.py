@@ -126,12 +126,11 @@ def continue_units(
 
 def drawn_ids(vocabulary: Vocabulary) -> NDArray[np.int64] | None:
     """What is drawn where units are continued: these alone in a model of text too, else None, any row of the table."""
-    return np.arange(vocabulary.offset, vocabulary.vocab_size) if vocabulary.text_size else None
+    return np.arange(vocabulary.offset, vocabulary.offset + vocabulary.codebook_size) if vocabulary.text_size else None
 
 
 def _units(row: Row, vocabulary: Vocabulary) -> NDArray[np.uint16]:
-    is_unit = (row.written >= vocabulary.offset) & (row.written < vocabulary.vocab_size)
-    return vocabulary.decode(row.written[is_unit])
+    return vocabulary.decode(row.written[vocabulary.is_unit(row.written)])
 
 
 def end_ids(model: PreTrainedModel) -> frozenset[int]:

@@ -57,10 +57,10 @@ class DrawnIds:
 
     def allowed(self, modality: OutputModality, vocabulary: Vocabulary) -> NDArray[np.int64]:
         """Those that can be drawn where the output is text, speech or any."""
-        units = np.arange(vocabulary.offset, vocabulary.vocab_size)
+        speech = vocabulary.speech_ids
         if modality == "text":
             return self.text
-        return units if modality == "speech" else np.concatenate([self.text, vocabulary.switch_ids, units])
+        return speech if modality == "speech" else np.concatenate([self.text, vocabulary.switch_ids, speech])
 
 
 def continue_parts(

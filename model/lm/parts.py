@@ -29,7 +29,8 @@ class Part:
 
     Attributes:
         modality: text or speech.
-        values: Token ids of text, or units, [n].
+        values: Token ids of text, or units, [n]; of a model of pitch and style its stream (streams.py), each token by
+            its distance from unit 0.
     """
 
     modality: Modality
@@ -56,7 +57,7 @@ def encode(parts: Sequence[Part], vocabulary: Vocabulary, next_modality: OutputM
             modality = part.modality
             ids.append(switches[modality])
         if modality == "speech":
-            ids += vocabulary.encode(part.values.astype(np.uint16)).tolist()
+            ids += _speech_ids(part.values, vocabulary)
         elif part.values.size and int(part.values.max()) >= vocabulary.text_size:
             raise TwistError(f"token {int(part.values.max())} is not among the model's {vocabulary.text_size} of text")
         else:
@@ -67,17 +68,26 @@ def encode(parts: Sequence[Part], vocabulary: Vocabulary, next_modality: OutputM
 
 
 def parse(ids: NDArray[np.int64], vocabulary: Vocabulary) -> list[Part]:
-    """The parts that ids [n] stand for: runs of text and runs of units, whatever [TEXT] or [SPEECH] says of them.
+    """The parts that ids [n] stand for: runs of text and runs of speech, whatever [TEXT] or [SPEECH] says of them.
 
     These two, and ids that stand for nothing, are left out, so that equal neighbours become one.
     """
-    is_unit = (ids >= vocabulary.offset) & (ids < vocabulary.vocab_size)
-    is_kept = is_unit | (ids < vocabulary.text_size)
-    ids, is_unit = ids[is_kept], is_unit[is_kept]
+    is_speech = np.isin(ids, vocabulary.speech_ids)
+    is_kept = is_speech | (ids < vocabulary.text_size)
+    ids, is_speech = ids[is_kept], is_speech[is_kept]
     if not len(ids):
         return []
-    cuts = np.flatnonzero(is_unit[1:] != is_unit[:-1]) + 1
+    cuts = np.flatnonzero(is_speech[1:] != is_speech[:-1]) + 1
     return [
         Part("speech", run - vocabulary.offset) if run[0] >= vocabulary.offset else Part("text", run)
         for run in np.split(ids, cuts)
     ]
+
+
+def _speech_ids(values: NDArray[np.int64], vocabulary: Vocabulary) -> list[int]:
+    if not vocabulary.is_expressive:
+        return list(vocabulary.encode(values.astype(np.uint16)).tolist())
+    ids = values + vocabulary.offset
+    if not (is_known := np.isin(ids, vocabulary.speech_ids)).all():
+        raise TwistError(f"{int(values[~is_known][0])} is no unit, pitch or style of the model's")
+    return list(ids.tolist())

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.shards import ID_HASH_DIGITS, DatasetError
+from pipeline.shards import ID_HASH_DIGITS, WORD_BYTES, DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,7 +32,8 @@ class SampleIndex:
     22 million rows take 0.6 GB.
 
     Attributes:
-        holds: What the stretches hold; words are whole samples of units, text and words, as bytes.
+        holds: What the stretches hold; words are whole samples of units, text and words, as bytes; streams also have
+            durations, pitch and style.
         rows: Numbers of the rows in the manifest, ascending.
         shards: Paths of shards.
         shard: The number in `shards` of the shard that each lies in.
@@ -44,7 +45,7 @@ class SampleIndex:
         corpus: The number in `corpora` of each sample's corpus.
     """
 
-    holds: Literal["units", "tokens", "words"]
+    holds: Literal["units", "tokens", "words", "streams"]
     rows: NDArray[np.int32]
     shards: list[str]
     shard: NDArray[np.int32]
@@ -125,7 +126,7 @@ def index_of_words(dataset: Dataset, split: str, share: float) -> WordsIndex:
             f"{dataset.uri} has no words: give the recipe `words:` and text.tokenizer, run `twist align`, "
             f"and pack again"
         )
-    columns = _read(dataset, split, share, plain, where="num_words")
+    columns = _read(dataset, split, share, plain, where=["num_words"])
     offset, text, words, num_units, num_tokens, num_words, crc32 = (columns.pop(name) for name in plain)
     num_bytes = (words - offset + 12 * num_words).astype(np.int32)
     samples = SampleIndex(
@@ -135,10 +136,76 @@ def index_of_words(dataset: Dataset, split: str, share: float) -> WordsIndex:
     return WordsIndex(samples, num_units, num_tokens, num_words, *starts)
 
 
+@dataclass(frozen=True)
+class StreamsIndex:
+    """The samples with pitch and style of one split, and what each stretch is made of; arrays [R].
+
+    Attributes:
+        samples: A stretch reaches from the first duration to the last byte of the words or, without any, of the style.
+        num_units, num_pitch, num_pitch_runs, num_style: How many of each the sample has.
+        num_text_tokens, num_words: The same; 0 for a sample without words.
+        starts: Bytes of the stretch before each of its arrays, by name; 0 for one that is not there.
+    """
+
+    samples: SampleIndex
+    num_units: NDArray[np.int32]
+    num_pitch: NDArray[np.int32]
+    num_pitch_runs: NDArray[np.int32]
+    num_style: NDArray[np.int32]
+    num_text_tokens: NDArray[np.int32]
+    num_words: NDArray[np.int32]
+    starts: dict[str, NDArray[np.int32]]
+
+
+def index_of_streams(dataset: Dataset, split: str, share: float, *, with_words: bool) -> StreamsIndex:
+    """The same of the samples that have pitch and style, or of those that have words beside.
+
+    Raises:
+        TwistError: the shards carry none, or the manifest is damaged.
+    """
+    if not dataset.has_streams:
+        raise DatasetError(
+            f"{dataset.uri} carries no pitch and style: run `twist pitch` and `twist style`, then `twist pack --again`"
+        )
+    if with_words and not dataset.has_words:
+        raise DatasetError(
+            f"{dataset.uri} has no words: give the recipe `words:` and text.tokenizer, run `twist align`, "
+            f"and pack again"
+        )
+    arrays = ["units", "pitch", "style", *(("cuts", "text", "words") if dataset.has_words else ())]
+    counts = ["num_units", "num_pitch", "num_pitch_runs", "num_style"]
+    of_words = ["num_text_tokens", "num_words"] if dataset.has_words else []
+    plain: dict[str, type] = {
+        "durations_offset": np.int64,
+        **{f"{name}_offset": np.int64 for name in arrays},
+        **dict.fromkeys([*counts, *of_words], np.int32),
+        "streams_crc32": np.uint32,
+    }
+    columns = _read(dataset, split, share, plain, where=["num_pitch", *(["num_words"] if with_words else [])])
+    found = {name: columns.pop(name) for name in plain}
+    offset = found["durations_offset"]
+    num_words = found.get("num_words", np.zeros(len(offset), np.int32))
+    end = found["style_offset"] + 2 * found["num_style"]
+    if dataset.has_words:
+        end = np.where(num_words > 0, found["words_offset"] + WORD_BYTES * num_words, end)
+    samples = SampleIndex(
+        "streams",
+        offset=offset,
+        num_values=(end - offset).astype(np.int32),
+        value_type=np.dtype("u1"),
+        crc32=found["streams_crc32"],
+        **columns,
+    )
+    starts = {name: np.maximum(found[f"{name}_offset"] - offset, 0).astype(np.int32) for name in arrays}
+    num_text_tokens = found.get("num_text_tokens", np.zeros(len(offset), np.int32))
+    num_units, num_pitch, num_pitch_runs, num_style = (found[name] for name in counts)
+    return StreamsIndex(samples, num_units, num_pitch, num_pitch_runs, num_style, num_text_tokens, num_words, starts)
+
+
 def _read(
-    dataset: Shards, split: str, share: float, plain: Mapping[str, type], where: str | None = None
+    dataset: Shards, split: str, share: float, plain: Mapping[str, type], where: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """These columns of numbers, and what every SampleIndex has, of the rows of one split in which `where` is given."""
+    """These columns of numbers, and what every SampleIndex has, of the rows of one split in which `where` are given."""
     columns = MANIFEST_COLUMNS if share == 1 else (*MANIFEST_COLUMNS, "key")
     numbers: dict[str, dict[str, int]] = {"shard": {}, "corpus": {}}
     kinds = {"rows": np.int32, "shard": np.int32, "corpus": np.int16, **plain}
@@ -146,13 +213,13 @@ def _read(
     first_row = 0
     for table in dataset.rows([*columns, *plain]):
         is_wanted = pc.equal(table["split"], split)
-        if where is not None:
-            is_wanted = pc.and_(is_wanted, pc.is_valid(table[where]))
+        for name in where:
+            is_wanted = pc.and_(is_wanted, pc.is_valid(table[name]))
         rows = np.flatnonzero(is_wanted.to_numpy())
         if share < 1:
             rows = rows[_in_share(table["key"].take(pa.array(rows)), share)]
         for name in plain:
-            column = table[name] if where is None else pc.fill_null(table[name], 0)
+            column = pc.fill_null(table[name], 0) if where else table[name]
             parts[name].append(column.to_numpy()[rows])
         for name, known in numbers.items():
             parts[name].append(_numbers(table[name], known)[rows].astype(kinds[name]))

@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from model.lm.loader_config import LoaderConfig
-from model.lm.sample_index import ROWS_PER_BLOCK, block_starts, index_of_text, index_of_units, index_of_words
-from model.lm.shard_reader import ShardReader
+from model.lm.sample_index import (
+    ROWS_PER_BLOCK,
+    block_starts,
+    index_of_streams,
+    index_of_text,
+    index_of_units,
+    index_of_words,
+)
+from model.lm.shard_reader import Block, ShardReader
+from model.lm.streams import StreamRates, Streams
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
@@ -259,11 +267,15 @@ class AlignedSample(NamedTuple):
         units: [U] uint16, without repeats.
         tokens: [T] uint32, the text in the text LM's tokens.
         words: [W, 3] uint32: number of tokens, first unit, the unit after the last.
+        streams: The units again, with durations, pitch and style; None where only units are read.
+        cuts: [W] uint32, the frame at which each word begins; None there too.
     """
 
     units: NDArray[np.uint16]
     tokens: NDArray[np.uint32]
     words: NDArray[np.uint32]
+    streams: Streams | None = None
+    cuts: NDArray[np.uint32] | None = None
 
 
 class AlignedSamples(SplitSamples):
@@ -276,6 +288,7 @@ class AlignedSamples(SplitSamples):
 
     Attributes:
         num_units, num_text_tokens, num_words: [N] how many of each a sample has.
+        num_speech: [N] tokens of its speech: its units.
 
     Raises:
         TwistError: the shards, or this split of them, have no words.
@@ -292,7 +305,7 @@ class AlignedSamples(SplitSamples):
         owner = np.arange(len(index.num_words), dtype=np.int32)
         super().__init__(dataset, split, index.samples, owner, data)
         self.dataset = dataset
-        self.num_units = index.num_units
+        self.num_units = self.num_speech = index.num_units
         self.num_text_tokens = index.num_text_tokens
         self.num_words = index.num_words
         self._text_start = index.text_start
@@ -349,6 +362,102 @@ class AlignedSamples(SplitSamples):
             else:
                 found.append(AlignedSample(units, tokens, words))
         return found
+
+
+class StreamSamples(SplitSamples):
+    """The samples of one split that have pitch and style, whole or as pieces of their merged streams.
+
+    Args:
+        dataset: The shards.
+        split: Which of their splits.
+        data: Which share of the samples, whether to check them, and what to do with damaged ones.
+        longest: Most tokens of a piece; a longer sample counts as several, and a piece of one token is left out. None:
+            samples are whole.
+        with_words: Whether only those that have words.
+
+    Attributes:
+        num_speech: [N] tokens of each sample's, or piece's, merged stream (streams.py).
+        num_text_tokens, num_words: [N] of the whole sample; 0 without words.
+        rates: Codes a second.
+
+    Raises:
+        TwistError: the shards, or this split of them, have no such samples.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: str,
+        data: LoaderConfig | None = None,
+        *,
+        longest: int | None = None,
+        with_words: bool = False,
+    ) -> None:
+        data = data or LoaderConfig()
+        index = index_of_streams(dataset, split, data.share, with_words=with_words)
+        num_tokens = index.num_units + index.num_pitch_runs + index.num_style
+        pieces = _cut(num_tokens, num_tokens.max(initial=1) if longest is None else longest)
+        if not len(pieces.owner):
+            words = "words, pitch and style" if with_words else "pitch and style"
+            raise TwistError(
+                f"{dataset.uri} has no sample with {words} in its {split} split; `twist inspect` on the run tells why "
+                f"segments have none"
+            )
+        super().__init__(dataset, split, index.samples, pieces.owner, data)
+        self.dataset = dataset
+        self.rates = rates_of(dataset)
+        self.num_speech = pieces.lengths
+        self.num_text_tokens = index.num_text_tokens[pieces.owner]
+        self.num_words = index.num_words[pieces.owner]
+        self._index = index
+        self._first_tokens = pieces.piece.astype(np.int64) * (longest or 0)
+
+    def of_pieces(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where some pieces begin and end in the merged streams of their samples, [n] each."""
+        firsts = self._first_tokens[indices]
+        return firsts, firsts + self.num_speech[indices]
+
+    def read(self, indices: Sequence[int] | NDArray[np.int64]) -> list[AlignedSample | None]:
+        """The samples, whole, that some are or are pieces of; None for those that are damaged and to be skipped.
+
+        Raises:
+            TwistError: a sample is damaged, or a shard is gone.
+        """
+        owners = self._owner[indices]
+        numbers = self.blocks[indices]
+        rows = owners - self._first_rows[numbers]
+        found: list[AlignedSample | None] = []
+        for number, row, owner in zip(numbers.tolist(), rows.tolist(), owners.tolist(), strict=True):
+            block = self._reader.read(number)
+            is_there = block is not None and row not in block.damaged
+            found.append(self._sample(block, block.starts[row], owner) if block is not None and is_there else None)
+        return found
+
+    def _sample(self, block: Block, start: int, owner: int) -> AlignedSample:
+        index = self._index
+
+        def values(name: str, count: int, kind: str = "<u2") -> NDArray[Any]:
+            before = int(index.starts[name][owner]) if name in index.starts else 0
+            return np.frombuffer(block.values, kind, count, start + before)
+
+        num_units, num_words = int(index.num_units[owner]), int(index.num_words[owner])
+        streams = Streams(
+            values("units", num_units),
+            values("durations", num_units),
+            values("pitch", int(index.num_pitch[owner])),
+            values("style", int(index.num_style[owner])),
+        )
+        if not num_words:
+            return AlignedSample(streams.units, np.zeros(0, np.uint32), np.zeros((0, 3), np.uint32), streams)
+        tokens = values("text", int(index.num_text_tokens[owner]), "<u4")
+        words = values("words", 3 * num_words, "<u4").reshape(-1, 3)
+        return AlignedSample(streams.units, tokens, words, streams, values("cuts", num_words, "<u4"))
+
+
+def rates_of(dataset: Dataset) -> StreamRates:
+    """Codes a second of the units, pitch and style in shards that carry them."""
+    info = dataset.info
+    return StreamRates(float(info["frame_rate_hz"]), float(info["pitch"]["rate_hz"]), float(info["style"]["rate_hz"]))
 
 
 @dataclass(frozen=True)

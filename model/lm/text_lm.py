@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from model.lm.speech_lm import initialize, is_tied, load_text_lm, table_names
+from model.lm.spiritlm import speech_names
 from model.lm.text_tokenizer import read_tokenizer, tokenizer_of_process
 from model.lm.vocab import Vocabulary
 from pipeline.errors import TwistError
@@ -23,17 +24,20 @@ if TYPE_CHECKING:
     from pipeline.shards import Dataset
 
 
-def text_vocabulary(folder: str, dataset: Dataset) -> Vocabulary:
+def text_vocabulary(folder: str, dataset: Dataset, *, is_expressive: bool = False) -> Vocabulary:
     """The ids of a text LM's tokens, then [TEXT] and [SPEECH], then the units of some shards.
 
     Args:
         folder: Folder, local or s3://, of the text LM with its tokenizer, or of a tokenizer alone.
         dataset: The shards.
+        is_expressive: Whether the shards' pitch and style follow.
 
     Raises:
-        TwistError: there is no tokenizer.
+        TwistError: there is no tokenizer, or the shards carry no pitch and style.
     """
     text_size = tokenizer_of_process(folder).vocab_size
+    if is_expressive:
+        return Vocabulary.of_streams(dataset, text_size)
     units = Vocabulary.of_dataset(dataset)
     return Vocabulary(
         units.codebook_size,
@@ -85,7 +89,7 @@ def extend_text_lm(
 
 
 def text_tokenizer(folder: str, vocabulary: Vocabulary) -> PreTrainedTokenizerBase:
-    """The text LM's tokenizer with names for all ids behind its own: [Text], [Speech], [Hu0], [Hu1] ...
+    """The text LM's tokenizer with names for all ids behind its own: [Text], [Speech], [Hu0], [Hu1] ... [St99].
 
     Args:
         folder: The text LM's folder, or that of a model made of it.
@@ -99,7 +103,8 @@ def text_tokenizer(folder: str, vocabulary: Vocabulary) -> PreTrainedTokenizerBa
     tokenizer = read_tokenizer(folder)
     if len(tokenizer) < vocabulary.vocab_size:
         unused = [_unused_name(token_id) for token_id in range(len(tokenizer), vocabulary.text_size)]
-        names = [*unused, "[Text]", "[Speech]", *(f"[Hu{unit}]" for unit in range(vocabulary.codebook_size))]
+        of_speech = speech_names(vocabulary.codebook_size, vocabulary.num_pitch, vocabulary.num_style)
+        names = [*unused, "[Text]", "[Speech]", *of_speech]
         tokenizer.add_tokens([AddedToken(name, normalized=False) for name in names])
     require_names(tokenizer, vocabulary, folder)
     return tokenizer
@@ -111,8 +116,14 @@ def require_names(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, fo
     Raises:
         TwistError: a name stands for another id, or for none.
     """
-    ids = tokenizer.convert_tokens_to_ids(["[Text]", "[Speech]", "[Hu0]", f"[Hu{vocabulary.codebook_size - 1}]"])
-    if ids != [vocabulary.text_id, vocabulary.speech_id, vocabulary.offset, vocabulary.vocab_size - 1]:
+    last_unit = vocabulary.codebook_size - 1
+    names = ["[Text]", "[Speech]", "[Hu0]", f"[Hu{last_unit}]"]
+    expected = [vocabulary.text_id, vocabulary.speech_id, vocabulary.offset, vocabulary.offset + last_unit]
+    if vocabulary.is_expressive:
+        names += ["[Pi0]", "[St0]", f"[St{vocabulary.num_style - 1}]"]
+        expected += [vocabulary.pitch_offset, vocabulary.style_offset, vocabulary.vocab_size - 1]
+    ids = tokenizer.convert_tokens_to_ids(names)
+    if ids != expected:
         raise TwistError(f"the tokenizer of {folder} has other ids for units than its model: {ids}")
 
 

@@ -45,6 +45,8 @@ class TrainConfig:
         gradient_accumulation: Forward passes per step and process; more need less memory and give the same result.
         mixture: Train on speech, text and the two interleaved, in these shares of tokens; null: on units alone. The
             text LM's table of tokens then stays, and rows for units are added.
+        expressive: With a mixture, speech is units, pitch and style as one stream, as in SpiRit-LM EXPRESSIVE; false:
+            units alone, whatever the shards carry.
         spans: How speech and text alternate in interleaved samples; null: as in SpiRit-LM.
         tokenizer: Folder of the text's tokenizer, where a mixture has no `init` to bring one.
         rope_theta: With a mixture and `init`, another base of the text LM's rotary positions, for a longer context.
@@ -80,6 +82,7 @@ class TrainConfig:
     init: str | None = None
     architecture: dict[str, Any] | None = None
     mixture: MixtureConfig | None = None
+    expressive: bool = False
     spans: SpanConfig | None = None
     tokenizer: str | None = None
     rope_theta: float | None = None
@@ -128,6 +131,8 @@ class TrainConfig:
         has_text_lm = self.mixture is not None and self.init is not None
         if self.mixture is not None and self.init is None and self.tokenizer is None:
             raise TwistError("train.mixture with train.architecture needs the text's tokenizer: give train.tokenizer")
+        if self.expressive and (self.mixture is None or self.mixture.kinds == ("text",)):
+            raise TwistError("train.expressive is for a mixture with speech: give train.mixture.speech a weight")
         if self.tokenizer is not None and (self.mixture is None or has_text_lm):
             raise TwistError("train.tokenizer is for a mixture with train.architecture; a text LM brings its own")
         if self.spans is not None and (self.mixture is None or not self.mixture.interleaved):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 # Tables are padded to multiples of up to 64 rows, for speed.
 MAX_SPARE_ROWS = 63
+# What a model of pitch and style has in its config, and what others have in place of it.
+STREAM_FIELDS: dict[str, Any] = {
+    "num_pitch": 0,
+    "num_style": 0,
+    "pitch_offset": 0,
+    "pitch_fingerprint": None,
+    "style_fingerprint": None,
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,10 @@ class Vocabulary:
             may stand for nothing: other people's configs do not say how many units there are.
         text_size: Ids of text, from 0 on; 0 for a model of units alone. Two ids follow, [TEXT] and [SPEECH], which say
             what comes next, and then the units.
+        num_pitch: Codes of pitch that the model also says; 0: none.
+        num_style: Codes of style, whose ids follow those of pitch.
+        pitch_offset: Id of pitch code 0, behind the units; 0 where there is none.
+        pitch_fingerprint, style_fingerprint: The models that the codes come from; None if the model does not say.
     """
 
     codebook_size: int
@@ -47,6 +59,11 @@ class Vocabulary:
     bos_id: int | None = None
     text_size: int = 0
     counts_rows: bool = field(default=False, compare=False)
+    num_pitch: int = 0
+    num_style: int = 0
+    pitch_offset: int = 0
+    pitch_fingerprint: str | None = None
+    style_fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.codebook_size <= 2**16:
@@ -60,6 +77,28 @@ class Vocabulary:
             )
         if self.bos_id is not None and not 0 <= self.bos_id < self.offset:
             raise TwistError(f"the id of BOS ({self.bos_id}) must be one of the ids below the offset ({self.offset})")
+        if bool(self.num_pitch) != bool(self.num_style) or min(self.num_pitch, self.num_style) < 0:
+            raise TwistError(f"a vocabulary has pitch and style, or neither, not {self.num_pitch} and {self.num_style}")
+        if self.num_pitch and (not self.text_size or self.pitch_offset < self.offset + self.codebook_size):
+            raise TwistError(
+                f"pitch begins behind text and units, not at {self.pitch_offset} with {self.text_size} ids of text and "
+                f"{self.codebook_size} units"
+            )
+
+    @property
+    def is_expressive(self) -> bool:
+        """Whether the model says pitch and style beside units."""
+        return self.num_pitch > 0
+
+    @property
+    def is_metas_expressive(self) -> bool:
+        """Whether it is laid out as Meta's SpiRit-LM EXPRESSIVE, which does not say whose codes it has."""
+        return (self.num_pitch, self.num_style, self.style_fingerprint) == (64, 100, None)
+
+    @property
+    def style_offset(self) -> int:
+        """Id of style code 0."""
+        return self.pitch_offset + self.num_pitch
 
     @property
     def text_id(self) -> int | None:
@@ -88,13 +127,60 @@ class Vocabulary:
 
     @property
     def vocab_size(self) -> int:
-        """Rows of the model's embedding table: specials and units."""
-        return self.offset + self.codebook_size
+        """Rows of the model's embedding table: specials, units, pitch and style."""
+        return self.style_offset + self.num_style if self.is_expressive else self.offset + self.codebook_size
+
+    @property
+    def speech_ids(self) -> NDArray[np.int64]:
+        """The ids that speech is made of: units, pitch and style."""
+        units = np.arange(self.offset, self.offset + self.codebook_size)
+        return np.concatenate([units, np.arange(self.pitch_offset, self.vocab_size)]) if self.is_expressive else units
+
+    def is_unit(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which ids are units, of any shape."""
+        found: NDArray[np.bool_] = (ids >= self.offset) & (ids < self.offset + self.codebook_size)
+        return found
+
+    def is_pitch(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which ids are pitch, of any shape."""
+        found: NDArray[np.bool_] = (ids >= self.pitch_offset) & (ids < self.pitch_offset + self.num_pitch)
+        return found
+
+    def is_style(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which ids are style, of any shape."""
+        found: NDArray[np.bool_] = (ids >= self.style_offset) & (ids < self.style_offset + self.num_style)
+        return found
 
     @classmethod
     def of_dataset(cls, dataset: Dataset) -> Self:
         """The vocabulary of the units in these shards."""
         return cls(int(dataset.info["num_units"]), codebook_fingerprint=dataset.info["codebook"]["fingerprint"])
+
+    @classmethod
+    def of_streams(cls, dataset: Dataset, text_size: int) -> Self:
+        """The vocabulary of a text LM's ids, and of the units, pitch and style in these shards.
+
+        Raises:
+            TwistError: the shards carry no pitch and style.
+        """
+        units = cls.of_dataset(dataset)
+        if not dataset.has_streams:
+            raise TwistError(
+                f"{dataset.uri} carries no pitch and style: run `twist pitch` and `twist style`, then `twist pack "
+                f"--again`"
+            )
+        pitch, style = dataset.info["pitch"], dataset.info["style"]
+        return cls(
+            units.codebook_size,
+            offset=text_size + 2,
+            codebook_fingerprint=units.codebook_fingerprint,
+            text_size=text_size,
+            num_pitch=int(pitch["num_codes"]),
+            num_style=int(style["num_codes"]),
+            pitch_offset=text_size + 2 + units.codebook_size,
+            pitch_fingerprint=pitch["fingerprint"],
+            style_fingerprint=style["fingerprint"],
+        )
 
     @classmethod
     def from_config(cls, config: PretrainedConfig) -> Self:
@@ -118,6 +204,7 @@ class Vocabulary:
             getattr(config, "unit_bos_id", None),  # not bos_token_id: Meta's configs have one that means nothing
             getattr(config, "text_size", None) or 0,
             counts_rows=num_units is None,
+            **{name: getattr(config, name, None) or default for name, default in STREAM_FIELDS.items()},
         )
 
     def as_config(self) -> dict[str, int | str | None]:
@@ -132,6 +219,7 @@ class Vocabulary:
             "unit_bos_id": self.bos_id,
             "codebook_fingerprint": self.codebook_fingerprint,
             **({"text_size": self.text_size} if self.text_size else {}),
+            **({name: getattr(self, name) for name in STREAM_FIELDS} if self.is_expressive else {}),
         }
 
     def encode(self, units: NDArray[np.uint16]) -> NDArray[np.int64]:
@@ -146,16 +234,37 @@ class Vocabulary:
         ids += self.offset
         return ids
 
+    def encode_pitch(self, codes: NDArray[np.uint16]) -> NDArray[np.int64]:
+        """Pitch codes to ids, of any shape.
+
+        Raises:
+            TwistError: the model has no such code.
+        """
+        return self._encode_codes(codes, self.num_pitch, self.pitch_offset, "pitch")
+
+    def encode_style(self, codes: NDArray[np.uint16]) -> NDArray[np.int64]:
+        """Style codes to ids, of any shape.
+
+        Raises:
+            TwistError: the model has no such code.
+        """
+        return self._encode_codes(codes, self.num_style, self.style_offset, "style")
+
+    def _encode_codes(self, codes: NDArray[np.uint16], num_codes: int, offset: int, what: str) -> NDArray[np.int64]:
+        if codes.size and int(codes.max()) >= num_codes:
+            raise TwistError(f"{what} code {int(codes.max())} is not among the model's {num_codes}")
+        return codes.astype(np.int64) + offset
+
     def decode(self, ids: NDArray[np.int64]) -> NDArray[np.uint16]:
         """Ids to units, of any shape.
 
         Raises:
             TwistError: an id is a special or out of range.
         """
-        if ids.size and not (self.offset <= int(ids.min()) and int(ids.max()) < self.vocab_size):
+        last = self.offset + self.codebook_size - 1
+        if ids.size and not (self.offset <= int(ids.min()) and int(ids.max()) <= last):
             raise TwistError(
-                f"ids {int(ids.min())} to {int(ids.max())} are not all units; those have {self.offset} to "
-                f"{self.vocab_size - 1}"
+                f"ids {int(ids.min())} to {int(ids.max())} are not all units; those have {self.offset} to {last}"
             )
         return (ids - self.offset).astype(np.uint16)
 

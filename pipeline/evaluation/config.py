@@ -259,7 +259,7 @@ class ProsodyConfig:
         max_items: Take so many recordings, spread over all; null: all of them.
         voices: The voices by a name for each: a folder, a file or a name; those behind the first are compared with it.
             By default that of the run, else the one made for the units.
-        pitch_model: The model of pitch of the voices that take its codes: a folder.
+        pitch_model, style_model: The models of the voices that take their codes: a folder, or an embedded one's name.
         durations: Whether units last as long as in the recording, or as the voice predicts.
         wavs: Folder in which to write what was spoken, a folder a voice; none by default.
     """
@@ -269,6 +269,7 @@ class ProsodyConfig:
     max_items: int | None = 200
     voices: dict[str, str] = field(default_factory=dict)
     pitch_model: str | None = None
+    style_model: str | None = None
     durations: Literal["original", "predicted"] = "original"
     wavs: str | None = None
 

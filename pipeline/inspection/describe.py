@@ -19,6 +19,7 @@ from pipeline.inspection.describe_stages import (
     describe_manifest,
     describe_pitch,
     describe_segments,
+    describe_style,
     describe_units,
     describe_words,
 )
@@ -33,6 +34,7 @@ from pipeline.runs import (
     SEGMENTS,
     SHARDS,
     STAGE_NAMES,
+    STYLE,
     TEXT,
     TUNED,
     UNITS,
@@ -131,6 +133,7 @@ def describe_stage(run: str, name: str) -> dict[str, Any]:
         UNITS: describe_units,
         PITCH: describe_pitch,
         TEXT: lambda run: describe_text(storage.join(run, TEXT)),
+        STYLE: describe_style,
         PREFERENCES: describe_preferences,
         SHARDS: lambda run: describe_shards(storage.join(run, SHARDS)),
     }

@@ -15,7 +15,7 @@ from pipeline.inspection import figures
 from pipeline.inspection.describe_shards import NUM_EXAMPLE_UNITS, NUM_EXAMPLES
 from pipeline.language.filter import DECISIONS
 from pipeline.pitch import parts as pitch_parts
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, PITCH, SEGMENTS, UNITS, WORDS
+from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, PITCH, SEGMENTS, STYLE, UNITS, WORDS
 from pipeline.segments.segment import SEGMENTS_FILE
 from pipeline.units import codebook
 from pipeline.units.parts import part_uris, read_part
@@ -182,6 +182,20 @@ def describe_pitch(run: str) -> dict[str, Any]:
 def _counted(column: pa.ChunkedArray) -> Counter[Any]:
     counted = pc.value_counts(column)
     return Counter(dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)))
+
+
+def describe_style(run: str) -> dict[str, Any]:
+    """Which model gave the codes, and how often each occurs."""
+    facts = stage.read_facts(run, STYLE)
+    counts = np.array(facts["code_counts"])
+    shares = counts[counts > 0] / max(1, counts.sum())
+    return {
+        "model": facts["style_model"],
+        "num_seconds": int(counts.sum()),
+        "codes_used": int((counts > 0).sum()),
+        "code_perplexity": float(np.exp(-(shares * np.log(shares)).sum())),
+        "largest_share": float(shares.max(initial=0.0)),
+    }
 
 
 def _example_segment(row: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,20 @@ from typing import Any
 
 from pipeline.inspection.checkpoints import QUALITY
 from pipeline.printable import printable_in
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, PITCH, PREFERENCES, SEGMENTS, SHARDS, TEXT, TUNED, UNITS, WORDS
+from pipeline.runs import (
+    CODEBOOK,
+    LANGUAGE,
+    MANIFEST,
+    PITCH,
+    PREFERENCES,
+    SEGMENTS,
+    SHARDS,
+    STYLE,
+    TEXT,
+    TUNED,
+    UNITS,
+    WORDS,
+)
 from pipeline.text_table import in_columns
 
 WIDTH = 120
@@ -93,6 +106,7 @@ def _folder(kind: str, description: Mapping[str, Any]) -> Iterator[str]:
         UNITS: _units,
         PITCH: _pitch,
         TEXT: _text,
+        STYLE: _style,
         SHARDS: _shards,
         PREFERENCES: _preferences,
         "checkpoints": _checkpoints,
@@ -115,6 +129,17 @@ def _drops_by_corpus(drops: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             *(f"  {line}" for line in in_columns([["dropped", "corpus", "items", "audio"], *rows], (0, 1))),
             "",
         )
+
+
+def _style(description: Mapping[str, Any]) -> Iterator[str]:
+    model = description["model"]
+    yield from _row("model", f"{model['fingerprint'][:12]}, {model['num_codes']} codes, {model['rate_hz']:g} a second")
+    used = (
+        f"{description['codes_used']:,} of {model['num_codes']:,} used, perplexity {description['code_perplexity']:.1f}"
+    )
+    yield from _row(
+        "codes", f"{description['num_seconds']:,}: {used}; the commonest {description['largest_share']:.0%}"
+    )
 
 
 def _manifest(description: Mapping[str, Any]) -> Iterator[str]:

@@ -24,6 +24,7 @@ from pipeline.inspection.verify_stages import (
     verify_packed_text,
     verify_pitch,
     verify_segments,
+    verify_style,
     verify_units,
     verify_words,
 )
@@ -37,6 +38,7 @@ from pipeline.runs import (
     SEGMENTS,
     SHARDS,
     STAGE_NAMES,
+    STYLE,
     TEXT,
     TUNED,
     UNITS,
@@ -101,6 +103,7 @@ def verify_stage(run: str, name: str, checksums: bool = True) -> Iterator[str]:
         UNITS: verify_units,
         PITCH: verify_pitch,
         TEXT: verify_packed_text,
+        STYLE: verify_style,
         SHARDS: verify_packed,
         PREFERENCES: verify_preferences,
     }

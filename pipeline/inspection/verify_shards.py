@@ -41,6 +41,11 @@ SUMMED_OF_WORDS = {
     "num_words": ("num_words", "sum"),
     "num_text_tokens": ("num_text_tokens", "sum"),
 }
+SUMMED_OF_STREAMS = {
+    "num_samples": ("num_pitch", "count"),
+    "num_pitch": ("num_pitch", "sum"),
+    "num_style": ("num_style", "sum"),
+}
 
 
 def verify_shards(uri: str, checksums: bool = True) -> Iterator[str]:
@@ -81,6 +86,9 @@ def _verify_shards(uri: str, checksums: bool) -> Iterator[str]:
     if dataset.has_words:
         _, with_words = sums_of(dataset, SUMMED_OF_WORDS)
         yield from verify_sums(index_uri, with_words, totals_of(dataset.info["text"]["totals"]), SUMMED_OF_WORDS)
+    if dataset.has_streams:
+        _, with_streams = sums_of(dataset, SUMMED_OF_STREAMS)
+        yield from verify_sums(index_uri, with_streams, totals_of(dataset.info["streams"]["totals"]), SUMMED_OF_STREAMS)
     yield from stray_tars(uri, shards)
     yield from _verify_tars(dataset, shards) if checksums else _verify_places(dataset, shards)
 
@@ -123,7 +131,8 @@ def _verify_places(dataset: Dataset, shards: dict[str, dict[str, Any]]) -> Itera
     ends = np.array([shard["num_bytes"] for shard in shards.values()], np.int64)
     manifest_uri = storage.join(dataset.uri, MANIFEST)
     of_words = ["words_offset", "num_words"] if dataset.has_words else []
-    for table in dataset.rows(["key", "shard", "offset", "units_offset", "num_units", *of_words]):
+    of_streams = ["style_offset", "num_style"] if dataset.has_streams else []
+    for table in dataset.rows(["key", "shard", "offset", "units_offset", "num_units", *of_words, *of_streams]):
         table = table.filter(pc.is_in(table["shard"], paths))
         offset, units_offset, num_units = (
             table[name].to_numpy().astype(np.int64) for name in ("offset", "units_offset", "num_units")
@@ -136,6 +145,9 @@ def _verify_places(dataset: Dataset, shards: dict[str, dict[str, Any]]) -> Itera
             is_fit &= (words_offset + WORD_BYTES * num_words <= end) & (
                 (num_words == 0) | (words_offset > units_offset)
             )
+        if of_streams:
+            style_offset, num_style = (pc.fill_null(table[name], 0).to_numpy().astype(np.int64) for name in of_streams)
+            is_fit &= (style_offset + 2 * num_style <= end) & ((num_style == 0) | (style_offset > units_offset))
         for row in np.flatnonzero(~is_fit):
             yield f"{manifest_uri}: {table['key'][row]} lies where there is no sample in {table['shard'][row]}"
 

@@ -22,9 +22,11 @@ from pipeline.inspection.verify_shards import as_violations, verify_shards
 from pipeline.inspection.verify_tars import verify_sample
 from pipeline.inspection.verify_text import verify_text
 from pipeline.language.filter import DECISIONS
+from pipeline.packing.streams import LENGTH_TOLERANCE_S
 from pipeline.pitch import parts as pitch_parts
-from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, PITCH, SEGMENTS, SHARDS, TEXT, UNITS, WORDS
+from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, PITCH, SEGMENTS, SHARDS, STYLE, TEXT, UNITS, WORDS
 from pipeline.segments.segment import LENGTHS_FILE, SEGMENTS_FILE
+from pipeline.style import parts as style_parts
 from pipeline.text_shards import open_text
 from pipeline.units import codebook
 from pipeline.units.parts import digest_of_part, part_uris, read_part
@@ -206,6 +208,28 @@ def verify_packed_text(run: str, checksums: bool) -> Iterator[str]:
     yield from _verify_output(run, TEXT, dataset.fingerprint)
 
 
+def verify_style(run: str, checksums: bool) -> Iterator[str]:
+    """The parts of a run's codes of style; without checksums, only that there are any."""
+    uris = style_parts.part_uris(run)
+    if not checksums:
+        if not uris:
+            yield f"{storage.join(run, STYLE)} holds no part files"
+        return
+    model = stage.read_facts(run, STYLE)["style_model"]
+    whole, digests = [], []
+    for uri in uris:
+        try:
+            part = style_parts.read_part(uri)
+        except TwistError as error:
+            yield str(error)
+            continue
+        whole.append(uri)
+        digests.append(style_parts.digest_of_part(part))
+        yield from as_violations(uri, _verify_codes_of(uri, part, model))
+    yield from _verify_accounts(run, STYLE, lambda: _segment_ids(run), lambda: _ids_kept(whole))
+    yield from _verify_output(run, STYLE, stage.digest(model["fingerprint"], *digests))
+
+
 def _verify_part(uri: str, part: pa.Table, book: Codebook) -> Iterator[str]:
     is_kept = pc.is_null(part["drop_reason"])
     stated = (part.schema.metadata or {}).get(b"codebook", b"").decode(errors="replace")
@@ -251,6 +275,21 @@ def _verify_words_of(uri: str, part: pa.Table) -> Iterator[str]:
             before_s = word["end_s"]
         if before_s > row["end_s"] - row["start_s"] + TIME_TOLERANCE_S:
             yield f"{where}: its last word ends at {before_s} s, behind the segment"
+
+
+def _verify_codes_of(uri: str, part: pa.Table, model: dict[str, Any]) -> Iterator[str]:
+    """Codes or a reason for each segment; codes that the model has, as many as the segment lasts."""
+    for row in part.to_pylist():
+        where, codes = f"{uri}: {row['segment_id']}", row["style"]
+        if (codes is None) == (row["drop_reason"] is None) or codes == []:
+            yield f"{where} has {codes} as style, with {row['drop_reason']} as the reason to drop it"
+        if not codes:
+            continue
+        if max(codes) >= model["num_codes"]:
+            yield f"{where}: style has code {max(codes)}, of a model of {model['num_codes']}"
+        length_s = row["end_s"] - row["start_s"]
+        if abs(len(codes) / model["rate_hz"] - length_s) > 1 / model["rate_hz"] + LENGTH_TOLERANCE_S:
+            yield f"{where} has {len(codes)} codes of style, but lasts {length_s:.2f} s"
 
 
 def _verify_files(run: str, name: str, *files: str) -> Iterator[str]:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.files import storage
+from pipeline.inspection.verify_streams import verify_streams
 from pipeline.inspection.verify_words import verify_sample_words
-from pipeline.shards import DATASET, MANIFEST
+from pipeline.shards import DATASET, MANIFEST, num_runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 MEMBERS = {"durations.npy", "json", "units.npy"}
 MEMBERS_OF_WORDS = {"text.npy", "words.npy"}
+MEMBERS_OF_STREAMS = {"pitch.npy", "style.npy"}
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,9 @@ def verify_tar(
         where = f"{uri}: {row['key']}"
         description = json.loads(members["json"].data) if "json" in members else {}
         expected = MEMBERS | MEMBERS_OF_WORDS if "words" in description else MEMBERS
+        has_streams = bool(members.keys() & MEMBERS_OF_STREAMS) and dataset.has_streams
+        if has_streams:
+            expected = expected | MEMBERS_OF_STREAMS | ({"cuts.npy"} if "words" in description else set())
         if members.keys() != expected:
             yield f"{where} has members {sorted(members)}, not {sorted(expected)}"
             continue
@@ -80,6 +85,10 @@ def verify_tar(
             rate_hz, vocab_size = float(dataset.info["frame_rate_hz"]), int(dataset.info["text"]["vocab_size"])
             yield from verify_sample_words(where, description, tokens, table, len(units), rate_hz, vocab_size)
             found |= _words_in_manifest(members, tokens, table, found, content)
+        if has_streams:
+            arrays = {name: np.load(io.BytesIO(members[name].data)) for name in sorted(expected) if name != "json"}
+            yield from verify_streams(where, arrays, description["num_frames"], dataset.info)
+            found |= _streams_in_manifest(members, arrays, found, content)
         if wrong := [name for name in dataset.schema.names if found.get(name) != row[name]]:
             yield f"{storage.join(dataset.uri, MANIFEST)}: {', '.join(wrong)} of {row['key']} are not those of {uri}"
 
@@ -151,5 +160,26 @@ def _words_in_manifest(
         "text_offset": text.data_offset + len(text.data) - tokens.nbytes,
         "words_offset": end - table.nbytes,
         "words_crc32": zlib.crc32(memoryview(content)[found["units_offset"] : end]),
+        "sample_crc32": zlib.crc32(memoryview(content)[found["offset"] : end]),
+    }
+
+
+def _streams_in_manifest(
+    members: dict[str, Member], arrays: dict[str, NDArray[Any]], found: dict[str, Any], content: bytes
+) -> dict[str, Any]:
+    """What the manifest must say of a sample's pitch and style, in place of what it would say of one without."""
+    offsets = {
+        f"{name}_offset": member.data_offset + len(member.data) - arrays[f"{name}.npy"].nbytes
+        for name in ("durations", "pitch", "style", "cuts")
+        if (member := members.get(f"{name}.npy")) is not None
+    }
+    last = members["words.npy" if "words.npy" in members else "style.npy"]
+    end = last.data_offset + len(last.data)
+    return {
+        **offsets,
+        "num_pitch": len(arrays["pitch.npy"]),
+        "num_pitch_runs": num_runs(arrays["pitch.npy"]),
+        "num_style": len(arrays["style.npy"]),
+        "streams_crc32": zlib.crc32(memoryview(content)[offsets["durations_offset"] : end]),
         "sample_crc32": zlib.crc32(memoryview(content)[found["offset"] : end]),
     }

@@ -3,6 +3,7 @@ speaker, shuffles it and writes tars of even size.
 
     RUN/units/, RUN/language/, RUN/manifest/ -> RUN/shards/ (see shards.py)
     RUN/words/, where there are words and a tokenizer, goes along (words.py)
+    RUN/pitch/ and RUN/style/, where there are both, go along (streams.py)
 
 1. For each batch of part files a task writes compact facts about its segments, and their landmarks (facts.py).
 2. Tasks find near duplicates by the landmarks, passing data on in files (duplicates.py).
@@ -48,6 +49,7 @@ from pipeline.packing.place import (
 )
 from pipeline.packing.reasons import Reasons
 from pipeline.packing.recorded import Recorded
+from pipeline.packing.streams import Stream, streams_of
 from pipeline.packing.write import PLAN_SCHEMA, Deal, Fill
 from pipeline.records import SPLITS
 from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SHARDS, UNITS, WORDS
@@ -113,10 +115,12 @@ def pack(
     if tokenizer is not None and takes_words:
         inputs[WORDS] = fingerprint_of(run, WORDS)
         inputs["tokenizer"] = fingerprint_of_tokenizer(tokenizer)
+    streams = streams_of(run)
+    inputs |= {stream.name: fingerprint_of(run, stream.name) for stream in streams}
     stage = Stage(run, SHARDS, asdict(config), inputs)
     with stage.begin(again=again) as has_work:
         if has_work:
-            _Packing(stage, config, book, report, tokenizer if takes_words else None).run(index, facts)
+            _Packing(stage, config, book, report, tokenizer if takes_words else None, streams).run(index, facts)
 
 
 @dataclass(frozen=True)
@@ -141,12 +145,14 @@ class _Packing:
         book: codebook.Codebook,
         report: ReportProgress,
         tokenizer: str | None,
+        streams: tuple[Stream, ...],
     ) -> None:
         self.stage = stage
         self.config = config
         self.book = book
         self.report = report
         self.tokenizer = None if tokenizer is None else storage.absolute(tokenizer)
+        self.streams = streams
         self.folder = storage.absolute(storage.join(stage.uri, WORK))
         parts = [storage.absolute(uri) for uri in part_uris(stage.run)]
         starts = range(0, len(parts), PARTS_PER_BATCH)
@@ -328,7 +334,7 @@ class _Packing:
         num_shards = len(arrangement.shards)
         num_partitions = min(num_shards, MOST_FILLS, 1 + self.num_units // UNITS_PER_FILL)
         words = None if self.tokenizer is None else storage.absolute(storage.join(self.stage.run, WORDS))
-        deal = Deal(self.folder, num_shards, num_partitions, words)
+        deal = Deal(self.folder, num_shards, num_partitions, words, self.streams)
         ends = [*facts.batch_starts[1:], len(facts)]
         recorded = Recorded(self.stage.run)
         for batch, start, end in zip(self.batches, facts.batch_starts, ends, strict=True):
@@ -387,22 +393,26 @@ class _Packing:
             info["text"] = {
                 "tokenizer": tokenizer.fingerprint,
                 "vocab_size": tokenizer.vocab_size,
-                "totals": _totals_of_words(figures),
+                "totals": _totals_of(figures, "with_words", ("num_samples", "num_words", "num_text_tokens")),
             }
+        for stream in self.streams:
+            info[stream.name] = stream.facts()
+        if self.streams:
+            info["streams"] = {"totals": _totals_of(figures, "with_streams", ("num_samples", "num_pitch", "num_style"))}
         return shards.write_index(self.stage.uri, info, parquet.read_many(map(fill.rows_uri, partitions)))
 
 
-def _totals_of_words(figures: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What dataset.json says of the samples with words, by corpus and split."""
+def _totals_of(figures: Iterable[dict[str, Any]], what: str, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """What dataset.json says of the samples with words, or with pitch and style, by corpus and split."""
     totals: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in figures:
-        totals.setdefault((row["corpus"], row["split"]), []).append(row["with_words"])
+        totals.setdefault((row["corpus"], row["split"]), []).append(row[what])
     return [
         {
             "corpus": corpus,
             "split": split,
             "hours": round(math.fsum(row["duration_s"] for row in rows) / 3600, 6),
-            **{name: sum(row[name] for row in rows) for name in ("num_samples", "num_words", "num_text_tokens")},
+            **{name: sum(row[name] for row in rows) for name in names},
         }
         for (corpus, split), rows in sorted(totals.items())
     ]

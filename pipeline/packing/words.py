@@ -198,4 +198,4 @@ def tile(
         (" ".join(word for word, _, _ in timed[first:end]), timed[first][1], timed[end - 1][2])
         for first, end in zip(firsts, [*firsts[1:], len(timed)], strict=True)
     ]
-    return Words(tuple(joined), tokens, table)
+    return Words(tuple(joined), tokens, table, np.array(cuts, np.uint32))

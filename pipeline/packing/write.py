@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import shards
 from pipeline.files import parquet, partitioned, storage
+from pipeline.packing.streams import Stream, codes_of_sample, codes_of_segments
 from pipeline.packing.words import Speller, times_in_sample, words_of_segments
-from pipeline.records import SAMPLE_SCHEMA, SAMPLE_WITH_WORDS_SCHEMA
+from pipeline.records import sample_schema
 from pipeline.shards import Sample
 from pipeline.units.parts import Batch, Flat, read_kept
 
@@ -48,12 +50,14 @@ class Deal:
         num_shards: Number of shards.
         num_partitions: Number of tasks that write shards; each writes consecutive ones.
         words: Folder of the segments' words; None: samples carry none.
+        streams: The segments' pitch and style; none: samples carry neither.
     """
 
     folder: str
     num_shards: int
     num_partitions: int
     words: str | None = None
+    streams: tuple[Stream, ...] = ()
 
     def plan_uri(self, batch: int) -> str:
         """The plan of a batch: the shard and sample of each segment."""
@@ -74,6 +78,11 @@ class Deal:
                 table.append_column(
                     "words", words_of_segments(table, storage.join(self.words, part.rpartition("/")[2]))
                 )
+                for part, table in zip(batch.parts, tables, strict=True)
+            ]
+        for stream in self.streams:
+            tables = [
+                table.append_column(stream.name, codes_of_segments(table, part.rpartition("/")[2], stream))
                 for part, table in zip(batch.parts, tables, strict=True)
             ]
         table = pa.concat_tables(tables)
@@ -126,7 +135,7 @@ class Fill:
         order = np.lexsort(keys)
         shard_of_row = keys[2][order]
         told: list[dict[str, Any]] = []
-        schema = SAMPLE_SCHEMA if self.tokenizer is None else SAMPLE_WITH_WORDS_SCHEMA
+        schema = sample_schema(words=self.tokenizer is not None, streams=bool(self.deal.streams))
         rows = [schema.empty_table()]
         for shard in np.unique(shard_of_row).tolist():
             start, end = np.searchsorted(shard_of_row, [shard, shard + 1])
@@ -134,6 +143,8 @@ class Fill:
             samples = _samples(of_shard, self.names[shard].partition("/")[0])
             if self.tokenizer is not None:
                 samples = _with_words(samples, of_shard, Speller(self.tokenizer, self.frame_rate_hz))
+            if self.deal.streams:
+                samples = _with_streams(samples, of_shard, self.deal.streams, self.frame_rate_hz)
             description, shard_rows = shards.write_shard(self.uri, self.names[shard], samples)
             counts = np.zeros(self.codebook_size, np.int64)
             for sample in samples:
@@ -181,14 +192,48 @@ def _samples(table: pa.Table, split: str) -> list[Sample]:
 
 def _with_words(samples: list[Sample], table: pa.Table, speller: Speller) -> list[Sample]:
     """The samples of one shard with the words of their segments, the rows of `table`."""
-    words, flat = table["words"].to_pylist(), Flat.of(table)
-    firsts = np.flatnonzero(table["member"].to_numpy() == 0).tolist()
-    timed = []
-    for first, end in zip(firsts, [*firsts[1:], len(table)], strict=True):
-        num_frames = [int(flat.segment(row)[1].sum(dtype=np.int64)) for row in range(first, end)]
-        timed.append(times_in_sample(words[first:end], num_frames, speller.frame_rate_hz))
+    words = table["words"].to_pylist()
+    timed = [
+        times_in_sample(words[first : first + len(num_frames)], num_frames, speller.frame_rate_hz)
+        for first, num_frames in _frames_of_segments(table)
+    ]
     of_samples = speller.words_of(timed, [sample.durations for sample in samples])
     return [replace(sample, words=of_sample) for sample, of_sample in zip(samples, of_samples, strict=True)]
+
+
+def _with_streams(
+    samples: list[Sample], table: pa.Table, streams: tuple[Stream, ...], frame_rate_hz: float
+) -> list[Sample]:
+    """The samples of one shard with the pitch and style of their segments, the rows of `table`."""
+    columns = {stream.name: _lists(table[stream.name]) for stream in streams}
+    found = []
+    for sample, (first, num_frames) in zip(samples, _frames_of_segments(table), strict=True):
+        end = first + len(num_frames)
+        pitch, style = (
+            codes_of_sample(columns[stream.name][first:end], num_frames, frame_rate_hz, stream) for stream in streams
+        )
+        has_both = pitch is not None and style is not None
+        found.append(replace(sample, pitch=pitch, style=style) if has_both else sample)
+    return found
+
+
+def _frames_of_segments(table: pa.Table) -> list[tuple[int, list[int]]]:
+    """Of each sample the row of its first segment, and the frames of each of its segments."""
+    flat = Flat.of(table)
+    firsts = np.flatnonzero(table["member"].to_numpy() == 0).tolist()
+    return [
+        (first, [int(flat.segment(row)[1].sum(dtype=np.int64)) for row in range(first, end)])
+        for first, end in zip(firsts, [*firsts[1:], len(table)], strict=True)
+    ]
+
+
+def _lists(column: pa.ChunkedArray) -> list[NDArray[np.uint16] | None]:
+    """The arrays of a column of lists; None for null."""
+    lists = column.combine_chunks()
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    arrays = np.split(pc.list_flatten(lists).to_numpy(zero_copy_only=False), np.cumsum(lengths)[:-1])
+    is_there = pc.is_valid(lists).to_numpy(zero_copy_only=False).tolist()
+    return [array if there else None for array, there in zip(arrays, is_there, strict=True)]
 
 
 def _figures(samples: list[Sample]) -> list[dict[str, Any]]:
@@ -206,6 +251,7 @@ def _figures(samples: list[Sample]) -> list[dict[str, Any]]:
             "num_units": sum(len(sample.units) for sample in group),
             "num_frames": sum(sample.num_frames for sample in group),
             "with_words": _figures_of_words([sample for sample in group if sample.words is not None]),
+            "with_streams": _figures_of_streams([sample for sample in group if sample.pitch is not None]),
         }
         for (corpus, language), group in sorted(groups.items())
     ]
@@ -218,6 +264,15 @@ def _figures_of_words(samples: list[Sample]) -> dict[str, Any]:
         "duration_s": math.fsum(sample.duration_s for sample in samples),
         "num_words": sum(len(of_sample.table) for of_sample in words),
         "num_text_tokens": sum(len(of_sample.tokens) for of_sample in words),
+    }
+
+
+def _figures_of_streams(samples: list[Sample]) -> dict[str, Any]:
+    return {
+        "num_samples": len(samples),
+        "duration_s": math.fsum(sample.duration_s for sample in samples),
+        "num_pitch": sum(len(sample.pitch) for sample in samples if sample.pitch is not None),
+        "num_style": sum(len(sample.style) for sample in samples if sample.style is not None),
     }
 
 

@@ -6,13 +6,12 @@ that take them were trained on those of one model, which their config.json names
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from model.pitch.tokenizer import load_pitch_tokenizer
 from model.vocoder.codes import codes_of_frames
 from pipeline.errors import TwistError
 
@@ -20,33 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
-    from torch import Tensor
 
+    from pipeline.speaking.code_models import CodeModel
     from pipeline.speaking.units import Codes
     from pipeline.speaking.voice import Voice
-
-
-class CodeEncoder(Protocol):
-    """A model of pitch or style."""
-
-    @property
-    def rate_hz(self) -> float:
-        """Codes a second."""
-        ...
-
-    @property
-    def num_codes(self) -> int:
-        """Above every code."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the model."""
-        ...
-
-    def codes(self, wav: Tensor, num_samples: Tensor) -> list[Tensor]:
-        """The codes [P] of each of some clips: wav [B, S] at 16 kHz, of num_samples [B] each."""
-        ...
 
 
 class Expression:
@@ -56,7 +32,7 @@ class Expression:
         encoders: A model of `pitch`, one of `style`, or both.
     """
 
-    def __init__(self, encoders: Mapping[str, CodeEncoder]) -> None:
+    def __init__(self, encoders: Mapping[str, CodeModel]) -> None:
         self._encoders = dict(encoders)
 
     def require_fit(self, voice: Voice) -> None:
@@ -95,20 +71,6 @@ class Expression:
             for codes, of_clip in zip(self._encoders[name].codes(padded, num_samples), found, strict=True):
                 of_clip[name] = codes.cpu().numpy().astype(np.uint16)
         return list(found)
-
-
-def load_expression(pitch_model: str | None) -> Expression:
-    """The codes of a model of pitch; of none, those for voices that take no codes.
-
-    Args:
-        pitch_model: The model's folder, or the name of an embedded one.
-
-    Raises:
-        TwistError: there is none, or it is damaged.
-    """
-    if pitch_model is None:
-        return Expression({})
-    return Expression({"pitch": load_pitch_tokenizer(pitch_model)})
 
 
 def with_other_durations(

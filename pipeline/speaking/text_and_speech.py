@@ -19,6 +19,7 @@ from model.lm.sampling_config import MAX_NEW_TOKENS
 from model.lm.text_tokenizer import TextTokenizer, read_tokenizer
 from model.training import checkpoint
 from pipeline.errors import TwistError
+from pipeline.speaking.expressive import StreamTokenizer, spoken_of
 from pipeline.speaking.few_shot import answer_in_text
 from pipeline.speaking.prompts import PromptPart
 from pipeline.speaking.spoken import with_suffix, write_wav
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
     from model.lm.modality import OutputModality
     from model.lm.sampling_config import SamplingConfig
+    from model.lm.streams import Spoken
+    from model.lm.vocab import Vocabulary
     from pipeline.speaking.few_shot import Task
     from pipeline.speaking.speech_lm import SpeechLM
     from pipeline.speaking.tokenizer import Tokenizer
@@ -142,7 +145,7 @@ def continue_prompts(
     outputs: Sequence[Path],
     model: TextAndSpeechLM,
     book: Codebook | None,
-    tokenizer: Tokenizer | None,
+    tokenizer: Tokenizer | StreamTokenizer | None,
     voice: Voice | None,
     output_modality: OutputModality,
     sampling: SamplingConfig,
@@ -160,7 +163,7 @@ def continue_prompts(
         outputs: Where each is written to, without a suffix; with several continuations -0, -1, ... is added.
         model: Continues them.
         book: The codebook of the model's units; needed where anything is speech.
-        tokenizer: Gives units; needed where a prompt has speech.
+        tokenizer: Gives units, or of an expressive model streams; needed where a prompt has speech.
         voice: Speaks; needed where the output may be speech.
         output_modality: What continuations are.
         sampling: How to draw.
@@ -191,13 +194,14 @@ def continue_prompts(
         "max_new_tokens": max_new_tokens,
     }
     for prompt, parts, output, continuations in zip(prompts, encoded, outputs, continued, strict=True):
+        described = [_description(*pair, model.lm.vocabulary) for pair in zip(prompt, parts, strict=True)]
         for number, continuation in enumerate(continuations):
             path = output if num_continuations == 1 else output.with_name(f"{output.name}-{number}")
             if stop_part is not None:
-                continuation = _until(continuation, stop_part)
+                continuation = _until(continuation, stop_part, model.lm.vocabulary)
             said, wavs = _said(continuation, parts, path, model, book, voice)
             description = {
-                "prompt": [_description(given, part) for given, part in zip(prompt, parts, strict=True)],
+                "prompt": described,
                 "continuation": number,
                 "output_modality": output_modality,
                 "parts": said,
@@ -213,11 +217,15 @@ def continue_prompts(
             yield Continuation(path, text, wavs, None if voice is None else voice.sample_rate_hz, description)
 
 
-def _until(continuation: Sequence[Part], stop: Part) -> list[Part]:
-    """A clip that is spoken, up to its STOP."""
-    units = np.concatenate([part.values for part in continuation] or [np.zeros(0, np.int64)])
-    answer = before_first(units, stop.values)
-    return [Part("speech", answer)] if len(answer) else []
+def _until(continuation: Sequence[Part], stop: Part, vocabulary: Vocabulary) -> list[Part]:
+    """A clip that is spoken, up to its STOP: wherever its units stand, whatever pitch and style stand among them."""
+    stream = np.concatenate([part.values for part in continuation] or [np.zeros(0, np.int64)])
+    is_unit, is_unit_of_stop = (vocabulary.is_unit(each + vocabulary.offset) for each in (stream, stop.values))
+    num_units = len(before_first(stream[is_unit], stop.values[is_unit_of_stop]))
+    if not num_units:
+        return []
+    is_answer = np.cumsum(is_unit) - is_unit < num_units
+    return [Part("speech", stream[is_answer])]
 
 
 def before_first(units: NDArray[np.int64], stop: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -228,23 +236,31 @@ def before_first(units: NDArray[np.int64], stop: NDArray[np.int64]) -> NDArray[n
     return units
 
 
-def _encoded(prompt: Sequence[PromptPart], model: TextAndSpeechLM, tokenizer: Tokenizer | None) -> list[Part]:
+def _encoded(
+    prompt: Sequence[PromptPart], model: TextAndSpeechLM, tokenizer: Tokenizer | StreamTokenizer | None
+) -> list[Part]:
     texts = iter(model.text_parts([part.content for part in prompt if part.modality == "text"]))
     recordings: list[str] = [part.content for part in prompt if part.modality == "speech"]
-    units: Iterator[Units] = iter(())
+    heard: Iterator[NDArray[np.int64]] = iter(())
     if recordings:
         assert tokenizer is not None, "a prompt has speech"
-        units = iter(tokenizer.batch(recordings))
-    return [
-        next(texts) if part.modality == "text" else Part("speech", next(units).values.astype(np.int64))
-        for part in prompt
-    ]
+        if isinstance(tokenizer, StreamTokenizer):
+            heard = iter(tokenizer.values(recordings))
+        else:
+            heard = (units.values.astype(np.int64) for units in tokenizer.batch(recordings))
+    return [next(texts) if part.modality == "text" else Part("speech", next(heard)) for part in prompt]
 
 
-def _description(given: PromptPart, part: Part) -> dict[str, Any]:
+def _description(given: PromptPart, part: Part, vocabulary: Vocabulary) -> dict[str, Any]:
     if part.modality == "text":
         return {"text": given.content}
-    return {"audio": given.content, "units": part.values.tolist()}
+    return {"audio": given.content, **_units_of(spoken_of(part, vocabulary)[0], 0)}
+
+
+def _units_of(spoken: Spoken, first: int) -> dict[str, list[int]]:
+    """The units from `first` on; of an expressive model with the pitch and style of each, as far as they are said."""
+    streams = {"units": spoken.units, "pitch": spoken.pitch, "style": spoken.style}
+    return {name: values[first:].tolist() for name, values in streams.items() if values is not None}
 
 
 def _said(
@@ -259,32 +275,41 @@ def _said(
     said: list[dict[str, Any]] = []
     wavs: dict[int, NDArray[np.float32]] = {}
     time_s = 0.0
-    for number, part in enumerate(parts):
-        before = prompt[-1] if number == 0 else None
+    for place, part in enumerate(parts):
+        number, before = len(said), prompt[-1] if place == 0 else None
         description: dict[str, Any] = {"modality": part.modality, "start_s": time_s}
         if part.modality == "text":
             description["text"] = model.text_of(part, before)
         else:
             assert book is not None and voice is not None, "the output may be speech"
-            units, wavs[number] = speak_part(part, before, book, voice)
+            earlier = prompt[:-1] if place == 0 else [*prompt, *parts[:place]]
+            spoken, num_given = spoken_of(part, model.lm.vocabulary, before, earlier)
+            if len(spoken.units) == num_given:  # pitch and style, and no unit that has them
+                continue
+            units, wavs[number] = speak(spoken, num_given, book, voice)
             assert units.durations is not None
             time_s += len(wavs[number]) / voice.sample_rate_hz
             description["wav"] = with_suffix(output, f".{number}.wav").name
-            description |= {"units": units.values.tolist(), "durations": units.durations.tolist()}
+            description |= {**_units_of(spoken, num_given), "durations": units.durations.tolist()}
         said.append({**description, "end_s": time_s})
     return said, wavs
 
 
-def speak_part(part: Part, before: Part | None, book: Codebook, voice: Voice) -> tuple[Units, NDArray[np.float32]]:
-    """The units of a part, with durations, and its wav [S].
+def speak(spoken: Spoken, num_given: int, book: Codebook, voice: Voice) -> tuple[Units, NDArray[np.float32]]:
+    """The units behind the first `num_given`, with durations, and their wav [S].
 
-    Speech that goes on from a prompt is spoken together with it, and the prompt's share cut off: the voice is one.
+    Speech that goes on from a prompt is spoken together with it, and the prompt's share cut off: the voice is one. A
+    voice that takes codes of pitch and style gets those of each unit, and 0 where the model has said none.
     """
-    given = before.values if before is not None and before.modality == "speech" else np.zeros(0, np.int64)
-    values = np.concatenate([given, part.values])
-    frame_rate_hz = float(book.facts["encoder"]["frame_rate_hz"])
-    units = voice.with_durations(Units(values.astype(np.uint16), None, frame_rate_hz, book.fingerprint))
-    wav, _ = voice(units)
-    assert units.durations is not None
-    share = int(units.durations[: len(given)].sum(dtype=np.int64)) / int(units.durations.sum(dtype=np.int64))
-    return units[len(given) :], wav[round(share * len(wav)) :]
+    units = Units(spoken.units, None, float(book.facts["encoder"]["frame_rate_hz"]), book.fingerprint)
+    timed = voice.with_durations(units)
+    said = {"pitch": spoken.pitch, "style": spoken.style}
+    codes = {name: _or_zero(said[name], units) for name in voice.num_codes}
+    wav, _ = voice(units, codes=codes) if codes else voice(timed)
+    assert timed.durations is not None
+    share = int(timed.durations[:num_given].sum(dtype=np.int64)) / int(timed.durations.sum(dtype=np.int64))
+    return timed[num_given:], wav[round(share * len(wav)) :]
+
+
+def _or_zero(codes: NDArray[np.uint16] | None, units: Units) -> NDArray[np.uint16]:
+    return np.zeros_like(units.values) if codes is None else codes.astype(np.uint16)

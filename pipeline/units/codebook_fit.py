@@ -74,7 +74,7 @@ def fit_codebook(
     with stage.begin(functools.partial(take_back_dropped, stage) if retry_dropped else None) as has_work:
         if not has_work:
             return
-        segments = _draw_segments(run, config)
+        segments = draw_segments(run, config.max_hours, config.seed)
         durations = pc.subtract(segments["end_s"], segments["start_s"]).to_numpy()
         frame_rate_hz = float(describe_encoder(encoder)["frame_rate_hz"])
         # Each frame is drawn independently, which gives about max_frames without counting all frames first.
@@ -108,14 +108,14 @@ def _import_codebook(run: str, config: CodebookConfig, encoder_config: EncoderCo
         stage.finish(nothing_read, [], taken.fingerprint, imported_from=imported.source)
 
 
-def _draw_segments(run: str, config: CodebookConfig) -> pa.Table:
+def draw_segments(run: str, max_hours: float, seed: int) -> pa.Table:
     """At most `max_hours` of segments, the first by a hash of seed and id, planned into new chunks."""
     with open_segments(run) as tables:
-        hashes = [[_hash(config.seed, id) for id in table["segment_id"].to_pylist()] for table in tables]
+        hashes = [[_hash(seed, id) for id in table["segment_id"].to_pylist()] for table in tables]
         durations = [pc.subtract(table["end_s"], table["start_s"]).to_numpy() for table in tables]
         order = np.argsort(np.concatenate([np.array(of_table, np.uint64) for of_table in hashes]), kind="stable")
         hours = np.concatenate(durations)[order].cumsum() / 3600
-        count = max(1, int(np.searchsorted(hours, config.max_hours, side="right")))
+        count = max(1, int(np.searchsorted(hours, max_hours, side="right")))
         is_drawn = np.zeros(len(order), np.bool_)
         is_drawn[order[:count]] = True
         by_table = np.split(is_drawn, np.cumsum([len(of_table) for of_table in hashes])[:-1])

@@ -186,7 +186,7 @@ def _codes(run: str, name: str) -> pa.Table:
 
 
 def _facts(run: str, name: str) -> CodeFacts:
-    told = read_facts(run, name)["model"]
+    told = read_facts(run, name)[f"{name}_model"]
     return CodeFacts(float(told["rate_hz"]), int(told["num_codes"]), str(told["fingerprint"]))
 
 

@@ -10,7 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from model.lm.streams import Streams
 from pipeline.files import s3
+from pipeline.packing.words import tile
 from pipeline.records import DOCUMENT_SCHEMA
 from pipeline.shards import Dataset, Sample, Words, make_key, write_index, write_shard
 from pipeline.text_shards import Document, TextDataset, token_type_of, write_text_index, write_text_shard
@@ -102,6 +104,73 @@ def words_of(units: NDArray[np.uint16], num_words: int, generator: np.random.Gen
     tokens = generator.integers(0, vocab_size, num_tokens.sum()).astype(np.uint32)
     timed = [(f"w{place}", row[1] / 25, row[2] / 25) for place, row in enumerate(table.tolist())]
     return Words(tuple(timed), tokens, table)
+
+
+PITCH, STYLE = (
+    {"fingerprint": "pitch-1", "rate_hz": 12.5, "num_codes": 6},
+    {"fingerprint": "style-1", "rate_hz": 1.0, "num_codes": 4},
+)
+
+
+def streams_of(generator: np.random.Generator, num_frames: int, codebook_size: int = 20) -> Streams:
+    """Units of one frame or more, and pitch and style of as many seconds."""
+    frames = np.repeat(generator.integers(0, codebook_size, num_frames), generator.integers(1, 4, num_frames))
+    starts = np.flatnonzero(np.concatenate([[True], np.diff(frames[:num_frames]) != 0]))
+    durations = np.diff(np.append(starts, num_frames)).astype(np.uint16)
+    pitch = np.repeat(generator.integers(0, 6, num_frames), 2)[: -(-num_frames // 2)]
+    style = generator.integers(0, 4, -(-num_frames // 25))
+    return Streams(frames[starts].astype(np.uint16), durations, pitch.astype(np.uint16), style.astype(np.uint16))
+
+
+def words_over(streams: Streams, num_words: int, generator: np.random.Generator, vocab_size: int = 100) -> Words:
+    """Words that tile units at frames drawn at random, which often divide a unit."""
+    num_frames = int(streams.durations.sum())
+    cuts = np.sort(generator.choice(np.arange(1, num_frames), num_words - 1, replace=False))
+    edges = [0, *cuts.tolist(), num_frames]
+    timed = [(f"w{place}", edges[place] / 25, edges[place + 1] / 25) for place in range(num_words)]
+    counts = generator.integers(1, 4, num_words)
+    tokens = generator.integers(0, vocab_size, counts.sum()).astype(np.uint32)
+    words = tile(timed, tokens, counts, streams.durations, 25.0)
+    assert words is not None
+    return words
+
+
+def write_streams_dataset(
+    uri: str,
+    splits: Mapping[str, Sequence[tuple[Streams, Words | None]]],
+    *,
+    vocab_size: int = 100,
+    tokenizer: str = "tokenizer-1",
+    without: Sequence[int] = (),
+) -> Dataset:
+    """Writes real shards, two per split, of units with pitch and style; the samples `without` have units alone."""
+    descriptions, rows = [], []
+    for split, contents in splits.items():
+        samples = [
+            replace(
+                _sample(split, i, streams.units, "librispeech"),
+                key=make_key(f"{split}-{i}"),
+                durations=streams.durations,
+                end_s=int(streams.durations.sum()) / 25,
+                words=words,
+                **({} if i in without else {"pitch": streams.pitch, "style": streams.style}),  # type: ignore[arg-type]
+            )
+            for i, (streams, words) in enumerate(contents)
+        ]
+        for number, half in enumerate((samples[::2], samples[1::2])):
+            description, shard_rows = write_shard(uri, f"{split}/{split}-{number:06d}.tar", half)
+            descriptions.append(description)
+            rows += shard_rows
+    info = {
+        "num_units": 20,
+        "frame_rate_hz": 25,
+        "codebook": {"fingerprint": "codebook-1"},
+        "text": {"tokenizer": tokenizer, "vocab_size": vocab_size},
+        "pitch": PITCH,
+        "style": STYLE,
+        "shards": descriptions,
+    }
+    return write_index(uri, info, rows)
 
 
 def write_text_dataset(

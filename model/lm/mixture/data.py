@@ -11,10 +11,10 @@ from model.lm.loader import Batch
 from model.lm.loader_config import LoaderConfig
 from model.lm.mixture.batches import MixtureBatches
 from model.lm.mixture.config import ALIGNED_KINDS, SPEECH, TEXT, MixtureConfig, SpanConfig
-from model.lm.mixture.perplexity import perplexity_by_kind, text_lm_perplexity
-from model.lm.mixture.sources import PREFIX, AlignedSource, Source, SpeechSource, TextSource
+from model.lm.mixture.perplexity import frequency_perplexity, perplexity_by_kind, text_lm_perplexity
+from model.lm.mixture.sources import PREFIX, AlignedSource, Source, SpeechSource, StreamSource, TextSource
 from model.lm.perplexity import Perplexity, PerplexityReport, unigram_perplexity, unit_counts
-from model.lm.samples import AlignedSamples, TextSamples, UnitSamples
+from model.lm.samples import AlignedSamples, StreamSamples, TextSamples, UnitSamples
 from model.lm.text_lm import text_tokenizer, text_vocabulary
 from model.lm.text_tokenizer import fingerprint_of_tokenizer
 from model.lm.training_data import ngram_reports, samples_at_once
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pipeline.text_shards import TextDataset
 
 SPEECH_BASELINE = "speech: unit frequencies"
+STREAM_BASELINE = "speech: frequencies of units, pitch and style"
 TEXT_BASELINE = "text: the text LM"
 
 
@@ -55,7 +56,7 @@ class MixtureData:
         folder = config.init or config.tokenizer
         assert folder is not None
         _refuse_other_tokenizer(config.mixture, dataset, text, folder)
-        self.vocabulary = vocabulary = text_vocabulary(folder, dataset)
+        self.vocabulary = vocabulary = text_vocabulary(folder, dataset, is_expressive=config.expressive)
         self.tokenizer = text_tokenizer(folder, vocabulary)
         self._train = _Split(config, dataset, text, vocabulary, "train", config.data)
         self._validation = _Split(
@@ -93,6 +94,10 @@ class MixtureData:
 
     def baseline(self, untrained: nn.Module) -> PerplexityReport:
         found: dict[str, Perplexity] = {}
+        if self._train.streams is not None and self._validation.streams is not None:
+            found[STREAM_BASELINE] = frequency_perplexity(
+                self._train.streams, self._validation.streams, self.vocabulary, self._ranks
+            )
         if self._train.speech is not None and self._validation.speech is not None:
             counts = unit_counts(self._train.speech, self.vocabulary, self._ranks)
             found[SPEECH_BASELINE] = unigram_perplexity(counts, self._validation.speech).mean
@@ -154,7 +159,8 @@ class _Split:
 
     Attributes:
         sources: By kind, in the order of KINDS.
-        speech: All samples of units; None if the mixture is text alone.
+        speech: All samples of units; None if the mixture is text alone, or speech has pitch and style.
+        streams: All samples of units, pitch and style; None if the mixture is text alone, or speech has units alone.
         held_to: What is read is held to.
     """
 
@@ -171,7 +177,14 @@ class _Split:
         assert mixture is not None
         self.sources: dict[str, Source] = {}
         self.speech: UnitSamples | None = None
-        if mixture.kinds != (TEXT,):
+        self.streams: StreamSource | None = None
+        if mixture.kinds != (TEXT,) and config.expressive:
+            samples = StreamSamples(dataset, split, data, longest=config.max_units - PREFIX)
+            self.held_to = samples.held_to
+            self.streams = StreamSource(samples, vocabulary, config.max_units)
+            if mixture.speech:
+                self.sources[SPEECH] = self.streams
+        elif mixture.kinds != (TEXT,):
             self.speech = UnitSamples(dataset, split, config.max_units - PREFIX, data)
             self.held_to = self.speech.held_to
             if mixture.speech:
@@ -186,7 +199,11 @@ class _Split:
             self.held_to = documents.held_to
             self.sources[TEXT] = TextSource(documents, vocabulary)
         if any(getattr(mixture, kind) for kind in ALIGNED_KINDS):
-            aligned = AlignedSamples(dataset, split, data)
+            aligned = (
+                StreamSamples(dataset, split, data, with_words=True)
+                if config.expressive
+                else AlignedSamples(dataset, split, data)
+            )
             for kind in ALIGNED_KINDS:
                 if getattr(mixture, kind):
                     spans = config.spans or SpanConfig()

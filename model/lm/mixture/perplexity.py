@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Determines the spans of interleaved samples, the same at every validation.
 SEED = 0
+# Samples whose tokens are counted for `frequency_perplexity`, and how many at once.
+MOST_COUNTED, COUNTED_AT_ONCE = 2**16, 256
 
 
 def perplexity_by_kind(
@@ -65,6 +67,37 @@ def text_lm_perplexity(
         return nll, pad_sequence([torch.ones(length - 1, dtype=torch.bool) for length in lengths], batch_first=True)
 
     return _perplexity(model, text, score, batch_size, ranks)
+
+
+def frequency_perplexity(train: Source, validation: Source, vocabulary: Vocabulary, ranks: Ranks) -> Perplexity:
+    """Perplexity of speech, each of its tokens predicted by its frequency alone.
+
+    Frequencies are those in up to MOST_COUNTED samples, drawn evenly; the targets those of `perplexity_by_kind`.
+
+    Args:
+        train: Whose tokens are counted.
+        validation: What is predicted.
+        vocabulary: The model's.
+        ranks: The processes among which the counting is parted; all of them must call this.
+    """
+    chosen = np.unique(np.linspace(0, len(train.lengths) - 1, MOST_COUNTED).astype(np.int64))
+    counts = np.zeros(vocabulary.vocab_size, np.int64)
+    for start in range(ranks.rank * COUNTED_AT_ONCE, len(chosen), ranks.world_size * COUNTED_AT_ONCE):
+        some = chosen[start : start + COUNTED_AT_ONCE]
+        batch, _ = train.sequences(some, some, SEED)
+        counts += np.bincount(batch.token_ids.numpy(), minlength=len(counts))
+    of_speech = ranks.sum(torch.from_numpy(counts).to(ranks.device)).cpu().numpy()[vocabulary.speech_ids] + 1
+    nll = np.zeros(vocabulary.vocab_size)
+    nll[vocabulary.speech_ids] = -np.log(of_speech / of_speech.sum())
+    nats, num_targets = 0.0, 0
+    for start in range(0, len(validation.lengths), COUNTED_AT_ONCE):
+        some = np.arange(start, min(start + COUNTED_AT_ONCE, len(validation.lengths)))
+        batch, _ = validation.sequences(some, some, SEED)
+        for document in torch.split(batch.token_ids, list(batch.lengths)):
+            targets = document.numpy()[2:]
+            nats += float(nll[targets].sum())
+            num_targets += len(targets)
+    return Perplexity(nats / num_targets, float(np.exp(nats / num_targets)), num_targets)
 
 
 def _scored(batch: MicroBatch, vocabulary: Vocabulary) -> Tensor:

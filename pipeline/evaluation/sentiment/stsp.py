@@ -34,8 +34,9 @@ from pipeline.evaluation.sentiment.records import (
 from pipeline.evaluation.speech.audio_reader import audio_reader
 from pipeline.evaluation.speech.transcripts import as_heard
 from pipeline.files import storage
+from pipeline.speaking.expressive import spoken_of
 from pipeline.speaking.spoken import write_wav
-from pipeline.speaking.text_and_speech import TextAndSpeechLM, speak_part
+from pipeline.speaking.text_and_speech import TextAndSpeechLM, speak
 from pipeline.stage import digest
 from pipeline.synthetic import benchmark_folder
 
@@ -227,7 +228,8 @@ class _Measured:
     def _speak(self, answer: Answer, voice: Voice) -> NDArray[np.float32]:
         assert answer.units is not None
         before: Part = answer.prompt[-1]
-        return speak_part(answer.units, before, self.subject.codebook, voice)[1]
+        spoken, num_given = spoken_of(answer.units, self.model.lm.vocabulary, before)
+        return speak(spoken, num_given, self.subject.codebook, voice)[1]
 
     def _row(
         self, record: StspRecord, answer: Answer, judged: Judged, run: int, prompts: Judged | None

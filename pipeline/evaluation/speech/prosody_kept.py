@@ -28,7 +28,8 @@ from pipeline.evaluation.speech.transcripts import as_heard
 from pipeline.evaluation.speech.utterances import held_out_segments, read_utterances, spread_out
 from pipeline.evaluation.speech.wavs import write_wavs
 from pipeline.files import storage
-from pipeline.speaking.expression import Expression, load_expression, with_other_durations
+from pipeline.speaking.code_models import load_code_models
+from pipeline.speaking.expression import Expression, with_other_durations
 from pipeline.speaking.units import Units
 from pipeline.stage import digest
 
@@ -78,7 +79,7 @@ def prosody(subject: Subject) -> list[Result]:
         raise TwistError("prosody needs speech: give --evaluation.prosody.source, or --run")
     named: dict[str, str | None] = dict(config.voices) or {"voice": None}
     voices = {name: subject.voice(path) for name, path in named.items()}
-    expression = load_expression(config.pitch_model)
+    expression = Expression(load_code_models(config.pitch_model, config.style_model))
     for voice in voices.values():
         expression.require_fit(voice)
     found = (

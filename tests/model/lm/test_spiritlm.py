@@ -1,4 +1,4 @@
-"""SpiRit-LM BASE in the layout of its release, with random weights: ids, what stands before units, scores, drawing."""
+"""SpiRit-LM in the layout of its release, with random weights: ids, what stands before units, scores, drawing."""
 
 from __future__ import annotations
 
@@ -111,12 +111,13 @@ def test_units_alone_are_continued(release: Path) -> None:
     assert len(units) == 247 and units.max() == NUM_UNITS - 2, "neither the blank nor what is behind it comes"
 
 
-def test_what_is_no_spiritlm_base(tmp_path: Path) -> None:
+def test_what_is_no_spiritlm(tmp_path: Path) -> None:
     units = [f"[Hu{unit}]" for unit in range(NUM_UNITS)]
     for number, (names, rows, words) in enumerate(
         (
-            (["[Speech]", "[Text]", *units], NUM_ROWS, "in another order than SpiRit-LM BASE"),
-            (["[Text]", "[Speech]", *units, "[Pi0]"], NUM_ROWS, "EXPRESSIVE"),
+            (["[Speech]", "[Text]", *units], NUM_ROWS, "in another order than SpiRit-LM"),
+            (["[Text]", "[Speech]", *units, "[St0]", "[Pi0]"], NUM_ROWS, "in another order than SpiRit-LM"),
+            (["[Text]", "[Speech]", *units, "[Pi0]"], NUM_ROWS, "pitch and style, or neither"),
             (["[Text]", "[Speech]", *units], 150, "its table has 150 rows"),
             (["[Other]"], NUM_ROWS, "has no `offset`"),
         )
@@ -124,3 +125,72 @@ def test_what_is_no_spiritlm_base(tmp_path: Path) -> None:
         folder = write_release(tmp_path / str(number), names, rows)
         with pytest.raises(TwistError, match=words):
             load_speech_lm(str(folder))
+
+
+NUM_PITCH, NUM_STYLE = 64, 100
+EXPRESSIVE_NAMES = [
+    "[Text]",
+    "[Speech]",
+    *(f"[Hu{unit}]" for unit in range(NUM_UNITS)),
+    *(f"[Pi{code}]" for code in range(NUM_PITCH)),
+    *(f"[St{code}]" for code in range(NUM_STYLE)),
+]
+
+
+@pytest.fixture(scope="module")
+def expressive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As Meta's EXPRESSIVE: pitch behind the units, and style behind that, then rows for nothing."""
+    return write_release(tmp_path_factory.mktemp("expressive"), EXPRESSIVE_NAMES, rows=768)
+
+
+def test_ids_of_expressive_are_those_of_the_tokenizer(expressive: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(expressive)
+    model, vocabulary = load_speech_lm(str(expressive))
+    assert len(model.get_input_embeddings().weight) == 768
+    names = ["[Hu7]", "[Pi0]", "[Pi63]", "[St0]", "[St99]"]
+    ids = [
+        *vocabulary.encode(np.array([7], np.uint16)),
+        *vocabulary.encode_pitch(np.array([0, 63], np.uint16)),
+        *vocabulary.encode_style(np.array([0, 99], np.uint16)),
+    ]
+    assert ids == tokenizer.convert_tokens_to_ids(names)
+    without_blank = vocabulary.of_units(NUM_UNITS - 1)
+    assert without_blank is not None and without_blank.pitch_offset == vocabulary.pitch_offset
+    blank = vocabulary.offset + NUM_UNITS - 1
+    assert blank in vocabulary.speech_ids and blank not in without_blank.speech_ids
+
+
+@pytest.mark.parametrize("modality", ["text", "speech", "any"])
+def test_expressive_says_what_its_mode_allows(expressive: Path, modality: Any) -> None:
+    """However it draws: in speech units, pitch and style; in text, text; and never a row for nothing."""
+    model, vocabulary = load_speech_lm(str(expressive))
+    tokenizer = AutoTokenizer.from_pretrained(expressive)
+    drawn_ids = DrawnIds.of(model, tokenizer, vocabulary, "")
+    names = tokenizer.convert_tokens_to_ids(["[St71]", "[Pi39]", "[Hu3]", "[Pi4]", "[Hu40]"])
+    prompt = [Part("text", np.array([5, 6])), Part("speech", np.array(names) - vocabulary.offset)]
+    hot = SamplingConfig(temperature=1e6, top_k=None)
+    (found,) = continue_parts(
+        model.eval(), vocabulary, drawn_ids, [prompt], modality, hot, max_new_tokens=120, num_continuations=4
+    )
+    spoken = np.concatenate([part.values for parts in found for part in parts if part.modality == "speech"] or [[]])
+    ids = spoken.astype(np.int64) + vocabulary.offset
+    kinds = [bool(is_one(ids).any()) for is_one in (vocabulary.is_unit, vocabulary.is_pitch, vocabulary.is_style)]
+    assert kinds == [modality != "text"] * 3
+    assert np.isin(ids, vocabulary.speech_ids).all()
+    is_text = any(part.modality == "text" for parts in found for part in parts)
+    assert is_text == (modality != "speech")
+
+
+def test_units_alone_of_expressive_are_continued(expressive: Path) -> None:
+    model, vocabulary = load_speech_lm(str(expressive))
+    hot = SamplingConfig(temperature=1e6, top_k=None, max_times_prompt=100)
+    (units,) = continue_units(model.eval(), vocabulary, [np.array([1, 2, 3], np.uint16)], hot)[0]
+    assert len(units) == 247, "every draw is a unit"
+
+
+def test_a_part_with_what_the_model_does_not_say_is_refused(expressive: Path) -> None:
+    model, vocabulary = load_speech_lm(str(expressive))
+    drawn_ids = DrawnIds.of(model, AutoTokenizer.from_pretrained(expressive), vocabulary, "")
+    prompt = [Part("speech", np.array([vocabulary.vocab_size - vocabulary.offset]))]
+    with pytest.raises(TwistError, match="no unit, pitch or style"):
+        continue_parts(model, vocabulary, drawn_ids, [prompt], "speech", SamplingConfig())

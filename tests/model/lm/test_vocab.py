@@ -107,3 +107,33 @@ def test_a_published_table_may_have_rows_to_spare(num_rows: int, fits: bool, mak
             vocabulary.for_dataset(dataset)
     with pytest.raises(TwistError, match="20 units, the model has 24"):
         Vocabulary(24).for_dataset(dataset)  # our own models say how many there are
+
+
+EXPRESSIVE = {"text_size": 10, "num_pitch": 64, "num_style": 100, "pitch_offset": 32}
+
+
+def test_pitch_and_style_follow_the_units() -> None:
+    vocabulary = Vocabulary(20, 12, **EXPRESSIVE, pitch_fingerprint="p", style_fingerprint="s")  # type: ignore[arg-type]
+    assert (vocabulary.style_offset, vocabulary.vocab_size) == (96, 196)
+    assert vocabulary.speech_ids.tolist() == list(range(12, 196))
+    assert Vocabulary.from_config(SimpleNamespace(**vocabulary.as_config())) == vocabulary
+    ids = np.arange(300)
+    kinds = [is_one(ids).sum() for is_one in (vocabulary.is_unit, vocabulary.is_pitch, vocabulary.is_style)]
+    assert kinds == [20, 64, 100]
+    with pytest.raises(TwistError, match="not all units"):
+        vocabulary.decode(np.array([32]))
+
+
+def test_a_model_of_units_says_no_pitch() -> None:
+    vocabulary = Vocabulary(20, 12, text_size=10)
+    ids = np.arange(300)
+    assert not vocabulary.is_pitch(ids).any() and not vocabulary.is_style(ids).any()
+    assert not {"num_pitch", "pitch_offset"} & vocabulary.as_config().keys()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_style": 0}, {"pitch_offset": 31}, {"text_size": 0}, {"num_pitch": -1}, {"num_pitch": 0}]
+)
+def test_impossible_streams_are_refused(changes: dict[str, int]) -> None:
+    with pytest.raises(TwistError, match="pitch"):
+        Vocabulary(20, 12, **{**EXPRESSIVE, **changes})  # type: ignore[arg-type]

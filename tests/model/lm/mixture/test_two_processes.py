@@ -12,6 +12,7 @@ import pytest
 
 from model.lm.trainer import train
 from model.training.metrics import read_metrics
+from tests.model.lm.mixture.test_expressive import make_world as make_expressive_world
 from tests.model.lm.mixture.test_training import config_of, make_world, weights_of
 from tests.ray_clusters import ROOT
 
@@ -25,21 +26,23 @@ from model.lm.trainer import train
 from tests.model.lm.mixture.test_training import World, config_of
 
 torch.set_num_threads(1)
-world, steps, checkpoints = json.loads(sys.argv[1])
+world, steps, checkpoints, expressive = json.loads(sys.argv[1])
 world = World(*world)
-train(config_of(world, num_steps=steps, gradient_accumulation=2), world.shards, checkpoints, text=world.text)
+config = config_of(world, num_steps=steps, gradient_accumulation=2, expressive=expressive)
+train(config, world.shards, checkpoints, text=world.text)
 """
 
 
-def test_two_processes_equal_one(tmp_path: Path) -> None:
-    world = make_world(tmp_path)
+@pytest.mark.parametrize("expressive", [False, True])
+def test_two_processes_equal_one(tmp_path: Path, expressive: bool) -> None:
+    world = make_expressive_world(tmp_path) if expressive else make_world(tmp_path)
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     for steps in (4, 8):
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
-                *(str(script), json.dumps([world, steps, str(tmp_path / "two")])),
+                *(str(script), json.dumps([world, steps, str(tmp_path / "two"), expressive])),
             ],
             env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
             capture_output=True,
@@ -48,7 +51,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, done.stderr
-    train(config_of(world), world.shards, str(tmp_path / "one"), text=world.text)
+    train(config_of(world, expressive=expressive), world.shards, str(tmp_path / "one"), text=world.text)
     two, one = weights_of(tmp_path / "two", 8), weights_of(tmp_path / "one", 8)
     for name, weight in one.items():
         difference = (two[name] - weight).abs().max().item()

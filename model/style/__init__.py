@@ -1,0 +1,1 @@
+"""Codes of style: what a second of speech sounds like, whatever is said."""
