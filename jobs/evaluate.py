@@ -112,7 +112,7 @@ def _data_of(config: EvaluationConfig) -> dict[str, str | None]:
     return {
         "swuggy": config.swuggy.folder,
         "sblimp": config.sblimp.folder,
-        "storycloze": config.storycloze.spoken or config.storycloze.topic,
+        "storycloze": config.storycloze.spoken or config.storycloze.topic or config.storycloze.cross,
         "salmon": config.salmon.folder,
         "pairs": config.pairs.source,
         UNITS: config.units.audio,

@@ -33,10 +33,13 @@ class StoryClozeConfig:
     Args:
         spoken: Folder of sSC: pairs with a wrong ending about the same things.
         topic: Folder of tSC: pairs with the ending of another story.
+        cross: For models of text and speech: a JSONL file of contexts with a right and a wrong ending, as text, as
+            audio, or as both; or slamkit's folder of <name>_mutual.wav, _correct and _incorrect.
     """
 
     spoken: str | None = None
     topic: str | None = None
+    cross: str | None = None
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ TWIST_TABLE_3 = "TWIST, table 3"
 NOT_SAID = "not said (sum fits best)"
 SLAMKIT = "Slam, table 1"
 SPIRIT_LM = "SpiRit-LM, table 4"
+SPIRIT_LM_6 = "SpiRit-LM, table 6"
+MEAN_OF_WHAT = "mean, over what is not said"
 
 PUBLISHED = (
     *_of("swuggy", "all, sum", TWIST_TABLE_3, NOT_SAID, {"TWIST-1.3B": 72.9, "TWIST-7B": 74.6}),
@@ -52,6 +54,9 @@ PUBLISHED = (
     *_of("tsc", "all, mean", "TWIST, table 4", NOT_SAID, {"TWIST-1.3B": 61.3, "TWIST-7B": 64.4}),
     *_of("ssc", "all, mean", SPIRIT_LM, "mean", {"SpiRit-LM Base": 61.0, "SpiRit-LM Expressive": 56.9}),
     *_of("tsc", "all, mean", SPIRIT_LM, "mean", {"SpiRit-LM Base": 82.9, "SpiRit-LM Expressive": 75.4}),
+    *_of("tsc-cross", "T->S, mean", SPIRIT_LM_6, MEAN_OF_WHAT, {"SpiRit-LM Base": 72.7}),
+    *_of("tsc-cross", "S->T, mean", SPIRIT_LM_6, MEAN_OF_WHAT, {"SpiRit-LM Base": 88.6}),
+    *_of("ssc-cross", "S->T, mean", SPIRIT_LM, MEAN_OF_WHAT, {"SpiRit-LM Base": 64.6}),
     *_of("salmon", "sentiment_consistency, mean", "SALMon", "mean", {"TWIST-7B": 61.5}),
     *_of("salmon", "speaker_consistency, mean", "SALMon", "mean", {"TWIST-7B": 71.0}),
     *_of("salmon", "gender_consistency, mean", "SALMon", "mean", {"TWIST-7B": 70.0}),
