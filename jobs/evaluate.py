@@ -32,8 +32,8 @@ PERPLEXITY, UNITS, ALL = "perplexity", "units", "all"
 # Commands of their own, which the first argument chooses.
 OTHERS = {"table": evaluate_table.main, "plot": evaluate_plot.main, "mmos": evaluate_mmos.main}
 Name = Literal[
-    "perplexity", "swuggy", "sblimp", "storycloze", "salmon", "pairs", "matching", "units", "resynthesis",
-    "generation", "all"
+    "perplexity", "swuggy", "sblimp", "storycloze", "salmon", "pairs", "matching", "choices", "asr", "tts",
+    "intent", "units", "resynthesis", "generation", "all"
 ]  # fmt: skip
 # What measures units and voice alone, so that no speech LM is needed.
 WITHOUT_LM = {UNITS, "resynthesis"}
@@ -115,6 +115,10 @@ def _data_of(config: EvaluationConfig) -> dict[str, str | None]:
         "storycloze": config.storycloze.spoken or config.storycloze.topic or config.storycloze.cross,
         "salmon": config.salmon.folder,
         "pairs": config.pairs.source,
+        "choices": config.choices.questions,
+        "asr": config.asr.examples,
+        "tts": config.tts.examples and config.tts.stop and config.tts.asr,
+        "intent": config.intent.source and config.intent.examples,
         UNITS: config.units.audio,
         "resynthesis": config.resynthesis.asr,
         "generation": config.generation.asr and config.generation.text_lm,

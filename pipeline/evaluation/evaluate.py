@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.errors import TwistError
+from pipeline.evaluation.choices import choices
 from pipeline.evaluation.pairs import cloze, pair_files, salmon, slm21, submission
 from pipeline.evaluation.pairs.directions import directions, require_text
 from pipeline.evaluation.pairs.likelier import Rule, accuracies, audio_items, pair_table, score_items
 from pipeline.evaluation.pairs.matching import matching
 from pipeline.evaluation.pairs.numbered_pairs import numbered_pairs
 from pipeline.evaluation.results import OUR_OWN
+from pipeline.evaluation.speech.few_shot_tasks import asr, intent, tts
 from pipeline.evaluation.speech.generation import generation
 from pipeline.evaluation.speech.resynthesis import resynthesis
 from pipeline.evaluation.units.unit_benchmark import units
@@ -216,6 +218,10 @@ BENCHMARKS: dict[str, Callable[[Subject], Iterable[Result]]] = {
     "salmon": salmon_parts,
     "pairs": own_pairs,
     "matching": matching,
+    "choices": choices,
+    "asr": asr,
+    "tts": tts,
+    "intent": intent,
     "units": units,
     "resynthesis": resynthesis,
     "generation": generation,
