@@ -71,6 +71,20 @@ class PairsConfig:
 
 
 @dataclass(frozen=True)
+class MatchingConfig:
+    """Which text belongs to which speech, for models of text and speech.
+
+    Args:
+        max_items: Take so many of the run's held-out samples with words, spread over all; null: all of them.
+    """
+
+    max_items: int | None = 2000
+
+    def __post_init__(self) -> None:
+        _require_positive("matching", self, "max_items")
+
+
+@dataclass(frozen=True)
 class ChoicesConfig:
     """Questions in text with several answers to choose from (MMLU's layout), for models of text and speech.
 
@@ -326,6 +340,7 @@ class EvaluationConfig:
         storycloze: Stories against stories with another ending.
         salmon: Acoustic consistency and alignment.
         pairs: Pairs of your own.
+        matching: Which text belongs to which speech.
         choices: Questions in text with several answers.
         units: The units alone.
         resynthesis: Word error rate of speech that is spoken again from its units.
@@ -341,6 +356,7 @@ class EvaluationConfig:
     storycloze: StoryClozeConfig = field(default_factory=StoryClozeConfig)
     salmon: FolderConfig = field(default_factory=FolderConfig)
     pairs: PairsConfig = field(default_factory=PairsConfig)
+    matching: MatchingConfig = field(default_factory=MatchingConfig)
     choices: ChoicesConfig = field(default_factory=ChoicesConfig)
     units: UnitsConfig = field(default_factory=UnitsConfig)
     resynthesis: ResynthesisConfig = field(default_factory=ResynthesisConfig)

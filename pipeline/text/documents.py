@@ -70,7 +70,7 @@ def require_column(file: TextFile) -> None:
 
 def _rows(piece: Piece) -> Iterator[tuple[int, str | NoText]]:
     row = piece.first_row
-    with parquet.RowGroups(piece.file.uri, [piece.file.column]) as groups:
+    with parquet.RowGroups(piece.file.uri, [piece.file.column], in_ranges=True) as groups:
         for group in range(piece.start, piece.end):
             for batch in groups.read(group).to_batches(1000):
                 for text in batch.column(0).to_pylist():
