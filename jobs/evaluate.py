@@ -88,6 +88,34 @@ def _perplexity(recipe: Recipe, given: Namespace, folder: str, output: str) -> N
             results.write(storage.join(output, name_of(folder, output)), evaluation.result)
         except OSError as error:  # another's run can be measured, too
             speech_options.warner("evaluate")(f"the result cannot be kept: {error}")
+    if recipe.train is not None and recipe.train.mixture is not None:
+        _perplexity_of_kinds(recipe, given, folder, shards, output)
+
+
+def _perplexity_of_kinds(recipe: Recipe, given: Namespace, folder: str, shards: str, output: str) -> None:
+    from pipeline.evaluation import results
+    from pipeline.evaluation.kinds import perplexity_of_kinds
+    from pipeline.evaluation.subject import name_of
+    from pipeline.runs import TEXT
+
+    assert recipe.train is not None
+    result = perplexity_of_kinds(
+        folder,
+        shards,
+        storage.join(recipe.run, TEXT),
+        recipe.train,
+        given.split,
+        level=given.level,
+        seed=given.seed,
+        device=given.device,
+        dtype=given.dtype,
+    )
+    print(json.dumps(results.as_json(result)) if given.json else results.as_text(result), flush=True)
+    if output:
+        try:
+            results.write(storage.join(output, name_of(folder, output)), result)
+        except OSError as error:
+            speech_options.warner("evaluate")(f"the result cannot be kept: {error}")
 
 
 def _names(recipe: Recipe, given: Namespace) -> list[str]:
