@@ -2,9 +2,9 @@
 
     python benchmarks/pack_text.py [--quick] [--json]
 
-Text is paragraphs of Python's own documentation (`pydoc_data`), drawn again and again, a document a line; the tokenizer is
-a byte-level BPE of 8,192 tokens, trained on it. Everything runs in one process and one thread, and is measured in seconds
-of the processor, so that other work on the machine does not count. Tokens a second of
+Text is paragraphs of Python's own documentation (`pydoc_data`), drawn again and again, a document a line; the tokenizer
+is a byte-level BPE of 8,192 tokens, trained on it. Everything runs in one process and one thread, and is measured in
+seconds of the processor, so that other work on the machine does not count. Tokens a second of
 
     pack      `twist pack-text`: read, tokenize, shuffle over all documents, write shards with index and checksums
     encode    tokenizers' encode_batch on the same documents in memory: no way of packing is faster

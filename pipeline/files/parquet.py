@@ -149,9 +149,7 @@ class RowGroups:
             source = stack.enter_context(_open(uri, in_ranges=in_ranges))
             self._file = stack.enter_context(
                 # Without pre_buffer all is read by the thread that asks for it; see _open.
-                pq.ParquetFile(
-                    source, read_dictionary=dictionaries, page_checksum_verification=True, pre_buffer=False
-                )
+                pq.ParquetFile(source, read_dictionary=dictionaries, page_checksum_verification=True, pre_buffer=False)
             )
             # pyarrow silently skips a column that the file lacks.
             if missing := set(columns or ()) - set(self._file.schema_arrow.names):

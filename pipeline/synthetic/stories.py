@@ -156,7 +156,7 @@ def _write(folder: Path, stories: Sequence[Story], speak: Speak, seed: int, repo
     for number, (story, other) in enumerate(zip(stories, others, strict=True)):
         context, rate_hz = _joined([speak(sentence) for sentence in story.sentences])
         for name, endings in (("sSC", (story.right, story.wrong)), ("tSC", (story.right, other.right))):
-            pieces = []
+            pieces: list[dict[str, object]] = []
             for is_wrong, ending in enumerate(endings):
                 path = folder / name / f"{2 * number + is_wrong}_{_file_name(story.story_id)}.wav"
                 spoken, _ = _joined([(context, rate_hz), speak(ending)])
@@ -164,10 +164,9 @@ def _write(folder: Path, stories: Sequence[Story], speak: Speak, seed: int, repo
                 path.with_suffix(".txt").write_text(" ".join([*story.sentences, ending]) + "\n")
                 starts_s = len(context) / rate_hz + PAUSE_S
                 pieces.append({"text": ending, "audio": path.name, "start_s": round(starts_s, 6)})
-            told = {"text": " ".join(story.sentences), "audio": pieces[0]["audio"]}
-            told |= {"start_s": 0.0, "end_s": round(len(context) / rate_hz, 6)}
-            pair = {"id": story.story_id, "context": told, "right": pieces[0], "wrong": pieces[1]}
-            pairs[name].append(pair)
+            told = {"text": " ".join(story.sentences), "audio": pieces[0]["audio"], "start_s": 0.0}
+            told["end_s"] = round(len(context) / rate_hz, 6)
+            pairs[name].append({"id": story.story_id, "context": told, "right": pieces[0], "wrong": pieces[1]})
         rows.append({"number": number, "story_id": story.story_id, "topic_ending_of": other.story_id})
         report(number + 1, len(stories), "stories")
     for name, of_set in pairs.items():
