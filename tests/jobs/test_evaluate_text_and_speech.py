@@ -16,6 +16,7 @@ from pipeline.speaking.tokenizer import find_codebook
 from pipeline.synthetic import espeak
 from pipeline.synthetic.mini_stories import mini_stories
 from pipeline.synthetic.stories import write_storycloze
+from pipeline.work import cluster
 from tests.asr_models import write_ctc
 from tests.model.lm.test_text_lm import ROWS, write_text_lm
 from tests.progress import silently
@@ -51,7 +52,8 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_from_audio_to_results(twist, folder, tmp_path):
+def test_from_audio_to_results(twist, folder, tmp_path, monkeypatch, without_ray):  # noqa: ARG001
+    monkeypatch.setattr(cluster, "map_actors", lambda judge, items, _: map(judge, items))
     output = tmp_path / "evaluation"
     command = ["evaluate", "storycloze", "asr", "tts", "intent", "--json", "--checkpoint", folder / "lm"]
     command += ["--codebook", CODEBOOK, "--output", output, "--evaluation.storycloze.spoken", folder / "stories/sSC"]

@@ -61,7 +61,7 @@ def test_words_are_those_of_the_text_and_lie_in_the_recording(primer: Path) -> N
         assert "".join(word for word, _, _ in line["aligned_text"]).strip() == line["text"] == texts[line["file_name"]]
         edges = [time for _, start_s, end_s in line["aligned_text"] for time in (start_s, end_s)]
         assert edges == sorted(edges)
-        assert 0 <= edges[0] and edges[-1] <= info.duration
+        assert edges[0] >= 0 and edges[-1] <= info.duration
     assert write_primer(primer, SMALL) == pytest.approx(duration_s), "what is there is found"
 
 
