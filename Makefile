@@ -55,7 +55,7 @@ spirit-demo: $(VENV)/.runtime
 	$(CONTINUE)/any.wav --prompt "$(WRITTEN)" --output-modality any
 	@echo
 	@echo "Listen to $(SPIRIT)/speech: what the model goes on with, with texts and times in the .json beside each wav. A"
-	@echo "model of this size, trained for minutes, writes half-words of English and speaks none."
+	@echo "model of this size, trained for minutes, writes sentences of its few words, and its voice is small."
 
 setup: $(VENV)/.runtime
 
