@@ -147,22 +147,6 @@ def _row_scores(
 
 
 @torch.inference_mode()
-def next_token_scores(
-    model: PreTrainedModel, prompts: Sequence[NDArray[np.int64]], choices: Sequence[NDArray[np.int64]]
-) -> list[NDArray[np.float64]]:
-    """The log-probability of some ids [C] to come next, behind each of some prompts [n]; packed, without pads."""
-    scores: list[NDArray[np.float64]] = [np.zeros(0)] * len(prompts)
-    for batch in _batches([len(ids) for ids in prompts]):
-        lengths = [len(prompts[index]) for index in batch]
-        logits = document_logits(model, torch.from_numpy(np.concatenate([prompts[index] for index in batch])), lengths)
-        ends = torch.tensor(lengths).cumsum(0) - 1
-        nats = logits[ends.to(logits.device)].float().log_softmax(dim=1).double().cpu().numpy()
-        for row, index in zip(nats, batch, strict=True):
-            scores[index] = row[choices[index]]
-    return scores
-
-
-@torch.inference_mode()
 def _drawn(
     model: PreTrainedModel,
     token_ids: NDArray[np.int64],

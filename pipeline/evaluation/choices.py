@@ -34,7 +34,7 @@ import numpy as np
 import pyarrow as pa
 
 from model.lm.parts import encode
-from model.lm.scoring import next_token_scores, token_scores
+from model.lm.scoring import token_scores
 from pipeline.corpora.tables import read_json_lines
 from pipeline.errors import TwistError
 from pipeline.evaluation.measures import GROUP, Measure
@@ -206,25 +206,9 @@ def _nats(
     model: TextAndSpeechLM, asked: Sequence[tuple[list[NDArray[np.int64]], list[int]]]
 ) -> list[NDArray[np.float64]]:
     """The log-probability of each choice's letter of each question."""
-    # Where every letter is one token behind the same prompt, the prompt is read once.
-    is_short = [
-        set(lengths) == {1} and all(np.array_equal(one[:-1], sequences[0][:-1]) for one in sequences)
-        for sequences, lengths in asked
-    ]
-    short = [sequences for (sequences, _), is_one in zip(asked, is_short, strict=True) if is_one]
-    of_short = iter(
-        next_token_scores(
-            model.lm.model,
-            [sequences[0][:-1] for sequences in short],
-            [np.array([int(one[-1]) for one in sequences]) for sequences in short],
-        )
-    )
-    long = [ids for (sequences, _), is_one in zip(asked, is_short, strict=True) if not is_one for ids in sequences]
-    of_long = iter(token_scores(model.lm.model, long))
-    return [
-        next(of_short) if is_one else np.array([float(next(of_long)[-length:].sum()) for length in lengths])
-        for (_, lengths), is_one in zip(asked, is_short, strict=True)
-    ]
+    # What the choices of a question begin with, the whole prompt, is computed once.
+    nats = iter(token_scores(model.lm.model, [ids for sequences, _ in asked for ids in sequences]))
+    return [np.array([float(next(nats)[-length:].sum()) for length in lengths]) for _, lengths in asked]
 
 
 def _with_measures(table: pa.Table) -> tuple[pa.Table, list[Measure]]:

@@ -12,7 +12,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from model.lm.scoring import next_token_scores, token_scores
 from pipeline.errors import TwistError
 from pipeline.evaluation.choices import choices, prompt_of, read_questions
 from pipeline.evaluation.config import ChoicesConfig, EvaluationConfig
@@ -93,15 +92,6 @@ def test_the_likeliest_letter_is_the_answer(num_shots: int, checkpoint: Path, tm
     assert result.headline.value == pytest.approx(macro)
     assert result.figures["all questions"].value == pytest.approx(np.mean(list(itertools.chain(*right.values()))))
     assert {about: result.figures[about].num_items for about in right} == dict.fromkeys(right, 2)
-
-
-def test_a_prompt_that_is_read_once_gives_the_same(checkpoint: Path) -> None:
-    model = subject_of(checkpoint, {}).lm.model
-    prompts = [np.array([5, 6, 7]), np.array([8, 9]), np.arange(40)]
-    letters = [np.array([1, 2]), np.array([3]), np.array([300, 4, 2])]
-    for prompt, ids, found in zip(prompts, letters, next_token_scores(model, prompts, letters), strict=True):
-        alone = [nats[-1] for nats in token_scores(model, [np.append(prompt, one) for one in ids])]
-        assert found == pytest.approx(alone, abs=1e-5)
 
 
 @pytest.mark.parametrize("room_for", [-1, 0, 1, 2])
