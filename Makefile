@@ -40,13 +40,13 @@ endif
 
 SPIRIT := runs/spirit-demo
 CONTINUE = $(BIN)/twist generate --run $(SPIRIT) --max-new-tokens 80 --output-file $(SPIRIT)/speech
-SAID = [SPEECH] runs/demo-speech/colleen/colleen-006.flac
-WRITTEN = [TEXT] Last summer, Harriet rented a room
+SAID = [SPEECH] runs/spirit-demo-speech/00003.flac
+WRITTEN = [TEXT] Dorothy painted the yellow
 
 spirit-demo: $(VENV)/.runtime
-	$(BIN)/twist make-speech demo runs/demo-speech
-	$(BIN)/twist make-text demo runs/spirit-demo-text
-	$(BIN)/twist run --config recipes/spirit_demo.yaml --audio runs/demo-speech
+	$(BIN)/twist make-speech primer runs/spirit-demo-speech
+	$(BIN)/twist make-text primer runs/spirit-demo-text
+	$(BIN)/twist run --config recipes/spirit_demo.yaml --audio runs/spirit-demo-speech
 	$(BIN)/twist evaluate matching --run $(SPIRIT)
 	$(CONTINUE)/text-to-text.wav --prompt "$(WRITTEN)" --output-modality text
 	$(CONTINUE)/text-to-speech.wav --prompt "$(WRITTEN)" --output-modality speech
@@ -55,7 +55,7 @@ spirit-demo: $(VENV)/.runtime
 	$(CONTINUE)/any.wav --prompt "$(WRITTEN)" --output-modality any
 	@echo
 	@echo "Listen to $(SPIRIT)/speech: what the model goes on with, with texts and times in the .json beside each wav. A"
-	@echo "model of this size, trained for minutes, writes half-words of English and speaks none."
+	@echo "model of this size, trained for minutes, writes sentences of its few words, and its voice is small."
 
 setup: $(VENV)/.runtime
 

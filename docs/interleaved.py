@@ -38,7 +38,7 @@ def main() -> None:
     sample = read_sample(dataset.uri, dataset.row(int(samples.manifest_rows()[arguments.sample])))
     assert sample.words is not None
     timed, table = sample.words.timed, sample.words.table
-    spans = SpanConfig(text_words=(2, 6), speech_words=(2, 6))
+    spans = SpanConfig(text_words=(1, 4), speech_words=(1, 4))
     is_speech = draw_speech(np.array([len(timed)]), np.array([arguments.place]), 0, spans)
     starts_s = np.concatenate([[0], np.cumsum(sample.durations)]) / 25
 

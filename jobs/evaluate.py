@@ -38,8 +38,8 @@ OTHERS = {
     "stsp-score": evaluate_stsp_score.main,
 }
 Name = Literal[
-    "perplexity", "swuggy", "sblimp", "storycloze", "salmon", "pairs", "matching", "units", "resynthesis",
-    "generation", "stsp", "prosody", "all"
+    "perplexity", "swuggy", "sblimp", "storycloze", "salmon", "pairs", "matching", "choices", "asr", "tts",
+    "intent", "units", "resynthesis", "generation", "stsp", "prosody", "all"
 ]  # fmt: skip
 # What measures units and voice alone, so that no speech LM is needed.
 WITHOUT_LM = {UNITS, "resynthesis", "prosody"}
@@ -94,6 +94,34 @@ def _perplexity(recipe: Recipe, given: Namespace, folder: str, output: str) -> N
             results.write(storage.join(output, name_of(folder, output)), evaluation.result)
         except OSError as error:  # another's run can be measured, too
             speech_options.warner("evaluate")(f"the result cannot be kept: {error}")
+    if recipe.train is not None and recipe.train.mixture is not None:
+        _perplexity_of_kinds(recipe, given, folder, shards, output)
+
+
+def _perplexity_of_kinds(recipe: Recipe, given: Namespace, folder: str, shards: str, output: str) -> None:
+    from pipeline.evaluation import results
+    from pipeline.evaluation.kinds import perplexity_of_kinds
+    from pipeline.evaluation.subject import name_of
+    from pipeline.runs import TEXT
+
+    assert recipe.train is not None
+    result = perplexity_of_kinds(
+        folder,
+        shards,
+        storage.join(recipe.run, TEXT),
+        recipe.train,
+        given.split,
+        level=given.level,
+        seed=given.seed,
+        device=given.device,
+        dtype=given.dtype,
+    )
+    print(json.dumps(results.as_json(result)) if given.json else results.as_text(result), flush=True)
+    if output:
+        try:
+            results.write(storage.join(output, name_of(folder, output)), result)
+        except OSError as error:
+            speech_options.warner("evaluate")(f"the result cannot be kept: {error}")
 
 
 def _names(recipe: Recipe, given: Namespace) -> list[str]:
@@ -118,9 +146,13 @@ def _data_of(config: EvaluationConfig) -> dict[str, str | None]:
     return {
         "swuggy": config.swuggy.folder,
         "sblimp": config.sblimp.folder,
-        "storycloze": config.storycloze.spoken or config.storycloze.topic,
+        "storycloze": config.storycloze.spoken or config.storycloze.topic or config.storycloze.cross,
         "salmon": config.salmon.folder,
         "pairs": config.pairs.source,
+        "choices": config.choices.questions,
+        "asr": config.asr.examples,
+        "tts": config.tts.examples and config.tts.stop and config.tts.asr,
+        "intent": config.intent.source and config.intent.examples,
         UNITS: config.units.audio,
         "resynthesis": config.resynthesis.asr,
         "generation": config.generation.asr and config.generation.text_lm,

@@ -3,6 +3,7 @@
 twist make-speech demo FOLDER: 20 minutes by ten English speakers and others, untidy as a real corpus, for the demo.
 twist make-speech voices FOLDER: many voices, some of it with phonemes, to pretrain and evaluate a tokenizer.
 twist make-speech voice FOLDER: one voice, to train a vocoder.
+twist make-speech primer FOLDER: short sentences of few words, for the demo of speech and text.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from jobs.folder_makers import Maker, command_of
 from jobs.progress import progress
-from pipeline.synthetic.config import DemoCorpusConfig, VoiceConfig, VoicesConfig
+from pipeline.synthetic.config import DemoCorpusConfig, PrimerConfig, VoiceConfig, VoicesConfig
 
 
 def demo(folder: Path, speech: DemoCorpusConfig) -> None:
@@ -49,6 +50,15 @@ def voice(folder: Path, speech: VoiceConfig) -> None:
     print(f"speech     {duration_s / 60:.1f} min of {speech.voice} in {folder}")
 
 
+def primer(folder: Path, speech: PrimerConfig) -> None:
+    """Makes short sentences of few words in one voice, to train a small model of speech and text on."""
+    from pipeline.synthetic.primer import write_primer
+
+    with progress("speech") as report:
+        duration_s = write_primer(folder, speech, report)
+    print(f"speech     {duration_s / 60:.1f} min in {speech.num_sentences:,} sentences of {speech.voice} in {folder}")
+
+
 main = command_of(
     "make-speech",
     __doc__,
@@ -56,6 +66,7 @@ main = command_of(
         "demo": Maker(demo, DemoCorpusConfig),
         "voices": Maker(voices, VoicesConfig),
         "voice": Maker(voice, VoiceConfig),
+        "primer": Maker(primer, PrimerConfig),
     },
 )
 

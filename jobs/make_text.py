@@ -1,6 +1,7 @@
 """Makes what training on text beside speech needs, where there is nothing to fetch.
 
 twist make-text demo FOLDER: a text of the kind of sentences that the demo's voices speak, and a tokenizer for it.
+twist make-text primer FOLDER: the same for the primer's voice.
 twist make-text tokenizer FOLDER --text.files FILE...: a byte-level BPE tokenizer, for models without a text LM.
 """
 
@@ -10,7 +11,7 @@ import sys
 from pathlib import Path
 
 from jobs.folder_makers import Maker, command_of
-from pipeline.synthetic.config import DemoTextConfig
+from pipeline.synthetic.config import DemoTextConfig, PrimerTextConfig
 from pipeline.text.make_tokenizer import TokenizerConfig
 
 
@@ -19,6 +20,14 @@ def demo(folder: Path, text: DemoTextConfig) -> None:
     from pipeline.synthetic.demo_text import write_demo_text
 
     num_words, num_tokens = write_demo_text(folder, text)
+    print(f"text       {num_words:,} words, and a tokenizer of {num_tokens:,} tokens, in {folder}")
+
+
+def primer(folder: Path, text: PrimerTextConfig) -> None:
+    """Makes a text of the kind of sentences that the primer's voice speaks, and a tokenizer for it."""
+    from pipeline.synthetic.demo_text import write_primer_text
+
+    num_words, num_tokens = write_primer_text(folder, text)
     print(f"text       {num_words:,} words, and a tokenizer of {num_tokens:,} tokens, in {folder}")
 
 
@@ -33,7 +42,11 @@ def tokenizer(folder: Path, text: TokenizerConfig) -> None:
 main = command_of(
     "make-text",
     __doc__,
-    {"demo": Maker(demo, DemoTextConfig), "tokenizer": Maker(tokenizer, TokenizerConfig)},
+    {
+        "demo": Maker(demo, DemoTextConfig),
+        "primer": Maker(primer, PrimerTextConfig),
+        "tokenizer": Maker(tokenizer, TokenizerConfig),
+    },
     group="text",
 )
 

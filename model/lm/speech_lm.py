@@ -293,6 +293,9 @@ def _load(folder: str) -> PreTrainedModel:
 def initialize(architecture: dict[str, Any], vocabulary: Vocabulary, seed: int) -> PreTrainedModel:
     """A model of random weights, with a table for a vocabulary."""
     settings = {**architecture, **vocabulary.as_config()}
+    if vocabulary.text_size:
+        # Id 0 is text there. Its row would be zeros and get no gradient, if it padded; nothing does: rows are packed.
+        settings["pad_token_id"] = None
     if settings["model_type"] == "imagegpt":  # its start of sequence always takes the last row, which has no logit
         settings["vocab_size"] += 1
     for name in ("dtype", "torch_dtype"):  # else a text LM stored in half precision would be trained in it

@@ -33,10 +33,13 @@ class StoryClozeConfig:
     Args:
         spoken: Folder of sSC: pairs with a wrong ending about the same things.
         topic: Folder of tSC: pairs with the ending of another story.
+        cross: For models of text and speech: a JSONL file of contexts with a right and a wrong ending, as text, as
+            audio, or as both; or slamkit's folder of <name>_mutual.wav, _correct and _incorrect.
     """
 
     spoken: str | None = None
     topic: str | None = None
+    cross: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,43 @@ class PairsConfig:
     name: str = "pairs"
 
     def __post_init__(self) -> None:
-        if not self.name.replace("-", "").replace("_", "").isalnum():
-            raise TwistError(f"evaluation.pairs.name names a file: letters, digits, - and _, not {self.name!r}")
+        _require_file_name("pairs", self.name)
+
+
+@dataclass(frozen=True)
+class MatchingConfig:
+    """Which text belongs to which speech, for models of text and speech.
+
+    Args:
+        max_items: Take so many of the run's held-out samples with words, spread over all; null: all of them.
+    """
+
+    max_items: int | None = 2000
+
+    def __post_init__(self) -> None:
+        _require_positive("matching", self, "max_items")
+
+
+@dataclass(frozen=True)
+class ChoicesConfig:
+    """Questions in text with several answers to choose from (MMLU's layout), for models of text and speech.
+
+    Args:
+        questions: JSONL file: {"question": "...", "choices": ["...", ...], "answer": 2, "subject": "..."} a line.
+        examples: The same, of which the first of each subject are shown before its questions: MMLU's dev.
+        num_shots: How many are shown.
+        name: What results call it.
+    """
+
+    questions: str | None = None
+    examples: str | None = None
+    num_shots: int = 5
+    name: str = "choices"
+
+    def __post_init__(self) -> None:
+        if self.num_shots < 0:
+            raise TwistError(f"evaluation.choices.num_shots is {self.num_shots}; it must be at least 0")
+        _require_file_name("choices", self.name)
 
 
 Condition = Literal["triphone-within", "phoneme-within", "phoneme-any"]
@@ -187,6 +225,95 @@ class GenerationConfig:
 
 
 @dataclass(frozen=True)
+class AsrConfig:
+    """Speech written down by a model of text and speech that is shown how.
+
+    Args:
+        source: The speech and its texts: a corpus in any layout, or a table (.jsonl, .csv, .tsv) with columns audio and
+            text, and perhaps speaker. By default the run's recordings in `split`.
+        split: The part of it that is taken; audio that is of no split is taken too.
+        max_items: Take so many recordings, spread over all; all of them by default.
+        examples: JSONL to draw examples from, {"audio": "clip.wav", "text": "..."} a line.
+        num_shots: Examples that are shown before each clip.
+        seed: Of their draw.
+        max_new_tokens: Tokens of a transcript, at most.
+    """
+
+    source: str | None = None
+    split: Literal["validation", "test"] = "validation"
+    max_items: int | None = None
+    examples: str | None = None
+    num_shots: int = 10
+    seed: int = 0
+    max_new_tokens: int = 100
+
+    def __post_init__(self) -> None:
+        _require_positive("asr", self, "max_items", "num_shots", "max_new_tokens")
+
+
+@dataclass(frozen=True)
+class TtsConfig:
+    """Texts read aloud by a model of text and speech that is shown how.
+
+    Args:
+        source: The texts: a corpus in any layout, or a table (.jsonl, .csv, .tsv) with columns audio and text, and
+            perhaps speaker. By default those of the run's recordings in `split`.
+        split: The part of it that is taken; what is of no split is taken too.
+        max_items: Take so many texts, spread over all; all of them by default.
+        examples: JSONL to draw examples from, {"audio": "clip.wav", "text": "..."} a line.
+        stop: A recording of the word "stop", which ends each clip that is shown.
+        asr: Folder of the ASR that hears: a model of transformers, or of faster-whisper (CTranslate2).
+        num_shots: Examples that are shown before each text.
+        seed: Of their draw.
+        max_new_tokens: Units of a clip, at most.
+        sampling: How units are drawn; its lengths and pauses are not looked at.
+        vocoder: The voice: a folder, a file or a name; by default that of the run, else the one made for the units.
+        wavs: Folder in which to write what was spoken, to listen to; none by default.
+    """
+
+    source: str | None = None
+    split: Literal["validation", "test"] = "validation"
+    max_items: int | None = None
+    examples: str | None = None
+    stop: str | None = None
+    asr: str | None = None
+    num_shots: int = 10
+    seed: int = 0
+    max_new_tokens: int = 300
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    vocoder: str | None = None
+    wavs: str | None = None
+
+    def __post_init__(self) -> None:
+        _require_positive("tts", self, "max_items", "num_shots", "max_new_tokens")
+        _require_local("tts", self.wavs)
+
+
+@dataclass(frozen=True)
+class IntentConfig:
+    """Intents named by a model of text and speech that is shown how.
+
+    Args:
+        source: JSONL of what is to be classified, {"audio": "clip.wav", "text": "...", "label": "..."} a line.
+        examples: The same, to draw examples from, all labels alike.
+        modality: Whether clips are classified, or texts.
+        num_shots: Examples that are shown before each.
+        seed: Of their draw.
+        max_new_tokens: Tokens of an answer, at most.
+    """
+
+    source: str | None = None
+    examples: str | None = None
+    modality: Literal["speech", "text"] = "speech"
+    num_shots: int = 30
+    seed: int = 0
+    max_new_tokens: int = 20
+
+    def __post_init__(self) -> None:
+        _require_positive("intent", self, "num_shots", "max_new_tokens")
+
+
+@dataclass(frozen=True)
 class StspConfig:
     """Whether a model of text and speech goes on in the mood of its prompt (STSP: Speech-Text Sentiment Preservation).
 
@@ -279,6 +406,18 @@ class ProsodyConfig:
         _require_local("prosody", self.wavs)
 
 
+def _require_positive(benchmark: str, config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise TwistError(f"evaluation.{benchmark}.{name} is {value}; it must be at least 1")
+
+
+def _require_file_name(benchmark: str, name: str) -> None:
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise TwistError(f"evaluation.{benchmark}.name names a file: letters, digits, - and _, not {name!r}")
+
+
 def _require_local(benchmark: str, wavs: str | None) -> None:
     if wavs is not None and storage.is_s3(wavs):
         raise TwistError(f"evaluation.{benchmark}.wavs is {wavs}; it must be a folder on this machine")
@@ -294,8 +433,13 @@ class EvaluationConfig:
         storycloze: Stories against stories with another ending.
         salmon: Acoustic consistency and alignment.
         pairs: Pairs of your own.
+        matching: Which text belongs to which speech.
+        choices: Questions in text with several answers.
         units: The units alone.
         resynthesis: Word error rate of speech that is spoken again from its units.
+        asr: Word error rate of speech that a model of text and speech writes down.
+        tts: Word and letter error rate of texts that it reads aloud.
+        intent: Intents that it names.
         generation: What a text LM makes of the words of continuations, and how they repeat themselves.
         stsp: Whether the mood of a prompt is kept.
         prosody: What of the prosody of recordings is in what voices say again.
@@ -307,8 +451,13 @@ class EvaluationConfig:
     storycloze: StoryClozeConfig = field(default_factory=StoryClozeConfig)
     salmon: FolderConfig = field(default_factory=FolderConfig)
     pairs: PairsConfig = field(default_factory=PairsConfig)
+    matching: MatchingConfig = field(default_factory=MatchingConfig)
+    choices: ChoicesConfig = field(default_factory=ChoicesConfig)
     units: UnitsConfig = field(default_factory=UnitsConfig)
     resynthesis: ResynthesisConfig = field(default_factory=ResynthesisConfig)
+    asr: AsrConfig = field(default_factory=AsrConfig)
+    tts: TtsConfig = field(default_factory=TtsConfig)
+    intent: IntentConfig = field(default_factory=IntentConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     stsp: StspConfig = field(default_factory=StspConfig)
     prosody: ProsodyConfig = field(default_factory=ProsodyConfig)

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.errors import TwistError
-from pipeline.evaluation.pairs import pair_files, salmon, slm21, submission
+from pipeline.evaluation.choices import choices
+from pipeline.evaluation.pairs import cloze, pair_files, salmon, slm21, submission
+from pipeline.evaluation.pairs.directions import directions, require_text
 from pipeline.evaluation.pairs.likelier import Rule, accuracies, audio_items, pair_table, score_items
 from pipeline.evaluation.pairs.matching import matching
 from pipeline.evaluation.pairs.numbered_pairs import numbered_pairs
 from pipeline.evaluation.results import OUR_OWN
 from pipeline.evaluation.sentiment.stsp import stsp
+from pipeline.evaluation.speech.few_shot_tasks import asr, intent, tts
 from pipeline.evaluation.speech.generation import generation
 from pipeline.evaluation.speech.prosody_kept import prosody
 from pipeline.evaluation.speech.resynthesis import resynthesis
@@ -96,21 +99,30 @@ def _slm21(
 
 
 def storycloze(subject: Subject) -> Iterator[Result]:
-    """Spoken StoryCloze: is the right ending of a story likelier? A result each for sSC and tSC, of those given.
+    """StoryCloze: is the right ending of a story likelier? A result each for sSC and tSC, of those given.
+
+    A model of text and speech is also measured on written and on spoken contexts and endings in all four directions,
+    where sSC and tSC say what lies where (pairs.jsonl): results `ssc-cross` and `tsc-cross`, and `cross` for a set of
+    the user's own.
 
     Raises:
         TwistError: no data is named or its layout does not fit; and as `measure_pairs`.
     """
     config = subject.config.storycloze
     folders = {name: folder for name, folder in (("ssc", config.spoken), ("tsc", config.topic)) if folder}
-    if not folders:
+    if not folders and config.cross is None:
         raise _no_data("storycloze", "spoken")
-    benchmarks = [
-        PairBenchmark(name, RULES[name], functools.partial(numbered_pairs, folder, "_"), _all_pairs, {"folder": folder})
-        for name, folder in folders.items()
-    ]
-    for benchmark in benchmarks:
-        yield measure_pairs(subject, benchmark)[0]
+    if config.cross is not None:
+        require_text(subject.lm, "storycloze.cross")
+    for name, folder in folders.items():
+        settings = {"folder": folder}
+        read = functools.partial(numbered_pairs, folder, "_")
+        yield measure_pairs(subject, PairBenchmark(name, RULES[name], read, _all_pairs, settings))[0]
+        pairs = storage.join(folder, cloze.PAIRS)
+        if subject.lm.vocabulary.text_size and storage.exists(pairs):
+            yield directions(subject, f"{name}-cross", cloze.read_cloze(pairs), settings, _notes(settings))
+    if config.cross is not None:
+        yield directions(subject, "cross", cloze.read_cloze(config.cross), {"source": config.cross})
 
 
 def salmon_parts(subject: Subject) -> Iterator[Result]:
@@ -208,6 +220,10 @@ BENCHMARKS: dict[str, Callable[[Subject], Iterable[Result]]] = {
     "salmon": salmon_parts,
     "pairs": own_pairs,
     "matching": matching,
+    "choices": choices,
+    "asr": asr,
+    "tts": tts,
+    "intent": intent,
     "units": units,
     "resynthesis": resynthesis,
     "generation": generation,

@@ -43,6 +43,9 @@ STSP = {
     "_6shot": {"SpiRit-LM Expressive": (67, 39, 51, 35)},
     "_9shot": {"SpiRit-LM Expressive": (64, 38, 40, 37)},
 }
+SPIRIT_LM_5 = "SpiRit-LM, table 5"
+SPIRIT_LM_6 = "SpiRit-LM, table 6"
+MEAN_OF_WHAT = "mean, over what is not said"
 
 PUBLISHED = (
     *_of("swuggy", "all, sum", TWIST_TABLE_3, NOT_SAID, {"TWIST-1.3B": 72.9, "TWIST-7B": 74.6}),
@@ -59,6 +62,13 @@ PUBLISHED = (
     *_of("tsc", "all, mean", "TWIST, table 4", NOT_SAID, {"TWIST-1.3B": 61.3, "TWIST-7B": 64.4}),
     *_of("ssc", "all, mean", SPIRIT_LM, "mean", {"SpiRit-LM Base": 61.0, "SpiRit-LM Expressive": 56.9}),
     *_of("tsc", "all, mean", SPIRIT_LM, "mean", {"SpiRit-LM Base": 82.9, "SpiRit-LM Expressive": 75.4}),
+    *_of("tsc-cross", "T->S, mean", SPIRIT_LM_6, MEAN_OF_WHAT, {"SpiRit-LM Base": 72.7}),
+    *_of("tsc-cross", "S->T, mean", SPIRIT_LM_6, MEAN_OF_WHAT, {"SpiRit-LM Base": 88.6}),
+    *_of("ssc-cross", "S->T, mean", SPIRIT_LM, MEAN_OF_WHAT, {"SpiRit-LM Base": 64.6}),
+    *_of("choices", "mean of subjects", SPIRIT_LM, "MMLU", {"SpiRit-LM Base": 36.9}),
+    *_of("asr", "WER", SPIRIT_LM_5, "LibriSpeech test-clean, 10 shots", {"SpiRit-LM Base": 21.9, "and pairs": 6.0}),
+    *_of("tts", "CER", SPIRIT_LM_5, "LibriSpeech test-clean, 10 shots", {"SpiRit-LM Base": 45.5, "and pairs": 6.7}),
+    *_of("intent", "accuracy", SPIRIT_LM_5, "30 shots", {"SpiRit-LM Base": 71.9, "and pairs": 75.8}),
     *_of("salmon", "sentiment_consistency, mean", "SALMon", "mean", {"TWIST-7B": 61.5}),
     *_of("salmon", "speaker_consistency, mean", "SALMon", "mean", {"TWIST-7B": 71.0}),
     *_of("salmon", "gender_consistency, mean", "SALMon", "mean", {"TWIST-7B": 70.0}),

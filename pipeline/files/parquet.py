@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 ROW_GROUP_ROWS = 100_000
 # Small files that read_many reads ahead, to hide the latency of the store.
 FILES_AHEAD = 32
+# What is read by ranges: about a file's footer. Larger reads are single requests.
+RANGE_BYTES = 2**16
 
 
 class DamagedFileError(TwistError):
@@ -121,18 +123,33 @@ def as_one(tables: Iterable[pa.Table]) -> pa.Table:
 class RowGroups:
     """A Parquet file that is read one row group at a time; use it in a `with` statement.
 
+    Args:
+        uri: The file.
+        columns: Columns to read; by default all.
+        dictionaries: Columns of repetitive values, to be read dictionary-encoded.
+        in_ranges: Whether an S3 object is read by ranges, of each row group the columns alone: for files of others,
+            which may have any size. Otherwise it is read whole, with a single request.
+
     Raises:
         FileNotFoundError: there is no such file.
         DamagedFileError: it is not a whole Parquet file, or lacks one of `columns`. Reading may raise it later too.
     """
 
-    def __init__(self, uri: str, columns: list[str] | None = None, dictionaries: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        uri: str,
+        columns: list[str] | None = None,
+        dictionaries: Sequence[str] = (),
+        *,
+        in_ranges: bool = False,
+    ) -> None:
         self._uri = uri
         self._columns = columns
         with _damage_named(uri), contextlib.ExitStack() as stack:
-            source = stack.enter_context(_open(uri))
+            source = stack.enter_context(_open(uri, in_ranges=in_ranges))
             self._file = stack.enter_context(
-                pq.ParquetFile(source, read_dictionary=dictionaries, page_checksum_verification=True)
+                # Without pre_buffer all is read by the thread that asks for it; see _open.
+                pq.ParquetFile(source, read_dictionary=dictionaries, page_checksum_verification=True, pre_buffer=False)
             )
             # pyarrow silently skips a column that the file lacks.
             if missing := set(columns or ()) - set(self._file.schema_arrow.names):
@@ -196,9 +213,11 @@ def _damage_named(uri: str) -> Iterator[None]:
         raise DamagedFileError(uri, error) from error
 
 
-def _open(uri: str) -> pa.NativeFile:
+def _open(uri: str, *, in_ranges: bool) -> pa.NativeFile:
     # Avoid Python file objects (and Arrow's threads): an Arrow thread that releases a Python object while the
     # interpreter shuts down aborts the process.
+    if storage.is_s3(uri) and in_ranges:
+        return pa.PythonFile(storage.open_read(uri, RANGE_BYTES), mode="r")
     if storage.is_s3(uri):
         return pa.BufferReader(storage.read_bytes(uri))
     storage.size(uri)  # for the errors that storage raises

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -48,6 +49,7 @@ class Voice:
         names: The names of its speakers and styles.
         speaker, style: Who speaks, and how, where a call does not say: a number or a name.
         code_fingerprints: The models of `pitch` and `style` whose codes it takes, where its file says.
+        blank: The unit of a CTC quantizer's blank, which it does not say: the unit before it is said longer.
 
     Raises:
         TwistError: the vocoder has no speaker or style of such a name.
@@ -62,8 +64,10 @@ class Voice:
         speaker: int | str | None = None,
         style: int | str | None = None,
         code_fingerprints: Mapping[str, str] | None = None,
+        blank: int | None = None,
     ) -> None:
         self._synthesizer = synthesizer
+        self._blank = blank
         self.path = path
         self.codebook_fingerprint = codebook_fingerprint
         self.names = names
@@ -147,6 +151,12 @@ class Voice:
         for of_clip in all_codes:
             if missing := [name for name in self.num_codes if name not in of_clip]:
                 raise TwistError(f"the voice {self.path} takes codes of {missing[0]}, which units alone do not have")
+        clips = [_without(units, self._blank) for units in clips]
+        # Nothing is left of a clip of blanks alone, and nothing of its codes.
+        all_codes = [
+            of_clip if len(units) else {name: codes[:0] for name, codes in of_clip.items()}
+            for units, of_clip in zip(clips, all_codes, strict=True)
+        ]
         return self._synthesizer(
             [
                 Utterance(
@@ -170,7 +180,9 @@ class Voice:
             TwistError: the vocoder predicts none, or a unit is not among the vocoder's.
         """
         self._require_own(units)
-        durations = self._synthesizer.durations(units.values)
+        spoken = _without(units, self._blank)
+        # Nothing but blanks is not spoken, and lasts as short as it can.
+        durations = self._synthesizer.durations(spoken.values) if len(spoken) else np.ones(len(units), np.uint16)
         return Units(units.values, durations, units.frame_rate_hz, units.codebook_fingerprint)
 
     def _require_own(self, units: Units) -> None:
@@ -223,25 +235,51 @@ def voice_for(
     """
     path = checkpoint.checked(local_vocoder(named)) if named is not None else _vocoder_for(units, run)
     wanted = units if isinstance(units, str) else units.fingerprint
-    voice = _load(path, device, dtype, speaker, style)
+    voice = _load(path, device, dtype, speaker, style, None if isinstance(units, str) else _blank_of(units))
     if voice.codebook_fingerprint not in (None, wanted):
         raise TwistError(
             f"the vocoder {path} speaks the units of another codebook ({voice.codebook_fingerprint}) than these "
             f"({wanted}): the same numbers mean other sounds; name the vocoder of these units, or train one with "
             f"`twist train-vocoder`"
         )
-    if not isinstance(units, str) and voice.num_units < units.codebook_size:
+    if not isinstance(units, str) and voice.num_units < units.codebook_size - (_blank_of(units) is not None):
         raise TwistError(f"the vocoder {path} speaks {voice.num_units} units, but these are of {units.codebook_size}")
     return voice
 
 
+def _blank_of(book: Codebook) -> int | None:
+    """The unit that a CTC quantizer has for its blank, which no voice knows how to say; None of k-means."""
+    return book.codebook_size - 1 if book.is_ctc else None
+
+
+def _without(units: Units, blank: int | None) -> Units:
+    """Units in which a blank is the unit before it (at the start, the one behind), as in the quantizer.
+
+    It stands in units of clips without anything else, of which nothing is left, and in what a speech LM may draw.
+    """
+    if blank is None or not (units.values == blank).any():
+        return units
+    said = np.flatnonzero(units.values != blank)
+    if not len(said):
+        return units[:0]
+    before = np.searchsorted(said, np.arange(len(units)), side="right") - 1
+    return replace(units, values=units.values[said[np.maximum(before, 0)]])
+
+
 def _load(
-    path: Path, device: Device, dtype: DType, speaker: int | str | None = None, style: int | str | None = None
+    path: Path,
+    device: Device,
+    dtype: DType,
+    speaker: int | str | None = None,
+    style: int | str | None = None,
+    blank: int | None = None,
 ) -> Voice:
     vocoder, fingerprint = load_vocoder(path)
     synthesizer = Synthesizer(vocoder.for_inference(DTYPES[dtype], pick_device(device)))
+    # A voice that was trained with the blank says it.
+    unsaid = blank if blank is not None and synthesizer.num_units <= blank else None
     names = VoiceNames.beside(path)
-    return Voice(synthesizer, str(path), fingerprint, names, speaker, style, code_fingerprints(path))
+    return Voice(synthesizer, str(path), fingerprint, names, speaker, style, code_fingerprints(path), unsaid)
 
 
 def _vocoder_for(units: Codebook | str, run: str) -> Path:

@@ -129,6 +129,48 @@ class VoiceConfig:
 
 
 @dataclass(frozen=True)
+class PrimerConfig:
+    """Voice and size of the primer.
+
+    Args:
+        num_sentences: Sentences, of 5 to 10 words each, no two alike; at most 20,000.
+        voice: espeak-ng's name of the voice.
+        words_per_minute: Speaking rate.
+        seed: Chooses the sentences.
+    """
+
+    num_sentences: int = 1500
+    voice: str = "en-us+f2"
+    words_per_minute: int = 160
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_sentences <= 20_000:
+            raise TwistError(f"num_sentences is 1 to 20000, not {self.num_sentences}")
+
+
+@dataclass(frozen=True)
+class PrimerTextConfig:
+    """Size of the primer's text.
+
+    Args:
+        num_sentences: Sentences, one a line; at most 20,000.
+        num_tokens: Tokens of the tokenizer, 256 bytes and the end of a text among them.
+        seed: Chooses the sentences; the speech has those of seed 0.
+    """
+
+    num_sentences: int = 3000
+    num_tokens: int = 512
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_sentences <= 20_000:
+            raise TwistError(f"num_sentences is 1 to 20000, not {self.num_sentences}")
+        if self.num_tokens <= 256:
+            raise TwistError(f"num_tokens is at least 257, the bytes and the end of a text; not {self.num_tokens}")
+
+
+@dataclass(frozen=True)
 class MiniBenchmarkConfig:
     """Size of the small benchmark.
 

@@ -1,4 +1,4 @@
-"""Text to read for the demo of speech and text: paragraphs of such sentences as its voices speak."""
+"""Text of the kind of sentences that synthesized voices speak, the demo's or the primer's, and a tokenizer for it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import TwistError
 from pipeline.files import storage
+from pipeline.synthetic.primer import primer_sentences
 from pipeline.synthetic.sentences import paragraphs
 from pipeline.text.make_tokenizer import make_tokenizer
 
 if TYPE_CHECKING:
-    from pipeline.synthetic.config import DemoTextConfig
+    from collections.abc import Sequence
+
+    from pipeline.synthetic.config import DemoTextConfig, PrimerTextConfig
 
 TEXT = "text.txt"
 TOKENIZER = "tokenizer"
@@ -29,8 +32,21 @@ def write_demo_text(folder: Path, config: DemoTextConfig) -> tuple[int, int]:
         TwistError: the folder holds something else.
     """
     rng = random.Random(config.seed)
-    chosen = list(itertools.islice(paragraphs("en", rng), config.num_paragraphs))
-    lines = [" ".join(paragraph) for paragraph in chosen]
+    chosen = itertools.islice(paragraphs("en", rng), config.num_paragraphs)
+    return _write(folder, [" ".join(paragraph) for paragraph in chosen], config.num_tokens)
+
+
+def write_primer_text(folder: Path, config: PrimerTextConfig) -> tuple[int, int]:
+    """As `write_demo_text`, of the primer's sentences: one a line.
+
+    Raises:
+        TwistError: the folder holds something else.
+    """
+    sentences = primer_sentences(random.Random(f"primer {config.seed}"))
+    return _write(folder, list(itertools.islice(sentences, config.num_sentences)), config.num_tokens)
+
+
+def _write(folder: Path, lines: Sequence[str], num_tokens: int) -> tuple[int, int]:
     content = ("\n".join(lines) + "\n").encode()
     path = folder / TEXT
     if path.exists() and path.read_bytes() != content:
@@ -41,7 +57,5 @@ def write_demo_text(folder: Path, config: DemoTextConfig) -> tuple[int, int]:
     if tokenizer.exists():
         from transformers import AutoTokenizer
 
-        num_tokens = len(AutoTokenizer.from_pretrained(tokenizer, local_files_only=True))
-    else:
-        num_tokens = make_tokenizer(tokenizer, lines, config.num_tokens)
-    return len(content.split()), num_tokens
+        return len(content.split()), len(AutoTokenizer.from_pretrained(tokenizer, local_files_only=True))
+    return len(content.split()), make_tokenizer(tokenizer, lines, num_tokens)

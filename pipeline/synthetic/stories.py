@@ -3,6 +3,7 @@
     <folder>/sSC/<2k>_<story>.wav    the story with its ending; <2k+1>_<story>.wav with the wrong one
     <folder>/tSC/<2k>_<story>.wav    the same; <2k+1>_<story>.wav with the ending of another story
     beside each .wav its text in .txt; <folder>/stories.jsonl says which ending is whose
+    <folder>/{sSC,tSC}/pairs.jsonl    where in the recordings context and endings are, and their texts
 
 This is the layout of Spoken StoryCloze (slp-rl/SpokenStoryCloze). The four sentences are spoken once and their samples
 serve all members of a pair, so that a pair differs in its ending alone.
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 # Between sentences, as the published set has it.
 PAUSE_S = 0.1
 NAMES = ("sSC", "tSC")
+# Contexts and endings, as `pipeline.evaluation.pairs.cloze` reads them.
+PAIRS = "pairs.jsonl"
 # Names of columns: those of the original release, and those of its copy on Hugging Face.
 COLUMNS = (
     (
@@ -146,23 +149,28 @@ def write_storycloze(folder: Path, stories: Sequence[Story], speak: Speak, seed:
 
 def _write(folder: Path, stories: Sequence[Story], speak: Speak, seed: int, report: ReportProgress) -> None:
     others = endings_of_others(stories, seed)
+    pairs: dict[str, list[dict[str, object]]] = {name: [] for name in NAMES}
     for name in NAMES:
         (folder / name).mkdir()
     rows = []
     for number, (story, other) in enumerate(zip(stories, others, strict=True)):
         context, rate_hz = _joined([speak(sentence) for sentence in story.sentences])
-        for name, ending, is_wrong in (
-            ("sSC", story.right, 0),
-            ("sSC", story.wrong, 1),
-            ("tSC", story.right, 0),
-            ("tSC", other.right, 1),
-        ):
-            path = folder / name / f"{2 * number + is_wrong}_{_file_name(story.story_id)}.wav"
-            spoken, _ = _joined([(context, rate_hz), speak(ending)])
-            soundfile.write(path, spoken, rate_hz)
-            path.with_suffix(".txt").write_text(" ".join([*story.sentences, ending]) + "\n")
+        for name, endings in (("sSC", (story.right, story.wrong)), ("tSC", (story.right, other.right))):
+            pieces: list[dict[str, object]] = []
+            for is_wrong, ending in enumerate(endings):
+                path = folder / name / f"{2 * number + is_wrong}_{_file_name(story.story_id)}.wav"
+                spoken, _ = _joined([(context, rate_hz), speak(ending)])
+                soundfile.write(path, spoken, rate_hz)
+                path.with_suffix(".txt").write_text(" ".join([*story.sentences, ending]) + "\n")
+                starts_s = len(context) / rate_hz + PAUSE_S
+                pieces.append({"text": ending, "audio": path.name, "start_s": round(starts_s, 6)})
+            told = {"text": " ".join(story.sentences), "audio": pieces[0]["audio"], "start_s": 0.0}
+            told["end_s"] = round(len(context) / rate_hz, 6)
+            pairs[name].append({"id": story.story_id, "context": told, "right": pieces[0], "wrong": pieces[1]})
         rows.append({"number": number, "story_id": story.story_id, "topic_ending_of": other.story_id})
         report(number + 1, len(stories), "stories")
+    for name, of_set in pairs.items():
+        (folder / name / PAIRS).write_text("".join(json.dumps(pair) + "\n" for pair in of_set))
     (folder / "stories.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

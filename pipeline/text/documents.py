@@ -70,11 +70,14 @@ def require_column(file: TextFile) -> None:
 
 def _rows(piece: Piece) -> Iterator[tuple[int, str | NoText]]:
     row = piece.first_row
-    with parquet.RowGroups(piece.file.uri, [piece.file.column]) as groups:
+    with parquet.RowGroups(piece.file.uri, [piece.file.column], in_ranges=True) as groups:
         for group in range(piece.start, piece.end):
             for batch in groups.read(group).to_batches(1000):
-                for text in batch.column(0).to_pylist():
-                    yield row, _text(text, f"row {row} of {piece.file.uri}")
+                # As bytes: a writer need not have checked that they are UTF-8.
+                kind = pa.large_binary() if pa.types.is_large_string(batch.column(0).type) else pa.binary()
+                for content in batch.column(0).cast(kind).to_pylist():
+                    where = f"row {row} of {piece.file.uri}"
+                    yield row, _text(None, where) if content is None else _decoded(content, where)
                     row += 1
 
 

@@ -158,7 +158,7 @@ def _edges(file: TextFile, piece_bytes: int) -> list[int]:
 
 
 def _of_parquet(file: TextFile, piece_bytes: int, numbers: Iterator[int]) -> Iterator[Piece]:
-    with parquet.RowGroups(file.uri) as groups:
+    with parquet.RowGroups(file.uri, in_ranges=True) as groups:
         _require_text(file, groups.schema)
         sizes = groups.sizes
     first = row = 0

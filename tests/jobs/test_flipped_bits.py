@@ -1,6 +1,6 @@
 """Bits flipped at random in every kind of file of a whole run: `inspect --verify` finds them, and who uses weights too.
 
-The run has everything that commands make: words, text, preferences, and checkpoints of all four trainings.
+The run has everything that commands make: words, pitch, style, text, preferences, and checkpoints of four trainings.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from model.training import checkpoint, resumption
 from model.training.distributed import Ranks
 from pipeline import stage
 from pipeline.errors import TwistError
+from pipeline.files import parquet
 from pipeline.inspection import checkpoints
 from pipeline.inspection.verify import verify_run, verify_stage
 from pipeline.runs import PREFERENCES, STAGE_NAMES, TUNED
 from pipeline.shards import WORD_BYTES, open_dataset
 from pipeline.text_shards import open_text
-from pipeline.units.parts import read_part
 from pipeline.words import parts as words_parts
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ KINDS = {
     "lists of checksums": ["*/0*/checksums.json"],
     "states and settings of checkpoints": ["*/0*/*"],
     "log-probabilities of a reference": ["tuned/*.parquet"],
-    "units": ["units/part-*.parquet"],
+    "units, pitch and style": [f"{name}/part-*.parquet" for name in ("units", "pitch", "style")],
     "shards": ["shards/*/*.tar"],
     "shards of text": ["text/*/*.tar"],
     "shards of pairs": ["preferences/*/*.tar"],
@@ -180,7 +180,7 @@ def test_flips_in_pairs_are_found_by_who_tunes_on_them(run: Path) -> None:
             list(open_pairs(str(run / "preferences")).pairs(path.parent.name))
 
 
-@pytest.mark.parametrize(("kind", "read"), [("units", read_part), ("words", words_parts.read_part)])
+@pytest.mark.parametrize(("kind", "read"), [("units, pitch and style", parquet.read), ("words", words_parts.read_part)])
 def test_flips_in_parts_are_found_by_who_packs_them_or_change_nothing(kind, read, run: Path) -> None:
     whole = {path: read(str(path)) for path in files_of(run)[kind]}
     num_found = 0

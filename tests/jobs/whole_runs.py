@@ -25,7 +25,7 @@ class WholeRun(NamedTuple):
 
 
 def write_recipe(folder: Path, recipe: str) -> Path:
-    """Adds words, text, preferences and all trainings to a recipe, and writes what they read beside it."""
+    """Adds words, pitch, style, text, preferences and all trainings to a recipe, and writes what they read beside it."""
     from tests.text_models import TEXT, write_tokenizer  # loads transformers
 
     write_tokenizer(folder / "lm")
@@ -39,7 +39,8 @@ def write_recipe(folder: Path, recipe: str) -> Path:
     text = f"{{tokenizer: {folder}/lm, validation: 0.2, corpora: [{{path: {folder}/texts, document: line}}]}}"
     pairs = f"{{source: {folder}/pairs.jsonl, validation_share: 0.3, pairs_per_shard: 4}}"
     path = folder / "whole.yaml"
-    path.write_text(f"words: {{}}\ntext: {text}\npreferences: {pairs}\n{recipe}{TUNE}{PRETRAIN}{VOCODER}")
+    codes = "pitch: {model: pitch-tiny}\nstyle: {model: style-tiny-25hz}\n"
+    path.write_text(f"words: {{}}\n{codes}text: {text}\npreferences: {pairs}\n{recipe}{TUNE}{PRETRAIN}{VOCODER}")
     return path
 
 

@@ -209,3 +209,14 @@ class _Split:
                     spans = config.spans or SpanConfig()
                     self.sources[kind] = AlignedSource(kind, aligned, vocabulary, config.max_units, spans)
         self.sources = {kind: self.sources[kind] for kind in mixture.kinds}
+
+
+def sources_of_split(
+    config: TrainConfig, dataset: Dataset, text: TextDataset | None, vocabulary: Vocabulary, split: str
+) -> dict[str, Source]:
+    """The sequences of each kind of a training's mixture in one split, to be measured on: all samples, each once.
+
+    Raises:
+        TwistError: a kind has no data.
+    """
+    return _Split(config, dataset, text, vocabulary, split, LoaderConfig()).sources

@@ -9,6 +9,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from model.lm.document_attention import attention_within_documents
+from model.lm.loader import MicroBatch
 from model.lm.perplexity import Perplexity, PerplexityReport
 from model.lm.speech_lm import bare_model, next_unit_nll
 from model.training.distributed import Ranks
@@ -16,11 +17,13 @@ from model.training.distributed import Ranks
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from model.lm.loader import MicroBatch
     from model.lm.mixture.sources import Source
     from model.lm.vocab import Vocabulary
+
+    Score = Callable[[MicroBatch], tuple[Tensor, Tensor]]
 
 # Determines the spans of interleaved samples, the same at every validation.
 SEED = 0
@@ -43,11 +46,7 @@ def perplexity_by_kind(
         batch_size: Samples per forward pass; those of like length share one.
         ranks: The processes among which the samples are parted; all of them must call this.
     """
-
-    def score(batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        nll = next_unit_nll(model, batch.token_ids, batch.lengths)
-        return nll, _scored(batch, vocabulary)
-
+    score = _by_model(model, vocabulary)
     kinds = {source.kind: _perplexity(model, source, score, batch_size, ranks) for source in sources}
     return PerplexityReport.of(kinds)
 
@@ -59,14 +58,59 @@ def text_lm_perplexity(
 
     The targets are those of `perplexity_by_kind`.
     """
+    return _perplexity(model, text, _by_text_lm(model, vocabulary), batch_size, ranks)
 
+
+def sample_nats(
+    model: nn.Module, vocabulary: Vocabulary, source: Source, *, batch_size: int, is_text_lm: bool = False
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Nats of each sample of one kind, and how many targets these are over, [N] each: the parts of the perplexities.
+
+    Args:
+        model: The LM, or the text LM that it was made of; it is left in the mode (train or eval) that it was in.
+        vocabulary: The model's, with text and units.
+        source: The sequences.
+        batch_size: Samples per forward pass.
+        is_text_lm: Whether this is the text LM, which knows no [TEXT]; see `text_lm_perplexity`.
+    """
+    score = _by_text_lm(model, vocabulary) if is_text_lm else _by_model(model, vocabulary)
+    nats, num_targets = np.zeros(len(source.lengths)), np.zeros(len(source.lengths), np.int64)
+    by_length = np.argsort(-source.lengths, kind="stable")
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), attention_within_documents(bare_model(model)):
+        for start in range(0, len(by_length), batch_size):
+            samples = by_length[start : start + batch_size]
+            # One by one, since a sample may become several sequences.
+            made = [source.sequences(samples[i : i + 1], samples[i : i + 1], SEED) for i in range(len(samples))]
+            assert not any(num_damaged for _, num_damaged in made), "evaluation refuses damaged samples"
+            batch = MicroBatch(
+                torch.cat([one.token_ids for one, _ in made]), tuple(n for one, _ in made for n in one.lengths)
+            )
+            nll, is_scored = score(batch)
+            of_sequences = (nll.double().cpu() * is_scored.cpu()).sum(dim=1).numpy()
+            owner = np.repeat(samples, [len(one.lengths) for one, _ in made])
+            np.add.at(nats, owner, of_sequences)
+            np.add.at(num_targets, owner, is_scored.sum(dim=1).cpu().numpy())
+    model.train(was_training)
+    return nats, num_targets
+
+
+def _by_model(model: nn.Module, vocabulary: Vocabulary) -> Score:
+    def score(batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        return next_unit_nll(model, batch.token_ids, batch.lengths), _scored(batch, vocabulary)
+
+    return score
+
+
+def _by_text_lm(model: nn.Module, vocabulary: Vocabulary) -> Score:
     def score(batch: MicroBatch) -> tuple[Tensor, Tensor]:
         documents = [document[1:] for document in torch.split(batch.token_ids, list(batch.lengths))]
         lengths = list(map(len, documents))
         nll = next_unit_nll(model, torch.cat(documents), lengths, num_ids=vocabulary.text_size)
         return nll, pad_sequence([torch.ones(length - 1, dtype=torch.bool) for length in lengths], batch_first=True)
 
-    return _perplexity(model, text, score, batch_size, ranks)
+    return score
 
 
 def frequency_perplexity(train: Source, validation: Source, vocabulary: Vocabulary, ranks: Ranks) -> Perplexity:
@@ -113,7 +157,7 @@ def _scored(batch: MicroBatch, vocabulary: Vocabulary) -> Tensor:
 def _perplexity(
     model: nn.Module,
     source: Source,
-    score: Callable[[MicroBatch], tuple[Tensor, Tensor]],
+    score: Score,
     batch_size: int,
     ranks: Ranks,
 ) -> Perplexity:

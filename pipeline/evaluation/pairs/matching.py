@@ -19,13 +19,15 @@ import pyarrow as pa
 
 from model.lm.samples import AlignedSamples
 from model.lm.scoring import max_units, token_scores
+from model.lm.text_tokenizer import TextTokenizer
+from model.training import checkpoint
 from pipeline.errors import TwistError
 from pipeline.evaluation.measures import GROUP, Measure
 from pipeline.evaluation.pairs.likelier import points
 from pipeline.evaluation.results import LeftOut
 from pipeline.files import storage
 from pipeline.runs import SHARDS
-from pipeline.shards import open_dataset
+from pipeline.shards import open_dataset, read_sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from model.lm.vocab import Vocabulary
     from pipeline.evaluation.results import Result
     from pipeline.evaluation.subject import Subject
+    from pipeline.shards import Dataset
     from pipeline.speaking.speech_lm import SpeechLM
 
 SPLIT = "validation"
@@ -43,6 +46,8 @@ GAINS = ("own", "other_speech", "other_text")  # log p(speech | text) - log p(sp
 COLUMNS = ("item_id", GROUP, "other", *GAINS, "right_speech_sum", "right_speech_mean", "right_text")
 # Samples of like length among which the other one is drawn.
 NEIGHBOURS = 4
+# Samples whose words are tokenized again, to see that the model's tokenizer is theirs.
+SAMPLES_SPELLED = 8
 
 
 def matching(subject: Subject) -> Iterator[Result]:
@@ -58,14 +63,18 @@ def matching(subject: Subject) -> Iterator[Result]:
         raise TwistError("matching is measured on the samples of a run: give --run")
     dataset = open_dataset(storage.join(subject.run, SHARDS))
     samples = AlignedSamples(dataset, SPLIT)
-    if dataset.info["text"]["vocab_size"] != vocabulary.text_size:
-        raise TwistError(f"{dataset.uri} has text of another tokenizer than {subject.lm.path}")
     if len(samples) < 2:
         raise TwistError(f"{dataset.uri} has a single sample with words in {SPLIT}; two are needed")
+    _require_tokenizer(subject.lm, dataset, samples)
+    max_items = subject.config.matching.max_items
+    chosen = np.arange(len(samples))
+    if max_items is not None and max_items < len(samples):
+        chosen = np.unique(np.linspace(0, len(samples) - 1, max(2, max_items)).astype(np.int64))
     left_out: list[LeftOut] = []
     pairs: list[tuple[int, int]] = []
     longest = max_units(subject.lm.model, vocabulary) - 1  # and [TEXT]
-    for i, j in enumerate(neighbours_in_length(samples.num_units, subject.seed).tolist()):
+    others = chosen[neighbours_in_length(samples.num_units[chosen], subject.seed)]
+    for i, j in zip(chosen.tolist(), others.tolist(), strict=True):
         num_tokens = max(int(samples.num_text_tokens[k] + samples.num_units[m]) for k in (i, j) for m in (i, j))
         if num_tokens > longest:
             left_out.append(
@@ -86,11 +95,32 @@ def matching(subject: Subject) -> Iterator[Result]:
         measures,
         table,
         rule="log p(speech | text) - log p(speech), share of samples where the own is above another's; ties 0.5",
-        settings={"shards": dataset.uri, "split": SPLIT},
+        settings={"shards": dataset.uri, "split": SPLIT, "max_items": max_items},
         data=dataset.fingerprint,
         left_out=left_out,
         notes=["Chance is 0.5."],
     )
+
+
+def _require_tokenizer(lm: SpeechLM, dataset: Dataset, samples: AlignedSamples) -> None:
+    """Refuses shards of another tokenizer than a model's: whether some samples' words give the tokens that they carry.
+
+    Raises:
+        TwistError: they give others.
+    """
+    tokenizer = TextTokenizer(str(checkpoint.fetch(lm.path)))
+    fits = dataset.info["text"]["vocab_size"] == lm.vocabulary.text_size
+    rows = samples.manifest_rows()
+    for place in np.unique(np.linspace(0, len(rows) - 1, SAMPLES_SPELLED).astype(np.int64)).tolist() if fits else ():
+        words = read_sample(dataset.uri, dataset.row(int(rows[place]))).words
+        assert words is not None, f"{samples.key(place)} is listed with words and has none"
+        ((tokens, _),) = tokenizer.encode_words([[word for word, _, _ in words.timed]])
+        fits = fits and np.array_equal(tokens, words.tokens)
+    if not fits:
+        raise TwistError(
+            f"{dataset.uri} has text of another tokenizer than {lm.path}: the same numbers mean other text; measure "
+            f"it on the run that it was trained on"
+        )
 
 
 def neighbours_in_length(lengths: NDArray[np.integer], seed: int) -> NDArray[np.int64]:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from model.pitch.contour import Extractor, extract
+from model.pitch.contour import extract
+from model.pitch.model_config import Extractor
 from pipeline.audio.read import AudioError
 from pipeline.errors import TwistError
 from pipeline.evaluation.item_units import AudioItem

@@ -42,6 +42,18 @@ def word_errors(said: str, heard: str) -> WordErrors:
     return WordErrors(found.substitutions, found.deletions, found.insertions, len(said.split()))
 
 
+def letter_errors(said: str, heard: str) -> tuple[int, int]:
+    """The letters that are wrong in what was heard, blanks among them, and the letters said.
+
+    Raises:
+        TwistError: jiwer is not installed.
+    """
+    with needs_extra("word error rates"):
+        import jiwer
+    found = jiwer.process_characters(said, heard)
+    return found.substitutions + found.deletions + found.insertions, len(said)
+
+
 def most_repeats(text: str) -> int:
     """How often in a row the most repeated word, or phrase of up to PHRASE_WORDS words, stands in a text."""
     words = text.split()

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from model.lm.scoring import log_likelihoods, sequence_scores
 from model.lm.scoring_config import ScoringConfig
+from model.lm.speech_lm import cold_start
 from model.lm.text_lm import extend_text_lm, text_tokenizer
 from model.lm.vocab import Vocabulary
 from pipeline.errors import TwistError
@@ -207,3 +208,15 @@ def test_scores_of_units_are_those_behind_speech(tmp_path: Path) -> None:
     np.testing.assert_allclose(whole, expected, rtol=1e-4)
     (behind_the_first,) = log_likelihoods(model, vocabulary(), [units])
     np.testing.assert_allclose(behind_the_first, expected[1:], rtol=1e-4)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "opt", "gpt2", "bloom", "gpt_neox"])
+def test_every_token_of_text_is_learned_from_nothing(model_type: str) -> None:
+    """Id 0 is text, too: no row of a new table stands for what fills rows up."""
+    settings = {name: value for name, value in SHAPES[model_type].items() if name != "tie_word_embeddings"}
+    model = cold_start(settings, vocabulary(), seed=0)
+    model(torch.tensor([[0, 1, 2, 0, 1]]), labels=torch.tensor([[0, 1, 2, 0, 1]])).loss.backward()
+    table = model.get_input_embeddings()
+    assert table.padding_idx is None
+    assert table.weight[0].abs().sum() > 0
+    assert table.weight.grad is not None and table.weight.grad[0].abs().sum() > 0

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import TwistError
-from pipeline.files import parquet, storage
+from pipeline.files import parquet, s3, storage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,3 +89,35 @@ def test_a_failing_store_is_not_called_a_damaged_file(tmp_path: Path, monkeypatc
         for uri in (str(tmp_path / "table.parquet"), "s3://bucket/table.parquet"):
             with pytest.raises(type(failure), match=str(failure.args[-1])):
                 parquet.read(uri)
+
+
+def test_a_large_object_is_read_by_ranges(s3_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one row group one column: as many bytes as that has, and some about the footer."""
+    rng = random.Random(0)
+    noise = [rng.randbytes(100).hex() for _ in range(40_000)]
+    table = pa.table({"text": noise, "other": noise[::-1]})
+    uri = f"{s3_folder}/large.parquet"
+    storage.write_bytes(uri, parquet.to_bytes(table, row_group_size=10_000))
+    read: list[int] = []
+    whole, by_range = s3.read_bytes, s3.read_range
+
+    def counted(uri: str, start: int, length: int) -> bytes:
+        read.append(length)
+        return by_range(uri, start, length)
+
+    monkeypatch.setattr(s3, "read_range", counted)
+    monkeypatch.setattr(s3, "read_bytes", lambda _: pytest.fail("the object was read whole"))
+    with parquet.RowGroups(uri, ["text"], in_ranges=True) as groups:
+        assert [rows for rows, _ in groups.sizes] == [10_000] * 4
+        assert groups.read(2).equals(table.slice(20_000, 10_000).select(["text"]))
+    monkeypatch.setattr(s3, "read_bytes", whole)
+    assert 0 < sum(read) < storage.size(uri) / 4
+    with pytest.raises(FileNotFoundError):
+        parquet.RowGroups(f"{s3_folder}/none.parquet", in_ranges=True)
+
+
+def test_a_file_that_is_cut_off_is_told_when_read_by_ranges(s3_folder: str) -> None:
+    uri = f"{s3_folder}/cut.parquet"
+    storage.write_bytes(uri, parquet.to_bytes(TABLE)[:-9])
+    with pytest.raises(TwistError, match=r"cut\.parquet is not a whole Parquet file"):
+        parquet.RowGroups(uri, in_ranges=True)

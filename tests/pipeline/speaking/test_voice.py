@@ -63,3 +63,28 @@ def test_the_official_vocoder_belongs_to_the_official_codebook(monkeypatch: pyte
     other = codebook.Codebook({"centroids": np.zeros((500, 4), np.float32)}, {**facts, "imported_sha256": "0"})
     with pytest.raises(TwistError, match="no vocoder for the units"):
         voice_for(other)
+
+
+def ctc_book(num_units: int) -> codebook.Codebook:
+    """A CTC quantizer of so many units, the blank among them, whose units the embedded vocoder speaks."""
+    shapes = {"0": (8, 4), "2": (8, 8), "4": (num_units, 8)}
+    weights = {f"{layer}.weight": np.zeros(shape, np.float32) for layer, shape in shapes.items()}
+    weights |= {f"{layer}.bias": np.zeros(shape[0], np.float32) for layer, shape in shapes.items()}
+    return codebook.Codebook(weights, {"fingerprint": load_voice("hifigan-tiny-25hz", "cpu").codebook_fingerprint})
+
+
+def test_a_voice_of_one_unit_less_speaks_those_of_a_ctc_quantizer(voice: Voice) -> None:
+    """As Meta's: 501 units, 500 that are said. A blank is the unit before it, and nothing but blanks is nothing."""
+    of_ctc = voice_for(ctc_book(101), device="cpu")
+    np.testing.assert_array_equal(of_ctc(UNITS)[0], voice(UNITS)[0])
+    with_blanks = Units(np.array([100, 3, 100, 100, 7], np.uint16), np.array([1, 2, 3, 1, 4], np.uint16))
+    as_said = Units(np.array([3, 3, 3, 3, 7], np.uint16), with_blanks.durations)
+    np.testing.assert_array_equal(of_ctc(with_blanks)[0], voice(as_said)[0])
+    predicted = of_ctc.with_durations(Units(with_blanks.values))
+    np.testing.assert_array_equal(predicted.values, with_blanks.values)
+    np.testing.assert_array_equal(predicted.durations, voice.with_durations(Units(as_said.values)).durations)
+    nothing = Units(np.array([100], np.uint16))
+    assert len(of_ctc(nothing)[0]) == 0
+    assert len(of_ctc.with_durations(nothing)) == 1
+    with pytest.raises(TwistError, match="speaks 100 units, but these are of 102"):
+        voice_for(ctc_book(102), device="cpu")

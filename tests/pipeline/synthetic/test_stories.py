@@ -10,9 +10,10 @@ import pytest
 import soundfile
 
 from pipeline.errors import TwistError
+from pipeline.evaluation.pairs.cloze import read_cloze
 from pipeline.evaluation.pairs.numbered_pairs import numbered_pairs
 from pipeline.synthetic.mini_stories import mini_stories
-from pipeline.synthetic.stories import COLUMNS, PAUSE_S, Story, endings_of_others, read_stories, write_storycloze
+from pipeline.synthetic.stories import COLUMNS, PAIRS, PAUSE_S, Story, endings_of_others, read_stories, write_storycloze
 from tests.progress import silently
 
 RATE_HZ = 1000
@@ -89,6 +90,27 @@ def test_the_members_of_a_pair_differ_in_their_ending_alone(tmp_path):
             assert (
                 (tmp_path / name / pair.positive.item_id).with_suffix(".txt").read_text().endswith(f"{story.right}\n")
             )
+
+
+def test_contexts_and_endings_are_where_the_pairs_say(tmp_path):
+    def speak(text):
+        return np.full(100 + len(text), len(text), np.int16), RATE_HZ
+
+    stories = mini_stories(random.Random(0), 5)
+    write_storycloze(tmp_path, stories, speak, 0, silently)
+    others = endings_of_others(stories, 0)
+    for name, wrong in (("sSC", [story.wrong for story in stories]), ("tSC", [other.right for other in others])):
+        pairs = read_cloze(str(tmp_path / name / PAIRS))
+        assert [pair.pair_id for pair in pairs] == [story.story_id for story in stories]
+        for pair, story, wrong_ending in zip(pairs, stories, wrong, strict=True):
+            assert [one.text for one in pair.pieces] == [" ".join(story.sentences), story.right, wrong_ending]
+            for piece, sentences in ((pair.context, story.sentences), (pair.right, [story.right])):
+                wav, _ = soundfile.read(piece.audio.uri, dtype="int16")
+                end = len(wav) if piece.audio.end_s is None else round(piece.audio.end_s * RATE_HZ)
+                heard = wav[round(piece.audio.start_s * RATE_HZ) : end]
+                pause = np.zeros(round(PAUSE_S * RATE_HZ), np.int16)
+                said = [part for sentence in sentences for part in (pause, speak(sentence)[0])]
+                assert np.array_equal(heard, np.concatenate(said[1:]))
 
 
 def test_what_is_there_is_neither_mixed_with_nor_lost(tmp_path):

@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model.lm.scoring_config import ScoringConfig
 from model.lm.speech_lm import cold_start
+from model.lm.text_lm import extend_text_lm, text_tokenizer
 from model.lm.vocab import Vocabulary
 from model.packed_linear import can_pack
 from pipeline.errors import TwistError
@@ -17,6 +19,8 @@ from pipeline.evaluation.item_units import UnitRow
 from pipeline.evaluation.pairs import likelier
 from pipeline.evaluation.pairs.likelier import points, score_items
 from pipeline.speaking.speech_lm import load_lm
+from tests.model.lm.test_spiritlm import write_release
+from tests.model.lm.test_text_lm import ROWS, write_text_lm
 
 OPT = {
     "model_type": "opt",
@@ -83,3 +87,24 @@ def test_drawing_changes_how_the_model_computes_and_no_score(folder):
     assert not any(isinstance(module, torch.nn.Linear) for module in lm.drawing_model.modules()) or not can_pack(
         torch.float32, torch.device("cpu")
     )
+
+
+@pytest.mark.parametrize("layout", ["ours", "Meta's"])
+def test_units_of_a_model_of_text_and_speech_stand_behind_its_mark(layout, tmp_path):
+    """What sWUGGY, sBLIMP and all pairs of audio are scored with: [Speech], and Meta's BOS before it; no text."""
+    if layout == "ours":
+        vocabulary = Vocabulary(100, ROWS + 2, text_size=ROWS)
+        extend_text_lm(str(write_text_lm(tmp_path / "text-lm", "llama")), vocabulary, 0).save_pretrained(tmp_path)
+        text_tokenizer(str(tmp_path / "text-lm"), vocabulary).save_pretrained(tmp_path)
+    else:
+        write_release(tmp_path)
+    scores, left_out = score_items(load_lm(str(tmp_path), "cpu"), UNITS, ScoringConfig())
+    assert not left_out
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    start = [] if layout == "ours" else [tokenizer.bos_token]
+    ids = tokenizer.convert_tokens_to_ids([*start, "[Speech]", "[Hu4]", "[Hu5]"])
+    with torch.inference_mode():
+        nats = AutoModelForCausalLM.from_pretrained(tmp_path)(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+    expected = sum(nats[place, ids[place + 1]].item() for place in (len(ids) - 3, len(ids) - 2))
+    assert (scores["ab"].sum, scores["ab"].num_targets) == (pytest.approx(expected, rel=1e-5), 2)
+    assert scores["ab"].mean == pytest.approx(expected / 2, rel=1e-5)
