@@ -19,12 +19,14 @@ from model.training import checkpoint, resumption
 from model.training.distributed import Ranks
 from pipeline import stage
 from pipeline.errors import TwistError
-from pipeline.files import parquet
 from pipeline.inspection import checkpoints
 from pipeline.inspection.verify import verify_run, verify_stage
-from pipeline.runs import PREFERENCES, STAGE_NAMES, TUNED
+from pipeline.pitch import parts as pitch_parts
+from pipeline.runs import PITCH, PREFERENCES, STAGE_NAMES, STYLE, TUNED, UNITS, WORDS
 from pipeline.shards import WORD_BYTES, open_dataset
+from pipeline.style import parts as style_parts
 from pipeline.text_shards import open_text
+from pipeline.units import parts as units_parts
 from pipeline.words import parts as words_parts
 
 if TYPE_CHECKING:
@@ -59,6 +61,14 @@ UNCHECKED = [
     *("recipe.yaml", "*/metrics.jsonl", "*/.lock", "*/curve.png", "*/progress.json"),
     *("vocoder/samples/*", "evaluation/**/*"),
 ]
+
+
+READ_PART = {
+    UNITS: units_parts.read_part,
+    PITCH: pitch_parts.read_part,
+    STYLE: style_parts.read_part,
+    WORDS: words_parts.read_part,
+}
 
 
 @pytest.fixture
@@ -180,13 +190,15 @@ def test_flips_in_pairs_are_found_by_who_tunes_on_them(run: Path) -> None:
             list(open_pairs(str(run / "preferences")).pairs(path.parent.name))
 
 
-@pytest.mark.parametrize(("kind", "read"), [("units, pitch and style", parquet.read), ("words", words_parts.read_part)])
-def test_flips_in_parts_are_found_by_who_packs_them_or_change_nothing(kind, read, run: Path) -> None:
-    whole = {path: read(str(path)) for path in files_of(run)[kind]}
+@pytest.mark.parametrize("name", READ_PART)
+def test_flips_in_parts_are_found_by_who_packs_them_or_change_nothing(name: str, run: Path) -> None:
+    read = READ_PART[name]
+    files = sorted((run / name).rglob("part-*.parquet"))
+    whole = {path: read(str(path)) for path in files}
     num_found = 0
-    for flip, path in flips(files_of(run)[kind], 200, seed=5):
+    for flip, path in flips(files, 100, seed=5):
         try:
-            assert read(str(path)).equals(whole[path]), f"{flip} gives other {kind}"
+            assert read(str(path)).equals(whole[path]), f"{flip} gives other {name}"
         except TwistError:
             num_found += 1
-    assert num_found > 100
+    assert num_found > 40

@@ -25,7 +25,7 @@ class WholeRun(NamedTuple):
 
 
 def write_recipe(folder: Path, recipe: str) -> Path:
-    """Adds words, pitch, style, text, preferences and all trainings to a recipe, and writes what they read beside it."""
+    """Adds words, codes, text, preferences and all trainings to a recipe, and writes what they read beside it."""
     from tests.text_models import TEXT, write_tokenizer  # loads transformers
 
     write_tokenizer(folder / "lm")
