@@ -49,6 +49,19 @@ def folder_lock(folder: str) -> Iterator[None]:
             _held.discard(lock)
 
 
+def holder_of(folder: str) -> str | None:
+    """The id of the process that has locked a folder, on whatever machine sees its lock; None if none has."""
+    try:
+        with Path(folder, LOCK).open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return lock.read().strip()
+    except OSError:
+        return None
+    return None
+
+
 def _let_go() -> None:
     # A forked child (a DataLoader's worker) that outlives its parent would keep the folder locked.
     for lock in _held:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pipeline import stage
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
+from pipeline.files.folder_lock import holder_of
 from pipeline.printable import printable
 from pipeline.runs import STAGE_NAMES, parts_uri
 from pipeline.work.progress import read_progress
@@ -24,8 +26,8 @@ def status(run: str, now: float) -> dict[str, Any]:
         now: The time, in seconds since 1970.
 
     Returns:
-        For each stage `state` (finished, running, or stopped: nobody has told of it for minutes, or it tells nothing),
-        `seconds` of its last command, `quarantined` (errors by chunk, or by segment once it is finished),
+        For each stage `state` (finished, running, or stopped: its folder is not locked, and nobody has told of it for
+        minutes), `seconds` of its last command, `quarantined` (errors by chunk, or by segment once it is finished),
         `stragglers` (seconds by chunk) and `progress` (work/progress.py; None where it is finished or tells nothing).
 
     Raises:
@@ -47,13 +49,18 @@ def _of_stage(run: str, name: str, now: float) -> dict[str, Any]:
             "progress": None,
         }
     told = read_progress(parts_uri(run, name), now)
+    folder = storage.join(run, name)
+    # S3 has no locks: there, what tells nothing of itself cannot be told from what was killed.
+    is_locked = not storage.is_s3(run) and holder_of(folder) is not None
     if told is None:
-        return {"state": "stopped", "seconds": 0.0, "quarantined": {}, "stragglers": {}, "progress": None}
+        seconds = max(0.0, now - Path(folder, stage.STAGE_JSON).stat().st_mtime) if is_locked else 0.0
+        state = "running" if is_locked else "stopped"
+        return {"state": state, "seconds": seconds, "quarantined": {}, "stragglers": {}, "progress": None}
     mean_s = sum(told["worker_seconds"].values()) / max(1, told["num_done"])
     longest_s = max(STRAGGLER_AT_LEAST_S, STRAGGLER_FACTOR * mean_s)
     ages_s = {chunk: now - since for chunk, since in told.get("in_hand", {}).items()}
     return {
-        "state": "stopped" if told["is_stale"] else "running",
+        "state": "stopped" if told["is_stale"] and not is_locked else "running",
         "seconds": (told["told_at"] if told["is_stale"] else now) - told["begun_at"],
         "quarantined": told.get("quarantined", {}),
         "stragglers": {} if told["is_stale"] else {chunk: age for chunk, age in ages_s.items() if age > longest_s},

@@ -16,6 +16,7 @@ pipeline, and future versions will not let us bound the number of retries.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import time
 from collections.abc import Callable
@@ -87,7 +88,9 @@ def run_chunks(
     known_to_work = _one_that_was_done(plan, parts, done)
     chunks = FailurePolicy((plan[number] for number in pending), len(pending), known_to_work)
     witnesses = _Witnesses(plan)
-    workers = Workers(parts, processor, processor_args, cluster, chunks, progress, witnesses.of)
+    # Also while the first chunks are under way, which takes minutes, or one hangs.
+    tell = functools.partial(_write, progress, progress_file)
+    workers = Workers(parts, processor, processor_args, cluster, chunks, progress, witnesses.of, tell)
     with contextlib.closing(workers):
         metrics = _Metrics(processor.__name__, progress)
         for outcome in workers.run():
@@ -109,6 +112,10 @@ def run_chunks(
             _tell(progress, progress_file, report)
     progress_file.remove()
     return progress.as_dict(time.time())
+
+
+def _write(progress: WorkProgress, file: ProgressFile) -> None:
+    file.write(progress, time.time())
 
 
 def _tell(progress: WorkProgress, file: ProgressFile, report: ReportProgress) -> None:

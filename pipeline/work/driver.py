@@ -73,7 +73,8 @@ class _Actor:
 class Workers:
     """Starts actors, decode tasks and processing as there is room, and collects their results.
 
-    A chunk is queued or kept back (in FailurePolicy), being decoded, decoded, or being processed by an actor.
+    A chunk is queued or kept back (in FailurePolicy), being decoded, decoded, or being processed by an actor. `tell` is
+    called at least every LOOK_AROUND_EVERY_S.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Workers:
         chunks: FailurePolicy,
         progress: WorkProgress,
         witnesses: Callable[[Chunk], Sequence[str]],
+        tell: Callable[[], None],
     ) -> None:
         import ray
 
@@ -101,6 +103,7 @@ class Workers:
         self._num_chunks = chunks.num_queued
         self._progress = progress
         self._witnesses = witnesses
+        self._tell = tell
         self._time_limit_s = cluster.unit_time_limit_s
         # Ray retries nothing: failures are counted and retried here.
         self._decode = ray.remote(decode).options(num_cpus=1, num_returns=2, max_retries=0)
@@ -143,6 +146,7 @@ class Workers:
             ready, _ = ray.wait(under_way, num_returns=1, timeout=LOOK_AROUND_EVERY_S, fetch_local=False)
             self._account_for(time.monotonic() - began)
             self._tell_of_waiting(bool(ready))
+            self._tell()
             for reference in ready:
                 if reference in self._preparing:
                     self._take_actor(reference, self._preparing.pop(reference))

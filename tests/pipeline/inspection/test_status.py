@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,32 @@ def test_what_runs_tells_rate_time_left_limit_stragglers_quarantine_and_cost(und
 def test_what_was_killed_does_not_run(under_way):
     told = status(under_way, NOW + 2 * STALE_AFTER_S)["units"]
     assert (told["state"], told["seconds"], told["stragglers"]) == ("stopped", 3600.0, {})
+
+
+def test_a_stage_that_tells_nothing_runs_while_its_folder_is_locked(run_copy: Path) -> None:
+    folder = run_copy / "shards"
+    (folder / "DONE").unlink()
+    code = "import sys, time\nfrom pipeline.files.folder_lock import folder_lock\nwith folder_lock(sys.argv[1]):\n"
+    code += " print('locked', flush=True)\n time.sleep(600)"
+    command = [sys.executable, "-c", code, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as packing:
+        assert packing.stdout is not None
+        packing.stdout.readline()
+        now = (folder / "stage.json").stat().st_mtime + 60
+        told = status(str(run_copy), now)["shards"]
+        packing.kill()
+    assert (told["state"], told["seconds"]) == ("running", pytest.approx(60))
+    assert status(str(run_copy), now)["shards"]["state"] == "stopped"
+
+
+def test_a_chunk_that_takes_long_is_told_of_before_any_is_done(run_copy: Path) -> None:
+    (run_copy / "units" / "DONE").unlink()
+    progress = WorkProgress(10, 5.0, begun_at=NOW - 30)
+    progress.in_hand = {"first-0000000": NOW - 25}
+    ProgressFile(str(run_copy / "units")).write(progress, NOW)
+    text = as_text(status(str(run_copy), NOW), None)
+    assert "units      running, 30 s; 0 of 10 chunks; 0.00 of 5.00 h" in text
+    assert " left" not in text
 
 
 def test_of_a_finished_run_nothing_runs(small_run):
