@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from dataclasses import replace
 from tempfile import TemporaryDirectory
@@ -46,6 +47,8 @@ def work(recipe: Recipe, given: Namespace) -> None:
     from pipeline.work.cluster import resources
 
     recipe = manifest.with_audio(recipe, given)
+    if os.environ.get("RAY_ADDRESS") and given.scratch is None:
+        raise UsageError("on a cluster, give --scratch: a folder that all machines see")
     stages = [row for row in stages_of(recipe, "pack") if row.name not in (MANIFEST, TEXT)]
     require_encoder(recipe, stages)
     with contextlib.ExitStack() as stack:

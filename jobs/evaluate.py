@@ -53,7 +53,7 @@ def work(recipe: Recipe, given: Namespace) -> None:
     """
     from model.training import checkpoint_steps
     from pipeline.evaluation import results
-    from pipeline.evaluation.evaluate import BENCHMARKS
+    from pipeline.evaluation.evaluate import BENCHMARKS, require_heard
 
     quiet_transformers()
     names = _names(recipe, given)
@@ -66,6 +66,8 @@ def work(recipe: Recipe, given: Namespace) -> None:
     with progress("evaluate") as report:
         subject = _subject(recipe, given, folder, output, report)
         for name in names:
+            if name != PERPLEXITY:
+                require_heard(subject, name)
             for result in BENCHMARKS[name](subject) if name != PERPLEXITY else ():
                 uri = results.write(subject.folder_of(result), result)
                 print(json.dumps(results.as_json(result)) if given.json else f"{results.as_text(result)}\n{uri}")
@@ -77,6 +79,10 @@ def _perplexity(recipe: Recipe, given: Namespace, folder: str, output: str) -> N
     from pipeline.evaluation.subject import name_of
 
     shards = given.shards or storage.join(recipe.run, "shards")
+    has_kinds = recipe.train is not None and recipe.train.mixture is not None
+    if recipe.train is not None and recipe.train.expressive:
+        _perplexity_of_kinds(recipe, given, folder, shards, output)
+        return
     evaluation = evaluate_perplexity(
         folder,
         shards,
@@ -94,7 +100,7 @@ def _perplexity(recipe: Recipe, given: Namespace, folder: str, output: str) -> N
             results.write(storage.join(output, name_of(folder, output)), evaluation.result)
         except OSError as error:  # another's run can be measured, too
             speech_options.warner("evaluate")(f"the result cannot be kept: {error}")
-    if recipe.train is not None and recipe.train.mixture is not None:
+    if has_kinds and evaluation.knows_text:
         _perplexity_of_kinds(recipe, given, folder, shards, output)
 
 

@@ -18,7 +18,7 @@ from jobs.command import add_retry_dropped, command
 from jobs.recipe import SECTIONS, Recipe, has_option
 from pipeline.errors import TwistError
 from pipeline.files import storage
-from pipeline.runs import MANIFEST, SHARDS, STAGES, UNITS, StageRow
+from pipeline.runs import MANIFEST, SHARDS, STAGES, TEXT, UNITS, StageRow
 
 if TYPE_CHECKING:
     from pipeline.evaluation.perplexity import Evaluation
@@ -59,17 +59,27 @@ def work(recipe: Recipe, given: Namespace) -> None:
         return
     from model.lm.speech_lm import require_model
     from pipeline.evaluation import results
+    from pipeline.evaluation.kinds import perplexity_of_kinds
     from pipeline.evaluation.perplexity import evaluate_perplexity
     from pipeline.evaluation.subject import name_of
 
     assert recipe.train is not None
+    if recipe.train.expressive and not (recipe.pitch.model and recipe.style.model):
+        raise TwistError("train.expressive needs codes of pitch and style: name pitch.model and style.model")
     require_model(recipe.train.init, recipe.train.architecture, recipe.train.max_units)
     run_stages(recipe, stages, retry_dropped=given.retry_dropped)
     result = train.work(recipe, checkpoints=given.checkpoints)
-    evaluation = evaluate_perplexity(result.checkpoint, shards, "validation", recipe.train.max_units)
     output = storage.join(recipe.run, results.EVALUATION)
-    results.write(storage.join(output, name_of(result.checkpoint, output)), evaluation.result)
+    where = storage.join(output, name_of(result.checkpoint, output))
     print(f"\n{table_of_corpora(describe_shards(shards))}")
+    if recipe.train.mixture is not None:
+        text = storage.join(recipe.run, TEXT)
+        of_kinds = perplexity_of_kinds(result.checkpoint, shards, text, recipe.train, "validation")
+        results.write(where, of_kinds)
+        print(f"\n{results.as_text(of_kinds)}\nbest checkpoint  {result.checkpoint}")
+        return
+    evaluation = evaluate_perplexity(result.checkpoint, shards, "validation", recipe.train.max_units)
+    results.write(where, evaluation.result)
     print(f"\n{_table(recipe, result.initial.mean.perplexity, evaluation)}")
 
 

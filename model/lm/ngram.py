@@ -211,16 +211,20 @@ def fit_ngrams(samples: UnitSamples, num_units: int, *, most_units: int = MOST_U
     return NgramModel(sequences, num_units)
 
 
-def ngram_nll(model: NgramModel, samples: UnitSamples) -> NDArray[np.float64]:
-    """Nats of each sample by each order, its first unit given, [order, num_samples].
+def ngram_nll(model: NgramModel, samples: UnitSamples, first: int = 0, last: int | None = None) -> NDArray[np.float64]:
+    """Nats of samples `first` to `last` (exclusive; by default all) by each order, their first units given.
+
+    Returns:
+        [order, last - first]
 
     Raises:
         TwistError: a sample is damaged.
     """
-    nats = np.zeros((model.order, len(samples)))
-    for start in range(0, len(samples), COUNTED_AT_ONCE):
-        end = min(start + COUNTED_AT_ONCE, len(samples))
-        nats[:, start:end] = model.totals([samples[index] for index in range(start, end)])
+    last = len(samples) if last is None else last
+    nats = np.zeros((model.order, last - first))
+    for start in range(first, last, COUNTED_AT_ONCE):
+        end = min(start + COUNTED_AT_ONCE, last)
+        nats[:, start - first : end - first] = model.totals([samples[index] for index in range(start, end)])
     return nats
 
 

@@ -131,10 +131,18 @@ class UnitData:
 def ngram_reports(
     train: UnitSamples, validation: UnitSamples, num_units: int, seed: int, ranks: Ranks
 ) -> dict[int, PerplexityReport]:
-    """n-gram models of the training units on the validation samples, by order; the first process counts for all."""
+    """n-gram models of the training units on the validation samples, by order.
+
+    Every process fits the same models, and scores its share of the samples.
+
+    Raises:
+        TwistError: a sample is damaged; in all processes.
+    """
+    bounds = [len(validation) * rank // ranks.world_size for rank in (ranks.rank, ranks.rank + 1)]
     nats = np.zeros((most_order(num_units), len(validation)))
-    if ranks.is_main:
-        nats = ngram_nll(fit_ngrams(train, num_units, seed=seed), validation)
+    nats[:, slice(*bounds)] = ranks.all_or_none(
+        lambda: ngram_nll(fit_ngrams(train, num_units, seed=seed), validation, *bounds)
+    )
     summed = ranks.sum(torch.from_numpy(nats).to(ranks.device)).cpu().numpy()
     return reports_by_order(summed, validation)
 

@@ -18,15 +18,18 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from model import weights_file
 from model.artefacts import identity, local_path
 from model.device import Device, pick_device
 from model.encoder.config import EncoderConfig
 from model.encoder.encoder import Encoder, load_encoder
 from model.training import checkpoint
 from pipeline.errors import TwistError, brief
+from pipeline.files import storage
+from pipeline.files.checksums import sha256_of
 from pipeline.records import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
@@ -146,11 +149,14 @@ class PooledStyle:
                 f"{folder} was fitted on other features than those of {config.path or config.name}; put the encoder "
                 f"there that it was fitted on, or fit it again"
             )
+        # Models that were made before there was a sum have none.
+        if settings.get("weights_sha256") not in (None, sha256_of(str(folder / WEIGHTS))):
+            raise TwistError(f"{folder / WEIGHTS} is damaged, or was not finished; fit the model again")
         weights = load_file(folder / WEIGHTS)
         return cls(encoder, config, settings["method"], weights, tuple(settings.get("labels", ())))
 
     def save(self, folder: Path) -> None:
-        """Writes config.json and model.safetensors."""
+        """Writes model.safetensors, then config.json, which names its sha256."""
         encoder = asdict(self._encoder_config)
         del encoder["device"]
         settings = {
@@ -163,8 +169,11 @@ class PooledStyle:
             **({"labels": list(self.labels)} if self.labels else {}),
         }
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in self._weights.items()}, folder / WEIGHTS)
-        (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+        unfinished = folder / f".{WEIGHTS}.part"
+        weights_file.save({name: tensor.contiguous() for name, tensor in self._weights.items()}, unfinished)
+        settings["weights_sha256"] = sha256_of(str(unfinished))
+        unfinished.replace(folder / WEIGHTS)
+        storage.write_bytes(str(folder / CONFIG), (json.dumps(settings, indent=2) + "\n").encode())
 
     @torch.inference_mode()
     def codes(self, wav: Tensor, num_samples: Tensor) -> list[Tensor]:

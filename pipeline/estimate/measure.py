@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.files import storage
-from pipeline.runs import LANGUAGE, MANIFEST, SEGMENTS, SHARDS, UNITS, WORDS, stage_of
+from pipeline.runs import CODEBOOK, PITCH, SHARDS, STAGE_NAMES, UNITS, stage_of
 from pipeline.stage import is_finished, read_facts
 
 if TYPE_CHECKING:
     from pipeline.estimate.sample import Part
 
-# Of these a worker's time is in their stage.json: they open audio.
-WORKED = (LANGUAGE, SEGMENTS, WORDS, UNITS)
-STORED = (MANIFEST, LANGUAGE, SEGMENTS, WORDS, UNITS, SHARDS)
+# Its actors have no GPU, whatever there is.
+ON_CORES = (PITCH,)
 IN_SEGMENTS = "hours in segments"
 # Of all segments; pack reads tables and writes tars. docs/performance.md: 5 core hours for 22 million segments.
 PACK_CORE_S_PER_SEGMENT = 5 * 3600 / 22e6
@@ -41,10 +40,15 @@ class Measured:
 
 def measure(part: Part) -> Measured:
     """Reads what the stages of a small run, finished up to `pack`, say of themselves."""
-    facts = {name: read_facts(part.run, name) for name in STORED if is_finished(part.run, name)}
-    seconds = {name: facts[name].get("work", {}).get("worker_seconds", {}) for name in WORKED if name in facts}
+    names = [name for name in STAGE_NAMES if name != CODEBOOK and is_finished(part.run, name)]
+    facts = {name: read_facts(part.run, name) for name in names}
+    # Of the stages that open audio stage.json has the time of workers.
+    seconds = {name: facts[name]["work"].get("worker_seconds", {}) for name in names if "work" in facts[name]}
     shards = facts[SHARDS]["counts"]
     decode_s = {name: of_step.get("decode", 0.0) for name, of_step in seconds.items()}
+    process_s = {name: of_step.get("encode", 0.0) + of_step.get("commit", 0.0) for name, of_step in seconds.items()}
+    for name in ON_CORES:
+        decode_s[name] = decode_s.get(name, 0.0) + process_s.pop(name, 0.0)
     decode_s[SHARDS] = shards["input"]["items"] * PACK_CORE_S_PER_SEGMENT
     amounts = {
         IN_SEGMENTS: facts[UNITS]["counts"]["input"]["hours"],
@@ -59,7 +63,7 @@ def measure(part: Part) -> Measured:
     return Measured(
         part.hours,
         decode_s,
-        {name: of_step.get("encode", 0.0) + of_step.get("commit", 0.0) for name, of_step in seconds.items()},
+        process_s,
         amounts,
         {name: float(folder_bytes(storage.join(part.run, name))) for name in facts},
     )

@@ -66,6 +66,25 @@ class PairBenchmark:
     settings: dict[str, Any]
 
 
+# They hear and say units alone. Those that need no speech LM, or no speech, are left out.
+OF_UNITS = (
+    "swuggy", "sblimp", "storycloze", "salmon", "pairs", "matching", "asr", "tts", "intent", "generation", "stsp",
+)  # fmt: skip
+
+
+def require_heard(subject: Subject, benchmark: str) -> None:
+    """Refuses a model that says pitch and style, too, where a benchmark would give it units alone.
+
+    Raises:
+        TwistError: it is such a model, or none can be loaded.
+    """
+    if benchmark in OF_UNITS and subject.lm.vocabulary.is_expressive:
+        raise TwistError(
+            f"{benchmark} hears units alone, and {subject.checkpoint} was trained on units, pitch and style: what it "
+            f"scores would mean nothing; measure its perplexity by kind, and its voice by prosody"
+        )
+
+
 def swuggy(subject: Subject) -> Iterator[Result]:
     """sWUGGY: is a word likelier than a non-word that sounds alike?
 

@@ -38,7 +38,7 @@ class Evaluation:
 
     `result` tells the checkpoint's for tables, and has the nats of each sample. `held_to` says what the units of the
     `num_samples` samples were held to as they were read. `ngrams` are by order, from 1; `unigram` counts all training
-    units, with one added to each.
+    units, with one added to each. `knows_text`: whether the checkpoint is a model of text, too.
     """
 
     checkpoint: str
@@ -51,6 +51,7 @@ class Evaluation:
     ngrams: dict[int, PerplexityReport]
     intervals: dict[str, tuple[float, float]]
     result: Result
+    knows_text: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """All but `result`, as JSON has it."""
@@ -93,6 +94,11 @@ def evaluate_perplexity(
     """
     dataset = open_dataset(shards)
     lm = load_lm(checkpoint_folder, device, dtype)
+    if lm.vocabulary.is_expressive:
+        raise TwistError(
+            f"{checkpoint_folder} is a model of units, pitch and style, which has no perplexity over units alone; with "
+            f"its training's recipe (train.expressive), that of each kind of sequence is measured"
+        )
     vocabulary = lm.vocabulary.for_dataset(dataset)
     samples = UnitSamples(dataset, split, max_units)
     train = UnitSamples(dataset, "train", max_units)
@@ -145,7 +151,17 @@ def evaluate_perplexity(
         },
     )
     return Evaluation(
-        checkpoint_folder, shards, split, len(samples), samples.held_to, report, unigram, ngrams, intervals, result
+        checkpoint_folder,
+        shards,
+        split,
+        len(samples),
+        samples.held_to,
+        report,
+        unigram,
+        ngrams,
+        intervals,
+        result,
+        knows_text=bool(vocabulary.text_size),
     )
 
 

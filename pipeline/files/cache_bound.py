@@ -8,6 +8,7 @@ time may exceed it by that much, until something else is fetched.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from typing import TYPE_CHECKING, NamedTuple
@@ -98,8 +99,11 @@ def _remove(one: Places) -> bool:
 
 
 def _size_bytes(one: Places) -> int:
-    files = (*(path for path in one.folder.rglob("*") if path.is_file()), one.unfinished)
-    return sum(path.stat().st_size for path in files if path.exists())
+    total = 0
+    for path in (*one.folder.rglob("*"), one.unfinished):
+        with contextlib.suppress(FileNotFoundError):  # another process has just finished it
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def _last_use_s(one: Places) -> float:

@@ -120,13 +120,16 @@ def _complete(copy: Places, wanted: Sequence[tuple[str, Found]]) -> None:
     """Checks each file of a copy, and fetches those that are not there or are not as they were received."""
     listed = _read_list(copy)
     missing = []
+    whole: list[str] = []
     for place, one in wanted:
         if _is_checked(copy, one.name, listed):
+            whole.append(one.name)
             continue
         path = copy.folder / one.name
         state = _state_of(path)  # before it is read: what is written meanwhile is not vouched for
         if state and one.name in listed and sha256_of(str(path)) == listed[one.name]["sha256"]:
             _note(copy, one.name, listed[one.name]["sha256"], state, listed)
+            whole.append(one.name)
         else:
             missing.append((place, one))
     if missing:
@@ -141,9 +144,9 @@ def _complete(copy: Places, wanted: Sequence[tuple[str, Found]]) -> None:
         finally:
             copy.unfinished.unlink(missing_ok=True)
         _note(copy, one.name, sha256, _state_of(path), listed)
-        for _, other in wanted:  # to fetch a large file takes longer than the word on those before it lasts
-            if other.name in listed:
-                listed[other.name]["checked"][1] = time.time()
+        whole.append(one.name)
+        for name in whole:  # to fetch a large file takes longer than the word on those before it lasts
+            listed[name]["checked"][1] = time.time()
         _write_list(copy, listed)
 
 

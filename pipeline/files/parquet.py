@@ -206,7 +206,7 @@ class RowGroups:
 def _damage_named(uri: str) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a name that is no UTF-8
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         # pyarrow reports damage as a plain OSError too; an OSError of the disk or store has an errno or its own type.
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise

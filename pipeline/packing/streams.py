@@ -10,6 +10,7 @@ It stays in the shards, for models of units alone.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
 
 CODES_TYPE = pa.list_(pa.uint16())
 STREAMS = (PITCH, STYLE)
@@ -58,7 +61,11 @@ class Stream:
 
 def streams_of(run: str) -> tuple[Stream, ...]:
     """Pitch and style of a run; none unless it has both."""
-    if not all(is_finished(run, name) for name in STREAMS):
+    missing = [name for name in STREAMS if not is_finished(run, name)]
+    if len(missing) == 1:
+        (other,) = set(STREAMS) - set(missing)
+        logger.warning("samples carry no %s: %s has no %s beside it (`twist %s`)", other, run, missing[0], missing[0])
+    if missing:
         return ()
     streams = []
     for name in STREAMS:

@@ -137,10 +137,10 @@ def _groups(run: str, segments: pa.Table) -> list[str]:
     recordings: list[str] = segments["recording_id"].to_pylist()
     wanted = pa.array(sorted(set(recordings)))
     speaker_of: dict[str, str] = {}
-    for table in iterate_tables(run, ["recording_id", "corpus", "speaker"]):
+    for table in iterate_tables(run, ["recording_id", "speaker"]):
         for row in table.filter(pc.is_in(table["recording_id"], wanted)).to_pylist():
             if row["speaker"] is not None:
-                speaker_of[row["recording_id"]] = f"{row['corpus']}/{row['speaker']}"
+                speaker_of[row["recording_id"]] = row["speaker"]
     if len(set(speaker_of.values())) < 2:
         return recordings
     return [speaker_of.get(id, id) for id in recordings]

@@ -307,6 +307,8 @@ def speak(spoken: Spoken, num_given: int, book: Codebook, voice: Voice) -> tuple
     codes = {name: _or_zero(said[name], units) for name in voice.num_codes}
     wav, _ = voice(units, codes=codes) if codes else voice(timed)
     assert timed.durations is not None
+    if not len(timed):
+        return timed, np.zeros(0, np.float32)
     share = int(timed.durations[:num_given].sum(dtype=np.int64)) / int(timed.durations.sum(dtype=np.int64))
     return timed[num_given:], wav[round(share * len(wav)) :]
 

@@ -109,7 +109,7 @@ def prosody(subject: Subject) -> list[Result]:
             write_wavs(Path(config.wavs, name), list(compared[name]), spoken.wavs, voice)
     table = _table({name: one.group for name, one in utterances.items()}, compared)
     settings = {**asdict(config), "source": config.source or subject.run, "extractor": EXTRACTOR, "names": list(voices)}
-    for name in ("wavs", "voices", "pitch_model"):
+    for name in ("wavs", "voices", "pitch_model", "style_model"):
         del settings[name]
     return [
         subject.result(
@@ -122,9 +122,14 @@ def prosody(subject: Subject) -> list[Result]:
             left_out=left_out,
             notes=["; ".join(f"{name} is {voice.path}" for name, voice in voices.items()) + "."],
             needs_lm=False,
-            other_models={name: voice.fingerprint for name, voice in voices.items()},
+            other_models={name: _identity(voice, expression) for name, voice in voices.items()},
         )
     ]
+
+
+def _identity(voice: Voice, expression: Expression) -> str:
+    """A fingerprint of a voice and of the models whose codes it was given."""
+    return digest(voice.fingerprint, *expression.fingerprints(voice)) if voice.num_codes else voice.fingerprint
 
 
 @dataclass(frozen=True)

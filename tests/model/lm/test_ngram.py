@@ -11,7 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.lm import ngram
-from model.lm.ngram import NgramModel, fit_ngrams
+from model.lm.ngram import NgramModel, fit_ngrams, ngram_nll, reports_by_order
+from model.lm.samples import UnitSamples
+from model.lm.training_data import ngram_reports
+from model.lm.vocab import Vocabulary
+from model.training.distributed import Ranks
+from pipeline.shards import open_dataset
 
 START = "<s>"
 
@@ -144,3 +149,28 @@ def test_of_many_units_whole_blocks_are_drawn_by_the_seed(monkeypatch):
     assert everything == sorted(list(range(10)) * 4)
     assert len(some) == 8 and len(set(some)) == 2 and some == again != otherwise
     assert len(least) == 1
+
+
+def test_processes_that_score_their_shares_score_what_one_does(small_run):
+    dataset = open_dataset(str(small_run / "shards"))
+    train, validation = UnitSamples(dataset, "train", 4096), UnitSamples(dataset, "validation", 4096)
+    num_units = Vocabulary.of_dataset(dataset).codebook_size
+    one = ngram_reports(train, validation, num_units, 0, Ranks())
+    whole = ngram_nll(fit_ngrams(train, num_units), validation)
+    told = []
+
+    class Share(Ranks):
+        """One of three, whose sums are made up below."""
+
+        def sum(self, values):
+            if values.ndim == 2:
+                told.append(values.clone())
+            return values
+
+        def any(self, value):
+            return value
+
+    for rank in range(3):
+        ngram_reports(train, validation, num_units, 0, Share(rank, 3))
+    np.testing.assert_array_equal(sum(told).numpy(), whole)
+    assert one[1].mean.perplexity == pytest.approx(reports_by_order(whole, validation)[1].mean.perplexity)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 
-from pipeline.estimate.measure import IN_SEGMENTS, Measured
+from pipeline.estimate.measure import IN_SEGMENTS, Measured, measure
 from pipeline.estimate.project import Machine, project, ratio_of_sums
+from pipeline.estimate.sample import Part
 from pipeline.estimate.text import as_text
 
 
@@ -81,3 +84,18 @@ def test_more_machines_for_fewer_days() -> None:
     text = as_text(found, days=1.0, price_per_hour=10.0)
     price = next(line for line in text.splitlines() if line.split()[:1] == ["price"])
     assert float(price.split()[1].replace(",", "")) == pytest.approx(found.wall_hours.value * 10, rel=0.005)
+
+
+def test_what_never_has_a_gpu_is_counted_in_cores(small_run, tmp_path):
+    run = str(shutil.copytree(small_run, tmp_path / "run"))
+    for name in ("units", "pitch"):
+        folder = tmp_path / "run" / name
+        folder.mkdir(exist_ok=True)
+        facts = json.loads((small_run / "units" / "stage.json").read_text())
+        facts["work"] = {"worker_seconds": {"decode": 1.0, "encode": 5.0, "commit": 0.5}}
+        (folder / "stage.json").write_text(json.dumps(facts))
+        (folder / "DONE").write_text("done")
+    found = measure(Part(run, 1.0, 10))
+    assert (found.decode_s["units"], found.process_s["units"]) == (1.0, 5.5)
+    assert (found.decode_s["pitch"], "pitch" in found.process_s) == (6.5, False)
+    assert found.stored_bytes["pitch"] > 0
