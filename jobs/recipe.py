@@ -26,6 +26,7 @@ from jobs.plain_words import in_plain_words
 from jobs.recipe_text import Lines, UsageError, check_recipe_text, suggestion
 from model.encoder.config import EncoderConfig
 from model.encoder.pretrain_config import PretrainConfig
+from model.encoder.spin_config import SpinConfig
 from model.lm.train_config import TrainConfig
 from model.pitch.train_config import PitchTrainConfig
 from model.preferences.tune_config import TuneConfig
@@ -72,6 +73,7 @@ class Recipe:
     train_style: StyleTrainConfig = field(default_factory=StyleTrainConfig)
     train: TrainConfig | None = None
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    spin: SpinConfig = field(default_factory=SpinConfig)
     vocoder: VocoderTrainConfig = field(default_factory=VocoderTrainConfig)
     train_pitch: PitchTrainConfig = field(default_factory=PitchTrainConfig)
     preferences: PreferencesConfig = field(default_factory=PreferencesConfig)

@@ -29,6 +29,7 @@ NOT_DATA = (
     "text",
     "train",
     "pretrain",
+    "spin",
     "vocoder",
     "train_style",
     "preferences",

@@ -29,6 +29,8 @@ MODELS = (
     "text.tokenizer",
     "train.init",
     "pretrain.init",
+    "spin.init",
+    "spin.phones",
     "vocoder.init",
 )
 """Options and settings that name a model or its folder; only what holds a slash is a path for sure."""

@@ -111,6 +111,9 @@ LANGUAGE_SCHEMA = pa.schema(
     ]
 )
 
+# The number of no phone: that of a frame of which no alignment tells.
+NO_PHONE = -1
+
 # A stretch of speech, with all that a worker needs to read it. Rows in the order of chunks: the plan of tokenization.
 SEGMENT_SCHEMA = pa.schema(
     [

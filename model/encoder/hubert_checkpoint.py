@@ -21,6 +21,7 @@ from torch import Tensor
 from model import weights_file
 from model.encoder.hubert import HubertModel
 from model.encoder.hubert_config import HubertConfig
+from model.encoder.level import LEVEL
 from model.torch_file import TorchFile, mapping
 from pipeline.errors import TwistError, brief
 from pipeline.files import foreign_json
@@ -154,7 +155,11 @@ def load_huggingface_folder(folder: Path) -> tuple[HubertModel, bool]:
 
 
 def write_huggingface_folder(
-    config: HubertConfig, weights: Mapping[str, Tensor], folder: Path, mask_embedding: Tensor
+    config: HubertConfig,
+    weights: Mapping[str, Tensor],
+    folder: Path,
+    mask_embedding: Tensor,
+    level_dbfs: float | None = None,
 ) -> None:
     """Writes a model that takes unnormalized waveforms, as a folder that both transformers' HubertModel and ours load.
 
@@ -163,6 +168,7 @@ def write_huggingface_folder(
         weights: HubertModel's state dict on the CPU, weight norm not folded in.
         folder: an existing folder.
         mask_embedding: [D] the vector that replaces masked frames in pretraining.
+        level_dbfs: the level that clips are to be scaled to (level.py); None: none.
     """
     content = {"model_type": "hubert", "architectures": ["HubertModel"], **asdict(config)}
     preprocessor = {
@@ -172,6 +178,7 @@ def write_huggingface_folder(
         "padding_value": 0.0,
         "do_normalize": False,
         "return_attention_mask": False,
+        **({} if level_dbfs is None else {LEVEL: level_dbfs}),
     }
     (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")

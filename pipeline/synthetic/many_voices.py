@@ -175,8 +175,7 @@ def _write(root: Path, config: VoicesConfig, report: ReportProgress | None) -> V
                     report(done, total, "recordings")
             _write_metadata(root / split, of_split, recorded)
             hours[split] = sum(result.num_samples for result in recorded) / SAMPLE_RATE_HZ / 3600
-            if split == "test":
-                _write_phonemes(root / split, of_split, recorded)
+            _write_phonemes(root / split, of_split, recorded)
     return VoicesSummary(len(scripts["train"]), hours["train"], len(scripts["test"]), hours["test"])
 
 
@@ -222,9 +221,14 @@ def _record(job: tuple[str, _Script]) -> _Recorded:
     rng = random.Random(f"record {script.seed}")
     voice = script.voice
     pieces: list[NDArray[np.float32]] = []
+    phonemes: list[Heard] = []
+    words: list[Heard] = []
     for sentence in script.sentences:
         speech = speak(sentence, voice.espeak_voice, words_per_minute=voice.words_per_minute, pitch=voice.pitch)
         samples = speech.wav.astype(np.float32) / 2**15
+        before_s = sum(map(len, pieces)) / SAMPLE_RATE_HZ
+        phonemes += _later(speech.phonemes, before_s)
+        words += _later(speech.words, before_s)
         pieces.append(soxr.resample(samples, speech.sample_rate_hz, SAMPLE_RATE_HZ))
         if script.sentence is None:
             pieces.append(np.zeros(int(rng.uniform(*PAUSE_S) * SAMPLE_RATE_HZ), np.float32))
@@ -234,10 +238,11 @@ def _record(job: tuple[str, _Script]) -> _Recorded:
     path = Path(root) / script.path
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, wav, SAMPLE_RATE_HZ, subtype="PCM_16")
-    text = " ".join(script.sentences)
-    if script.sentence is None:
-        return _Recorded(len(wav), text, [], [])
-    return _Recorded(len(wav), text, speech.phonemes, speech.words)
+    return _Recorded(len(wav), " ".join(script.sentences), phonemes, words)
+
+
+def _later(heard: list[Heard], by_s: float) -> list[Heard]:
+    return [Heard(each.name, each.start_s + by_s, each.end_s + by_s) for each in heard]
 
 
 def _in_a_room(wav: NDArray[np.float32], rng: random.Random, noise: np.random.Generator) -> NDArray[np.float32]:

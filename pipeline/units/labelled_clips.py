@@ -82,7 +82,7 @@ def read_clips(run: str, validation_share: float) -> tuple[SegmentClips, Segment
     rows_in_plan = pc.index_in(kept["segment_id"], segments["segment_id"].combine_chunks())
     for name in ("uri", "channel"):
         kept = kept.append_column(name, segments[name].take(rows_in_plan))
-    fractions = np.array([_hash_fraction(recording_id) for recording_id in kept["recording_id"].to_pylist()])
+    fractions = np.array([hash_fraction(recording_id) for recording_id in kept["recording_id"].to_pylist()])
     clips = []
     for name, is_in in (("train", fractions >= validation_share), ("validation", fractions < validation_share)):
         rows = kept.filter(pa.array(is_in))
@@ -112,6 +112,6 @@ def _label_clock(book: Codebook, run: str) -> LabelClock:
     return LabelClock(encoder["hop_samples"], encoder["min_samples"], chunk_samples)
 
 
-def _hash_fraction(recording_id: str) -> float:
+def hash_fraction(recording_id: str) -> float:
     """A hash of the recording's id, from 0 to below 1."""
     return int.from_bytes(hashlib.sha256(recording_id.encode()).digest()[:8], "big") / 2**64
