@@ -1,6 +1,6 @@
 """Speech of many synthesized voices, to pretrain a speech tokenizer on and to measure it against known phonemes.
 
-    FOLDER/train/<speaker>/<number>.flac, FOLDER/train/metadata.csv
+    FOLDER/train/<speaker>/<number>.flac, FOLDER/train/metadata.csv, FOLDER/train/phonemes.parquet
     FOLDER/test/<speaker>/<sentence>.flac, FOLDER/test/metadata.csv, FOLDER/test/phonemes.parquet
     FOLDER/corpus.json      the configuration it was made with, and what it holds
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 MARKER = "corpus.json"
 PHONEMES = "phonemes.parquet"
 # Raise it when the same configuration starts to give other bytes, so that an old corpus is not mistaken for a new one.
-EDITION = 1
+EDITION = 2  # 1 had no phonemes of training recordings
 
 ACCENTS = (
     "en", "en-us", "en-us-nyc", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029",

@@ -14,7 +14,7 @@ import soundfile
 
 from pipeline.errors import TwistError
 from pipeline.synthetic.config import VoicesConfig
-from pipeline.synthetic.many_voices import MARKER, PHONEMES, TEST_VARIANTS, prose, write_voices_corpus
+from pipeline.synthetic.many_voices import MARKER, PAUSE_S, PHONEMES, TEST_VARIANTS, prose, write_voices_corpus
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,6 +80,23 @@ def test_phonemes_and_words_fill_the_recording(voices: Path) -> None:
             middle = wav[round((pause["start_s"] + 0.04) * rate_hz) : round((pause["end_s"] - 0.04) * rate_hz)]
             assert np.abs(middle).max(initial=0) < 0.1 * np.abs(wav).max(), f"{row['path']}: {pause} is not silent"
         assert len(row["words"]) >= 3
+
+
+def test_phonemes_of_training_lie_where_the_sound_is(voices: Path) -> None:
+    rows = pq.read_table(voices / "train" / PHONEMES).to_pylist()
+    assert [row["path"] for row in rows] == [row["path"] for row in metadata(voices / "train")]
+    for row in rows:
+        wav, rate_hz = soundfile.read(voices / "train" / row["path"])
+        starts, ends = ([one[name] for one in row["phonemes"]] for name in ("start_s", "end_s"))
+        gaps = [start - end for start, end in zip(starts[1:], ends[:-1], strict=True)]
+        between = [gap for gap in gaps if gap > 1e-3]
+        assert all(PAUSE_S[0] - 1e-3 <= gap <= PAUSE_S[1] + 1e-3 for gap in between), f"{row['path']}: {between}"
+        assert min(gaps) > -1e-3 and PAUSE_S[0] <= len(wav) / rate_hz - ends[-1] + 1e-3 <= PAUSE_S[1] + 2e-3
+        said = [one for one in row["phonemes"] if one["name"]]
+        loud = [np.abs(wav[round(one["start_s"] * rate_hz) : round(one["end_s"] * rate_hz)]).mean() for one in said]
+        for place in np.flatnonzero(np.array(gaps) > 1e-3):
+            pause = wav[round((ends[place] + 0.02) * rate_hz) : round((starts[place + 1] - 0.02) * rate_hz)]
+            assert np.abs(pause).mean() < 0.7 * np.mean(loud), f"{row['path']}: speech in a pause"
 
 
 def test_a_finished_folder_is_found_and_another_is_refused(voices: Path, tmp_path: Path) -> None:
