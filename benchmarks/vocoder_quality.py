@@ -1,9 +1,11 @@
-"""How well a vocoder speaks its units: on sentences by its own voice that are not in its training speech.
+"""How well a vocoder speaks its units: on recordings, or on sentences by a synthesized voice that it was trained on.
 
+    python benchmarks/vocoder_quality.py --recordings FOLDER [--vocoder PATH] [--sentences N] [--quick] [--json]
     python benchmarks/vocoder_quality.py --speech FOLDER [--vocoder PATH] [--sentences N] [--quick] [--json]
 
-FOLDER is the training speech that `twist make-speech voice` made. Each sentence is tokenized with the embedded
-tokenizer, its units are turned into audio, and that audio is tokenized again:
+FOLDER holds recordings, such as LibriSpeech's test-other; or the training speech that `twist make-speech voice` made,
+in whose voice sentences are then said that it lacks. Each is tokenized with the embedded tokenizer, its units are
+turned into audio, and that audio is tokenized again:
 
     mel_distance            distance of log-mel spectrograms: recording, and audio made with the recorded durations
     unit_agreement          share of frames with the same unit in both
@@ -27,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import soundfile
 import soxr
 import torch
 
@@ -54,24 +57,40 @@ if TYPE_CHECKING:
 TOKENIZER = EncoderConfig(name="hubert", path="hubert-tiny-25hz", layer=3, device="cpu")
 CODEBOOK = "hubert-tiny-25hz-km100"
 SHIFT_SAMPLES = 320
+LONGEST_S = 15.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--speech", type=Path, required=True, help="the folder that the vocoder was trained on")
+    heard = parser.add_mutually_exclusive_group(required=True)
+    heard.add_argument("--recordings", type=Path, help="a folder of recordings at 16 kHz, FLAC or WAV")
+    heard.add_argument("--speech", type=Path, help="the folder of synthesized speech that the vocoder was trained on")
     parser.add_argument("--vocoder", default="hifigan-tiny-25hz", help="a vocoder of the embedded tokenizer's units")
     parser.add_argument("--sentences", type=int, default=60, help="how many are said, at most")
     parser.add_argument("--quick", action="store_true", help="fewer sentences: a minute at most")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    wavs = unheard(arguments.speech, 8 if arguments.quick else arguments.sentences)
+    num_sentences = 8 if arguments.quick else arguments.sentences
+    if arguments.recordings:
+        wavs = recorded(arguments.recordings, num_sentences)
+    else:
+        wavs = unheard(arguments.speech, num_sentences)
     result = measure(wavs, arguments.vocoder)
     if arguments.json:
         print(json.dumps(result))
         return
     for name, value in result["figures"].items():
         print(f"{name:24} {value:.4g}")
+
+
+def recorded(folder: Path, num_recordings: int) -> list[NDArray[np.float32]]:
+    """Some of the recordings in a folder, of up to LONGEST_S: wav [S] at 16 kHz each."""
+    paths = sorted(path for suffix in ("flac", "wav") for path in folder.rglob(f"*.{suffix}"))
+    assert paths, f"{folder} holds no .flac and no .wav"
+    infos = [(path, soundfile.info(path)) for path in random.Random(0).sample(paths, len(paths))]
+    chosen = [path for path, info in infos if info.samplerate == SAMPLE_RATE_HZ and info.duration <= LONGEST_S]
+    return [soundfile.read(path, dtype="float32", always_2d=True)[0].mean(axis=1) for path in chosen[:num_recordings]]
 
 
 def unheard(speech: Path, num_sentences: int) -> list[NDArray[np.float32]]:
