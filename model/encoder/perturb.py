@@ -64,12 +64,12 @@ def another_voice(wav: Wav, pitch: float, formants: float) -> Wav:
     if pitch == 1.0 and formants == 1.0:
         return wav
     spectrum = _stft(wav)
-    magnitude = np.abs(spectrum) + 1e-6
+    magnitude = (np.abs(spectrum) + 1e-6).astype(np.float32)
     envelope = _log_envelope(magnitude)
     if pitch != 1.0:
         magnitude, envelope, spectrum = _stretched(spectrum, magnitude, envelope, pitch)
     # Resampling will move the envelope by `pitch`: what it then has at f must come from where `formants` wants it.
-    moved = _read_at(envelope.T, np.arange(envelope.shape[1]) * pitch / formants).T
+    moved = _read_at(envelope.T, np.arange(envelope.shape[1], dtype=np.float64) * pitch / formants).T
     spectrum = spectrum * np.exp(np.clip(moved - envelope, -LARGEST_GAIN_NEPER, LARGEST_GAIN_NEPER))
     if pitch == 1.0:
         return _istft(spectrum, len(wav))
@@ -147,13 +147,14 @@ def _with_noise(wav: Wav, generator: np.random.Generator) -> Wav:
     slope = generator.uniform(*NOISE_SLOPE)
     noise = np.fft.irfft(white * np.maximum(np.arange(len(white)), 20.0) ** (-slope / 2), len(wav))
     level = wav.std() / noise.std() * 10 ** (-generator.uniform(*SIGNAL_TO_NOISE_DB) / 20)
-    return wav + (level * noise).astype(np.float32)
+    noisy: Wav = wav + (level * noise).astype(np.float32)
+    return noisy
 
 
 def _stft(wav: Wav) -> NDArray[np.complex64]:
     """[S] -> [T, F]; frame t is centred on sample t * HOP."""
     padded = np.pad(wav, (WINDOW // 2, WINDOW // 2 + HOP))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP]
+    frames: Wav = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP]
     return np.fft.rfft(frames * _window(), axis=1).astype(np.complex64)
 
 
