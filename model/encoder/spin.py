@@ -91,7 +91,7 @@ class Spin(nn.Module):
         hidden = self._features(perturbed)
         scores = self._scores(hidden)
         code_nll = scores.new_zeros(())
-        for corpus in corpora.unique():
+        for corpus in sorted(set(corpora.tolist())):
             is_in = counts & (corpora == corpus)[:, None]
             assigned = assign_codes(clean_scores[is_in], self.config.sinkhorn_epsilon, self.config.sinkhorn_steps)
             predicted = F.log_softmax(scores[is_in] / self.config.temperature, dim=-1)
