@@ -36,8 +36,9 @@ class VocoderTrainConfig:
             With num_f0_tokens and num_style_tokens it takes the run's codes of pitch and style (RUN/pitch, RUN/style),
             with multispkr the speakers that the manifest names. It takes no f0, no multistyle and no vectors of
             speakers, which a run does not record.
-        init: Vocoder of the same shape to start from: a folder or an official .pt, local or s3://. Null: random
-            weights. The discriminators always start from random weights.
+        init: Vocoder of the same shape to start from: a folder or an official .pt, local or s3://, or an embedded one's
+            name. It may be one of units alone where `model` takes codes and speakers, too: what these do then begins
+            at nothing. Null: random weights. The discriminators always start from random weights.
         batch_size: Clips per step, over all processes.
         crop_frames: Frames of each clip to generate per step; the start is drawn anew each time (14: 0.56 s at 25 Hz).
         num_steps: Updates to make.

@@ -40,6 +40,7 @@ from model.vocoder.discriminators import Discriminators
 from model.vocoder.losses import adversarial_loss, discriminator_loss, duration_loss, feature_loss
 from model.vocoder.mel import LogMel
 from model.vocoder.vocoder import Vocoder
+from model.vocoder.widening import can_be_widened, widened
 from pipeline.errors import TwistError
 from pipeline.files import storage
 
@@ -183,9 +184,15 @@ class VocoderTraining(Training[VocoderBatch, VocoderQuality]):
         given, fingerprint = load_vocoder(checkpoint.checked(local_vocoder(init)))
         if fingerprint not in (None, self._codebook_fingerprint):
             raise TwistError(f"vocoder.init {init} speaks the units of another codebook ({fingerprint})")
-        if given.config != self._config.model:
-            raise TwistError(f"vocoder.init {init} has another shape than vocoder.model; make them the same")
-        ours = {name: self._clips.codes[name].fingerprint for name in given.config.num_codes}
+        shape = self._config.model
+        if can_be_widened(given.config, shape):
+            given = widened(given, shape)
+        elif given.config != shape:
+            raise TwistError(
+                f"vocoder.init {init} has another shape than vocoder.model; make them the same but for codes and "
+                f"speakers, which vocoder.model may take and {init} not"
+            )
+        ours = {name: self._clips.codes[name].fingerprint for name in shape.num_codes}
         for name, fingerprint in code_fingerprints(checkpoint.checked(local_vocoder(init))).items():
             if name in ours and fingerprint != ours[name]:
                 raise TwistError(f"vocoder.init {init} takes the codes of another model of {name} ({fingerprint})")

@@ -15,8 +15,10 @@ from model.vocoder.batches import CodeFacts, VocoderBatches, validation_clips
 from model.vocoder.checkpoint import code_fingerprints, load_vocoder
 from model.vocoder.config import VocoderConfig
 from model.vocoder.losses import duration_loss
+from model.vocoder.mel import LogMel
 from model.vocoder.trainer import train_vocoder
 from model.vocoder.vocoder import Vocoder
+from model.vocoder.widening import can_be_widened, widened
 from pipeline.errors import TwistError
 from pipeline.speaking.voice_names import VoiceNames
 from tests.model.labelled_melodies import FACTS, LEVELS, SPEAKERS, LabelledMelodies
@@ -101,6 +103,56 @@ def test_every_code_and_speaker_is_learned(tmp_path: Path) -> None:
         ("speaker", 1 - conditions["speaker"]),
     ):
         assert not torch.equal(vocoder(clip.frames[None], **{**conditions, name: other}), wav), name
+
+
+def test_the_loss_has_a_gradient_for_each_table_and_all_that_occurs_in_it() -> None:
+    settings = config(batch_size=8)
+    torch.manual_seed(0)
+    vocoder = Vocoder(CONDITIONED)
+    batch = VocoderBatches(CLIPS, settings)[0]
+    mel = LogMel(settings.mels[0])
+    loss = (mel(vocoder(batch.frames, **batch.conditions)) - mel(batch.wav)).abs().mean()
+    torch.autograd.backward(loss)
+    for name, told in (("f0_dict", "pitch_codes"), ("style_dict", "style_codes"), ("spkr", "speaker")):
+        gradient = vocoder.get_submodule(name).weight.grad
+        assert isinstance(gradient, torch.Tensor)
+        has_one = gradient.abs().amax(dim=1) > 0
+        assert set(torch.nonzero(has_one)[:, 0].tolist()) == set(batch.conditions[told].flatten().tolist()), name
+
+
+def test_each_frame_sounds_as_its_own_code_says() -> None:
+    """Another code in one frame changes the audio there, and none that lies beyond what convolutions reach."""
+    torch.manual_seed(0)
+    vocoder = Vocoder(CONDITIONED).eval()
+    frames, codes = torch.randint(4, (1, 60)), {"speaker": torch.tensor([0])}
+    codes |= {"pitch_codes": torch.randint(3, (1, 60)), "style_codes": torch.randint(4, (1, 60))}
+    wav = vocoder(frames, **codes)[0].reshape(60, HOP_SAMPLES)
+    for name, number in (("pitch_codes", 3), ("style_codes", 4)):
+        changed = codes[name].clone()
+        changed[0, 30] = (changed[0, 30] + 1) % number
+        is_other = (vocoder(frames, **{**codes, name: changed})[0].reshape(60, HOP_SAMPLES) != wav).any(dim=1)
+        assert is_other[30] and not is_other[:20].any() and not is_other[41:].any(), name
+
+
+def test_a_vocoder_of_units_alone_may_be_the_beginning(tmp_path: Path) -> None:
+    """With codes and speakers added it says the same at first, whatever they are; then they take part."""
+    first = train_vocoder(small_config(num_steps=3), CLIPS, VALIDATION, "codebook", str(tmp_path / "units"))
+    (clip, *_) = validation_clips(VALIDATION, config())
+    conditions = {name: value[None] for name, value in clip.conditions.items()}
+    other = {**conditions, "pitch_codes": (conditions["pitch_codes"] + 1) % 3, "speaker": 1 - conditions["speaker"]}
+    given = load_vocoder(Path(first.checkpoint))[0].eval()
+    torch.manual_seed(1)
+    wide = widened(given, CONDITIONED).eval()
+    torch.testing.assert_close(wide(clip.frames[None], **conditions), given(clip.frames[None]), rtol=0, atol=1e-6)
+    assert torch.equal(wide(clip.frames[None], **conditions), wide(clip.frames[None], **other))
+    settings = config(init=first.checkpoint, num_steps=3, discriminator_start=3, peak_lr=1e-3)
+    result = train_vocoder(settings, CLIPS, VALIDATION, "codebook", str(tmp_path / "wide"))
+    trained = load_vocoder(Path(result.checkpoint))[0].eval()
+    assert not torch.equal(trained(clip.frames[None], **conditions), trained(clip.frames[None], **other))
+    shape = dataclasses.replace(CONDITIONED, upsample_initial_channel=64)
+    with pytest.raises(TwistError, match="another shape"):
+        train_vocoder(dataclasses.replace(settings, model=shape), CLIPS, VALIDATION, "codebook", str(tmp_path / "x"))
+    assert not can_be_widened(CONDITIONED, dataclasses.replace(CONDITIONED, num_speakers=3))
 
 
 def test_the_first_and_the_last_unit_of_a_clip_do_not_count() -> None:
