@@ -67,7 +67,7 @@ def work(recipe: Recipe, given: Namespace) -> None:
     assert recipe.train is not None
     if recipe.train.expressive and not (recipe.pitch.model and recipe.style.model):
         raise TwistError("train.expressive needs codes of pitch and style: name pitch.model and style.model")
-    require_model(recipe.train.init, recipe.train.architecture, recipe.train.max_units)
+    require_model(recipe.train.init, recipe.train.architecture, recipe.train.max_units, 2 * recipe.train.bos_eos)
     run_stages(recipe, stages, retry_dropped=given.retry_dropped)
     result = train.work(recipe, checkpoints=given.checkpoints)
     output = storage.join(recipe.run, results.EVALUATION)

@@ -24,7 +24,7 @@ class RowBatch:
         index: Number of the step, from 0.
         micro_batches: One per forward pass.
         num_units: Units in the step, over all ranks.
-        num_targets: Units predicted in the step, over all ranks.
+        num_targets: Units, and EOS, predicted in the step, over all ranks.
         num_skipped: Samples of this rank that were left out because their shard is damaged.
     """
 

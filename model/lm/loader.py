@@ -7,7 +7,8 @@
    is left over at the end of an epoch, and any step is found at once, without replay.
 3. Rank `r` of `W` takes the r-th of W equal slices of each batch. The samples of a step do not depend on `W`, on the
    number of loader processes, or on whether the run was interrupted.
-4. The samples of a forward pass are concatenated, without padding. Other trainers get rows (`batch_stream.py`).
+4. The samples of a forward pass are concatenated, without padding. Other trainers get rows (`batch_stream.py`). If the
+   vocabulary has BOS and EOS, a sample has them around it; of a sample in pieces, the first has BOS and the last EOS.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Batch:
         index: Number of the step, from 0.
         micro_batches: One per forward pass.
         num_units: Units in the step, over all ranks.
-        num_targets: Units predicted in the step, over all ranks.
+        num_targets: Units, and EOS, predicted in the step, over all ranks.
         num_skipped: Samples of this rank that were left out because they are damaged. They still count in
             num_units and num_targets, which every rank knows without reading the samples.
         units_by_kind: Of a mixture of kinds, the units of each in the step.
@@ -112,18 +113,19 @@ class TrainingBatches:
         self._read_ahead(index)
         micro_batches = list(map(self._micro_batch, mine))
         num_units = int(self._samples.num_units[indices].sum(dtype=np.int64))
+        num_specials = sum(int(are.sum()) for are in self._ends(indices) or ())
         return Batch(
             index,
             micro_batches,
             num_units=num_units,
-            num_targets=num_units - len(indices),
+            num_targets=num_units + num_specials - len(indices),
             num_skipped=mine.size - sum(len(micro_batch.lengths) for micro_batch in micro_batches),
         )
 
     @property
     def max_units(self) -> int:
-        """Length of the longest possible sample, in units."""
-        return self._samples.max_units
+        """Length of the longest possible sample, in units, with BOS and EOS."""
+        return self._samples.max_units + self._vocabulary.num_marks
 
     @property
     def pad_id(self) -> int:
@@ -180,11 +182,16 @@ class TrainingBatches:
 
     def _micro_batch(self, indices: NDArray[np.int64]) -> MicroBatch:
         """The samples with these indices, without those that cannot be read."""
+        ends = self._ends(indices)
         try:
-            return collate(self._samples.read(indices), self._vocabulary)
+            return collate(self._samples.read(indices), self._vocabulary, ends)
         except TwistError:
             # Some unit is out of range: find its shard.
-            return collate(self._samples.read(indices, below=self._vocabulary.codebook_size), self._vocabulary)
+            return collate(self._samples.read(indices, below=self._vocabulary.codebook_size), self._vocabulary, ends)
+
+    def _ends(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
+        """Which samples have BOS before them and which EOS behind, [n] each; None if the model has neither."""
+        return self._samples.are_ends(indices) if self._vocabulary.num_marks else None
 
     def _read_ahead(self, index: int) -> None:
         """At the start of each group of blocks, prefetches this rank's blocks of it and of the next group."""
@@ -199,15 +206,33 @@ class TrainingBatches:
             self._samples.prefetch(np.unique(self._samples.blocks[samples[is_mine]]))
 
 
-def collate(samples: Sequence[NDArray[np.uint16] | None], vocabulary: Vocabulary) -> MicroBatch:
+def collate(
+    samples: Sequence[NDArray[np.uint16] | None],
+    vocabulary: Vocabulary,
+    ends: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None,
+) -> MicroBatch:
     """Concatenates samples and turns them into ids; leaves out None, a sample that could not be read.
+
+    Args:
+        samples: [S] the units of each.
+        vocabulary: Turns them into ids.
+        ends: Which samples get BOS before them, and which EOS behind, [S] each; None: neither.
 
     Raises:
         TwistError: a unit is not in the codebook.
     """
     found = [units for units in samples if units is not None]
     units = np.concatenate(found) if found else np.empty(0, np.uint16)
-    return MicroBatch(torch.from_numpy(vocabulary.encode(units)), tuple(map(len, found)))
+    ids, lengths = vocabulary.encode(units), np.fromiter(map(len, found), np.int64, len(found))
+    if ends is not None:
+        assert vocabulary.bos_id is not None
+        is_found = [units is not None for units in samples]
+        has_bos, has_eos = (are[is_found] for are in ends)
+        behind = lengths.cumsum()
+        # EOS of one sample and BOS of the next fall on one place; as they are one id, either may come first.
+        ids = np.insert(ids, np.concatenate([(behind - lengths)[has_bos], behind[has_eos]]), vocabulary.bos_id)
+        lengths += has_bos.astype(np.int64) + has_eos
+    return MicroBatch(torch.from_numpy(ids), tuple(lengths.tolist()))
 
 
 def weights_of_samples(samples: SplitSamples) -> NDArray[np.float64] | None:

@@ -133,6 +133,7 @@ class PieceSamples(SplitSamples):
         self.lengths = pieces.lengths
         self.num_left_out = pieces.num_left_out
         self._piece = pieces.piece
+        self._lost_end = pieces.lost_end
         self._longest = longest
         self._impossible = impossible
 
@@ -146,6 +147,14 @@ class PieceSamples(SplitSamples):
         if found is None:
             raise self._is_damaged(index)
         return found
+
+    def are_ends(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which pieces begin where their sample begins, and which end where it ends, [n] each."""
+        owner = self._owner[indices]
+        last = len(self) - 1
+        is_last = (indices == last) | (self._owner[np.minimum(indices + 1, last)] != owner)
+        has_lost_end = np.searchsorted(self._lost_end, owner, "right") > np.searchsorted(self._lost_end, owner)
+        return self._piece[indices] == 0, is_last & ~has_lost_end
 
     def read(self, indices: Sequence[int] | NDArray[np.int64], below: int | None = None) -> list[NDArray[Any] | None]:
         """The values of some samples; None for those that are damaged and to be skipped.
@@ -469,12 +478,14 @@ class _Pieces:
         piece: Its number in that sample.
         lengths: Its values.
         num_left_out: Values in pieces that are left out.
+        lost_end: The samples whose last piece is left out, ascending.
     """
 
     owner: NDArray[np.int32]
     piece: NDArray[np.integer]
     lengths: NDArray[np.int32]
     num_left_out: int
+    lost_end: NDArray[np.int32]
 
 
 def _cut(lengths: NDArray[np.int32], longest: int) -> _Pieces:
@@ -493,6 +504,6 @@ def _cut(lengths: NDArray[np.int32], longest: int) -> _Pieces:
         of_piece = np.minimum(lengths[owner] - piece * np.int32(longest), np.int32(longest))
     is_kept = of_piece >= 2
     if is_kept.all():
-        return _Pieces(owner, piece, of_piece, 0)
+        return _Pieces(owner, piece, of_piece, 0, owner[:0])
     left_out = int(of_piece[~is_kept].sum())
-    return _Pieces(owner[is_kept], piece[is_kept], of_piece[is_kept], left_out)
+    return _Pieces(owner[is_kept], piece[is_kept], of_piece[is_kept], left_out, owner[~is_kept])

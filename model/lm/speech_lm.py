@@ -193,12 +193,12 @@ def weights_on_cpu(model: PreTrainedModel, *, keep: bool) -> dict[str, Tensor]:
     return weights if keep else {}
 
 
-def require_model(init: str | None, architecture: dict[str, Any] | None, max_units: int) -> None:
+def require_model(init: str | None, architecture: dict[str, Any] | None, max_units: int, num_specials: int = 0) -> None:
     """Refuses a model that cannot be made, before anything is packed or trained.
 
     Raises:
         TwistError: there is no such folder, family or setting, its config cannot be read or is not a causal LM's, or it
-            has no positions for samples of `max_units`.
+            has no positions for samples of `max_units` and `num_specials` around them.
     """
     if init is not None:
         config = read_config(str(local_path(init)))
@@ -206,18 +206,18 @@ def require_model(init: str | None, architecture: dict[str, Any] | None, max_uni
         assert architecture is not None
         _refuse_unknown_settings(architecture)
         config = AutoConfig.for_model(**architecture)
-    require_positions(config, max_units)
+    require_positions(config, max_units, num_specials)
 
 
-def require_positions(config: PretrainedConfig, max_units: int, num_before: int = 0) -> None:
-    """Refuses a model that has too few positions for `num_before` specials and `max_units` units after them.
+def require_positions(config: PretrainedConfig, max_units: int, num_specials: int = 0) -> None:
+    """Refuses a model that has too few positions for `max_units` units and `num_specials` around them.
 
     Raises:
         TwistError: the model's longest sequence is shorter.
     """
     positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and num_before + max_units > positions:
-        of_units = positions - num_before
+    if positions is not None and num_specials + max_units > positions:
+        of_units = positions - num_specials
         raise TwistError(
             f"max_units is {max_units}, but the model has only {of_units} positions for units; lower max_units"
         )

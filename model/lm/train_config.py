@@ -51,6 +51,8 @@ class TrainConfig:
         tokenizer: Folder of the text's tokenizer, where a mixture has no `init` to bring one.
         rope_theta: With a mixture and `init`, another base of the text LM's rotary positions, for a longer context.
         max_units: Most units in a sample, tokens in a sequence of a mixture; longer ones are cut into pieces.
+        bos_eos: Put BOS before each sample of units and EOS behind it, beyond max_units, as slamkit does; of a sample
+            in pieces, before the first and behind the last. They share an id. False: none, as in the TWIST paper.
         num_steps: Updates to make.
         peak_lr: Learning rate after warm-up (the paper's cold start: 8e-5).
         final_lr: Lowest learning rate (the paper's cold start: 2.5e-5).
@@ -89,6 +91,7 @@ class TrainConfig:
     batch_size: int = 64
     gradient_accumulation: int = 1
     max_units: int = 704
+    bos_eos: bool = False
     num_steps: int = 400_000
     peak_lr: float = 4e-4
     final_lr: float = 8e-5
@@ -133,6 +136,10 @@ class TrainConfig:
             raise TwistError("train.mixture with train.architecture needs the text's tokenizer: give train.tokenizer")
         if self.expressive and (self.mixture is None or self.mixture.kinds == ("text",)):
             raise TwistError("train.expressive is for a mixture with speech: give train.mixture.speech a weight")
+        if self.bos_eos and self.mixture is not None:
+            raise TwistError(
+                "train.bos_eos is for units alone: sequences of a mixture begin with [SPEECH] or [TEXT]; leave it out"
+            )
         if self.tokenizer is not None and (self.mixture is None or has_text_lm):
             raise TwistError("train.tokenizer is for a mixture with train.architecture; a text LM brings its own")
         if self.spans is not None and (self.mixture is None or not self.mixture.interleaved):

@@ -148,7 +148,7 @@ class SpeechLMTraining(Training[Batch, PerplexityReport]):
             told = progress.get("ngrams", {})  # absent from checkpoints of earlier versions
             self.ngrams = {int(order): self.score_of(content) for order, content in told.items()}
         self._lm = self._make_model(resumed)
-        require_positions(self._lm.config, config.max_units)
+        require_positions(self._lm.config, config.max_units, data.vocabulary.num_marks)
         self._working = WorkingModel.of(self._lm, config, ranks)
         self.model = self._lm
         self.optimizer = adamw(self._lm, config.betas, config.weight_decay)

@@ -75,7 +75,7 @@ class UnitData:
     def __init__(self, config: TrainConfig, dataset: Dataset, ranks: Ranks) -> None:
         self._config = config
         self._ranks = ranks
-        self.vocabulary = Vocabulary.of_dataset(dataset)
+        self.vocabulary = Vocabulary.of_dataset(dataset, bos_eos=config.bos_eos)
         self._train_samples = UnitSamples(dataset, "train", config.max_units, config.data)
         self._validation_samples = UnitSamples(
             dataset, "validation", config.max_units, LoaderConfig(verify_checksums=config.data.verify_checksums)

@@ -32,9 +32,10 @@ STREAM_FIELDS: dict[str, Any] = {
 class Vocabulary:
     """Maps units of one codebook to token ids: ids below `offset` are specials, unit `u` has id `u + offset`.
 
-    The layout is that of Meta's published TWIST models, whose config.json also has `offset`. There is no BOS or EOS: as
-    in the paper's models, a sequence starts with its first unit, which is never scored. Only others' models were
-    trained with an id before each sequence, `bos_id`: slamkit's, which have it behind each too, and SpiRit-LM's.
+    The layout is that of Meta's published TWIST models, whose config.json also has `offset`. There is no BOS or EOS
+    unless asked for: as in the paper's models, a sequence starts with its first unit, which is never scored. Others'
+    models were trained with an id before each sequence, `bos_id`: slamkit's, which have it behind each too, as EOS, and
+    SpiRit-LM's. `of_dataset` gives either.
 
     Args:
         codebook_size: Size of the codebook.
@@ -122,8 +123,13 @@ class Vocabulary:
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """The ids that stand behind units: slamkit's models have that of BOS there; others none."""
+        """The ids behind units: that of BOS in slamkit's models, and in ours with `train.bos_eos`; none in others."""
         return () if self.bos_id is None or self.text_size else (self.bos_id,)
+
+    @property
+    def num_marks(self) -> int:
+        """BOS and EOS around a sample of units: 2, or 0 in a model that has not both."""
+        return 2 if self.end_ids else 0
 
     @property
     def vocab_size(self) -> int:
@@ -152,9 +158,14 @@ class Vocabulary:
         return found
 
     @classmethod
-    def of_dataset(cls, dataset: Dataset) -> Self:
-        """The vocabulary of the units in these shards."""
-        return cls(int(dataset.info["num_units"]), codebook_fingerprint=dataset.info["codebook"]["fingerprint"])
+    def of_dataset(cls, dataset: Dataset, *, bos_eos: bool = False) -> Self:
+        """The vocabulary of the units in these shards; with BOS and EOS it is that of slamkit: pad, both, units."""
+        return cls(
+            int(dataset.info["num_units"]),
+            offset=2 if bos_eos else 1,
+            codebook_fingerprint=dataset.info["codebook"]["fingerprint"],
+            bos_id=1 if bos_eos else None,
+        )
 
     @classmethod
     def of_streams(cls, dataset: Dataset, text_size: int) -> Self:

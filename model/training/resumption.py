@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,8 @@ def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
 def refuse_other_settings(before: dict[str, Any], config: Any, section: str, folder: str, step: int) -> None:
     """Refuses to continue a run if changed settings would train another model, or if it is past its end already.
 
+    A setting that the checkpoint does not know, being of an earlier version, had its default.
+
     A finished training may be given more steps, whatever its schedule: from here on the learning rate is that of the
     schedule over the new number of steps.
 
@@ -81,6 +83,7 @@ def refuse_other_settings(before: dict[str, Any], config: Any, section: str, fol
         TwistError: names each setting that differs, with both values.
     """
     groups = [field.name for field in fields(config) if is_dataclass(getattr(config, field.name))]
+    before = json.loads(json.dumps(_completed(before, config)))
     then, now = (_flat(settings, groups) for settings in (before, json.loads(json.dumps(asdict(config)))))
     changeable = set(config.changeable)
     if step == before.get("num_steps") and config.num_steps > step:  # a finished training goes on
@@ -113,6 +116,21 @@ def refuse_other_clips(before: Sequence[str], now: Sequence[str], folder: str) -
             f"{folder} holds checkpoints that were trained on other clips or units; give the run that they were "
             f"trained on, or train into another folder"
         )
+
+
+def _completed(settings: dict[str, Any], config: Any) -> dict[str, Any]:
+    """Settings of a dataclass, and the defaults of those that are missing."""
+    whole = dict(settings)
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value) and isinstance(settings.get(field.name), dict):
+            whole[field.name] = _completed(settings[field.name], value)
+        elif field.name not in settings and field.default is not MISSING:
+            whole[field.name] = field.default
+        elif field.name not in settings and field.default_factory is not MISSING:
+            made = field.default_factory()
+            whole[field.name] = asdict(made) if is_dataclass(made) and not isinstance(made, type) else made
+    return whole
 
 
 def _flat(settings: dict[str, Any], groups: Collection[str]) -> dict[str, Any]:

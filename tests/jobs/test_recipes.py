@@ -12,8 +12,10 @@ from transformers import AutoModelForCausalLM
 
 import model.lm.speech_lm
 from jobs.recipe import Recipe, read_recipe
+from model.lm.mixture.config import MixtureConfig
 from model.lm.train_config import TrainConfig
 from model.lm.vocab import Vocabulary
+from pipeline.errors import TwistError
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 # Parameters of the speech LM with 500 units, in millions.
@@ -62,6 +64,16 @@ def test_warm_and_cold_are_twins_with_the_papers_rates(name: str) -> None:
         assert (warm.peak_lr, warm.final_lr, cold.peak_lr, cold.final_lr) == (4e-4, 8e-5, 8e-5, 2.5e-5)
         assert warm.schedule == "inverse_sqrt"
     assert warm.max_units == 704
+
+
+def test_slam_takes_text_and_interleaved_data() -> None:
+    slam = settings_of("slam")
+    assert slam.bos_eos and slam.max_units + 2 == 1024, "Slam's context"
+    mixture = MixtureConfig(speech=1, text=1, interleaved=1)
+    mixed = replace(slam, mixture=mixture, max_units=1024, bos_eos=False)
+    assert (mixed.init, mixed.mixture) == (slam.init, mixture)
+    with pytest.raises(TwistError, match=r"train\.bos_eos is for units alone"):
+        replace(slam, mixture=mixture)
 
 
 @pytest.mark.parametrize("num_units", [100, 200, 500])

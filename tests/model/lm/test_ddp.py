@@ -45,7 +45,7 @@ for port, settings, shards, checkpoints in json.loads(sys.argv[1]):
     os.environ["MASTER_PORT"] = str(port)
     train(TrainConfig(**{**settings, "data": LoaderConfig(**settings["data"])}), shards, checkpoints)
 """
-MODES = ("replicated", "sharded")
+MODES = ("replicated", "sharded", "bos_eos")
 
 
 class Run(NamedTuple):
@@ -132,6 +132,7 @@ def trained(
         sharded = mode == "sharded"
         equal = dataclasses.replace(equality_config(tiny_opt), sharded=sharded, activation_checkpointing=sharded)
         bfloat16 = dataclasses.replace(bfloat16_config(tiny_opt), sharded=sharded)
+        equal, bfloat16 = (dataclasses.replace(config, bos_eos=mode == "bos_eos") for config in (equal, bfloat16))
         parted += [(Run(equal, folder / mode / "two"), 4), (Run(bfloat16, folder / mode / "parted"), 3)]
         whole.append(Run(bfloat16, folder / mode / "whole"))
     script = folder / "train.py"
@@ -145,7 +146,7 @@ def trained(
 @pytest.mark.xdist_group("ddp")
 @pytest.mark.parametrize("mode", MODES)
 def test_two_ranks_equal_one(mode: str, trained: Trained, tiny_opt: dict[str, Any], tmp_path: Path) -> None:
-    config, shards = equality_config(tiny_opt), trained.shards
+    config, shards = dataclasses.replace(equality_config(tiny_opt), bos_eos=mode == "bos_eos"), trained.shards
     alone, together = tmp_path / "one", Path(shutil.copytree(trained.folder / mode / "two", tmp_path / "two"))
     train(dataclasses.replace(config, num_steps=4), shards, str(alone))
     # Twice the accumulation in one process: the same micro-batches, one after the other.

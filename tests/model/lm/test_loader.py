@@ -186,6 +186,64 @@ def test_samples_lie_one_behind_the_other() -> None:
     assert micro_batch.lengths == (3, 2)
 
 
+MARKED = Vocabulary(20, offset=2, bos_id=1)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30),
+    max_units=st.integers(2, 15),
+    batch_size=st.integers(1, 9),
+)
+def test_each_sample_has_one_bos_and_one_eos(lengths: list[int], max_units: int, batch_size: int) -> None:
+    """As in slamkit, where BOS, units and EOS are cut into chunks; an EOS whose unit is left out goes with it."""
+    lengths = [*lengths, 2]
+    samples = UnitSamples(indexed(lengths), "train", max_units)
+    of_all = samples.are_ends(np.arange(len(samples)))
+    chunks = [
+        (start == 0, min(start + max_units, length) == length)
+        for length in lengths
+        for start in range(0, length, max_units)
+        if min(max_units, length - start) >= 2
+    ]
+    assert list(zip(*(are.tolist() for are in of_all), strict=True)) == chunks
+    shuffled = np.random.default_rng(batch_size).integers(len(samples), size=batch_size)
+    is_first, is_last = samples.are_ends(shuffled)
+    assert [chunks[index] for index in shuffled] == list(zip(is_first.tolist(), is_last.tolist(), strict=True))
+
+
+def test_bos_and_eos_stand_around_what_is_read() -> None:
+    samples = [np.array([4, 0], np.uint16), None, np.array([7, 7], np.uint16), np.array([3, 1], np.uint16)]
+    ends = np.array([True, True, True, False]), np.array([True, True, False, True])
+    micro_batch = collate(samples, MARKED, ends)
+    assert micro_batch.token_ids.tolist() == [1, 6, 2, 1, 1, 9, 9, 5, 3, 1]
+    assert micro_batch.lengths == (4, 3, 3)
+    nothing = collate([None], MARKED, (np.array([True]), np.array([True])))
+    assert nothing.token_ids.tolist() == [] and nothing.lengths == ()
+
+
+def test_targets_are_units_and_eos(make_dataset: MakeDataset, markov_units: list[NDArray[np.uint16]]) -> None:
+    samples = UnitSamples(make_dataset({"train": markov_units}), "train", 12)
+
+    def marked(**settings: int) -> TrainingBatches:
+        all_settings = {"num_micro_batches": 1, **settings}
+        return TrainingBatches(samples, MARKED, batch_size=16, seed=0, **all_settings)
+
+    plain, alone = batches_over(samples, 16), marked()
+    assert (alone.max_units, plain.max_units) == (14, 12)
+    for index in range(12):
+        found = documents(alone, index)
+        assert [[unit - 2 for unit in one if unit != 1] for one in found] == [
+            [unit - 1 for unit in one] for one in documents(plain, index)
+        ], "BOS and EOS must not change the order"
+        assert alone[index].num_targets == sum(len(one) - 1 for one in found)
+        assert alone[index].num_units == plain[index].num_units
+        parts = [part for rank in range(2) for part in documents(marked(rank=rank, world_size=2), index)]
+        assert parts == found
+    for key, units in zip(alone.keys(0), documents(alone, 0), strict=True):
+        if len(markov_units[int(key.partition("-")[2])]) <= 12:
+            assert units[0] == units[-1] == 1
+
+
 def test_state_names_the_next_batch() -> None:
     batches = batches_over(UnitSamples(indexed([5] * 10), "train", 8), 4)
     assert batches.load_state_dict(batches.state_dict(7)) == 7

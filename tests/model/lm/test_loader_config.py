@@ -39,6 +39,20 @@ def test_a_run_on_other_data_refuses_to_go_on(settings: dict[str, Any], told: st
     assert told in str(refusal.value)
 
 
+def test_a_setting_that_an_earlier_version_lacked_had_its_default(tmp_path: Path) -> None:
+    begun = TrainConfig(architecture={"model_type": "opt"})
+    before = json.loads(json.dumps(asdict(begun)))
+    for absent in ("bos_eos", "betas", "mixture", "data"):
+        del before[absent]
+    refuse_other_settings(before, begun, "train", str(tmp_path), 1)
+    with pytest.raises(TwistError, match="bos_eos was false, is true"):
+        refuse_other_settings(before, replace(begun, bos_eos=True), "train", str(tmp_path), 1)
+    del (before := json.loads(json.dumps(asdict(begun))))["data"]["share"]
+    refuse_other_settings(before, begun, "train", str(tmp_path), 1)
+    with pytest.raises(TwistError, match=r"data\.share was 1\.0, is 0\.5"):
+        refuse_other_settings(before, replace(begun, data=LoaderConfig(share=0.5)), "train", str(tmp_path), 1)
+
+
 def test_where_units_come_from_may_change(tmp_path: Path) -> None:
     begun = TrainConfig(architecture={"model_type": "opt"})
     other = LoaderConfig(cache="/scratch", damaged="skip", verify_checksums=False)

@@ -11,12 +11,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from model.lm.generate import end_ids
 from model.lm.loader import TrainingBatches
+from model.lm.mixture.config import MixtureConfig
 from model.lm.ngram import best_order
 from model.lm.perplexity import perplexity
 from model.lm.row_packing import padded_rows
 from model.lm.samples import UnitSamples
-from model.lm.speech_lm import cold_start, load_speech_lm
+from model.lm.speech_lm import cold_start, document_logits, load_speech_lm
 from model.lm.train_config import TrainConfig
 from model.lm.trainer import TrainResult, train
 from model.lm.vocab import Vocabulary
@@ -95,8 +97,9 @@ def assert_same_run(folder: Path, reference: Path, step: int) -> None:
     )
 
 
-def test_resumed_equals_uninterrupted(dataset: Dataset, config: TrainConfig, tmp_path: Path) -> None:
-    config = dataclasses.replace(config, checkpoint_every=4, validate_every=5)
+@pytest.mark.parametrize("bos_eos", [False, True])
+def test_resumed_equals_uninterrupted(dataset: Dataset, config: TrainConfig, bos_eos: bool, tmp_path: Path) -> None:
+    config = dataclasses.replace(config, checkpoint_every=4, validate_every=5, bos_eos=bos_eos)
     whole = train(config, dataset.uri, str(tmp_path / "whole"))
 
     with pytest.raises(Killed):
@@ -134,14 +137,15 @@ def test_recomputed_layers_see_the_same_documents(
         assert kept[1:3] == pytest.approx(recomputed[1:3], abs=1e-5), f"step {kept[0]}"
 
 
+@pytest.mark.parametrize("bos_eos", [False, True])
 def test_first_steps_equal_a_plain_transformers_loop(
-    dataset: Dataset, config: TrainConfig, tiny_opt: dict[str, Any], tmp_path: Path
+    dataset: Dataset, config: TrainConfig, tiny_opt: dict[str, Any], bos_eos: bool, tmp_path: Path
 ) -> None:
     architecture = {**tiny_opt, "dropout": 0.0}
-    config = dataclasses.replace(config, architecture=architecture, num_steps=20)
+    config = dataclasses.replace(config, architecture=architecture, num_steps=20, bos_eos=bos_eos)
     train(config, dataset.uri, str(tmp_path))
 
-    vocabulary = Vocabulary.of_dataset(dataset)
+    vocabulary = Vocabulary.of_dataset(dataset, bos_eos=bos_eos)
     model = cold_start(architecture, vocabulary, config.seed).train()
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
@@ -164,6 +168,28 @@ def test_first_steps_equal_a_plain_transformers_loop(
         optimizer.zero_grad()
         schedule.step()
     assert step == 20
+
+
+def test_with_eos_a_model_learns_where_speech_ends(dataset: Dataset, config: TrainConfig, tmp_path: Path) -> None:
+    """Its checkpoint says that it has both, so that scoring and generation use them."""
+    config = dataclasses.replace(config, bos_eos=True, num_steps=60, max_units=64 - 2)
+    train(config, dataset.uri, str(tmp_path))
+    model, vocabulary = load_speech_lm(checkpoint_steps.step_folder(str(tmp_path), 60))
+    assert (vocabulary.start_ids, vocabulary.end_ids, vocabulary.offset) == ((1,), (1,), 2)
+    assert vocabulary.vocab_size == model.config.vocab_size == 22
+    assert end_ids(model) == {1}, "a continuation may end by itself"
+    assert (model.config.bos_token_id, model.config.eos_token_id, model.config.pad_token_id) == (1, 1, 0)
+    units = torch.tensor([1, *vocabulary.encode(dataset_units(dataset)).tolist()])
+    shares = document_logits(model.eval(), units, [len(units)]).softmax(dim=-1)
+    assert shares[1:9, 1].max() < shares[9:, 1].max(), "no sample ends before its ninth unit"
+    with pytest.raises(TwistError, match="only 62 positions for units"):
+        train(dataclasses.replace(config, max_units=63), dataset.uri, str(tmp_path / "longer"))
+
+
+def dataset_units(dataset: Dataset) -> NDArray[np.uint16]:
+    samples = UnitSamples(dataset, "validation", 64)
+    longest: NDArray[np.uint16] = samples[int(samples.num_units.argmax())]
+    return longest
 
 
 def test_accumulation_changes_nothing(
@@ -304,6 +330,10 @@ def test_missing_splits_and_positions_are_refused(
         ({"schedule": "step"}, "train.schedule is 'step'"),
         ({"precision": "float16"}, "train.precision"),
         ({"device": "tpu"}, "train.device"),
+        (
+            {"bos_eos": True, "mixture": MixtureConfig(speech=1.0), "tokenizer": "lm"},
+            "train.bos_eos is for units alone",
+        ),
         ({"schedule": "cosine", "warmup_steps": 12}, "train.warmup_steps is 12; it must be below num_steps"),
     ],
 )
