@@ -246,8 +246,13 @@ def _vocabulary_for(vocabulary: Vocabulary, dataset: PairDataset) -> Vocabulary:
     """The model's vocabulary for the units of these pairs.
 
     Raises:
-        TwistError: they come from another codebook than the model's.
+        TwistError: they come from another codebook than the model's, or the model says pitch and style too.
     """
+    if vocabulary.is_expressive:
+        raise TwistError(
+            f"the model says pitch and style beside units, and {dataset.uri} has units alone, which it never saw so: "
+            f"tune a model of units, or of text and units"
+        )
     mine = vocabulary.of_units(dataset.codebook_size)
     if mine is None or vocabulary.codebook_fingerprint not in (None, dataset.codebook_fingerprint):
         raise TwistError(
