@@ -16,6 +16,10 @@ from model.lm.speech_lm import cold_start
 from model.lm.vocab import Vocabulary
 from model.preferences.pair_shards import open_pairs
 from model.training import checkpoint_steps
+from pipeline.evaluation.item_units import units_of_items
+from pipeline.files import storage
+from pipeline.preferences import candidates
+from pipeline.stage import Stage
 from pipeline.synthetic.espeak import synthesize
 from tests.asr_models import write_ctc, write_text_lm
 
@@ -33,6 +37,7 @@ OPT: dict[str, Any] = {
     "num_attention_heads": 2,
     "max_position_embeddings": 300,
 }
+TELLS_TIMES = {"stage.json", "progress.json", ".lock"}
 TUNING = ("--tune.num_steps=24", "--tune.batch_size=8", "--tune.peak_lr=0.01", "--tune.warmup_steps=2")
 OFTEN = ("--tune.validate_every=6", "--tune.checkpoint_every=6", "--tune.log_every=1", "--tune.device=cpu")
 
@@ -103,6 +108,75 @@ def test_from_texts_to_a_tuned_model(twist: Twist, finished_copy: Path, texts: P
     tar.write_bytes(content)
     done = twist("inspect", run, "--verify", status=2)
     assert "train-000000.tar" in done.stdout
+
+
+class Killed(BaseException):
+    """Stands in for a SIGKILL: nothing must handle it."""
+
+
+def test_killed_anywhere_the_pairs_have_the_same_bytes(
+    twist: Twist, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed as texts are spoken, behind the units, before the second tar, before the index, before the end."""
+    few = tmp_path / "few.jsonl"
+    few.write_text("\n".join(texts.read_text().splitlines()[-8:]))
+    options = (f"--preferences.source={few}", "--codebook=hubert-tiny-25hz", "--preferences.pairs_per_shard=2")
+    options += ("--preferences.validation_share=0.4",)
+
+    def bytes_of(run: Path) -> dict[str, bytes]:
+        folder = run / "preferences"
+        told = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        return {name: path.read_bytes() for name, path in told.items() if name not in TELLS_TIMES}
+
+    twist("prepare-preferences", "--run", tmp_path / "whole", *options)
+    whole = bytes_of(tmp_path / "whole")
+    assert {"pairs.parquet", "preferences.json", "train/train-000001.tar"} <= set(whole)
+
+    run = tmp_path / "killed"
+    written = storage.write_bytes
+
+    def killed_before(ending: str, count: int = 1) -> None:
+        names: list[str] = []
+
+        def write(uri: str, content: bytes, *others: Any, **named: Any) -> Any:
+            names.extend([uri] if uri.endswith(ending) and "preferences" in uri else [])
+            if len(names) == count:
+                raise Killed
+            return written(uri, content, *others, **named)
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(storage, "write_bytes", write)
+            twist("prepare-preferences", "--run", run, *options)
+
+    killed_before(".wav", 5)
+    audio = run / "preferences" / "audio"
+    spoken = {path.name: path.stat().st_mtime_ns for path in audio.iterdir()}
+    assert len(spoken) == 4
+
+    def killed_behind_the_units(*arguments: Any) -> None:
+        units_of_items(*arguments)
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(candidates, "units_of_items", killed_behind_the_units)
+        twist("prepare-preferences", "--run", run, *options)
+    parts = {path: path.stat().st_mtime_ns for path in (run / "preferences" / "units").rglob("part-*.parquet")}
+    assert parts
+    assert {name: (audio / name).stat().st_mtime_ns for name in spoken} == spoken, "what was spoken is said again"
+    for ending, count in ((".tar", 2), ("preferences.json", 1)):
+        killed_before(ending, count)
+        assert not (run / "preferences" / "preferences.json").exists()
+        assert all(path.stat().st_mtime_ns == made for path, made in parts.items()), "units are made again"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Stage, "finish", raise_killed)
+        twist("prepare-preferences", "--run", run, *options)
+    told = twist("prepare-preferences", "--run", run, *options).stdout
+    assert "already finished" not in told
+    assert bytes_of(run) == whole
+
+
+def raise_killed(*_: Any, **__: Any) -> None:
+    raise Killed
 
 
 def test_pairs_of_the_model_itself(twist: Twist, tmp_path: Path) -> None:
