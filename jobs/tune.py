@@ -1,4 +1,4 @@
-"""Tunes a speech language model on preference pairs (DPO), alone or under torchrun, from the newest checkpoint on."""
+"""Tunes a speech LM on preference pairs (DPO), alone, under torchrun or on Ray, from the newest checkpoint on."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveInt
 from tqdm import tqdm
 
-from jobs.command import command, quiet_transformers
+from jobs.command import add_option, command, quiet_transformers
 from jobs.kept_recipe import keep
 from jobs.progress import progress
 from jobs.recipe import Recipe
@@ -22,13 +23,16 @@ if TYPE_CHECKING:
     from model.preferences.trainer import TuneResult
 
 
-def work(recipe: Recipe, pairs: str | None = None, checkpoints: str | None = None) -> TuneResult:
+def work(
+    recipe: Recipe, pairs: str | None = None, checkpoints: str | None = None, ray_workers: int | None = None
+) -> TuneResult:
     """Tunes until the recipe's last step and prints the result.
 
     Args:
         recipe: The settings.
         pairs: Folder of the preference pairs; by default RUN/preferences.
         checkpoints: Folder for checkpoints; by default RUN/tuned.
+        ray_workers: Number of processes on the Ray cluster that tune instead of this one.
 
     Raises:
         Stopped: tuning was stopped by a signal before its last step.
@@ -63,7 +67,12 @@ def work(recipe: Recipe, pairs: str | None = None, checkpoints: str | None = Non
                 detail = f"loss {event['loss']:.3f}, {event['pairs_per_s']:.1f} pairs/s"
                 report(event["step"], config.num_steps, "steps", detail)
 
-        result = tune(config, init, pairs, checkpoints, on_event)
+        if ray_workers is None:
+            result = tune(config, init, pairs, checkpoints, on_event)
+        else:
+            from jobs.train_on_ray import tune_on_ray
+
+            result = tune_on_ray(config, init, pairs, checkpoints, ray_workers, on_event)
     if not result.is_finished:
         raise Stopped(stopped_by, f"step {result.num_steps} is saved")
     if os.environ.get("RANK", "0") == "0":
@@ -84,12 +93,18 @@ def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoints", type=str | None, help="Folder of checkpoints, local or s3://; RUN/tuned unless given."
     )
+    add_option(
+        parser,
+        "ray-workers",
+        type=PositiveInt | None,
+        help="Tune on the Ray cluster (RAY_ADDRESS, or this machine) with this many processes, a GPU each if any.",
+    )
 
 
 main = command(
     "tune",
     __doc__,
-    lambda recipe, given: work(recipe, given.pairs, given.checkpoints),
+    lambda recipe, given: work(recipe, given.pairs, given.checkpoints, given.ray_workers),
     ("tune",),
     _add_arguments,
     needs_run=lambda given: not (given.pairs and given.checkpoints and given.tune.init),
