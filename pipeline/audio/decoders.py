@@ -210,8 +210,11 @@ def _reads_all(file: BinaryIO, header: Header) -> bool:
 class _SoundFileDecoder(Decoder):
     def __init__(self, file: BinaryIO) -> None:
         self._file = _WatchedFile(file)
+        with self._failures("unreadable"):
+            self._is_mpeg = self._file.may_be_mpeg()
         with self._failures("unreadable"), self._listening():
             self._sound = _ForwardSoundFile(self._file)
+        self._is_mpeg = self._sound.format == "MP3"
         self.sample_rate_hz = self._sound.samplerate
         self.num_channels = self._sound.channels
         self.num_frames = self._sound.frames
@@ -245,6 +248,9 @@ class _SoundFileDecoder(Decoder):
     @contextlib.contextmanager
     def _listening(self) -> Iterator[None]:
         """Keeps what the decoder of MPEG audio says off the terminal."""
+        if not self._is_mpeg:
+            yield
+            return
         with mpeg_messages.heard() as messages:
             yield
         if messages and self.complaint is None:
@@ -302,6 +308,13 @@ class _WatchedFile:
             return 0
         self.has_met_the_end |= num_bytes < len(buffer)
         return num_bytes
+
+    def may_be_mpeg(self) -> bool:
+        """Whether libsndfile may take it for MPEG audio: it begins with a frame or with tags. Back at byte 0 then."""
+        start = bytearray(3)
+        self.readinto(start)
+        self.seek(0)
+        return start == b"ID3" or (start[0] == 0xFF and start[1] >= 0xE0)
 
     def raise_failure(self) -> None:
         """Raises the last failure, if any, as an AudioError, or as a ConnectionError if the place is at fault."""

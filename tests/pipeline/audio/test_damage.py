@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import faulthandler
 import io
 import itertools
 import os
 import random
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -295,14 +300,68 @@ def test_what_the_decoder_of_mp3_says_is_told_once_by_us(
     assert capfd.readouterr().err == "and standard error is as it was\n"
 
 
-def test_what_others_write_while_it_is_listened_to_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
+def say(message: bytes) -> None:
+    """What code of C would write to its standard error."""
+    libc = ctypes.CDLL(None)
+    stream = ctypes.c_void_p.in_dll(libc, "stderr")
+    libc.fputs(message, stream)
+    libc.fflush(stream)
+
+
+def test_what_others_say_while_it_is_listened_to_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        with mpeg_messages.heard() as messages:
+            say(b"a line of other code\nNote: Trying to resync...\n")
+            assert capfd.readouterr().err == ""
+        assert messages == ["Trying to resync..."]
+        assert capfd.readouterr().err == "a line of other code\n"
+    say(b"Note: of other code\n")
+    assert capfd.readouterr().err == "Note: of other code\n"
+
+
+def test_python_tracebacks_and_children_write_while_it_is_listened_to(capfd: pytest.CaptureFixture[str]) -> None:
+    with mpeg_messages.heard() as messages:
+        os.write(2, b"Note: by Python\n")
+        faulthandler.dump_traceback(2)
+        subprocess.run([sys.executable, "-c", "import os; os.write(2, b'by a program\\n')"], check=True)
+        if (child := os.fork()) == 0:
+            say(b"by a child\n")
+            with mpeg_messages.heard():
+                say(b"Note: heard by a child\n")
+            os._exit(0)
+        os.waitpid(child, 0)
+        written = capfd.readouterr().err
+    for line in ("Note: by Python\n", "most recent call first", "by a program\n", "by a child\n"):
+        assert line in written
+    assert messages == []
+
+
+def test_no_file_is_blamed_for_what_another_thread_decodes(capfd: pytest.CaptureFixture[str]) -> None:
     with mpeg_messages.heard() as outer:
         with mpeg_messages.heard() as inner:
-            os.write(2, b"a line of another thread\nNote: Trying to resync...\n")
-            if (child := os.fork()) == 0:
-                os.write(2, b"of a child\n")
-                os._exit(0)
-            os.waitpid(child, 0)
-        assert inner == ["Trying to resync..."]
-    assert outer == inner
-    assert sorted(capfd.readouterr().err.splitlines()) == ["a line of another thread", "of a child"]
+            say(b"Note: Trying to resync...\n")
+        say(b"Note: Trying to resync...\n" * 100_000)
+        with mpeg_messages.heard() as last:
+            pass
+    assert outer == inner == last == []
+    with mpeg_messages.heard() as alone:
+        say(b"Note: Trying to resync...\n")
+    assert alone == ["Trying to resync..."]
+    assert capfd.readouterr().err == ""
+
+
+def test_many_threads_decode_damaged_mp3s(
+    wav: NDArray[np.float32], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = bytearray(encoded(wav, "mp3"))
+    for place in (10_000, 20_000, 30_000):
+        content[place : place + 500] = bytes(500)
+    (tmp_path / "damaged.mp3").write_bytes(content)
+    span = Span(str(tmp_path / "damaged.mp3"), None, 0.0, 8.0)
+    (alone,) = read_clips([span])
+    with ThreadPoolExecutor(8) as threads:
+        for (clip,) in threads.map(lambda _: list(read_clips([span])), range(32)):
+            np.testing.assert_array_equal(clip.wav, alone.wav)
+    assert capfd.readouterr().err == ""
+    say(b"as before\n")
+    assert capfd.readouterr().err == "as before\n"
