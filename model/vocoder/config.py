@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.errors import TwistError
+from pipeline.errors import TwistError, brief
 from pipeline.files import foreign_json
 
 # Quantizers inside the generator, which some configs of speech-resynthesis ask for.
@@ -23,7 +23,7 @@ MOST_LAYERS = 16
 
 def _require(name: str, value: object, holds: bool, rule: str) -> None:
     if not holds:
-        raise TwistError(f"vocoder {name} is {value!r}; it must be {rule}")
+        raise TwistError(f"vocoder {name} is {brief(value)}; it must be {rule}")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import TwistError
 from pipeline.files import storage
+from pipeline.files.audio_uri import batch_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -185,6 +186,13 @@ class RowGroups:
         """Reads row group `number`, counted from 0; `columns` are some of those that the file was opened for."""
         with _damage_named(self._uri):
             return self._file.read_row_group(number, columns or self._columns, use_threads=False)
+
+    def batches(self, number: int) -> Iterator[pa.RecordBatch]:
+        """Reads row group `number` of a file of others, few bytes at a time, and not if it unpacks to far more."""
+        with _damage_named(self._uri):
+            columns = self._columns or self._file.schema_arrow.names
+            rows = batch_rows(self._file, number, columns)
+            yield from self._file.iter_batches(rows, [number], columns, use_threads=False)
 
     def bounds(self, number: int, column: str) -> tuple[str, str] | None:
         """The smallest and the largest text of a column in row group `number`; None where the file does not say."""

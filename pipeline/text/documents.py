@@ -69,16 +69,21 @@ def require_column(file: TextFile) -> None:
 
 
 def _rows(piece: Piece) -> Iterator[tuple[int, str | NoText]]:
-    row = piece.first_row
+    start = piece.first_row
     with parquet.RowGroups(piece.file.uri, [piece.file.column], in_ranges=True) as groups:
         for group in range(piece.start, piece.end):
-            for batch in groups.read(group).to_batches(1000):
-                # As bytes: a writer need not have checked that they are UTF-8.
-                kind = pa.large_binary() if pa.types.is_large_string(batch.column(0).type) else pa.binary()
-                for content in batch.column(0).cast(kind).to_pylist():
-                    where = f"row {row} of {piece.file.uri}"
-                    yield row, _text(None, where) if content is None else _decoded(content, where)
-                    row += 1
+            row = start
+            try:
+                for batch in groups.batches(group):
+                    # As bytes: a writer need not have checked that they are UTF-8.
+                    kind = pa.large_binary() if pa.types.is_large_string(batch.column(0).type) else pa.binary()
+                    for content in batch.column(0).cast(kind).to_pylist():
+                        where = f"row {row} of {piece.file.uri}"
+                        yield row, _text(None, where) if content is None else _decoded(content, where)
+                        row += 1
+            except parquet.DamagedFileError as damage:
+                yield row, NoText("unreadable", f"row group {group} of {piece.file.uri} is damaged: {damage.__cause__}")
+            start += groups.sizes[group][0]
 
 
 def _json_lines(piece: Piece, content: IO[bytes]) -> Iterator[tuple[int, str | NoText]]:
