@@ -4,7 +4,7 @@
 
 TRAIN and HELD_OUT are folders of one reader's FLAC or WAV files, WORK is for checkpoints: where it has a voice already,
 that one is taken. Both voices begin as hifigan-tiny-25hz and train alike, without discriminators: on the same crops, in
-the same order. Prints a table for docs/expressive.md and draws docs/base_and_expressive.png. Needs the extra `plots`.
+the same order. Prints a table for docs/expressive.md and draws WORK/base_and_expressive.png. Needs the extra `plots`.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def main() -> None:
     compare(held_out.wavs, said)
     stop = int(SHOWN_S * SAMPLE_RATE_HZ)
     shown = {"recorded": held_out.wavs[arguments.shown], **{name: wavs[arguments.shown] for name, wavs in said.items()}}
-    draw({name: wav[:stop] for name, wav in shown.items()}, Path(__file__).with_name("base_and_expressive.png"))
+    draw({name: wav[:stop] for name, wav in shown.items()}, work / "base_and_expressive.png")
 
 
 if __name__ == "__main__":
