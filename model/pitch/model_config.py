@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from pipeline.errors import TwistError
-from pipeline.records import SAMPLE_RATE_HZ
 
+# Of audio at 16 kHz.
 HOP_SAMPLES = 80
-FRAME_RATE_HZ = SAMPLE_RATE_HZ / HOP_SAMPLES
+FRAME_RATE_HZ = 16_000 / HOP_SAMPLES
 
 Extractor = Literal["nccf", "yaapt"]
 # What the two channels are: F0 as it is or interpolated over what is unvoiced, with or without its mean; and voicing.
