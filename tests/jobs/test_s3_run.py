@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
 
 import boto3
 import pytest
 
-from pipeline.files import s3, storage
-from pipeline.files.machine_cache import CACHE_VARIABLE
-from tests.jobs.whole_runs import commands
 from tests.ray_clusters import ROOT
 from tests.s3_servers import FAULTS, FaultyProxy, moto, point_clients_at, rclone
 
-if TYPE_CHECKING:
-    from pathlib import Path
 
-    from tests.jobs.conftest import Twist
-    from tests.jobs.whole_runs import WholeRun
-
-
-def twist_alone(url: str, *arguments: object) -> str:
+def twist(url: str, *arguments: object) -> str:
     """What `twist ARGUMENTS` prints in a process of its own, as its Ray workers also need the address of the store."""
     done = subprocess.run(
         [sys.executable, "-m", "jobs", *map(str, arguments)],
@@ -69,13 +58,13 @@ def test_a_run_on_s3_equals_one_on_disk(
                     Bucket="corpora", Key=f"speech/{path.relative_to(demo_speech)}", Body=path.read_bytes()
                 )
         settings = ("--config", recipe, "--run", "s3://runs/one", "--audio", "s3://corpora/speech")
-        twist_alone(proxy.url, "run", *settings)
+        twist(proxy.url, "run", *settings)
         assert bool(proxy.met) == (share_of_faults > 0)
         assert share_of_faults < 0.3 or set(proxy.met) == set(FAULTS), "the run must meet every kind of fault"
         proxy.share_of_faults = 0.0
-        again = twist_alone(proxy.url, "run", *settings)
+        again = twist(proxy.url, "run", *settings)
         assert again.count("already finished") == 7, again
-        verified = twist_alone(proxy.url, "inspect", "s3://runs/one", "--verify")
+        verified = twist(proxy.url, "inspect", "s3://runs/one", "--verify")
         assert "every checksum and invariant holds" in verified
 
         pages = client.get_paginator("list_objects_v2").paginate(Bucket="runs", Prefix="one/")
@@ -90,68 +79,3 @@ def test_a_run_on_s3_equals_one_on_disk(
         name = f"one/{path.relative_to(finished_run)}"
         assert read[name] == path.read_bytes(), f"{name} differs"
     assert not [name for name in names if name.endswith((".tmp", "progress.json"))]
-
-
-# Thousands of requests, each some tries long: minutes.
-@pytest.mark.usefixtures("without_ray")
-@pytest.mark.parametrize(
-    ("kind", "share_of_faults"),
-    [
-        pytest.param("moto", 0.1, marks=pytest.mark.faults),
-        pytest.param("moto", 0.3, marks=pytest.mark.faults),
-        pytest.param("moto", 0.5, marks=pytest.mark.faults),
-        pytest.param("rclone", 0.5, marks=pytest.mark.faults),
-    ],
-)
-def test_all_that_commands_make_on_s3_equals_that_on_disk(
-    kind: str,
-    share_of_faults: float,
-    whole_run: WholeRun,
-    demo_speech: Path,
-    twist: Twist,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Words, text, preferences, all four trainings and an evaluation, in this process."""
-    (tmp_path / "buckets").mkdir()
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.setattr(s3, "LONGEST_PAUSE_S", 0.3)  # a test cannot wait as long as a run
-    run = "s3://runs/one"
-    with (
-        moto() if kind == "moto" else rclone(tmp_path / "buckets") as endpoint,
-        FaultyProxy(endpoint, seed=7, share_of_faults=share_of_faults).running() as proxy,
-    ):
-        point_clients_at(endpoint, monkeypatch)
-        client = boto3.client("s3")
-        for bucket in ("corpora", "runs"):
-            client.create_bucket(Bucket=bucket)
-        for path in (path for path in demo_speech.rglob("*") if path.is_file()):
-            name = f"speech/{path.relative_to(demo_speech)}"
-            client.put_object(Bucket="corpora", Key=name, Body=path.read_bytes())
-        point_clients_at(proxy.url, monkeypatch)
-        made = commands(whole_run.recipe, run, "s3://corpora/speech")
-        for command in made:
-            twist(*command)
-        figures = json.loads(twist("evaluate", "perplexity", "--run", run, "--json").stdout)["figures"]
-        assert set(proxy.met) == set(FAULTS), "it must meet every kind of fault"
-        point_clients_at(endpoint, monkeypatch)
-        assert twist(*made[0]).stdout.count("already finished") == 8
-        assert "every checksum and invariant holds" in twist("inspect", run, "--verify").stdout
-        found = {name: storage.read_bytes(f"{run}/{name}") for name in storage.list_files(run)}
-        s3.client_of_process.cache_clear()
-    told = twist("evaluate", "perplexity", "--run", whole_run.run, "--json").stdout
-    assert figures == json.loads(told)["figures"]
-    compared = [
-        path.relative_to(whole_run.run)
-        for path in whole_run.run.rglob("*")
-        if path.suffix in (".tar", ".safetensors") or path.match("*/part-*.parquet")
-    ]
-    # The plan names the audio's place, which differs; all else is the same.
-    compared = [path for path in compared if path.parts[0] not in ("manifest", "language", "segments", "evaluation")]
-    assert {path.parts[0] for path in compared} == {
-        *("words", "codebook", "units", "text", "shards", "preferences"),
-        *("checkpoints", "tuned", "vocoder", "tokenizer"),
-    }
-    differing = [str(path) for path in compared if found.get(str(path)) != (whole_run.run / path).read_bytes()]
-    assert not differing
-    assert not [name for name in found if name.endswith((".tmp", "lease.json"))]
