@@ -68,7 +68,7 @@ def reference_log_probs(
             columns = [pa.array(pairs.ids), *(pa.array(part.numpy()) for part in computed)]
             parquet.write(uri, pa.table(columns, schema=SCHEMA))
         ranks.wait_for_main()
-    table = ranks.all_or_none(lambda: parquet.read(uri))
+    table = ranks.all_or_none(lambda: parquet.read(uri, SCHEMA.names))
     if table["pair_id"].to_pylist() != pairs.ids:
         raise TwistError(f"{uri} is of other pairs; delete it, and it is made again")
     return PairLogProbs(

@@ -90,8 +90,10 @@ def verify_checkpoints(folder: str, checksums: bool = True) -> Iterator[str]:
 
 
 def _damaged_table(uri: str) -> Iterator[str]:
+    from model.preferences.reference import SCHEMA
+
     try:
-        parquet.read(uri)
+        parquet.read(uri, SCHEMA.names)
     except TwistError as error:
         yield str(error)
 

@@ -15,6 +15,7 @@ import pytest
 
 from model.lm.samples import AlignedSamples, TextSamples, UnitSamples
 from model.preferences.pair_shards import open_pairs
+from model.preferences.reference import SCHEMA
 from model.training import checkpoint, resumption
 from model.training.distributed import Ranks
 from pipeline import stage
@@ -126,11 +127,11 @@ def test_flips_are_found_by_inspection(kind: str, run: Path) -> None:
 
 def test_flips_in_what_a_reference_said_are_found_or_change_nothing(run: Path) -> None:
     files = files_of(run)[REFERENCE]
-    whole = {path: parquet.read(str(path)) for path in files}
+    whole = {path: parquet.read(str(path), SCHEMA.names) for path in files}
     unfound = [
         flip
         for flip, path in flips(files, NUM_FLIPS_OF_A_KIND, seed=16)
-        if not is_found(run, path) and not parquet.read(str(path)).equals(whole[path])
+        if not is_found(run, path) and not parquet.read(str(path), SCHEMA.names).equals(whole[path])
     ]
     assert not unfound
 
