@@ -210,7 +210,7 @@ def continue_prompts(
                 "codebook_fingerprint": None if book is None else book.fingerprint,
                 "sampling": drawn_with,
             }
-            text = "".join(part.get("text") or f" [{part['wav']}] " for part in said).strip()
+            text = "".join(part["text"] if "text" in part else f" [{part['wav']}] " for part in said).strip()
             if task is not None:
                 text = answer_in_text(task, text)
                 description |= {"task": task, "answer": text}

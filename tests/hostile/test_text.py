@@ -15,10 +15,12 @@ import pytest
 
 from pipeline.text.documents import NoText, read_documents
 from pipeline.text.files import Piece, TextFile, format_of
-from tests.hostile.test_memory import read
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from tests.hostile.conftest import Reader
 
 DOCUMENTS = (
     "import os; from pipeline.text.documents import read_documents; from pipeline.text.files import *; "
@@ -28,14 +30,19 @@ DOCUMENTS = (
 )
 
 
-def documents(path: Path, document: str = "line") -> list[tuple[int, str]]:
+@pytest.fixture
+def documents(read: Reader) -> Callable[..., list[tuple[int, str]]]:
     """What a process of its own reads of a file: texts, and the reasons for what has none."""
-    found: list[tuple[int, str]] = ast.literal_eval(read(DOCUMENTS.format(document=document), path))
-    return found
+
+    def of(path: Path, document: str = "line") -> list[tuple[int, str]]:
+        found: list[tuple[int, str]] = ast.literal_eval(read(DOCUMENTS.format(document=document), path))
+        return found
+
+    return of
 
 
 @pytest.mark.parametrize("name", ["text.txt", "text.jsonl"])
-def test_a_line_of_a_gigabyte(name: str, tmp_path: Path) -> None:
+def test_a_line_of_a_gigabyte(documents: Callable[..., list[tuple[int, str]]], name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     rest = b"\nthe end\n" if name.endswith("txt") else b'\n{"text": "the end"}\n'
     with path.open("wb") as file:
@@ -46,7 +53,9 @@ def test_a_line_of_a_gigabyte(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("document", ["line", "paragraph", "file"])
-def test_a_gigabyte_in_a_megabyte(document: str, tmp_path: Path) -> None:
+def test_a_gigabyte_in_a_megabyte(
+    documents: Callable[..., list[tuple[int, str]]], document: str, tmp_path: Path
+) -> None:
     path = tmp_path / "text.txt.gz"
     with gzip.open(path, "wb", compresslevel=1) as file:
         for _ in range(64):
@@ -57,7 +66,7 @@ def test_a_gigabyte_in_a_megabyte(document: str, tmp_path: Path) -> None:
     assert [text for _, text in found[1:]] == ([] if document == "file" else ["the end"])
 
 
-def test_json_that_is_deep_or_long_or_none(tmp_path: Path) -> None:
+def test_json_that_is_deep_or_long_or_none(documents: Callable[..., list[tuple[int, str]]], tmp_path: Path) -> None:
     deep = [b"[" * depth + b"]" * depth for depth in (50, 200, 100_000)]
     lines = [
         b'{"text": "one"}',

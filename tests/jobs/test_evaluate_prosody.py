@@ -12,8 +12,9 @@ import soundfile
 import torch
 
 from model.pitch.checkpoint import save_pitch_model
+from model.pitch.model_config import PitchModelConfig
 from model.pitch.tokenizer import load_pitch_tokenizer
-from model.pitch.vqvae import PitchModelConfig, PitchVQVAE
+from model.pitch.vqvae import PitchVQVAE
 from pipeline.synthetic import espeak
 from pipeline.work import cluster
 from tests.pipeline.speaking.test_expression import CONFIG, write_voice

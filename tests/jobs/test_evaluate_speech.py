@@ -121,7 +121,6 @@ def test_generation_from_prompts_to_texts_once(twist, spoken, models, tmp_path):
         assert figures[f"VERT, {scope}"] == pytest.approx(
             vert(self_bleu(words), [auto_bleu_gslm(text) for text in words])
         )
-    assert figures["words, with prompt"] >= figures["words, without prompt"]
     assert figures["units of the continuation"] > 0
 
     made = kept(output)

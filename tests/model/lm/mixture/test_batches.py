@@ -135,7 +135,7 @@ def test_pairs_that_do_not_fit_are_left_out(shards: Shards) -> None:
     assert 0 < len(source.blocks) < len(aligned)
     batch, _ = source.sequences(np.arange(len(source.blocks)), np.arange(len(source.blocks)), 0)
     assert max(batch.lengths) <= 40
-    with pytest.raises(TwistError, match="no sample with units and text that fit into 5 tokens"):
+    with pytest.raises(TwistError, match="no sample with speech and text that fit into 5 tokens"):
         AlignedSource("speech_text", aligned, shards.vocabulary, 5, SpanConfig())
 
 
