@@ -13,6 +13,7 @@ import csv
 import functools
 import random
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import soundfile
@@ -27,7 +28,6 @@ from pipeline.synthetic.stories import write_storycloze
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray

@@ -389,4 +389,5 @@ def test_a_run_on_s3_is_verified_too(small_run: Path, s3_folder: str) -> None:
 def test_the_schema_of_parts_survives_these_tests(run_copy: Path) -> None:
     edit_rows(PART, lambda _: None)(run_copy)
     assert parquet.read(str(run_copy / PART)).schema.equals(UNITS_SCHEMA)
-    assert violations(run_copy) == []
+    (only,) = violations(run_copy)
+    assert "its sha256 is another one" in only, "the rows are as they were, the file is another"

@@ -50,7 +50,7 @@ def write_codes(run: Path, name: str, num_codes: int, without: str | None = None
         pq.write_table(pa.table(rows), folder / path.name)
         codes |= dict(zip(ids, of_part, strict=True))
     model = {"rate_hz": RATES_HZ[name], "num_codes": num_codes, "fingerprint": f"a model of {name}"}
-    (folder / "stage.json").write_text(json.dumps({"fingerprint": "x", "model": model}))
+    (folder / "stage.json").write_text(json.dumps({"fingerprint": "x", f"{name}_model": model}))
     (folder / "DONE").write_text("x")
     return codes
 
