@@ -10,15 +10,12 @@ import numpy as np
 import pytest
 import ray
 
-from jobs.train_on_ray import train_on_ray, tune_on_ray
+from jobs.train_on_ray import train_on_ray
 from model.lm.train_config import TrainConfig
 from model.lm.trainer import train
-from model.preferences.trainer import tune
-from model.preferences.tune_config import TuneConfig
 from model.training.metrics import read_metrics
 from pipeline.errors import TwistError
 from pipeline.shards import Sample, write_index, write_shard
-from tests.model.preferences.conftest import write_pairs
 
 pytestmark = pytest.mark.faults
 
@@ -79,18 +76,5 @@ def test_two_workers_equal_one_process(shards: str, tmp_path: Path, monkeypatch:
         assert alone.num_units_seen == result.num_units_seen
         with pytest.raises(TwistError, match="no finished shards"):
             train_on_ray(config, str(tmp_path / "nowhere"), str(tmp_path / "other"), 2, events.append)
-
-        pairs = write_pairs(str(tmp_path / "pairs"), codebook={"fingerprint": "c"}).uri
-        tuning = TuneConfig(
-            batch_size=8, max_units=28, num_steps=3, warmup_steps=1, peak_lr=1e-2, log_every=1, device="cpu"
-        )
-        tuned = tune_on_ray(tuning, result.checkpoint, pairs, str(tmp_path / "tuned"), 2, events.append)
-        expected = tune(tuning, result.checkpoint, pairs, str(tmp_path / "tuned alone"))
-        assert tuned.is_finished and tuned.checkpoint == str(tmp_path / "tuned" / "00000003")
-        assert (events[-1]["world_size"], tuned.num_pairs_seen) == (2, 24)
-        assert tuned.best is not None and expected.best is not None
-        assert tuned.best.loss == pytest.approx(expected.best.loss, abs=1e-4)
-        with pytest.raises(TwistError, match="holds no preference pairs"):
-            tune_on_ray(tuning, result.checkpoint, shards, str(tmp_path / "another"), 2, events.append)
     finally:
         ray.shutdown()

@@ -86,7 +86,7 @@ def test_resumed_from_s3_equals_uninterrupted(faulty_bucket: str, tmp_path: Path
     resumed = train_toy(settings, f"{faulty_bucket}/killed")
     assert resumed == dataclasses.replace(whole, checkpoint=f"{faulty_bucket}/killed/00000012")
     assert curve(f"{faulty_bucket}/killed") == curve(tmp_path / "whole")
-    copied = checkpoint.fetch(resumed.checkpoint)
+    copied = checkpoint.local_copy(resumed.checkpoint, with_optimizer=True)
     assert {path.name: path.read_bytes() for path in copied.iterdir()} == files(tmp_path / "whole", 12)
 
 
