@@ -9,7 +9,6 @@ taken as for its units, so that codes and units are of one length.
 from __future__ import annotations
 
 import functools
-import logging
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -23,13 +22,14 @@ from model.pitch.contour import extract
 from model.pitch.tokenizer import load_pitch_tokenizer
 from pipeline.audio.read import AudioError, Clip
 from pipeline.errors import TwistError
-from pipeline.files import parquet, storage
+from pipeline.files import storage
 from pipeline.pitch.parts import digest_of_part, part_uris, read_part
-from pipeline.records import PITCH_SCHEMA, Dropped
+from pipeline.records import PITCH_SCHEMA
 from pipeline.runs import PITCH, SEGMENTS
 from pipeline.segments.segment import open_segments, plan_of
-from pipeline.stage import Stage, StageCounts, Tally, digest, fingerprint_of
-from pipeline.units.taken import Taken, differences_of, take, to_metadata
+from pipeline.stage import Stage, digest, fingerprint_of
+from pipeline.units.account import SegmentAccount, segment_columns, work_and_account
+from pipeline.units.taken import Taken, differences_by_id, take, to_metadata
 from pipeline.work import dataflow
 from pipeline.work.retry import take_back_dropped
 
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from pipeline.progress import ReportProgress
     from pipeline.work.cluster import ClusterConfig
     from pipeline.work.plan import Chunk
-
-logger = logging.getLogger(__name__)
 
 FINGERPRINT = b"pitch_model"
 
@@ -73,22 +71,11 @@ def tokenize_pitch(
         parts, on_cpus = storage.absolute(stage.uri), replace(cluster, gpus_per_actor=0.0)
         with open_segments(run) as segments:
             plan = plan_of(segments)
-            work = dataflow.run_chunks(plan, parts, FindPitch, arguments, _all_dropped, on_cpus, report)
-            try:
-                _account(stage, plan.num_items, tokenizer, work)
-            except parquet.DamagedFileError as damage:
-                logger.warning("%s; its chunk is done once more", damage)
-                _delete_damaged(run)
-                dataflow.run_chunks(plan, parts, FindPitch, arguments, _all_dropped, on_cpus, report)
-                _account(stage, plan.num_items, tokenizer, work)
-
-
-def _delete_damaged(run: str) -> None:
-    for uri in part_uris(run):
-        try:
-            parquet.read(uri)
-        except parquet.DamagedFileError:
-            storage.delete(uri)
+            work_and_account(
+                lambda: dataflow.run_chunks(plan, parts, FindPitch, arguments, _all_dropped, on_cpus, report),
+                lambda work: _account(stage, plan.num_items, tokenizer, work),
+                lambda: part_uris(run),
+            )
 
 
 class FindPitch:
@@ -108,11 +95,7 @@ class FindPitch:
             stretch if isinstance(stretch, Taken) and not isinstance(pitch, AudioError) else None
             for stretch, pitch in zip(taken, found, strict=True)
         ]
-        differences = {
-            id: stretch.difference
-            for id, stretch in zip(chunk.ids, stretches, strict=True)
-            if stretch is not None and stretch.difference
-        }
+        differences = differences_by_id(chunk.ids, stretches)
         table = _table(chunk, found, stretches)
         fingerprint = {FINGERPRINT.decode(): self._tokenizer.fingerprint}
         return table.replace_schema_metadata({**fingerprint, **to_metadata(differences)})
@@ -134,26 +117,19 @@ def _all_dropped(chunk: Chunk, error: AudioError) -> pa.Table:
 def _table(
     chunk: Chunk, found: Sequence[tuple[list[int], float | None] | AudioError], taken: Sequence[Taken | None]
 ) -> pa.Table:
-    errors = [one if isinstance(one, AudioError) else None for one in found]
     pitch = [(None, None) if isinstance(one, AudioError) else one for one in found]
     return pa.table(
         {
-            "segment_id": chunk.ids,
-            "recording_id": [id.rpartition("#")[0] for id in chunk.ids],
-            "start_s": [(stretch or span).start_s for stretch, span in zip(taken, chunk.spans, strict=True)],
-            "end_s": [(stretch or span).end_s for stretch, span in zip(taken, chunk.spans, strict=True)],
+            **segment_columns(chunk, found, taken),
             "pitch": [codes for codes, _ in pitch],
             "f0_mean_hz": [mean_hz for _, mean_hz in pitch],
-            "drop_reason": [error and error.reason for error in errors],
-            "drop_detail": [error and error.detail for error in errors],
         },
         schema=PITCH_SCHEMA,
     )
 
 
 def _account(stage: Stage, num_planned: int, tokenizer: PitchTokenizer, work: dict[str, Any]) -> None:
-    dropped: list[Dropped] = []
-    kept, total = Tally(), Tally()
+    segments = SegmentAccount()
     uses: Counter[int] = Counter()
     num_unvoiced = 0
     digests = []
@@ -163,33 +139,15 @@ def _account(stage: Stage, num_planned: int, tokenizer: PitchTokenizer, work: di
         if made_with != tokenizer.fingerprint:
             raise TwistError(f"{uri} was made with another pitch tokenizer; delete it")
         digests.append(digest_of_part(part))
-        durations = pc.subtract(part["end_s"], part["start_s"])
-        is_kept = pc.is_null(part["drop_reason"])
-        total += Tally(len(part), pc.sum(durations).as_py() / 3600)
-        kept_durations = durations.filter(is_kept)
-        kept += Tally(len(kept_durations), (pc.sum(kept_durations).as_py() or 0.0) / 3600)
-        num_unvoiced += pc.sum(pc.and_(is_kept, pc.is_null(part["f0_mean_hz"]))).as_py() or 0
+        is_unvoiced = pc.and_(pc.is_null(part["drop_reason"]), pc.is_null(part["f0_mean_hz"]))
+        num_unvoiced += pc.sum(is_unvoiced).as_py() or 0
         codes = pc.list_flatten(part["pitch"]).to_numpy()
         uses.update({code: int(count) for code, count in enumerate(np.bincount(codes)) if count})
-        for row in part.filter(pc.is_valid(part["drop_reason"])).to_pylist():
-            corpus = row["recording_id"].partition("/")[0]
-            duration_s = row["end_s"] - row["start_s"]
-            dropped.append(Dropped(row["segment_id"], corpus, row["drop_reason"], row["drop_detail"], duration_s))
-        for id, difference in differences_of(part).items():
-            of_segment = difference.drops(id, id.partition("/")[0])
-            dropped += of_segment
-            total += Tally(0, sum(drop.duration_s for drop in of_segment) / 3600)
-    if total.items != num_planned:
-        raise TwistError(
-            f"{stage.uri} holds {total.items} segments where the plan has {num_planned}: a part is missing or does "
-            f"not belong here; run the command again, and `twist inspect --verify` if that does not help"
-        )
-    if not kept.items:
-        examples = "; ".join(f"{drop.id}: {drop.reason} ({drop.detail})" for drop in dropped[:3])
-        raise TwistError(f"none of {total.items} segments has pitch: {examples}")
+        segments.add(part)
+    counts = segments.counts(stage.uri, num_planned, "has pitch")
     stage.finish(
-        StageCounts.of(total, kept, dropped),
-        dropped,
+        counts,
+        segments.dropped,
         digest(tokenizer.fingerprint, *digests),
         pitch_model={
             "fingerprint": tokenizer.fingerprint,

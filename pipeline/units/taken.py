@@ -10,6 +10,8 @@ from pipeline.audio.read import END_TOLERANCE_S
 from pipeline.records import SAMPLE_RATE_HZ, Dropped
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
@@ -77,6 +79,15 @@ def take(span: Span, clip: Clip) -> Taken:
     detail = f"{hole.detail}, at {span.start_s + hole.start_s:.1f} s"
     difference = Difference(max(0.0, lost_s), hole.reason, detail, found_s, clip.unread_s, clip.remark)
     return Taken(clip.wav[whole], start_s, start_s + planned_s + found_s - difference.lost_s, difference)
+
+
+def differences_by_id(ids: Sequence[str], taken: Sequence[object]) -> dict[str, Difference]:
+    """The differences of the segments of which a stretch was taken, and not as planned."""
+    return {
+        id: stretch.difference
+        for id, stretch in zip(ids, taken, strict=True)
+        if isinstance(stretch, Taken) and stretch.difference
+    }
 
 
 def to_metadata(differences: dict[str, Difference]) -> dict[str, str]:

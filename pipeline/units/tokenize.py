@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -23,15 +22,16 @@ from model.encoder.config import EncoderConfig
 from model.encoder.level import LOWEST_DBFS, dbfs
 from pipeline.audio.read import AudioError, Clip
 from pipeline.errors import TwistError
-from pipeline.files import parquet, storage
-from pipeline.records import UNITS_SCHEMA, Dropped
+from pipeline.files import storage
+from pipeline.records import UNITS_SCHEMA
 from pipeline.runs import CODEBOOK, SEGMENTS, UNITS
 from pipeline.segments.segment import open_segments, plan_of
-from pipeline.stage import LengthDifferences, Stage, StageCounts, Tally, digest, fingerprint_of
+from pipeline.stage import Stage, digest, fingerprint_of
 from pipeline.units import codebook
+from pipeline.units.account import SegmentAccount, segment_columns, work_and_account
 from pipeline.units.encode import UnitEncoder, as_tensors, describe_encoder, encoder_settings, run_lengths
 from pipeline.units.parts import digest_of_part, part_uris, read_parts
-from pipeline.units.taken import Taken, differences_of, take, to_metadata
+from pipeline.units.taken import Taken, differences_by_id, take, to_metadata
 from pipeline.work import dataflow
 from pipeline.work.retry import take_back_dropped
 
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from pipeline.progress import ReportProgress
     from pipeline.work.cluster import ClusterConfig
     from pipeline.work.plan import Chunk
-
-logger = logging.getLogger(__name__)
 
 LEVELS = "levels_dbfs"
 
@@ -75,23 +73,11 @@ def tokenize(
         parts = storage.absolute(stage.uri)
         with open_segments(run) as segments:
             plan = plan_of(segments)
-            work = dataflow.run_chunks(plan, parts, Tokenize, arguments, _all_dropped, cluster, report)
-            try:
-                _account(stage, plan.num_items, book, work)
-            except parquet.DamagedFileError as damage:
-                logger.warning("%s; its chunk is done once more", damage)
-                _delete_damaged(run)
-                dataflow.run_chunks(plan, parts, Tokenize, arguments, _all_dropped, cluster, report)
-                _account(stage, plan.num_items, book, work)
-
-
-def _delete_damaged(run: str) -> None:
-    """Deletes the parts that a failing disk has damaged, so that they are made again."""
-    for uri in part_uris(run):
-        try:
-            parquet.read(uri)
-        except parquet.DamagedFileError:
-            storage.delete(uri)
+            work_and_account(
+                lambda: dataflow.run_chunks(plan, parts, Tokenize, arguments, _all_dropped, cluster, report),
+                lambda work: _account(stage, plan.num_items, book, work),
+                lambda: part_uris(run),
+            )
 
 
 class Tokenize:
@@ -111,11 +97,7 @@ class Tokenize:
         wavs = [stretch.wav for stretch in taken if isinstance(stretch, Taken)]
         units = iter(self._encode(wavs))
         outcomes = [next(units) if isinstance(stretch, Taken) else stretch for stretch in taken]
-        differences = {
-            id: stretch.difference
-            for id, stretch in zip(chunk.ids, taken, strict=True)
-            if isinstance(stretch, Taken) and stretch.difference
-        }
+        differences = differences_by_id(chunk.ids, taken)
         table = _units_table(chunk, outcomes, [s if isinstance(s, Taken) else None for s in taken])
         levels = {LEVELS: json.dumps(level_counts(wavs))}
         return table.replace_schema_metadata({**self._metadata, **levels, **to_metadata(differences)})
@@ -141,30 +123,22 @@ def _all_dropped(chunk: Chunk, error: AudioError) -> pa.Table:
 def _units_table(
     chunk: Chunk, outcomes: Sequence[NDArray[np.uint16] | AudioError], taken: Sequence[Taken | None]
 ) -> pa.Table:
-    errors = [outcome if isinstance(outcome, AudioError) else None for outcome in outcomes]
     runs = [None if isinstance(outcome, AudioError) else run_lengths(outcome) for outcome in outcomes]
     return pa.table(
         {
-            "segment_id": chunk.ids,
-            "recording_id": [id.rpartition("#")[0] for id in chunk.ids],
-            "start_s": [(stretch or span).start_s for stretch, span in zip(taken, chunk.spans, strict=True)],
-            "end_s": [(stretch or span).end_s for stretch, span in zip(taken, chunk.spans, strict=True)],
+            **segment_columns(chunk, outcomes, taken),
             "num_frames": [0 if isinstance(outcome, AudioError) else len(outcome) for outcome in outcomes],
             "units": [run and run[0] for run in runs],
             "durations": [run and run[1] for run in runs],
-            "drop_reason": [error and error.reason for error in errors],
-            "drop_detail": [error and error.detail for error in errors],
         },
         schema=UNITS_SCHEMA,
     )
 
 
 def _account(stage: Stage, num_planned: int, book: codebook.Codebook, work: dict[str, Any]) -> None:
-    dropped: list[Dropped] = []
-    kept, total = Tally(), Tally()
+    segments = SegmentAccount()
     num_units = num_frames = 0
     levels: Counter[int] = Counter()
-    lengths, downmixed = LengthDifferences(), Tally()
     part_digests = []
     for table in read_parts(stage.run):
         made_with = (table.schema.metadata or {}).get(b"codebook", book.fingerprint.encode()).decode()
@@ -174,42 +148,20 @@ def _account(stage: Stage, num_planned: int, book: codebook.Codebook, work: dict
         part_digests.append(digest_of_part(table))
         in_part = json.loads((table.schema.metadata or {}).get(LEVELS.encode(), b"{}"))
         levels.update({int(level): count for level, count in in_part.items()})
-        durations = pc.subtract(table["end_s"], table["start_s"])
-        is_kept = pc.is_null(table["drop_reason"])
-        total += Tally(len(table), pc.sum(durations).as_py() / 3600)
-        kept_durations = durations.filter(is_kept)
-        kept += Tally(len(kept_durations), (pc.sum(kept_durations).as_py() or 0.0) / 3600)
         num_frames += pc.sum(table["num_frames"]).as_py()
         num_units += pc.sum(pc.list_value_length(table["units"])).as_py() or 0
-        for row in table.filter(pc.is_valid(table["drop_reason"])).drop_columns(["units", "durations"]).to_pylist():
-            corpus = row["recording_id"].partition("/")[0]
-            duration_s = row["end_s"] - row["start_s"]
-            dropped.append(Dropped(row["segment_id"], corpus, row["drop_reason"], row["drop_detail"], duration_s))
-        for id, difference in differences_of(table).items():
-            parts_of_it = difference.drops(id, id.partition("/")[0])
-            dropped += parts_of_it
-            total += Tally(0, sum(drop.duration_s for drop in parts_of_it) / 3600)
-            missing_s = difference.lost_s if difference.reason == "truncated" else 0.0
-            lengths.add(difference.found_s + difference.unread_s, missing_s)
-            downmixed += Tally(int(difference.remark is not None))
-    if total.items != num_planned:
-        raise TwistError(
-            f"{stage.uri} holds {total.items} segments where the plan has {num_planned}: a part is missing or does "
-            f"not belong here; run the command again, and `twist inspect --verify` if that does not help"
-        )
-    if not kept.items:
-        examples = "; ".join(f"{drop.id}: {drop.reason} ({drop.detail})" for drop in dropped[:3])
-        raise TwistError(f"none of {total.items} segments could be tokenized: {examples}")
+        segments.add(table)
+    counts = segments.counts(stage.uri, num_planned, "could be tokenized")
     output = digest(book.fingerprint, *part_digests)
-    rates = _rates(kept.hours, num_frames, num_units)
+    rates = _rates(segments.kept.hours, num_frames, num_units)
     stage.finish(
-        StageCounts.of(total, kept, dropped),
-        dropped,
+        counts,
+        segments.dropped,
         output,
         **rates,
         levels_dbfs=dict(sorted(levels.items())),
-        lengths=lengths.as_facts(),
-        segments_with_channels_left_out=downmixed.items,
+        lengths=segments.lengths.as_facts(),
+        segments_with_channels_left_out=segments.num_with_channels_left_out,
         work=work,
     )
 
