@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model.vocoder.batches import CodeFacts, Conditions
+from pipeline.corpora.manifest import iterate_tables
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
-from pipeline.runs import MANIFEST, part_files
+from pipeline.runs import part_files
 from pipeline.stage import digest, is_finished, read_facts
 from pipeline.units.labelled_clips import SegmentClips, read_clips
 
@@ -196,16 +197,9 @@ def _speakers(run: str) -> dict[str, str]:
     Raises:
         TwistError: none does.
     """
-    names = ["recording_id", "speaker"]
     found: dict[str, str] = {}
-    for name in storage.list_files(storage.join(run, MANIFEST), ".parquet"):
-        uri = storage.join(run, MANIFEST, name)
-        with parquet.RowGroups(uri) as file:
-            is_recordings = set(names) <= set(file.schema.names)  # dropped.parquet lies beside them
-        for table in parquet.iterate(uri, names) if is_recordings else ():
-            found.update(
-                (row["recording_id"], row["speaker"]) for row in table.to_pylist() if row["speaker"] is not None
-            )
+    for table in iterate_tables(run, ["recording_id", "speaker"]):
+        found.update((row["recording_id"], row["speaker"]) for row in table.to_pylist() if row["speaker"] is not None)
     if not found:
         raise TwistError(f"{run} knows no speaker; leave vocoder.model.multispkr out, or name them in the corpus")
     return found
