@@ -9,9 +9,7 @@ A plain folder corpus. Each recording is one or a few sentences as espeak-ng spe
 from __future__ import annotations
 
 import csv
-import json
 import random
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,9 +18,9 @@ import numpy as np
 import soundfile
 import soxr
 
-from pipeline.errors import TwistError
 from pipeline.records import SAMPLE_RATE_HZ
 from pipeline.synthetic.config import VoiceConfig
+from pipeline.synthetic.corpus_folder import make_corpus
 from pipeline.synthetic.espeak import synthesize
 from pipeline.synthetic.many_voices import prose
 from pipeline.synthetic.sentences import paragraphs
@@ -34,8 +32,7 @@ if TYPE_CHECKING:
 
     from pipeline.progress import ReportProgress
 
-MARKER = "corpus.json"
-# Raise it when the same configuration starts to give other bytes, so that an old corpus is not mistaken for a new one.
+# Raise it when the same configuration starts to give other bytes.
 EDITION = 1
 DEMO_SENTENCE_SHARE = 0.5
 MIN_RECORDING_S = 4.0
@@ -47,26 +44,15 @@ LANGUAGE = "en"  # of the sentences
 def write_voice_corpus(folder: Path, config: VoiceConfig, report: ReportProgress | None = None) -> float:
     """Makes the corpus in `folder` unless it is there already; one configuration always gives the same bytes.
 
-    It is made in a hidden folder beside `folder`, and renamed when complete.
-
     Returns:
         The corpus' length in seconds.
 
     Raises:
         TwistError: the folder holds a corpus of another configuration, or something else; or there is no such voice.
     """
-    folder = folder.resolve()
-    if folder.exists() and any(folder.iterdir()):
-        return _duration_of(folder, config)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
-        root = Path(beside) / folder.name
-        root.mkdir()
-        duration_s = _write(root, config, report)
-        facts = {"edition": EDITION, "config": asdict(config), "duration_s": duration_s}
-        (root / MARKER).write_text(json.dumps(facts, indent=2) + "\n")
-        root.rename(folder)  # over an empty folder, if there is one
-    return duration_s
+    return make_corpus(
+        folder, "corpus of one voice", EDITION, asdict(config), lambda root: _write(root, config, report)
+    )
 
 
 def _write(root: Path, config: VoiceConfig, report: ReportProgress | None) -> float:
@@ -109,17 +95,3 @@ def _recording(sentences: Iterator[str], rng: random.Random, config: VoiceConfig
         pieces.append(np.zeros(int(rng.uniform(*PAUSE_S) * SAMPLE_RATE_HZ), np.float32))
     wav = np.concatenate(pieces)
     return wav * np.float32(PEAK / np.abs(wav).max()), " ".join(said)
-
-
-def _duration_of(folder: Path, config: VoiceConfig) -> float:
-    try:
-        facts = json.loads((folder / MARKER).read_text())
-        found, duration_s = (facts["edition"], facts["config"]), float(facts["duration_s"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise TwistError(f"{folder} is not empty and holds no corpus of one voice; name another folder") from None
-    if found != (EDITION, asdict(config)):
-        raise TwistError(
-            f"{folder} holds a voice that was made otherwise ({found[1]}, edition {found[0]}); name another folder, or "
-            f"delete it"
-        )
-    return duration_s

@@ -14,7 +14,6 @@ from __future__ import annotations
 import csv
 import json
 import random
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,8 +23,8 @@ import soundfile
 import soxr
 
 from pipeline.corpora.alignments.word_json import ALIGNED_TEXT
-from pipeline.errors import TwistError
 from pipeline.records import SAMPLE_RATE_HZ
+from pipeline.synthetic.corpus_folder import make_corpus
 from pipeline.synthetic.espeak import speak
 from pipeline.synthetic.sentences import MEN, WOMEN
 from pipeline.synthetic.word_times import word_times
@@ -36,8 +35,7 @@ if TYPE_CHECKING:
     from pipeline.progress import ReportProgress
     from pipeline.synthetic.config import PrimerConfig
 
-MARKER = "corpus.json"
-# Raise it when the same configuration starts to give other bytes, so that an old corpus is not mistaken for a new one.
+# Raise it when the same configuration starts to give other bytes.
 EDITION = 1
 LANGUAGE = "en"
 
@@ -76,26 +74,13 @@ def primer_sentences(rng: random.Random) -> Iterator[str]:
 def write_primer(folder: Path, config: PrimerConfig, report: ReportProgress | None = None) -> float:
     """Makes the corpus in `folder` unless it is there already; one configuration always gives the same bytes.
 
-    It is made in a hidden folder beside `folder`, and renamed when complete.
-
     Returns:
         The corpus' length in seconds.
 
     Raises:
         TwistError: the folder holds a corpus of another configuration, or something else; or there is no such voice.
     """
-    folder = folder.resolve()
-    if folder.exists() and any(folder.iterdir()):
-        return _duration_of(folder, config)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
-        root = Path(beside) / folder.name
-        root.mkdir()
-        duration_s = _write(root, config, report)
-        facts = {"edition": EDITION, "config": asdict(config), "duration_s": duration_s}
-        (root / MARKER).write_text(json.dumps(facts, indent=2) + "\n")
-        root.rename(folder)  # over an empty folder, if there is one
-    return duration_s
+    return make_corpus(folder, "primer", EDITION, asdict(config), lambda root: _write(root, config, report))
 
 
 def _write(root: Path, config: PrimerConfig, report: ReportProgress | None) -> float:
@@ -120,18 +105,4 @@ def _write(root: Path, config: PrimerConfig, report: ReportProgress | None) -> f
             duration_s += len(wav) / SAMPLE_RATE_HZ
             if report is not None:
                 report(number + 1, config.num_sentences, "sentences")
-    return duration_s
-
-
-def _duration_of(folder: Path, config: PrimerConfig) -> float:
-    try:
-        facts = json.loads((folder / MARKER).read_text())
-        found, duration_s = (facts["edition"], facts["config"]), float(facts["duration_s"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise TwistError(f"{folder} is not empty and holds no primer; name another folder") from None
-    if found != (EDITION, asdict(config)):
-        raise TwistError(
-            f"{folder} holds a primer that was made otherwise ({found[1]}, edition {found[0]}); name another folder, "
-            f"or delete it"
-        )
     return duration_s

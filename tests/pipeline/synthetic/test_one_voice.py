@@ -14,7 +14,8 @@ from pipeline.corpora.manifest import make_manifest
 from pipeline.corpora.source import CorpusConfig
 from pipeline.errors import TwistError
 from pipeline.synthetic.config import VoiceConfig
-from pipeline.synthetic.one_voice import MARKER, write_voice_corpus
+from pipeline.synthetic.corpus_folder import MARKER
+from pipeline.synthetic.one_voice import write_voice_corpus
 
 if TYPE_CHECKING:
     from pathlib import Path
