@@ -386,7 +386,8 @@ class ProsodyConfig:
         max_items: Take so many recordings, spread over all; null: all of them.
         voices: The voices by a name for each: a folder, a file or a name; those behind the first are compared with it.
             By default that of the run, else the one made for the units.
-        pitch_model, style_model: The models of the voices that take their codes: a folder, or an embedded one's name.
+        pitch_model: The model of pitch of the voices that take its codes: a folder, or an embedded one's name.
+        style_model: That of style, likewise.
         durations: Whether units last as long as in the recording, or as the voice predicts.
         wavs: Folder in which to write what was spoken, a folder a voice; none by default.
     """
