@@ -51,6 +51,7 @@ class RayCluster:
         # These ports are fixed by default, and another test's cluster may have taken them.
         names = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
         options = [f"--{name}={number}" for name, number in zip(names, others, strict=True)]
+        self.metrics = f"127.0.0.1:{others[-1]}"
         options += [f"--port={port}", f"--dashboard-port={self._dashboard_port}", f"--num-cpus={num_cpus}"]
         options += [f"--num-gpus={num_gpus}"]
         options += [f"--include-dashboard={'true' if with_dashboard else 'false'}", "--object-store-memory=500000000"]

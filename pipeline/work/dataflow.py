@@ -19,7 +19,7 @@ import contextlib
 import functools
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -92,14 +92,14 @@ def run_chunks(
     tell = functools.partial(_write, progress, progress_file)
     workers = Workers(parts, processor, processor_args, cluster, chunks, progress, witnesses.of, tell)
     with contextlib.closing(workers):
-        metrics = _Metrics(processor.__name__, progress)
+        metrics = _Metrics(processor.__name__, len(pending))
         for outcome in workers.run():
             if outcome.error is not None:
                 failed.append(outcome)
                 progress.quarantined[outcome.chunk.name] = outcome.error
             else:
-                progress.add(outcome.chunk.duration_s / 3600, outcome.worker_seconds, outcome.dropped)
-                metrics.add(outcome)
+                for account in (progress, metrics):
+                    account.add(outcome.chunk.duration_s / 3600, outcome.worker_seconds, outcome.dropped)
                 _tell(progress, progress_file, report)
         if failed and progress.num_done == progress.num_done_before == 0:
             raise RunError(f"every one of {len(plan)} chunks failed, the last with: {failed[-1].error}")
@@ -108,7 +108,8 @@ def run_chunks(
             table = quarantine(outcome.chunk, error)
             part = parquet.to_bytes(table.replace_schema_metadata({**(table.schema.metadata or {}), **QUARANTINED}))
             storage.put_if_absent(part_uri(parts, outcome.chunk.name), part)
-            progress.add(outcome.chunk.duration_s / 3600, {}, {"quarantined": len(outcome.chunk.ids)})
+            for account in (progress, metrics):
+                account.add(outcome.chunk.duration_s / 3600, {}, {"quarantined": len(outcome.chunk.ids)})
             _tell(progress, progress_file, report)
     progress_file.remove()
     return progress.as_dict(time.time())
@@ -127,28 +128,28 @@ def _tell(progress: WorkProgress, file: ProgressFile, report: ReportProgress) ->
 class _Metrics:
     """Prometheus metrics, exported by Ray as ray_twist_... with the processor's name as a tag."""
 
-    def __init__(self, processor: str, progress: WorkProgress) -> None:
+    def __init__(self, processor: str, num_chunks: int) -> None:
         from ray.util.metrics import Counter as Total
-        from ray.util.metrics import Gauge
 
         tags = {"processor": processor}
         self._chunks = Total("twist_chunks_done", "Chunks that were done.", ("processor",))
         self._hours = Total("twist_audio_hours_done", "Hours of audio in these.", ("processor",))
         self._seconds = Total("twist_worker_seconds", "Seconds that workers spent.", ("processor", "step"))
         self._dropped = Total("twist_items_dropped", "Items that were left out.", ("processor", "reason"))
-        for metric in (self._chunks, self._hours, self._seconds, self._dropped):
+        # Raised once, and no gauge: Ray 2.60 exports a gauge only in the interval in which it is set.
+        planned = Total("twist_chunks_planned", "Chunks that commands began with.", ("processor",))
+        for metric in (planned, self._chunks, self._hours, self._seconds, self._dropped):
             metric.set_default_tags(tags)
-        planned = Gauge("twist_chunks_planned", "Chunks of the stage.", ("processor",))
-        planned.set(progress.num_chunks, tags)
+        planned.inc(num_chunks)
 
-    def add(self, outcome: Outcome) -> None:
-        """Adds a finished chunk to the counters."""
+    def add(self, hours: float, worker_seconds: Mapping[str, float], dropped: Mapping[str, int]) -> None:
+        """Adds a finished chunk to the counters, as WorkProgress has it."""
         self._chunks.inc(1)
-        self._hours.inc(outcome.chunk.duration_s / 3600)
-        for step, seconds in outcome.worker_seconds.items():
+        self._hours.inc(hours)
+        for step, seconds in worker_seconds.items():
             if seconds > 0:
                 self._seconds.inc(seconds, {"step": step})
-        for reason, count in outcome.dropped.items():
+        for reason, count in dropped.items():
             self._dropped.inc(count, {"reason": reason})
 
 
