@@ -1,6 +1,6 @@
-"""Folders of one voice's speech: made whole or not at all, and never over another.
+"""Folders of synthesized speech: made whole or not at all, and never over another.
 
-FOLDER/corpus.json    the edition and the configuration that it was made with, and its length in seconds
+FOLDER/corpus.json    the edition and the configuration that it was made with, and what it holds
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ MARKER = "corpus.json"
 
 
 def make_corpus(
-    folder: Path, what: str, edition: int, config: Mapping[str, Any], write: Callable[[Path], float]
-) -> float:
+    folder: Path, what: str, edition: int, config: Mapping[str, Any], write: Callable[[Path], Mapping[str, Any]]
+) -> dict[str, Any]:
     """Makes a corpus in `folder`, unless it is there already.
 
     It is made in a hidden folder beside `folder`, and renamed when complete.
@@ -31,37 +31,43 @@ def make_corpus(
         edition: Raised when the same configuration starts to give other bytes, so that an old corpus is not mistaken
             for a new one.
         config: What it is made of.
-        write: Writes it into an empty folder; gives its length in seconds.
+        write: Writes it into an empty folder; gives a summary of what it holds.
 
     Returns:
-        Its length in seconds.
+        The summary.
 
     Raises:
         TwistError: the folder holds something else, or a corpus of another edition or configuration.
     """
     folder = folder.resolve()
-    if folder.exists() and any(folder.iterdir()):
-        return _duration_of(folder, what, edition, config)
+    if _has_content(folder):
+        return _summary_of(folder, what, edition, config)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
         root = Path(beside) / folder.name
         root.mkdir()
-        duration_s = write(root)
-        facts = {"edition": edition, "config": config, "duration_s": duration_s}
+        summary = dict(write(root))
+        facts = {"edition": edition, "config": config, "summary": summary}
         (root / MARKER).write_text(json.dumps(facts, indent=2) + "\n")
         root.rename(folder)  # over an empty folder, if there is one
-    return duration_s
+    return summary
 
 
-def _duration_of(folder: Path, what: str, edition: int, config: Mapping[str, Any]) -> float:
+def _has_content(folder: Path) -> bool:
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+
+
+def _summary_of(folder: Path, what: str, edition: int, config: Mapping[str, Any]) -> dict[str, Any]:
     try:
         facts = json.loads((folder / MARKER).read_text())
-        found, duration_s = (facts["edition"], facts["config"]), float(facts["duration_s"])
+        found, summary = (facts["edition"], facts["config"]), dict(facts["summary"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise TwistError(f"{folder} is not empty and holds no {what}; name another folder") from None
+        raise TwistError(
+            f"{folder} is in use, and not by a {what} of this version; name another folder, or empty it"
+        ) from None
     if found != (edition, config):
         raise TwistError(
-            f"{folder} holds a {what} that was made otherwise ({found[1]}, edition {found[0]}); name another folder, "
-            f"or delete it"
+            f"{folder} holds a {what} made with {found[1]} (edition {found[0]}), not with {config} (edition "
+            f"{edition}); name another folder, or delete this one"
         )
-    return duration_s
+    return summary

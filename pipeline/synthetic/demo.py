@@ -16,7 +16,6 @@ from __future__ import annotations
 import csv
 import json
 import random
-import tempfile
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,8 +26,8 @@ import soundfile
 import soxr
 
 from pipeline.corpora.alignments.word_json import ALIGNED_TEXT
-from pipeline.errors import TwistError
 from pipeline.synthetic.config import ENGLISH_VOICES, OTHER_VOICES, DemoCorpusConfig, Voice
+from pipeline.synthetic.corpus_folder import make_corpus
 from pipeline.synthetic.espeak import speak
 from pipeline.synthetic.sentences import paragraphs
 from pipeline.synthetic.word_times import word_times
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from pipeline.progress import ReportProgress
 
 METADATA = "metadata.csv"
-MARKER = "corpus.json"
 # Raise it when the same configuration starts to give other bytes, so that an old corpus is not mistaken for a new one.
 EDITION = 1
 
@@ -103,38 +101,10 @@ def write_demo_corpus(
     Raises:
         TwistError: the folder holds a corpus of another configuration, or something else.
     """
-    folder = folder.resolve()
-    if _has_content(folder):
-        return _summary_of(folder, config)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
-        partial = Path(beside) / folder.name
-        partial.mkdir()
-        summary = _write(partial, config, report)
-        partial.rename(folder)
-    return summary
-
-
-def _has_content(folder: Path) -> bool:
-    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-
-
-def _settings(config: DemoCorpusConfig) -> dict[str, float]:
-    return {**asdict(config), "edition": EDITION}
-
-
-def _summary_of(folder: Path, config: DemoCorpusConfig) -> DemoCorpusSummary:
-    try:
-        marker = json.loads((folder / MARKER).read_text())
-        settings, summary = marker["settings"], DemoCorpusSummary(**marker["summary"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise TwistError(f"{folder} is in use, and not by a demo corpus; name another folder, or empty it") from None
-    if settings != _settings(config):
-        raise TwistError(
-            f"{folder} holds a demo corpus made with {settings}, not with {_settings(config)}; name another folder, "
-            f"or delete this one"
-        )
-    return summary
+    summary = make_corpus(
+        folder, "demo corpus", EDITION, asdict(config), lambda root: asdict(_write(root, config, report))
+    )
+    return DemoCorpusSummary(**summary)
 
 
 def _write(folder: Path, config: DemoCorpusConfig, report: ReportProgress | None) -> DemoCorpusSummary:
@@ -161,15 +131,12 @@ def _write(folder: Path, config: DemoCorpusConfig, report: ReportProgress | None
         table.writerows(sorted(rows, key=lambda row: row["path"]))
     with (folder / ALIGNED_TEXT).open("w", encoding="utf-8", newline="") as file:
         file.writelines(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines)
-    summary = DemoCorpusSummary(
+    return DemoCorpusSummary(
         num_recordings=len(scripts),
         num_speakers=len({script.voice.speaker for script in scripts}),
         duration_s=sum(duration_s.values()),
         duration_s_by_language=dict(duration_s),
     )
-    marker = {"settings": _settings(config), "summary": asdict(summary)}
-    (folder / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
-    return summary
 
 
 def _plan(config: DemoCorpusConfig, rng: random.Random) -> list[_Script]:

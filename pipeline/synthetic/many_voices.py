@@ -13,12 +13,10 @@ Python.
 from __future__ import annotations
 
 import csv
-import json
 import multiprocessing
 import os
 import random
 import re
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,10 +28,10 @@ import pyarrow as pa
 import soundfile
 import soxr
 
-from pipeline.errors import TwistError
 from pipeline.files import parquet
 from pipeline.records import SAMPLE_RATE_HZ
 from pipeline.synthetic.config import VoicesConfig
+from pipeline.synthetic.corpus_folder import make_corpus
 from pipeline.synthetic.espeak import Heard, speak
 from pipeline.synthetic.sentences import paragraphs
 
@@ -44,7 +42,6 @@ if TYPE_CHECKING:
 
     from pipeline.progress import ReportProgress
 
-MARKER = "corpus.json"
 PHONEMES = "phonemes.parquet"
 # Raise it when the same configuration starts to give other bytes, so that an old corpus is not mistaken for a new one.
 EDITION = 2  # 1 had no phonemes of training recordings
@@ -135,17 +132,10 @@ def write_voices_corpus(folder: Path, config: VoicesConfig, report: ReportProgre
     Raises:
         TwistError: the folder holds a corpus of another configuration, or something else.
     """
-    folder = folder.resolve()
-    if folder.exists() and any(folder.iterdir()):
-        return _summary_of(folder, config)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
-        root = Path(beside) / folder.name
-        summary = _write(root, config, report)
-        facts = {"edition": EDITION, "config": asdict(config), "summary": asdict(summary)}
-        (root / MARKER).write_text(json.dumps(facts, indent=2) + "\n")
-        root.rename(folder)  # over an empty folder, if there is one
-    return summary
+    summary = make_corpus(
+        folder, "corpus of voices", EDITION, asdict(config), lambda root: asdict(_write(root, config, report))
+    )
+    return VoicesSummary(**summary)
 
 
 def prose() -> list[str]:
@@ -278,18 +268,3 @@ def _write_phonemes(root: Path, scripts: list[_Script], recorded: list[_Recorded
         for script, result in zip(scripts, recorded, strict=True)
     ]
     (root / PHONEMES).write_bytes(parquet.to_bytes(pa.Table.from_pylist(rows, PHONEMES_SCHEMA)))
-
-
-def _summary_of(folder: Path, config: VoicesConfig) -> VoicesSummary:
-    try:
-        facts = json.loads((folder / MARKER).read_text())
-        found = (facts["edition"], facts["config"])
-        summary = VoicesSummary(**facts["summary"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise TwistError(f"{folder} is not empty and holds no corpus of voices; name another folder") from None
-    if found != (EDITION, asdict(config)):
-        raise TwistError(
-            f"{folder} holds voices that were made otherwise ({found[1]}, edition {found[0]}); name another folder, or "
-            f"delete it"
-        )
-    return summary

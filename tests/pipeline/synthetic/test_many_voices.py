@@ -14,7 +14,8 @@ import soundfile
 
 from pipeline.errors import TwistError
 from pipeline.synthetic.config import VoicesConfig
-from pipeline.synthetic.many_voices import MARKER, PAUSE_S, PHONEMES, TEST_VARIANTS, prose, write_voices_corpus
+from pipeline.synthetic.corpus_folder import MARKER
+from pipeline.synthetic.many_voices import PAUSE_S, PHONEMES, TEST_VARIANTS, prose, write_voices_corpus
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,10 +104,10 @@ def test_a_finished_folder_is_found_and_another_is_refused(voices: Path, tmp_pat
     before = {path: path.stat().st_mtime_ns for path in voices.rglob("*")}
     write_voices_corpus(voices, SMALL)
     assert {path: path.stat().st_mtime_ns for path in voices.rglob("*")} == before
-    with pytest.raises(TwistError, match="holds voices that were made otherwise"):
+    with pytest.raises(TwistError, match="holds a corpus of voices made with"):
         write_voices_corpus(voices, dataclasses.replace(SMALL, hours=1.0))
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(TwistError, match="is not empty and holds no corpus of voices"):
+    with pytest.raises(TwistError, match="not by a corpus of voices"):
         write_voices_corpus(tmp_path, SMALL)
 
 

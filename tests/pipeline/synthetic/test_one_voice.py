@@ -60,10 +60,10 @@ def test_it_is_a_corpus(voice: Path, tmp_path: Path) -> None:
 
 
 def test_other_content_is_left_alone(voice: Path, tmp_path: Path) -> None:
-    with pytest.raises(TwistError, match="made otherwise"):
+    with pytest.raises(TwistError, match="made with"):
         write_voice_corpus(voice, VoiceConfig(minutes=0.3, pitch=60))
     (tmp_path / "mine").write_text("mine")
-    with pytest.raises(TwistError, match="no corpus of one voice"):
+    with pytest.raises(TwistError, match="not by a corpus of one voice"):
         write_voice_corpus(tmp_path, SMALL)
     with pytest.raises(TwistError, match="no variant"):
         write_voice_corpus(tmp_path / "new", VoiceConfig(voice="en-us+nobody"))
