@@ -1,8 +1,8 @@
-"""Training on Ray: the same losses as under torchrun, and a user's mistake is reported as one."""
+"""Training and tuning on Ray: the same losses as in one process, and a user's mistake is reported as one."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,41 @@ import numpy as np
 import pytest
 import ray
 
-from jobs.train_on_ray import train_on_ray
+from jobs.train_on_ray import train_on_ray, tune_on_ray
+from model.lm.speech_lm import cold_start
 from model.lm.train_config import TrainConfig
 from model.lm.trainer import train
+from model.lm.vocab import Vocabulary
+from model.preferences.trainer import tune
+from model.preferences.tune_config import TuneConfig
 from model.training.metrics import read_metrics
 from pipeline.errors import TwistError
 from pipeline.shards import Sample, write_index, write_shard
+from tests.model.preferences.conftest import write_pairs
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("faults")]
+
+ARCHITECTURE = {
+    "model_type": "opt",
+    "hidden_size": 16,
+    "word_embed_proj_dim": 16,
+    "ffn_dim": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 32,
+    "dropout": 0.0,
+}
+
+
+@pytest.fixture(autouse=True)
+def own_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Ray whose workers find the tests' modules, and that ends with the test."""
+    pytest.importorskip("ray.train")
+    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    ray.shutdown()  # a cluster that an earlier test started does not have this path
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture
@@ -37,22 +64,13 @@ def shards(tmp_path: Path) -> str:
     return str(tmp_path / "shards")
 
 
-def test_two_workers_equal_one_process(shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ray.train")
-    monkeypatch.chdir(Path(__file__).parents[2])
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2])]))
-    ray.shutdown()  # a cluster that an earlier test started does not have this path
+def losses(checkpoints: Path) -> list[float]:
+    return [line["loss"] for line in read_metrics(str(checkpoints)) if "loss" in line]
+
+
+def test_two_workers_equal_one_process(shards: str, tmp_path: Path) -> None:
     config = TrainConfig(
-        architecture={
-            "model_type": "opt",
-            "hidden_size": 16,
-            "word_embed_proj_dim": 16,
-            "ffn_dim": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "max_position_embeddings": 32,
-            "dropout": 0.0,
-        },
+        architecture=ARCHITECTURE,
         batch_size=4,
         max_units=32,
         num_steps=3,
@@ -63,18 +81,27 @@ def test_two_workers_equal_one_process(shards: str, tmp_path: Path, monkeypatch:
         device="cpu",
     )
     events: list[dict[str, Any]] = []
-    try:
-        result = train_on_ray(config, shards, str(tmp_path / "ray"), 2, events.append)
-        alone = train(config, shards, str(tmp_path / "alone"))
-        assert result.is_finished and result.checkpoint == str(tmp_path / "ray" / "00000003")
-        assert [event["event"] for event in events] == ["start"]
-        assert events[0]["world_size"] == 2
-        ours, theirs = (read_metrics(str(tmp_path / name)) for name in ("ray", "alone"))
-        assert [line["loss"] for line in ours if "loss" in line] == pytest.approx(
-            [line["loss"] for line in theirs if "loss" in line], abs=1e-5
-        )
-        assert alone.num_units_seen == result.num_units_seen
-        with pytest.raises(TwistError, match="no finished shards"):
-            train_on_ray(config, str(tmp_path / "nowhere"), str(tmp_path / "other"), 2, events.append)
-    finally:
-        ray.shutdown()
+    result = train_on_ray(config, shards, str(tmp_path / "ray"), 2, events.append)
+    alone = train(config, shards, str(tmp_path / "alone"))
+    assert result.is_finished and result.checkpoint == str(tmp_path / "ray" / "00000003")
+    assert [event["event"] for event in events] == ["start"]
+    assert events[0]["world_size"] == 2
+    assert losses(tmp_path / "ray") == pytest.approx(losses(tmp_path / "alone"), abs=1e-5)
+    assert alone.num_units_seen == result.num_units_seen
+    with pytest.raises(TwistError, match="no finished shards"):
+        train_on_ray(config, str(tmp_path / "nowhere"), str(tmp_path / "other"), 2, events.append)
+
+
+def test_two_workers_tune_as_one_process(tmp_path: Path) -> None:
+    init, pairs = str(tmp_path / "lm"), write_pairs(str(tmp_path / "pairs")).uri
+    cold_start(ARCHITECTURE, Vocabulary(20, codebook_fingerprint="codebook-1"), seed=0).save_pretrained(init)
+    config = TuneConfig(batch_size=4, num_steps=3, peak_lr=1e-2, warmup_steps=1, log_every=1, device="cpu")
+    events: list[dict[str, Any]] = []
+    result = tune_on_ray(config, init, pairs, str(tmp_path / "ray"), 2, events.append)
+    alone = tune(config, init, pairs, str(tmp_path / "alone"))
+    assert result.is_finished and result.checkpoint == str(tmp_path / "ray" / "00000003")
+    assert [(event["event"], event["world_size"]) for event in events] == [("start", 2)]
+    assert losses(tmp_path / "ray") == pytest.approx(losses(tmp_path / "alone"), abs=1e-5)
+    assert alone.num_pairs_seen == result.num_pairs_seen
+    with pytest.raises(TwistError, match="nowhere"):
+        tune_on_ray(config, init, str(tmp_path / "nowhere"), str(tmp_path / "other"), 2, events.append)

@@ -39,8 +39,8 @@ def synthetic_pairs(num_train: int, num_validation: int, seed: int = 0) -> list[
             (start + step * np.arange(length)) % 20 for start, length, step in zip(starts, lengths, (1, 3), strict=True)
         )
         split = "train" if number < num_train else "validation"
-        parts = (part.astype(np.uint16) for part in (prompt, chosen, rejected))
-        pairs.append(PreferencePair(f"pair.{number}", split, *parts, facts={"auto_bleu": 0.0}))
+        before, good, bad = (part.astype(np.uint16) for part in (prompt, chosen, rejected))
+        pairs.append(PreferencePair(f"pair.{number}", split, before, good, bad, {"auto_bleu": 0.0}))
     return pairs
 
 
