@@ -10,12 +10,12 @@ import errno
 import io
 import sys
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
 import soundfile
 
-from pipeline.audio import mpeg_messages
+from pipeline.audio import mpeg_messages, ogg
 from pipeline.audio.errors import AudioError
 from pipeline.audio.pyav import PyAVStream
 from pipeline.audio.stated_length import is_believable, wav_goes_on
@@ -86,6 +86,11 @@ class Decoder:
 
     def close(self) -> None:
         """Frees the decoder, but leaves the file open."""
+        raise NotImplementedError
+
+    @classmethod
+    def begin(cls, file: BinaryIO) -> Self:
+        """Makes a decoder of this kind for a file that `open_decoder` found to want it."""
         raise NotImplementedError
 
     def has_met_the_end(self) -> bool:
@@ -181,7 +186,7 @@ def open_decoder(file: BinaryIO, *, header_only: bool = False) -> Decoder:
     try:
         sound = _SoundFileDecoder(file)
         position = file.tell()
-        if _reads_all(file, sound.header):
+        if _reads_all(file, sound.header) and (header_only or not ogg.lacks_pages(file)):
             file.seek(position)
             return sound
     except AudioError as error:
@@ -238,6 +243,11 @@ class _SoundFileDecoder(Decoder):
 
     def close(self) -> None:
         self._sound.close()
+
+    @classmethod
+    def begin(cls, file: BinaryIO) -> Self:
+        file.seek(0)
+        return cls(file)
 
     def _decode(self, num_frames: int) -> NDArray[np.float32]:
         at_once = num_frames if self.block_frames is None else DECODED_AT_ONCE
@@ -344,6 +354,10 @@ class _PyAVDecoder(Decoder):
 
     def close(self) -> None:
         self._stream.close()
+
+    @classmethod
+    def begin(cls, file: BinaryIO) -> Self:
+        return cls(file, header_only=False)
 
 
 def _one_line(error: Exception) -> str:

@@ -41,8 +41,12 @@ FORMATS = (
 EXACT_FORMATS = ("mov", "matroska")
 # More memory than any sound file needs.
 MAX_MEMORY_BYTES = 2 * 2**30
-# A jump in a damaged file's time stamps beyond this is damage too, and no measure of what is lost.
+# A jump in a damaged file's time stamps beyond this is damage too, and no measure of what is lost. Those of an Ogg have
+# checksums.
 MAX_LOST_S = 60.0
+MAX_LOST_OF_OGG_S = 3600.0
+# Frames of Vorbis come this much too early or too late, but for their sum.
+OGG_JITTER_S = 0.05
 MESSAGE_BYTES = 2**12
 HEADER = struct.Struct("<cI")
 OGG_PAGE = b"OggS"
@@ -172,6 +176,7 @@ def _stated_frames(container: Any, stream: Any) -> int | None:
 def _decode(av: Any, container: Any, stream: Any, target: dict[str, Any], answer: Any) -> None:
     rate_hz, num_channels = target["rate"], target["layout"].nb_channels
     resampler, form = av.AudioResampler(**target), None
+    is_ogg = container.format.name == "ogg"
     has_failed, end_s = False, None
     for packet in container.demux(stream):
         try:
@@ -180,12 +185,17 @@ def _decode(av: Any, container: Any, stream: Any, target: dict[str, Any], answer
             has_failed = True
             continue
         for frame in frames:
-            if has_failed and end_s is not None and frame.time is not None:
-                lost_s = frame.time - end_s
-                if 0 < lost_s <= MAX_LOST_S:
-                    answer.write(HEADER.pack(b"L", round(lost_s * rate_hz)))
+            lost_s = 0.0 if end_s is None or frame.time is None else frame.time - end_s
+            # FFmpeg passes over lost pages of an Ogg without a failure; time stamps alone tell of them.
+            has_lost = lost_s > OGG_JITTER_S if is_ogg else has_failed
+            if has_lost and 0 < lost_s <= (MAX_LOST_OF_OGG_S if is_ogg else MAX_LOST_S):
+                _write_lost(answer, round(lost_s * rate_hz), round(MAX_LOST_S * rate_hz))
+                end_s = frame.time
             has_failed = False
-            end_s = None if frame.time is None else frame.time + frame.samples / frame.sample_rate
+            if not is_ogg or end_s is None:
+                end_s = frame.time
+            if end_s is not None:
+                end_s += frame.samples / frame.sample_rate
             # In joined files the form of samples may change.
             if (frame.format.name, frame.layout.name, frame.sample_rate) != form:
                 if form is not None:
@@ -196,6 +206,11 @@ def _decode(av: Any, container: Any, stream: Any, target: dict[str, Any], answer
             _write_samples(answer, resampler.resample(frame), num_channels)
     if form is not None:
         _write_samples(answer, resampler.resample(None), num_channels)
+
+
+def _write_lost(answer: Any, num_frames: int, at_once: int) -> None:
+    for first in range(0, num_frames, at_once):
+        answer.write(HEADER.pack(b"L", min(at_once, num_frames - first)))
 
 
 def _write_samples(answer: Any, frames: list[Any], num_channels: int) -> None:

@@ -165,6 +165,8 @@ class _File:
         self._file: BinaryIO | None = None
         self._is_near = not storage.is_s3(uri)
         self._decoder: Decoder | None = None
+        self._kind: type[Decoder] | None = None
+        """Of the decoder that the file wants, once it is known."""
         self._stream: MendedStream | None = None
         self._complaint: str | None = None
 
@@ -260,14 +262,18 @@ class _File:
         """Starts a new decoder at a frame."""
         self._close_decoder()
         self._file = self._file or _open(self._uri)
-        decoder = self._decoder = open_decoder(self._file)
+        if self._kind is not None:
+            decoder = self._decoder = self._kind.begin(self._file)
+        else:
+            decoder = self._decoder = open_decoder(self._file)
         if decoder.block_frames is not None and not self._is_near:
             # The file will be read more than once, perhaps from its beginning each time.
             self._close_decoder()
             far, self._file = self._file, unnamed_copy(self._file)
             far.close()
             self._is_near = True
-            decoder = self._decoder = open_decoder(self._file)
+            decoder = self._decoder = type(decoder).begin(self._file)
+        self._kind = type(decoder)
         if frame:
             decoder.seek(frame)
         return decoder

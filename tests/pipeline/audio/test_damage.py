@@ -8,6 +8,7 @@ import io
 import itertools
 import os
 import random
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.audio import mpeg_messages
+from pipeline.audio import mpeg_messages, ogg
 from pipeline.audio.read import AudioError, Clip, Span, probe, read_clips
 from pipeline.records import SAMPLE_RATE_HZ
 
@@ -104,6 +105,62 @@ def test_beside_damage_a_span_alone_gives_what_it_gives_among_others(
             assert isinstance(among_others, Clip), span
             np.testing.assert_array_equal(among_others.wav, alone.wav, f"{span} depends on what was read before it")
             assert [(h.start_s, h.end_s) for h in among_others.holes] == [(h.start_s, h.end_s) for h in alone.holes]
+
+
+@pytest.mark.parametrize("kind", ["ogg", "opus"])
+@pytest.mark.parametrize("way", ["damaged", "missing", "two places", "behind the headers", "bad sectors"])
+def test_lost_pages_of_an_ogg_keep_their_place(tmp_path: Path, wav: NDArray[np.float32], kind: str, way: str) -> None:
+    wav = wav[: 20 * SAMPLE_RATE_HZ]
+    sound = encoded(wav, kind)
+    content = bytearray(sound)
+    pages = [match.start() for match in re.finditer(b"OggS", content)]
+    if way == "missing":
+        del content[pages[8] : pages[9]]
+    elif way == "bad sectors":
+        content[pages[6] - 100 : pages[12] + 100] = bytes(pages[12] - pages[6] + 200)
+    else:
+        for page in {"damaged": [8], "two places": [8, 13], "behind the headers": [3]}[way]:
+            content[pages[page] + 200 : pages[page] + 300] = bytes(100)
+    whole, hurt = tmp_path / f"whole.{kind}", tmp_path / f"hurt.{kind}"
+    whole.write_bytes(sound)
+    hurt.write_bytes(content)
+    expected, clip = clip_of(whole, 0.0, 20.0), clip_of(hurt, 0.0, 20.0)
+    assert clip.duration_s == pytest.approx(20.0, abs=0.07)
+    assert [hole.reason for hole in clip.holes] == ["undecodable"] * (2 if way == "two places" else 1)
+    longest_page_s = 1.3
+    assert 0 < total_s(clip) < longest_page_s * (9 if way == "bad sectors" else len(clip.holes))
+    for stretch in clip.stretches():
+        # Noise is like no other stretch of itself. FFmpeg and libopus decode it a little differently.
+        if len(heard := clip.wav[stretch][4_000:]):
+            there = expected.wav[stretch][4_000:][: len(heard)]
+            heard = heard[: len(there)]
+            alike = np.dot(heard, there) / np.linalg.norm(heard) / np.linalg.norm(there)
+            assert alike > 0.9, f"{stretch} has been moved"
+
+
+def test_a_sound_ogg_lacks_no_pages(wav: NDArray[np.float32]) -> None:
+    for kind in ("ogg", "opus"):
+        content = encoded(wav[: 16_000 * 9], kind)
+        for whole in (content, content + encoded(wav[16_000 * 9 : 16_000 * 12], kind)):
+            assert not ogg.lacks_pages(io.BytesIO(whole))
+        pages = [match.start() for match in re.finditer(b"OggS", content)]
+        in_between = content[: pages[4]] + b"OggS, said nobody" + content[pages[4] :]
+        assert not ogg.lacks_pages(io.BytesIO(in_between)), "nothing is missing"
+        assert not ogg.lacks_pages(io.BytesIO(content[: pages[-1] + 40])), "it breaks off, which libsndfile tells"
+        assert ogg.lacks_pages(io.BytesIO(content[: pages[4]] + content[pages[5] :]))
+    assert not ogg.lacks_pages(io.BytesIO(encoded(wav, "flac")))
+    assert not ogg.lacks_pages(io.BytesIO(b"OggS"))
+
+
+def test_the_checksum_of_a_page(wav: NDArray[np.float32]) -> None:
+    page = encoded(wav[:16_000], "opus").split(b"OggS")[2]
+    page = b"OggS" + page
+    remainder = 0
+    for byte in page[:22] + bytes(4) + page[26:]:  # as RFC 3533 says it: x^32 + x^26 + ..., bit by bit
+        remainder ^= byte << 24
+        for _ in range(8):
+            remainder = (remainder << 1 ^ (0x104C11DB7 if remainder & 2**31 else 0)) & 0xFFFFFFFF
+    assert ogg.checksum(page) == remainder.to_bytes(4, "little") == page[22:26]
 
 
 @pytest.mark.parametrize("rate_hz", [16_000, 44_100])
