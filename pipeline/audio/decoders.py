@@ -144,7 +144,8 @@ def read_local_header(path: str) -> Header | None:
     if PurePosixPath(path).suffix.lower() not in SELF_DESCRIBING_SUFFIXES:
         return None
     try:
-        with soundfile.SoundFile(path) as sound:
+        # What is named otherwise may be MPEG audio all the same, or begin like it.
+        with mpeg_messages.heard(), soundfile.SoundFile(path) as sound:
             header = Header(sound.frames, sound.samplerate, sound.channels)
         with open(path, "rb") as file:  # noqa: PTH123
             return header if _reads_all(file, header) else None

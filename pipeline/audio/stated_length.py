@@ -23,6 +23,8 @@ LAST_FRAMES = 3
 # What may lie behind the last chunk without being audio: padding, a tag.
 NEGLIGIBLE_BYTES = 1_024
 TOLERANCE_S = 0.1
+# The size of a chunk that is longer than 32 bits can say: EBU Tech 3306 and ITU-R BS.2088 give it in a chunk `ds64`.
+_IN_DS64 = 2**32 - 1
 _CHUNK_ID = re.compile(rb"[ -~]{4}")
 _FLAC_SYNC = re.compile(rb"\xff[\xf8\xf9]", re.DOTALL)
 _FLAC_BLOCK_SIZES = {1: 192, **{code: 576 << (code - 2) for code in range(2, 6)}}
@@ -56,8 +58,9 @@ def wav_goes_on(file: BinaryIO) -> bool:
     start = _read(file, 0, 12)
     if not _is_wav(start):
         return False
-    order: Literal["little", "big"] = "little" if start[:4] == b"RIFF" else "big"
+    order: Literal["little", "big"] = "big" if start[:4] == b"RIFX" else "little"
     position, has_data = 12, False
+    data_bytes: int | None = None  # as a file of 64 bits says it
     for _ in range(MAX_CHUNKS):
         if has_data and size - position <= NEGLIGIBLE_BYTES:
             return False
@@ -65,6 +68,10 @@ def wav_goes_on(file: BinaryIO) -> bool:
         if len(header) < 8:
             return False
         id, length = header[:4], int.from_bytes(header[4:], order)
+        if id == b"ds64":
+            data_bytes = int.from_bytes(_read(file, position + 16, 8), order)
+        if id == b"data" and length == _IN_DS64 and data_bytes is not None:
+            length = data_bytes
         if has_data and (not _CHUNK_ID.fullmatch(id) or id in (b"RIFF", b"RIFX") or position + 8 + length > size + 1):
             return True
         if id == b"data":
@@ -76,7 +83,7 @@ def wav_goes_on(file: BinaryIO) -> bool:
 
 
 def _is_wav(start: bytes) -> bool:
-    return start[:4] in (b"RIFF", b"RIFX") and start[8:12] == b"WAVE"
+    return start[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and start[8:12] == b"WAVE"
 
 
 def _read(file: BinaryIO, offset: int, length: int) -> bytes:

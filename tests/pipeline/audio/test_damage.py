@@ -242,6 +242,20 @@ def test_the_size_in_a_wav_is_not_believed(tmp_path: Path, size: int) -> None:
     np.testing.assert_allclose(clip_of(tmp_path / "a.wav", 0.0, 8.0).wav, wav, atol=1e-4)
 
 
+@pytest.mark.parametrize("mark", [b"RF64", b"BW64"])
+@pytest.mark.parametrize("size", [0, 2 * 16_000 * 3, 2 * 16_000 * 8, 10**6])
+def test_the_size_in_a_wav_of_64_bits_is_not_believed(tmp_path: Path, size: int, mark: bytes) -> None:
+    wav = speech_like(8.0)
+    file = io.BytesIO()
+    soundfile.write(file, wav, SAMPLE_RATE_HZ, format="RF64", subtype="PCM_16")
+    content = bytearray(file.getvalue())
+    place = content.index(b"ds64") + 16
+    content[:4], content[place : place + 8] = mark, size.to_bytes(8, "little")
+    (tmp_path / "a.wav").write_bytes(content)
+    assert probe(str(tmp_path / "a.wav")).duration_s == 8.0
+    np.testing.assert_allclose(clip_of(tmp_path / "a.wav", 0.0, 8.0).wav, wav, atol=1e-4)
+
+
 def test_chunks_behind_the_data_of_a_wav_are_no_audio(tmp_path: Path) -> None:
     content = encoded(speech_like(2.0), "wav") + b"LIST" + (30_000).to_bytes(4, "little") + bytes(30_000)
     (tmp_path / "a.wav").write_bytes(content)
@@ -350,6 +364,9 @@ def test_what_the_decoder_of_mp3_says_is_told_once_by_us(
     for name in ("whole.mp3", "damaged.mp3"):
         spans = [Span(str(tmp_path / name), None, start_s, start_s + 8.0) for start_s in (0.0, 3.0, 12.5, 2.0, 30.0)]
         assert len(list(read_clips(spans))) == 5
+    (tmp_path / "short.wav").write_bytes("hello".encode("utf-16"))
+    with pytest.raises(AudioError):
+        probe(str(tmp_path / "short.wav"))
     assert capfd.readouterr().err == "", "the library's own words reached the terminal"
     (said,) = caplog.messages
     assert "damaged.mp3 is damaged; what its decoder made of it was used, though it said: Illegal Audio-MPEG-" in said
