@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
 FIELDS = ("path", "language", "speaker", "split", "text")
 DELIMITERS = ",;\t|"
+# What a first line may tell Excel.
+_DELIMITER_FOR_EXCEL = re.compile(r"sep=[,;\t|](?=\n)", re.IGNORECASE)
 # What describes audio elsewhere: a folder that holds it may be one of another kind.
 _TABLE_SUFFIXES = (
     ".csv", ".tsv", ".jsonl", ".ndjson", ".csv.gz", ".jsonl.gz", ".tsv.gz", ".parquet", ".xlsx", ".xls", ".ods",
@@ -52,8 +54,8 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
     """Yields the audio files, and those that only the metadata names, in the order of their paths.
 
     Raises:
-        CorpusError: the metadata cannot be read, or a row has no path, one outside the folder, or that of another row;
-            or most rows and most files have no match.
+        CorpusError: the metadata cannot be read, or its first row has no path, or a row has one outside the folder, or
+            that of another row that says something else; or most rows and most files have no match.
     """
     names = config.list_files()
     notices = Notices()
@@ -119,6 +121,9 @@ def _read_metadata(config: CorpusConfig, names: list[str], tables: list[str], no
         for line, row in _read_table(config, uri, bool(folder), notices):
             num_rows += 1
             where = f"line {line} of {uri}"
+            if num_rows > 1 and not row.get("path"):
+                notices.add("unreadable_row", f"{where} has no path")
+                continue
             written = _path_of(config, row, where)
             name = _find(files, folder, written)
             if name is None:
@@ -127,13 +132,18 @@ def _read_metadata(config: CorpusConfig, names: list[str], tables: list[str], no
                 row["missing"] = f"{where} names it, but there is no such file"
             else:
                 matched.add(name)
-            if name in rows:
-                raise CorpusError(f"{where}: path {name!r} was named before")
+            if _said(rows.get(name, row)) != _said(row):
+                raise CorpusError(f"{where}: path {name!r} was named before, with something else said of it")
             rows[name] = row
         below = [name for name in audio if name.startswith(folder)]
         other = next((name for name in below if name not in matched), "")
         refuse_strangers(config, uri, (num_rows, example), (len(below), other), len(matched))
     return rows
+
+
+def _said(row: dict[str, str]) -> dict[str, str]:
+    """What a row says of its file."""
+    return {field: value for field, value in row.items() if field not in ("path", "missing")}
 
 
 def _find(files: Names, folder: str, written: str) -> str | None:
@@ -198,6 +208,8 @@ def _rows_of_csv(uri: str, text: str) -> Iterator[tuple[int, dict[str, str]]]:
     # Lines may end in \r alone, which then comes in the first one too; else it is a stray one in a text.
     text = text.replace("\r\n", "\n")
     text = text.replace("\r", "\n" if "\r" in text.lstrip().partition("\n")[0] else " ")
+    if told := _DELIMITER_FOR_EXCEL.match(text):  # an empty line stays, for the numbers of lines
+        text = text[told.end() :]
     first = next((line for line in text.split("\n") if line.strip()), "")
     delimiter = _delimiter_of(first)
     if delimiter == "|" and "path" not in columns.choose_columns(_header(first, delimiter), FIELDS):

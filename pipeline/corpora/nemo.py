@@ -83,6 +83,10 @@ def _read_rows(config: CorpusConfig, name: str, notices: Notices) -> Iterator[st
             notices.add("unreadable_row", f"{where} names no single file: {row.get('path')!r}")
             continue
         columns.notice_unused(told, chosen, FIELDS, where, notices)
+        row["start"] = number(told.get("offset"))
+        if row["start"] is None and told.get("offset") not in (None, ""):
+            notices.add("unreadable_row", f"{where} has an offset of {told['offset']!r}")
+            continue
         path = row["path"].removeprefix(f"{config.root.rstrip('/')}/")
         if path == row["path"] and not path.startswith(_REMOTE_OR_ABSOLUTE):
             path = (folder / path).as_posix()
@@ -90,7 +94,6 @@ def _read_rows(config: CorpusConfig, name: str, notices: Notices) -> Iterator[st
         row["split"] = columns.split_of(row.get("split")) or split
         row["duration"] = columns.duration_of(row.get("duration"), chosen.get("duration"))
         row["speaker"] = columns.speaker_of(row.get("speaker"))
-        row["start"] = number(told.get("offset"))
         yield row
 
 

@@ -21,18 +21,21 @@ if TYPE_CHECKING:
 Text = TypeVar("Text", str, bytes)
 # A longer line of a table is none: the longest there are describe a day of speech, in a few megabytes.
 MAX_LINE_BYTES = 2**24
+_GZIP = b"\x1f\x8b"
 
 
 def read_lines(uri: str) -> Iterator[str]:
-    r"""Yields the lines of a text file without line ends; decompresses the file if its name ends in .gz.
+    r"""Yields the lines of a text file without line ends; decompresses what gzip has compressed.
 
     Lines are split only at \n: other line separators may be part of the text; at \r if the file has no \n.
 
     Raises:
-        CorpusError: a .gz file is damaged, or a line is longer than MAX_LINE_BYTES.
+        CorpusError: a compressed file is damaged, or a line is longer than MAX_LINE_BYTES.
     """
     with storage.open_read(uri) as file:
-        content = cast("IO[bytes]", gzip.GzipFile(fileobj=file) if uri.endswith(".gz") else file)
+        is_compressed = file.read(len(_GZIP)) == _GZIP or uri.endswith(".gz")
+        file.seek(0)
+        content = cast("IO[bytes]", gzip.GzipFile(fileobj=file) if is_compressed else file)
         try:
             first = _line(content, uri)
             if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

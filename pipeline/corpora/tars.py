@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Their members cannot be read in place.
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+# What gzip, bzip2, xz and zstd begin with: no tar does, which begins with a name.
+_COMPRESSED_STARTS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
 # Smaller than a clip of a few seconds, so that on S3 most of a tar is not downloaded.
 HEADER_READ_AHEAD_BYTES = 2**16
 ZEROS_READ_BYTES = 2**16
@@ -55,9 +57,11 @@ def members(uri: str) -> Iterator[Member]:
     Raises:
         CorpusError: the tar is compressed, damaged or cut off; the members before that have been yielded.
     """
-    if uri.lower().endswith(COMPRESSED_SUFFIXES):
-        raise CorpusError(f"{uri} is compressed, so that audio in it cannot be read in place: decompress it to a .tar")
     with storage.open_read(uri, HEADER_READ_AHEAD_BYTES) as file:
+        if _is_compressed(file.read(tarfile.BLOCKSIZE)):
+            raise CorpusError(
+                f"{uri} is compressed, so that audio in it cannot be read in place: decompress it to a .tar"
+            )
         size = file.seek(0, 2)
         start: int | None = 0
         part = 0
@@ -89,6 +93,11 @@ def members(uri: str) -> Iterator[Member]:
             yield from _resolve(links, places)
             raise CorpusError(f"{uri} is not a whole tar: {error}") from error
         yield from _resolve(links, places)
+
+
+def _is_compressed(block: bytes) -> bool:
+    is_header = block[257:262] == b"ustar"  # of a member that is called BZh...
+    return block.startswith(_COMPRESSED_STARTS) and not is_header
 
 
 class _Headers:

@@ -126,7 +126,7 @@ def test_a_text_of_hours_of_speech(tmp_path: Path) -> None:
         ("metadata.csv", b"which,text\na.wav,x\n", r"line 2 of .*metadata\.csv has no `path`; columns are path"),
         ("metadata.csv", b"LJ001-0001|Printing, in the only sense\nLJ001-0002|in being\n", r"do not fit"),
         ("metadata.csv", b"path,text\nb.wav,x\nc.wav,y\n", r"of 2 names, e\.g\. 'b\.wav', only 0 .*'a\.wav'"),
-        ("metadata.csv", b"path,text\na.wav,x\n,y\n", r"line 3 of .* has no `path`"),
+        ("metadata.csv", b"path,text\n,y\na.wav,x\n", r"line 2 of .* has no `path`"),
         ("metadata.csv", b"path,text\na.wav,x\na.wav,y\n", r"line 3 of .*'a\.wav' was named before"),
         ("metadata.csv", b"path,text\na.wav,x\n./a.wav,y\n", r"'a\.wav' was named before"),
         ("metadata.csv", b"path,text\n/etc/a.wav,x\n", r"line 2 of .*'/etc/a\.wav' leaves the folder"),
@@ -145,6 +145,28 @@ def test_metadata_that_cannot_be_used(tmp_path: Path, name: str, content: bytes,
     touch(tmp_path, "a.wav")
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CorpusError, match=message):
+        find(tmp_path)
+
+
+def test_rows_that_say_nothing_new_or_of_no_file(tmp_path: Path) -> None:
+    touch(tmp_path, "a.wav", "b.wav")
+    rows = "a.wav,x\n,y\nb.wav,z\n./a.wav,x\ngone.wav,x\ngone.wav,x\n"
+    (tmp_path / "metadata.csv").write_text(f"path,text\n{rows}")
+    assert [(file.id, file.text, file.drop_reason) for file in find(tmp_path)] == [
+        ("a.wav", "x", None),
+        ("b.wav", "z", None),
+        ("gone.wav", "x", "missing"),
+    ]
+    assert noticed(tmp_path) == {"unreadable_row": 1}
+
+
+def test_a_first_line_for_excel(tmp_path: Path) -> None:
+    touch(tmp_path, "a.wav")
+    for newline in ("\n", "\r\n"):
+        (tmp_path / "metadata.csv").write_bytes(f"sep=;{newline}path;text{newline}a.wav;x, y{newline}".encode())
+        assert [file.text for file in find(tmp_path)] == ["x, y"]
+    (tmp_path / "metadata.csv").write_text("sep=;\npath;text\na.wav;x\n../b.wav;y\n")
+    with pytest.raises(CorpusError, match="line 4 of"):
         find(tmp_path)
 
 

@@ -26,6 +26,11 @@ def test_a_line_that_is_no_utf_8_is_of_windows(tmp_path: Path) -> None:
     assert list(read_lines(str(tmp_path / "a.txt"))) == ["café", "café\ufffd"]
 
 
+def test_what_gzip_has_compressed_may_have_any_name(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(gzip.compress(b"one\ntwo\n"))
+    assert list(read_lines(str(tmp_path / "a.jsonl"))) == ["one", "two"]
+
+
 @pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda _: b"no gzip", lambda data: data[:20] + b"x" * 30])
 def test_damaged_gzip(tmp_path: Path, damage: object) -> None:
     data = gzip.compress(b"".join(b"a line of text %d\n" % n for n in range(1000)))

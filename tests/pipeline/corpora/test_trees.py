@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
 import itertools
 import json
+import lzma
 import shutil
+import tarfile
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -324,6 +329,22 @@ def test_a_compressed_tar_is_told_what_to_do_about(tmp_path: Path) -> None:
     assert file.drop_reason == "unreadable" and "decompress it to a .tar" in file.drop_detail
 
 
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+def test_so_is_one_that_is_called_a_tar(compress: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(compress(bytes(10_240)))
+    (file,) = find_recordings(CorpusConfig(str(tmp_path), "webdataset"))
+    assert file.drop_reason == "unreadable" and "decompress it to a .tar" in file.drop_detail
+
+
+def test_a_tar_that_is_called_compressed_is_read(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar.gz", "w") as tar:
+        member = tarfile.TarInfo("BZh.wav")
+        member.size = 3
+        tar.addfile(member, io.BytesIO(b"wav"))
+    (file,) = find_recordings(CorpusConfig(str(tmp_path), "webdataset"))
+    assert (file.id, file.drop_reason) == ("a.tar.gz/BZh.wav", None)
+
+
 def test_hf_parquet(corpus_tree: Tree, tmp_path: Path) -> None:
     recordings, _ = manifest(corpus_tree("hf_parquet"), "hf_parquet", tmp_path)
     clip = recordings["data/train-00000-of-00001/0-1"]
@@ -524,6 +545,17 @@ def test_a_row_in_two_manifests_counts_once(tmp_path: Path) -> None:
     (file,) = find_recordings(CorpusConfig(str(tmp_path), "nemo"))
     assert isinstance(file, AudioFile)
     assert (file.text, file.voice_activity) == ("yes yes", [[0.0, 1.0], [1.0, 2.0]])
+
+
+def test_a_row_with_an_impossible_offset_takes_nothing_from_the_others(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").touch()
+    rows = [{"audio_filepath": "a.wav", "duration": 1.0, "offset": offset} for offset in (0.0, -1.0, "x", 3.0)]
+    (tmp_path / "train.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file, notice = find_recordings(CorpusConfig(str(tmp_path), "nemo"))
+    assert isinstance(file, AudioFile)
+    assert isinstance(notice, Notice)
+    assert (file.duration_s, file.voice_activity) == (None, [[0.0, 1.0], [3.0, 4.0]])
+    assert (notice.what, notice.count) == ("unreadable_row", 2)
 
 
 def test_a_file_with_stretches_in_two_splits_is_kept_out_of_training(tmp_path: Path) -> None:
