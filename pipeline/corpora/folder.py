@@ -43,6 +43,7 @@ _TABLE_SUFFIXES = (
     ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip", ".7z", ".rar",
     "metadata.json", "manifest.json",
 )  # fmt: skip
+_COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".z")
 _SIDECAR_SUFFIXES = (".json", ".txt", ".lab", ".TextGrid", ".vtt", ".srt")
 # Folders in which LJSpeech and its like keep the audio.
 _AUDIO_FOLDERS = ("", "wavs/", "wav/", "clips/", "audio/")
@@ -85,9 +86,14 @@ def find_recordings(config: CorpusConfig) -> Iterator[AudioFile | Notice]:
         is_words = name.rpartition("/")[2] == ALIGNED_TEXT  # which `twist align` reads
         is_read = name in tables or config.uri_of(name) in tables or name in metadata or is_words
         is_sidecar = name.endswith(_SIDECAR_SUFFIXES) and (name.rpartition(".")[0] in stems or name in stems)
-        if not is_read and (name.lower().endswith(_TABLE_SUFFIXES) or is_sidecar):
+        if not is_read and (name.lower().endswith(_TABLE_SUFFIXES) or is_sidecar or _is_compressed_audio(name)):
             notices.add("unread_file", name)
     yield from notices
+
+
+def _is_compressed_audio(name: str) -> bool:
+    path = PurePosixPath(name.lower())
+    return path.suffix in _COMPRESSED_SUFFIXES and PurePosixPath(path.stem).suffix in AUDIO_SUFFIXES
 
 
 def _tables(config: CorpusConfig, names: list[str]) -> list[str]:

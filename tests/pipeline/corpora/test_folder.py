@@ -376,7 +376,7 @@ def test_audio_of_rare_suffixes_is_in_the_count(name: str, tmp_path: Path) -> No
     assert [file.id for file in find(tmp_path)] == [name]
 
 
-@pytest.mark.parametrize("name", ["metadata.json", "labels.xlsx", "more.7z", "x/a.csv.gz", "audio.tar.xz"])
+@pytest.mark.parametrize("name", ["metadata.json", "labels.xlsx", "more.7z", "x/a.csv.gz", "audio.tar.xz", "b.WAV.gz"])
 def test_tables_and_archives_that_are_not_read_are_noticed(name: str, tmp_path: Path) -> None:
     touch(tmp_path, "a.wav", name)
     assert noticed(tmp_path) == {"unread_file": 1}
