@@ -241,6 +241,7 @@ class _SoundFileDecoder(Decoder):
                 with self._listening():
                     self._sound.seek(min(frame - lead_in, self._sound.frames))
                 self.pass_over(lead_in)
+        self.complaint = None  # in the lead-in an mp3 lacks bytes of frames before it, which is no damage
 
     def close(self) -> None:
         self._sound.close()
