@@ -83,16 +83,20 @@ def _read_rows(config: CorpusConfig, name: str, notices: Notices) -> Iterator[st
             notices.add("unreadable_row", f"{where} names no single file: {row.get('path')!r}")
             continue
         columns.notice_unused(told, chosen, FIELDS, where, notices)
-        row["start"] = number(told.get("offset"))
-        if row["start"] is None and told.get("offset") not in (None, ""):
-            notices.add("unreadable_row", f"{where} has an offset of {told['offset']!r}")
+        offset, length = told.get("offset"), row.get("duration")
+        row["start"] = number(offset)
+        row["duration"] = columns.duration_of(length, chosen.get("duration"))
+        is_impossible = offset not in (None, "") and (
+            row["start"] is None or (length not in (None, "") and not row["duration"])
+        )
+        if is_impossible:
+            notices.add("unreadable_row", f"{where} has impossible times: offset {offset!r}, duration {length!r}")
             continue
         path = row["path"].removeprefix(f"{config.root.rstrip('/')}/")
         if path == row["path"] and not path.startswith(_REMOTE_OR_ABSOLUTE):
             path = (folder / path).as_posix()
         row["path"] = path if path.startswith(_REMOTE_OR_ABSOLUTE) else posixpath.normpath(path)
         row["split"] = columns.split_of(row.get("split")) or split
-        row["duration"] = columns.duration_of(row.get("duration"), chosen.get("duration"))
         row["speaker"] = columns.speaker_of(row.get("speaker"))
         yield row
 

@@ -547,15 +547,16 @@ def test_a_row_in_two_manifests_counts_once(tmp_path: Path) -> None:
     assert (file.text, file.voice_activity) == ("yes yes", [[0.0, 1.0], [1.0, 2.0]])
 
 
-def test_a_row_with_an_impossible_offset_takes_nothing_from_the_others(tmp_path: Path) -> None:
+def test_a_row_with_impossible_times_takes_nothing_from_the_others(tmp_path: Path) -> None:
     (tmp_path / "a.wav").touch()
-    rows = [{"audio_filepath": "a.wav", "duration": 1.0, "offset": offset} for offset in (0.0, -1.0, "x", 3.0)]
+    times = [(0.0, 1.0), (-1.0, 1.0), ("x", 1.0), (3.0, 1.0), (5.0, 0.0), (6.0, -2.0)]
+    rows = [{"audio_filepath": "a.wav", "duration": duration, "offset": offset} for offset, duration in times]
     (tmp_path / "train.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
     file, notice = find_recordings(CorpusConfig(str(tmp_path), "nemo"))
     assert isinstance(file, AudioFile)
     assert isinstance(notice, Notice)
     assert (file.duration_s, file.voice_activity) == (None, [[0.0, 1.0], [3.0, 4.0]])
-    assert (notice.what, notice.count) == ("unreadable_row", 2)
+    assert (notice.what, notice.count) == ("unreadable_row", 4)
 
 
 def test_a_file_with_stretches_in_two_splits_is_kept_out_of_training(tmp_path: Path) -> None:
