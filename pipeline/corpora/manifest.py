@@ -25,7 +25,7 @@ from pipeline.audio.places import IoErrorsInARow, io_errors, read_patiently
 from pipeline.audio.read import AudioError, AudioInfo, probe
 from pipeline.corpora.readers import find_recordings, kind_of
 from pipeline.corpora.source import AudioFile, CorpusConfig, CorpusError, Notice, Notices
-from pipeline.corpora.stated_length import StatedLengths
+from pipeline.corpora.stated_length import StatedLengths, StatedTimes
 from pipeline.files import parquet, storage
 from pipeline.files.audio_uri import ParquetRow
 from pipeline.files.audio_uri import parse as parse_uri
@@ -155,7 +155,7 @@ def _write_corpus(stage: Stage, corpus: CorpusConfig, report: ReportProgress) ->
     ids: set[bytes] = set()
     num_files = num_seen = 0
     notices = Notices()
-    stated_lengths = StatedLengths(corpus)
+    stated_lengths, stated_times = StatedLengths(corpus), StatedTimes(corpus)
 
     def listed() -> Iterator[AudioFile]:
         nonlocal num_files
@@ -187,6 +187,7 @@ def _write_corpus(stage: Stage, corpus: CorpusConfig, report: ReportProgress) ->
                     )
                 else:
                     ids.add(key)
+                    stated_times.see(outcome)
                     recordings.append(outcome)
                 if len(recordings) == parquet.ROW_GROUP_ROWS:
                     yield to_table(recordings, RECORDING_SCHEMA)
@@ -201,6 +202,7 @@ def _write_corpus(stage: Stage, corpus: CorpusConfig, report: ReportProgress) ->
     if not num_files:
         raise CorpusError(f"{corpus.root} holds no audio files; it is the root of corpus {corpus.label}")
     stated_lengths.check(notices)
+    stated_times.check(notices)
     storage.write_bytes(storage.join(stage.uri, f"{corpus.label}.parquet"), content)
     told = {notice.what: {"count": notice.count, "example": notice.example} for notice in notices}
     storage.write_bytes(_notices_uri(stage, corpus), json.dumps(dict(sorted(told.items()))).encode())

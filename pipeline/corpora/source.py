@@ -165,13 +165,14 @@ NOTICES = {
     "description_without_audio": "descriptions (JSON, text, a line of a table) of audio that is not there",
     "undescribed_audio": "audio beside a table of what there is, which does not name it",
     "unreadable_description": "descriptions that cannot be read",
-    "unreadable_row": "rows whose columns cannot be told apart, at least not all",
+    "unreadable_row": "rows whose columns cannot be told apart, at least not all, or whose times are impossible",
     "unread_file": "tables and archives that this kind of corpus does not read",
     "unused_column": "columns that look like one that is used, but are not",
     "repeated_id": "rows of a table whose ids repeat: they are named by their place in it",
     "language_of_folder": "recordings whose language is told by the name of their folder alone",
     "unknown_language_tag": "language tags that name no language, or several",
     "other_length": "recordings, of a sample of them, that are not as long as the corpus says",
+    "times_beyond_end": "recordings that end before speech does, by the corpus' times",
     "unsupported_cut": "cuts made of several recordings",
 }
 

@@ -1,7 +1,8 @@
-"""Compares the lengths that a corpus states with audio headers, for a few recordings of each corpus.
+"""Compares lengths that a corpus states with audio headers, for a few recordings of each, and times with lengths.
 
 A length that a corpus states is taken without opening the file; one in another unit would make every hour of the corpus
-wrong, and what is cut from it. So some recordings are looked into, the same ones in each run.
+wrong, and what is cut from it. So some recordings are looked into, the same ones in each run. Times at which somebody
+speaks must lie within the recording.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.corpora.source import CorpusConfig, Notices
+    from pipeline.records import Recording
 
 SAMPLE_SIZE = 16
 # Lengths that differ by less are called the same: those of MP3 headers are no better.
@@ -96,6 +98,43 @@ def _length_s(file: AudioFile) -> float | AudioError:
         return probe(file.uri).duration_s
     except AudioError as error:
         return error
+
+
+class StatedTimes:
+    """Where the recordings of a corpus have speech, as far as it says."""
+
+    def __init__(self, corpus: CorpusConfig) -> None:
+        self._corpus = corpus
+        self._num_seen = self._num_beyond = self._num_far_beyond = 0
+        self._example = ""
+
+    def see(self, recording: Recording) -> None:
+        """Compares the last time of a recording with its end."""
+        if not recording.voice_activity:
+            return
+        self._num_seen += 1
+        last_s = max(off_s for _, off_s in recording.voice_activity)
+        if last_s <= recording.duration_s or not _differs(last_s, recording.duration_s):
+            return
+        self._num_beyond += 1
+        self._num_far_beyond += last_s >= SMALLEST_FACTOR * recording.duration_s
+        if not self._example:
+            ends = f"speech until {last_s:.6g} s in {recording.duration_s:.6g} s"
+            self._example = f"{recording.recording_id}: {ends}"
+
+    def check(self, notices: Notices) -> None:
+        """Notices recordings with times beyond their end.
+
+        Raises:
+            CorpusError: most have times so far beyond it that they are not in seconds.
+        """
+        if self._num_far_beyond > self._num_seen / 2:
+            raise CorpusError(
+                f"the times of speech that corpus {self._corpus.label} states are not in seconds: in "
+                f"{self._num_far_beyond:,} of {self._num_seen:,} recordings they lie far beyond the end "
+                f"({self._example}). Convert them to seconds"
+            )
+        notices.add("times_beyond_end", self._example, self._num_beyond)
 
 
 def _differs(stated_s: float, length_s: float) -> bool:

@@ -409,6 +409,28 @@ def test_lengths_that_are_otherwise_wrong_are_noticed(tmp_path: Path, write_tone
     assert notice["count"] == 3 and "the corpus says" in notice["example"]
 
 
+def nemo_corpus(root: Path, write_tone: WriteTone, stretches: list[list[tuple[float, float]]]) -> CorpusConfig:
+    rows = []
+    for number, times in enumerate(stretches):
+        write_tone(root / f"{number}.wav", 5.0)
+        rows += [{"audio_filepath": f"{number}.wav", "offset": start, "duration": length} for start, length in times]
+    (root / "train.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return CorpusConfig(str(root), "nemo")
+
+
+def test_times_beyond_the_end_are_noticed(tmp_path: Path, write_tone: WriteTone) -> None:
+    corpus = nemo_corpus(tmp_path / "c", write_tone, [[(0, 2), (4, 1.3)], [(1, 2), (6, 1)], [(1, 2), (500, 1)]])
+    make_manifest(str(tmp_path / "run"), [corpus], silently)
+    notice = read_facts(str(tmp_path / "run"), "manifest")["notices"]["c"]["times_beyond_end"]
+    assert notice == {"count": 2, "example": "c/1.wav: speech until 7 s in 5 s"}
+
+
+def test_times_in_another_unit_are_refused(tmp_path: Path, write_tone: WriteTone) -> None:
+    corpus = nemo_corpus(tmp_path / "c", write_tone, [[(0, 2000)], [(1000, 2000), (3500, 500)]])
+    with pytest.raises(CorpusError, match=r"times of speech that corpus c .* in 2 of 2 recordings they lie far beyond"):
+        make_manifest(str(tmp_path / "run"), [corpus], silently)
+
+
 def test_a_language_that_is_none_is_refused() -> None:
     with pytest.raises(CorpusError, match="'klingonese' of corpus c is the code or name of no language"):
         CorpusConfig("/data/c", language="klingonese")
