@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Self
 import numpy as np
 import soundfile
 
-from pipeline.audio import mpeg_messages, ogg
+from pipeline.audio import mpeg, mpeg_messages, ogg
 from pipeline.audio.errors import AudioError
 from pipeline.audio.pyav import PyAVStream
 from pipeline.audio.stated_length import is_believable, wav_goes_on
@@ -95,6 +95,10 @@ class Decoder:
 
     def has_met_the_end(self) -> bool:
         """Whether the file's last byte has been read, so that a failure means that the file breaks off."""
+        return False
+
+    def has_bytes_left(self) -> bool:
+        """Whether more of the file is unread than a tag at its end may hold."""
         return False
 
     def read(self, num_frames: int) -> NDArray[np.float32]:
@@ -232,6 +236,9 @@ class _SoundFileDecoder(Decoder):
     def has_met_the_end(self) -> bool:
         return self._file.has_met_the_end
 
+    def has_bytes_left(self) -> bool:
+        return self._file.num_bytes_left() > mpeg.NEGLIGIBLE_BYTES
+
     def seek(self, frame: int) -> None:
         lead_in = 0 if self.block_frames is None else min(frame, round(LEAD_IN_S * self.sample_rate_hz))
         with self._failures("undecodable"):
@@ -320,6 +327,12 @@ class _WatchedFile:
             return 0
         self.has_met_the_end |= num_bytes < len(buffer)
         return num_bytes
+
+    def num_bytes_left(self) -> int:
+        position = self._file.tell()
+        size = self._file.seek(0, io.SEEK_END)
+        self._file.seek(position)
+        return size - position
 
     def may_be_mpeg(self) -> bool:
         """Whether libsndfile may take it for MPEG audio: it begins with a frame or with tags. Back at byte 0 then."""

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 # Where decoding fails, it is tried in steps of this length, which begin at multiples of it: what is lost depends on the
 # file alone, not on where reading began.
 STEP_S = 0.1
+# A decoder that stops so often, one step after the other, has come to the end: of an mp3, say, that does not say how
+# long it is and has pictures behind it.
+MOST_STOPS = 100
 # The reason of an AudioError that damage in a file gives.
 UNDECODABLE = "undecodable"
 
@@ -45,6 +48,7 @@ class MendedStream:
         self._steps_left = 0
         """Steps to take before reading goes on as usual; 0 if it does."""
         self._has_ended = False
+        self._stops = 0
 
     def read(self, num_frames: int) -> NDArray[np.float32]:
         """Some of the next samples [S, channels], at most `num_frames`; none at the file's end.
@@ -68,6 +72,8 @@ class MendedStream:
         if not self._steps_left:
             try:
                 samples = self._decoder.read(num_frames)
+                if not len(samples):
+                    self._raise_if_early()
                 if self._decoder.marks_losses and np.isnan(samples).any():
                     self.failure = AudioError(UNDECODABLE, "some of it cannot be decoded")
                 return samples
@@ -89,6 +95,9 @@ class MendedStream:
             while missing and len(samples := self._decoder.read(missing)):
                 pieces.append(samples)
                 missing -= len(samples)
+            samples = np.concatenate([self._none(), *pieces])[self.position - first :]
+            if not len(samples):
+                self._raise_if_early()
         except AudioError as failure:
             _raise_if_of_the_place(failure)
             if self._decoder.has_met_the_end():
@@ -97,8 +106,19 @@ class MendedStream:
             self._steps_left = 1  # the first good one ends the damage
             return np.full((first + self._step - self.position, self._decoder.num_channels), np.nan, np.float32)
         self._steps_left -= 1
-        samples = np.concatenate([self._none(), *pieces])[self.position - first :]
+        self._stops = 0
         return samples if len(samples) else self._end(self.failure)
+
+    def _raise_if_early(self) -> None:
+        """Raises an AudioError if the decoder has stopped where neither the file nor what it states is at its end.
+
+        libmpg123 does so at some damage, without an error.
+        """
+        decoder = self._decoder
+        is_early = decoder.num_frames is not None and self.position + self._step < decoder.num_frames
+        if is_early and self._stops < MOST_STOPS and decoder.has_bytes_left():
+            self._stops += 1
+            raise AudioError(UNDECODABLE, "the decoder stopped in the middle of it")
 
     def _end(self, failure: AudioError | None) -> NDArray[np.float32]:
         self.failure = failure

@@ -163,6 +163,25 @@ def test_the_checksum_of_a_page(wav: NDArray[np.float32]) -> None:
     assert ogg.checksum(page) == remainder.to_bytes(4, "little") == page[22:26]
 
 
+@pytest.mark.parametrize("num_bytes", [100, 200, 400, 4_096, 65_536])
+@pytest.mark.parametrize("rate_hz", [16_000, 44_100])
+def test_zeros_in_an_mp3_cost_no_more_than_some_seconds(tmp_path: Path, rate_hz: int, num_bytes: int) -> None:
+    """At a few hundred of them libmpg123 stops as at the end of the file, without an error."""
+    content = bytearray(encoded(speech_like(20.0, rate_hz=rate_hz), "mp3", rate_hz))
+    lost_s = num_bytes / len(content) * 20.0
+    place = len(content) // 2
+    content[place : place + num_bytes] = bytes(num_bytes)
+    (tmp_path / "a.mp3").write_bytes(content)
+    assert total_s(clip_of(tmp_path / "a.mp3", 0.0, 20.0)) < lost_s + 5.0
+
+
+def test_an_mp3_that_ends_with_pictures(tmp_path: Path) -> None:
+    content = with_constant_rate(tmp_path, 44_100)
+    (tmp_path / "a.mp3").write_bytes(content + b"APETAGEX" + bytes(80_000))
+    clip = clip_of(tmp_path / "a.mp3", 0.0, probe(str(tmp_path / "a.mp3")).duration_s)
+    assert clip.stretches()[0].stop / SAMPLE_RATE_HZ == pytest.approx(60.0, abs=1.0)
+
+
 @pytest.mark.parametrize("rate_hz", [16_000, 44_100])
 def test_samples_that_are_no_numbers_cost_a_tenth_of_a_second(tmp_path: Path, rate_hz: int) -> None:
     samples = speech_like(20.0, rate_hz=rate_hz)
@@ -265,8 +284,18 @@ def test_chunks_behind_the_data_of_a_wav_are_no_audio(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rate_hz", [22_050, 44_100])
 def test_an_mp3_that_does_not_say_how_long_it_is(tmp_path: Path, rate_hz: int) -> None:
     """Of constant rate and without a Xing header; libsndfile takes it for up to half a percent longer."""
-    samples = (speech_like(60.0, rate_hz=rate_hz) * 32767).astype(np.int16)
     path = tmp_path / "a.mp3"
+    path.write_bytes(with_constant_rate(tmp_path, rate_hz))
+    duration_s = probe(str(path)).duration_s
+    clip = clip_of(path, 0.0, duration_s)
+    assert clip.duration_s == pytest.approx(60.0, abs=0.15)
+    assert clip.duration_s + total_s(clip) == pytest.approx(duration_s, abs=0.1)
+
+
+def with_constant_rate(tmp_path: Path, rate_hz: int) -> bytes:
+    """An mp3 of a minute, 64 kbit/s, without a frame that says so."""
+    samples = (speech_like(60.0, rate_hz=rate_hz) * 32767).astype(np.int16)
+    path = tmp_path / "constant.mp3"
     options = {"write_xing": "0", "id3v2_version": "0"}
     with av.open(str(path), "w", format="mp3", options=options) as container:
         stream = container.add_stream("libmp3lame", rate=rate_hz, layout="mono")
@@ -276,10 +305,7 @@ def test_an_mp3_that_does_not_say_how_long_it_is(tmp_path: Path, rate_hz: int) -
             frame.sample_rate = rate_hz
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    duration_s = probe(str(path)).duration_s
-    clip = clip_of(path, 0.0, duration_s)
-    assert clip.duration_s == pytest.approx(60.0, abs=0.15)
-    assert clip.duration_s + total_s(clip) == pytest.approx(duration_s, abs=0.1)
+    return path.read_bytes()
 
 
 # Reading on
