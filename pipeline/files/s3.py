@@ -103,8 +103,9 @@ def read_range(uri: str, start: int, length: int) -> bytes:
 
 
 def open_read(uri: str, read_ahead_bytes: int = READ_AHEAD_BYTES) -> io.BufferedReader:
-    """Opens a seekable reader that requests ranges of the object on demand."""
-    return io.BufferedReader(RangeReader(size(uri), functools.partial(read_range, uri)), read_ahead_bytes)
+    """Opens a seekable reader that requests ranges of the object on demand, and keeps the last ones."""
+    ranges = RangeReader(size(uri), functools.partial(read_range, uri), kept_bytes=read_ahead_bytes)
+    return io.BufferedReader(ranges, read_ahead_bytes)
 
 
 def write_bytes(uri: str, data: bytes | memoryview) -> None:

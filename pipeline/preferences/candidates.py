@@ -74,15 +74,17 @@ def speak_texts(
     from pipeline.synthetic.espeak import synthesize
 
     spoken = []
+    there = set(storage.list_files(storage.join(folder, AUDIO)))
     for number, triple in enumerate(triples, start=1):
         if triple.audio is not None:
             spoken.append(triple)
             continue
         assert triple.texts is not None
         voice = voices[drawn(seed, "voice", triple.pair_id) % len(voices)]
-        uris = [storage.join(folder, AUDIO, f"{make_key(triple.pair_id)}-{part}.wav") for part in PARTS]
-        for uri, text in zip(uris, triple.texts, strict=True):
-            if not storage.exists(uri):
+        names = [f"{make_key(triple.pair_id)}-{part}.wav" for part in PARTS]
+        uris = [storage.join(folder, AUDIO, name) for name in names]
+        for name, uri, text in zip(names, uris, triple.texts, strict=True):
+            if name not in there:
                 buffer = io.BytesIO()
                 soundfile.write(buffer, *synthesize(text, voice), format="WAV")
                 storage.write_bytes(uri, buffer.getvalue())
