@@ -1,6 +1,6 @@
-"""What a model says to the prompts of STSP, drawn once and kept.
+"""What a model says to the prompts of STSP, drawn once and kept: an interruption costs the answers under way.
 
-    <folder>/stsp/<key>.parquet    a row a prompt: item_id, text or units, and how many tries it took
+    <folder>/stsp/<key>/part-*.parquet    a row a prompt: item_id, text or units, and how many tries it took
 
 The key is a hash of the model, the prompts and how answers are drawn. An answer in which there is nothing to judge (no
 text, no units) is drawn anew, by another seed, until there is or the tries are used up.
@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from model.lm.parts import Part, encode
 from pipeline.evaluation.results import LeftOut
-from pipeline.files import parquet, storage
+from pipeline.evaluation.speech.kept_parts import parts_made_here
+from pipeline.files import storage
 from pipeline.stage import digest
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ SCHEMA = pa.schema(
         pa.field("num_tries", pa.int32(), nullable=False),
     ]
 )
-# Prompts that are answered between two reports.
+# Prompts that are answered, and whose answers are kept, together.
 PROMPTS_AT_ONCE = 32
 
 
@@ -130,42 +131,41 @@ def answers_of(
     ]
     how = json.dumps({**asdict(replace(drawing, batch_size=0)), "run": run}, sort_keys=True)
     fingerprint = digest(subject.model_fingerprint, subject.dtype, how, *content)
-    uri = storage.join(subject.output, "stsp", f"{fingerprint[:16]}.parquet")
-    if not storage.exists(uri):
-        parquet.write(uri, _drawn(subject, model, prompts, drawing, run))
+    ids = list(prompts)
+
+    def draw(some: slice) -> pa.Table:
+        return _drawn(model, {item_id: prompts[item_id] for item_id in ids[some]}, drawing, run)
+
+    folder = storage.join(subject.output, "stsp", fingerprint[:16])
+    parts = parts_made_here(folder, len(ids), PROMPTS_AT_ONCE, draw, subject.report, "answered prompts")
     answers = {}
-    for row in parquet.read(uri).to_pylist():
+    for row in (row for part in parts for row in part.to_pylist()):
         units = None if row["units"] is None else Part("speech", np.asarray(row["units"], np.int64))
         answers[row["item_id"]] = Answer(prompts[row["item_id"]], row["text"], units, row["num_tries"])
     return answers, fingerprint
 
 
-def _drawn(
-    subject: Subject, model: TextAndSpeechLM, prompts: Mapping[str, tuple[Part, ...]], drawing: Drawing, run: int
-) -> pa.Table:
-    ids = list(prompts)
+def _drawn(model: TextAndSpeechLM, prompts: Mapping[str, tuple[Part, ...]], drawing: Drawing, run: int) -> pa.Table:
     rows = []
-    for start in range(0, len(ids), PROMPTS_AT_ONCE):
-        waiting = ids[start : start + PROMPTS_AT_ONCE]
-        for number in range(drawing.num_tries):
-            continued = model.continue_batch(
-                [prompts[item_id] for item_id in waiting],
-                drawing.modality,
-                drawing.of_try(run, number),
-                max_new_tokens=drawing.max_new_tokens,
-                batch_size=drawing.batch_size,
-            )
-            is_last = number == drawing.num_tries - 1
-            made = [
-                _row(item_id, _answer(parts, prompts[item_id], model, drawing), number + 1)
-                for item_id, (parts,) in zip(waiting, continued, strict=True)
-            ]
-            done = [row for row in made if is_last or row["text"] or row["units"]]
-            rows += done
-            waiting = [item_id for item_id in waiting if item_id not in {row["item_id"] for row in done}]
-            if not waiting:
-                break
-        subject.report(min(start + PROMPTS_AT_ONCE, len(ids)), len(ids), "answered prompts")
+    waiting = list(prompts)
+    for number in range(drawing.num_tries):
+        continued = model.continue_batch(
+            [prompts[item_id] for item_id in waiting],
+            drawing.modality,
+            drawing.of_try(run, number),
+            max_new_tokens=drawing.max_new_tokens,
+            batch_size=drawing.batch_size,
+        )
+        is_last = number == drawing.num_tries - 1
+        made = [
+            _row(item_id, _answer(parts, prompts[item_id], model, drawing), number + 1)
+            for item_id, (parts,) in zip(waiting, continued, strict=True)
+        ]
+        done = [row for row in made if is_last or row["text"] or row["units"]]
+        rows += done
+        waiting = [item_id for item_id in waiting if item_id not in {row["item_id"] for row in done}]
+        if not waiting:
+            break
     return pa.Table.from_pylist(rows, SCHEMA)
 
 

@@ -1,6 +1,6 @@
-"""Continuations of spoken prompts by a speech LM, drawn once and kept.
+"""Continuations of spoken prompts by a speech LM, drawn once and kept: an interruption costs those under way.
 
-    <folder>/continuations/<key>.parquet    a row a continuation: item_id (the prompt's), number, units
+    <folder>/continuations/<key>/part-*.parquet    a row a continuation: item_id (the prompt's), number, units
 
 The key is a hash of the model, the prompts' units and how units are drawn.
 """
@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.evaluation.results import LeftOut
-from pipeline.files import parquet, storage
+from pipeline.evaluation.speech.kept_parts import parts_made_here
+from pipeline.files import storage
 from pipeline.speaking.units import Units
 from pipeline.stage import digest
 
@@ -35,7 +36,7 @@ SCHEMA = pa.schema(
         pa.field("units", pa.list_(pa.uint16()), nullable=False),
     ]
 )
-# Prompts that are continued between two reports.
+# Prompts whose continuations are drawn, and kept, together.
 PROMPTS_AT_ONCE = 32
 
 
@@ -77,11 +78,15 @@ def continuations_of(
         str(num_continuations),
         subject.dtype,
     )
-    uri = storage.join(subject.output, "continuations", f"{fingerprint[:16]}.parquet")
-    if not storage.exists(uri):
-        parquet.write(uri, _drawn(subject, usable, sampling, num_continuations))
+    ids = list(usable)
+
+    def draw(some: slice) -> pa.Table:
+        return _drawn(subject, {item_id: usable[item_id] for item_id in ids[some]}, sampling, num_continuations)
+
+    folder = storage.join(subject.output, "continuations", fingerprint[:16])
+    parts = parts_made_here(folder, len(ids), PROMPTS_AT_ONCE, draw, subject.report, "continued prompts")
     continuations = []
-    for row in parquet.read(uri).to_pylist():
+    for row in (row for part in parts for row in part.to_pylist()):
         item_id = row["item_id"]
         name = item_id if num_continuations == 1 else f"{item_id}-{row['number']}"
         continuations.append(Continuation(name, item_id, usable[item_id].values, np.asarray(row["units"], np.uint16)))
@@ -91,15 +96,10 @@ def continuations_of(
 def _drawn(
     subject: Subject, prompts: Mapping[str, Units], sampling: SamplingConfig, num_continuations: int
 ) -> pa.Table:
-    ids = list(prompts)
-    rows = []
-    for start in range(0, len(ids), PROMPTS_AT_ONCE):
-        some = ids[start : start + PROMPTS_AT_ONCE]
-        drawn = subject.lm.continue_batch([prompts[one] for one in some], sampling, num_continuations)
-        for item_id, continuations in zip(some, drawn, strict=True):
-            rows += [
-                {"item_id": item_id, "number": number, "units": more.values}
-                for number, more in enumerate(continuations)
-            ]
-        subject.report(start + len(some), len(ids), "continued prompts")
+    drawn = subject.lm.continue_batch(list(prompts.values()), sampling, num_continuations)
+    rows = [
+        {"item_id": item_id, "number": number, "units": more.values}
+        for item_id, continuations in zip(prompts, drawn, strict=True)
+        for number, more in enumerate(continuations)
+    ]
     return pa.Table.from_pylist(rows, SCHEMA)

@@ -1,21 +1,27 @@
 """What a model of text and speech answers to prompts that show by examples what is asked: for ASR, TTS and intents.
 
-The units of all clips are made as those of any benchmark, and answers are drawn in batches.
+    <folder>/answers/<key>/part-*.parquet    a row a prompt: item_id, text or units
+
+The units of all clips are made as those of any benchmark. Answers are drawn in batches, once, and kept: an interruption
+costs those under way. The key is a hash of the model, the prompts and how answers are drawn.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
 from model.lm.parts import Part, encode
 from pipeline.errors import TwistError
 from pipeline.evaluation.item_units import AudioItem
 from pipeline.evaluation.pairs.directions import require_text
 from pipeline.evaluation.results import LeftOut
+from pipeline.evaluation.speech.kept_parts import parts_made_here
 from pipeline.files import storage
 from pipeline.speaking.few_shot import ANSWERED_IN, ASKED_IN, draw_shots, few_shot_prompt, read_examples
 from pipeline.speaking.prompts import PromptPart
@@ -31,7 +37,14 @@ if TYPE_CHECKING:
     from pipeline.evaluation.subject import Subject
     from pipeline.speaking.few_shot import Example, Task
 
-# Prompts that are answered between two reports.
+SCHEMA = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("text", pa.string()),
+        pa.field("units", pa.list_(pa.uint16())),
+    ]
+)
+# Prompts that are answered, and whose answers are kept, together.
 PROMPTS_AT_ONCE = 32
 STOP = "stop"
 
@@ -169,18 +182,41 @@ def _answered(
     sampling: SamplingConfig,
     max_new_tokens: int,
 ) -> tuple[dict[str, str], dict[str, NDArray[np.int64]]]:
-    texts: dict[str, str] = {}
-    units: dict[str, NDArray[np.int64]] = {}
     ids = list(prompts)
-    for start in range(0, len(ids), PROMPTS_AT_ONCE):
-        some = ids[start : start + PROMPTS_AT_ONCE]
-        continued = model.continue_batch(
-            [prompts[one] for one in some], ANSWERED_IN[task], sampling, max_new_tokens=max_new_tokens
-        )
-        for item_id, (answer,) in zip(some, continued, strict=True):
-            if ANSWERED_IN[task] == "text":
-                texts[item_id] = "".join(model.text_of(part, prompts[item_id][-1]) for part in answer)
-            else:
-                units[item_id] = np.concatenate([np.zeros(0, np.int64), *(part.values for part in answer)])
-        subject.report(start + len(some), len(ids), "answers")
+
+    def draw(some: slice) -> pa.Table:
+        return _drawn(model, task, {one: prompts[one] for one in ids[some]}, sampling, max_new_tokens)
+
+    how = json.dumps({**asdict(sampling), "task": task, "max_new_tokens": max_new_tokens}, sort_keys=True)
+    content = [
+        piece.encode() if isinstance(piece, str) else piece.values.tobytes()
+        for item_id, prompt in prompts.items()
+        for part in prompt
+        for piece in (item_id, part.modality, part)
+    ]
+    key = digest(subject.model_fingerprint, subject.dtype, how, *content)[:16]
+    folder = storage.join(subject.output, "answers", key)
+    parts = parts_made_here(folder, len(ids), PROMPTS_AT_ONCE, draw, subject.report, "answers")
+    rows = [row for part in parts for row in part.to_pylist()]
+    texts = {row["item_id"]: row["text"] for row in rows if row["text"] is not None}
+    units = {row["item_id"]: np.asarray(row["units"], np.int64) for row in rows if row["units"] is not None}
     return texts, units
+
+
+def _drawn(
+    model: TextAndSpeechLM,
+    task: Task,
+    prompts: Mapping[str, list[Part]],
+    sampling: SamplingConfig,
+    max_new_tokens: int,
+) -> pa.Table:
+    continued = model.continue_batch(list(prompts.values()), ANSWERED_IN[task], sampling, max_new_tokens=max_new_tokens)
+    rows = []
+    for (item_id, prompt), (answer,) in zip(prompts.items(), continued, strict=True):
+        if ANSWERED_IN[task] == "text":
+            text = "".join(model.text_of(part, prompt[-1]) for part in answer)
+            rows.append({"item_id": item_id, "text": text, "units": None})
+        else:
+            units = [int(unit) for part in answer for unit in part.values]
+            rows.append({"item_id": item_id, "text": None, "units": units})
+    return pa.Table.from_pylist(rows, SCHEMA)
