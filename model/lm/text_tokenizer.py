@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from model.artefacts import local_path
 from pipeline.errors import TwistError, brief
+from pipeline.files import foreign_json
 from pipeline.files.checksums import sha256_of_files
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def fingerprint_of_tokenizer(folder: str) -> str:
 def _rows(folder: Path) -> int:
     """The rows of the table of the LM in a folder; 0 where it does not say."""
     try:
-        rows = json.loads((folder / "config.json").read_text()).get("vocab_size")
+        rows = foreign_json.parse((folder / "config.json").read_bytes()).get("vocab_size")
     except (FileNotFoundError, ValueError, AttributeError):
         return 0
     return rows if isinstance(rows, int) else 0

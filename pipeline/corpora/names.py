@@ -1,4 +1,4 @@
-"""Finds the file that a table means, however the table writes its name.
+"""Finds the file that a table means, however the table writes its name, and refuses names of files elsewhere.
 
 A name is looked for as it is written; then as Unicode puts the same letters together (macOS takes them apart), without
 `./` and doubled slashes; then with slashes for backslashes and without blanks or quotes around it; then in any case. A
@@ -12,6 +12,8 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from pipeline.corpora.source import CorpusError
+from pipeline.errors import TwistError, brief
+from pipeline.files import storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -102,6 +104,19 @@ def leaves_its_folder(name: str) -> bool:
         if depth < 0:
             return True
     return False
+
+
+def beside_table(table: str, path: str, where: str) -> str:
+    """The URI of a file that a table names: relative to the table's folder and in it, or absolute, or s3://.
+
+    Raises:
+        TwistError: a relative path leaves the folder; `where` tells the place in the table.
+    """
+    if path.startswith(("/", "s3://")):
+        return path
+    if leaves_its_folder(path):
+        raise TwistError(f"{where}: the path {brief(path)} leaves the folder of the table; give it as an absolute path")
+    return storage.join(table.rpartition("/")[0] or ".", path)
 
 
 def refuse_strangers(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from model.device import pick_device
 from model.lm.mixture.config import TEXT
@@ -126,11 +127,11 @@ def _speakers(dataset: Dataset, split: str) -> dict[str, str]:
     """The speaker of each sample in a split, by its key; where that is not known, its recording."""
     found = {}
     for table in dataset.rows(["key", "split", "corpus", "speaker", "segment_id"]):
-        for row in table.to_pylist():
-            if row["split"] == split:
-                told = row["speaker"]
-                recording = row["segment_id"].rpartition("#")[0]
-                found[row["key"]] = f"recording {recording}" if told is None else f"{row['corpus']} speaker {told}"
+        rows = table.filter(pc.equal(table["split"], split))
+        columns = (rows[name].to_pylist() for name in ("key", "corpus", "speaker", "segment_id"))
+        for key, corpus, speaker, segment_id in zip(*columns, strict=True):
+            recording = segment_id.rpartition("#")[0]
+            found[key] = f"recording {recording}" if speaker is None else f"{corpus} speaker {speaker}"
     return found
 
 

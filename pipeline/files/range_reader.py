@@ -17,8 +17,8 @@ KEPT_RANGES = 2
 class RangeReader(io.RawIOBase):
     """Reads `size` bytes through `read_range(start, length)`; wrap it in a BufferedReader.
 
-    Decoders go to the end of a file and back to its beginning a dozen times, and a BufferedReader forgets each time what
-    it has read. So the last ranges are kept here, if they are of `kept_bytes` or less, and not asked for again.
+    Decoders go to the end of a file and back to its beginning a dozen times, and a BufferedReader forgets each time
+    what it has read. So the last ranges are kept here, if they are of `kept_bytes` or less, and not asked for again.
     """
 
     def __init__(self, size: int, read_range: Callable[[int, int], bytes], kept_bytes: int = 0) -> None:

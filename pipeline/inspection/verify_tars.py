@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import tarfile
 import zlib
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.files import storage
+from pipeline.files import foreign_json, storage
 from pipeline.inspection.verify_streams import verify_streams
 from pipeline.inspection.verify_words import verify_sample_words
 from pipeline.shards import DATASET, MANIFEST, num_runs
@@ -64,7 +63,7 @@ def verify_tar(
         return
     for index, (row, members) in enumerate(zip(rows, samples.values(), strict=True)):
         where = f"{uri}: {row['key']}"
-        description = json.loads(members["json"].data) if "json" in members else {}
+        description = foreign_json.parse(members["json"].data) if "json" in members else {}
         expected = MEMBERS | MEMBERS_OF_WORDS if "words" in description else MEMBERS
         has_streams = bool(members.keys() & MEMBERS_OF_STREAMS) and dataset.has_streams
         if has_streams:
@@ -125,7 +124,7 @@ def _manifest_row(
     path: str, index: int, key: str, members: dict[str, Member], num_units: int, content: bytes
 ) -> dict[str, Any]:
     """What the manifest must say of a sample, by its tar (`content`) alone."""
-    description = json.loads(members["json"].data)
+    description = foreign_json.parse(members["json"].data)
     units = members["units.npy"]
     offset = min(member.offset for member in members.values())
     end = units.data_offset + len(units.data)

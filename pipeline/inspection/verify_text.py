@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.files import parquet, storage
+from pipeline.files import foreign_json, parquet, storage
 from pipeline.inspection.accounts import repeated
 from pipeline.inspection.verify_shards import (
     RowsByShard,
@@ -101,7 +100,7 @@ def _verify_tar(dataset: TextDataset, shard: dict[str, Any], rows: list[dict[str
             "offset": offset,
             "tokens_offset": tokens_offset,
             "num_tokens": len(tokens),
-            "corpus": json.loads(members["json"].data)["corpus"],
+            "corpus": foreign_json.parse(members["json"].data)["corpus"],
             "split": shard["path"].partition("/")[0],
             "tokens_crc32": zlib.crc32(memoryview(content)[tokens_offset:end]),
             "sample_crc32": zlib.crc32(memoryview(content)[offset:end]),

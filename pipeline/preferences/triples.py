@@ -19,6 +19,7 @@ from urllib.parse import quote
 import pyarrow.parquet as pq
 
 from model.preferences.pair_shards import PARTS, SPLITS
+from pipeline.corpora.names import beside_table
 from pipeline.errors import TwistError
 from pipeline.files import csv_table, foreign_json, storage
 
@@ -78,7 +79,7 @@ def drawn(seed: int, *names: str) -> int:
 
 
 def _of_jsonl(source: str) -> Iterator[Triple]:
-    folder = storage.absolute(source).rpartition("/")[0]
+    table = storage.absolute(source)
     try:
         lines = storage.read_bytes(source).decode("utf-8").splitlines()
     except FileNotFoundError:
@@ -98,7 +99,7 @@ def _of_jsonl(source: str) -> Iterator[Triple]:
         paths, texts = _parts(row, PATHS), _parts(row, TEXTS)
         if paths is None and texts is None:
             raise TwistError(f"{where} has neither prompt_path, chosen_path, rejected_path nor prompt_text, ...")
-        audio = paths and tuple(path if "://" in path else storage.join(folder, path) for path in paths)
+        audio = paths and tuple(beside_table(table, path, where) for path in paths)
         yield Triple(str(row.get("id", number)), audio, texts, _split(row.get("split"), where), row.get("speaker"))  # type: ignore[arg-type]
 
 

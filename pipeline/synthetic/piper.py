@@ -10,7 +10,6 @@ Source: rhasspy/piper's training documentation and `phoneme_id_map` in the JSON 
 from __future__ import annotations
 
 import functools
-import json
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.errors import TwistError
+from pipeline.files import foreign_json
 from pipeline.synthetic.espeak import spell_in_ipa
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _settings_of(path: Path) -> tuple[int, str, dict[str, list[int]], float]:
         if not file.is_file():
             raise TwistError(f"there is no {file}: a voice of Piper is NAME{SUFFIX} and NAME{SUFFIX}.json side by side")
     try:
-        facts = json.loads(described.read_bytes())
+        facts = foreign_json.parse(described.read_bytes())
         ids = {str(phoneme): [int(one) for one in numbers] for phoneme, numbers in facts["phoneme_id_map"].items()}
         if not {PAD, START, END} <= ids.keys() or int(facts["audio"]["sample_rate"]) < 1:
             raise KeyError(f"{PAD} {START} {END}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.corpora.names import beside_table
 from pipeline.corpora.tables import number, read_json_lines
 from pipeline.errors import TwistError, brief
 from pipeline.evaluation.item_units import AudioItem
@@ -94,8 +95,7 @@ def _piece(told: Any, name: str, pair_id: str, uri: str, where: str) -> Piece:
     start_s, end_s = number(told.get("start_s", 0.0)), number(told.get("end_s", 0.0))
     if start_s is None or end_s is None or ("end_s" in told and end_s <= start_s):
         raise TwistError(f"{where}: the {name} has no stretch of time in start_s and end_s")
-    place = path if storage.is_s3(path) else storage.join(uri.rpartition("/")[0] or ".", path)
-    item = AudioItem(f"{pair_id}/{name}", place, start_s, end_s if "end_s" in told else None)
+    item = AudioItem(f"{pair_id}/{name}", beside_table(uri, path, where), start_s, end_s if "end_s" in told else None)
     return Piece(text, item)
 
 

@@ -7,6 +7,7 @@ pairs.csv: positive,negative[,id][,group]            (or .tsv; paths relative to
 from __future__ import annotations
 
 from pipeline.audio.read import AUDIO_SUFFIXES
+from pipeline.corpora.names import beside_table
 from pipeline.errors import TwistError
 from pipeline.evaluation.item_units import AudioItem
 from pipeline.evaluation.pairs.likelier import Pair
@@ -48,7 +49,6 @@ def _of_folder(folder: str) -> tuple[list[Pair], list[LeftOut]]:
 
 
 def _of_table(uri: str) -> tuple[list[Pair], list[LeftOut]]:
-    folder = uri.rpartition("/")[0] or "."
     pairs: dict[str, Pair] = {}
     left_out = []
     for number, row in csv_table.read_rows(uri, ("positive", "negative")):
@@ -58,10 +58,9 @@ def _of_table(uri: str) -> tuple[list[Pair], list[LeftOut]]:
         if lacks := [side for side in ("positive", "negative") if not row[side]]:
             left_out.append(LeftOut(pair_id, "unpaired", f"line {number} has no {lacks[0]}"))
             continue
-        positive, negative = (AudioItem(row[side], _uri(folder, row[side])) for side in ("positive", "negative"))
+        positive, negative = (
+            AudioItem(row[side], beside_table(uri, row[side], f"{uri}, line {number}"))
+            for side in ("positive", "negative")
+        )
         pairs[pair_id] = Pair(pair_id, row.get("group") or pair_id, positive, negative)
     return list(pairs.values()), left_out
-
-
-def _uri(folder: str, path: str) -> str:
-    return path if storage.is_s3(path) else storage.join(folder, path)

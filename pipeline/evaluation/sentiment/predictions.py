@@ -80,7 +80,8 @@ def score_predictions(references: str, predictions: str, label: Label = "sentime
         label: What of a record the prediction must equal.
 
     Raises:
-        TwistError: a file cannot be read, or the predictions are not those of the records, one each.
+        TwistError: a file cannot be read, two records have one id, or the predictions are not those of the records,
+            one each.
     """
     wanted: dict[str, str] = {}
     for where, record in json_lines(references):
@@ -89,7 +90,9 @@ def score_predictions(references: str, predictions: str, label: Label = "sentime
             told = sentiment_of(record, where)
         if "id" not in record or told is None:
             raise TwistError(f"{where} has no {'id' if 'id' not in record else label}, so that nothing can be scored")
-        wanted[str(record["id"])] = str(told)
+        if (name := str(record["id"])) in wanted:
+            raise TwistError(f"{where} has the id {brief(name)}, which an earlier record has")
+        wanted[name] = str(told)
     found: dict[str, str] = {}
     for where, line in json_lines(predictions):
         if "id" not in line or "pred" not in line:

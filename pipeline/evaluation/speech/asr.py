@@ -8,7 +8,6 @@ than Whisper's window is heard in pieces of that length.
 from __future__ import annotations
 
 import functools
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +18,7 @@ from model.training import checkpoint
 from pipeline.errors import TwistError
 from pipeline.evaluation.speech.extra import needs_extra
 from pipeline.evaluation.speech.stored_model import StoredModel, loading
-from pipeline.files import storage
+from pipeline.files import foreign_json, storage
 from pipeline.records import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ def _kind_of(folder: Path, source: str) -> Kind:
         return "faster-whisper"
     config = folder / "config.json"
     try:
-        facts = json.loads(config.read_bytes()) if config.is_file() else {}
+        facts = foreign_json.parse(config.read_bytes()) if config.is_file() else {}
         architectures = [str(name) for name in facts.get("architectures") or ()]
     except (ValueError, AttributeError) as error:
         raise TwistError(f"{config} is damaged: {error}") from error

@@ -211,7 +211,7 @@ def _drawn(
     max_new_tokens: int,
 ) -> pa.Table:
     continued = model.continue_batch(list(prompts.values()), ANSWERED_IN[task], sampling, max_new_tokens=max_new_tokens)
-    rows = []
+    rows: list[dict[str, object]] = []
     for (item_id, prompt), (answer,) in zip(prompts.items(), continued, strict=True):
         if ANSWERED_IN[task] == "text":
             text = "".join(model.text_of(part, prompt[-1]) for part in answer)

@@ -6,18 +6,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
 from pipeline.corpora import columns
+from pipeline.corpora.names import beside_table
 from pipeline.corpora.readers import find_recordings
 from pipeline.corpora.source import AudioFile, CorpusConfig
 from pipeline.errors import TwistError
 from pipeline.evaluation.item_units import AudioItem
-from pipeline.files import csv_table, parquet, storage
+from pipeline.files import csv_table, foreign_json, parquet, storage
 from pipeline.runs import MANIFEST, SHARDS
 from pipeline.segments.segment import open_segments
 from pipeline.shards import open_dataset
@@ -132,22 +132,23 @@ def _of_table(uri: str, split: str) -> Iterator[Utterance]:
             rows = [dict(row) for _, row in csv_table.read_rows(uri)]
     except FileNotFoundError:
         raise TwistError(f"there is no table {uri}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
+    except TwistError:
+        raise
+    except (ValueError, AttributeError) as error:
         raise TwistError(f"{uri} is no table in UTF-8 that can be read: {error}") from error
     chosen = columns.choose_columns(list(dict.fromkeys(name for row in rows for name in row)), columns.COLUMNS)
     if "path" not in chosen:
         raise TwistError(f"{uri} has no column `audio` with the audio's paths")
-    folder = uri.rpartition("/")[0] or "."
-    for row in rows:
+    for number, row in enumerate(rows, start=1):
         told = {field: str(row[column]) for field, column in chosen.items() if row.get(column) not in (None, "")}
         path = told.get("path")
         if path is None:
             raise TwistError(f"{uri} has a row without audio: {row}")
         if columns.SPLITS.get(told.get("split", split).lower(), told.get("split")) == split:
-            place = path if storage.is_s3(path) else storage.join(folder, path)
+            place = beside_table(uri, path, f"{uri}, row {number}")
             yield Utterance(AudioItem(str(row.get("id") or path), place), told.get("text"), told.get("speaker"))
 
 
 def _json_rows(text: str) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+    rows = [foreign_json.parse(line) for line in text.split("\n") if line.strip()]
     return [dict(row.items()) for row in rows]

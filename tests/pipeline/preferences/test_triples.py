@@ -81,6 +81,7 @@ def test_spoken_swag_has_audio_in_parquet(tmp_path: Path) -> None:
         ("{", "line 1 is no JSON"),
         ("[1]", "line 1 is no JSON object"),
         ('{"prompt_path": "a"}', "line 1 has neither"),
+        ('{"prompt_path": "a", "chosen_path": "../b", "rejected_path": "c"}', "line 1: the path '../b' leaves"),
         (json.dumps({**TEXTS, "split": "test"}), "must be train or validation"),
         ("\n".join([json.dumps({**TEXTS, "id": 1})] * 2), "two triples that are called 1"),
     ],

@@ -204,6 +204,7 @@ def test_slamkits_folder(tmp_path: Path) -> None:
         ({}, 'line 1 has no "id"'),
         ({"id": 1, "context": {"text": "a"}, "right": {"text": "b"}}, "null is no wrong|None is no wrong"),
         ({"id": 1, "context": {"text": ["a"]}}, "must be strings"),
+        ({"id": 1, "context": {"audio": "a/../../b.wav"}}, r"line 1: the path 'a/../../b.wav' leaves the folder"),
         ({"id": 1, "context": {"audio": "a.wav", "start_s": 2, "end_s": 1}}, "no stretch of time"),
     ],
 )

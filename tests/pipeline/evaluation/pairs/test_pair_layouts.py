@@ -69,10 +69,11 @@ def test_two_files_that_one_twin_could_have_are_refused(tmp_path):
 
 def test_a_table_of_pairs(tmp_path):
     table = tmp_path / "pairs.csv"
-    table.write_text("id,positive,negative,group\nx,a.wav,s3://bucket/b.wav,g\ny,a.wav,c.wav,g\nz,,d.wav,\n")
+    table.write_text("id,positive,negative,group\nx,a.wav,s3://bucket/b.wav,g\ny,a.wav,/mnt/c.wav,g\nz,,d.wav,\n")
     pairs, unpaired = pair_files.read_pairs(str(table))
     assert [(pair.pair_id, pair.group) for pair in pairs] == [("x", "g"), ("y", "g")]
     assert (pairs[0].positive.uri, pairs[0].negative.uri) == (str(tmp_path / "a.wav"), "s3://bucket/b.wav")
+    assert pairs[1].negative.uri == "/mnt/c.wav"
     assert [(one.item_id, one.detail) for one in unpaired] == [("z", "line 4 has no positive")]
 
 
@@ -83,6 +84,7 @@ def test_a_table_of_pairs(tmp_path):
         ("id,positive,negative\n1,a,b\n1,c,d\n", "line 3: the id 1 was there before"),
         ("id,positive,negative\n1,a\n", "line 2: it has 2 fields; the first line names 3"),
         ('positive,negative\n"a\nb",c,d\n', "line 3: it has 3 fields"),
+        ("positive,negative\na,b\nc,in/../../d\n", r"line 3: the path 'in/../../d' leaves the folder"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_told(tmp_path, content, says):

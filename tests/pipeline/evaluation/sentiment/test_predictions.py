@@ -64,6 +64,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ([{"id": 1, "emotion": "sad"}], [], "1 records and .* 0 predictions"),
         ([{"id": 1, "emotion": "sad"}], [{"id": "2", "pred": "negative"}], "must be of the same ids: .* lacks"),
         ([{"id": 1, "emotion": "sad"}], [{"id": "1", "pred": "x"}, {"id": 1, "pred": "x"}], "for the second time"),
+        ([{"id": 1, "emotion": "sad"}, {"id": "1", "emotion": "happy"}], [], "line 2 has the id '1', which an earlier"),
         ([{"id": 1, "emotion": "bored"}], [{"id": "1", "pred": "x"}], "emotion 'bored'; it must be one of"),
         ([{"emotion": "sad"}], [{"id": "1", "pred": "x"}], "line 1 has no id"),
         ([{"id": 1}], [{"id": "1", "pred": "x"}], "emotion None"),

@@ -57,7 +57,9 @@ def test_a_corpus_is_read_as_by_the_pipeline(speech):
         ("clips.csv", "file_id,text\na,b\n", "has no column `audio`"),
         ("clips.jsonl", "[1]\n", "is no table"),
         ("clips.jsonl", "{\n", "is no table"),
+        ("clips.jsonl", "[" * 200_000, "is no table"),
         ("clips.csv", "audio,text\n,b\n", "a row without audio"),
+        ("clips.csv", "audio\na.wav\n../b.wav\n", r"row 2: the path '../b.wav' leaves the folder"),
         ("clips.csv", "audio,text\n", "has no column|holds no audio"),
     ],
 )
