@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from model.artefacts import local_path
 from model.device import Device, pick_device
+from model.foreign_config import read_content, refuse_hostile
 from pipeline.errors import TwistError
 from pipeline.records import SAMPLE_RATE_HZ
 
@@ -54,10 +55,12 @@ class Recognizer:
         from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForCTC, Wav2Vec2CTCTokenizer
 
         self.device = pick_device(device)
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCTC.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        refuse_hostile(read_content(folder))
+        settings: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        config = AutoConfig.from_pretrained(folder, **settings)
+        model = AutoModelForCTC.from_pretrained(folder, use_safetensors=True, **settings)
         self._model = model.float().eval().to(self.device)
-        self._normalizes = bool(AutoFeatureExtractor.from_pretrained(folder, local_files_only=True).do_normalize)
+        self._normalizes = bool(AutoFeatureExtractor.from_pretrained(folder, **settings).do_normalize)
         self.num_units = int(config.vocab_size)
         self.blank = int(config.pad_token_id)
         self.hop_samples = int(math.prod(config.conv_stride))

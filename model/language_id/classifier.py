@@ -20,10 +20,11 @@ from torch import Tensor
 
 from model.artefacts import local_path
 from model.device import Device, pick_device
+from model.foreign_config import architectures_of, read_content, refuse_hostile
 from model.language_id.ecapa import EcapaClassifier
 from model.torch_file import TorchFile, mapping
 from pipeline.errors import TwistError
-from pipeline.files import foreign_json, storage
+from pipeline.files import storage
 from pipeline.files.checksums import sha256_of_files
 
 if TYPE_CHECKING:
@@ -65,18 +66,18 @@ def find_language_classifier(path_or_name: str) -> tuple[Path, Kind]:
     if all((folder / name).is_file() for name in ECAPA_FILES):
         return folder, "ecapa"
     try:
-        config = foreign_json.parse((folder / "config.json").read_text(encoding="utf-8"))
+        architectures = architectures_of(read_content(folder))
     except (OSError, ValueError) as error:
         raise TwistError(
             f"{folder} holds no classifier of languages: neither a config.json of transformers nor "
             f"{', '.join(ECAPA_FILES)} ({error})"
         ) from None
-    architectures = config.get("architectures") or [""]
-    if architectures[0].startswith("WhisperFor"):
+    name = architectures[0] if architectures else ""
+    if name.startswith("WhisperFor"):
         return folder, "whisper"
-    if architectures[0] == "Wav2Vec2ForSequenceClassification":
+    if name == "Wav2Vec2ForSequenceClassification":
         return folder, "wav2vec2"
-    raise TwistError(f"{folder} holds a {architectures[0] or 'model of no stated kind'}, which tells no languages")
+    raise TwistError(f"{folder} holds a {name or 'model of no stated kind'}, which tells no languages")
 
 
 def fingerprint_of_classifier(folder: Path) -> str:
@@ -98,6 +99,8 @@ def load_language_classifier(path_or_name: str, device: Device = "auto") -> Lang
     place = pick_device(device)
     load = {"whisper": WhisperLanguages, "wav2vec2": Wav2Vec2Languages, "ecapa": EcapaLanguages}[kind]
     try:
+        if (folder / "config.json").is_file():
+            refuse_hostile(read_content(folder))
         return load(folder, place)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -8,13 +8,13 @@ with `lm.`. Unit u has id u + 2, padding has id 0, and each sequence begins and 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
+from model.foreign_config import read_content
 from model.lm.vocab import Vocabulary
-from pipeline.files import foreign_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,21 +47,6 @@ def read_config(folder: str) -> PretrainedConfig:
     vocabulary = Vocabulary(content["vocab_size"] - NUM_SPECIALS, offset=NUM_SPECIALS, pad_id=0, bos_id=1)
     kept = {name: value for name, value in base.items() if name not in ("dtype", "torch_dtype")}
     return AutoConfig.for_model(**{**kept, **vocabulary.as_config()})
-
-
-def read_content(folder: str) -> dict[str, Any]:
-    """The JSON object in a folder's config.json.
-
-    Raises:
-        ValueError: it holds none.
-    """
-    try:
-        content = foreign_json.parse(Path(folder, "config.json").read_bytes())
-    except ValueError as error:
-        raise ValueError(f"its config.json is not valid JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError("its config.json holds no JSON object")
-    return content
 
 
 def read_weights(folder: str) -> dict[str, Tensor]:

@@ -15,7 +15,6 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
-    CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,6 +24,7 @@ from transformers import (
 )
 
 from model.artefacts import local_path
+from model.foreign_config import read_content, refuse_hostile
 from model.lm import slamkit, spiritlm
 from model.lm.document_attention import Documents, attention_within_documents, set_documents
 from model.lm.vocab import Vocabulary
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 IGNORED_LABEL = -100
-# Far above any LM; a damaged or hostile config would have us build layers, or a table, until memory ends.
-MOST_LAYERS = 2**10
-LARGEST_SIZE = 2**31
 
 # transformers classes ImageGPT (in the paper's Table 8) as an image generator, not as a causal LM.
 AutoModelForCausalLM.register(ImageGPTConfig, ImageGPTForCausalImageModeling, exist_ok=True)
@@ -232,7 +229,7 @@ def read_config(folder: str) -> PretrainedConfig:
     if not Path(folder, "config.json").is_file():
         raise TwistError(f"{folder} is no local folder of a transformers model (there is no config.json in it)")
     try:
-        _refuse_hostile(slamkit.read_content(folder))
+        refuse_hostile(read_content(folder))
         if slamkit.is_unit_lm(folder):
             config = slamkit.read_config(folder)
         else:
@@ -242,18 +239,6 @@ def read_config(folder: str) -> PretrainedConfig:
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise TwistError(f"{folder} cannot be loaded as a causal LM: its model_type is {config.model_type}")
     return config
-
-
-def _refuse_hostile(content: dict[str, Any]) -> None:
-    """Refuses a config, before anything is built by it, that asks for code of its own or for absurd sizes."""
-    if "auto_map" in content and content.get("model_type") not in CONFIG_MAPPING:
-        raise ValueError("it needs code that comes with it (auto_map in its config.json), which is never run")
-    for name, size in content.items():
-        if isinstance(size, dict):
-            _refuse_hostile(size)
-        most = MOST_LAYERS if "layer" in name else LARGEST_SIZE
-        if isinstance(size, int) and size > most:
-            raise ValueError(f"its config.json has {name} {size}; at most {most} can be")
 
 
 def _unusable(folder: str, error: Exception) -> TwistError:

@@ -42,7 +42,9 @@ def read_tokenizer(folder: str, **settings: Any) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(local_path(folder), local_files_only=True, **settings)
+        return AutoTokenizer.from_pretrained(
+            local_path(folder), local_files_only=True, trust_remote_code=False, **settings
+        )
     except Exception as error:  # whatever a damaged file leads to
         raise TwistError(f"{folder} holds no tokenizer that transformers can read: {brief(error)}") from error
 

@@ -55,6 +55,8 @@ SCHEMA = pa.schema(
 CHUNK_S = 300.0
 # Benchmarks state no lengths. What a header says too little is read on for this long.
 READS_ON_S = 60.0
+# An item is read and encoded as a whole: of half an hour, in 700 MB. A FLAC of a day of nothing is a small file.
+MOST_ITEM_S = 1800.0
 # Headers that are read at once; on S3 each takes a round trip.
 HEADERS_AT_ONCE = 32
 
@@ -195,6 +197,8 @@ def _look_at(item: AudioItem) -> tuple[float, str] | AudioError:
     end_s = duration_s if item.end_s is None else min(item.end_s, duration_s)
     if end_s <= item.start_s:
         return AudioError("truncated", f"it ends at {duration_s:.2f} s, before the stretch begins")
+    if end_s - item.start_s > MOST_ITEM_S:
+        return AudioError("too_long", f"{end_s - item.start_s:.0f} s, but an item has at most {MOST_ITEM_S:.0f}")
     return end_s, version
 
 

@@ -57,5 +57,7 @@ def _write(folder: Path, lines: Sequence[str], num_tokens: int) -> tuple[int, in
     if tokenizer.exists():
         from transformers import AutoTokenizer
 
-        return len(content.split()), len(AutoTokenizer.from_pretrained(tokenizer, local_files_only=True))
+        return len(content.split()), len(
+            AutoTokenizer.from_pretrained(tokenizer, local_files_only=True, trust_remote_code=False)
+        )
     return len(content.split()), make_tokenizer(tokenizer, lines, num_tokens)

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from model.device import pick_device
+from model.foreign_config import architectures_of
 from model.lm.text_tokenizer import has_tokenizer
 from pipeline.audio.read import AudioError
 from pipeline.errors import TwistError, brief
@@ -113,7 +114,7 @@ def find_classifier(
     config = storage.join(source, "config.json")
     try:
         facts = foreign_json.parse(storage.read_bytes(config))
-        architectures = [str(name) for name in facts.get("architectures") or ()]
+        architectures = architectures_of(facts)
         # transformers writes no labels where they are its own: two, LABEL_0 and LABEL_1.
         labels = list((facts.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}).values())
     except FileNotFoundError:
@@ -200,8 +201,8 @@ def _load_text(classifier: Classifier) -> Callable[[str], str]:
     # Without its files, transformers makes a tokenizer that knows no words.
     if not has_tokenizer(str(folder)):
         raise TwistError(f"{classifier.source} holds no tokenizer: copy that of the model it was made from into it")
-    with loading(f"{classifier.source} holds no tokenizer that transformers can read"):
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    with loading(f"{classifier.source} holds no tokenizer that transformers can read", folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     model = _loaded(classifier, AutoModelForSequenceClassification)
     positions = getattr(model.config, "max_position_embeddings", None) or 512
     # RoBERTa's table has rows for the padding's id and those before it, which are no positions.
@@ -220,8 +221,10 @@ def _load_speech(classifier: Classifier) -> Callable[[NDArray[np.float32]], str]
     import torch
     from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
-    with loading(f"{classifier.source} holds no feature extractor that transformers can read"):
-        extract = AutoFeatureExtractor.from_pretrained(classifier.folder, local_files_only=True)
+    with loading(f"{classifier.source} holds no feature extractor that transformers can read", classifier.folder):
+        extract = AutoFeatureExtractor.from_pretrained(
+            classifier.folder, local_files_only=True, trust_remote_code=False
+        )
     if extract.sampling_rate != SAMPLE_RATE_HZ:
         raise TwistError(
             f"{classifier.source} hears audio of {extract.sampling_rate} Hz; all audio here has {SAMPLE_RATE_HZ} Hz"
@@ -238,8 +241,10 @@ def _load_speech(classifier: Classifier) -> Callable[[NDArray[np.float32]], str]
 
 
 def _loaded(classifier: Classifier, kind: Any) -> Any:
-    with loading(f"{classifier.source} cannot be loaded as a classifier of {classifier.modality}"):
-        model, report = kind.from_pretrained(classifier.folder, local_files_only=True, output_loading_info=True)
+    with loading(f"{classifier.source} cannot be loaded as a classifier of {classifier.modality}", classifier.folder):
+        model, report = kind.from_pretrained(
+            classifier.folder, local_files_only=True, trust_remote_code=False, output_loading_info=True
+        )
     if report["missing_keys"]:  # transformers would fill them with random numbers
         raise TwistError(f"{classifier.source} lacks tensors of its model, {min(report['missing_keys'])} among them")
     # In float32, whatever it was stored in: figures must not depend on that.

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from model.device import pick_device
+from model.foreign_config import architectures_of, read_content
 from model.training import checkpoint
 from pipeline.errors import TwistError
 from pipeline.evaluation.speech.extra import needs_extra
 from pipeline.evaluation.speech.stored_model import StoredModel, loading
-from pipeline.files import foreign_json, storage
+from pipeline.files import storage
 from pipeline.records import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
@@ -92,10 +93,9 @@ def _kind_of(folder: Path, source: str) -> Kind:
         return "faster-whisper"
     config = folder / "config.json"
     try:
-        facts = foreign_json.parse(config.read_bytes()) if config.is_file() else {}
-        architectures = [str(name) for name in facts.get("architectures") or ()]
-    except (ValueError, AttributeError) as error:
-        raise TwistError(f"{config} is damaged: {error}") from error
+        architectures = architectures_of(read_content(folder)) if config.is_file() else []
+    except ValueError as error:
+        raise TwistError(f"{folder} is no ASR: {error}") from error
     is_speech_model = any(name.endswith(ENDS_OF_CLASSES) for name in architectures)
     if is_speech_model and any((folder / name).is_file() for name in PREPROCESSORS):
         return "transformers"
@@ -109,7 +109,7 @@ def _load_faster_whisper(folder: Path, device: Device) -> Callable[[NDArray[np.f
     with needs_extra(f"the ASR in {folder}"):
         from faster_whisper import WhisperModel
     place = pick_device(device).type
-    with loading(f"{folder} cannot be loaded by faster-whisper"):
+    with loading(f"{folder} cannot be loaded by faster-whisper", folder):
         model = WhisperModel(str(folder), device=place, compute_type="float32", local_files_only=True)
 
     def hear(wav: NDArray[np.float32]) -> str:
@@ -133,8 +133,13 @@ def _load_faster_whisper(folder: Path, device: Device) -> Callable[[NDArray[np.f
 def _load_transformers(folder: Path, device: Device) -> Callable[[NDArray[np.float32]], str]:
     from transformers import pipeline
 
-    with loading(f"{folder} cannot be loaded as an ASR by transformers"):
-        transcribe = pipeline("automatic-speech-recognition", model=str(folder), device=pick_device(device))
+    with loading(f"{folder} cannot be loaded as an ASR by transformers", folder):
+        transcribe = pipeline(
+            "automatic-speech-recognition",
+            model=str(folder),
+            device=pick_device(device),
+            trust_remote_code=False,
+        )
     if transcribe.feature_extractor is None or transcribe.tokenizer is None:
         raise TwistError(f"{folder} lacks the files of its feature extractor or of its tokenizer")
     rate_hz = transcribe.feature_extractor.sampling_rate

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import pickle
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError
-
+from model.foreign_config import read_content, refuse_hostile
 from model.training import checkpoint
 from model.weights_file import fingerprint_of_files
 from pipeline.errors import TwistError
@@ -44,13 +44,24 @@ class StoredModel:
 
 
 @contextlib.contextmanager
-def loading(what: str) -> Iterator[None]:
-    """Around the loading of a model by somebody's library: what such libraries raise on files that are damaged.
+def loading(what: str, folder: Path) -> Iterator[None]:
+    """Around the loading of a model by somebody's library: refuses what is hostile, and tells what is damaged.
+
+    Args:
+        what: Says that it cannot be loaded.
+        folder: Where it lies; a config.json in it is looked at before the library sees it.
 
     Raises:
-        TwistError: it cannot be loaded, which `what` says.
+        TwistError: it cannot be loaded.
     """
     try:
+        if (folder / "config.json").is_file():
+            refuse_hostile(read_content(folder))
         yield
-    except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
-        raise TwistError(f"{what}: {error}") from error
+    except TwistError:
+        raise
+    except pickle.UnpicklingError as error:  # torch's own advice is to let the file run its code
+        raise TwistError(f"{what}: its weights are no plain pickle of tensors") from error
+    except Exception as error:  # kernels and quantizers that are not installed, and whatever a damaged file leads to
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise TwistError(f"{what}: {reason}") from error

@@ -63,10 +63,10 @@ class TextLM(StoredModel):
     def _loaded(self) -> tuple[Any, Any, int]:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        with loading(f"{self.source} cannot be loaded as a text LM with its tokenizer"):
-            tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        with loading(f"{self.source} cannot be loaded as a text LM with its tokenizer", self.folder):
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
             model, report = AutoModelForCausalLM.from_pretrained(
-                self.folder, local_files_only=True, output_loading_info=True
+                self.folder, local_files_only=True, trust_remote_code=False, output_loading_info=True
             )
         if report["missing_keys"]:  # transformers would fill them with random numbers
             raise TwistError(f"{self.source} lacks tensors of its model, {min(report['missing_keys'])} among them")

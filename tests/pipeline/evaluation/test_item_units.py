@@ -86,3 +86,17 @@ def test_what_failed_for_reasons_that_may_have_passed_is_tried_again(files, made
 def test_two_items_of_one_name_are_refused(files, tmp_path):
     with pytest.raises(TwistError, match="two items that are called a"):
         units([*files, AudioItem("a", files[1].uri)], tmp_path)
+
+
+def test_an_item_that_would_fill_memory_is_named_and_not_decoded(files, made, tmp_path):
+    second = np.zeros(4000, np.int16)
+    with soundfile.SoundFile(tmp_path / "long.flac", "w", 4000, 1, "PCM_16") as file:
+        for _ in range(int(item_units.MOST_ITEM_S) + 1):
+            file.write(second)
+    long = AudioItem("long", str(tmp_path / "long.flac"))
+    stretch = AudioItem("stretch", str(tmp_path / "long.flac"), 0.0, 3.0)
+    found = units([files[0], long, stretch], tmp_path / "out")
+    told = {one.item_id: (one.reason, one.detail) for one in found.left_out}
+    assert told["long"] == ("too_long", "1801 s, but an item has at most 1800")
+    assert told["stretch"][0] == "silent", "a stretch of a long file is an item like others"
+    assert sorted(name for chunk in made for name in chunk) == ["a", "stretch"]

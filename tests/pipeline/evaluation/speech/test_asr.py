@@ -102,7 +102,7 @@ def test_a_folder_that_is_no_asr_is_told(tmp_path):
         find_asr(str(write_text_lm(tmp_path / "lm")))
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "config.json").write_text("{")
-    with pytest.raises(TwistError, match=r"config.json is damaged"):
+    with pytest.raises(TwistError, match=r"config.json is not valid JSON"):
         find_asr(str(tmp_path / "damaged"))
 
 
