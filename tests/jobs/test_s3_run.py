@@ -145,14 +145,14 @@ def test_all_that_commands_make_on_s3_equals_that_on_disk(
     with failing_store(share_of_faults, demo_speech, tmp_path, monkeypatch) as (proxy, endpoint):
         for command in commands(whole_run.recipe, run, "s3://corpora/speech"):
             twist(*command)
-        figures = json.loads(twist("evaluate", "perplexity", "--run", run, "--json").stdout)["figures"]
+        figures = json.loads(twist("evaluate", "perplexity", "--run", run, "--json").stdout)["model"]
         assert set(proxy.met) == set(FAULTS), "it must meet every kind of fault"
         point_clients_at(endpoint, monkeypatch)
         assert "every checksum and invariant holds" in twist("inspect", run, "--verify").stdout
         assert drops(run) == drops(str(whole_run.run))
         found = {name: storage.read_bytes(f"{run}/{name}") for name in storage.list_files(run)}
     told = twist("evaluate", "perplexity", "--run", whole_run.run, "--json").stdout
-    assert figures == json.loads(told)["figures"]
+    assert figures == json.loads(told)["model"]
     compared = [
         path.relative_to(whole_run.run)
         for path in whole_run.run.rglob("*")
