@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import safetensors.torch
 
 from model.training.checkpoint import OPTIMIZER_PREFIX
+from pipeline.errors import TwistError
 from pipeline.files.checksums import sha256_of_files
 
 if TYPE_CHECKING:
@@ -26,6 +27,17 @@ def save(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | N
     """Writes tensors on the CPU by name into a file; whoever may read a new file of this process may read it."""
     safetensors.torch.save_file(dict(tensors), path, metadata)
     share_as_usual(path)
+
+
+def refuse_not_finite(weights: Mapping[str, Tensor], source: object) -> None:
+    """Refuses weights with NaN or infinite values: what such a model tells is nothing, and often looks like something.
+
+    Raises:
+        TwistError: there are some in what lies at `source`.
+    """
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise TwistError(f"{source} holds values in {name} that are not finite: take another checkpoint")
 
 
 def fingerprint_of_folder(folder: Path) -> str:

@@ -16,6 +16,7 @@ import torch
 from model.artefacts import local_path
 from model.device import Device, pick_device
 from model.foreign_config import read_content, refuse_hostile
+from model.weights_file import refuse_not_finite
 from pipeline.errors import TwistError
 from pipeline.records import SAMPLE_RATE_HZ
 
@@ -59,6 +60,7 @@ class Recognizer:
         settings: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         config = AutoConfig.from_pretrained(folder, **settings)
         model = AutoModelForCTC.from_pretrained(folder, use_safetensors=True, **settings)
+        refuse_not_finite(model.state_dict(), folder)
         self._model = model.float().eval().to(self.device)
         self._normalizes = bool(AutoFeatureExtractor.from_pretrained(folder, **settings).do_normalize)
         self.num_units = int(config.vocab_size)

@@ -23,6 +23,7 @@ from model.device import Device, pick_device
 from model.foreign_config import architectures_of, read_content, refuse_hostile
 from model.language_id.ecapa import EcapaClassifier
 from model.torch_file import TorchFile, mapping
+from model.weights_file import refuse_not_finite
 from pipeline.errors import TwistError
 from pipeline.files import storage
 from pipeline.files.checksums import sha256_of_files
@@ -162,6 +163,7 @@ class WhisperLanguages(_Batched):
         super().__init__(device)
         self._extract = WhisperFeatureExtractor.from_pretrained(folder)
         model: Any = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        refuse_not_finite(model.state_dict(), folder)
         self._model = model.eval().to(device)
         token_of = getattr(self._model.generation_config, "lang_to_id", None)
         if not token_of:
@@ -189,6 +191,7 @@ class Wav2Vec2Languages(_Batched):
         model: Any = Wav2Vec2ForSequenceClassification.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True
         )
+        refuse_not_finite(model.state_dict(), folder)
         self._model = model.eval().to(device)
         names = self._model.config.id2label
         self.labels = tuple(str(names[number]) for number in range(len(names)))
@@ -225,6 +228,7 @@ class EcapaLanguages(_Batched):
             hidden_dim=shape["classifier.DNN.block_0.linear.w.weight"][0],
         )
         model.load_state_dict(weights)
+        refuse_not_finite(model.state_dict(), folder)
         self._model = model.eval().to(device)
 
     def probabilities(self, wav: Tensor) -> Tensor:

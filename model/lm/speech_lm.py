@@ -29,6 +29,7 @@ from model.lm import slamkit, spiritlm
 from model.lm.document_attention import Documents, attention_within_documents, set_documents
 from model.lm.vocab import Vocabulary
 from model.training import checkpoint
+from model.weights_file import refuse_not_finite
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
@@ -270,8 +271,7 @@ def _load(folder: str) -> PreTrainedModel:
     # so a resumed run would drift from an uninterrupted one. Copies are aligned.
     for name, parameter in model.float().named_parameters():
         parameter.data = parameter.data.clone()
-        if not parameter.isfinite().all():
-            raise TwistError(f"{folder} holds values in {name} that are not finite: take another checkpoint")
+        refuse_not_finite({name: parameter}, folder)
     return model
 
 

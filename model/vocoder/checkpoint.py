@@ -24,6 +24,7 @@ from model.artefacts import local_path
 from model.torch_file import TorchFile, mapping
 from model.vocoder.config import VocoderConfig
 from model.vocoder.vocoder import Vocoder
+from model.weights_file import refuse_not_finite
 from pipeline.errors import TwistError
 from pipeline.files import foreign_json
 
@@ -65,6 +66,7 @@ def load_vocoder(path: Path, config: Path | None = None) -> tuple[Vocoder, str |
     shape = VocoderConfig.read(config_path)
     fingerprint = foreign_json.parse(config_path.read_text()).get("codebook_fingerprint")
     state = _read_folder(path / WEIGHTS) if path.is_dir() else _read_published(path)
+    refuse_not_finite(state, path)
     vocoder = Vocoder(shape)
     _load_state(vocoder, folded(state), path)
     return vocoder, fingerprint

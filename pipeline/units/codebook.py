@@ -150,6 +150,8 @@ def load(uri: str) -> Codebook:
             f"{weights_uri} holds no float32 centroids [K, D] of the size that {FACTS} beside it gives, nor the layers "
             f"of a CTC quantizer"
         )
+    if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
+        raise CodebookError(f"{weights_uri} holds values that are not finite")
     return Codebook(tensors, facts)
 
 

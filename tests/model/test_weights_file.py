@@ -18,6 +18,8 @@ from model.training import checkpoint_parts
 from model.vocoder.checkpoint import save_vocoder
 from model.vocoder.config import VocoderConfig
 from model.vocoder.vocoder import Vocoder
+from model.weights_file import refuse_not_finite
+from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,3 +74,11 @@ def test_files_of_a_vocoder_and_of_a_hubert(mode: int, tmp_path: Path) -> None:
     width = model.config.hidden_size
     write_huggingface_folder(model.config, model.state_dict(), tmp_path / "hubert", torch.zeros(width))
     assert_modes(tmp_path / "hubert", mode)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_values_that_are_not_finite_are_named(value: float) -> None:
+    weights = {"a": torch.ones(2), "number": torch.tensor([3]), "b": torch.tensor([[1.0, value]])}
+    refuse_not_finite({name: weights[name] for name in ("a", "number")}, "folder")
+    with pytest.raises(TwistError, match="folder holds values in b that are not finite"):
+        refuse_not_finite(weights, "folder")

@@ -18,6 +18,7 @@ import pyarrow as pa
 from model.device import pick_device
 from model.foreign_config import architectures_of
 from model.lm.text_tokenizer import has_tokenizer
+from model.weights_file import refuse_not_finite
 from pipeline.audio.read import AudioError
 from pipeline.errors import TwistError, brief
 from pipeline.evaluation.results import LeftOut
@@ -247,5 +248,6 @@ def _loaded(classifier: Classifier, kind: Any) -> Any:
         )
     if report["missing_keys"]:  # transformers would fill them with random numbers
         raise TwistError(f"{classifier.source} lacks tensors of its model, {min(report['missing_keys'])} among them")
+    refuse_not_finite(model.state_dict(), classifier.source)
     # In float32, whatever it was stored in: figures must not depend on that.
     return model.float().to(pick_device(classifier.device)).eval()

@@ -16,6 +16,7 @@ import numpy as np
 from model.device import pick_device
 from model.foreign_config import architectures_of, read_content
 from model.training import checkpoint
+from model.weights_file import refuse_not_finite
 from pipeline.errors import TwistError
 from pipeline.evaluation.speech.extra import needs_extra
 from pipeline.evaluation.speech.stored_model import StoredModel, loading
@@ -145,6 +146,7 @@ def _load_transformers(folder: Path, device: Device) -> Callable[[NDArray[np.flo
     rate_hz = transcribe.feature_extractor.sampling_rate
     if rate_hz != SAMPLE_RATE_HZ:
         raise TwistError(f"{folder} hears audio of {rate_hz} Hz; all audio here has {SAMPLE_RATE_HZ} Hz")
+    refuse_not_finite(transcribe.model.state_dict(), folder)
     transcribe.model.float()  # whatever it was stored in
     given: dict[str, Any] = {}
     if transcribe.type != "ctc":

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from model.device import pick_device
+from model.weights_file import refuse_not_finite
 from pipeline.errors import TwistError
 from pipeline.evaluation.speech.kept_parts import kept_parts
 from pipeline.evaluation.speech.stored_model import StoredModel, loading
@@ -70,6 +71,7 @@ class TextLM(StoredModel):
             )
         if report["missing_keys"]:  # transformers would fill them with random numbers
             raise TwistError(f"{self.source} lacks tensors of its model, {min(report['missing_keys'])} among them")
+        refuse_not_finite(model.state_dict(), self.source)
         max_ids = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
         # In float32, whatever it was stored in: figures must not depend on that.
         return model.float().to(pick_device(self.device)).eval(), tokenizer, int(max_ids)

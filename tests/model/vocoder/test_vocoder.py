@@ -353,6 +353,11 @@ def test_broken_files_are_refused_in_a_sentence(tmp_path: Path) -> None:
     torch.save({"model": {}}, tmp_path / "v.pt")
     with pytest.raises(TwistError, match="no state named generator"):
         load_vocoder(tmp_path / "v.pt")
+    state = Vocoder(VocoderConfig.read(tmp_path / "config.json")).state_dict()
+    next(iter(state.values())).view(-1)[0] = float("nan")
+    torch.save({"generator": state}, tmp_path / "v.pt")
+    with pytest.raises(TwistError, match=r"v\.pt holds values in .* that are not finite"):
+        load_vocoder(tmp_path / "v.pt")
     with pytest.raises(TwistError, match="holds no vocoder"):
         load_vocoder(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"broken")
