@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipeline.errors import TwistError
+from pipeline.errors import TwistError, brief
 from pipeline.evaluation.measures import Figure, Measure, figure, require_columns
 from pipeline.files import foreign_json, parquet, storage
 from pipeline.printable import printable
@@ -185,11 +185,8 @@ def read(uri: str) -> Told:
         return Told(
             content["benchmark"],
             content["subject"],
-            tuple(Measure(**measure) for measure in content["measures"]),
-            {
-                name: Figure(**{**figure, "value": math.nan if figure["value"] is None else figure["value"]})
-                for name, figure in content["figures"].items()
-            },
+            tuple(_measure(measure) for measure in content["measures"]),
+            {name: _figure(figure) for name, figure in content["figures"].items()},
             content["settings"],
             content["fingerprints"],
             content["rule"],
@@ -199,6 +196,22 @@ def read(uri: str) -> Told:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TwistError(f"{uri} is no result of an evaluation, or is damaged ({error}); measure once more") from error
+
+
+def _measure(told: dict[str, Any]) -> Measure:
+    """A measure as JSON tells it; damage is a TypeError."""
+    measure = Measure(**told)
+    if not all(value is None or isinstance(value, str | bool) for value in asdict(measure).values()):
+        raise TypeError(f"the measure {brief(told)} is made of other things than names")
+    return measure
+
+
+def _figure(told: dict[str, Any]) -> Figure:
+    """A figure as JSON tells it; damage is a TypeError."""
+    numbers = {name: value for name, value in told.items() if value is not None}
+    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in numbers.values()):
+        raise TypeError(f"the figure {brief(told)} is made of other things than numbers")
+    return Figure(**{**told, "value": numbers.get("value", math.nan)})
 
 
 def as_text(result: Result) -> str:

@@ -42,5 +42,5 @@ def time_s(field: object, where: str) -> float:
     """
     try:
         return float(field)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise AlignmentError("bad_alignment", f"{where}: {field!r} is no time") from None

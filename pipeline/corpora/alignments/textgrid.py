@@ -30,7 +30,10 @@ def read_textgrid(text: str) -> dict[str, list[Labelled]]:
 
     def take(*kinds: type) -> tuple[str | float, ...]:
         taken = tuple(next(stream, None) for _ in kinds)
-        if any(not isinstance(value, kind) or value == math.inf for value, kind in zip(taken, kinds, strict=True)):
+        if any(
+            not isinstance(value, kind) or value in (math.inf, -math.inf)
+            for value, kind in zip(taken, kinds, strict=True)
+        ):
             raise AlignmentError("bad_alignment", "it is no TextGrid, or ends too early")
         return taken  # type: ignore[return-value]
 

@@ -10,6 +10,7 @@ The name of a file is its path below the folder without the suffix, or what a li
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -92,7 +93,8 @@ def intervals_of(labelled: Sequence[Labelled]) -> list[Interval]:
     Raises:
         AlignmentError: one ends before it begins, begins before the audio does, or two overlap.
     """
-    intervals = [Interval(_label(label), start_s, end_s) for label, start_s, end_s in labelled if start_s != end_s]
+    intervals = [Interval(_label(label), start_s, end_s) for label, start_s, end_s in labelled]
+    intervals = [one for one in intervals if one.start_s != one.end_s or math.isinf(one.start_s)]
     intervals.sort(key=lambda interval: interval.start_s)
     for place, interval in enumerate(intervals):
         if not 0 <= interval.start_s < interval.end_s < float("inf"):
