@@ -188,8 +188,7 @@ class Stage:
             }
         )
         storage.write_bytes(self._done_uri, _done_marker(self.fingerprint, output).encode())
-        for uri in work_files:
-            storage.delete(uri)
+        storage.delete_all(work_files)
 
     def reopen(self) -> None:
         """Removes the done marker, because some of the output is about to be made again."""
@@ -199,9 +198,8 @@ class Stage:
         """Removes all files; killed half-way, it leaves a marker by which the next `begin` does the rest."""
         storage.write_bytes(self._removing_uri, b"")
         storage.delete(self._done_uri)
-        for name in storage.list_files(self.uri):
-            if name not in (LOCK, REMOVING):
-                storage.delete(storage.join(self.uri, name))
+        names = storage.list_files(self.uri)
+        storage.delete_all(storage.join(self.uri, name) for name in names if name not in (LOCK, REMOVING))
         storage.delete(self._removing_uri)
 
     def _files(self, work_files: Collection[str]) -> list[str]:

@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -23,7 +24,7 @@ from pipeline.errors import TwistError
 from pipeline.files import s3
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -244,6 +245,18 @@ def delete(uri: str) -> None:
         s3.delete(uri)
     else:
         Path(uri).unlink(missing_ok=True)
+
+
+def delete_all(uris: Iterable[str]) -> None:
+    """Removes files, in any order; on S3 many at once, as each takes a round trip."""
+    uris = list(uris)
+    if not any(map(is_s3, uris)):
+        for uri in uris:
+            delete(uri)
+        return
+    with ThreadPoolExecutor(s3.CONNECTIONS) as threads:
+        for _ in threads.map(delete, uris):
+            pass
 
 
 def remove_temporaries(uri: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from pipeline.shards import make_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Future
 
     from numpy.typing import NDArray
 
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     Units = tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.uint16]]
 
 AUDIO = "audio"
+# Recordings that are written at once; on S3 each takes a round trip.
+WRITTEN_AT_ONCE = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,24 +78,30 @@ def speak_texts(
     """
     from pipeline.synthetic.espeak import synthesize
 
-    spoken = []
+    spoken: list[Triple] = []
     there = set(storage.list_files(storage.join(folder, AUDIO)))
-    for number, triple in enumerate(triples, start=1):
-        if triple.audio is not None:
-            spoken.append(triple)
-            continue
-        assert triple.texts is not None
-        voice = voices[drawn(seed, "voice", triple.pair_id) % len(voices)]
-        names = [f"{make_key(triple.pair_id)}-{part}.wav" for part in PARTS]
-        uris = [storage.join(folder, AUDIO, name) for name in names]
-        for name, uri, text in zip(names, uris, triple.texts, strict=True):
-            if name not in there:
-                buffer = io.BytesIO()
-                soundfile.write(buffer, *synthesize(text, voice), format="WAV")
-                storage.write_bytes(uri, buffer.getvalue())
-        prompt, chosen, rejected = uris
-        spoken.append(type(triple)(triple.pair_id, (prompt, chosen, rejected), triple.texts, triple.split, voice))
-        report(number, len(triples), "triples spoken")
+    writing: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(WRITTEN_AT_ONCE) as threads:
+        for number, triple in enumerate(triples, start=1):
+            if triple.audio is not None:
+                spoken.append(triple)
+                continue
+            assert triple.texts is not None
+            voice = voices[drawn(seed, "voice", triple.pair_id) % len(voices)]
+            names = [f"{make_key(triple.pair_id)}-{part}.wav" for part in PARTS]
+            prompt, chosen, rejected = (storage.join(folder, AUDIO, name) for name in names)
+            for name, text in zip(names, triple.texts, strict=True):
+                if name not in there:
+                    buffer = io.BytesIO()
+                    soundfile.write(buffer, *synthesize(text, voice), format="WAV")
+                    uri = storage.join(folder, AUDIO, name)
+                    writing.append(threads.submit(storage.write_bytes, uri, buffer.getvalue()))
+            while len(writing) > WRITTEN_AT_ONCE:
+                writing.popleft().result()
+            spoken.append(type(triple)(triple.pair_id, (prompt, chosen, rejected), triple.texts, triple.split, voice))
+            report(number, len(triples), "triples spoken")
+        for one in writing:
+            one.result()
     return spoken
 
 

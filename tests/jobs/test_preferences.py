@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,10 +138,13 @@ def test_killed_anywhere_the_pairs_have_the_same_bytes(
 
     def killed_before(ending: str, count: int = 1) -> None:
         names: list[str] = []
+        one_at_a_time = threading.Lock()
 
         def write(uri: str, content: bytes, *others: Any, **named: Any) -> Any:
-            names.extend([uri] if uri.endswith(ending) and "preferences" in uri else [])
-            if len(names) == count:
+            with one_at_a_time:
+                names.extend([uri] if uri.endswith(ending) and "preferences" in uri else [])
+                is_dead = len(names) >= count
+            if is_dead:
                 raise Killed
             return written(uri, content, *others, **named)
 

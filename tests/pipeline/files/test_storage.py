@@ -289,3 +289,12 @@ def test_list_versions_are_those_of_the_files(folder: str) -> None:
     assert listed == {name: storage.version(storage.join(folder, name)) for name in ("a.JSON", "b/c.json")}
     storage.write_bytes(storage.join(folder, "b/c.json"), b"other content")
     assert storage.list_versions(folder, (".json",)) != listed
+
+
+def test_many_files_are_removed_and_others_stay(folder: str) -> None:
+    names = [f"a/{number}" for number in range(40)]
+    for name in [*names, "b"]:
+        storage.write_bytes(f"{folder}/{name}", b"x")
+    storage.delete_all(f"{folder}/{name}" for name in [*names, "a/none"])
+    assert storage.list_files(folder) == ["b"]
+    storage.delete_all([])
