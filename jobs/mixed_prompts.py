@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
     from jobs.recipe import Recipe
-    from pipeline.speaking.code_models import CodeModel
+    from model.code_model import CodeModel
 
 # As in the paper's ASR and TTS.
 SHOTS = 10

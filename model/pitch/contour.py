@@ -52,6 +52,11 @@ def extract(wav: NDArray[np.float32], extractor: Extractor) -> Contour:
     return Contour(f0, f0 > 0)
 
 
+def method_of(extractor: Extractor) -> str:
+    """Names what finds F0, for fingerprints: contours of one name are equal."""
+    return f"nccf{nccf.VERSION}" if extractor == "nccf" else extractor
+
+
 def interpolated(f0: NDArray[np.float32]) -> NDArray[np.float32]:
     """F0 [T] with zeros replaced: on lines between voiced frames, and by the nearest one at the ends.
 

@@ -2,12 +2,16 @@
 
 1. The clip is halved to 8 kHz and limited to the band in which the first harmonics lie.
 2. Each frame of 5 ms is correlated with itself at every lag of a period; the highest peaks are its candidates.
-3. Of all paths through candidates and silence, the cheapest: it changes pitch smoothly, and voicing seldom.
+3. Frames that are surely periodic tell the clip's usual pitch. Without it, loud vowels whose first formant lies on a
+   harmonic are heard at that harmonic, two octaves above the voice.
+4. Of all paths through candidates and silence, the cheapest: it changes pitch smoothly, voicing seldom, and keeps near
+   the usual pitch.
 
 Some thirty times as fast as YAAPT; how near both come to a known pitch stands in docs/performance.md. A clip is worked
 on alone, so that what is found does not depend on what else is in a batch.
 
 Source: Talkin 1995, "A robust algorithm for pitch tracking (RAPT)", sections 3 and 4, with one pass in place of two.
+The range about a clip's own pitch: De Looze & Hirst 2008, "Detecting changes in key and range", with soft bounds here.
 """
 
 from __future__ import annotations
@@ -38,6 +42,12 @@ UNVOICED_BIAS = 0.05
 FREQUENCY_COST = 3.0
 OCTAVE_COST = 0.25
 VOICING_COST = 0.6
+# What a candidate costs per octave that it is further than so many from the clip's usual pitch.
+RANGE_COST, FREE_OCTAVES = 1.0, 0.75
+# The usual pitch is told by frames that correlate so much, if there are so many.
+SURE_MERIT, FEWEST_SURE = 0.85, 20
+# Changes when F0 does, with which codes of pitch change too.
+VERSION = 2
 # Bounds the memory of the correlations: so many frames at a time.
 FRAMES_AT_ONCE = 4000
 
@@ -105,11 +115,24 @@ def _candidates(wav: NDArray[np.float64], start: int, stop: int) -> tuple[NDArra
     return MIN_LAG + (best + shift) / 2, np.where(is_peak, np.minimum(b - 0.25 * (a - c) * shift, 1.0), 0.0)
 
 
+def _range_costs(
+    lags: NDArray[np.float64], merits: NDArray[np.float64], weighted: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """What candidates [T, C] cost for being far from the clip's usual pitch; nothing where that is not known."""
+    frames, best = np.arange(len(lags)), weighted.argmax(axis=1)
+    is_sure = merits[frames, best] > SURE_MERIT
+    if is_sure.sum() < FEWEST_SURE:
+        return np.zeros_like(lags)
+    usual = np.median(lags[frames, best][is_sure])
+    return RANGE_COST * np.maximum(0.0, np.abs(np.log2(lags / usual)) - FREE_OCTAVES)
+
+
 def _cheapest_path(lags: NDArray[np.float64], merits: NDArray[np.float64]) -> NDArray[np.float32]:
     """The F0 [T] along the cheapest path; the last state of each frame is silence."""
     num_frames, num_candidates = lags.shape
     costs = np.full((num_frames, num_candidates + 1), 2.0)
-    costs[:, :-1] = np.where(merits > 0, 1 - merits * (1 - LAG_WEIGHT * lags / MAX_LAG), 2.0)
+    weighted = merits * (1 - LAG_WEIGHT * lags / MAX_LAG)
+    costs[:, :-1] = np.where(merits > 0, 1 - weighted, 2.0) + _range_costs(lags, merits, weighted)
     costs[:, -1] = UNVOICED_BIAS + merits.max(axis=1)
     logs = np.log2(lags)
     steps = np.abs(logs[1:, None, :] - logs[:-1, :, None])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.pitch import yaapt
 from model.pitch.checkpoint import fingerprint_of, load_pitch_model, local_pitch_model
-from model.pitch.contour import Contour, extract, features_of
+from model.pitch.contour import Contour, extract, features_of, method_of
 from model.pitch.model_config import HOP_SAMPLES, Extractor
 
 if TYPE_CHECKING:
@@ -43,25 +43,25 @@ class PitchTokenizer:
         self.rate_hz = model.config.rate_hz
         self.num_codes = model.config.num_codes
         self.hop_samples = model.config.frames_per_code * HOP_SAMPLES
-        self.fingerprint = f"{fingerprint_of(model)}/{self.extractor}"
+        self.fingerprint = f"{fingerprint_of(model)}/{method_of(self.extractor)}"
 
-    def codes(self, wav: Tensor, num_samples: Tensor, means_hz: Sequence[float | None] | None = None) -> list[Tensor]:
-        """The codes of a batch of clips.
+    @property
+    def min_samples(self) -> int:
+        """Samples of the shortest clip that has a code."""
+        return self.hop_samples
+
+    def codes(self, wavs: Sequence[Tensor], means_hz: Sequence[float | None] | None = None) -> list[Tensor]:
+        """The codes of clips.
 
         Args:
-            wav: [B, S] at 16 kHz.
-            num_samples: Length of each clip, [B]; what lies behind is not looked at.
+            wavs: [S] each, at 16 kHz.
             means_hz: The mean F0 that is taken from each clip's, that of its speaker say; None: that of the clip.
 
         Returns:
-            For each clip int64 [P], P = num_samples // hop_samples; of one without a voiced frame too.
+            For each clip int64 [P], P = S // hop_samples; of one without a voiced frame too.
         """
-        clips = zip(wav.numpy(), num_samples.tolist(), strict=True)
-        means = means_hz or [None] * len(wav)
-        return [
-            torch.from_numpy(self.codes_of(clip[:length], mean_hz))
-            for (clip, length), mean_hz in zip(clips, means, strict=True)
-        ]
+        means = means_hz or [None] * len(wavs)
+        return [torch.from_numpy(self.codes_of(wav.numpy(), mean_hz)) for wav, mean_hz in zip(wavs, means, strict=True)]
 
     def codes_of(self, wav: NDArray[np.float32], mean_hz: float | None = None) -> NDArray[np.int64]:
         """The codes [P] of one clip [S]; see `codes`."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
@@ -33,7 +33,10 @@ from pipeline.files.checksums import sha256_of
 from pipeline.records import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from model.code_model import CodeModel
 
 FORMAT = "twist-style"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -42,30 +45,7 @@ META_FRAMES_PER_CODE = 50
 META_CHUNK_SAMPLES = 100 * SAMPLE_RATE_HZ
 
 
-class StyleModel(Protocol):
-    """Gives speech codes of style.
-
-    Attributes:
-        rate_hz: Codes a second.
-        num_codes: Above every code.
-        min_samples: Samples of the shortest clip that has a code.
-        fingerprint: Equal for models that give equal codes.
-    """
-
-    rate_hz: float
-    num_codes: int
-    min_samples: int
-    fingerprint: str
-
-    def codes(self, wav: Tensor, num_samples: Tensor) -> list[Tensor]:
-        """The codes [P] int64 of clips at 16 kHz: wav [B, S], of which num_samples [B] belong to each clip.
-
-        Raises:
-            TwistError: a clip is too short for a code.
-        """
-
-
-def load_style(path: str, device: Device = "auto") -> StyleModel:
+def load_style(path: str, device: Device = "auto") -> CodeModel:
     """Loads a style model from its folder, local or s3://, or by its name.
 
     Raises:
@@ -176,10 +156,9 @@ class PooledStyle:
         storage.write_bytes(str(folder / CONFIG), (json.dumps(settings, indent=2) + "\n").encode())
 
     @torch.inference_mode()
-    def codes(self, wav: Tensor, num_samples: Tensor) -> list[Tensor]:
-        """See StyleModel."""
-        clips = [clip[:length].cpu() for clip, length in zip(wav, num_samples.tolist(), strict=True)]
-        return [self.codes_of(pooled(frames, self.frames_per_code)) for frames in self._encoder.encode(clips)]
+    def codes(self, wavs: Sequence[Tensor]) -> list[Tensor]:
+        """See CodeModel."""
+        return [self.codes_of(pooled(frames, self.frames_per_code)) for frames in self._encoder.encode(list(wavs))]
 
     def codes_of(self, features: Tensor) -> Tensor:
         """The codes [n] of averaged features [n, D]."""
@@ -221,13 +200,17 @@ class MetaStyle:
         self.fingerprint = identity(str(folder)).removeprefix("sha256:")
 
     @torch.inference_mode()
-    def codes(self, wav: Tensor, num_samples: Tensor) -> list[Tensor]:
-        """See StyleModel."""
+    def codes(self, wavs: Sequence[Tensor]) -> list[Tensor]:
+        """See CodeModel.
+
+        Raises:
+            TwistError: a clip is too short for a code.
+        """
         found = []
-        for clip, length in zip(wav, num_samples.tolist(), strict=True):
-            if length < self.min_samples:
-                raise TwistError(f"a clip of {length} samples is too short for a code of style")
-            chunks = clip[:length].split(META_CHUNK_SAMPLES)
+        for wav in wavs:
+            if len(wav) < self.min_samples:
+                raise TwistError(f"a clip of {len(wav)} samples is too short for a code of style")
+            chunks = wav.split(META_CHUNK_SAMPLES)
             found.append(torch.cat([self._code(chunk) for chunk in chunks if len(chunk) >= self.min_samples]))
         return found
 

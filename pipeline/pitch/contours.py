@@ -1,7 +1,9 @@
 """The pitch contours of a run's segments, to train a pitch tokenizer on; validation has speakers of its own.
 
 RUN/manifest/, RUN/segments/ -> contours of train and validation
-FOLDER/contours-<digest>.npz    the same, kept: a resumed training need not find them again
+FOLDER/contours-<digest>/part-<chunk>.npz    the same, kept: a resumed training need not find them again
+
+Under torchrun each process finds its share of the chunks, and reads what the others found.
 """
 
 from __future__ import annotations
@@ -10,26 +12,32 @@ import hashlib
 import io
 import json
 import math
+import os
+import time
 import zipfile
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model.pitch.contour import Contour, extract
+from model.pitch.contour import Contour, extract, method_of
 from model.pitch.contours import Contours
-from model.training.step_batches import draw_order, iterate
-from pipeline.audio.read import AudioError, Span, read_spans
+from model.training.step_batches import iterate
+from pipeline.audio.places import read_patiently
+from pipeline.audio.read import AudioError, read_spans
 from pipeline.corpora.manifest import iterate_tables
 from pipeline.errors import TwistError
 from pipeline.files import storage
 from pipeline.runs import MANIFEST, SEGMENTS
-from pipeline.segments.segment import read_segments
 from pipeline.stage import fingerprint_of
+from pipeline.units.codebook_fit import draw_segments
+from pipeline.work.plan import WorkPlan
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from model.pitch.model_config import Extractor
@@ -37,6 +45,8 @@ if TYPE_CHECKING:
     from pipeline.progress import ReportProgress
 
 SPLITS = ("train", "validation")
+POLL_S = 2.0
+NUM_WITNESSES = 5
 
 
 def read_contours(
@@ -47,7 +57,7 @@ def read_contours(
     Args:
         run: Folder of a run whose segments are finished.
         config: How much to read, what share of speakers to keep for validation, and the extractor.
-        folder: Where the contours are kept.
+        folder: Where the contours are kept, which all processes can access.
         report: Called as they are found.
 
     Returns:
@@ -55,27 +65,24 @@ def read_contours(
 
     Raises:
         TwistError: the run has no segments, or all are of one recording, or none can be read.
+        ConnectionError: the place of the audio fails, and goes on failing; nothing is kept of the chunk.
     """
     settings = {
         "segments": fingerprint_of(run, SEGMENTS),
         "manifest": fingerprint_of(run, MANIFEST),
-        "extractor": config.model.extractor,
+        "extractor": method_of(config.model.extractor),
         "max_hours": config.max_hours,
         "seed": config.seed,
         "validation_share": config.validation_share,
     }
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    uri = storage.join(folder, f"contours-{fingerprint[:16]}.npz")
-    if storage.exists(uri):
-        return _read(uri, fingerprint)
-    segments = _drawn(read_segments(run), config)
+    segments = draw_segments(run, config.max_hours, config.seed)
     is_held_out = _is_held_out(_groups(run, segments), config.validation_share)
-    found: list[Contour | None] = []
-    extracting = _Extracting(segments, config.model.extractor)
-    for contour in iterate(extracting, 0, len(segments), config.num_workers):
-        found.append(contour)
-        if len(found) % 50 == 0 or len(found) == len(segments):
-            report(len(found), len(segments), "segments", f"F0 by {config.model.extractor}")
+    plan = WorkPlan.of(segments, "segment_id")
+    parts = storage.join(folder, f"contours-{fingerprint[:16]}")
+    rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    _find(plan, parts, config, report, rank, world_size)
+    found = [contour for name in plan.names for contour in _read(_part_uri(parts, name))]
     splits = []
     for name, is_in in zip(SPLITS, (~is_held_out, is_held_out), strict=True):
         contours = [found[number] for number in np.flatnonzero(is_in)]
@@ -83,53 +90,73 @@ def read_contours(
         if not kept:
             raise TwistError(f"none of the segments of {run} for {name} can be read")
         splits.append(Contours.of(kept, f"{fingerprint}/{name}"))
-    num_unread = sum(contour is None for contour in found)
+    return splits[0], splits[1], sum(contour is None for contour in found)
+
+
+def _find(
+    plan: WorkPlan, parts: str, config: PitchTrainConfig, report: ReportProgress, rank: int, world_size: int
+) -> None:
+    """Finds this process's share of the chunks that are not kept yet, and waits for that of the others."""
+    missing = [number for number, name in enumerate(plan.names) if not storage.exists(_part_uri(parts, name))]
+    ours = [number for number in missing if number % world_size == rank]
+    extracting = _Extracting(plan, ours, config.model.extractor)
+    for done, (number, contours) in enumerate(iterate(extracting, 0, len(ours), config.num_workers), start=1):
+        storage.put_if_absent(_part_uri(parts, plan.names[number]), _to_bytes(contours))
+        report(done, len(ours), "chunks", f"F0 by {config.model.extractor}")
+    # Not by a barrier: its patience is minutes, and who waits here may wait for hours. If a process fails, torchrun
+    # ends the others.
+    for number in missing:
+        while not storage.exists(_part_uri(parts, plan.names[number])):
+            time.sleep(POLL_S)
+
+
+def _part_uri(parts: str, chunk: str) -> str:
+    return storage.join(parts, f"part-{chunk}.npz")
+
+
+def _to_bytes(contours: Sequence[Contour | None]) -> bytes:
     file = io.BytesIO()
-    arrays: dict[str, Any] = {
-        f"{name}_{part}": getattr(contours, part)
-        for name, contours in zip(SPLITS, splits, strict=True)
-        for part in ("f0", "is_voiced", "offsets")
-    }
-    np.savez_compressed(file, num_unread=num_unread, **arrays)
-    storage.put_if_absent(uri, file.getvalue())
-    return splits[0], splits[1], num_unread
+    read = [contour for contour in contours if contour is not None]
+    np.savez_compressed(
+        file,
+        f0=np.concatenate([np.zeros(0, np.float32), *(one.f0 for one in read)]),
+        is_voiced=np.concatenate([np.zeros(0, np.bool_), *(one.is_voiced for one in read)]),
+        # -1: cannot be read
+        num_frames=np.array([-1 if contour is None else len(contour) for contour in contours], np.int64),
+    )
+    return file.getvalue()
 
 
-def _read(uri: str, fingerprint: str) -> tuple[Contours, Contours, int]:
+def _read(uri: str) -> list[Contour | None]:
     try:
         with np.load(io.BytesIO(storage.read_bytes(uri)), allow_pickle=False) as file:
-            train, validation = (
-                Contours(
-                    file[f"{name}_f0"], file[f"{name}_is_voiced"], file[f"{name}_offsets"], f"{fingerprint}/{name}"
-                )
-                for name in SPLITS
-            )
-            return train, validation, int(file["num_unread"])
+            f0, is_voiced, num_frames = file["f0"], file["is_voiced"], file["num_frames"]
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise TwistError(f"{uri} is damaged ({error}); delete it, and it is made again") from error
+    ends = np.cumsum(np.maximum(num_frames, 0))
+    return [
+        Contour(f0[end - length : end], is_voiced[end - length : end]) if length >= 0 else None
+        for end, length in zip(ends, num_frames, strict=True)
+    ]
 
 
 class _Extracting:
-    """Indexed by segment, its contour; None if its audio cannot be read."""
+    """Indexed by place among `numbers`: the number of a chunk, and its contours; None where audio cannot be read."""
 
-    def __init__(self, segments: pa.Table, extractor: Extractor) -> None:
-        self._segments = segments
+    def __init__(self, plan: WorkPlan, numbers: Sequence[int], extractor: Extractor) -> None:
+        self._plan = plan
+        self._numbers = numbers
         self._extractor = extractor
 
-    def __getitem__(self, index: int) -> Contour | None:
-        row = self._segments.slice(index, 1).to_pylist()[0]
-        (wav,) = read_spans([Span(row["uri"], row["channel"], row["start_s"], row["end_s"])])
-        return None if isinstance(wav, AudioError) else extract(wav, self._extractor)
+    def __getitem__(self, index: int) -> tuple[int, list[Contour | None]]:
+        number = self._numbers[index]
+        spans = self._plan[number].spans
+        wavs = read_patiently(lambda some: list(read_spans(some)), spans, lambda span: span.uri, self._witnesses)
+        return number, [None if isinstance(wav, AudioError) else extract(wav, self._extractor) for wav in wavs]
 
-
-def _drawn(segments: pa.Table, config: PitchTrainConfig) -> pa.Table:
-    """All segments, or `max_hours` of them at random, in their order."""
-    seconds = pc.subtract(segments["end_s"], segments["start_s"]).to_numpy()
-    if seconds.sum() <= config.max_hours * 3600:
-        return segments
-    order = draw_order([config.seed, 2], len(segments))
-    num_taken = max(2, int(np.searchsorted(np.cumsum(seconds[order]), config.max_hours * 3600)))
-    return segments.take(np.sort(order[:num_taken]))
+    def _witnesses(self) -> list[str]:
+        """Other audio of the draw, which tells a failing place from a failing file."""
+        return [self._plan[number].spans[0].uri for number in range(min(len(self._plan), NUM_WITNESSES))]
 
 
 def _groups(run: str, segments: pa.Table) -> list[str]:

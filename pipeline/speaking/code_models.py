@@ -1,36 +1,12 @@
-"""Models that give codes of pitch and of style beside units."""
+"""Loads the models that give codes of pitch and of style beside units."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from model.code_model import CodeModel
     from model.device import Device
-
-
-class CodeModel(Protocol):
-    """A model of pitch or style."""
-
-    @property
-    def rate_hz(self) -> float:
-        """Codes a second."""
-        ...
-
-    @property
-    def num_codes(self) -> int:
-        """Above every code."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal for models that give equal codes."""
-        ...
-
-    def codes(self, wav: Tensor, num_samples: Tensor) -> list[Tensor]:
-        """The codes [P] int64 of clips at 16 kHz: wav [B, S], of which num_samples [B] belong to each clip."""
-        ...
 
 
 def load_code_models(pitch: str | None, style: str | None, device: Device = "auto") -> dict[str, CodeModel]:

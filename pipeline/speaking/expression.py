@@ -9,18 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from model.vocoder.codes import codes_of_frames
 from pipeline.errors import TwistError
+from pipeline.units.encode import as_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from pipeline.speaking.code_models import CodeModel
+    from model.code_model import CodeModel
     from pipeline.speaking.units import Codes
     from pipeline.speaking.voice import Voice
 
@@ -63,12 +62,8 @@ class Expression:
     def of_wavs(self, wavs: Sequence[NDArray[np.float32]], names: Sequence[str]) -> list[Codes]:
         """The codes of clips [S] at 16 kHz, of those named: `pitch`, `style`; each by itself."""
         found: list[dict[str, NDArray[np.uint16]]] = [{} for _ in wavs]
-        if not wavs:
-            return []
-        padded = pad_sequence([torch.from_numpy(wav) for wav in wavs], batch_first=True)
-        num_samples = torch.tensor([len(wav) for wav in wavs])
         for name in names:
-            for codes, of_clip in zip(self._encoders[name].codes(padded, num_samples), found, strict=True):
+            for codes, of_clip in zip(self._encoders[name].codes(as_tensors(wavs)), found, strict=True):
                 of_clip[name] = codes.cpu().numpy().astype(np.uint16)
         return list(found)
 

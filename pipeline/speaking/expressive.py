@@ -9,22 +9,22 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from model.lm.streams import StreamRates, Streams, merge, split
 from pipeline.audio.read import Span
 from pipeline.errors import TwistError
 from pipeline.speaking.wav import read_clip
+from pipeline.units.encode import as_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from model.code_model import CodeModel
     from model.lm.parts import Part
     from model.lm.streams import Spoken
     from model.lm.vocab import Vocabulary
-    from pipeline.speaking.code_models import CodeModel
     from pipeline.speaking.tokenizer import Tokenizer
 
 
@@ -79,9 +79,8 @@ class StreamTokenizer:
         self._tokenizer.require_frames(wav, recording)
         (units,) = self._tokenizer.of_wavs([wav])
         assert units.durations is not None
-        samples, length = torch.from_numpy(wav)[None], torch.tensor([len(wav)])
         pitch, style = (
-            model.codes(samples, length)[0].numpy().astype(np.uint16) for model in (self._pitch, self._style)
+            model.codes(as_tensors([wav]))[0].numpy().astype(np.uint16) for model in (self._pitch, self._style)
         )
         return Streams(units.values, units.durations, pitch, style)
 

@@ -36,7 +36,7 @@ from pipeline.work.retry import take_back_dropped
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from model.style.model import StyleModel
+    from model.code_model import CodeModel
     from pipeline.progress import ReportProgress
     from pipeline.work.cluster import ClusterConfig
     from pipeline.work.plan import Chunk
@@ -91,7 +91,7 @@ class TakeStyle:
             for span, clip in zip(chunk.spans, clips, strict=True)
         ]
         wavs = [stretch.wav for stretch in taken if isinstance(stretch, Taken)]
-        codes = iter(codes_of_clips(self._model, wavs))
+        codes = (each.numpy().astype(np.uint16) for each in (self._model.codes(as_tensors(wavs)) if wavs else ()))
         outcomes = [next(codes) if isinstance(stretch, Taken) else stretch for stretch in taken]
         differences = differences_by_id(chunk.ids, taken)
         table = _style_table(chunk, outcomes, [s if isinstance(s, Taken) else None for s in taken])
@@ -103,16 +103,6 @@ class TakeStyle:
         if taken.difference and taken.difference.lost_s:
             return AudioError(taken.difference.reason, taken.difference.detail)
         return AudioError("too_short", f"{len(taken.wav)} samples give no code of style")
-
-
-def codes_of_clips(model: StyleModel, wavs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.uint16]]:
-    """The codes [P] of clips [S] at 16 kHz."""
-    clips = as_tensors(wavs)
-    if not clips:
-        return []
-    padded = torch.nn.utils.rnn.pad_sequence(list(clips), batch_first=True)
-    found = model.codes(padded, torch.tensor([len(clip) for clip in clips]))
-    return [codes.numpy().astype(np.uint16) for codes in found]
 
 
 def _all_dropped(chunk: Chunk, error: AudioError) -> pa.Table:
@@ -131,7 +121,7 @@ def _style_table(
     )
 
 
-def _account(stage: Stage, num_planned: int, model: StyleModel, work: dict[str, Any]) -> None:
+def _account(stage: Stage, num_planned: int, model: CodeModel, work: dict[str, Any]) -> None:
     segments = SegmentAccount()
     code_counts = np.zeros(model.num_codes, np.int64)
     digests = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.signal import lfilter
 
 from model.pitch.contour import Contour, extract, features_of, interpolated
 from model.pitch.model_config import Extractor
@@ -54,6 +55,17 @@ def test_high_voices_are_found_by_nccf() -> None:
     contour = extract(voice(f0_hz), "nccf")
     cents = 1200 * np.abs(np.log2(np.maximum(contour.f0, 1)[10:-10] / f0_hz[40::80][10:-10]))
     assert np.quantile(cents, 0.95) < 50
+
+
+def test_a_loud_formant_is_not_taken_for_the_voice() -> None:
+    """A vowel whose first formant lies on the third harmonic of 200 Hz, so breathy that longer lags correlate less."""
+    wav = voice(np.full(32_000, 200.0))
+    radius, angle = 0.99, 2 * np.pi * 600 / RATE_HZ
+    noise = np.random.default_rng(0).standard_normal(6_000)
+    formant = lfilter([1.0], [1, -2 * radius * np.cos(angle), radius**2], noise)
+    wav[12_000:18_000] = 0.2 * wav[12_000:18_000] + 0.5 * formant / np.abs(formant).max()
+    f0 = extract(wav, "nccf").f0
+    assert (f0 < 400).all(), f"heard at {f0.max():.0f} Hz"
 
 
 def test_voicing_is_found() -> None:

@@ -68,30 +68,26 @@ def test_the_published_size() -> None:
 def test_a_clip_has_the_same_codes_in_every_batch(tokenizer: PitchTokenizer) -> None:
     lengths = [16_000, 40_000, 1280, 1279, 23_456]
     clips = [voice(gliding(90 + 20 * n, 200 + 30 * n, length / 16_000), n) for n, length in enumerate(lengths)]
-    wav = torch.full((len(clips), max(lengths)), 0.5)  # what lies behind a clip is not silence
-    for row, clip in zip(wav, clips, strict=True):
-        row[: len(clip)] = torch.from_numpy(clip)
-    batched = tokenizer.codes(wav, torch.tensor(lengths))
+    batched = tokenizer.codes([torch.from_numpy(clip) for clip in clips])
     for number, (clip, codes) in enumerate(zip(clips, batched, strict=True)):
-        (alone,) = tokenizer.codes(torch.from_numpy(clip)[None], torch.tensor([len(clip)]))
+        (alone,) = tokenizer.codes([torch.from_numpy(clip)])
         assert codes.dtype == torch.int64 and torch.equal(codes, alone), f"clip {number}"
         assert len(codes) == lengths[number] // 1280
         assert ((codes >= 0) & (codes < 64)).all()
 
 
 def test_speech_without_a_voiced_frame_has_codes(tokenizer: PitchTokenizer) -> None:
-    (codes,) = tokenizer.codes(torch.zeros(1, 16_000), torch.tensor([16_000]))
+    (codes,) = tokenizer.codes([torch.zeros(16_000)])
     zeros = Contour(np.zeros(200, np.float32), np.zeros(200, np.bool_))
     np.testing.assert_array_equal(codes.numpy(), tokenizer.codes_of_contour(zeros))
     assert len(codes) == 12
 
 
 def test_a_mean_may_be_given(tokenizer: PitchTokenizer) -> None:
-    wav = torch.from_numpy(voice(gliding(100, 200, 1.0)))[None]
-    length = torch.tensor([16_000])
-    own_mean_hz = extract(wav[0].numpy(), "nccf").mean_hz
-    (by_itself,), (given,) = tokenizer.codes(wav, length), tokenizer.codes(wav, length, [own_mean_hz])
-    (other,) = tokenizer.codes(wav, length, [900.0])
+    wav = torch.from_numpy(voice(gliding(100, 200, 1.0)))
+    own_mean_hz = extract(wav.numpy(), "nccf").mean_hz
+    (by_itself,), (given,) = tokenizer.codes([wav]), tokenizer.codes([wav], [own_mean_hz])
+    (other,) = tokenizer.codes([wav], [900.0])
     assert torch.equal(by_itself, given) and not torch.equal(by_itself, other)
 
 

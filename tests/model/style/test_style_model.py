@@ -68,7 +68,7 @@ def test_metas_codes_are_those_of_transformers_parts(release: Path) -> None:
         int(np.argmax(weight @ states[start : start + 50].mean(axis=0) + bias)) for start in range(0, len(states), 50)
     ]
     style = load_style(str(release), "cpu")
-    (codes,) = style.codes(wav[None], torch.tensor([len(wav)]))
+    (codes,) = style.codes([wav])
     assert codes.tolist() == expected
     assert len(codes) == 4 and len(set(expected)) > 1, "the example tells codes apart"
     assert (style.rate_hz, style.num_codes, style.min_samples) == (1.0, 100, 400)
@@ -77,11 +77,11 @@ def test_metas_codes_are_those_of_transformers_parts(release: Path) -> None:
 def test_stretches_of_100_s_are_coded_by_themselves(release: Path) -> None:
     wav = noise(101.5)
     style = load_style(str(release), "cpu")
-    (whole,) = style.codes(wav[None], torch.tensor([len(wav)]))
-    parts = [style.codes(part[None], torch.tensor([len(part)]))[0] for part in wav.split(META_CHUNK_SAMPLES)]
+    (whole,) = style.codes([wav])
+    parts = [style.codes([part])[0] for part in wav.split(META_CHUNK_SAMPLES)]
     assert whole.tolist() == torch.cat(parts).tolist()
     short_rest = META_CHUNK_SAMPLES + 300
-    (codes,) = style.codes(wav[None, :short_rest], torch.tensor([short_rest]))
+    (codes,) = style.codes([wav[:short_rest]])
     assert codes.tolist() == parts[0].tolist(), "what is too short for a frame is left out"
 
 
@@ -105,10 +105,9 @@ def style_folder(request: pytest.FixtureRequest, release: Path, tmp_path: Path) 
 def test_batched_is_alone(style_folder: Path) -> None:
     style = load_style(str(style_folder), "cpu")
     wavs = [noise(seconds, seed) for seed, seconds in enumerate((2.3, 0.4, 5.0, 1.0))]
-    padded = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True, padding_value=0.7)
-    together = style.codes(padded, torch.tensor([len(wav) for wav in wavs]))
+    together = style.codes(wavs)
     for wav, codes in zip(wavs, together, strict=True):
-        (alone,) = style.codes(wav[None], torch.tensor([len(wav)]))
+        (alone,) = style.codes([wav])
         assert codes.tolist() == alone.tolist() and codes.dtype == torch.int64
         assert len(codes) == -(-round(len(wav) / 16_000 * 50) // 50) and codes.max() < style.num_codes
 
@@ -127,7 +126,7 @@ def test_ours_comes_back_and_is_the_nearest_centroid(tmp_path: Path) -> None:
     made.save(tmp_path)
     read = load_style(str(tmp_path), "cpu")
     assert read.fingerprint == made.fingerprint
-    (codes,) = read.codes(wav[None], torch.tensor([len(wav)]))
+    (codes,) = read.codes([wav])
     values = {name: tensor.numpy().astype(np.float64) for name, tensor in weights.items()}
     expected = []
     for start in range(0, len(frames), 25):
@@ -159,7 +158,7 @@ def test_what_is_no_style_model(tmp_path: Path) -> None:
 
 def test_a_clip_that_is_too_short_is_refused(release: Path) -> None:
     with pytest.raises(TwistError, match="too short"):
-        load_style(str(release), "cpu").codes(torch.zeros(1, 399), torch.tensor([399]))
+        load_style(str(release), "cpu").codes([torch.zeros(399)])
 
 
 @pytest.mark.parametrize(
@@ -186,5 +185,5 @@ def test_the_embedded_model_is_small_and_tells_seconds_apart() -> None:
     style = load_style("style-tiny-25hz", "cpu")
     assert (style.rate_hz, style.num_codes) == (1.0, 64)
     wav = torch.cat([noise(2.0, 1), 0.2 * torch.sin(torch.arange(32_000) * 0.05)])
-    (codes,) = style.codes(wav[None], torch.tensor([len(wav)]))
+    (codes,) = style.codes([wav])
     assert len(codes) == 4 and len(set(codes.tolist())) > 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,12 @@ from model.pitch.model_config import PitchModelConfig
 from model.pitch.train_config import PitchTrainConfig
 from pipeline.audio.read import Span, read_spans
 from pipeline.errors import TwistError
+from pipeline.files.places import PlaceError
 from pipeline.pitch import contours
-from pipeline.pitch.contours import _groups, _is_held_out, read_contours
+from pipeline.pitch.contours import _find, _groups, _is_held_out, _read, read_contours
 from pipeline.segments.segment import read_segments
+from pipeline.units.codebook_fit import draw_segments
+from pipeline.work.plan import WorkPlan
 from tests.progress import silently
 
 
@@ -39,7 +44,7 @@ def test_every_segment_is_in_one_split_or_unread(small_run: Path, tmp_path: Path
 
 def test_what_was_found_is_kept(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = read_contours(str(small_run), config(), str(tmp_path), silently)
-    (kept,) = tmp_path.iterdir()
+    kept = next(tmp_path.rglob("*.npz"))
     monkeypatch.setattr(contours, "extract", None)
     again = read_contours(str(small_run), config(), str(tmp_path), silently)
     for one, other in zip(first[:2], again[:2], strict=True):
@@ -49,6 +54,46 @@ def test_what_was_found_is_kept(small_run: Path, tmp_path: Path, monkeypatch: py
     kept.write_bytes(kept.read_bytes()[:100])
     with pytest.raises(TwistError, match="is damaged"):
         read_contours(str(small_run), config(), str(tmp_path), silently)
+
+
+def test_processes_share_the_work(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    segments = draw_segments(str(small_run), 50.0, 0)
+    place = segments.schema.get_field_index("work_unit")
+    plan = WorkPlan.of(
+        segments.set_column(place, "work_unit", [[f"c{number}" for number in range(len(segments))]]), "segment_id"
+    )
+    assert len(plan) > 3
+    found: list[int] = []
+    monkeypatch.setattr(contours, "extract", lambda wav, _: found.append(len(wav)) or extract(wav, "nccf"))
+    monkeypatch.setattr(contours, "POLL_S", 0.01)
+    with ThreadPoolExecutor(2) as pool:
+        for ended in [
+            pool.submit(_find, plan, str(tmp_path), config(), silently, rank, world_size=2) for rank in (0, 1)
+        ]:
+            ended.result(timeout=120)
+    assert len(list(tmp_path.glob("part-*.npz"))) == len(plan), "each waited for the other's"
+    read = [one for name in plan.names for one in _read(str(tmp_path / f"part-{name}.npz"))]
+    assert len(found) == sum(one is not None for one in read), "each segment is found once"
+
+
+def test_nothing_is_kept_of_what_a_failing_place_hides(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails = True
+
+    def read(spans: list[Span]) -> Iterator[Any]:
+        if fails:
+            raise PlaceError("the mount is gone")
+        return iter(read_spans(spans))
+
+    monkeypatch.setattr(contours, "read_spans", read)
+    monkeypatch.setattr("pipeline.audio.places.PLACE_PATIENCE_S", -1.0)
+    with pytest.raises(ConnectionError, match="mount is gone"):
+        read_contours(str(small_run), config(), str(tmp_path), silently)
+    assert not list(tmp_path.rglob("*.npz"))
+    fails = False
+    *_, num_unread = read_contours(str(small_run), config(), str(tmp_path), silently)
+    assert num_unread == 2, "the two of the recording that vanishes"
 
 
 def test_hours_are_drawn(small_run: Path, tmp_path: Path) -> None:

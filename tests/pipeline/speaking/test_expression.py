@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,12 +49,13 @@ class Loudness:
     rate_hz: float
     num_codes: int
     fingerprint: str
+    min_samples: int = 1
 
-    def codes(self, wav: Tensor, num_samples: Tensor) -> list[Tensor]:
+    def codes(self, wavs: Sequence[Tensor]) -> list[Tensor]:
         found = []
-        for row, count in zip(wav, num_samples.tolist(), strict=True):
+        for wav in wavs:
             each = round(16_000 / self.rate_hz)
-            pieces = row[: count // each * each].reshape(-1, each)
+            pieces = wav[: len(wav) // each * each].reshape(-1, each)
             found.append((pieces.abs().amax(1) * self.num_codes).long().clamp(max=self.num_codes - 1))
         return found
 

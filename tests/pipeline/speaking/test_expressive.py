@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,13 @@ class ZeroCrossings:
 
     rate_hz = 12.5
     num_codes = 16
+    min_samples = 1280
     fingerprint = "zero crossings"
 
-    def codes(self, wav: torch.Tensor, num_samples: torch.Tensor) -> list[torch.Tensor]:
+    def codes(self, wavs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         found = []
-        for clip, length in zip(wav, num_samples.tolist(), strict=True):
-            frames = clip[: length // 1280 * 1280].reshape(-1, 1280)
+        for wav in wavs:
+            frames = wav[: len(wav) // 1280 * 1280].reshape(-1, 1280)
             found.append(((frames[:, 1:] * frames[:, :-1]) < 0).sum(dim=1).clamp(max=319) // 20)
         return found
 
