@@ -16,6 +16,7 @@ from jobs.progress import progress
 from jobs.recipe import Recipe
 from jobs.stopping import Stopped
 from pipeline.files import storage
+from pipeline.runs import PITCH_MODEL
 
 if TYPE_CHECKING:
     from model.pitch.trainer import PitchQuality, PitchResult
@@ -32,7 +33,7 @@ def work(recipe: Recipe, checkpoints: str | None = None) -> PitchResult:
 
     config = recipe.train_pitch
     is_of_the_run = checkpoints is None
-    checkpoints = checkpoints or storage.join(recipe.run, "pitch_model")
+    checkpoints = checkpoints or storage.join(recipe.run, PITCH_MODEL)
     with progress("contours") as report:
         train, validation, num_unread = read_contours(recipe.run, config, checkpoints, report)
     if num_unread:

@@ -11,6 +11,7 @@ from jobs.progress import progress
 from jobs.recipe import Recipe
 from pipeline.errors import TwistError
 from pipeline.files import storage
+from pipeline.runs import STYLE_MODEL
 
 
 def work(recipe: Recipe, output: str | None = None) -> None:
@@ -21,7 +22,7 @@ def work(recipe: Recipe, output: str | None = None) -> None:
     """
     from pipeline.style.fit import fit_style
 
-    folder = output or storage.join(recipe.run, "style-model")
+    folder = output or storage.join(recipe.run, STYLE_MODEL)
     if storage.is_s3(folder):
         raise TwistError(f"{folder} lies on S3: name a local folder by --output, and copy the model there")
     with progress("train-style") as report:
@@ -35,7 +36,7 @@ def work(recipe: Recipe, output: str | None = None) -> None:
 
 
 def _add_output(parser: ArgumentParser) -> None:
-    parser.add_argument("--output", type=str | None, help="The model's folder; RUN/style-model unless given.")
+    parser.add_argument("--output", type=str | None, help="The model's folder; RUN/style_model unless given.")
 
 
 main = command(

@@ -26,6 +26,8 @@ SHARDS = "shards"
 PREFERENCES = "preferences"
 # The folder of the checkpoints of `twist tune`.
 TUNED = "tuned"
+# Those of the models that `twist train-pitch` and `twist train-style` make.
+PITCH_MODEL, STYLE_MODEL = "pitch_model", "style_model"
 
 
 @dataclass(frozen=True)

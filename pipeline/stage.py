@@ -324,6 +324,19 @@ def damage(run: str, name: str) -> Iterator[str]:
         yield from sha256sums.differences(folder, sha256sums.read(folder))
 
 
+def checksums(run: str, name: str) -> dict[str, str]:
+    """The sha256 of each file of a finished stage as its work left it, by its name in the stage's folder.
+
+    Empty of a stage that was made before there were such checksums.
+
+    Raises:
+        FileNotFoundError: the stage was never begun, or its SHA256SUMS is gone.
+        StageError: its stage.json is damaged.
+    """
+    files: dict[str, str] = read_facts(run, name).get("files", {})
+    return sha256sums.read(storage.join(run, name)) if SHA256SUMS in files else files
+
+
 def is_finished(run: str, name: str) -> bool:
     """Whether a stage has its done marker."""
     return storage.exists(storage.join(run, name, DONE))

@@ -136,7 +136,7 @@ class PooledStyle:
         return cls(encoder, config, settings["method"], weights, tuple(settings.get("labels", ())))
 
     def save(self, folder: Path) -> None:
-        """Writes model.safetensors, then config.json, which names its sha256."""
+        """Writes model.safetensors, config.json, and checksums.json, to which both are held when they are loaded."""
         encoder = asdict(self._encoder_config)
         del encoder["device"]
         settings = {
@@ -152,8 +152,13 @@ class PooledStyle:
         unfinished = folder / f".{WEIGHTS}.part"
         weights_file.save({name: tensor.contiguous() for name, tensor in self._weights.items()}, unfinished)
         settings["weights_sha256"] = sha256_of(str(unfinished))
+        config_json = (json.dumps(settings, indent=2) + "\n").encode()
+        sums = {WEIGHTS: settings["weights_sha256"], CONFIG: hashlib.sha256(config_json).hexdigest()}
+        # First without a list: between these two, files and list of a model that is fitted again would not agree.
+        (folder / checkpoint.CHECKSUMS).unlink(missing_ok=True)
         unfinished.replace(folder / WEIGHTS)
-        storage.write_bytes(str(folder / CONFIG), (json.dumps(settings, indent=2) + "\n").encode())
+        storage.write_bytes(str(folder / CONFIG), config_json)
+        storage.write_bytes(str(folder / checkpoint.CHECKSUMS), checkpoint.checksums_text(sums).encode())
 
     @torch.inference_mode()
     def codes(self, wavs: Sequence[Tensor]) -> list[Tensor]:

@@ -111,7 +111,9 @@ def damaged_files(folder: str, rank: int = 0, world_size: int = 1) -> list[str]:
 
 def damage(uri: str, names: Sequence[str]) -> TwistError:
     """The error for a checkpoint of which these files are damaged."""
-    return TwistError(f"{uri} is damaged ({', '.join(names)}); delete it to go on from the one before it")
+    is_step = re.fullmatch(r"\d{8,}", uri.rstrip("/").rpartition("/")[2]) is not None
+    cure = "delete it to go on from the one before it" if is_step else "fetch it or make it anew"
+    return TwistError(f"{uri} is damaged ({', '.join(names)}); {cure}")
 
 
 def damaged_file(path: str) -> TwistError:

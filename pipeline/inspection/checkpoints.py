@@ -1,4 +1,4 @@
-"""Checkpoints of what a run trains: the speech LM (RUN/checkpoints), the vocoder (RUN/vocoder) and the tokenizer.
+"""Checkpoints of what a run trains: speech LM (RUN/checkpoints), vocoder, tokenizers of units and of pitch.
 
 torch, and transformers for speech LMs, are imported where a model is loaded: a run is described without.
 """
@@ -18,10 +18,16 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-Kind = Literal["speech_lm", "tuned_speech_lm", "vocoder", "tokenizer"]
+Kind = Literal["speech_lm", "tuned_speech_lm", "vocoder", "tokenizer", "pitch_tokenizer"]
 CONFIG = "config.json"
 # The figure of a validation by which each trainer knows its best checkpoint.
-QUALITY = {"speech_lm": "perplexity", "tuned_speech_lm": "loss", "vocoder": "mel_distance", "tokenizer": "masked_loss"}
+QUALITY = {
+    "speech_lm": "perplexity",
+    "tuned_speech_lm": "loss",
+    "vocoder": "mel_distance",
+    "tokenizer": "masked_loss",
+    "pitch_tokenizer": "loss",
+}
 
 
 def are_at(folder: str) -> bool:
@@ -127,7 +133,7 @@ def _kind_of(path: str) -> Kind:
     if not isinstance(config, dict):
         raise TwistError(f"{uri} does not describe a model")
     if "model_type" not in config:  # all of transformers' have one
-        return "vocoder"
+        return "pitch_tokenizer" if "f0_scale_hz" in config else "vocoder"
     return "tokenizer" if config["model_type"] == "hubert" else "speech_lm"
 
 
@@ -142,6 +148,17 @@ def _load(kind: Kind, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
             "codebook_size": vocoder.config.num_embeddings,
             "codebook": fingerprint,
             "sample_rate_hz": vocoder.config.sampling_rate,
+        }
+    if kind == "pitch_tokenizer":
+        from model.pitch.checkpoint import load_pitch_model
+
+        pitch = load_pitch_model(folder)
+        shape = pitch.config
+        return pitch, {
+            "architecture": "vqvae",
+            "num_codes": shape.num_codes,
+            "rate_hz": shape.rate_hz,
+            "extractor": shape.extractor,
         }
     if kind == "tokenizer":
         from model.encoder.hubert_checkpoint import load_hubert
@@ -166,10 +183,9 @@ def _trainer_state(path: str) -> dict[str, Any] | None:
 
 
 def _seen(progress: dict[str, Any]) -> dict[str, int]:
-    """How much a model was trained on: units, samples of audio, or preference pairs."""
-    return {
-        name: progress[name] for name in ("num_units_seen", "num_samples_seen", "num_pairs_seen") if name in progress
-    }
+    """How much a model was trained on: units, samples of audio, preference pairs, or frames of pitch."""
+    names = ("num_units_seen", "num_samples_seen", "num_pairs_seen", "num_frames_seen")
+    return {name: progress[name] for name in names if name in progress}
 
 
 def _quality(kind: Kind, measured: dict[str, Any] | None) -> float | None:

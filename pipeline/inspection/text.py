@@ -402,6 +402,9 @@ def _checkpoint(description: Mapping[str, Any]) -> Iterator[str]:
     elif description["holds"] == "vocoder":
         yield from _row("speaks", f"{description['codebook_size']:,} units, {description['sample_rate_hz']:,} Hz")
         yield from _row("codebook", description["codebook"] or "not stated")
+    elif description["holds"] == "pitch_tokenizer":
+        told = f"{description['num_codes']} codes at {description['rate_hz']:g} Hz, F0 by {description['extractor']}"
+        yield from _row("tokenizer", told)
     if description["progress"]:
         progress = description["progress"]
         yield from _row("trained for", f"{progress['step']:,} steps over {_seen(progress)}")
@@ -412,6 +415,8 @@ def _seen(progress: Mapping[str, Any]) -> str:
         return f"{progress['num_units_seen']:,} units"
     if "num_pairs_seen" in progress:
         return f"{progress['num_pairs_seen']:,} preference pairs"
+    if "num_frames_seen" in progress:
+        return f"{progress['num_frames_seen']:,} frames of pitch"
     return f"{progress['num_samples_seen']:,} samples of audio"
 
 

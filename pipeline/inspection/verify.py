@@ -11,6 +11,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from pipeline import stage
+from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 from pipeline.inspection import checkpoints
 from pipeline.inspection.preferences import verify_preferences
@@ -34,11 +35,13 @@ from pipeline.runs import (
     LANGUAGE,
     MANIFEST,
     PITCH,
+    PITCH_MODEL,
     PREFERENCES,
     SEGMENTS,
     SHARDS,
     STAGE_NAMES,
     STYLE,
+    STYLE_MODEL,
     TEXT,
     TUNED,
     UNITS,
@@ -72,9 +75,21 @@ def verify_run(run: str, checksums: bool = True) -> Iterator[str]:
     for name in (*STAGE_NAMES, PREFERENCES):
         if stage.is_finished(run, name):
             yield from verify_stage(run, name, checksums)
-    for name in ("tokenizer", "vocoder", "checkpoints", TUNED):
+    for name in ("tokenizer", "vocoder", "checkpoints", TUNED, PITCH_MODEL):
         folder = storage.join(run, name)
         yield from as_violations(folder, checkpoints.verify_checkpoints(folder, checksums))
+    yield from verify_style_model(storage.join(run, STYLE_MODEL))
+
+
+def verify_style_model(folder: str) -> Iterator[str]:
+    """What `twist train-style` has made, if it has: that it can be loaded, and is what was saved."""
+    from model.style.model import CONFIG, load_style
+
+    if storage.exists(storage.join(folder, CONFIG)):
+        try:
+            load_style(folder, "cpu")
+        except TwistError as error:
+            yield str(error)
 
 
 def verify_folder(uri: str, kind: str, checksums: bool = True) -> Iterator[str]:

@@ -20,11 +20,12 @@ import pyarrow.compute as pc
 
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
+from pipeline.files.checksums import sha256_of
 from pipeline.runs import PITCH, STYLE
-from pipeline.stage import is_finished, read_facts
+from pipeline.stage import checksums, is_finished, read_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -54,6 +55,10 @@ class Stream:
     num_codes: int
     fingerprint: str
 
+    def checksums(self) -> dict[str, str]:
+        """The sha256 of each part as the stage left it; empty of a stage of a version without."""
+        return checksums(self.folder.rpartition("/")[0], self.name)
+
     def facts(self) -> dict[str, Any]:
         """What dataset.json says of it."""
         return {"fingerprint": self.fingerprint, "rate_hz": self.rate_hz, "num_codes": self.num_codes}
@@ -77,13 +82,15 @@ def streams_of(run: str) -> tuple[Stream, ...]:
     return tuple(streams)
 
 
-def codes_of_segments(segments: pa.Table, part: str, stream: Stream) -> pa.Array:
+def codes_of_segments(segments: pa.Table, part: str, stream: Stream, sums: Mapping[str, str]) -> pa.Array:
     """The codes of segments (CODES_TYPE), null for one without.
 
     Args:
         segments: `segment_id` of segments with units.
         part: The name of the part of the stream that is about them.
         stream: Whose.
+        sums: What `stream.checksums` gives. A flipped bit in a page's header, of which Parquet has no checksum, may
+            change codes and nothing else.
 
     Raises:
         TwistError: the part is missing or damaged, or says nothing of a segment.
@@ -91,9 +98,12 @@ def codes_of_segments(segments: pa.Table, part: str, stream: Stream) -> pa.Array
     uri = storage.join(stream.folder, part)
     again = f"delete {stream.folder} and run `twist {stream.name}` again"
     try:
-        table = parquet.read(uri, ["segment_id", stream.name])
+        is_whole = sums.get(part) in (None, sha256_of(uri))
+        table = parquet.read(uri, ["segment_id", stream.name]) if is_whole else None
     except FileNotFoundError:
         raise TwistError(f"{uri} is missing; {again}") from None
+    if table is None:
+        raise TwistError(f"{uri} is damaged: it is not as it was when the stage was finished; {again}")
     places = pc.index_in(segments["segment_id"], table["segment_id"])
     if places.null_count:
         missing = segments["segment_id"].filter(pc.is_null(places))[0]

@@ -81,8 +81,9 @@ class Deal:
                 for part, table in zip(batch.parts, tables, strict=True)
             ]
         for stream in self.streams:
+            sums = stream.checksums()
             tables = [
-                table.append_column(stream.name, codes_of_segments(table, part.rpartition("/")[2], stream))
+                table.append_column(stream.name, codes_of_segments(table, part.rpartition("/")[2], stream, sums))
                 for part, table in zip(batch.parts, tables, strict=True)
             ]
         table = pa.concat_tables(tables)

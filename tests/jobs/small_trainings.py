@@ -1,4 +1,4 @@
-"""Sections of recipes for trainings of a tokenizer and a vocoder that take seconds."""
+"""Sections of recipes for trainings of tokenizers, a vocoder and a style model that take seconds."""
 
 PRETRAIN = """
 pretrain:
@@ -30,4 +30,21 @@ vocoder:
   checkpoint_every: 2
   log_every: 1
   sample_every: 3
+"""
+
+PITCH = """
+train_pitch:
+  model: {num_codes: 8, code_dim: 8, width: 4, depth: 1}
+  batch_size: 2
+  crop_frames: 64
+  num_steps: 4
+  validation_share: 0.3
+  validate_every: 2
+  checkpoint_every: 2
+  log_every: 1
+  device: cpu
+"""
+
+STYLE = """
+train_style: {num_codes: 4}
 """

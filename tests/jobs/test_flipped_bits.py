@@ -1,6 +1,7 @@
 """Bits flipped at random in every kind of file of a whole run: `inspect --verify` finds them, and who uses weights too.
 
-The run has everything that commands make: words, pitch, style, text, preferences, and checkpoints of four trainings.
+The run has everything that commands make: words, pitch, style, text, preferences, checkpoints of five trainings, and a
+style model.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from model.lm.samples import AlignedSamples, TextSamples, UnitSamples
@@ -22,8 +24,19 @@ from pipeline import stage
 from pipeline.errors import TwistError
 from pipeline.files import parquet
 from pipeline.inspection import checkpoints
-from pipeline.inspection.verify import verify_run, verify_stage
-from pipeline.runs import PREFERENCES, STAGE_NAMES, TUNED, UNITS, WORDS
+from pipeline.inspection.verify import verify_run, verify_stage, verify_style_model
+from pipeline.packing.streams import Stream, codes_of_segments
+from pipeline.runs import (
+    PITCH,
+    PITCH_MODEL,
+    PREFERENCES,
+    STAGE_NAMES,
+    STYLE,
+    STYLE_MODEL,
+    TUNED,
+    UNITS,
+    WORDS,
+)
 from pipeline.shards import WORD_BYTES, open_dataset
 from pipeline.text_shards import open_text
 from pipeline.units import parts as units_parts
@@ -35,13 +48,14 @@ if TYPE_CHECKING:
     from tests.jobs.whole_runs import WholeRun
 
 NUM_FLIPS_OF_A_KIND = 40
-TRAININGS = ("checkpoints", TUNED, "vocoder", "tokenizer")
+TRAININGS = ("checkpoints", TUNED, "vocoder", "tokenizer", PITCH_MODEL)
 # It has no list beside it: pages have checksums, its footer has none.
 REFERENCE = "log-probabilities of a reference"
 # Each file of a run is of the first kind that it fits.
 KINDS = {
     "weights": ["*/0*/model*.safetensors"],
     "optimizers": ["*/0*/optimizer-*"],
+    "style model": [f"{STYLE_MODEL}/*"],
     "lists of checksums": ["*/0*/checksums.json"],
     "states and settings of checkpoints": ["*/0*/*"],
     REFERENCE: ["tuned/*.parquet"],
@@ -62,10 +76,20 @@ KINDS = {
 UNCHECKED = [
     *("recipe.yaml", "*/metrics.jsonl", "*/.lock", "*/curve.png", "*/progress.json"),
     *("vocoder/samples/*", "evaluation/**/*"),
+    f"{PITCH_MODEL}/contours-*/*",  # is made anew; its zip has checksums, which who trains on it is told of
 ]
 
 
-READ_PART = {UNITS: units_parts.read_part, WORDS: words_parts.read_part}
+def read_codes(uri: str) -> pa.Table:
+    """The codes of a part of pitch or style, as who packs them takes them."""
+    folder, _, part = uri.rpartition("/")
+    run, _, name = folder.rpartition("/")
+    stream = Stream(name, folder, 1.0, 2**16, "")
+    ids = units_parts.read_part(f"{run}/{UNITS}/{part}").select(["segment_id"])
+    return ids.append_column(name, codes_of_segments(ids, part, stream, stream.checksums()))
+
+
+READ_PART = {UNITS: units_parts.read_part, WORDS: words_parts.read_part, PITCH: read_codes, STYLE: read_codes}
 
 
 @pytest.fixture
@@ -112,6 +136,8 @@ def is_found(run: Path, path: Path) -> bool:
         nearest = checkpoints.verify_checkpoint(str(path.parent))
     elif name in TRAININGS:
         nearest = checkpoints.verify_checkpoints(str(run / name))
+    elif name == STYLE_MODEL:
+        nearest = verify_style_model(str(path.parent))
     else:
         nearest = verify_stage(str(run), name) if stage.is_finished(str(run), name) else iter(())
     return next(nearest, None) is not None or next(verify_run(str(run)), None) is not None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def test_a_run_gets_a_style_model_and_codes(twist: Twist, finished_copy: Path) -> None:
     done = twist("train-style", "--run", finished_copy, "--train_style.num_codes", 4)
     assert "4 codes on" in done.stdout
-    twist("style", "--run", finished_copy, "--style.model", finished_copy / "style-model")
+    twist("style", "--run", finished_copy, "--style.model", finished_copy / "style_model")
     facts = json.loads((finished_copy / "style/stage.json").read_text())
     assert facts["style_model"]["num_codes"] == 4 and sum(facts["code_counts"]) > 0
     twist("inspect", finished_copy / "style", "--verify")

@@ -6,7 +6,7 @@ import itertools
 import json
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.jobs.small_trainings import PRETRAIN, VOCODER
+from tests.jobs.small_trainings import PITCH, PRETRAIN, STYLE, VOCODER
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,12 +40,13 @@ def write_recipe(folder: Path, recipe: str) -> Path:
     pairs = f"{{source: {folder}/pairs.jsonl, validation_share: 0.3, pairs_per_shard: 4}}"
     path = folder / "whole.yaml"
     codes = "pitch: {model: pitch-tiny}\nstyle: {model: style-tiny-25hz}\n"
-    path.write_text(f"words: {{}}\n{codes}text: {text}\npreferences: {pairs}\n{recipe}{TUNE}{PRETRAIN}{VOCODER}")
+    trainings = f"{TUNE}{PRETRAIN}{VOCODER}{PITCH}{STYLE}"
+    path.write_text(f"words: {{}}\n{codes}text: {text}\npreferences: {pairs}\n{recipe}{trainings}")
     return path
 
 
 def commands(recipe: Path, run: str, audio: str) -> list[tuple[str, ...]]:
     """The commands from audio to all models, in order."""
     of_run = ("--config", str(recipe), "--run", run)
-    after = ("prepare-preferences", "tune", "train-vocoder", "pretrain-tokenizer")
+    after = ("prepare-preferences", "tune", "train-vocoder", "pretrain-tokenizer", "train-pitch", "train-style")
     return [("run", *of_run, "--audio", audio), *((command, *of_run) for command in after)]

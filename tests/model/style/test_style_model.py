@@ -143,6 +143,9 @@ def test_another_encoder_is_refused(tmp_path: Path) -> None:
     PooledStyle(encoder, MFCC, "kmeans", weights).save(tmp_path)
     settings = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**settings, "encoder_fingerprint": "another"}))
+    with pytest.raises(TwistError, match=r"is damaged \(config.json\)"):
+        load_style(str(tmp_path))
+    (tmp_path / "checksums.json").unlink()
     with pytest.raises(TwistError, match="fitted on other features"):
         load_style(str(tmp_path))
 

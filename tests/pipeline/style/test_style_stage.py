@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from model.style.model import load_style
 from pipeline.audio.read import read_clips, whole_wavs
 from pipeline.errors import TwistError
 from pipeline.files import parquet
+from pipeline.files.checksums import sha256_of
 from pipeline.inspection.describe import describe_stage
 from pipeline.inspection.text import as_text
 from pipeline.inspection.verify import verify_stage
@@ -26,6 +28,7 @@ from pipeline.packing.pack import pack
 from pipeline.packing.streams import Stream, codes_of_sample
 from pipeline.runs import PITCH
 from pipeline.segments.segment import open_segments, plan_of
+from pipeline.sha256sums import SHA256SUMS
 from pipeline.shards import Sample, open_dataset, read_shard
 from pipeline.stage import Stage, StageCounts, Tally, fingerprint_of, read_facts
 from pipeline.style.fit import fit_style
@@ -218,7 +221,12 @@ def test_a_segment_without_codes_stays_without_them(run: Path) -> None:
     codes = [None if id == lost else row for id, row in zip(ids, of_segments, strict=True)]
     field = part.schema.field("pitch")
     changed = part.drop_columns(["pitch"]).append_column(field, pa.array(codes, field.type))
-    parquet.write(str(run / "pitch" / Path(uri).name), changed)
+    path = run / "pitch" / Path(uri).name
+    parquet.write(str(path), changed)
+    with pytest.raises(TwistError, match=f"{path.name} is damaged: it is not as it was"):
+        packed(run)
+    sums = run / "pitch" / SHA256SUMS
+    sums.write_text(re.sub(f"[0-9a-f]+  {path.name}", f"{sha256_of(str(path))}  {path.name}", sums.read_text()))
     again = packed(run)
     assert {sample.key for sample in again} == {sample.key for sample in samples}
     assert [sample.segment_id for sample in again if sample.pitch is None] == [lost]
