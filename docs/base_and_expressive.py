@@ -4,7 +4,9 @@
 
 TRAIN and HELD_OUT are folders of one reader's FLAC or WAV files, WORK is for checkpoints: where it has a voice already,
 that one is taken. Both voices begin as hifigan-tiny-25hz and train alike, without discriminators: on the same crops, in
-the same order. Prints a table for docs/expressive.md and draws WORK/base_and_expressive.png. Needs the extra `plots`.
+the same order. The table of the codes of pitch begins as the pitch tokenizer's codebook, in which codes of like pitch lie
+near one another: what a voice learns of one then holds for its neighbours. Prints a table for docs/expressive.md and draws
+WORK/base_and_expressive.png. Needs the extra `plots`.
 """
 
 from __future__ import annotations
@@ -30,11 +32,13 @@ from model.artefacts import local_path
 from model.pitch.contour import extract
 from model.pitch.tokenizer import load_pitch_tokenizer
 from model.vocoder.batches import CodeFacts, Conditions
+from model.vocoder.checkpoint import load_vocoder, save_vocoder
 from model.vocoder.config import VocoderConfig
 from model.vocoder.mel import LogMel
 from model.vocoder.mel_config import MelConfig
 from model.vocoder.train_config import VocoderTrainConfig
 from model.vocoder.trainer import train_vocoder
+from model.vocoder.widening import widened
 from pipeline.evaluation.measures import Measure, figure
 from pipeline.evaluation.speech.prosody import likeness
 from pipeline.records import LabelClock
@@ -108,12 +112,28 @@ def read(folder: str, count: int) -> ReadClips:
     )
 
 
-def train(clips: ReadClips, work: Path, steps: int, num_pitch: int | None) -> None:
-    base = VocoderConfig.read(local_path(INIT) / "config.json")
-    width = base.embedding_dim * (2 if num_pitch else 1)
-    model = dataclasses.replace(base, num_f0_tokens=num_pitch, model_in_dim=width)
+def begin_with_pitch(clips: ReadClips, folder: Path) -> VocoderConfig:
+    """Writes the voice of units as one that takes pitch, too, whose table of pitch is the tokenizer's codebook."""
+    given, fingerprint = load_vocoder(local_path(INIT))
+    width = given.config.embedding_dim
+    shape = dataclasses.replace(given.config, num_f0_tokens=clips.facts.num_codes, model_in_dim=2 * width)
+    voice = widened(given, shape)
+    vectors = load_pitch_tokenizer(PITCH).model.codebook
+    vectors = (vectors - vectors.mean(0)) / vectors.std()
+    assert voice.f0_dict is not None and vectors.shape == voice.f0_dict.weight.shape
+    voice.f0_dict.weight.data.copy_(vectors)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_vocoder(voice, folder, fingerprint)
+    return shape
+
+
+def train(clips: ReadClips, work: Path, steps: int, batch_size: int, *, takes_pitch: bool) -> None:
+    model, init = VocoderConfig.read(local_path(INIT) / "config.json"), INIT
+    if takes_pitch:
+        init = str(work.parent / "begun_with_pitch")
+        model = begin_with_pitch(clips, Path(init))
     config = VocoderTrainConfig(
-        model=model, init=INIT, batch_size=4, num_steps=steps, discriminator_start=steps, discriminator_width=128,
+        model=model, init=init, batch_size=batch_size, num_steps=steps, discriminator_start=steps, discriminator_width=128,
         mels=MELS, peak_lr=1e-3, final_lr=1e-4, warmup_steps=10, validation_clips=2, validate_every=50,
         checkpoint_every=50, keep_last=1, sample_every=0, device="cpu",
     )  # fmt: skip
@@ -178,7 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("train", "held_out", "work"):
         parser.add_argument(name)
-    for name, default in (("--steps", 400), ("--clips", 30), ("--held-out-clips", 20), ("--shown", 0)):
+    for name, default in (("--steps", 400), ("--clips", 30), ("--held-out-clips", 20), ("--shown", 0), ("--batch-size", 4)):
         parser.add_argument(name, type=int, default=default)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -188,7 +208,7 @@ def main() -> None:
     if missing:
         clips = read(arguments.train, arguments.clips)
         for name in missing:
-            train(clips, work / name, arguments.steps, clips.facts.num_codes if name == "EXPRESSIVE" else None)
+            train(clips, work / name, arguments.steps, arguments.batch_size, takes_pitch=name == "EXPRESSIVE")
     held_out = read(arguments.held_out, arguments.held_out_clips)
     said = {name: say(checkpoints[name], held_out) for name in ("BASE", "EXPRESSIVE")}
     compare(held_out.wavs, said)

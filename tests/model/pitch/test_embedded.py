@@ -37,3 +37,5 @@ def test_recorded_voices_keep_their_contour(speech: Path) -> None:
         truth = interpolated(contour.f0)[: len(made)]
         correlation = np.corrcoef(made.f0, truth)[0, 1]
         assert correlation > 0.7, f"{path.name}: {correlation:.2f}"
+        is_lost = made.is_voiced != contour.is_voiced[: len(made)]
+        assert is_lost.mean() < 0.2, f"{path.name}: voicing is lost in {is_lost.mean():.0%} of frames"
