@@ -5,8 +5,8 @@
 TRAIN and HELD_OUT are folders of one reader's FLAC or WAV files, WORK is for checkpoints: where it has a voice already,
 that one is taken. Both voices begin as hifigan-tiny-25hz and train alike, without discriminators: on the same crops, in
 the same order. The table of the codes of pitch begins as the pitch tokenizer's codebook, in which codes of like pitch lie
-near one another: what a voice learns of one then holds for its neighbours. Prints a table for docs/expressive.md and draws
-WORK/base_and_expressive.png. Needs the extra `plots`.
+near one another: what a voice learns of one then holds for its neighbours. Prints a table for docs/expressive.md and
+draws WORK/base_and_expressive.png. Needs the extra `plots`.
 """
 
 from __future__ import annotations
@@ -133,7 +133,8 @@ def train(clips: ReadClips, work: Path, steps: int, batch_size: int, *, takes_pi
         init = str(work.parent / "begun_with_pitch")
         model = begin_with_pitch(clips, Path(init))
     config = VocoderTrainConfig(
-        model=model, init=init, batch_size=batch_size, num_steps=steps, discriminator_start=steps, discriminator_width=128,
+        model=model, init=init, batch_size=batch_size, num_steps=steps, discriminator_start=steps,
+        discriminator_width=128,
         mels=MELS, peak_lr=1e-3, final_lr=1e-4, warmup_steps=10, validation_clips=2, validate_every=50,
         checkpoint_every=50, keep_last=1, sample_every=0, device="cpu",
     )  # fmt: skip
@@ -198,8 +199,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("train", "held_out", "work"):
         parser.add_argument(name)
-    for name, default in (("--steps", 400), ("--clips", 30), ("--held-out-clips", 20), ("--shown", 0), ("--batch-size", 4)):
+    for name, default in (("--steps", 400), ("--batch-size", 4), ("--clips", 30), ("--held-out-clips", 20)):
         parser.add_argument(name, type=int, default=default)
+    parser.add_argument("--shown", type=int, default=0, help="the held-out clip that is drawn")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     work = Path(arguments.work)
