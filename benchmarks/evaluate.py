@@ -96,12 +96,12 @@ def measure_scoring(num_pairs: dict[str, int], turns: int) -> dict[str, float]:
     differences = []
     for name, pairs in num_pairs.items():
         sequences = pairs_of(name, pairs)
-        sequence_scores(model, VOCABULARY, sequences[:4], ScoringConfig())  # warm up
+        sequence_scores(model, VOCABULARY, ids[:4], ScoringConfig())  # warm up
         padded_scores(plain, sequences[:4])
         ours_s, padded_s = [], []
         for _ in range(turns):
             began = time.perf_counter()
-            ours = sequence_scores(model, VOCABULARY, sequences, ScoringConfig())
+            ours = sequence_scores(model, VOCABULARY, ids, ScoringConfig())
             ours_s.append(time.perf_counter() - began)
             began = time.perf_counter()
             padded = padded_scores(plain, sequences)

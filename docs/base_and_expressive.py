@@ -4,9 +4,9 @@
 
 TRAIN and HELD_OUT are folders of one reader's FLAC or WAV files, WORK is for checkpoints: where it has a voice already,
 that one is taken. Both voices begin as hifigan-tiny-25hz and train alike, without discriminators: on the same crops, in
-the same order. The table of the codes of pitch begins as the pitch tokenizer's codebook, in which codes of like pitch lie
-near one another: what a voice learns of one then holds for its neighbours. Prints a table for docs/expressive.md and
-draws WORK/base_and_expressive.png. Needs the extra `plots`.
+the same order. The table of the codes of pitch begins as the pitch tokenizer's codebook, in which codes of like pitch
+lie near one another: what a voice learns of one then holds for its neighbours. Prints a table for docs/expressive.md
+and draws WORK/base_and_expressive.png. Needs the extra `plots`.
 """
 
 from __future__ import annotations

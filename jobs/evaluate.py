@@ -198,6 +198,8 @@ def _subject(recipe: Recipe, given: Namespace, folder: str | None, output: str, 
         report=report,
         level=given.level,
         seed=given.seed,
+        pitch_model=recipe.pitch.model,
+        style_model=recipe.style.model,
     )
 
 
@@ -248,7 +250,7 @@ _measure = command(
     "evaluate",
     __doc__,
     work,
-    sections=("evaluation", "cluster"),
+    sections=("evaluation", "cluster", "pitch", "style"),
     add_arguments=_add_arguments,
     needs_run=_needs_run,
 )

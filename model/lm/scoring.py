@@ -70,16 +70,24 @@ def log_likelihoods(
 
 
 def sequence_scores(
-    model: PreTrainedModel, vocabulary: Vocabulary, sequences: Sequence[NDArray[np.uint16]], scoring: ScoringConfig
+    model: PreTrainedModel, vocabulary: Vocabulary, sequences: Sequence[NDArray[np.int64]], scoring: ScoringConfig
 ) -> list[NDArray[np.float64]]:
-    """As `log_likelihoods`, but of all that `scoring` says: perhaps of the first unit and of the end, too.
+    """As `log_likelihoods`, but of all that `scoring` says: perhaps of the first token and of the end, too.
+
+    Args:
+        model: The speech LM, in evaluation mode.
+        vocabulary: The model's.
+        sequences: Ids of units, or of units, pitch and style merged by time, for an expressive model.
+        scoring: What is scored.
 
     Raises:
-        TwistError: the model has no id for what `scoring` asks for; and as `log_likelihoods`.
+        TwistError: the model has no id for what `scoring` asks for.
     """
     vocabulary, has_end = scored_as(vocabulary, scoring)
-    scores = token_scores(model, [_token_ids(vocabulary, units, has_end=has_end) for units in sequences])
-    num_given = max(1, len(vocabulary.start_ids))
+    start = np.array(vocabulary.start_ids, np.int64)
+    end = np.array([vocabulary.bos_id] if has_end else [], np.int64)
+    scores = token_scores(model, [np.concatenate([start, ids, end]) for ids in sequences])
+    num_given = max(1, len(start))
     return [nats[num_given - 1 :] for nats in scores]
 
 
@@ -106,10 +114,8 @@ def max_units(model: PreTrainedModel, vocabulary: Vocabulary, *, has_end: bool =
     return math.inf if positions is None else positions - len(vocabulary.start_ids) - has_end
 
 
-def _token_ids(vocabulary: Vocabulary, units: NDArray[np.uint16], *, has_end: bool = False) -> NDArray[np.int64]:
-    start = np.array(vocabulary.start_ids, np.int64)
-    end = np.array([vocabulary.bos_id] if has_end else [], np.int64)
-    return np.concatenate([start, vocabulary.encode(units), end])
+def _token_ids(vocabulary: Vocabulary, units: NDArray[np.uint16]) -> NDArray[np.int64]:
+    return np.concatenate([np.array(vocabulary.start_ids, np.int64), vocabulary.encode(units)])
 
 
 @torch.inference_mode()

@@ -124,7 +124,8 @@ def _range_costs(
     if is_sure.sum() < FEWEST_SURE:
         return np.zeros_like(lags)
     usual = np.median(lags[frames, best][is_sure])
-    return RANGE_COST * np.maximum(0.0, np.abs(np.log2(lags / usual)) - FREE_OCTAVES)
+    costs: NDArray[np.float64] = RANGE_COST * np.maximum(0.0, np.abs(np.log2(lags / usual)) - FREE_OCTAVES)
+    return costs
 
 
 def _cheapest_path(lags: NDArray[np.float64], merits: NDArray[np.float64]) -> NDArray[np.float32]:

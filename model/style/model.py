@@ -139,7 +139,7 @@ class PooledStyle:
         """Writes model.safetensors, config.json, and checksums.json, to which both are held when they are loaded."""
         encoder = asdict(self._encoder_config)
         del encoder["device"]
-        settings = {
+        settings: dict[str, Any] = {
             "format": FORMAT,
             "method": self._method,
             "num_codes": self.num_codes,
@@ -215,7 +215,7 @@ class MetaStyle:
         for wav in wavs:
             if len(wav) < self.min_samples:
                 raise TwistError(f"a clip of {len(wav)} samples is too short for a code of style")
-            chunks = wav.split(META_CHUNK_SAMPLES)
+            chunks = wav.split(META_CHUNK_SAMPLES)  # type: ignore[no-untyped-call]
             found.append(torch.cat([self._code(chunk) for chunk in chunks if len(chunk) >= self.min_samples]))
         return found
 

@@ -67,9 +67,7 @@ class PairBenchmark:
 
 
 # They hear and say units alone. Those that need no speech LM, or no speech, are left out.
-OF_UNITS = (
-    "swuggy", "sblimp", "storycloze", "salmon", "pairs", "matching", "asr", "tts", "intent", "generation", "stsp",
-)  # fmt: skip
+OF_UNITS = ("matching", "asr", "tts", "intent", "generation", "stsp")
 
 
 def require_heard(subject: Subject, benchmark: str) -> None:
@@ -79,10 +77,14 @@ def require_heard(subject: Subject, benchmark: str) -> None:
         TwistError: it is such a model, or none can be loaded.
     """
     if benchmark in OF_UNITS and subject.lm.vocabulary.is_expressive:
-        raise TwistError(
-            f"{benchmark} hears units alone, and {subject.checkpoint} was trained on units, pitch and style: what it "
-            f"scores would mean nothing; measure its perplexity by kind, and its voice by prosody"
-        )
+        raise _units_alone(benchmark, subject)
+
+
+def _units_alone(benchmark: str, subject: Subject) -> TwistError:
+    return TwistError(
+        f"{benchmark} hears units alone, and {subject.checkpoint} was trained on units, pitch and style: what it "
+        f"scores would mean nothing; measure pairs of audio, its perplexity by kind, and its voice by prosody"
+    )
 
 
 def swuggy(subject: Subject) -> Iterator[Result]:
@@ -133,12 +135,16 @@ def storycloze(subject: Subject) -> Iterator[Result]:
         raise _no_data("storycloze", "spoken")
     if config.cross is not None:
         require_text(subject.lm, "storycloze.cross")
+        if subject.lm.vocabulary.is_expressive:
+            raise _units_alone("storycloze.cross", subject)
     for name, folder in folders.items():
         settings = {"folder": folder}
         read = functools.partial(numbered_pairs, folder, "_")
         yield measure_pairs(subject, PairBenchmark(name, RULES[name], read, _all_pairs, settings))[0]
         pairs = storage.join(folder, cloze.PAIRS)
-        if subject.lm.vocabulary.text_size and storage.exists(pairs):
+        # Stories across speech and text are heard as units alone.
+        hears_units = not subject.lm.vocabulary.is_expressive
+        if subject.lm.vocabulary.text_size and hears_units and storage.exists(pairs):
             yield directions(subject, f"{name}-cross", cloze.read_cloze(pairs), settings, _notes(settings))
     if config.cross is not None:
         yield directions(subject, "cross", cloze.read_cloze(config.cross), {"source": config.cross})
@@ -180,8 +186,9 @@ def measure_pairs(subject: Subject, benchmark: PairBenchmark) -> tuple[Result, d
     """
     pairs, unpaired = benchmark.read()
     subject.lm  # noqa: B018 - a model that does not fit is told before anything is tokenized
-    made = subject.units(audio_items(pairs))
-    scores, unscored = score_items(subject.lm, made.of, subject.config.scoring)
+    rates = subject.heard.rates if subject.heard else None
+    made = subject.units_heard(audio_items(pairs))
+    scores, unscored = score_items(subject.lm, made.of, subject.config.scoring, rates)
     table, broken = pair_table(pairs, scores, [*made.left_out, *unscored])
     left_out = [*unpaired, *broken]
     measures: list[Measure] = []

@@ -2,7 +2,8 @@
 
     <folder>/units/<key>/part-*.parquet    a row an item (SCHEMA)
 
-The key is a hash of the codebook, the items' names, and the names, sizes and ages of their files.
+The key is a hash of the codebook, the items' names, and the names, sizes and ages of their files; for an expressive
+model also of its models of pitch and style, whose codes stand beside the units.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from pipeline.errors import TwistError
 from pipeline.evaluation.results import LeftOut
 from pipeline.files import audio_uri, parquet, storage
 from pipeline.runs import part_files
+from pipeline.speaking.code_models import load_code_models
 from pipeline.stage import digest
-from pipeline.units.encode import UnitEncoder, run_lengths
+from pipeline.units.encode import UnitEncoder, as_tensors, run_lengths
 from pipeline.work import dataflow
 from pipeline.work.plan import WorkPlan, name_chunks
 from pipeline.work.retry import parts_to_retry
@@ -51,6 +53,7 @@ SCHEMA = pa.schema(
         pa.field("drop_detail", pa.string()),
     ]
 )
+WITH_CODES = pa.schema([*SCHEMA, pa.field("pitch", pa.list_(pa.uint16())), pa.field("style", pa.list_(pa.uint16()))])
 # Seconds of audio that an actor encodes together.
 CHUNK_S = 300.0
 # Benchmarks state no lengths. What a header says too little is read on for this long.
@@ -76,12 +79,26 @@ class AudioItem:
 
 
 @dataclass(frozen=True)
+class CodeSource:
+    """The models of pitch and style that an expressive speech LM hears with: a folder or a name, and a fingerprint."""
+
+    pitch: str
+    style: str
+    fingerprints: tuple[str, str]
+
+
+@dataclass(frozen=True)
 class UnitRow:
-    """The units of an item without repeats, uint16 [n], the frames that each lasts, uint16 [n], and its length."""
+    """The units of an item without repeats, uint16 [n], the frames that each lasts, uint16 [n], and its length.
+
+    `pitch` [P] and `style` [Q] are codes at their models' rates, for expressive models.
+    """
 
     units: NDArray[np.uint16]
     durations: NDArray[np.uint16]
     duration_s: float
+    pitch: NDArray[np.uint16] | None = None
+    style: NDArray[np.uint16] | None = None
 
     @property
     def frames(self) -> NDArray[np.uint16]:
@@ -102,16 +119,23 @@ class ItemUnits:
 class EncodeItems:
     """Encodes the items of a chunk, in a worker."""
 
-    def __init__(self, encoder: EncoderConfig, codebook: Codebook) -> None:
+    def __init__(self, encoder: EncoderConfig, codebook: Codebook, codes: CodeSource | None = None) -> None:
         torch.set_num_threads(1)
         self._encode = UnitEncoder(encoder, codebook)
+        self._code_models = {} if codes is None else load_code_models(codes.pitch, codes.style, encoder.device)
 
     def __call__(self, chunk: Chunk, clips: Sequence[Clip | AudioError]) -> pa.Table:
         outcomes = [clip if isinstance(clip, AudioError) else self._whole(clip) for clip in clips]
-        frames = iter(self._encode([wav for wav in outcomes if not isinstance(wav, AudioError)]))
+        wavs = [wav for wav in outcomes if not isinstance(wav, AudioError)]
+        frames = iter(self._encode(wavs))
+        codes = {name: iter(model.codes(as_tensors(wavs)) if wavs else ()) for name, model in self._code_models.items()}
         durations_s = [0.0 if isinstance(clip, AudioError) else clip.duration_s for clip in clips]
         made = [outcome if isinstance(outcome, AudioError) else run_lengths(next(frames)) for outcome in outcomes]
-        return _part(chunk.ids, durations_s, made)
+        table = _part(chunk.ids, durations_s, made)
+        for name, of_kept in codes.items():
+            column = [None if isinstance(one, AudioError) else next(of_kept).numpy().astype(np.uint16) for one in made]
+            table = table.append_column(WITH_CODES.field(name), pa.array(column, WITH_CODES.field(name).type))
+        return table
 
     def _whole(self, clip: Clip) -> NDArray[np.float32] | AudioError:
         """The samples of an undamaged clip: half a word is another item."""
@@ -119,6 +143,9 @@ class EncodeItems:
             return AudioError(clip.holes[0].reason, clip.holes[0].detail)
         if self._encode.num_frames(len(clip.wav)) == 0:
             return AudioError("too_short", f"{len(clip.wav)} samples give no frame")
+        for name, model in self._code_models.items():
+            if len(clip.wav) < model.min_samples:
+                return AudioError("too_short", f"{len(clip.wav)} samples give no code of {name}")
         return clip.wav
 
 
@@ -129,6 +156,7 @@ def units_of_items(
     codebook: Codebook,
     cluster: ClusterConfig,
     report: ReportProgress,
+    codes: CodeSource | None = None,
 ) -> ItemUnits:
     """The units of each item: those in `folder` if they were made before, else made now.
 
@@ -139,6 +167,7 @@ def units_of_items(
         codebook: The codebook.
         cluster: How much of the cluster to use.
         report: Called after every chunk.
+        codes: What gives pitch and style beside units; None: nothing.
 
     Raises:
         TwistError: two items have one id.
@@ -159,15 +188,16 @@ def units_of_items(
     if not found:
         return ItemUnits({}, tuple(left_out), digest(codebook.fingerprint), digest())
     audio = _audio_fingerprint(found)
-    parts = storage.absolute(storage.join(folder, "units", digest(codebook.fingerprint, audio)[:16]))
+    heard_with = (codebook.fingerprint, *(codes.fingerprints if codes else ()))
+    parts = storage.absolute(storage.join(folder, "units", digest(*heard_with, audio)[:16]))
     for uri in parts_to_retry(parts):
         storage.delete(uri)
     dataflow.run_chunks(
         WorkPlan.of(_plan(found), "item_id"),
         parts,
         EncodeItems,
-        {"encoder": encoder, "codebook": codebook},
-        _all_left_out,
+        {"encoder": encoder, "codebook": codebook, "codes": codes},
+        _all_left_out if codes is None else _all_left_out_with_codes,
         cluster,
         report,
     )
@@ -177,11 +207,18 @@ def units_of_items(
             if row["units"] is None:
                 left_out.append(LeftOut(row["item_id"], row["drop_reason"], row["drop_detail"]))
             else:
-                of_item, durations = (np.asarray(row[name], np.uint16) for name in ("units", "durations"))
-                units[row["item_id"]] = UnitRow(of_item, durations, row["duration_s"])
+                of_item, durations, *of_codes = (
+                    np.asarray(row[name], np.uint16) for name in ("units", "durations", "pitch", "style") if name in row
+                )
+                units[row["item_id"]] = UnitRow(of_item, durations, row["duration_s"], *of_codes)
     in_order = {item.item_id: units[item.item_id] for item, _ in found if item.item_id in units}
-    content = (part for item_id, row in in_order.items() for part in (item_id, row.frames.tobytes()))
-    return ItemUnits(in_order, tuple(left_out), digest(codebook.fingerprint, *content), audio)
+    content = (part for item_id, row in in_order.items() for part in _content(item_id, row))
+    return ItemUnits(in_order, tuple(left_out), digest(*heard_with, *content), audio)
+
+
+def _content(item_id: str, row: UnitRow) -> list[str | bytes]:
+    codes = (each.tobytes() for each in (row.pitch, row.style) if each is not None)
+    return [item_id, row.frames.tobytes(), *codes]
 
 
 def _look_at(item: AudioItem) -> tuple[float, str] | AudioError:
@@ -229,6 +266,14 @@ def _plan(found: Sequence[tuple[AudioItem, tuple[float, str]]]) -> pa.Table:
 
 def _all_left_out(chunk: Chunk, error: AudioError) -> pa.Table:
     return _part(chunk.ids, [0.0] * len(chunk.ids), [error] * len(chunk.ids))
+
+
+def _all_left_out_with_codes(chunk: Chunk, error: AudioError) -> pa.Table:
+    none = pa.nulls(len(chunk.ids), WITH_CODES.field("pitch").type)
+    table = _all_left_out(chunk, error)
+    for name in ("pitch", "style"):
+        table = table.append_column(WITH_CODES.field(name), none)
+    return table
 
 
 def _part(ids: Sequence[str], durations_s: Sequence[float], made: Sequence[RunLengths | AudioError]) -> pa.Table:

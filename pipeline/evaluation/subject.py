@@ -5,15 +5,19 @@ from __future__ import annotations
 import functools
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from model.lm.scoring import scored_as
+from model.lm.streams import StreamRates
 from model.training import checkpoint
 from model.weights_file import fingerprint_of_folder
+from pipeline.errors import TwistError
 from pipeline.evaluation import results
-from pipeline.evaluation.item_units import units_of_items
+from pipeline.evaluation.item_units import CodeSource, units_of_items
 from pipeline.evaluation.results import EVALUATION
 from pipeline.files import storage
+from pipeline.speaking.code_models import load_code_models
+from pipeline.speaking.expressive import require_own_codes
 from pipeline.speaking.names import OFFICIAL_MODELS
 from pipeline.speaking.speech_lm import SpeechLM, load_lm
 from pipeline.speaking.tokenizer import encoder_of, find_codebook
@@ -35,6 +39,13 @@ if TYPE_CHECKING:
     from pipeline.work.cluster import ClusterConfig
 
 
+class Heard(NamedTuple):
+    """What gives an expressive speech LM pitch and style beside units, and how many a second there are of each."""
+
+    codes: CodeSource
+    rates: StreamRates
+
+
 @dataclass(frozen=True)
 class Subject:
     """A speech LM and its tokenizer, or a tokenizer alone, as they are measured. Both are loaded at first use.
@@ -50,6 +61,7 @@ class Subject:
         device: Where the models run.
         dtype: What the speech LM computes in.
         report: Takes the progress of tokenization.
+        pitch_model, style_model: What an expressive speech LM hears with: a folder, or an embedded one's name.
         level, seed: Of confidence intervals: the share of draws that they hold, and the seed of these.
     """
 
@@ -64,6 +76,8 @@ class Subject:
     level: float = 0.95
     seed: int = 0
     dtype: DType = "float32"
+    pitch_model: str | None = None
+    style_model: str | None = None
 
     @functools.cached_property
     def codebook(self) -> Codebook:
@@ -116,6 +130,37 @@ class Subject:
         """
         encoder = encoder_of(self.codebook, self.device)
         return units_of_items(self.output, items, encoder, self.codebook, self.cluster, self.report)
+
+    @functools.cached_property
+    def heard(self) -> Heard | None:
+        """What an expressive speech LM hears beside units; None for a model of units alone.
+
+        Raises:
+            TwistError: the models of pitch and style are not named, or are others than those it was trained on.
+        """
+        if not self.lm.vocabulary.is_expressive:
+            return None
+        if self.pitch_model is None or self.style_model is None:
+            raise TwistError(
+                f"{self.checkpoint} was trained on units, pitch and style: name what it hears with, pitch.model and "
+                f"style.model"
+            )
+        models = load_code_models(self.pitch_model, self.style_model, "cpu")
+        require_own_codes(models["pitch"], models["style"], self.lm.vocabulary)
+        rates = StreamRates(self.frame_rate_hz, models["pitch"].rate_hz, models["style"].rate_hz)
+        fingerprints = models["pitch"].fingerprint, models["style"].fingerprint
+        return Heard(CodeSource(self.pitch_model, self.style_model, fingerprints), rates)
+
+    def units_heard(self, items: Sequence[AudioItem]) -> ItemUnits:
+        """As `units`, with pitch and style for an expressive speech LM.
+
+        Raises:
+            TwistError: as `heard` and `units`.
+            RunError: a disk or store fails.
+        """
+        encoder = encoder_of(self.codebook, self.device)
+        codes = self.heard.codes if self.heard else None
+        return units_of_items(self.output, items, encoder, self.codebook, self.cluster, self.report, codes)
 
     def _scoring(self) -> dict[str, Any]:
         """What is scored of a sequence, as it came out for this model."""

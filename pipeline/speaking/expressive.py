@@ -28,6 +28,23 @@ if TYPE_CHECKING:
     from pipeline.speaking.tokenizer import Tokenizer
 
 
+def require_own_codes(pitch: CodeModel, style: CodeModel, vocabulary: Vocabulary) -> None:
+    """Refuses models of pitch and style that a speech LM was not trained on.
+
+    Raises:
+        TwistError: these are such.
+    """
+    for name, model, number, fingerprint in (
+        ("pitch", pitch, vocabulary.num_pitch, vocabulary.pitch_fingerprint),
+        ("style", style, vocabulary.num_style, vocabulary.style_fingerprint),
+    ):
+        if model.num_codes != number or fingerprint not in (None, model.fingerprint):
+            raise TwistError(
+                f"the speech LM says {number} codes of the {name} model {fingerprint}, but the one that is given "
+                f"has {model.num_codes} ({model.fingerprint}): the same numbers mean other sounds"
+            )
+
+
 class StreamTokenizer:
     """Turns recordings into streams of units, pitch and style.
 
@@ -42,15 +59,7 @@ class StreamTokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer, pitch: CodeModel, style: CodeModel, vocabulary: Vocabulary) -> None:
-        for name, model, number, fingerprint in (
-            ("pitch", pitch, vocabulary.num_pitch, vocabulary.pitch_fingerprint),
-            ("style", style, vocabulary.num_style, vocabulary.style_fingerprint),
-        ):
-            if model.num_codes != number or fingerprint not in (None, model.fingerprint):
-                raise TwistError(
-                    f"the speech LM says {number} codes of the {name} model {fingerprint}, but the one that is given "
-                    f"has {model.num_codes} ({model.fingerprint}): the same numbers mean other sounds"
-                )
+        require_own_codes(pitch, style, vocabulary)
         self._tokenizer = tokenizer
         self._pitch = pitch
         self._style = style

@@ -108,11 +108,15 @@ class SpeechLM:
         sequences = [units.values for units in clips]
         return [Score(nats) for nats in log_likelihoods(self.model, self.vocabulary, sequences, sampling)]
 
-    def scores_of(self, sequences: Sequence[NDArray[np.uint16]], scoring: ScoringConfig) -> list[NDArray[np.float64]]:
-        """The log-likelihood of each token of each sequence of units that `scoring` counts; for benchmarks.
+    def scores_of(self, sequences: Sequence[NDArray[np.int64]], scoring: ScoringConfig) -> list[NDArray[np.float64]]:
+        """The log-likelihood of each token of each sequence that `scoring` counts; for benchmarks.
+
+        Args:
+            sequences: Ids of units, or of units, pitch and style merged by time, for an expressive model.
+            scoring: What counts.
 
         Raises:
-            TwistError: the model was trained without what `scoring` asks for, or does not know a unit.
+            TwistError: the model was trained without what `scoring` asks for.
         """
         return sequence_scores(self.model, self.vocabulary, sequences, scoring)
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from model.lm.scoring import max_units, scored_as
+from model.lm.streams import Streams, merge
 from pipeline.errors import TwistError
 from pipeline.evaluation.item_units import AudioItem
 from pipeline.evaluation.measures import GROUP, Measure
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from model.lm.scoring_config import ScoringConfig
+    from model.lm.streams import StreamRates
+    from model.lm.vocab import Vocabulary
     from pipeline.evaluation.item_units import UnitRow
     from pipeline.speaking.speech_lm import SpeechLM
 
@@ -70,20 +73,30 @@ def audio_items(pairs: Sequence[Pair]) -> list[AudioItem]:
 
 
 def score_items(
-    lm: SpeechLM, units: Mapping[str, UnitRow], scoring: ScoringConfig
+    lm: SpeechLM, units: Mapping[str, UnitRow], scoring: ScoringConfig, rates: StreamRates | None = None
 ) -> tuple[dict[str, ItemScore], list[LeftOut]]:
     """Scores each item; those with too few or too many units for the model are left out.
+
+    Of an expressive model all tokens count: units, pitch and style, merged by time.
+
+    Args:
+        lm: The model.
+        units: Of each item; with pitch and style for an expressive model.
+        scoring: What of a sequence is scored.
+        rates: Of units, pitch and style, for an expressive model.
 
     Raises:
         TwistError: the model was trained without what `scoring` asks for, an item has a unit that it does not know, or
             a score is NaN.
     """
+    if lm.vocabulary.is_expressive and scoring.repeats:
+        raise TwistError("scoring.repeats is for models of units alone: an expressive one says when each unit begins")
     vocabulary, has_end = scored_as(lm.vocabulary, scoring)
     fewest, most = 1 if vocabulary.start_ids else 2, max_units(lm.model, vocabulary, has_end=has_end)
-    sequences: dict[str, NDArray[np.uint16]] = {}
+    sequences: dict[str, NDArray[np.int64]] = {}
     left_out = []
     for item_id, row in units.items():
-        sequence = row.frames if scoring.repeats else row.units
+        sequence = _ids_of(row, lm.vocabulary, scoring, rates)
         if len(sequence) < fewest:
             left_out.append(LeftOut(item_id, "too_short", f"{len(sequence)} units, of which none is scored"))
         elif len(sequence) > most:
@@ -105,6 +118,15 @@ def score_items(
             score_of.update(dict.fromkeys(item_ids, score))
     scores = {item_id: score_of[item_id] for item_id in sequences}
     return scores, left_out
+
+
+def _ids_of(
+    row: UnitRow, vocabulary: Vocabulary, scoring: ScoringConfig, rates: StreamRates | None
+) -> NDArray[np.int64]:
+    if rates is None:
+        return vocabulary.encode(row.frames if scoring.repeats else row.units)
+    assert row.pitch is not None and row.style is not None
+    return merge([Streams(row.units, row.durations, row.pitch, row.style)], vocabulary, rates).ids
 
 
 def points(positive: float, negative: float) -> float:

@@ -68,7 +68,7 @@ def test_units_are_scored_behind_bos_and_speech(release: Path) -> None:
     with torch.no_grad():
         shares = AutoModelForCausalLM.from_pretrained(release)(ids).logits[0, 1:-1].log_softmax(dim=1)
     expected = shares[range(5), ids[0, 2:]].numpy()
-    (whole,) = sequence_scores(model.eval(), vocabulary, [units], ScoringConfig())
+    (whole,) = sequence_scores(model.eval(), vocabulary, [vocabulary.encode(units)], ScoringConfig())
     np.testing.assert_allclose(whole, expected, rtol=1e-4)
     (behind_the_first,) = log_likelihoods(model, vocabulary, [units])
     np.testing.assert_allclose(behind_the_first, expected[1:], rtol=1e-4)

@@ -204,7 +204,7 @@ def test_scores_of_units_are_those_behind_speech(tmp_path: Path) -> None:
     with torch.no_grad():
         shares = model(ids).logits[0, :-1].log_softmax(dim=1)
     expected = shares[range(5), ids[0, 1:]].numpy()
-    (whole,) = sequence_scores(model, vocabulary(), [units], ScoringConfig())
+    (whole,) = sequence_scores(model, vocabulary(), [vocabulary().encode(units)], ScoringConfig())
     np.testing.assert_allclose(whole, expected, rtol=1e-4)
     (behind_the_first,) = log_likelihoods(model, vocabulary(), [units])
     np.testing.assert_allclose(behind_the_first, expected[1:], rtol=1e-4)

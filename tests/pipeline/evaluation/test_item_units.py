@@ -6,11 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import soundfile
+import torch
 
 from pipeline.errors import TwistError
 from pipeline.evaluation import item_units
-from pipeline.evaluation.item_units import AudioItem, units_of_items
+from pipeline.evaluation.item_units import AudioItem, CodeSource, units_of_items
 from pipeline.files import parquet
+from pipeline.speaking.code_models import load_code_models
 from pipeline.speaking.tokenizer import encoder_of, find_codebook
 from pipeline.work.cluster import ClusterConfig
 from tests.progress import silently
@@ -51,9 +53,9 @@ def item_units_clip(span):
     return clip
 
 
-def units(files, folder):
+def units(files, folder, codes=None):
     book = find_codebook("hubert-tiny-25hz")
-    return units_of_items(str(folder), files, encoder_of(book, "cpu"), book, ClusterConfig(), silently)
+    return units_of_items(str(folder), files, encoder_of(book, "cpu"), book, ClusterConfig(), silently, codes)
 
 
 def test_units_are_made_once_and_what_cannot_be_read_is_named(files, made, tmp_path):
@@ -100,3 +102,22 @@ def test_an_item_that_would_fill_memory_is_named_and_not_decoded(files, made, tm
     assert told["long"] == ("too_long", "1801 s, but an item has at most 1800")
     assert told["stretch"][0] == "silent", "a stretch of a long file is an item like others"
     assert sorted(name for chunk in made for name in chunk) == ["a", "stretch"]
+
+
+def test_an_expressive_model_hears_pitch_and_style_beside_the_same_units(files, made, tmp_path):
+    soundfile.write(files[2].uri, np.full(1000, 0.1), 16_000)
+    alone = units(files, tmp_path / "out")
+    models = load_code_models("pitch-tiny", "style-tiny-25hz", "cpu")
+    codes = CodeSource("pitch-tiny", "style-tiny-25hz", (models["pitch"].fingerprint, models["style"].fingerprint))
+    both = units(files, tmp_path / "out", codes)
+    assert len(made) == 2 and both.fingerprint != alone.fingerprint
+    assert list(alone.of) == ["a", "b", "c"] and list(both.of) == ["a", "b"], "c is shorter than a code of pitch"
+    assert {one.item_id: one.reason for one in both.left_out}["c"] == "too_short"
+    for name, row in both.of.items():
+        np.testing.assert_array_equal(row.frames, alone.of[name].frames)
+        wav = torch.from_numpy(soundfile.read(tmp_path / f"{name}.wav", dtype="float32")[0])
+        assert row.pitch.tolist() == models["pitch"].codes([wav])[0].tolist()
+        assert row.style.tolist() == models["style"].codes([wav])[0].tolist()
+    again = units(files, tmp_path / "out", codes)
+    assert len(made) == 2 and again.fingerprint == both.fingerprint
+    assert again.of["a"].pitch.tolist() == both.of["a"].pitch.tolist()

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model.lm.scoring_config import ScoringConfig
 from model.lm.speech_lm import cold_start
+from model.lm.streams import StreamRates
 from model.lm.text_lm import extend_text_lm, text_tokenizer
 from model.lm.vocab import Vocabulary
 from model.packed_linear import can_pack
@@ -19,7 +20,7 @@ from pipeline.evaluation.item_units import UnitRow
 from pipeline.evaluation.pairs import likelier
 from pipeline.evaluation.pairs.likelier import points, score_items
 from pipeline.speaking.speech_lm import load_lm
-from tests.model.lm.test_spiritlm import write_release
+from tests.model.lm.test_spiritlm import EXPRESSIVE_NAMES, write_release
 from tests.model.lm.test_text_lm import ROWS, write_text_lm
 
 OPT = {
@@ -108,3 +109,22 @@ def test_units_of_a_model_of_text_and_speech_stand_behind_its_mark(layout, tmp_p
     expected = sum(nats[place, ids[place + 1]].item() for place in (len(ids) - 3, len(ids) - 2))
     assert (scores["ab"].sum, scores["ab"].num_targets) == (pytest.approx(expected, rel=1e-5), 2)
     assert scores["ab"].mean == pytest.approx(expected / 2, rel=1e-5)
+
+
+def test_an_expressive_model_is_scored_on_all_that_it_hears(tmp_path):
+    """Style first, then pitch, then units; equal codes of pitch once, and each at its time."""
+    write_release(tmp_path, EXPRESSIVE_NAMES, rows=768)
+    codes = (np.array(one, np.uint16) for one in ([1, 1, 2], [7]))
+    units = {"ab": UnitRow(np.array([4, 5], np.uint16), np.array([3, 2], np.uint16), 0.2, *codes)}
+    lm = load_lm(str(tmp_path), "cpu")
+    scores, left_out = score_items(lm, units, ScoringConfig(), StreamRates(25.0, 12.5, 1.0))
+    assert not left_out
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    said = ["[St7]", "[Pi1]", "[Hu4]", "[Hu5]", "[Pi2]"]
+    ids = tokenizer.convert_tokens_to_ids([tokenizer.bos_token, "[Speech]", *said])
+    with torch.inference_mode():
+        nats = AutoModelForCausalLM.from_pretrained(tmp_path)(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+    expected = sum(nats[place, ids[place + 1]].item() for place in range(1, len(ids) - 1))
+    assert (scores["ab"].sum, scores["ab"].num_targets) == (pytest.approx(expected, rel=1e-5), 5)
+    with pytest.raises(TwistError, match="repeats is for models of units alone"):
+        score_items(lm, units, ScoringConfig(repeats=True), StreamRates(25.0, 12.5, 1.0))
