@@ -96,6 +96,7 @@ def measure_scoring(num_pairs: dict[str, int], turns: int) -> dict[str, float]:
     differences = []
     for name, pairs in num_pairs.items():
         sequences = pairs_of(name, pairs)
+        ids = [VOCABULARY.encode(units) for units in sequences]
         sequence_scores(model, VOCABULARY, ids[:4], ScoringConfig())  # warm up
         padded_scores(plain, sequences[:4])
         ours_s, padded_s = [], []

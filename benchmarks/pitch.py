@@ -53,9 +53,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
-    num_clips = 3 if arguments.quick else 24
-    clips = recorded(arguments.speech, num_clips) if arguments.speech else [one[: 6 * RATE_HZ] for one in speech(6)]
-    result = measure(clips[:num_clips], 2 if arguments.quick else 5)
+    num_clips, clip_s = (2, 3) if arguments.quick else (24, 6)
+    clips = recorded(arguments.speech, num_clips) if arguments.speech else speech(min(num_clips, 6))
+    result = measure([clip[: clip_s * RATE_HZ] for clip in clips[:num_clips]], 2 if arguments.quick else 5)
     if arguments.json:
         print(json.dumps(result))
         return

@@ -175,6 +175,15 @@ def compare(recorded: list[NDArray[np.float32]], said: dict[str, list[NDArray[np
         sys.stdout.write(f"| {name} ({len(pairs)}) | {' | '.join(shown)} |\n")
 
 
+def tell_voices(said: dict[str, list[NDArray[np.float32]]]) -> None:
+    """Prints how much of each is voiced at all, and where F0 lies: without a voice, no melody can be told."""
+    sys.stdout.write("| | voiced frames | F0 of these, Hz: 5%, 50%, 95% |\n| --- | --- | --- |\n")
+    for name, wavs in said.items():
+        found = np.concatenate([f0(wav) for wav in wavs])
+        low, middle, high = np.percentile(found[found > 0], (5, 50, 95))
+        sys.stdout.write(f"| {name} | {(found > 0).mean():.1%} | {low:.0f}, {middle:.0f}, {high:.0f} |\n")
+
+
 def draw(wavs: dict[str, NDArray[np.float32]], output: Path) -> None:
     """F0 of all above one another, and the mel spectrogram of each below."""
     mel = LogMel(MELS[0])
@@ -214,6 +223,7 @@ def main() -> None:
     held_out = read(arguments.held_out, arguments.held_out_clips)
     said = {name: say(checkpoints[name], held_out) for name in ("BASE", "EXPRESSIVE")}
     compare(held_out.wavs, said)
+    tell_voices({"recorded": held_out.wavs, **said})
     stop = int(SHOWN_S * SAMPLE_RATE_HZ)
     shown = {"recorded": held_out.wavs[arguments.shown], **{name: wavs[arguments.shown] for name, wavs in said.items()}}
     draw({name: wav[:stop] for name, wav in shown.items()}, work / "base_and_expressive.png")
