@@ -47,6 +47,7 @@ GROUPS = {
         "stories",
         "train-vocoder": "train a vocoder on the audio and units of a run",
         "train-pitch": "train a pitch tokenizer on the segments of a run",
+        "train-language": "train a small classifier of spoken languages on the segments of a run",
         "pretrain-tokenizer": "pretrain a HuBERT on the audio and units of a run",
         "tune-tokenizer": "make a HuBERT's units depend less on the speaker (Spin), on the speech of a run",
     },

@@ -149,6 +149,8 @@ def summary(name: str, facts: dict[str, Any]) -> str:
         line += f" ({facts['segments']:,} segments)"
     if (unproven := facts.get("kept_without_evidence")) and unproven["items"]:
         line += f", {unproven['items']:,} of them ({_hours(unproven['hours'])}) without evidence of their language"
+    if (unsure := facts.get("kept_unsure")) and unsure["items"]:
+        line += f", {unsure['items']:,} of them ({_hours(unsure['hours'])}) in a language that audio leaves unsure"
     dropped = [
         (f"{tally['items']:,} " if tally["items"] else "") + f"{reason} ({_hours(tally['hours'])})"
         for reason, tally in counts["dropped"].items()

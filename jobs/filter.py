@@ -26,6 +26,11 @@ def work(recipe: Recipe, *, retry_dropped: bool = False) -> None:
         ),
     )
     audio = read_facts(recipe.run, LANGUAGE)["audio_evidence"]
+    if audio.get("trained_on"):
+        print(
+            f"{'':<10} WEAK EVIDENCE: {recipe.language.audio.model} was trained on no more than {audio['trained_on']}; "
+            f"for real work name ECAPA for VoxLingua107 or Whisper as language.audio.model"
+        )
     if not audio["available"] and audio["unheard"]["items"]:
         print(
             f"{'':<10} audio evidence was not available: {audio['unheard']['items']:,} recordings "

@@ -2,6 +2,7 @@
 
 twist make-speech demo FOLDER: 20 minutes by ten English speakers and others, untidy as a real corpus, for the demo.
 twist make-speech voices FOLDER: many voices, some of it with phonemes, to pretrain and evaluate a tokenizer.
+twist make-speech languages FOLDER: many languages by the same voices, to train a classifier of languages.
 twist make-speech voice FOLDER: one voice, to train a vocoder.
 twist make-speech primer FOLDER: short sentences of few words, for the demo of speech and text.
 """
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from jobs.folder_makers import Maker, command_of
 from jobs.progress import progress
-from pipeline.synthetic.config import DemoCorpusConfig, PrimerConfig, VoiceConfig, VoicesConfig
+from pipeline.synthetic.config import DemoCorpusConfig, LanguagesConfig, PrimerConfig, VoiceConfig, VoicesConfig
 
 
 def demo(folder: Path, speech: DemoCorpusConfig) -> None:
@@ -41,6 +42,15 @@ def voices(folder: Path, speech: VoicesConfig) -> None:
     )
 
 
+def languages(folder: Path, speech: LanguagesConfig) -> None:
+    """Makes speech in many languages by the same voices, to train a classifier of languages on."""
+    from pipeline.synthetic.many_languages import write_languages_corpus
+
+    with progress("speech") as report:
+        duration_s = write_languages_corpus(folder, speech, report)
+    print(f"speech     {duration_s / 3600:.2f} h in many languages in {folder}")
+
+
 def voice(folder: Path, speech: VoiceConfig) -> None:
     """Makes speech of one voice, to train a vocoder."""
     from pipeline.synthetic.one_voice import write_voice_corpus
@@ -65,6 +75,7 @@ main = command_of(
     {
         "demo": Maker(demo, DemoCorpusConfig),
         "voices": Maker(voices, VoicesConfig),
+        "languages": Maker(languages, LanguagesConfig),
         "voice": Maker(voice, VoiceConfig),
         "primer": Maker(primer, PrimerConfig),
     },

@@ -27,6 +27,7 @@ from jobs.recipe_text import Lines, UsageError, check_recipe_text, suggestion
 from model.encoder.config import EncoderConfig
 from model.encoder.pretrain_config import PretrainConfig
 from model.encoder.spin_config import SpinConfig
+from model.language_id.train_config import LanguageTrainConfig
 from model.lm.train_config import TrainConfig
 from model.pitch.train_config import PitchTrainConfig
 from model.preferences.tune_config import TuneConfig
@@ -76,6 +77,7 @@ class Recipe:
     spin: SpinConfig = field(default_factory=SpinConfig)
     vocoder: VocoderTrainConfig = field(default_factory=VocoderTrainConfig)
     train_pitch: PitchTrainConfig = field(default_factory=PitchTrainConfig)
+    train_language: LanguageTrainConfig = field(default_factory=LanguageTrainConfig)
     preferences: PreferencesConfig = field(default_factory=PreferencesConfig)
     tune: TuneConfig = field(default_factory=TuneConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -36,6 +36,7 @@ NOT_DATA = (
     "tune",
     "evaluation",
     "train_pitch",
+    "train_language",
 )
 DATA_SECTIONS = tuple(name for name in SECTIONS if name not in NOT_DATA)
 

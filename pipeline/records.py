@@ -96,9 +96,12 @@ class LanguageDecision:
     keep: bool
     language: str | None
     score: float | None
-    evidence: str  # metadata | text | audio | none
+    evidence: str  # metadata | text | audio | audio:embedded | none
     reason: str | None  # why it is dropped; None if it stays
 
+
+# Evidence of a classifier that was trained on little, as the embedded one: see pipeline/language/decide.py.
+EMBEDDED_EVIDENCE = "audio:embedded"
 
 LANGUAGE_SCHEMA = pa.schema(
     [

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from model.language_id.calibration import Calibration
 from model.language_id.ecapa import EcapaClassifier
+from model.language_id.pooled import PooledClassifier
+from model.language_id.pooled_config import PooledConfig
+from model.language_id.pooled_folder import PooledFacts, write_pooled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,3 +100,13 @@ def write_other(folder: Path) -> None:
     """A model that is not a language classifier."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"architectures": ["HubertModel"], "model_type": "hubert"}))
+
+
+def write_pooled_classifier(folder: Path, seed: int = 0, other_below: float = 0.2, wanted_from: float = 0.8) -> None:
+    """A small classifier as `twist train-language` writes it, on one layer of the embedded tokenizer."""
+    torch.manual_seed(seed)
+    config = PooledConfig(channels=8, kernel_size=3, attention_channels=4, hidden_size=8)
+    classifier = PooledClassifier(config, 256, 3)
+    calibration = Calibration(1.0, 0.5, other_below, wanted_from)
+    facts = PooledFacts(config, 1, ("en", "de", "fr"), calibration, "nothing, its weights are random")
+    write_pooled(folder, "hubert-tiny-25hz", classifier.state_dict(), facts)

@@ -1,10 +1,12 @@
 """Spoken-language classifiers: 16 kHz clips in, the probability of each language out.
 
-Three kinds are recognized by their files, in a folder (local or s3://) or a repository of the Hugging Face hub:
+Four kinds are recognized by their files, in a folder (local or s3://) or a repository of the Hugging Face hub:
 
 - Whisper (multilingual): its own language detection, one decoder step over 30 s;
 - MMS-LID, or any other wav2vec 2.0 for sequence classification, whose labels are language codes;
-- ECAPA-TDNN as SpeechBrain trained it on VoxLingua107: embedding_model.ckpt, classifier.ckpt, label_encoder.txt.
+- ECAPA-TDNN as SpeechBrain trained it on VoxLingua107: embedding_model.ckpt, classifier.ckpt, label_encoder.txt;
+- small ones of `twist train-language`, as the embedded language-tiny is: classifier.json. These tell one language from
+  all others, and are weak evidence: what they are unsure of is kept.
 
 Only clips of equal length share a batch, so there is no padding, and a clip's result depends on that clip alone.
 """
@@ -18,10 +20,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from model.artefacts import local_path
+from model.artefacts import EMBEDDED, local_path
 from model.device import Device, pick_device
 from model.foreign_config import architectures_of, read_content, refuse_hostile
 from model.language_id.ecapa import EcapaClassifier
+from model.language_id.pooled_folder import CLASSIFIER, load_pooled, probabilities_of
 from model.torch_file import TorchFile, mapping
 from model.weights_file import refuse_not_finite
 from pipeline.errors import TwistError
@@ -31,7 +34,7 @@ from pipeline.files.checksums import sha256_of_files
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Kind = Literal["whisper", "wav2vec2", "ecapa"]
+Kind = Literal["whisper", "wav2vec2", "ecapa", "pooled"]
 
 ECAPA_FILES = ("embedding_model.ckpt", "classifier.ckpt", "label_encoder.txt")
 # transformers' models are read from safetensors only, which cannot hide code.
@@ -52,8 +55,8 @@ class LanguageClassifier(Protocol):
 
 
 def is_folder(path_or_name: str) -> bool:
-    """Whether a classifier is named by its folder, and not by its repository on the hub."""
-    return storage.is_s3(path_or_name) or Path(path_or_name).is_dir()
+    """Whether a classifier is named by its folder, or is embedded, and is not named by its repository on the hub."""
+    return path_or_name in EMBEDDED or storage.is_s3(path_or_name) or Path(path_or_name).is_dir()
 
 
 def find_language_classifier(path_or_name: str) -> tuple[Path, Kind]:
@@ -66,6 +69,8 @@ def find_language_classifier(path_or_name: str) -> tuple[Path, Kind]:
     folder = local_path(path_or_name) if is_folder(path_or_name) else _fetch(path_or_name)
     if all((folder / name).is_file() for name in ECAPA_FILES):
         return folder, "ecapa"
+    if (folder / CLASSIFIER).is_file():
+        return folder, "pooled"
     try:
         architectures = architectures_of(read_content(folder))
     except (OSError, ValueError) as error:
@@ -98,11 +103,15 @@ def load_language_classifier(path_or_name: str, device: Device = "auto") -> Lang
     """
     folder, kind = find_language_classifier(path_or_name)
     place = pick_device(device)
-    load = {"whisper": WhisperLanguages, "wav2vec2": Wav2Vec2Languages, "ecapa": EcapaLanguages}[kind]
     try:
+        if kind == "pooled":
+            return PooledLanguages(folder, device)
         if (folder / "config.json").is_file():
             refuse_hostile(read_content(folder))
+        load = {"whisper": WhisperLanguages, "wav2vec2": Wav2Vec2Languages, "ecapa": EcapaLanguages}[kind]
         return load(folder, place)
+    except TwistError:
+        raise
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise TwistError(f"{folder} cannot be loaded as {kind}: {reason}") from error
@@ -234,6 +243,31 @@ class EcapaLanguages(_Batched):
     def probabilities(self, wav: Tensor) -> Tensor:
         log_probabilities: Tensor = self._model(wav)
         return log_probabilities.exp()
+
+
+class PooledLanguages:
+    """A small classifier of ours: the probability of its wanted language is calibrated.
+
+    Args:
+        folder: Of `twist train-language`.
+        device: Where it runs.
+    """
+
+    def __init__(self, folder: Path, device: Device) -> None:
+        self._encoder, self._classifier, facts = load_pooled(folder, device)
+        self._calibration = facts.calibration
+        self.labels = facts.labels
+
+    @torch.inference_mode()
+    def __call__(self, wavs: Sequence[Tensor]) -> Tensor:
+        """See LanguageClassifier."""
+        result = torch.zeros(len(wavs), len(self.labels))
+        # Each clip by itself: neither padding nor the size of a batch changes a bit.
+        for row, wav in zip(result, wavs, strict=True):
+            (frames,) = self._encoder.encode([wav])
+            logits = self._classifier(frames[None], torch.tensor([len(frames)], device=frames.device))
+            row[:] = probabilities_of(logits.cpu(), self._calibration)[0]
+        return result
 
 
 def _read_tensors(path: Path, prefix: str) -> dict[str, Tensor]:

@@ -71,6 +71,7 @@ def describe_language(run: str) -> dict[str, Any]:
         "evidence": figures.most_common(evidence),
         **{key: facts[key] for key in ("by_evidence", "least_certain", "audio_evidence")},
         "kept_without_evidence": facts.get("kept_without_evidence"),
+        "kept_unsure": facts.get("kept_unsure"),
     }
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.errors import TwistError
 from pipeline.files import parquet
-from pipeline.records import DROPPED_SCHEMA, Dropped, from_table, to_table
+from pipeline.records import DROPPED_SCHEMA, EMBEDDED_EVIDENCE, Dropped, from_table, to_table
 from pipeline.stage import StageCounts, Tally
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class Account:
     def __init__(self) -> None:
         self.total, self.kept, self.unheard = Tally(), Tally(), Tally()
         self.kept_without_evidence = Tally()
+        self.kept_unsure = Tally()  # by a classifier that was trained on little
         self.evidence: Counter[str] = Counter()
         self._groups: dict[tuple[str, str, str], Tally] = defaultdict(Tally)
         self._reasons: Counter[tuple[str, str]] = Counter()
@@ -53,6 +54,8 @@ class Account:
             self.kept += tally
             if decision.evidence == "none":
                 self.kept_without_evidence += tally
+            elif decision.evidence == EMBEDDED_EVIDENCE and decision.language is None:
+                self.kept_unsure += tally
         else:
             assert decision.reason is not None
             self._reasons[decision.reason, decision.language or ""] += 1

@@ -15,7 +15,9 @@ class AudioLanguageConfig:
 
     Args:
         model: Whisper (multilingual), MMS-LID or SpeechBrain's ECAPA for VoxLingua107: a folder (local or s3://), or a
-            name on the Hugging Face hub. Without a model nothing is listened to.
+            name on the Hugging Face hub. Or the embedded language-tiny, or a folder of `twist train-language`: these
+            are weak evidence, decide only where neither tags nor text say what is spoken, and keep what they are
+            unsure of. Without a model nothing is listened to.
         required: Whether the command fails if the model cannot be found; otherwise it continues without, and says so.
         window_s: Seconds of audio that are classified at a time.
         min_windows: Minimum number of windows per recording, if it is long enough for them.

@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
@@ -27,7 +27,7 @@ from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 from pipeline.language import listen
 from pipeline.language.account import Account
-from pipeline.language.decide import AudioEvidence, Metadata, by_audio, by_metadata_and_text, describe
+from pipeline.language.decide import AudioEvidence, Metadata, WeakRule, by_audio, by_metadata_and_text, describe
 from pipeline.language.same_speech import Corpus, Mark, SameSpeechConfig, Spoken, find_same_speech, read_evaluation
 from pipeline.records import LANGUAGE_SCHEMA, LanguageDecision, Recording, from_table, to_table
 from pipeline.runs import LANGUAGE, MANIFEST
@@ -36,7 +36,9 @@ from pipeline.work.map_tasks import spread
 from pipeline.work.retry import take_back_dropped
 
 if TYPE_CHECKING:
-    from pipeline.language.config import AudioLanguageConfig, LanguageConfig
+    from pathlib import Path
+
+    from pipeline.language.config import AudioLanguageConfig, CorpusEvidence, LanguageConfig
     from pipeline.progress import ReportProgress
     from pipeline.work.cluster import ClusterConfig
 
@@ -85,7 +87,7 @@ def filter_languages(
     kinds: dict[str, str] = read_facts(run, MANIFEST)["kinds"]
     if unknown := sorted(config.corpora.keys() - kinds.keys()):
         raise TwistError(f"language.corpora names {unknown[0]!r}, which is none of the corpora {', '.join(kinds)}")
-    classifier = _find_classifier(config)
+    classifier, weak = _find_classifier(config)
     settings = {
         **asdict(config),
         "audio": _audio_settings(config.audio, classifier),
@@ -99,28 +101,70 @@ def filter_languages(
         if not storage.exists(_evidence_uri(stage)):
             corpora = [Corpus(name, kind == "librispeech") for name, kind in kinds.items()]
             marks = find_same_speech(functools.partial(_spoken, run), corpora, same_speech, evaluation)
-            _write_evidence(stage, config, classifier is not None, marks, report)
+            _write_evidence(stage, config, _Listening(classifier is not None, weak), marks, report)
         work: dict[str, Any] = {}
         heard: Iterator[tuple[str, AudioEvidence]] | None = None
         if classifier is not None:
             work, heard = listen.listen(stage.uri, _excerpts(stage), config.audio, cluster, report)
-        _write_decisions(stage, config, heard, work, report)
+        _write_decisions(stage, config, heard, weak, work, report)
 
 
-def _find_classifier(config: LanguageConfig) -> str | None:
-    """The classifier's fingerprint; None if nothing is to be listened to."""
+class _Listening(NamedTuple):
+    """Whether a classifier listens, and its own rule, if it was trained on little."""
+
+    listens: bool
+    weak: WeakRule | None
+
+
+def _find_classifier(config: LanguageConfig) -> tuple[str | None, WeakRule | None]:
+    """The classifier's fingerprint, None if nothing is to be listened to; and its own rule, if it has one.
+
+    Raises:
+        TwistError: it is required and not found, or was trained on little and cannot do what is asked.
+    """
     from model.language_id.classifier import find_language_classifier, fingerprint_of_classifier
 
     wanted = {config.listen, *(own.listen for own in config.corpora.values() if own.listen is not None)}
     if config.audio.model is None or wanted == {"never"}:
-        return None
+        return None, None
     try:
-        folder, _ = find_language_classifier(config.audio.model)
+        folder, kind = find_language_classifier(config.audio.model)
     except TwistError:
         if config.audio.required:
             raise
-        return None
-    return fingerprint_of_classifier(folder)
+        return None, None
+    return fingerprint_of_classifier(folder), _weak_rule(folder, config) if kind == "pooled" else None
+
+
+def _weak_rule(folder: Path, config: LanguageConfig) -> WeakRule:
+    from model.language_id.pooled_folder import read_facts as read_classifier
+
+    facts = read_classifier(folder)
+    name = config.audio.model
+    if config.languages != (facts.wanted,):
+        raise TwistError(
+            f"language.audio.model {name} tells {facts.wanted} from all other languages, and no more; with "
+            f"language.languages {', '.join(config.languages)} name another classifier, or none"
+        )
+    if "always" in {config.listen, *(own.listen for own in config.corpora.values())}:
+        raise TwistError(
+            f"language.listen is always, but {name} was trained on too little to overrule a corpus' tags and text; "
+            f"leave it at needed, or name another classifier"
+        )
+    for where in (config, *config.corpora.values()):
+        changed = [field for field in ("audio_keep", "audio_drop") if _is_set(where, field)]
+        if changed:
+            raise TwistError(
+                f"language.{changed[0]} is not for {name}, which has thresholds of its own and keeps what it is "
+                f"unsure of; leave it out, or name another classifier"
+            )
+    calibration = facts.calibration
+    return WeakRule(facts.wanted, calibration.other_below, calibration.wanted_from, facts.trained_on)
+
+
+def _is_set(config: LanguageConfig | CorpusEvidence, name: str) -> bool:
+    default = next(field.default for field in fields(config) if field.name == name)
+    return bool(getattr(config, name) != default)
 
 
 def _audio_settings(config: AudioLanguageConfig, classifier: str | None) -> dict[str, Any]:
@@ -153,10 +197,10 @@ class _Rows(NamedTuple):
 
 
 def _write_evidence(
-    stage: Stage, config: LanguageConfig, listens: bool, marks: dict[str, Mark], report: ReportProgress
+    stage: Stage, config: LanguageConfig, listening: _Listening, marks: dict[str, Mark], report: ReportProgress
 ) -> None:
     num_recordings = read_facts(stage.run, MANIFEST)["counts"]["kept"]["items"]
-    tables = spread(functools.partial(_collect_evidence, config, listens), _all_rows(stage.run))
+    tables = spread(functools.partial(_collect_evidence, config, listening), _all_rows(stage.run))
 
     def marked() -> Iterator[pa.Table]:
         done = 0
@@ -176,18 +220,19 @@ def _all_rows(run: str) -> Iterator[_Rows]:
                     yield _Rows(uri, number, first)
 
 
-def _collect_evidence(config: LanguageConfig, listens: bool, rows: _Rows) -> pa.Table:
+def _collect_evidence(config: LanguageConfig, listening: _Listening, rows: _Rows) -> pa.Table:
     """Decides on some recordings of one corpus by metadata and text; runs on any machine.
 
     Returns:
         EVIDENCE_SCHEMA, without marks.
     """
-    names = [*Metadata._fields, "corpus", "duration_s", *(("uri", "channel", "voice_activity") if listens else ())]
+    of_audio = ("uri", "channel", "voice_activity") if listening.listens else ()
+    names = [*Metadata._fields, "corpus", "duration_s", *of_audio]
     with parquet.RowGroups(rows.uri, names) as groups:
         table = groups.read(rows.row_group).slice(rows.first, RECORDINGS_PER_TASK)
     rules = config.of_corpus(table["corpus"][0].as_py())
     metadata = map(Metadata, *(table[name].to_pylist() for name in Metadata._fields))
-    outcomes = [by_metadata_and_text(recording, rules) for recording in metadata]
+    outcomes = [by_metadata_and_text(recording, rules, listening.weak) for recording in metadata]
     decisions = to_table([decision for decision, _ in outcomes], LANGUAGE_SCHEMA)
     columns = {
         **dict(zip(LANGUAGE_SCHEMA.names, decisions.columns, strict=True)),
@@ -195,7 +240,7 @@ def _collect_evidence(config: LanguageConfig, listens: bool, rows: _Rows) -> pa.
         "corpus": table["corpus"],
         "duration_s": table["duration_s"],
     }
-    if listens:
+    if listening.listens:
         is_open = [not is_final for _, is_final in outcomes]
         columns |= {"uri": table["uri"], "channel": table["channel"], "windows": _windows(table, is_open, config)}
     return pa.table(
@@ -265,12 +310,13 @@ def _write_decisions(
     stage: Stage,
     config: LanguageConfig,
     heard: Iterator[tuple[str, AudioEvidence]] | None,
+    weak: WeakRule | None,
     work: dict[str, Any],
     report: ReportProgress,
 ) -> None:
     account = Account()
     tables = map(
-        functools.partial(to_table, schema=LANGUAGE_SCHEMA), _decide_all(stage, config, heard, account, report)
+        functools.partial(to_table, schema=LANGUAGE_SCHEMA), _decide_all(stage, config, heard, weak, account, report)
     )
     content = parquet.groups_to_bytes(tables, LANGUAGE_SCHEMA)
     if not account.kept.items and heard is None:
@@ -287,7 +333,12 @@ def _write_decisions(
         by_evidence=account.by_evidence(),
         least_certain=account.least_certain(),
         kept_without_evidence=asdict(account.kept_without_evidence),
-        audio_evidence={"available": heard is not None, "unheard": asdict(account.unheard)},
+        kept_unsure=asdict(account.kept_unsure),
+        audio_evidence={
+            "available": heard is not None,
+            "unheard": asdict(account.unheard),
+            **({"trained_on": weak.trained_on} if weak else {}),
+        },
         work=work,
     )
 
@@ -296,6 +347,7 @@ def _decide_all(
     stage: Stage,
     config: LanguageConfig,
     heard: Iterator[tuple[str, AudioEvidence]] | None,
+    weak: WeakRule | None,
     account: Account,
     report: ReportProgress,
 ) -> Iterator[list[LanguageDecision]]:
@@ -314,7 +366,7 @@ def _decide_all(
             decision = LanguageDecision(id, False, None, None, "none", evidence.mark_reason)
             detail = evidence.mark_detail or ""
         else:
-            decision = by_audio(evidence.before, audio, rules)
+            decision = by_audio(evidence.before, audio, rules, weak)
             detail = "" if decision.keep else describe(decision, audio)
             if not evidence.is_final and (audio is None or not audio.probabilities):
                 account.unheard += Tally(1, evidence.duration_s / 3600)

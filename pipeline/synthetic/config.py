@@ -106,6 +106,26 @@ class VoicesConfig:
 
 
 @dataclass(frozen=True)
+class LanguagesConfig:
+    """Size of the corpus of many languages.
+
+    Args:
+        minutes: Length of each language but English, in minutes; the last recording runs over.
+        english_minutes: Length of English.
+        seed: Chooses voices, sentences and pauses.
+    """
+
+    minutes: float = 5.0
+    english_minutes: float = 75.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("minutes", "english_minutes"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise TwistError(f"{name} is above 0 and finite, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
 class VoiceConfig:
     """Voice and size of the corpus of one voice.
 
