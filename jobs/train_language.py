@@ -111,7 +111,7 @@ def _trained_on(clips: LanguageFrames, config: Any) -> str:
             ]
             if of_side:
                 frames = sum(int(clips.offsets[index + 1] - clips.offsets[index]) for index in of_side)
-                hours = frames / clips.frame_rate_hz / 3600 / config.views
+                hours = frames / clips.frame_rate_hz / 3600 / config.views_of.get(corpus, config.views)
                 speakers = len({clips.speakers[index] for index in of_side})
                 told.append(f"{hours:.1f} h of {side} by {speakers} speakers of {corpus}")
     return ", ".join(told)

@@ -4,6 +4,7 @@
     model/embedded/hifigan-tiny-25hz/                 a vocoder for its units; see docs/hifigan-tiny-25hz.md
     model/embedded/style-tiny-25hz/                   a style model on its features; see docs/expressive.md
     model/embedded/pitch-tiny/                        a pitch tokenizer; see docs/pitch-tiny.md
+    model/embedded/language-tiny/                     English or not; see docs/language-tiny.md
     TWIST_CACHE, else ~/.cache/twist (see pipeline/files/machine_cache.py)
         mhubert_base_25hz_cp_mls_cv_sp_fisher.pt      appears under this name only once it is complete and its
                                                       sha256 is verified
@@ -41,7 +42,9 @@ MODEL_SUFFIXES = (".json", ".safetensors", ".bin")
 
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
-EMBEDDED = ("hubert-tiny-25hz", "hubert-tiny-25hz-km100", "hifigan-tiny-25hz", "pitch-tiny", "style-tiny-25hz")
+EMBEDDED = (
+    "hubert-tiny-25hz", "hubert-tiny-25hz-km100", "hifigan-tiny-25hz", "pitch-tiny", "style-tiny-25hz", "language-tiny",
+)  # fmt: skip
 
 
 def local_path(path_or_name: str, beside: Sequence[str] = ()) -> Path:

@@ -35,6 +35,7 @@ class LanguageTrainConfig:
         layer: The layer of these frames, counted from 1.
         wanted: The language that is to be told from all others.
         views: Copies of each segment: the first as it is, the others changed at random in voice, room and channel.
+        views_of: Views of single corpora, by name, where they differ.
         max_minutes_per_speaker: Most minutes of each speaker in each language; more say little that is new.
         min_segment_s: Shorter segments are left out.
         calibrate_on: Corpora whose held-out speakers calibrate the probabilities; all unless given.
@@ -72,6 +73,7 @@ class LanguageTrainConfig:
     layer: int = 2
     wanted: str = "en"
     views: int = 3
+    views_of: dict[str, int] = field(default_factory=dict)
     max_minutes_per_speaker: float = 5.0
     min_segment_s: float = 2.0
     calibrate_on: tuple[str, ...] = ()
@@ -112,6 +114,8 @@ class LanguageTrainConfig:
         rules.require("largest_error", 0 < self.largest_error < 0.5, "above 0 and below a half")
         rules.require("dropout", 0 <= self.dropout < 1, "from 0 to below 1")
         rules.require("wanted", self.wanted in ISO_639_1, "an ISO 639-1 code of a language")
+        if any(views < 1 for views in self.views_of.values()):
+            raise TwistError(f"train_language.views_of is {self.views_of}; each corpus has at least 1")
         if not self.crops_s or min(self.crops_s) <= 0:
             raise TwistError("train_language.crops_s must be lengths above 0, e.g. [3, 10]")
 

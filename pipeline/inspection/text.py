@@ -172,6 +172,9 @@ def _language(description: Mapping[str, Any]) -> Iterator[str]:
     if (unproven := description["kept_without_evidence"]) and unproven["items"]:
         kept = _count(unproven["items"], "recordings")
         yield from _row("without evidence", f"{kept} kept ({_hours(unproven['hours'])})")
+    if (unsure := description.get("kept_unsure")) and unsure["items"]:
+        kept = _count(unsure["items"], "recordings")
+        yield from _row("unsure by audio", f"{kept} kept ({_hours(unsure['hours'])})")
     audio = description["audio_evidence"]
     if not audio["available"] and audio["unheard"]["items"]:
         unheard = f"{audio['unheard']['items']:,} recordings ({_hours(audio['unheard']['hours'])})"

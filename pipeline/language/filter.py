@@ -151,7 +151,8 @@ def _weak_rule(folder: Path, config: LanguageConfig) -> WeakRule:
             f"language.listen is always, but {name} was trained on too little to overrule a corpus' tags and text; "
             f"leave it at needed, or name another classifier"
         )
-    for where in (config, *config.corpora.values()):
+    places: list[LanguageConfig | CorpusEvidence] = [config, *config.corpora.values()]
+    for where in places:
         changed = [field for field in ("audio_keep", "audio_drop") if _is_set(where, field)]
         if changed:
             raise TwistError(

@@ -109,19 +109,23 @@ def read_language_frames(
         "min_segment_s": config.min_segment_s,
         "validation_share": config.validation_share,
         "seed": config.seed,
+        "views_of": config.views_of,
     }
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     segments, num_without_language, num_beyond = _segments(run, config)
+    if unknown := config.views_of.keys() - {segment.corpus for segment in segments}:
+        raise TwistError(f"train_language.views_of names {sorted(unknown)[0]!r}, of which there are no segments")
     kept_in = storage.join(folder, f"frames-{fingerprint[:16]}")
     numbered = list(enumerate(segments))
     batches = [numbered[first : first + SEGMENTS_PER_FILE] for first in range(0, len(numbered), SEGMENTS_PER_FILE)]
     files = []
-    for view, (number, batch) in itertools.product(range(config.views), enumerate(batches)):
+    most_views = max(config.views, *config.views_of.values(), 1)
+    for view, (number, batch) in itertools.product(range(most_views), enumerate(batches)):
         uri = storage.join(kept_in, f"{view}-{number:05d}.safetensors")
         if not storage.exists(uri):
             storage.put_if_absent(uri, safetensors.numpy.save(_made(batch, view, encoder, config)))
         files.append(uri)
-        report(len(files), config.views * len(batches), "parts", f"{config.views} views of {len(segments):,} segments")
+        report(len(files), most_views * len(batches), "parts", f"of frames of {len(segments):,} segments")
     unread: set[int] = set()
     clips: list[list[tuple[int, NDArray[np.float16]]]] = [[], []]
     for uri in files:
@@ -196,7 +200,7 @@ def _made(
     batch: Sequence[tuple[int, _Segment]], view: int, encoder: Encoder, config: LanguageTrainConfig
 ) -> dict[str, NDArray[np.generic]]:
     """The frames of one view of some segments, one behind the other: none of what cannot be read, or is held out."""
-    batch = [one for one in batch if view == 0 or not one[1].is_held_out]
+    batch = [one for one in batch if view < _num_views(one[1], config)]
     spans = [Span(one.uri, one.channel, one.start_s, one.end_s) for _, one in batch]
     frames: list[NDArray[np.float16]] = []
     of_segment: list[int] = []
@@ -213,6 +217,10 @@ def _made(
         "num_frames": np.array([len(one) for one in frames], np.int64),
         "segments": np.array(of_segment, np.int64),
     }
+
+
+def _num_views(segment: _Segment, config: LanguageTrainConfig) -> int:
+    return 1 if segment.is_held_out else config.views_of.get(segment.corpus, config.views)
 
 
 def _read(uri: str) -> dict[str, NDArray[np.generic]]:
