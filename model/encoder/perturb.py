@@ -49,7 +49,12 @@ def perturb(wav: Wav, generator: np.random.Generator) -> Wav:
         return wav
     pitch = 2 ** generator.uniform(-PITCH_OCTAVES, PITCH_OCTAVES) if generator.random() < PITCH_SHARE else 1.0
     formants = generator.uniform(*FORMANT_RATIO) if generator.random() < FORMANT_SHARE else 1.0
-    wav = _over_another_microphone(another_voice(wav, pitch, formants), generator)
+    return in_another_place(another_voice(wav, pitch, formants), generator)
+
+
+def in_another_place(wav: Wav, generator: np.random.Generator) -> Wav:
+    """The same voice [S] over another microphone, in another room, over noise, as MP3: steps 2 to 5."""
+    wav = _over_another_microphone(wav, generator)
     if generator.random() < ROOM_SHARE:
         wav = _in_a_room(wav, generator)
     if generator.random() < NOISE_SHARE:

@@ -1,7 +1,7 @@
 """Changes how a clip sounds but not what is said, so that a recording's channel does not tell its language.
 
-Speed, then another voice, microphone, room and noise (model/encoder/perturb.py), then a telephone's rate or a codec:
-clips of a language come from few places, and each place has its own of these.
+Speed, which moves pitch and formants too, then another microphone, room and noise (model/encoder/perturb.py), then a
+telephone's rate or a codec: clips of a language come from few places, and each place has its own of these.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from model.encoder.perturb import perturb, through_mp3
+from model.encoder.perturb import in_another_place, through_mp3
 from pipeline.records import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Wav = NDArray[np.float32]
 
-SPEED_SHARE, SPEED = 0.5, (0.88, 1.12)
+SPEED_SHARE, SPEED = 0.8, (0.88, 1.12)
 CODEC_SHARE = 0.5  # of clips: half of these MP3 or Opus, the others a telephone's rate
 TELEPHONE_HZ, WIDEBAND_HZ = 8000, 12000
 MP3_COMPRESSION, OPUS_COMPRESSION = (0.3, 0.99), (0.5, 1.0)
@@ -30,9 +30,11 @@ OPUS_PEAK = 0.5
 
 def augment(wav: Wav, generator: np.random.Generator) -> Wav:
     """A clip [S] at 16 kHz as it might sound elsewhere; it may be longer or shorter."""
+    if not np.any(wav):
+        return wav
     if generator.random() < SPEED_SHARE:
         wav = soxr.resample(wav, SAMPLE_RATE_HZ * generator.uniform(*SPEED), SAMPLE_RATE_HZ, quality="LQ")
-    wav = perturb(wav, generator)
+    wav = in_another_place(wav, generator)
     if generator.random() >= CODEC_SHARE:
         return wav
     kind = generator.random()
