@@ -46,7 +46,7 @@ def settings_of(name: str) -> TrainConfig:
 def test_every_recipe_can_be_read(name: str) -> None:
     recipe = read(name)
     assert recipe.run
-    assert (recipe.train is None) == name.startswith(("hubert_", "hifigan_", "pitch_", "style_"))
+    assert (recipe.train is None) == name.startswith(("hubert_", "hifigan_", "language_", "pitch_", "style_"))
 
 
 @pytest.mark.parametrize("name", MILLIONS)
