@@ -53,12 +53,13 @@ def write_languages_corpus(folder: Path, config: LanguagesConfig, report: Report
     Raises:
         TwistError: the folder holds a corpus of another configuration, or something else.
     """
-    return make_corpus(
+    summary = make_corpus(
         folder, "corpus of many languages", EDITION, asdict(config), lambda root: _write(root, config, report)
     )
+    return float(summary["duration_s"])
 
 
-def _write(root: Path, config: LanguagesConfig, report: ReportProgress | None) -> float:
+def _write(root: Path, config: LanguagesConfig, report: ReportProgress | None) -> dict[str, float]:
     total_s = 0.0
     rows: list[tuple[str, str, str, str]] = []
     for done, (language, voices) in enumerate(VOICES.items()):
@@ -85,7 +86,7 @@ def _write(root: Path, config: LanguagesConfig, report: ReportProgress | None) -
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("path", "language", "speaker", "text"))
         table.writerows(rows)
-    return total_s
+    return {"duration_s": total_s}
 
 
 def _sentences(language: str, rng: random.Random) -> Iterator[str]:

@@ -52,7 +52,7 @@ def test_more_minutes_begin_as_fewer_do(corpus: Path, tmp_path: Path) -> None:
 
 def test_another_corpus_is_not_overwritten(corpus: Path) -> None:
     assert write_languages_corpus(corpus, SMALL) > 60
-    with pytest.raises(TwistError, match="made otherwise"):
+    with pytest.raises(TwistError, match="name another folder, or delete this one"):
         write_languages_corpus(corpus, LanguagesConfig(minutes=1.0))
     with pytest.raises(TwistError, match="english_minutes is above 0"):
         LanguagesConfig(english_minutes=0)
