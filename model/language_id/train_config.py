@@ -9,7 +9,6 @@ from model.language_id.pooled_config import PooledConfig
 from model.training.rules import Precision, Rules, may_change, rate_of_step
 from model.training.schedule import Schedule
 from pipeline.errors import TwistError
-from pipeline.languages import ISO_639_1
 
 CHANGEABLE = frozenset(
     {
@@ -113,7 +112,8 @@ class LanguageTrainConfig:
         rules.require("validation_share", 0 < self.validation_share < 1, "between 0 and 1")
         rules.require("largest_error", 0 < self.largest_error < 0.5, "above 0 and below a half")
         rules.require("dropout", 0 <= self.dropout < 1, "from 0 to below 1")
-        rules.require("wanted", self.wanted in ISO_639_1, "an ISO 639-1 code of a language")
+        is_code = len(self.wanted) in (2, 3) and self.wanted.isalpha() and self.wanted.islower()
+        rules.require("wanted", is_code, "a language's code, such as en")
         if any(views < 1 for views in self.views_of.values()):
             raise TwistError(f"train_language.views_of is {self.views_of}; each corpus has at least 1")
         if not self.crops_s or min(self.crops_s) <= 0:

@@ -321,7 +321,7 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"wanted": "xx"}, "ISO 639-1"),
+        ({"wanted": "English"}, "a language's code"),
         ({"largest_error": 0.5}, "below a half"),
         ({"crops_s": ()}, "crops_s must be lengths above 0"),
         ({"validation_share": 0.0}, "between 0 and 1"),
