@@ -101,7 +101,9 @@ def measure(clips: Path, run: str, model: str, lengths_s: Iterable[int], most_wi
         {"train_language": yaml.safe_load((Path(run) / "recipe.yaml").read_text())["train_language"]}
     )["train_language"]
     # As they were recorded: copies for training say the same again.
-    train, held_out, _ = read_language_frames(run, replace(config, views=1), f"{run}/language_model", lambda *_: None)
+    train, held_out, _ = read_language_frames(
+        run, replace(config, views=1), f"{run}/language_training", lambda *_: None
+    )
     phonotactic = Phonotactic(train, facts.wanted)
     limits, scores = {}, {}
     tests = [window for window in windows_of(held_out, config.calibrate_window_s) if window[2] in config.calibrate_on]

@@ -22,6 +22,7 @@ from jobs.recipe import Recipe
 from jobs.stopping import Stopped
 from pipeline.errors import TwistError
 from pipeline.files import storage
+from pipeline.runs import LANGUAGE_CLASSIFIER, LANGUAGE_TRAINING
 
 if TYPE_CHECKING:
     from model.language_id.frames import LanguageFrames
@@ -40,8 +41,8 @@ def work(recipe: Recipe, output: str | None = None) -> LanguageResult:
     from pipeline.language.train_frames import read_language_frames
 
     config = recipe.train_language
-    checkpoints = storage.join(recipe.run, "language_model")
-    folder = output or storage.join(recipe.run, "language-model")
+    checkpoints = storage.join(recipe.run, LANGUAGE_TRAINING)
+    folder = output or storage.join(recipe.run, LANGUAGE_CLASSIFIER)
     if storage.is_s3(folder):
         raise TwistError(f"{folder} lies on S3: name a local folder by --output, and copy the classifier there")
     with progress("frames") as report:
@@ -118,7 +119,9 @@ def _trained_on(clips: LanguageFrames, config: Any) -> str:
 
 
 def _add_output(parser: ArgumentParser) -> None:
-    parser.add_argument("--output", type=str | None, help="The classifier's folder; RUN/language-model unless given.")
+    parser.add_argument(
+        "--output", type=str | None, help="The classifier's folder; RUN/language_classifier unless given."
+    )
 
 
 main = command(

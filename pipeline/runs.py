@@ -28,6 +28,8 @@ PREFERENCES = "preferences"
 TUNED = "tuned"
 # Those of the models that `twist train-pitch` and `twist train-style` make.
 PITCH_MODEL, STYLE_MODEL = "pitch_model", "style_model"
+# The checkpoints of `twist train-language`, and the classifier that it makes.
+LANGUAGE_TRAINING, LANGUAGE_CLASSIFIER = "language_training", "language_classifier"
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
     FOLDER/config.json, model.safetensors, preprocessor_config.json   the HuBERT, up to the layer that is read
     FOLDER/classifier.safetensors    the classifier's weights
-    FOLDER/classifier.json           its shape, languages and calibration, what it was trained on, and the sha256 of its
-                                     weights; written last
+    FOLDER/classifier.json           its shape, languages and calibration, what it was trained on, and the sha256 of the
+                                     other files; written last
 
 The layers are stored with it, so that another tokenizer of the same name changes nothing.
 """
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 FORMAT = "twist-language"
 CLASSIFIER, CLASSIFIER_WEIGHTS = "classifier.json", "classifier.safetensors"
 ENCODER_CONFIG, ENCODER_WEIGHTS = "config.json", "model.safetensors"
+# Those with a sha256 in classifier.json.
+CHECKED = (CLASSIFIER_WEIGHTS, ENCODER_WEIGHTS, ENCODER_CONFIG, *PREPARING)
 _LAYER = re.compile(r"(?:hubert\.)?encoder\.layers\.(\d+)\.")
 
 
@@ -85,14 +87,21 @@ def read_facts(folder: Path) -> PooledFacts:
             str(content["trained_on"]),
         )
         is_ours = content["format"] == FORMAT and len(facts.labels) >= 2
-        is_whole = content["weights_sha256"] == sha256_of(str(folder / CLASSIFIER_WEIGHTS))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        damaged = [name for name, found in _sums(folder).items() if found != content["sha256"].get(name)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TwistError(f"{folder / CLASSIFIER} cannot be read as a language classifier's: {brief(error)}") from error
     if not is_ours:
         raise TwistError(f"{folder / CLASSIFIER} is no language classifier's of this project")
-    if not is_whole:
-        raise TwistError(f"{folder / CLASSIFIER_WEIGHTS} is damaged, or was not finished; train the classifier again")
+    if damaged:
+        raise TwistError(
+            f"{folder / damaged[0]} is not what {CLASSIFIER} says: damaged, or of a training that did not end; train "
+            f"the classifier again, or copy it again"
+        )
     return facts
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    return {name: sha256_of(str(folder / name)) for name in CHECKED if (folder / name).is_file()}
 
 
 def load_pooled(folder: Path, device: Device) -> tuple[Encoder, PooledClassifier, PooledFacts]:
@@ -126,10 +135,10 @@ def write_pooled(folder: Path, encoder: str, weights: Mapping[str, Tensor], fact
     """
     folder.mkdir(parents=True, exist_ok=True)
     _write_lower_layers(local_path(encoder), facts.layer, folder)
-    unfinished = folder / f".{CLASSIFIER_WEIGHTS}.part"
-    weights_file.save({name: weight.half().contiguous() for name, weight in weights.items()}, unfinished)
-    content: dict[str, Any] = {"format": FORMAT, **asdict(facts), "weights_sha256": sha256_of(str(unfinished))}
-    unfinished.replace(folder / CLASSIFIER_WEIGHTS)
+    weights_file.save(
+        {name: weight.half().contiguous() for name, weight in weights.items()}, folder / CLASSIFIER_WEIGHTS
+    )
+    content: dict[str, Any] = {"format": FORMAT, **asdict(facts), "sha256": _sums(folder)}
     storage.write_bytes(str(folder / CLASSIFIER), (json.dumps(content, indent=2) + "\n").encode())
 
 

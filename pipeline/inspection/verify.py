@@ -8,6 +8,7 @@ checksums, the parts of units, and what is in tars. What is left is a matter of 
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import stage
@@ -33,6 +34,7 @@ from pipeline.inspection.verify_text import verify_text
 from pipeline.runs import (
     CODEBOOK,
     LANGUAGE,
+    LANGUAGE_CLASSIFIER,
     MANIFEST,
     PITCH,
     PITCH_MODEL,
@@ -79,6 +81,7 @@ def verify_run(run: str, checksums: bool = True) -> Iterator[str]:
         folder = storage.join(run, name)
         yield from as_violations(folder, checkpoints.verify_checkpoints(folder, checksums))
     yield from verify_style_model(storage.join(run, STYLE_MODEL))
+    yield from verify_language_classifier(storage.join(run, LANGUAGE_CLASSIFIER))
 
 
 def verify_style_model(folder: str) -> Iterator[str]:
@@ -88,6 +91,17 @@ def verify_style_model(folder: str) -> Iterator[str]:
     if storage.exists(storage.join(folder, CONFIG)):
         try:
             load_style(folder, "cpu")
+        except TwistError as error:
+            yield str(error)
+
+
+def verify_language_classifier(folder: str) -> Iterator[str]:
+    """What `twist train-language` has made, if it has: that it can be loaded, and is what was saved."""
+    from model.language_id.pooled_folder import CLASSIFIER, load_pooled
+
+    if storage.exists(storage.join(folder, CLASSIFIER)):
+        try:
+            load_pooled(Path(folder), "cpu")
         except TwistError as error:
             yield str(error)
 

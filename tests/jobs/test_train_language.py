@@ -8,7 +8,8 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from model.language_id.pooled_folder import CLASSIFIER_WEIGHTS, read_facts
+from model.language_id.pooled_folder import CLASSIFIER_WEIGHTS, ENCODER_WEIGHTS, read_facts
+from pipeline.runs import LANGUAGE_CLASSIFIER
 from pipeline.synthetic.config import LanguagesConfig
 from pipeline.synthetic.language_sentences import VOICES
 from pipeline.synthetic.many_languages import write_languages_corpus
@@ -47,13 +48,19 @@ def test_trained_again_it_is_the_same_and_the_filter_takes_it(recipe: Path, twis
     facts = read_facts(root / "first")
     assert facts.labels[0] == "en" and len(facts.labels) > 20 and set(facts.labels) <= set(VOICES)
     assert "of en by" in facts.trained_on and "of other languages by" in facts.trained_on
-    kept = sorted((root / "run" / "language_model").glob("frames-*/*.safetensors"))
+    kept = sorted((root / "run" / "language_training").glob("frames-*/*.safetensors"))
     assert kept, "frames are not kept"
     before = {path: path.stat().st_mtime_ns for path in kept}
-    twist("train-language", "--config", recipe, "--output", root / "second")
+    twist("train-language", "--config", recipe)
+    second = root / "run" / LANGUAGE_CLASSIFIER
+    assert "verified" in twist("inspect", root / "run", "--verify").stdout
     assert before == {path: path.stat().st_mtime_ns for path in kept}, "frames were made again"
-    ours, theirs = (load_file(root / name / CLASSIFIER_WEIGHTS) for name in ("first", "second"))
+    ours, theirs = (load_file(folder / CLASSIFIER_WEIGHTS) for folder in (root / "first", second))
     assert all(bool((ours[name] == theirs[name]).all()) for name in theirs)
+    content = bytearray((second / ENCODER_WEIGHTS).read_bytes())
+    content[len(content) // 2] ^= 1
+    (second / ENCODER_WEIGHTS).write_bytes(content)
+    assert ENCODER_WEIGHTS in twist("inspect", root / "run", "--verify", status=2).stdout
     model = ("--run", root / "filtered", "--language.audio.model", root / "first")
     corpora = f'[{{"kind": "folder", "root": "{root / "espeak" / "de"}", "name": "unlabelled"}}]'
     twist("manifest", "--corpora", corpora, "--run", root / "filtered")
