@@ -68,13 +68,13 @@ def calibrate(scores: NDArray[np.float64], is_wanted: NDArray[np.bool_], largest
         raise TwistError("the classifier has learned nothing: held-out speech in the wanted language scores lowest")
     probabilities = 1 / (1 + np.exp(-(scale * scores + shift)))
     other_below = _lowest(probabilities[is_wanted], largest_error)
-    wanted_from = 1 - _lowest(1 - probabilities[~is_wanted], largest_error)
+    wanted_from = -_lowest(-probabilities[~is_wanted], largest_error)
     return Calibration(scale, shift, min(other_below, wanted_from), max(other_below, wanted_from))
 
 
-def _lowest(probabilities: NDArray[np.float64], share: float) -> float:
-    """The largest threshold below which at most `share` of the probabilities lie."""
-    return float(np.sort(probabilities)[int(share * len(probabilities))])
+def _lowest(values: NDArray[np.float64], share: float) -> float:
+    """The largest threshold below which at most `share` of the values lie."""
+    return float(np.sort(values)[int(share * len(values))])
 
 
 def _platt(scores: NDArray[np.float64], is_wanted: NDArray[np.bool_]) -> tuple[float, float]:
