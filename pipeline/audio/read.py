@@ -262,21 +262,27 @@ class _File:
         """Starts a new decoder at a frame."""
         self._close_decoder()
         self._file = self._file or _open(self._uri)
-        if self._kind is not None:
-            decoder = self._decoder = self._kind.begin(self._file)
-        else:
+        if self._kind is None:
+            self._bring_near()
             decoder = self._decoder = open_decoder(self._file)
-        if decoder.block_frames is not None and not self._is_near:
-            # The file will be read more than once, perhaps from its beginning each time.
-            self._close_decoder()
-            far, self._file = self._file, unnamed_copy(self._file)
-            far.close()
-            self._is_near = True
-            decoder = self._decoder = type(decoder).begin(self._file)
+        else:
+            decoder = self._decoder = self._kind.begin(self._file)
         self._kind = type(decoder)
         if frame:
             decoder.seek(frame)
         return decoder
+
+    def _bring_near(self) -> None:
+        """Copies a lossy file that lies far away: it is read more than once, perhaps from its beginning each time."""
+        assert self._file is not None
+        if self._is_near:
+            return
+        with contextlib.closing(open_decoder(self._file, header_only=True)) as decoder:
+            is_lossy = decoder.block_frames is not None
+        if is_lossy:
+            far, self._file = self._file, unnamed_copy(self._file)
+            far.close()
+            self._is_near = True
 
     def _let_go(self) -> None:
         self._close_decoder()

@@ -16,9 +16,9 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.audio import decoders
+from pipeline.audio import decoders, read
 from pipeline.audio.read import AudioError, AudioInfo, Span, probe, read_spans
-from pipeline.files import storage
+from pipeline.files import audio_uri, s3, storage
 from pipeline.files.places import PLACE_ERRNOS
 from pipeline.records import SAMPLE_RATE_HZ
 
@@ -215,6 +215,26 @@ def test_lossy_audio_on_s3(s3_folder: str, tmp_path: Path, suffix: str, monkeypa
     monkeypatch.setattr(decoders, "BLOCK_S", 1.0)
     for start_s, end_s in ((0.0, 5.0), (2.5, 3.5)):
         np.testing.assert_array_equal(wav_of(uri, start_s, end_s), wav_of(path, start_s, end_s))
+
+
+@pytest.mark.parametrize("suffix", LOSSY)
+def test_lossy_audio_on_s3_is_fetched_once(
+    s3_folder: str, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_lossy(tmp_path / f"a.{suffix}", 60.0)
+    uri, size, fetched = f"{s3_folder}/a.{suffix}", path.stat().st_size, []
+    storage.write_bytes(uri, path.read_bytes())
+    read_range = s3.read_range
+
+    def counted(uri: str, start: int, length: int) -> bytes:
+        fetched.append(length)
+        return read_range(uri, start, length)
+
+    monkeypatch.setattr(s3, "read_range", counted)
+    monkeypatch.setattr(read, "_open", lambda uri: audio_uri.open_read(uri, 2**13))
+    wav_of(uri, 10.0, 50.0)
+    of_headers = 3 * 2**16  # of an Ogg the last pages, too
+    assert sum(fetched) < size + of_headers, f"{sum(fetched):,} bytes of a file of {size:,}"
 
 
 def test_a_container_that_cannot_be_sought_in_is_decoded_forward(speech: Path) -> None:
