@@ -63,24 +63,22 @@ LLAMA = {
 # A cold start that minutes of speech and two cores are enough for.
 SMALL = {
     "architecture": {
-        "model_type": "opt",
+        "model_type": "bloom",
         "hidden_size": 128,
-        "word_embed_proj_dim": 128,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "ffn_dim": 512,
-        "max_position_embeddings": 1024,
-        "dropout": 0.3,
+        "n_layer": 3,
+        "n_head": 4,
+        "hidden_dropout": 0.4,
+        "attention_dropout": 0.2,
     },
     "batch_size": 16,
     "num_steps": 120,
-    "peak_lr": 2e-3,
+    "peak_lr": 5e-3,
     "final_lr": 2e-4,
     "warmup_steps": 20,
     "weight_decay": 0.1,
     "schedule": "cosine",
-    "validate_every": 10,
-    "checkpoint_every": 50,
+    "validate_every": 20,
+    "checkpoint_every": 40,
     "log_every": 5,
 }
 

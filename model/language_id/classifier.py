@@ -24,7 +24,8 @@ from model.artefacts import EMBEDDED, local_path
 from model.device import Device, pick_device
 from model.foreign_config import architectures_of, read_content, refuse_hostile
 from model.language_id.ecapa import EcapaClassifier
-from model.language_id.pooled_folder import CLASSIFIER, load_pooled, probabilities_of
+from model.language_id.pooled_config import CLASSIFIER
+from model.language_id.pooled_folder import load_pooled, probabilities_of
 from model.torch_file import TorchFile, mapping
 from model.weights_file import refuse_not_finite
 from pipeline.errors import TwistError

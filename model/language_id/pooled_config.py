@@ -1,10 +1,12 @@
-"""Shape of the small classifier of spoken languages."""
+"""Shape of the small classifier of spoken languages, and the file that tells it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from pipeline.errors import TwistError
+
+CLASSIFIER = "classifier.json"
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from model.encoder.encoder import Encoder, load_encoder
 from model.encoder.hubert_checkpoint import PREPARING
 from model.language_id.calibration import Calibration
 from model.language_id.pooled import PooledClassifier
-from model.language_id.pooled_config import PooledConfig
+from model.language_id.pooled_config import CLASSIFIER, PooledConfig
 from pipeline.errors import TwistError, brief
 from pipeline.files import foreign_json, storage
 from pipeline.files.checksums import sha256_of
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from model.device import Device
 
 FORMAT = "twist-language"
-CLASSIFIER, CLASSIFIER_WEIGHTS = "classifier.json", "classifier.safetensors"
+CLASSIFIER_WEIGHTS = "classifier.safetensors"
 ENCODER_CONFIG, ENCODER_WEIGHTS = "config.json", "model.safetensors"
 # Those with a sha256 in classifier.json.
 CHECKED = (CLASSIFIER_WEIGHTS, ENCODER_WEIGHTS, ENCODER_CONFIG, *PREPARING)

@@ -11,6 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from model.language_id.pooled_config import CLASSIFIER
 from pipeline import stage
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
@@ -86,9 +87,9 @@ def verify_run(run: str, checksums: bool = True) -> Iterator[str]:
 
 def verify_style_model(folder: str) -> Iterator[str]:
     """What `twist train-style` has made, if it has: that it can be loaded, and is what was saved."""
-    from model.style.model import CONFIG, load_style
+    if storage.exists(storage.join(folder, checkpoints.CONFIG)):
+        from model.style.model import load_style
 
-    if storage.exists(storage.join(folder, CONFIG)):
         try:
             load_style(folder, "cpu")
         except TwistError as error:
@@ -97,9 +98,9 @@ def verify_style_model(folder: str) -> Iterator[str]:
 
 def verify_language_classifier(folder: str) -> Iterator[str]:
     """What `twist train-language` has made, if it has: that it can be loaded, and is what was saved."""
-    from model.language_id.pooled_folder import CLASSIFIER, load_pooled
-
     if storage.exists(storage.join(folder, CLASSIFIER)):
+        from model.language_id.pooled_folder import load_pooled
+
         try:
             load_pooled(Path(folder), "cpu")
         except TwistError as error:

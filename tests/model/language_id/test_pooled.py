@@ -21,9 +21,8 @@ from model.language_id.calibration import Calibration, calibrate
 from model.language_id.classifier import find_language_classifier, load_language_classifier
 from model.language_id.frames import LanguageBatches, LanguageFrames, windows_of
 from model.language_id.pooled import PooledClassifier
-from model.language_id.pooled_config import PooledConfig
+from model.language_id.pooled_config import CLASSIFIER, PooledConfig
 from model.language_id.pooled_folder import (
-    CLASSIFIER,
     CLASSIFIER_WEIGHTS,
     ENCODER_WEIGHTS,
     PooledFacts,

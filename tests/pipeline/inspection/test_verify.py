@@ -205,7 +205,7 @@ BREAKS: dict[str, tuple[Break, str]] = {
         "codebook.safetensors is not the file that",
     ),
     "centroids gone": (lambda run: (run / "codebook/codebook.safetensors").unlink(), "codebook holds no codebook"),
-    "centroids not finite": (not_finite, "codebook.safetensors: centroids are not finite"),
+    "centroids not finite": (not_finite, "codebook.safetensors holds values that are not finite"),
     "codebook redone": (redone_with_other_settings, "units was made from another codebook than the one beside it"),
     "codebook redone, shards": (redone_with_other_settings, "dataset.json names another codebook"),
     # units
