@@ -87,7 +87,8 @@ def read_facts(folder: Path) -> PooledFacts:
             str(content["trained_on"]),
         )
         is_ours = content["format"] == FORMAT and len(facts.labels) >= 2
-        damaged = [name for name, found in _sums(folder).items() if found != content["sha256"].get(name)]
+        found, told = _sums(folder), dict(content["sha256"])
+        damaged = [name for name in CHECKED if found.get(name) != told.get(name)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TwistError(f"{folder / CLASSIFIER} cannot be read as a language classifier's: {brief(error)}") from error
     if not is_ours:

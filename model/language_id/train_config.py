@@ -12,6 +12,9 @@ from pipeline.errors import TwistError
 
 CHANGEABLE = frozenset(
     {
+        # Of the calibration, which follows the last step.
+        "calibrate_on",
+        "largest_error",
         "validate_every",
         "checkpoint_every",
         "keep_last",

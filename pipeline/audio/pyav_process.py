@@ -177,7 +177,7 @@ def _decode(av: Any, container: Any, stream: Any, target: dict[str, Any], answer
     rate_hz, num_channels = target["rate"], target["layout"].nb_channels
     resampler, form = av.AudioResampler(**target), None
     is_ogg = container.format.name == "ogg"
-    has_failed, end_s = False, None
+    has_failed, end_s, left_s = False, None, MAX_LOST_OF_OGG_S
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
@@ -188,7 +188,8 @@ def _decode(av: Any, container: Any, stream: Any, target: dict[str, Any], answer
             lost_s = 0.0 if end_s is None or frame.time is None else frame.time - end_s
             # FFmpeg passes over lost pages of an Ogg without a failure; time stamps alone tell of them.
             has_lost = lost_s > OGG_JITTER_S if is_ogg else has_failed
-            if has_lost and 0 < lost_s <= (MAX_LOST_OF_OGG_S if is_ogg else MAX_LOST_S):
+            if has_lost and 0 < lost_s <= (left_s if is_ogg else MAX_LOST_S):
+                left_s -= lost_s  # a file of small pages could tell of any number of hours
                 _write_lost(answer, round(lost_s * rate_hz), round(MAX_LOST_S * rate_hz))
                 end_s = frame.time
             has_failed = False

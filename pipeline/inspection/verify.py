@@ -8,9 +8,9 @@ checksums, the parts of units, and what is in tars. What is left is a matter of 
 from __future__ import annotations
 
 from collections import defaultdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from model.artefacts import local_path
 from model.language_id.pooled_config import CLASSIFIER
 from pipeline import stage
 from pipeline.errors import TwistError
@@ -102,7 +102,7 @@ def verify_language_classifier(folder: str) -> Iterator[str]:
         from model.language_id.pooled_folder import load_pooled
 
         try:
-            load_pooled(Path(folder), "cpu")
+            load_pooled(local_path(folder), "cpu")
         except TwistError as error:
             yield str(error)
 

@@ -28,6 +28,7 @@ from model.language_id.augment import augment
 from model.language_id.frames import LanguageFrames
 from model.language_id.pooled_folder import encoder_config
 from model.training.step_batches import draw_order
+from pipeline.audio.places import read_patiently
 from pipeline.audio.read import AudioError, Span, read_spans
 from pipeline.corpora.manifest import iterate_tables
 from pipeline.errors import TwistError
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 # Raise it when the same settings start to give other frames.
 EDITION = 1
+NUM_WITNESSES = 8
 SEGMENTS_PER_FILE = 100
 HELD_OUT_SPLITS = ("validation", "test")
 COLUMNS = ["recording_id", "corpus", "language", "speaker", "split"]
@@ -109,6 +111,7 @@ def read_language_frames(
         "min_segment_s": config.min_segment_s,
         "validation_share": config.validation_share,
         "seed": config.seed,
+        "views": config.views,
         "views_of": config.views_of,
     }
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
@@ -118,12 +121,14 @@ def read_language_frames(
     kept_in = storage.join(folder, f"frames-{fingerprint[:16]}")
     numbered = list(enumerate(segments))
     batches = [numbered[first : first + SEGMENTS_PER_FILE] for first in range(0, len(numbered), SEGMENTS_PER_FILE)]
+    # Other audio, which tells a failing place from a failing file.
+    witnesses = [segments[place].uri for place in range(0, len(segments), -(-len(segments) // NUM_WITNESSES))]
     files = []
     most_views = max(config.views, *config.views_of.values(), 1)
     for view, (number, batch) in itertools.product(range(most_views), enumerate(batches)):
         uri = storage.join(kept_in, f"{view}-{number:05d}.safetensors")
         if not storage.exists(uri):
-            storage.put_if_absent(uri, safetensors.numpy.save(_made(batch, view, encoder, config)))
+            storage.put_if_absent(uri, safetensors.numpy.save(_made(batch, view, encoder, config, witnesses)))
         files.append(uri)
         report(len(files), most_views * len(batches), "parts", f"of frames of {len(segments):,} segments")
     unread: set[int] = set()
@@ -151,23 +156,25 @@ def _segments(run: str, config: LanguageTrainConfig) -> tuple[list[_Segment], in
     table = read_segments(run)
     facts = _facts_of(run, table)
     order = draw_order([config.seed, 3], len(table))
-    spoken_s: dict[tuple[str, str], float] = {}
+    spoken_s: dict[tuple[str, str, str], float] = {}
     taken: list[tuple[int, _Segment]] = []
     num_without_language = num_beyond = 0
+    # One who is held out in one recording is held out in all.
+    of_held_out = {(corpus, speaker) for corpus, _, speaker, split in facts.values() if split in HELD_OUT_SPLITS}
     rows = table.select(["recording_id", "uri", "channel", "start_s", "end_s"]).to_pylist()
     for place in order:
         row = rows[place]
-        corpus, tag, speaker, split = facts[row["recording_id"]]
+        corpus, tag, speaker, _ = facts[row["recording_id"]]
         language = normalize_code(tag or "")
         seconds = row["end_s"] - row["start_s"]
-        of_speaker = (speaker, language)
+        of_speaker = (corpus, speaker, language)
         if not language:
             num_without_language += 1
         elif seconds < config.min_segment_s or spoken_s.get(of_speaker, 0) >= 60 * config.max_minutes_per_speaker:
             num_beyond += 1
         else:
             spoken_s[of_speaker] = spoken_s.get(of_speaker, 0) + seconds
-            is_held_out = split in HELD_OUT_SPLITS or _place_of(speaker) < config.validation_share
+            is_held_out = (corpus, speaker) in of_held_out or _place_of(speaker) < config.validation_share
             segment = _Segment(
                 row["uri"], row["channel"], row["start_s"], row["end_s"], language, corpus, speaker, is_held_out
             )
@@ -197,14 +204,19 @@ def _place_of(speaker: str) -> float:
 
 
 def _made(
-    batch: Sequence[tuple[int, _Segment]], view: int, encoder: Encoder, config: LanguageTrainConfig
+    batch: Sequence[tuple[int, _Segment]],
+    view: int,
+    encoder: Encoder,
+    config: LanguageTrainConfig,
+    witnesses: Sequence[str],
 ) -> dict[str, NDArray[np.generic]]:
     """The frames of one view of some segments, one behind the other: none of what cannot be read, or is held out."""
     batch = [one for one in batch if view < _num_views(one[1], config)]
     spans = [Span(one.uri, one.channel, one.start_s, one.end_s) for _, one in batch]
     frames: list[NDArray[np.float16]] = []
     of_segment: list[int] = []
-    for (number, _), wav in zip(batch, read_spans(spans), strict=True):
+    wavs = read_patiently(lambda some: list(read_spans(some)), spans, lambda span: span.uri, lambda: witnesses)
+    for (number, _), wav in zip(batch, wavs, strict=True):
         of_segment.append(number)
         if isinstance(wav, AudioError) or len(wav) < encoder.min_samples:
             frames.append(np.zeros((0, encoder.feature_dim), np.float16))

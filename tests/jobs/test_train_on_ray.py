@@ -95,7 +95,9 @@ def test_two_workers_equal_one_process(shards: str, tmp_path: Path) -> None:
 def test_two_workers_tune_as_one_process(tmp_path: Path) -> None:
     init, pairs = str(tmp_path / "lm"), write_pairs(str(tmp_path / "pairs")).uri
     cold_start(ARCHITECTURE, Vocabulary(20, codebook_fingerprint="codebook-1"), seed=0).save_pretrained(init)
-    config = TuneConfig(batch_size=4, num_steps=3, peak_lr=1e-2, warmup_steps=1, log_every=1, device="cpu")
+    config = TuneConfig(
+        batch_size=4, max_units=30, num_steps=3, peak_lr=1e-2, warmup_steps=1, log_every=1, device="cpu"
+    )
     events: list[dict[str, Any]] = []
     result = tune_on_ray(config, init, pairs, str(tmp_path / "ray"), 2, events.append)
     alone = tune(config, init, pairs, str(tmp_path / "alone"))

@@ -46,7 +46,8 @@ def write_recipe(folder: Path, recipe: str) -> Path:
 
 
 def commands(recipe: Path, run: str, audio: str) -> list[tuple[str, ...]]:
-    """The commands from audio to all models, in order."""
+    """The commands from audio to all models, in order; a style model is made in a local folder alone."""
     of_run = ("--config", str(recipe), "--run", run)
-    after = ("prepare-preferences", "tune", "train-vocoder", "pretrain-tokenizer", "train-pitch", "train-style")
-    return [("run", *of_run, "--audio", audio), *((command, *of_run) for command in after)]
+    after = ("prepare-preferences", "tune", "train-vocoder", "pretrain-tokenizer", "train-pitch")
+    style = () if run.startswith("s3://") else (("train-style", *of_run),)
+    return [("run", *of_run, "--audio", audio), *((command, *of_run) for command in after), *style]
