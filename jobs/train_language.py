@@ -25,7 +25,6 @@ from pipeline.files import storage
 from pipeline.runs import LANGUAGE_CLASSIFIER, LANGUAGE_TRAINING
 
 if TYPE_CHECKING:
-    from model.language_id.frames import LanguageFrames
     from model.language_id.trainer import LanguageQuality, LanguageResult
 
 
@@ -38,7 +37,7 @@ def work(recipe: Recipe, output: str | None = None) -> LanguageResult:
     """
     from model.language_id.pooled_folder import PooledFacts, write_pooled
     from model.language_id.trainer import LanguageQuality, train_language
-    from pipeline.language.train_frames import read_language_frames
+    from pipeline.language.train_frames import read_language_frames, trained_on
 
     config = recipe.train_language
     checkpoints = storage.join(recipe.run, LANGUAGE_TRAINING)
@@ -82,7 +81,7 @@ def work(recipe: Recipe, output: str | None = None) -> LanguageResult:
         raise Stopped(stopped_by, f"step {result.num_steps} is saved")
     if os.environ.get("RANK", "0") == "0":
         assert result.calibration is not None
-        facts = PooledFacts(config.model, config.layer, result.labels, result.calibration, _trained_on(train, config))
+        facts = PooledFacts(config.model, config.layer, result.labels, result.calibration, trained_on(train, config))
         write_pooled(Path(folder), config.encoder, result.weights, facts)
         best = f"; at best {_told(result.best)}" if result.best else ""
         print(
@@ -98,24 +97,6 @@ def _told(quality: LanguageQuality) -> str:
         f"loss {quality.loss:.4f} on held-out speakers, {quality.others_found:.0%} of other languages found where a "
         f"tenth of the wanted one is lost"
     )
-
-
-def _trained_on(clips: LanguageFrames, config: Any) -> str:
-    """Hours and speakers by corpus and side; of a segment only its first view counts."""
-    told = []
-    for corpus in dict.fromkeys(clips.corpora):
-        for is_wanted, side in ((True, config.wanted), (False, "other languages")):
-            of_side = [
-                index
-                for index, (name, language) in enumerate(zip(clips.corpora, clips.languages, strict=True))
-                if name == corpus and (language == config.wanted) == is_wanted
-            ]
-            if of_side:
-                frames = sum(int(clips.offsets[index + 1] - clips.offsets[index]) for index in of_side)
-                hours = frames / clips.frame_rate_hz / 3600 / config.views_of.get(corpus, config.views)
-                speakers = len({clips.speakers[index] for index in of_side})
-                told.append(f"{hours:.1f} h of {side} by {speakers} speakers of {corpus}")
-    return ", ".join(told)
 
 
 def _add_output(parser: ArgumentParser) -> None:

@@ -1,8 +1,10 @@
 """Frames of a run's segments, and of changed copies of them, to train a classifier of languages on.
 
     RUN/manifest/, RUN/segments/ -> frames of train and validation
-    FOLDER/frames-<digest>/0-00000.safetensors ...    the same, kept, by view: a stopped training, or one of more views,
-                                                      need not make them again
+    FOLDER/frames-<digest>/0-00000.safetensors ...    the same, kept, by view: a stopped training need not make them
+                                                      again
+
+Under torchrun each process makes its share of the files, and reads what the others made.
 
 A segment has the language that its corpus states. Those in a corpus' splits validation and test, and those of some
 speakers beside, are held out; of these only the first view, as it is, is used.
@@ -37,9 +39,10 @@ from pipeline.languages import normalize_code
 from pipeline.runs import MANIFEST, SEGMENTS
 from pipeline.segments.segment import read_segments
 from pipeline.stage import fingerprint_of
+from pipeline.work.shares import make_missing, rank_and_world_size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -123,14 +126,18 @@ def read_language_frames(
     batches = [numbered[first : first + SEGMENTS_PER_FILE] for first in range(0, len(numbered), SEGMENTS_PER_FILE)]
     # Other audio, which tells a failing place from a failing file.
     witnesses = [segments[place].uri for place in range(0, len(segments), -(-len(segments) // NUM_WITNESSES))]
-    files = []
-    most_views = max(config.views, *config.views_of.values(), 1)
-    for view, (number, batch) in itertools.product(range(most_views), enumerate(batches)):
-        uri = storage.join(kept_in, f"{view}-{number:05d}.safetensors")
-        if not storage.exists(uri):
-            storage.put_if_absent(uri, safetensors.numpy.save(_made(batch, view, encoder, config, witnesses)))
-        files.append(uri)
-        report(len(files), most_views * len(batches), "parts", f"of frames of {len(segments):,} segments")
+    parts = list(itertools.product(range(max(config.views, *config.views_of.values(), 1)), range(len(batches))))
+    files = [storage.join(kept_in, f"{view}-{number:05d}.safetensors") for view, number in parts]
+
+    def make(places: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        for place in places:
+            view, number = parts[place]
+            yield place, safetensors.numpy.save(_made(batches[number], view, encoder, config, witnesses))
+
+    def told(done: int, total: int) -> None:
+        report(done, total, "parts", f"of frames of {len(segments):,} segments")
+
+    make_missing(files, make, told, *rank_and_world_size())
     unread: set[int] = set()
     clips: list[list[tuple[int, NDArray[np.float16]]]] = [[], []]
     for uri in files:
@@ -149,6 +156,24 @@ def read_language_frames(
     ]
     account = FramesAccount(len(segments) - len(unread), num_without_language, num_beyond, len(unread))
     return split[0], split[1], account
+
+
+def trained_on(clips: LanguageFrames, config: LanguageTrainConfig) -> str:
+    """Hours and speakers by corpus and side, in words; of a segment only its first view counts."""
+    told = []
+    for corpus in dict.fromkeys(clips.corpora):
+        for is_wanted, side in ((True, config.wanted), (False, "other languages")):
+            of_side = [
+                index
+                for index, (name, language) in enumerate(zip(clips.corpora, clips.languages, strict=True))
+                if name == corpus and (language == config.wanted) == is_wanted
+            ]
+            if of_side:
+                frames = sum(int(clips.offsets[index + 1] - clips.offsets[index]) for index in of_side)
+                hours = frames / clips.frame_rate_hz / 3600 / config.views_of.get(corpus, config.views)
+                speakers = len({clips.speakers[index] for index in of_side})
+                told.append(f"{hours:.1f} h of {side} by {speakers} speakers of {corpus}")
+    return ", ".join(told)
 
 
 def _segments(run: str, config: LanguageTrainConfig) -> tuple[list[_Segment], int, int]:

@@ -12,8 +12,6 @@ import hashlib
 import io
 import json
 import math
-import os
-import time
 import zipfile
 import zlib
 from typing import TYPE_CHECKING
@@ -34,9 +32,10 @@ from pipeline.runs import MANIFEST, SEGMENTS
 from pipeline.stage import fingerprint_of
 from pipeline.units.codebook_fit import draw_segments
 from pipeline.work.plan import WorkPlan
+from pipeline.work.shares import make_missing, rank_and_world_size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     from pipeline.progress import ReportProgress
 
 SPLITS = ("train", "validation")
-POLL_S = 2.0
 NUM_WITNESSES = 5
 
 
@@ -80,8 +78,7 @@ def read_contours(
     is_held_out = _is_held_out(_groups(run, segments), config.validation_share)
     plan = WorkPlan.of(segments, "segment_id")
     parts = storage.join(folder, f"contours-{fingerprint[:16]}")
-    rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
-    _find(plan, parts, config, report, rank, world_size)
+    _find(plan, parts, config, report, *rank_and_world_size())
     found = [contour for name in plan.names for contour in _read(_part_uri(parts, name))]
     splits = []
     for name, is_in in zip(SPLITS, (~is_held_out, is_held_out), strict=True):
@@ -97,17 +94,16 @@ def _find(
     plan: WorkPlan, parts: str, config: PitchTrainConfig, report: ReportProgress, rank: int, world_size: int
 ) -> None:
     """Finds this process's share of the chunks that are not kept yet, and waits for that of the others."""
-    missing = [number for number, name in enumerate(plan.names) if not storage.exists(_part_uri(parts, name))]
-    ours = [number for number in missing if number % world_size == rank]
-    extracting = _Extracting(plan, ours, config.model.extractor)
-    for done, (number, contours) in enumerate(iterate(extracting, 0, len(ours), config.num_workers), start=1):
-        storage.put_if_absent(_part_uri(parts, plan.names[number]), _to_bytes(contours))
-        report(done, len(ours), "chunks", f"F0 by {config.model.extractor}")
-    # Not by a barrier: its patience is minutes, and who waits here may wait for hours. If a process fails, torchrun
-    # ends the others.
-    for number in missing:
-        while not storage.exists(_part_uri(parts, plan.names[number])):
-            time.sleep(POLL_S)
+
+    def make(numbers: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        extracting = _Extracting(plan, numbers, config.model.extractor)
+        for number, contours in iterate(extracting, 0, len(numbers), config.num_workers):
+            yield number, _to_bytes(contours)
+
+    def told(done: int, total: int) -> None:
+        report(done, total, "chunks", f"F0 by {config.model.extractor}")
+
+    make_missing([_part_uri(parts, name) for name in plan.names], make, told, rank, world_size)
 
 
 def _part_uri(parts: str, chunk: str) -> str:

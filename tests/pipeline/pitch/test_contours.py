@@ -20,6 +20,7 @@ from pipeline.pitch import contours
 from pipeline.pitch.contours import _find, _groups, _is_held_out, _read, read_contours
 from pipeline.segments.segment import read_segments
 from pipeline.units.codebook_fit import draw_segments
+from pipeline.work import shares
 from pipeline.work.plan import WorkPlan
 from tests.progress import silently
 
@@ -65,7 +66,7 @@ def test_processes_share_the_work(small_run: Path, tmp_path: Path, monkeypatch: 
     assert len(plan) > 3
     found: list[int] = []
     monkeypatch.setattr(contours, "extract", lambda wav, _: found.append(len(wav)) or extract(wav, "nccf"))
-    monkeypatch.setattr(contours, "POLL_S", 0.01)
+    monkeypatch.setattr(shares, "POLL_S", 0.01)
     with ThreadPoolExecutor(2) as pool:
         for ended in [
             pool.submit(_find, plan, str(tmp_path), config(), silently, rank, world_size=2) for rank in (0, 1)
