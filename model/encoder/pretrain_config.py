@@ -9,20 +9,7 @@ from model.encoder.hubert_config import HubertConfig
 from model.training.rules import Precision, Rules, may_change, rate_of_step
 from model.training.schedule import Schedule
 
-CHANGEABLE = frozenset(
-    {
-        "gradient_accumulation",
-        "validate_every",
-        "checkpoint_every",
-        "keep_last",
-        "save_in_background",
-        "log_every",
-        "tensorboard",
-        "wandb",
-        "num_workers",
-        "device",
-    }
-)
+OWN_CHANGEABLE = frozenset({"gradient_accumulation"})
 
 
 @dataclass(frozen=True)
@@ -129,4 +116,4 @@ class PretrainConfig:
     @property
     def changeable(self) -> frozenset[str]:
         """The settings that a resumed run may change."""
-        return may_change(self, CHANGEABLE)
+        return may_change(self, OWN_CHANGEABLE)

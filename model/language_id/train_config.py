@@ -10,21 +10,8 @@ from model.training.rules import Precision, Rules, may_change, rate_of_step
 from model.training.schedule import Schedule
 from pipeline.errors import TwistError
 
-CHANGEABLE = frozenset(
-    {
-        # Of the calibration, which follows the last step.
-        "calibrate_on",
-        "largest_error",
-        "validate_every",
-        "checkpoint_every",
-        "keep_last",
-        "save_in_background",
-        "log_every",
-        "tensorboard",
-        "wandb",
-        "device",
-    }
-)
+# Of the calibration, which follows the last step.
+OWN_CHANGEABLE = frozenset({"calibrate_on", "largest_error"})
 
 
 @dataclass(frozen=True)
@@ -129,4 +116,4 @@ class LanguageTrainConfig:
     @property
     def changeable(self) -> frozenset[str]:
         """The settings that a resumed run may change."""
-        return may_change(self, CHANGEABLE)
+        return may_change(self, OWN_CHANGEABLE)

@@ -13,23 +13,9 @@ from model.training.rules import Precision, Rules, may_change, rate_of_step
 from model.training.schedule import Schedule
 from pipeline.errors import TwistError
 
-# A resumed run may change these; also num_steps if the schedule does not depend on it.
-CHANGEABLE = CHANGEABLE_DATA | frozenset(
-    {
-        "gradient_accumulation",
-        "sharded",
-        "activation_checkpointing",
-        "compile",
-        "validate_every",
-        "checkpoint_every",
-        "keep_last",
-        "save_in_background",
-        "log_every",
-        "tensorboard",
-        "wandb",
-        "num_workers",
-        "device",
-    }
+# A resumed run may change these, beside what any may.
+OWN_CHANGEABLE = CHANGEABLE_DATA | frozenset(
+    {"gradient_accumulation", "sharded", "activation_checkpointing", "compile"}
 )
 
 
@@ -154,4 +140,4 @@ class TrainConfig:
     @property
     def changeable(self) -> frozenset[str]:
         """The settings that a resumed run may change."""
-        return may_change(self, CHANGEABLE)
+        return may_change(self, OWN_CHANGEABLE)

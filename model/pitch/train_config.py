@@ -9,20 +9,6 @@ from model.pitch.model_config import PitchModelConfig
 from model.training.rules import Precision, Rules, may_change, rate_of_step
 from model.training.schedule import Schedule
 
-CHANGEABLE = frozenset(
-    {
-        "validate_every",
-        "checkpoint_every",
-        "keep_last",
-        "save_in_background",
-        "log_every",
-        "tensorboard",
-        "wandb",
-        "num_workers",
-        "device",
-    }
-)
-
 
 @dataclass(frozen=True)
 class PitchTrainConfig:
@@ -107,4 +93,4 @@ class PitchTrainConfig:
     @property
     def changeable(self) -> frozenset[str]:
         """The settings that a resumed run may change."""
-        return may_change(self, CHANGEABLE)
+        return may_change(self)

@@ -8,24 +8,8 @@ from model.device import Device
 from model.training.rules import Precision, Rules, may_change, rate_of_step
 from model.training.schedule import Schedule
 
-# A resumed run may change these; also num_steps if the schedule does not depend on it.
-CHANGEABLE = frozenset(
-    {
-        "gradient_accumulation",
-        "sharded",
-        "activation_checkpointing",
-        "compile",
-        "validate_every",
-        "checkpoint_every",
-        "keep_last",
-        "save_in_background",
-        "log_every",
-        "tensorboard",
-        "wandb",
-        "num_workers",
-        "device",
-    }
-)
+# A resumed run may change these, beside what any may.
+OWN_CHANGEABLE = frozenset({"gradient_accumulation", "sharded", "activation_checkpointing", "compile"})
 
 
 @dataclass(frozen=True)
@@ -106,4 +90,4 @@ class TuneConfig:
     @property
     def changeable(self) -> frozenset[str]:
         """The settings that a resumed run may change."""
-        return may_change(self, CHANGEABLE)
+        return may_change(self, OWN_CHANGEABLE)

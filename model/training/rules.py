@@ -6,11 +6,14 @@ Each training has its own settings class, without a common base, so that each co
 from __future__ import annotations
 
 import math
-from typing import Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from model.device import Device
 from model.training.schedule import Schedule, learning_rate
 from pipeline.errors import TwistError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -36,6 +39,20 @@ class TrainingSettings(Protocol):
 
 COUNTS = ("batch_size", "num_steps", "validate_every", "checkpoint_every", "keep_last", "log_every")
 AMOUNTS = ("warmup_steps", "num_workers", "seed", "weight_decay")
+# What a resumed run of any training may change.
+CHANGEABLE = frozenset(
+    {
+        "validate_every",
+        "checkpoint_every",
+        "keep_last",
+        "save_in_background",
+        "log_every",
+        "tensorboard",
+        "wandb",
+        "num_workers",
+        "device",
+    }
+)
 CHOICES = (("schedule", Schedule), ("precision", Precision), ("device", Device))
 
 
@@ -98,6 +115,9 @@ def rate_of_step(settings: TrainingSettings, step: int) -> float:
     )
 
 
-def may_change(settings: TrainingSettings, changeable: frozenset[str]) -> frozenset[str]:
-    """The settings that a resumed run may change: `changeable`, and num_steps if the schedule does not depend on it."""
-    return changeable | ({"num_steps"} if settings.schedule == "inverse_sqrt" else set())
+def may_change(settings: TrainingSettings, own: Collection[str] = ()) -> frozenset[str]:
+    """The settings that a resumed run may change.
+
+    Those are CHANGEABLE, `own`, and num_steps if the schedule does not depend on it.
+    """
+    return CHANGEABLE.union(own, {"num_steps"} if settings.schedule == "inverse_sqrt" else ())

@@ -10,21 +10,7 @@ from model.training.schedule import Schedule
 from model.vocoder.config import VocoderConfig
 from model.vocoder.mel_config import MelConfig
 
-CHANGEABLE = frozenset(
-    {
-        "validate_every",
-        "checkpoint_every",
-        "keep_last",
-        "save_in_background",
-        "log_every",
-        "tensorboard",
-        "wandb",
-        "sample_every",
-        "num_samples",
-        "num_workers",
-        "device",
-    }
-)
+OWN_CHANGEABLE = frozenset({"sample_every", "num_samples"})
 
 
 @dataclass(frozen=True)
@@ -135,4 +121,4 @@ class VocoderTrainConfig:
     @property
     def changeable(self) -> frozenset[str]:
         """The settings that a resumed run may change."""
-        return may_change(self, CHANGEABLE)
+        return may_change(self, OWN_CHANGEABLE)
