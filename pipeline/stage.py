@@ -12,6 +12,7 @@ The fingerprint chains: it covers a stage's settings, its output, and the finger
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import itertools
@@ -334,7 +335,13 @@ def checksums(run: str, name: str) -> dict[str, str]:
         StageError: its stage.json is damaged.
     """
     files: dict[str, str] = read_facts(run, name).get("files", {})
-    return sha256sums.read(storage.join(run, name)) if SHA256SUMS in files else files
+    return _listed(storage.join(run, name), files[SHA256SUMS]) if SHA256SUMS in files else files
+
+
+@functools.lru_cache(maxsize=4)
+def _listed(folder: str, sha256: str) -> dict[str, str]:  # noqa: ARG001  # the list's own, for the cache
+    """A stage's SHA256SUMS, read once: that of hundreds of thousands of parts has megabytes."""
+    return sha256sums.read(folder)
 
 
 def is_finished(run: str, name: str) -> bool:

@@ -22,6 +22,7 @@ from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
 from pipeline.files.checksums import sha256_of
 from pipeline.runs import PITCH, STYLE
+from pipeline.sha256sums import SHA256SUMS
 from pipeline.stage import checksums, is_finished, read_facts
 
 if TYPE_CHECKING:
@@ -56,8 +57,20 @@ class Stream:
     fingerprint: str
 
     def checksums(self) -> dict[str, str]:
-        """The sha256 of each part as the stage left it; empty of a stage of a version without."""
-        return checksums(self.folder.rpartition("/")[0], self.name)
+        """The sha256 of each part as the stage left it; empty of a stage of a version without.
+
+        Raises:
+            TwistError: they are missing.
+        """
+        try:
+            return checksums(self.folder.rpartition("/")[0], self.name)
+        except FileNotFoundError:
+            raise TwistError(f"{storage.join(self.folder, SHA256SUMS)} is missing; {self.again}") from None
+
+    @property
+    def again(self) -> str:
+        """What to do where the stage's files are damaged."""
+        return f"delete {self.folder} and run `twist {self.name}` again"
 
     def facts(self) -> dict[str, Any]:
         """What dataset.json says of it."""
@@ -96,24 +109,23 @@ def codes_of_segments(segments: pa.Table, part: str, stream: Stream, sums: Mappi
         TwistError: the part is missing or damaged, or says nothing of a segment.
     """
     uri = storage.join(stream.folder, part)
-    again = f"delete {stream.folder} and run `twist {stream.name}` again"
     try:
         is_whole = sums.get(part) in (None, sha256_of(uri))
         table = parquet.read(uri, ["segment_id", stream.name]) if is_whole else None
     except FileNotFoundError:
-        raise TwistError(f"{uri} is missing; {again}") from None
+        raise TwistError(f"{uri} is missing; {stream.again}") from None
     if table is None:
-        raise TwistError(f"{uri} is damaged: it is not as it was when the stage was finished; {again}")
+        raise TwistError(f"{uri} is damaged: it is not as it was when the stage was finished; {stream.again}")
     places = pc.index_in(segments["segment_id"], table["segment_id"])
     if places.null_count:
         missing = segments["segment_id"].filter(pc.is_null(places))[0]
-        raise TwistError(f"{uri} says nothing of {missing}; {again}")
+        raise TwistError(f"{uri} says nothing of {missing}; {stream.again}")
     codes = table[stream.name].take(places).combine_chunks()
     if codes.type != CODES_TYPE:
-        raise TwistError(f"{uri} holds {codes.type} as {stream.name}, not {CODES_TYPE}; {again}")
+        raise TwistError(f"{uri} holds {codes.type} as {stream.name}, not {CODES_TYPE}; {stream.again}")
     largest = pc.max(pc.list_flatten(codes)).as_py()
     if largest is not None and largest >= stream.num_codes:
-        raise TwistError(f"{uri} holds code {largest}, of a model of {stream.num_codes}; {again}")
+        raise TwistError(f"{uri} holds code {largest}, of a model of {stream.num_codes}; {stream.again}")
     return codes
 
 
