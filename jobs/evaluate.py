@@ -200,6 +200,7 @@ def _subject(recipe: Recipe, given: Namespace, folder: str | None, output: str, 
         seed=given.seed,
         pitch_model=recipe.pitch.model,
         style_model=recipe.style.model,
+        extractor=recipe.pitch.extractor,
     )
 
 

@@ -156,7 +156,7 @@ def _code_models(given: Namespace, recipe: Recipe) -> tuple[CodeModel, CodeModel
 
     pitch = _named("pitch", given.pitch_model or recipe.pitch.model)
     style = _named("style", given.style_model or recipe.style.model)
-    models = load_code_models(pitch, style, given.device)
+    models = load_code_models(pitch, style, given.device, recipe.pitch.extractor)
     return models["pitch"], models["style"]
 
 

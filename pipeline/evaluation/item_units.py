@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from model.code_model import CodeModel
+    from model.device import Device
     from model.encoder.config import EncoderConfig
+    from model.pitch.model_config import Extractor
     from pipeline.progress import ReportProgress
     from pipeline.units.codebook import Codebook
     from pipeline.work.cluster import ClusterConfig
@@ -80,11 +83,19 @@ class AudioItem:
 
 @dataclass(frozen=True)
 class CodeSource:
-    """The models of pitch and style that an expressive speech LM hears with: a folder or a name, and a fingerprint."""
+    """The models of pitch and style that an expressive speech LM hears with: a folder or a name, and a fingerprint.
+
+    F0 comes from `extractor`; None: from what the model of pitch was trained on.
+    """
 
     pitch: str
     style: str
     fingerprints: tuple[str, str]
+    extractor: Extractor | None = None
+
+    def load(self, device: Device) -> dict[str, CodeModel]:
+        """The models, as `pitch` and `style`."""
+        return load_code_models(self.pitch, self.style, device, self.extractor)
 
 
 @dataclass(frozen=True)
@@ -122,7 +133,7 @@ class EncodeItems:
     def __init__(self, encoder: EncoderConfig, codebook: Codebook, codes: CodeSource | None = None) -> None:
         torch.set_num_threads(1)
         self._encode = UnitEncoder(encoder, codebook)
-        self._code_models = {} if codes is None else load_code_models(codes.pitch, codes.style, encoder.device)
+        self._code_models = {} if codes is None else codes.load(encoder.device)
 
     def __call__(self, chunk: Chunk, clips: Sequence[Clip | AudioError]) -> pa.Table:
         outcomes = [clip if isinstance(clip, AudioError) else self._whole(clip) for clip in clips]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from model.device import Device
+    from model.pitch.model_config import Extractor
     from pipeline.evaluation.config import EvaluationConfig
     from pipeline.evaluation.item_units import AudioItem, ItemUnits
     from pipeline.evaluation.measures import Measure
@@ -62,6 +63,7 @@ class Subject:
         dtype: What the speech LM computes in.
         report: Takes the progress of tokenization.
         pitch_model, style_model: What an expressive speech LM hears with: a folder, or an embedded one's name.
+        extractor: What F0 comes from for the first; None: what it was trained on.
         level, seed: Of confidence intervals: the share of draws that they hold, and the seed of these.
     """
 
@@ -78,6 +80,7 @@ class Subject:
     dtype: DType = "float32"
     pitch_model: str | None = None
     style_model: str | None = None
+    extractor: Extractor | None = None
 
     @functools.cached_property
     def codebook(self) -> Codebook:
@@ -145,11 +148,11 @@ class Subject:
                 f"{self.checkpoint} was trained on units, pitch and style: name what it hears with, pitch.model and "
                 f"style.model"
             )
-        models = load_code_models(self.pitch_model, self.style_model, "cpu")
+        models = load_code_models(self.pitch_model, self.style_model, "cpu", self.extractor)
         require_own_codes(models["pitch"], models["style"], self.lm.vocabulary)
         rates = StreamRates(self.frame_rate_hz, models["pitch"].rate_hz, models["style"].rate_hz)
         fingerprints = models["pitch"].fingerprint, models["style"].fingerprint
-        return Heard(CodeSource(self.pitch_model, self.style_model, fingerprints), rates)
+        return Heard(CodeSource(self.pitch_model, self.style_model, fingerprints, self.extractor), rates)
 
     def units_heard(self, items: Sequence[AudioItem]) -> ItemUnits:
         """As `units`, with pitch and style for an expressive speech LM.

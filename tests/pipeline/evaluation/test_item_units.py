@@ -121,3 +121,9 @@ def test_an_expressive_model_hears_pitch_and_style_beside_the_same_units(files, 
     again = units(files, tmp_path / "out", codes)
     assert len(made) == 2 and again.fingerprint == both.fingerprint
     assert again.of["a"].pitch.tolist() == both.of["a"].pitch.tolist()
+
+
+def test_pitch_is_heard_with_the_extractor_that_is_named():
+    pytest.importorskip("amfm_decompy")
+    source = CodeSource("pitch-tiny", "style-tiny-25hz", ("", ""), "yaapt")
+    assert source.load("cpu")["pitch"].extractor == "yaapt"
