@@ -6,14 +6,14 @@ FOLDER/benchmark.json    the settings it was made with
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import TwistError
+from pipeline.synthetic.whole_folder import is_in_use, make_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
 MARKER = "benchmark.json"
 
@@ -30,18 +30,15 @@ def make_benchmark(folder: Path, settings: Mapping[str, int], write: Callable[[P
         TwistError: the folder holds something else, or a benchmark of other settings.
     """
     folder = folder.resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if is_in_use(folder):
         _require_same(folder, settings)
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
-        partial = Path(beside) / folder.name
-        partial.mkdir()
-        write(partial)
-        (partial / MARKER).write_text(json.dumps(settings, indent=2) + "\n")
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
+
+    def write_with_marker(root: Path) -> None:
+        write(root)
+        (root / MARKER).write_text(json.dumps(settings, indent=2) + "\n")
+
+    make_whole(folder, write_with_marker)
 
 
 def _require_same(folder: Path, settings: Mapping[str, int]) -> None:

@@ -6,14 +6,14 @@ FOLDER/corpus.json    the edition and the configuration that it was made with, a
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import TwistError
+from pipeline.synthetic.whole_folder import is_in_use, make_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
 MARKER = "corpus.json"
 
@@ -22,8 +22,6 @@ def make_corpus(
     folder: Path, what: str, edition: int, config: Mapping[str, Any], write: Callable[[Path], Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Makes a corpus in `folder`, unless it is there already.
-
-    It is made in a hidden folder beside `folder`, and renamed when complete.
 
     Args:
         folder: Where it belongs.
@@ -40,21 +38,16 @@ def make_corpus(
         TwistError: the folder holds something else, or a corpus of another edition or configuration.
     """
     folder = folder.resolve()
-    if _has_content(folder):
+    if is_in_use(folder):
         return _summary_of(folder, what, edition, config)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
-        root = Path(beside) / folder.name
-        root.mkdir()
+
+    def write_with_marker(root: Path) -> dict[str, Any]:
         summary = dict(write(root))
         facts = {"edition": edition, "config": config, "summary": summary}
         (root / MARKER).write_text(json.dumps(facts, indent=2) + "\n")
-        root.rename(folder)  # over an empty folder, if there is one
-    return summary
+        return summary
 
-
-def _has_content(folder: Path) -> bool:
-    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    return make_whole(folder, write_with_marker)
 
 
 def _summary_of(folder: Path, what: str, edition: int, config: Mapping[str, Any]) -> dict[str, Any]:
