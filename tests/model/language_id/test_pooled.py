@@ -131,6 +131,15 @@ def test_only_the_layers_that_are_read_are_stored(folder: Path) -> None:
     assert json.loads((folder / "config.json").read_text())["num_hidden_layers"] == 1
 
 
+def test_a_folder_that_lacks_a_file_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Without what prepares waveforms it would answer otherwise."""
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "preprocessor_config.json").unlink()
+    with pytest.raises(TwistError, match=r"preprocessor_config.json is not what classifier.json says"):
+        load_pooled(tmp_path, "cpu")
+
+
 @pytest.mark.parametrize("name", [CLASSIFIER, CLASSIFIER_WEIGHTS, ENCODER_WEIGHTS])
 def test_a_damaged_folder_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
     for path in folder.iterdir():
