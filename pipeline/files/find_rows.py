@@ -18,7 +18,7 @@ def find_rows(uri: str, column: str, wanted: Collection[str], *, is_unique: bool
     """The rows whose `column` is one of `wanted`, in the order of the file.
 
     A row group whose smallest and largest value exclude all of them is not read; of the others one column is, and the
-    rest only where a row is found. So memory is that of one row group.
+    rest only where a row is found. So memory is that of one row group, and of an object on S3 nothing else is fetched.
 
     Args:
         uri: The file.
@@ -30,7 +30,7 @@ def find_rows(uri: str, column: str, wanted: Collection[str], *, is_unique: bool
         FileNotFoundError, DamagedFileError: as parquet.read.
     """
     left = set(wanted)
-    with parquet.RowGroups(uri) as groups:
+    with parquet.RowGroups(uri, in_ranges=True) as groups:
         found = [groups.schema.empty_table()]
         for number in range(len(groups)):
             if not left:

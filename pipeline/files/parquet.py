@@ -73,13 +73,15 @@ def read(uri: str, columns: list[str] | None = None, dictionaries: Sequence[str]
         return groups.read_all()
 
 
-def iterate(uri: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+def iterate(uri: str, columns: list[str] | None = None, *, in_ranges: bool = False) -> Iterator[pa.Table]:
     """Reads a table one row group at a time, so that memory does not grow with the file.
+
+    An S3 object is in memory as a whole all the same, unless it is read `in_ranges` (RowGroups).
 
     Raises:
         FileNotFoundError, DamagedFileError: as `read`, when the first row group is requested.
     """
-    with RowGroups(uri, columns) as groups:
+    with RowGroups(uri, columns, in_ranges=in_ranges) as groups:
         yield from groups
 
 
@@ -129,7 +131,8 @@ class RowGroups:
         columns: Columns to read; by default all.
         dictionaries: Columns of repetitive values, to be read dictionary-encoded.
         in_ranges: Whether an S3 object is read by ranges, of each row group the columns alone: for files of others,
-            which may have any size. Otherwise it is read whole, with a single request.
+            which may have any size, and where little of one is wanted. Otherwise it is read whole, with a single
+            request.
 
     Raises:
         FileNotFoundError: there is no such file.

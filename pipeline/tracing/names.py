@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import bisect
 import difflib
+import itertools
 import re
 from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
 from pipeline import shards
-from pipeline.corpora.manifest import iterate_tables, table_uris
+from pipeline.corpora.manifest import table_uris
 from pipeline.errors import TwistError
-from pipeline.files import storage
+from pipeline.files import parquet, storage
 from pipeline.files.find_rows import find_rows
 from pipeline.runs import MANIFEST, SHARDS
 from pipeline.stage import DROPPED, is_finished
@@ -82,7 +83,8 @@ def _nearest(run: str, name: str) -> list[str]:
     stem = name.rpartition("#")[0] or name
     stem = stem.rpartition("/")[2].partition(".")[0]
     candidates: set[str] = set()
-    for table in iterate_tables(run, ["recording_id"]):
+    tables = (parquet.iterate(uri, ["recording_id"], in_ranges=True) for uri in table_uris(run))
+    for table in itertools.chain.from_iterable(tables):
         ids = sorted(table["recording_id"].to_pylist())
         place = bisect.bisect(ids, name)
         candidates.update(ids[max(0, place - NEIGHBOURS) : place + NEIGHBOURS])

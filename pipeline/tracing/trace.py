@@ -134,7 +134,7 @@ def _copies(run: str, ids: Sequence[str]) -> list[dict[str, Any]]:
     """What packing dropped as copies of a segment, which their details name."""
     return [
         row
-        for table in parquet.iterate(storage.join(run, SHARDS, DROPPED), ["id", "reason", "detail"])
+        for table in parquet.iterate(storage.join(run, SHARDS, DROPPED), ["id", "reason", "detail"], in_ranges=True)
         for id in ids
         for row in table.filter(pc.match_substring(table["detail"], id)).to_pylist()
         if row["reason"] in ("duplicate", "near_duplicate")

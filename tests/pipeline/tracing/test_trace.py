@@ -9,7 +9,7 @@ import pytest
 from pipeline.audio.read import Span, read_spans
 from pipeline.corpora.manifest import read_recordings
 from pipeline.errors import TwistError
-from pipeline.files import parquet
+from pipeline.files import parquet, s3, storage
 from pipeline.files.find_rows import find_rows
 from pipeline.segments.segment import read_segments
 from pipeline.shards import open_dataset, read_sample
@@ -121,3 +121,24 @@ def test_row_groups_that_cannot_hold_the_value_are_not_read(tmp_path, monkeypatc
     monkeypatch.setattr(parquet.RowGroups, "read", lambda self, n, *rest: numbers.append(n) or read(self, n, *rest))
     assert len(find_rows(str(tmp_path / "table.parquet"), "id", ["4-4"])) == 1
     assert set(numbers) == {4}
+
+
+def test_of_a_run_on_s3_as_of_one_on_disk_and_no_table_is_fetched_whole(small_run, traces, s3_folder, monkeypatch):
+    run = f"{s3_folder}/run"
+    for path in small_run.rglob("*"):
+        if path.is_file():
+            storage.write_bytes(f"{run}/{path.relative_to(small_run)}", path.read_bytes())
+    whole: list[str] = []
+    read_bytes = s3.read_bytes
+    monkeypatch.setattr(s3, "read_bytes", lambda uri: (whole.append(uri), read_bytes(uri))[1])
+    packed = next(traced for traced in traces if traced["segments"][0]["sample"])
+    for traced in [packed, *(traced for traced in traces if traced["copies"])]:
+        assert trace(run, traced["name"]) == traced
+    key = packed["segments"][0]["sample"]["key"]
+    by_key = trace(run, key)
+    assert by_key == {**packed, "name": key}
+    np.testing.assert_array_equal(audio_of(by_key), audio_of(packed))
+    with pytest.raises(TwistError, match="nearest names"):
+        trace(run, f"{packed['recording_id']}x")
+    assert whole, "reads do not go by here"
+    assert not [uri for uri in whole if uri.endswith(".parquet")]
