@@ -39,11 +39,12 @@ def command_of(name: str, description: str | None, kinds: Mapping[str, Maker], g
         arguments = sys.argv[1:] if argv is None else argv
 
         def read_and_make() -> None:
-            parser = _parser(name, description, kinds, group)
+            parser, made = _parser(name, description, kinds, group)
             try:
                 given = parser.instantiate(parser.parse_args(list(arguments)))
             except ArgumentError as error:
-                raise usage_error(error, arguments, parser) from error
+                of_kind = next((made[word] for word in arguments if word in made), parser)
+                raise usage_error(error, arguments, of_kind) from error
             settings = given[given.kind]
             kinds[given.kind].make(Path(settings.folder), settings[group])
 
@@ -52,13 +53,18 @@ def command_of(name: str, description: str | None, kinds: Mapping[str, Maker], g
     return main
 
 
-def _parser(name: str, description: str | None, kinds: Mapping[str, Maker], group: str) -> ArgumentParser:
+def _parser(
+    name: str, description: str | None, kinds: Mapping[str, Maker], group: str
+) -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
+    """The command's parser, and that of each kind."""
     parser = ArgumentParser(prog=f"twist {name}", description=description, exit_on_error=False, allow_abbrev=False)
     subcommands = parser.add_subcommands(dest="kind")
+    of_kinds = {}
     for kind, maker in kinds.items():
         help = maker.make.__doc__
         of_kind = ArgumentParser(description=help, exit_on_error=False, allow_abbrev=False)
         of_kind.add_argument("folder", type=str, help="The folder to make.")
         of_kind.add_class_arguments(maker.settings, group)
         subcommands.add_subcommand(kind, of_kind, help=help)
-    return parser
+        of_kinds[kind] = of_kind
+    return parser, of_kinds

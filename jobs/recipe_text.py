@@ -98,8 +98,12 @@ def lines_of_all(node: yaml.Node, name: str = "") -> Iterator[tuple[str, int]]:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """`; did you mean NAME?` with the known name that is most alike, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+    """`; did you mean NAME?` with the known name that is most alike, or whose last part is; or nothing."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    if not close:  # --minutes for --speech.minutes
+        of_last = {one.rpartition(".")[2]: one for one in reversed(names) if "." in one}
+        close = [of_last[last] for last in difflib.get_close_matches(name.lstrip("-"), list(of_last), n=1, cutoff=0.8)]
     return f"; did you mean {close[0]}?" if close else ""
 
 
