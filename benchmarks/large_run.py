@@ -16,7 +16,8 @@ nothing here opens one. Each step is a process of its own:
     trace     twist trace, of the key of the last sample but one
 
 and `small_inspect` is the whole command `twist inspect RUN` on a ten-thousandth. Goals: two minutes on two cores, of
-`trace` 10 s, 1 GiB above the imports; 2 s for the small run. Seconds depend on what else the machine does, those of a core hardly.
+`trace` 10 s, 1 GiB above the imports; 2 s for the small run. Seconds depend on what else the machine does, those of a
+core hardly.
 """
 
 from __future__ import annotations
@@ -407,8 +408,8 @@ def do_trace(run: str) -> None:
     from pipeline.tracing.text import as_text
     from pipeline.tracing.trace import trace
 
-    dataset = open_dataset(storage.join(run, SHARDS))
-    key = dataset.value("key", sum(shard["num_samples"] for shard in dataset.info["shards"]) - 2)
+    with parquet.RowGroups(storage.join(run, SHARDS, "manifest.parquet"), ["key"]) as groups:
+        key = groups.read(len(groups) - 1)["key"][-2].as_py()
     traced = trace(run, key)
     assert traced["segments"][0]["sample"]["key"] == key, as_text(traced)
 
