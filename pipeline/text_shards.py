@@ -19,7 +19,16 @@ import numpy as np
 
 from pipeline.files import foreign_json, storage
 from pipeline.records import DOCUMENT_SCHEMA
-from pipeline.shards import DATASET, DatasetError, Shards, add_array, add_member, read_info, write_manifest
+from pipeline.shards import (
+    DATASET,
+    TAR_BLOCK_BYTES,
+    DatasetError,
+    Shards,
+    add_array,
+    add_member,
+    read_info,
+    write_manifest,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -120,6 +129,35 @@ def write_text_shard(
         "num_documents": len(documents),
         "num_tokens": sum(len(document.tokens) for document in documents),
     }, rows
+
+
+def read_document(dataset: TextDataset, row: dict[str, Any]) -> Document:
+    """The document of one row of the manifest (DOCUMENT_SCHEMA), of whose shard nothing else is read.
+
+    Raises:
+        DatasetError: its shard is missing or damaged.
+    """
+    uri = storage.join(dataset.uri, row["shard"])
+    try:
+        end = row["tokens_offset"] + row["num_tokens"] * dataset.token_type.itemsize
+        content = storage.read_range(uri, row["offset"], end - row["offset"])
+        if zlib.crc32(content) != row["sample_crc32"]:
+            raise ValueError("its bytes are not those that were packed")
+        # Up to the end of a block, and the two empty ones that end a tar.
+        content += bytes(-len(content) % TAR_BLOCK_BYTES + 2 * TAR_BLOCK_BYTES)
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
+            files = {name: tar.extractfile(name) for name in tar.getnames()}
+            members = {name.rpartition(".")[2]: file.read() for name, file in files.items() if file is not None}
+        facts = foreign_json.parse(members["json"])
+        tokens = np.load(io.BytesIO(members["npy"]), allow_pickle=False)
+        return Document(row["key"], row["corpus"], str(facts["source"]), int(facts["row"]), row["split"], tokens)
+    except FileNotFoundError:
+        raise DatasetError(f"{uri} is missing; restore it or pack again") from None
+    except (tarfile.TarError, ValueError, KeyError, TypeError, EOFError) as error:
+        raise DatasetError(
+            f"{uri} has no whole document at byte {row['offset']} ({error or type(error).__name__}); restore it or "
+            f"pack again"
+        ) from error
 
 
 def write_text_index(shards: str, info: dict[str, Any], rows: Iterable[pa.Table]) -> TextDataset:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import colorsys
 import io
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 AUDIO, PICTURES = "audio", "pictures"
+GOLDEN_RATIO = 0.618034
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,34 @@ class UnitBlock:
     end_s: float
     unit: int
     colour: str
+
+
+@dataclass(frozen=True)
+class CodeBlock:
+    """A code of pitch or style, or equal ones in a row, in seconds from the start of a clip."""
+
+    start_s: float
+    end_s: float
+    code: int
+    colour: str
+
+
+@dataclass(frozen=True)
+class Span:
+    """A span of an interleaved sample, in seconds from the start of a clip.
+
+    Attributes:
+        start_s, end_s: From the cut before its first word to the cut behind its last.
+        kind: speech or text.
+        words: Its words where they are said.
+        said: What the model reads of it: units, or the words as text.
+    """
+
+    start_s: float
+    end_s: float
+    kind: Literal["speech", "text"]
+    words: tuple[Region, ...]
+    said: str
 
 
 @dataclass(frozen=True)
@@ -63,6 +94,8 @@ class Clip:
         speech: Where speech is.
         segments: Where segments lie; the one that the clip is about has the label `this`.
         units: The units of the segment that the clip is about.
+        pitch, style: The codes of the segment that the clip is about.
+        spans: How training on speech and text in turn divides it.
         text: What is said, as far as it is known.
         text_of: Whose text that is.
         facts: What else is known: names and values.
@@ -76,6 +109,9 @@ class Clip:
     speech: tuple[Region, ...] = ()
     segments: tuple[Region, ...] = ()
     units: tuple[UnitBlock, ...] = ()
+    pitch: tuple[CodeBlock, ...] = ()
+    style: tuple[CodeBlock, ...] = ()
+    spans: tuple[Span, ...] = ()
     text: str = ""
     text_of: Literal["segment", "recording"] = "segment"
     facts: tuple[tuple[str, str], ...] = ()
@@ -137,3 +173,20 @@ def unit_blocks(
         for unit, begin, end in zip(units, edges[:-1].tolist(), edges[1:].tolist(), strict=True)
         if begin < end_s and unit < len(colours)
     )
+
+
+def code_blocks(codes: Sequence[int], rate_hz: float, start_s: float, end_s: float) -> tuple[CodeBlock, ...]:
+    """Codes at a fixed rate that lie before `end_s`, the first of them at `start_s`; equal neighbours are one block."""
+    blocks = []
+    place = 0
+    for code, equal in itertools.groupby(codes):
+        begin_s, place = start_s + place / rate_hz, place + len(list(equal))
+        if begin_s < end_s:
+            blocks.append(CodeBlock(begin_s, min(start_s + place / rate_hz, end_s), code, _code_colour(code)))
+    return tuple(blocks)
+
+
+def _code_colour(code: int) -> str:
+    """As far from those of the codes next to it as can be: which codes are alike is not known here."""
+    red, green, blue = colorsys.hls_to_rgb(code * GOLDEN_RATIO % 1, 0.55, 0.5)
+    return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"

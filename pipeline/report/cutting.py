@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from typing import TYPE_CHECKING, Any, Literal
 
-import pyarrow.compute as pc
+import numpy as np
 
+from model.lm.mixture.spans import draw_speech, span_starts
 from pipeline import stage
-from pipeline.audio.read import AudioError, Span, read_clips
+from pipeline.audio.read import AudioError, read_clips
+from pipeline.audio.read import Span as AudioSpan
 from pipeline.files import storage
-from pipeline.report.clips import Clip, HeardClip, Region, unit_blocks
+from pipeline.files.find_rows import find_rows
+from pipeline.report.clips import Clip, HeardClip, Region, Span, code_blocks, unit_blocks
 from pipeline.report.wanted import recordings_of
-from pipeline.runs import SEGMENTS, UNITS, WORDS, part_file, stage_of
+from pipeline.runs import PITCH, SEGMENTS, STYLE, UNITS, WORDS, part_file, stage_of
 from pipeline.shards import GROUPS, read_sample
-from pipeline.units.parts import read_part
-from pipeline.words.parts import read_part as read_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from pipeline.audio.voice_activity import SpeechDetector
-    from pipeline.report.clips import ClipWriter, UnitBlock
+    from pipeline.report.as_trained import AsTrained
+    from pipeline.report.clips import ClipWriter, CodeBlock, UnitBlock
     from pipeline.report.known import Known
     from pipeline.report.wanted import Wanted
     from pipeline.shards import Dataset
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 AROUND_S = 1.0
 # Of a text, in characters.
 LONGEST_TEXT = 600
+MOST_UNITS_SAID = 60
 
 
 class Cutter:
@@ -46,6 +49,7 @@ class Cutter:
         frame_rate_hz: Of units.
         max_s: The longest clip.
         writer: Where audio goes; None: nothing is read of it.
+        as_trained: How speech and text alternate.
     """
 
     def __init__(
@@ -57,11 +61,19 @@ class Cutter:
         frame_rate_hz: float,
         max_s: float,
         writer: ClipWriter | None,
+        as_trained: AsTrained,
     ) -> None:
         self._run, self._dataset, self._known = run, dataset, known
         self._colours, self._frame_rate_hz = colours, frame_rate_hz
         self._max_s, self._writer = max_s, writer
+        self._as_trained = as_trained
         self._detector: SpeechDetector | None = None
+        # Codes a second.
+        self._rates_hz = {
+            name: float(stage.read_facts(run, name)[f"{name}_model"]["rate_hz"])
+            for name in (PITCH, STYLE)
+            if stage.is_finished(run, name)
+        }
 
     def cut(self, wanted: Wanted) -> Clip:
         """The clip of a segment, or of a sample of several, with a second around it, or of a recording's beginning.
@@ -99,6 +111,11 @@ class Cutter:
                 for segment in shown
             ),
             tuple(block for one in these if one in shown for block in self._units(one, first_s, last_s)),
+            *(
+                tuple(block for one in these if one in shown for block in self._codes(name, one, first_s, last_s))
+                for name in (PITCH, STYLE)
+            ),
+            self._spans(wanted, these, first_s, last_s) if wanted.is_interleaved else (),
             *self._text(recording, these),
             tuple(self._facts(wanted, recording, start_s, end_s)),
             _command(self._run, wanted.id) if self._writer else "",
@@ -121,7 +138,7 @@ class Cutter:
         )
         if self._writer is None:
             return HeardClip(last_s - first_s, missing="the report was made without audio"), regions
-        span = Span(recording["uri"], recording["channel"], first_s, last_s)
+        span = AudioSpan(recording["uri"], recording["channel"], first_s, last_s)
         (found,) = read_clips([span])
         if isinstance(found, AudioError):
             return HeardClip(last_s - first_s, missing=f"it cannot be read: {found}"), regions
@@ -140,14 +157,60 @@ class Cutter:
 
     def _units(self, segment: dict[str, Any], first_s: float, last_s: float) -> tuple[UnitBlock, ...]:
         """The units of a segment, as far as it has any, in a clip between these times."""
-        uri = storage.join(self._run, UNITS, part_file(segment["work_unit"]))
-        if not storage.exists(uri):
-            return ()
-        part = read_part(uri)
-        rows = part.filter(pc.equal(part["segment_id"], segment["segment_id"])).to_pylist()
+        rows = self._rows(UNITS, segment)
         units, durations = (rows[0]["units"] or [], rows[0]["durations"] or []) if rows else ([], [])
         start_s = segment["start_s"] - first_s
         return unit_blocks(units, durations, self._frame_rate_hz, self._colours, start_s, last_s - first_s)
+
+    def _codes(self, stream: str, segment: dict[str, Any], first_s: float, last_s: float) -> tuple[CodeBlock, ...]:
+        """The codes of pitch or style of a segment, as far as it has any, in a clip between these times."""
+        rows = self._rows(stream, segment) if stream in self._rates_hz else []
+        codes = rows[0][stream] or [] if rows else []
+        return code_blocks(codes, self._rates_hz.get(stream, 1.0), segment["start_s"] - first_s, last_s - first_s)
+
+    def _rows(self, name: str, segment: dict[str, Any]) -> list[dict[str, Any]]:
+        """What a stage's part says of a segment; nothing where the part is not there yet."""
+        uri = storage.join(self._run, name, part_file(segment["work_unit"]))
+        if not storage.exists(uri):
+            return []
+        rows: list[dict[str, Any]] = find_rows(uri, "segment_id", [segment["segment_id"]]).to_pylist()
+        return rows
+
+    def _spans(
+        self, wanted: Wanted, segments: Sequence[dict[str, Any]], first_s: float, last_s: float
+    ) -> tuple[Span, ...]:
+        """The spans of a sample, as its place in its shard draws them; none where its words are not these segments'."""
+        assert self._dataset is not None and wanted.row is not None, "only what is packed is interleaved"
+        sample = read_sample(self._dataset.uri, wanted.row)
+        timed = [
+            Region(*(segment["start_s"] + word[time] - first_s for time in ("start_s", "end_s")), word["word"])
+            for segment in segments
+            for row in self._rows(WORDS, segment)
+            for word in row["words"] or ()
+        ]
+        if sample.words is None or [one.label for one in timed] != [word for word, _, _ in sample.words.timed]:
+            return ()
+        count = np.array([len(timed)])
+        place = np.array([wanted.row["index"]])
+        is_speech = draw_speech(count, place, self._as_trained.seed, self._as_trained.spans)
+        starts = np.flatnonzero(span_starts(is_speech, count)).tolist()
+        # As in training, a word reaches to the middle of the gap to the next.
+        cuts = [(one.end_s + after.start_s) / 2 for one, after in itertools.pairwise(timed)]
+        cuts = [segments[0]["start_s"] - first_s, *cuts, segments[-1]["end_s"] - first_s]
+        spans = []
+        for start, end in zip(starts, [*starts[1:], len(timed)], strict=True):
+            units = sample.units[sample.words.table[start, 1] : sample.words.table[end - 1, 2]]
+            words = timed[start:end]
+            spans.append(
+                Span(
+                    cuts[start],
+                    min(cuts[end], last_s - first_s),
+                    "speech" if is_speech[start] else "text",
+                    tuple(word for word in words if word.end_s <= last_s - first_s),
+                    _first_units(units) if is_speech[start] else " ".join(word.label for word in words),
+                )
+            )
+        return tuple(span for span in spans if span.start_s < last_s - first_s)
 
     def _text(
         self, recording: dict[str, Any], segments: Sequence[dict[str, Any]]
@@ -155,8 +218,7 @@ class Cutter:
         """The words of segments where they are aligned; else the text of their recording."""
         words = []
         for segment in segments if stage.is_finished(self._run, WORDS) else ():
-            part = read_words(storage.join(self._run, WORDS, part_file(segment["work_unit"])))
-            for row in part.filter(pc.equal(part["segment_id"], segment["segment_id"])).to_pylist():
+            for row in self._rows(WORDS, segment):
                 words += [word["word"] for word in row["words"] or ()]
         text = " ".join(words) or recording["text"] or ""
         shortened = text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} …"
@@ -185,6 +247,11 @@ class Cutter:
         score = "" if decision["score"] is None else f", probability {decision['score']:.2f}"
         evidence = "no evidence" if decision["evidence"] == "none" else f"by {decision['evidence']}"
         return f"{decision['language'] or 'unknown'} ({evidence}{score})"
+
+
+def _first_units(units: NDArray[np.unsignedinteger]) -> str:
+    left = len(units) - MOST_UNITS_SAID
+    return " ".join(map(str, units[:MOST_UNITS_SAID].tolist())) + (f" … {left} more" if left > 0 else "")
 
 
 def _format(recording: dict[str, Any]) -> str:

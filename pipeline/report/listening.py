@@ -29,16 +29,18 @@ class Group:
 
 @dataclass(frozen=True)
 class ListeningFigures:
-    """All clips: kept ones by corpus, then dropped ones by stage and reason; and duplicates, for another page."""
+    """All clips: kept ones by corpus, then dropped ones by stage and reason; and for other pages duplicates, and
+    samples that carry words."""
 
     kept: tuple[Group, ...]
     dropped: tuple[Group, ...]
     pairs: tuple[Pair, ...]
+    interleaved: tuple[Group, ...]
 
 
 def listen(drawn: Drawn, cutter: Cutter) -> ListeningFigures:
     """Cuts all clips: the first of each stratum, then the second of each, so that all get their share of the audio."""
-    strata = (*drawn.kept, *drawn.dropped)
+    strata = (*drawn.kept, *drawn.dropped, *drawn.interleaved)
     clips: list[list[Clip]] = [[] for _ in strata]
     pairs: list[Pair] = []
     num_turns = max((len(wanted) for wanted in (drawn.pairs, *(stratum.wanted for stratum in strata))), default=0)
@@ -50,4 +52,6 @@ def listen(drawn: Drawn, cutter: Cutter) -> ListeningFigures:
             gone, stays = drawn.pairs[turn]
             pairs.append(Pair(cutter.cut(gone), cutter.cut(stays)))
     groups = [Group(stratum, tuple(cut)) for stratum, cut in zip(strata, clips, strict=True)]
-    return ListeningFigures(tuple(groups[: len(drawn.kept)]), tuple(groups[len(drawn.kept) :]), tuple(pairs))
+    kept, dropped = groups[: len(drawn.kept)], groups[len(drawn.kept) : len(drawn.kept) + len(drawn.dropped)]
+    interleaved = groups[len(kept) + len(dropped) :]
+    return ListeningFigures(tuple(kept), tuple(dropped), tuple(pairs), tuple(interleaved))

@@ -41,7 +41,10 @@ class Drop:
 
 @dataclass(frozen=True)
 class StageFlow:
-    """What a stage got, kept and dropped; `counts` names its items. `is_finished` False: nothing is known yet."""
+    """What a stage got, kept and dropped; `counts` names its items. `is_finished` False: nothing is known yet.
+
+    `num_tokens` is what a stage of documents, which have no hours, has written.
+    """
 
     name: str
     command: str
@@ -53,10 +56,13 @@ class StageFlow:
     kept_hours: float = 0.0
     dropped: tuple[Drop, ...] = ()
     wall_time_s: float = 0.0
+    num_tokens: int | None = None
 
     @property
     def kept_share(self) -> float:
-        """Of the hours that came in."""
+        """Of the hours that came in; of documents, of their number."""
+        if self.num_tokens is not None:
+            return self.kept_items / self.input_items if self.input_items else 0.0
         return self.kept_hours / self.input_hours if self.input_hours else 0.0
 
 
@@ -147,6 +153,7 @@ def _flow(run: str, name: str) -> StageFlow:
         counts["kept"]["hours"],
         tuple(sorted(drops, key=lambda drop: (-drop.hours, -drop.num_items, drop.reason))),
         facts.get("wall_time_s", 0.0),
+        facts["num_tokens"] if row.counts == "documents" else None,
     )
 
 
@@ -171,7 +178,7 @@ def _decided(run: str, recordings: Recordings) -> tuple[NDArray[np.float64] | No
 
 def _chart(stages: Sequence[StageFlow]) -> Chart:
     """A bar a stage: hours that stay, and behind them what was dropped by reason, the most first."""
-    done = [one for one in stages if one.is_finished]
+    done = [one for one in stages if one.is_finished and one.num_tokens is None]
     hours: defaultdict[str, float] = defaultdict(float)
     for one in done:
         for drop in one.dropped:

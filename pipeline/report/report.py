@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import stage
 from pipeline.errors import TwistError
 from pipeline.files import storage
+from pipeline.report.as_trained import read_as_trained
 from pipeline.report.clips import ClipWriter
 from pipeline.report.corpora import read_corpora
 from pipeline.report.cutting import Cutter
@@ -21,7 +22,9 @@ from pipeline.report.packing import read_packing
 from pipeline.report.recordings import Recordings
 from pipeline.report.segments import read_segments
 from pipeline.report.site import write_pages
-from pipeline.report.training import read_training
+from pipeline.report.streams import read_streams
+from pipeline.report.text import read_text
+from pipeline.report.training import read_kinds, read_training
 from pipeline.report.units import read_units, unit_colours
 from pipeline.report.wanted import draw
 from pipeline.runs import CODEBOOK, MANIFEST, SEGMENTS, SHARDS
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     from pipeline.progress import ReportProgress
     from pipeline.report.config import ReportConfig
 
-NUM_STEPS = 9
+NUM_STEPS = 10
 
 
 def write_report(
@@ -75,17 +78,22 @@ def write_report(
     del recordings
     step("units")
     units = read_units(run, dataset, config.seed) if dataset else None
+    streams = read_streams(run, config.seed)
     step("clips")
     writer = ClipWriter(output, round(config.max_audio_mb * 1e6) if config.has_audio else 0)
     heard_by = writer if config.has_audio else None
     colours, frame_rate_hz = _colours(run)
     drawn = draw(run, dataset, config.clips, config.seed)
     known = look_up(run, drawn.wanted())
-    cutter = Cutter(run, dataset, known, colours, frame_rate_hz, config.max_clip_s, heard_by)
+    as_trained = read_as_trained(run)
+    cutter = Cutter(run, dataset, known, colours, frame_rate_hz, config.max_clip_s, heard_by, as_trained)
     generation = read_generation(speech, colours, config.max_clip_s, heard_by)
     listening = listen(drawn, cutter)
     step("packing")
     packing = read_packing(run, dataset, listening.pairs) if dataset else None
+    step("text")
+    kinds = read_kinds(run, as_trained.mixture)
+    text = read_text(run, dataset, as_trained, kinds, listening.interleaved, config.clips, config.seed)
     step("training and results")
     names = _names([run, *compared])
     figures: dict[str, Any] = {
@@ -94,6 +102,7 @@ def write_report(
         "segments": segments,
         "units": units,
         "packing": packing,
+        "text": text,
         "training": read_training(names, [run, *compared]),
         "evaluation": read_evaluation([run, *compared], config.seed),
         "generation": generation,
@@ -109,6 +118,7 @@ def write_report(
             "made": time.strftime("%Y-%m-%d %H:%M"),
             "version": importlib.metadata.version("twist-pipeline"),
             "config": config,
+            "streams": streams,
             "corpora": [corpus.name for corpus in corpora.corpora],
         },
     )

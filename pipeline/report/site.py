@@ -31,6 +31,7 @@ PAGES = (
     ("segments", "Segments"),
     ("units", "Units"),
     ("packing", "Packing"),
+    ("text", "Text"),
     ("training", "Training"),
     ("evaluation", "Evaluation"),
     ("generation", "Generation"),
@@ -44,7 +45,8 @@ def write_pages(output: str, figures: Mapping[str, object], about: Mapping[str, 
     Args:
         output: The folder; local or s3://.
         figures: By page; None: the page says what is to be done first.
-        about: What all pages are told: `run`, `run_name`, `made`, `version`, `config`, and `corpora` by name.
+        about: What all pages are told: `run`, `run_name`, `made`, `version`, `config`, `streams` (figures of pitch and
+            style, as far as there are any) and `corpora` by name.
     """
     environment = Environment(
         loader=PackageLoader("pipeline.report"),

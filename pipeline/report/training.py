@@ -12,7 +12,11 @@ from pipeline.report.chart import Chart, Series, line
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from model.lm.mixture.config import MixtureConfig
+
 CHECKPOINTS = "checkpoints"
+# In metrics.jsonl, before the name of a kind of sequences.
+SHARE = "share_"
 PER_STEP = (
     ("loss", "Training loss", "nats per unit"),
     ("lr", "Learning rate", "learning rate"),
@@ -36,10 +40,27 @@ class TrainedRun:
 
 @dataclass(frozen=True)
 class TrainingFigures:
-    """All runs that were trained, this one first."""
+    """All runs that were trained, this one first. `noun` is what they are counted in: units, or tokens of a mixture."""
 
     runs: tuple[TrainedRun, ...]
     charts: tuple[Chart, ...]
+    noun: str
+
+
+@dataclass(frozen=True)
+class KindSeen:
+    """A kind of sequences of a mixture.
+
+    Attributes:
+        name: Its name.
+        asked, seen: Its share of tokens as the recipe asks for, and as the training has seen them; None: not known.
+        perplexity: At the last validation, of its own targets.
+    """
+
+    name: str
+    asked: float | None
+    seen: float | None
+    perplexity: float | None
 
 
 def read_training(names: Sequence[str], runs: Sequence[str]) -> TrainingFigures | None:
@@ -48,12 +69,15 @@ def read_training(names: Sequence[str], runs: Sequence[str]) -> TrainingFigures 
     told = [(name, lines) for name, lines in told if lines]
     if not told:
         return None
+    is_mixed = any(key.startswith(SHARE) for _, lines in told for one in lines for key in one)
+    noun, of = ("tokens", "kind") if is_mixed else ("units", "corpus")
     charts = [
         Chart(
-            "Validation perplexity by corpus", "lines", "step", "perplexity", tuple(_validations(told)), has_log_y=True
+            f"Validation perplexity by {of}", "lines", "step", "perplexity", tuple(_validations(told)), has_log_y=True
         )
     ]
     for key, title, unit in PER_STEP:
+        unit = unit.replace("unit", noun.removesuffix("s"))
         series = []
         for name, lines in told:
             logged = [one for one in lines if key in one]
@@ -61,7 +85,35 @@ def read_training(names: Sequence[str], runs: Sequence[str]) -> TrainingFigures 
                 series.append(line(name, [one["step"] for one in logged], [one[key] for one in logged]))
         charts.append(Chart(title, "lines", "step", unit, tuple(series)))
     return TrainingFigures(
-        tuple(_summary(name, lines) for name, lines in told), tuple(chart for chart in charts if not chart.is_empty)
+        tuple(_summary(name, lines) for name, lines in told),
+        tuple(chart for chart in charts if not chart.is_empty),
+        noun,
+    )
+
+
+def read_kinds(run: str, mixture: MixtureConfig | None) -> tuple[KindSeen, ...]:
+    """The kinds of a mixture: as a recipe asks for them, and as the run's training has seen them so far."""
+    lines = read_metrics(storage.join(run, CHECKPOINTS))
+    # What each line is about: the tokens since the line before.
+    seen: dict[str, float] = {}
+    before = 0
+    for one in lines:
+        for key in one:
+            if key.startswith(SHARE):
+                kind = key.removeprefix(SHARE)
+                seen[kind] = seen.get(kind, 0.0) + one[key] * (one["tokens"] - before)
+        before = one.get("tokens", before)
+    last = next((one["validation"]["corpora"] for one in reversed(lines) if "validation" in one), {})
+    asked = dict.fromkeys(seen) if mixture is None else {kind: getattr(mixture, kind) for kind in mixture.kinds}
+    total = sum(filter(None, asked.values()))
+    return tuple(
+        KindSeen(
+            kind,
+            weight / total if weight is not None else None,
+            seen[kind] / before if kind in seen else None,
+            last[kind]["perplexity"] if kind in last else None,
+        )
+        for kind, weight in asked.items()
     )
 
 

@@ -7,10 +7,12 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.compute as pc
+
 from pipeline import stage
 from pipeline.files import parquet, storage
 from pipeline.report.draw_rows import draw_rows
-from pipeline.runs import SHARDS, STAGES
+from pipeline.runs import SHARDS, STAGES, TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,7 +29,8 @@ DUPLICATES = ("duplicate", "near_duplicate")
 class Wanted:
     """What a clip is to be cut from: a segment or a recording, and what became of it where.
 
-    `row` is what the shards' manifest says of what was kept.
+    `row` is what the shards' manifest says of what was kept. `is_interleaved`: to be shown as training on speech and
+    text in turn divides it.
     """
 
     id: str
@@ -36,6 +39,7 @@ class Wanted:
     fate: str
     detail: str = ""
     row: dict[str, Any] | None = None
+    is_interleaved: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,15 +64,16 @@ class Stratum:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What is to be cut; of duplicates, which was dropped and which stays."""
+    """What is to be cut; of duplicates, which was dropped and which stays; and samples that carry words, by corpus."""
 
     kept: tuple[Stratum, ...]
     dropped: tuple[Stratum, ...]
     pairs: tuple[tuple[Wanted, Wanted], ...]
+    interleaved: tuple[Stratum, ...] = ()
 
     def wanted(self) -> list[Wanted]:
         """All of these."""
-        of_strata = (stratum.wanted for stratum in (*self.kept, *self.dropped))
+        of_strata = (stratum.wanted for stratum in (*self.kept, *self.dropped, *self.interleaved))
         return list(itertools.chain.from_iterable((*of_strata, *self.pairs)))
 
 
@@ -81,7 +86,7 @@ def draw(run: str, dataset: Dataset | None, size: int, seed: int) -> Drawn:
     dropped: list[Stratum] = []
     pairs: list[tuple[Wanted, Wanted]] = []
     for row in STAGES:
-        if not stage.is_finished(run, row.name):
+        if row.name == TEXT or not stage.is_finished(run, row.name):
             continue
         tallies = stage.read_facts(run, row.name)["counts"]["dropped"]
         drops = parquet.iterate(storage.join(run, row.name, stage.DROPPED))
@@ -93,7 +98,9 @@ def draw(run: str, dataset: Dataset | None, size: int, seed: int) -> Drawn:
             else:
                 tally = tallies.get(reason, {"items": 0, "hours": 0.0})
                 dropped.append(Stratum(row.name, reason, row.counts, tally["items"], tally["hours"], wanted))
-    return Drawn(tuple(_kept(dataset, size, seed)) if dataset else (), tuple(dropped), tuple(pairs))
+    kept = tuple(_kept(dataset, size, seed)) if dataset else ()
+    interleaved = tuple(_with_words(dataset, size, seed)) if dataset and dataset.has_words else ()
+    return Drawn(kept, tuple(dropped), tuple(pairs), interleaved)
 
 
 def _kept(dataset: Dataset, size: int, seed: int) -> Iterator[Stratum]:
@@ -106,6 +113,22 @@ def _kept(dataset: Dataset, size: int, seed: int) -> Iterator[Stratum]:
             sum(total["num_samples"] for total in totals),
             sum(total["hours"] for total in totals),
             tuple(Wanted(row["segment_id"], "segments", SHARDS, KEPT, row=row) for row in rows),
+        )
+
+
+def _with_words(dataset: Dataset, size: int, seed: int) -> Iterator[Stratum]:
+    """Samples of two words or more, which can be part text and part speech."""
+    tables = dataset.rows(dataset.schema.names)
+    aligned = (table.filter(pc.greater_equal(table["num_words"], 2)) for table in tables)
+    for corpus, rows in draw_rows(aligned, "corpus", size, seed).items():
+        totals = [total for total in dataset.info["text"]["totals"] if total["corpus"] == corpus]
+        yield Stratum(
+            SHARDS,
+            corpus,
+            "samples",
+            sum(total["num_samples"] for total in totals),
+            sum(total["hours"] for total in totals),
+            tuple(Wanted(row["segment_id"], "segments", SHARDS, KEPT, row=row, is_interleaved=True) for row in rows),
         )
 
 

@@ -113,4 +113,7 @@ function follow(clip) {
 draw();
 dark.addEventListener("change", draw);
 for (const clip of document.querySelectorAll(".clip")) follow(clip);
-document.querySelector("header nav [aria-current]").scrollIntoView({ block: "nearest", inline: "center" });
+// Not by scrollIntoView, from which on the first Tab would go to the links behind this one.
+const menu = document.querySelector("header nav");
+const here = menu.querySelector("[aria-current]");
+menu.scrollLeft = here.offsetLeft - menu.offsetLeft - (menu.clientWidth - here.offsetWidth) / 2;
