@@ -55,4 +55,7 @@ def read_as_trained(run: str) -> AsTrained:
 
 
 def _spans(told: dict[str, Any]) -> SpanConfig:
-    return SpanConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in told.items()})
+    settings: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in told.items()
+    }
+    return SpanConfig(**settings)

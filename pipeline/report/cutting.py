@@ -111,10 +111,8 @@ class Cutter:
                 for segment in shown
             ),
             tuple(block for one in these if one in shown for block in self._units(one, first_s, last_s)),
-            *(
-                tuple(block for one in these if one in shown for block in self._codes(name, one, first_s, last_s))
-                for name in (PITCH, STYLE)
-            ),
+            self._codes(PITCH, these, first_s, last_s),
+            self._codes(STYLE, these, first_s, last_s),
             self._spans(wanted, these, first_s, last_s) if wanted.is_interleaved else (),
             *self._text(recording, these),
             tuple(self._facts(wanted, recording, start_s, end_s)),
@@ -162,11 +160,20 @@ class Cutter:
         start_s = segment["start_s"] - first_s
         return unit_blocks(units, durations, self._frame_rate_hz, self._colours, start_s, last_s - first_s)
 
-    def _codes(self, stream: str, segment: dict[str, Any], first_s: float, last_s: float) -> tuple[CodeBlock, ...]:
-        """The codes of pitch or style of a segment, as far as it has any, in a clip between these times."""
-        rows = self._rows(stream, segment) if stream in self._rates_hz else []
-        codes = rows[0][stream] or [] if rows else []
-        return code_blocks(codes, self._rates_hz.get(stream, 1.0), segment["start_s"] - first_s, last_s - first_s)
+    def _codes(
+        self, stream: str, segments: Sequence[dict[str, Any]], first_s: float, last_s: float
+    ) -> tuple[CodeBlock, ...]:
+        """The codes of pitch or style of segments, as far as they have any, in a clip between these times."""
+        if stream not in self._rates_hz:
+            return ()
+        return tuple(
+            block
+            for segment in segments
+            for row in self._rows(stream, segment)
+            for block in code_blocks(
+                row[stream] or [], self._rates_hz[stream], segment["start_s"] - first_s, last_s - first_s
+            )
+        )
 
     def _rows(self, name: str, segment: dict[str, Any]) -> list[dict[str, Any]]:
         """What a stage's part says of a segment; nothing where the part is not there yet."""
@@ -183,8 +190,9 @@ class Cutter:
         assert self._dataset is not None and wanted.row is not None, "only what is packed is interleaved"
         sample = read_sample(self._dataset.uri, wanted.row)
         timed = [
-            Region(*(segment["start_s"] + word[time] - first_s for time in ("start_s", "end_s")), word["word"])
+            Region(begin_s + word["start_s"], begin_s + word["end_s"], word["word"])
             for segment in segments
+            for begin_s in (segment["start_s"] - first_s,)
             for row in self._rows(WORDS, segment)
             for word in row["words"] or ()
         ]

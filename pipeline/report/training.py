@@ -103,7 +103,7 @@ def read_kinds(run: str, mixture: MixtureConfig | None) -> tuple[KindSeen, ...]:
                 kind = key.removeprefix(SHARE)
                 seen[kind] = seen.get(kind, 0.0) + one[key] * (one["tokens"] - before)
         before = one.get("tokens", before)
-    last = next((one["validation"]["corpora"] for one in reversed(lines) if "validation" in one), {})
+    last: dict[str, Any] = next((one["validation"]["corpora"] for one in reversed(lines) if "validation" in one), {})
     asked = dict.fromkeys(seen) if mixture is None else {kind: getattr(mixture, kind) for kind in mixture.kinds}
     total = sum(filter(None, asked.values()))
     return tuple(

@@ -50,6 +50,14 @@ def hostile_report(make_run: Callable[..., Path], tmp_path_factory: pytest.TempP
     return folder
 
 
+@pytest.fixture(scope="module")
+def written_report(written_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That of a run of speech and text whose words are made to do the same."""
+    folder = tmp_path_factory.mktemp("written")
+    write_report(str(written_run), str(folder), [], f"{written_run}/speech", ReportConfig(clips=2), silently)
+    return folder
+
+
 def show(browser: Chrome, page: Path, screen: str = "wide", scheme: str = "light") -> None:
     width, height = SCREENS[screen]
     size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
@@ -69,7 +77,23 @@ def wait_for(browser: Chrome, script: str) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("page", [name for name, _ in PAGES])
 def test_every_page_renders_without_a_complaint(browser, hostile_report, page, screen, scheme):
-    show(browser, hostile_report / f"{page}.html", screen, scheme)
+    _look_at(browser, hostile_report, page, screen, scheme)
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("page", ["index", "units", "text", "listening"])
+def test_so_do_those_of_speech_and_text(browser, written_report, page, screen, scheme):
+    _look_at(browser, written_report, page, screen, scheme)
+    if page == "text":
+        widths = browser.execute_script(
+            "return [...document.querySelectorAll('.spans > rect')].map((rect) => rect.getBoundingClientRect().width)"
+        )
+        assert len(widths) > 2 and min(widths) > 1, "a span cannot be seen"
+
+
+def _look_at(browser: Chrome, report: Path, page: str, screen: str, scheme: str) -> None:
+    show(browser, report / f"{page}.html", screen, scheme)
     title = dict(PAGES)[page]
     assert browser.title.startswith(title), "a script from a name has run"
     assert browser.find_element("tag name", "h1").text == title
