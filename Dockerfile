@@ -11,7 +11,9 @@ ENV PIP_NO_CACHE_DIR=1 \
     PYTHONUNBUFFERED=1 \
     TWIST_CACHE=/cache
 
-# KubeRay's probes call wget; Ray's scripts call ps. All decoders come in wheels.
+# KubeRay's probes call wget; Ray's scripts call ps. All decoders come in wheels. Debian removes a package's old versions
+# from its mirrors, so that pinned ones could not be built for long.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends procps wget \
     && rm -rf /var/lib/apt/lists/*

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
+
+from jobs.__main__ import GROUPS
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "slurm_job.sh"
@@ -48,6 +54,40 @@ def test_it_installs_what_is_tested() -> None:
         if name == "RUN":
             done = subprocess.run(["bash", "-n", "-c", rest], capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
+
+
+def test_its_python_is_one_that_the_package_is_for_and_its_program_is_there() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    version = re.fullmatch(r"python:(3\.\d+)-slim-\w+", instructions()[0][1])
+    assert version is not None
+    assert SpecifierSet(project["requires-python"]).contains(f"{version[1]}.0")
+    programs = [json.loads(rest)[0] for name, rest in instructions() if name == "ENTRYPOINT"]
+    assert set(programs) <= set(project["scripts"]) and programs
+
+
+def test_lists_of_packages_do_not_stay_in_the_image() -> None:
+    """As hadolint's DL3009, DL3015, DL3042 and DL3059 ask."""
+    commands = [rest for name, rest in instructions() if name == "RUN"]
+    (apt,) = [command for command in commands if "apt-get" in command]
+    assert apt.index("apt-get update") < apt.index("--no-install-recommends") < apt.index("rm -rf /var/lib/apt/lists/*")
+    assert any(name == "ENV" and "PIP_NO_CACHE_DIR=1" in rest for name, rest in instructions())
+
+
+@pytest.mark.parametrize("path", ["Dockerfile", "slurm_job.sh", "docs/containers.md"])
+def test_files_and_commands_named_in_them_exist(path: str) -> None:
+    text = (ROOT / path).read_text().replace("\\\n", " ")
+    recipes = re.findall(r"\brecipes/\w+\.yaml", text)
+    assert all((ROOT / recipe).is_file() for recipe in recipes)
+    assert all((ROOT / "docs" / page).is_file() for page in re.findall(r"docs/(\w+\.md)", text))
+    assert all((ROOT / f"{job.replace('.', '/')}.py").is_file() for job in re.findall(r"\bjobs\.\w+", text))
+    known = {command for commands in GROUPS.values() for command in commands}
+    named = re.findall(r"\btwist ([a-z][a-z-]+) ?(?=--|$|\"|`)", text, re.MULTILINE)
+    assert recipes and set(named) <= known, set(named) - known
+
+
+def test_the_job_is_a_script_that_bash_can_read() -> None:
+    assert os.access(SCRIPT, os.X_OK)
+    assert subprocess.run(["bash", "-n", str(SCRIPT)], check=False).returncode == 0
 
 
 STAND_INS = {
@@ -144,7 +184,8 @@ def test_sigterm_reaches_the_command_and_the_job_is_queued_again(job: dict[str, 
         time.sleep(0.5)  # for the stand-in to set its trap
         process.send_signal(signal.SIGTERM)
         status = process.wait(timeout=30)
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # where none of its children is left
+            os.killpg(process.pid, signal.SIGKILL)
     assert status == 0
     assert "twist told" in calls_of(job) and "scontrol requeue 4711" in calls_of(job)
 

@@ -47,8 +47,8 @@ def measure(part: Part) -> Measured:
     shards = facts[SHARDS]["counts"]
     decode_s = {name: of_step.get("decode", 0.0) for name, of_step in seconds.items()}
     process_s = {name: of_step.get("encode", 0.0) + of_step.get("commit", 0.0) for name, of_step in seconds.items()}
-    for name in ON_CORES:
-        decode_s[name] = decode_s.get(name, 0.0) + process_s.pop(name, 0.0)
+    for name in seconds.keys() & set(ON_CORES):
+        decode_s[name] += process_s.pop(name)
     decode_s[SHARDS] = shards["input"]["items"] * PACK_CORE_S_PER_SEGMENT
     amounts = {
         IN_SEGMENTS: facts[UNITS]["counts"]["input"]["hours"],

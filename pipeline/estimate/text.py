@@ -35,7 +35,7 @@ def as_text(estimate: Estimate, *, days: float | None, price_per_hour: float | N
         _row("this machine alone", estimate.wall_hours, "h"),
     ]
     if days is not None:
-        rows.append(_row(f"machines for {days:g} days", estimate.machines_for(days), ""))
+        rows.append(_row(f"machines for {days:g} day{'s'[: days != 1]}", estimate.machines_for(days), ""))
     if price_per_hour is not None:
         rows.append(_row("price", estimate.wall_hours.times(price_per_hour), ""))
     rows += [["", "", ""], *(_row(f"{folder}/", told, "GB") for folder, told in estimate.stored_gb.items())]

@@ -55,7 +55,5 @@ def read_as_trained(run: str) -> AsTrained:
 
 
 def _spans(told: dict[str, Any]) -> SpanConfig:
-    settings: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in told.items()
-    }
-    return SpanConfig(**settings)
+    ranges = {name: tuple(value) for name, value in told.items() if isinstance(value, list)}
+    return SpanConfig(**{**told, **ranges})

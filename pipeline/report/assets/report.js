@@ -49,6 +49,7 @@ function options(spec) {
   const isBars = spec.kind === "bars";
   const x = axis(spec.x, isBars && !spec.is_sideways);
   const y = axis(spec.y, isBars && spec.is_sideways);
+  if (isBars && spec.is_sideways) y.ticks.autoSkip = spec.labels.length > 14; // there is room for each stage's name
   if (!isBars) x.type = "linear";
   if (spec.has_log_y) Object.assign(y, { type: "logarithmic", ticks: { ...y.ticks, maxTicksLimit: 8 } });
   if (isBars) { x.stacked = spec.is_stacked; y.stacked = spec.is_stacked; }
