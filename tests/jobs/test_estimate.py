@@ -26,6 +26,7 @@ def test_of_all_the_corpus_it_says_what_a_run_finds(estimated, finished_run):
     assert told["amounts"]["hours in segments"]["value"] == pytest.approx(facts["units"]["counts"]["input"]["hours"])
     assert told["num_parts"] == 2
     assert told["core_hours"]["tokenize"]["value"] > 0
+    assert "pitch" not in told["core_hours"], "the recipe has none"
     assert told["stored_gb"]["shards"]["value"] > 0
 
 
