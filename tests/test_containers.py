@@ -108,7 +108,10 @@ STAND_INS = {
         echo "ray $*" >> "$CALLS"
         case "$1" in
             start) trap 'kill $!; exit 0' TERM; /bin/sleep 60 > /dev/null 2>&1 & wait ;;
-            status) printf ' 1 node_a\\n 1 node_b\\n 1 node_c\\n' ;;
+            status)
+                grep -q '^ray start --block --head' "$CALLS" || exit 1
+                printf ' 1 node_a\\n'
+                if grep -q '^ray start --block --address' "$CALLS"; then printf ' 1 node_b\\n 1 node_c\\n'; fi ;;
             get-auth-token) mkdir -p ~/.ray; echo secret > ~/.ray/auth_token ;;
         esac
     """,
