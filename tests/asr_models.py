@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import ByteLevelBPETokenizer
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -24,6 +25,9 @@ from transformers import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+SPECIALS = (
+    "startoftranscript", "translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps"
+)  # fmt: skip
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -56,13 +60,13 @@ def write_ctc(folder: Path) -> Path:
 
 
 def write_whisper(folder: Path) -> Path:
-    """A Whisper of English alone."""
+    """A Whisper of English alone, whose words are letters; its transcripts have 20 of these at most."""
     folder.mkdir()
-    vocabulary = {chr(number) if number > 32 else f"<{number}>": number for number in range(127)}
-    vocabulary["Ġ"] = len(vocabulary)
-    vocabulary["<|endoftext|>"] = len(vocabulary)
+    # Letters before all other bytes, so that what is heard can be read.
+    others = sorted(set(ByteLevel.alphabet()) - set(LETTERS))
+    vocabulary = {letter: number for number, letter in enumerate([*LETTERS, *others, "<|endoftext|>"])}
     tokenizer = WhisperTokenizer(vocab=vocabulary, merges=[])
-    specials = ["<|startoftranscript|>", "<|transcribe|>", "<|notimestamps|>"]
+    specials = [f"<|{name}|>" for name in SPECIALS]
     tokenizer.add_special_tokens({"additional_special_tokens": specials})
     tokenizer.save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=8).save_pretrained(folder)
@@ -78,7 +82,7 @@ def write_whisper(folder: Path) -> Path:
         decoder_attention_heads=2,
         encoder_ffn_dim=16,
         decoder_ffn_dim=16,
-        max_target_positions=32,
+        max_target_positions=448,
         decoder_start_token_id=ids["<|startoftranscript|>"],
         bos_token_id=ids["<|endoftext|>"],
         eos_token_id=ids["<|endoftext|>"],
@@ -86,12 +90,14 @@ def write_whisper(folder: Path) -> Path:
         init_std=1.0,
     )
     model = WhisperForConditionalGeneration(config).eval()
-    model.generation_config.update(
-        is_multilingual=False,
-        no_timestamps_token_id=ids["<|notimestamps|>"],
-        max_length=24,
-        suppress_tokens=list(range(33)),
-    )
+    with torch.no_grad():  # one of the letters is always likeliest
+        model.proj_out.weight[len(LETTERS) :] = 0
+    config = model.generation_config  # its `update` leaves out what it does not know, such as the first two
+    config._from_model_config = False  # or it is made anew at each call
+    config.is_multilingual = False
+    config.no_timestamps_token_id = ids["<|notimestamps|>"]
+    config.begin_suppress_tokens = None
+    config.max_length = 24
     model.save_pretrained(folder)
     return folder
 

@@ -264,7 +264,6 @@ def map_actors(function: Callable[[Item], Result], items: Iterable[Item], config
         .options(num_cpus=cpus_each, num_gpus=gpus_each, max_restarts=MAX_RETRIES, max_task_retries=MAX_RETRIES)
         .remote
     )
-    shared = ray.put(function)
     actors: list[Any] = []
     under_way: deque[Any] = deque()
     num_sent = 0
@@ -272,7 +271,8 @@ def map_actors(function: Callable[[Item], Result], items: Iterable[Item], config
         while True:
             for item in itertools.islice(remaining, ITEMS_PER_ACTOR * num_actors - len(under_way)):
                 if num_sent < num_actors:
-                    actors.append(make(shared))
+                    # The function itself, not a reference: of that Ray warns that a restart may miss it.
+                    actors.append(make(function))
                 under_way.append(actors[num_sent % num_actors].call.remote(item))
                 num_sent += 1
             if not under_way:

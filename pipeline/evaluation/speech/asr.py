@@ -35,6 +35,12 @@ Kind = Literal["transformers", "faster-whisper"]
 # Of the classes that transformers' pipeline takes for speech recognition; a text model has no preprocessor beside it.
 ENDS_OF_CLASSES = ("ForCTC", "ForConditionalGeneration", "ForSpeechToText", "ForRNNT", "ForTDT", "EncoderDecoderModel")
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
+# Files that CTranslate2's converter leaves out unless it is told to copy them.
+COPY_FILES = (
+    "copy it from the model that was converted, as ct2-transformers-converter does with --copy_files tokenizer.json "
+    "preprocessor_config.json"
+)
+TASK = "automatic-speech-recognition"
 WINDOW_S = 30.0
 # Samples; models for CTC need some to hear anything. What is shorter gets silence behind it.
 SHORTEST = SAMPLE_RATE_HZ // 10
@@ -91,6 +97,8 @@ def find_asr(source: str, device: Device = "auto") -> Asr:
 
 def _kind_of(folder: Path, source: str) -> Kind:
     if (folder / "model.bin").is_file() and any(folder.glob("vocabulary.*")):
+        if not (folder / "tokenizer.json").is_file():  # faster-whisper would fetch one from the network
+            raise TwistError(f"{source} lacks tokenizer.json: {COPY_FILES}")
         return "faster-whisper"
     config = folder / "config.json"
     try:
@@ -102,7 +110,7 @@ def _kind_of(folder: Path, source: str) -> Kind:
         return "transformers"
     raise TwistError(
         f"{source} is no ASR: neither one of transformers (config.json of a model that takes speech to text, and "
-        f"{PREPROCESSORS[0]}), nor one of faster-whisper (model.bin and vocabulary.*)"
+        f"{PREPROCESSORS[0]}), nor one of faster-whisper (model.bin, vocabulary.* and tokenizer.json)"
     )
 
 
@@ -112,6 +120,13 @@ def _load_faster_whisper(folder: Path, device: Device) -> Callable[[NDArray[np.f
     place = pick_device(device).type
     with loading(f"{folder} cannot be loaded by faster-whisper", folder):
         model = WhisperModel(str(folder), device=place, compute_type="float32", local_files_only=True)
+    num_bands, rate_hz = len(model.feature_extractor.mel_filters), model.feature_extractor.sampling_rate
+    if num_bands != model.model.n_mels:  # large-v3 has 128, and all others the 80 that are taken where nothing is told
+        raise TwistError(
+            f"{folder} hears {model.model.n_mels} mel bands, but its preprocessor_config.json, or the default where "
+            f"there is none, has {num_bands}: {COPY_FILES}"
+        )
+    _require_rate(folder, rate_hz)
 
     def hear(wav: NDArray[np.float32]) -> str:
         segments, _ = model.transcribe(
@@ -135,17 +150,15 @@ def _load_transformers(folder: Path, device: Device) -> Callable[[NDArray[np.flo
     from transformers import pipeline
 
     with loading(f"{folder} cannot be loaded as an ASR by transformers", folder):
-        transcribe = pipeline(
-            "automatic-speech-recognition",
-            model=str(folder),
-            device=pick_device(device),
-            trust_remote_code=False,
-        )
+        transcribe = pipeline(TASK, model=str(folder), device=pick_device(device), trust_remote_code=False)
+        config: Any = getattr(transcribe.model, "generation_config", None)
+        if getattr(config, "return_timestamps", False):  # a folder's own wish, which the pipeline has taken over
+            config.return_timestamps = False
+            parts = {"tokenizer": transcribe.tokenizer, "feature_extractor": transcribe.feature_extractor}
+            transcribe = pipeline(TASK, model=transcribe.model, device=transcribe.device, **parts)
     if transcribe.feature_extractor is None or transcribe.tokenizer is None:
         raise TwistError(f"{folder} lacks the files of its feature extractor or of its tokenizer")
-    rate_hz = transcribe.feature_extractor.sampling_rate
-    if rate_hz != SAMPLE_RATE_HZ:
-        raise TwistError(f"{folder} hears audio of {rate_hz} Hz; all audio here has {SAMPLE_RATE_HZ} Hz")
+    _require_rate(folder, transcribe.feature_extractor.sampling_rate)
     refuse_not_finite(transcribe.model.state_dict(), folder)
     transcribe.model.float()  # whatever it was stored in
     given: dict[str, Any] = {}
@@ -159,3 +172,8 @@ def _load_transformers(folder: Path, device: Device) -> Callable[[NDArray[np.flo
         return str(heard["text"]).strip()
 
     return hear
+
+
+def _require_rate(folder: Path, rate_hz: int) -> None:
+    if rate_hz != SAMPLE_RATE_HZ:
+        raise TwistError(f"{folder} hears audio of {rate_hz} Hz; all audio here has {SAMPLE_RATE_HZ} Hz")

@@ -114,11 +114,55 @@ def test_weights_that_are_none_are_told(tmp_path):
 
 
 def test_faster_whisper_that_is_not_installed_is_told_with_its_extra(tmp_path, monkeypatch):
-    for name in ("model.bin", "vocabulary.txt", "config.json"):
+    for name in ("model.bin", "vocabulary.txt", "config.json", "tokenizer.json"):
         (tmp_path / name).write_text("{}")
     monkeypatch.setitem(sys.modules, "faster_whisper", None)
     with pytest.raises(TwistError, match=r"faster_whisper.*\.\[asr\]"):
         find_asr(str(tmp_path), "cpu")(noise(1))
+
+
+def for_ctranslate2(source, folder, *files):
+    """A model of transformers for faster-whisper, with some files that the converter leaves out by itself."""
+    converters = pytest.importorskip("ctranslate2.converters", reason="needs the extra `asr`")
+    converters.TransformersConverter(str(source), copy_files=list(files)).convert(str(folder))
+    return find_asr(str(folder), "cpu")
+
+
+def test_a_model_for_ctranslate2_hears_what_it_hears_in_transformers(tmp_path):
+    """Of a whole window: shorter audio is filled up otherwise."""
+    pytest.importorskip("faster_whisper")
+    source = write_whisper(tmp_path / "source")
+    converted = for_ctranslate2(source, tmp_path / "asr", "tokenizer.json", "preprocessor_config.json")
+    assert converted.kind == "faster-whisper"
+    original = find_asr(str(source), "cpu")
+    for seed in range(3):
+        heard = original(noise(WINDOW_S, seed))
+        assert len(heard) > 20
+        # The original's length is limited by its generation_config.json, which CTranslate2 does not have.
+        assert converted(noise(WINDOW_S, seed))[: len(heard)] == heard
+    assert converted(noise(0)) == converted(noise(0))
+
+
+def test_a_model_for_ctranslate2_without_its_tokenizer_is_refused_before_the_network_is_asked(tmp_path):
+    with pytest.raises(TwistError, match=r"lacks tokenizer.json: copy it .* --copy_files tokenizer.json"):
+        for_ctranslate2(write_whisper(tmp_path / "source"), tmp_path / "asr")
+
+
+def test_a_model_for_ctranslate2_of_other_mel_bands_is_refused(tmp_path):
+    """As large-v3 without its preprocessor_config.json."""
+    pytest.importorskip("faster_whisper")
+    asr = for_ctranslate2(write_whisper(tmp_path / "source"), tmp_path / "asr", "tokenizer.json")
+    with pytest.raises(TwistError, match=r"hears 8 mel bands, but its preprocessor_config.json.* has 80: copy it"):
+        asr(noise(1))
+
+
+def test_a_folder_that_asks_for_timestamps_gets_none(tmp_path):
+    """What results say of decoding holds, whatever a folder's generation_config.json says."""
+    plain, asking = write_whisper(tmp_path / "plain"), write_whisper(tmp_path / "asking")
+    config = json.loads((asking / "generation_config.json").read_text())
+    (asking / "generation_config.json").write_text(json.dumps({**config, "return_timestamps": True}))
+    first, second = (find_asr(str(folder), "cpu") for folder in (plain, asking))
+    assert first(noise(2)) == second(noise(2))
 
 
 def test_a_real_word_error_rate(tiny_en):
