@@ -14,7 +14,7 @@ from pipeline.evaluation.pairs import cloze, pair_files, salmon, slm21, submissi
 from pipeline.evaluation.pairs.directions import directions, require_text
 from pipeline.evaluation.pairs.likelier import Rule, accuracies, audio_items, pair_table, score_items
 from pipeline.evaluation.pairs.matching import matching
-from pipeline.evaluation.pairs.numbered_pairs import numbered_pairs
+from pipeline.evaluation.pairs.numbered_pairs import one_folder_of_pairs
 from pipeline.evaluation.results import OUR_OWN
 from pipeline.evaluation.sentiment.stsp import stsp
 from pipeline.evaluation.speech.few_shot_tasks import asr, intent, tts
@@ -43,7 +43,7 @@ RULES = {
     "ssc": "mean log-probability per token, share of right pairs, ties 0.5",
     "tsc": "mean log-probability per token, share of right pairs, ties 0.5",
     "salmon": "mean log-probability per token, share of right pairs of each part, mean of the parts, ties 0.5",
-    "pairs": "mean log-probability per token, share of right pairs, ties 0.5",
+    "pairs": "mean log-probability per token, mean over groups of the share of right pairs, ties 0.5",
 }
 
 
@@ -139,7 +139,7 @@ def storycloze(subject: Subject) -> Iterator[Result]:
             raise _units_alone("storycloze.cross", subject)
     for name, folder in folders.items():
         settings = {"folder": folder}
-        read = functools.partial(numbered_pairs, folder, "_")
+        read = functools.partial(one_folder_of_pairs, folder, "_")
         yield measure_pairs(subject, PairBenchmark(name, RULES[name], read, _all_pairs, settings))[0]
         pairs = storage.join(folder, cloze.PAIRS)
         # Stories across speech and text are heard as units alone.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.errors import TwistError, brief
-from pipeline.evaluation.measures import Figure, Measure, figure, require_columns
+from pipeline.evaluation.measures import GROUP, Figure, Measure, figure, require_columns
 from pipeline.files import foreign_json, parquet, storage
 from pipeline.printable import printable
 from pipeline.text_table import in_columns
@@ -221,6 +221,9 @@ def as_text(result: Result) -> str:
         figure = result.figures[measure.name]
         rows.append((measure.name, number(figure.value), spread(figure), f"{figure.num_items:,} items"))
     lines = [f"{result.benchmark}: {result.subject} ({result.rule})", *in_columns(rows)]
+    groups = result.items[GROUP].unique()
+    if len(groups) == 1:
+        lines.append(f"no intervals: they are drawn from groups, and all items are of one, {groups[0]}")
     reasons = Counter(item.reason for item in result.left_out)
     for reason, count in sorted(reasons.items()):
         example = next(item for item in result.left_out if item.reason == reason)

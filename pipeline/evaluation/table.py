@@ -85,13 +85,28 @@ def make_table(places: Sequence[str], *, all_measures: bool, level: float, seed:
     Raises:
         TwistError: a place holds no results, or one is damaged.
     """
-    columns: list[str] = []
+    paths: list[str] = []
     of_column: list[dict[str, Told]] = []
     for place in places:
         for checkpoint, told in sorted(find_results(place).items()):
-            columns.append(f"{place.rstrip('/').rpartition('/')[2]}/{checkpoint}")
+            paths.append(f"{_run_of(place, checkpoint)}/{checkpoint}")
             of_column.append({one.benchmark: one for one in told})
-    return Table(tuple(columns), tuple(_rows(of_column, all_measures, level, seed)))
+    return Table(_short_names(paths), tuple(_rows(of_column, all_measures, level, seed)))
+
+
+def _run_of(place: str, checkpoint: str) -> str:
+    """The run that a place lies in: it may be named itself, or its evaluation, or a checkpoint's folder there."""
+    return storage.absolute(place).rstrip("/").removesuffix(f"/{checkpoint}").removesuffix(f"/{EVALUATION}")
+
+
+def _short_names(paths: Sequence[str]) -> tuple[str, ...]:
+    """The last two parts of each path, or as many more as tell all that differ apart."""
+    parts = [path.split("/") for path in paths]
+    for length in range(2, max(map(len, parts), default=2) + 1):
+        names = tuple("/".join(one[-length:]) for one in parts)
+        if len(set(names)) == len(set(paths)):
+            break
+    return names
 
 
 def _rows(of_column: list[dict[str, Told]], all_measures: bool, level: float, seed: int) -> Iterator[Row]:
@@ -180,6 +195,11 @@ def as_json(table: Table) -> dict[str, Any]:
 
 def _remarks(table: Table) -> list[str]:
     lines = ["Behind each figure its interval; in later columns also the difference to the first one, with its own."]
+    if alone := [
+        row for row in table.rows if any(one and one.low is None and one.num_groups == 1 for one in row.figures)
+    ]:
+        names = ", ".join(dict.fromkeys(row.benchmark for row in alone))
+        lines.append(f"Without an interval: figures of one group alone, such as one speaker ({names}).")
     for row in table.rows:
         for column, reason in zip(table.columns, row.reasons, strict=True):
             if reason:

@@ -57,6 +57,19 @@ def numbered_pairs(folder: str, separator: str) -> tuple[list[Pair], list[LeftOu
     return pairs, left_out
 
 
+def one_folder_of_pairs(folder: str, separator: str) -> tuple[list[Pair], list[LeftOut]]:
+    """As `numbered_pairs`, of a set that has no parts: sSC and tSC beside each other are two sets.
+
+    Raises:
+        TwistError: as there, or the pairs lie in several folders.
+    """
+    pairs, left_out = numbered_pairs(folder, separator)
+    parts = sorted({str(pair.facts["part"] or ".") for pair in pairs})
+    if len(parts) > 1:
+        raise TwistError(f"{folder} has pairs in several folders ({', '.join(parts)}): name one of them")
+    return pairs, left_out
+
+
 def _audio(folder: str) -> Sequence[str]:
     return [name for name in storage.list_files(folder) if name.lower().endswith(tuple(AUDIO_SUFFIXES))]
 

@@ -98,3 +98,38 @@ def test_a_flipped_bit_gives_a_table_or_a_sentence(written: Path) -> None:
         except TwistError:
             num_told += 1
     assert num_told > 50
+
+
+def named(run: Path, checkpoint: str, groups: str = "aabb") -> Path:
+    """A run with a result of a checkpoint."""
+    items = pa.table({"item_id": list("abcd"), GROUP: list(groups), "right": [1.0, 0.0, 1.0, 1.0]})
+    what: dict[str, Any] = {"rule": "", "settings": {}, "fingerprints": {"data": "d"}, "level": 0.95, "seed": 0}
+    result = result_of("pairs", "model", [Measure("accuracy", "right")], items, **what)
+    results.write(str(run / "evaluation" / checkpoint), result)
+    return run
+
+
+def columns_of(*places: Path) -> tuple[str, ...]:
+    return make_table([str(place) for place in places], all_measures=False, level=0.95, seed=0).columns
+
+
+def test_a_column_is_called_after_its_run_however_the_run_is_named(tmp_path: Path) -> None:
+    run = named(tmp_path / "first", "8")
+    for place in (run, run / "evaluation", run / "evaluation/8"):
+        assert columns_of(place) == ("first/8",)
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    runs = [named(tmp_path / above / "run", "8") for above in ("cold", "warm")]
+    assert columns_of(*runs) == ("cold/run/8", "warm/run/8")
+    assert columns_of(runs[0], runs[0]) == ("run/8", "run/8")
+
+
+def test_a_figure_without_an_interval_says_why(tmp_path: Path) -> None:
+    run = named(tmp_path / "run", "8", "aaaa")
+    table = make_table([str(run)], all_measures=False, level=0.95, seed=0)
+    assert "figures of one group alone, such as one speaker (pairs)" in as_text(table)
+    items = pa.table({"item_id": list("ab"), GROUP: ["Ann"] * 2, "right": [1.0, 0.0]})
+    what: dict[str, Any] = {"rule": "", "settings": {}, "fingerprints": {}, "level": 0.95, "seed": 0}
+    told = results.as_text(result_of("pairs", "model", [Measure("accuracy", "right")], items, **what))
+    assert "no intervals: they are drawn from groups, and all items are of one, Ann" in told

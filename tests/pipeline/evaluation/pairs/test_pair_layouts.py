@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.errors import TwistError
 from pipeline.evaluation.pairs import pair_files, salmon
-from pipeline.evaluation.pairs.numbered_pairs import numbered_pairs
+from pipeline.evaluation.pairs.numbered_pairs import numbered_pairs, one_folder_of_pairs
 
 
 def touch(folder, *names):
@@ -36,6 +36,16 @@ def test_a_folder_without_numbers_says_what_is_looked_for(tmp_path):
     touch(tmp_path, "a.wav")
     with pytest.raises(TwistError, match="no audio files named <number>_<anything>"):
         numbered_pairs(str(tmp_path), "_")
+
+
+def test_two_sets_beside_each_other_are_not_one(tmp_path):
+    """The folder above sSC and tSC would give the pairs of both under the name of one."""
+    touch(tmp_path, "sSC/0_a.wav", "sSC/1_a.wav")
+    assert names_of(one_folder_of_pairs(str(tmp_path), "_")[0]) == [("sSC/0_a.wav", "sSC/1_a.wav")]
+    touch(tmp_path, "tSC/0_a.wav", "tSC/1_a.wav")
+    assert len(numbered_pairs(str(tmp_path), "_")[0]) == 2
+    with pytest.raises(TwistError, match=r"pairs in several folders \(sSC, tSC\): name one of them"):
+        one_folder_of_pairs(str(tmp_path), "_")
 
 
 def test_salmons_parts(tmp_path):
