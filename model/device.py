@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import TwistError
@@ -23,3 +24,19 @@ def pick_device(wanted: Device) -> torch.device:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise TwistError("device is cuda, but torch finds no CUDA device here; use auto or cpu")
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def warn_of_slow_bfloat16(device: torch.device) -> None:
+    """Says so where `device` is a processor that cannot compute in bfloat16."""
+    if device.type == "cpu" and not _has_bfloat16():
+        warnings.warn(
+            "this processor cannot compute in bfloat16: torch emulates it, some 50 times slower than float32; take "
+            "float32 here",
+            stacklevel=3,
+        )
+
+
+def _has_bfloat16() -> bool:
+    import torch
+
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from model.device import warn_of_slow_bfloat16
 from model.lm.controls import GrowingSequence, Lengths, controlled
 from model.lm.speech_lm import require_positions
 from model.packed_linear import can_pack, pack_linear_layers
@@ -65,6 +66,8 @@ class Row:
 
 def ready_for_inference(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """Puts a speech LM on `device` in `dtype`, for inference only."""
+    if dtype == torch.bfloat16:
+        warn_of_slow_bfloat16(device)
     return model.to(device, dtype).eval().requires_grad_(False)
 
 

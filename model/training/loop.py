@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from model.device import pick_device, warn_of_slow_bfloat16
 from model.training import checkpoint_steps, optimizer_state, resumption
 from model.training.checkpoint_writer import CheckpointWriter
 from model.training.curve_loggers import CurveLogger, TensorBoard, WeightsAndBiases, flatten
@@ -75,6 +76,8 @@ def run_training(
         TwistError: settings, data and checkpoints do not fit together, or the loss is no longer finite.
     """
     folder = checkpoint_steps.open_folder(folder)
+    if settings.precision == "bfloat16":
+        warn_of_slow_bfloat16(pick_device(settings.device))
     with (
         join_ranks(settings.device) as ranks,
         stop_flag() as stop,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from model.device import Device
+    from model.training.rules import Precision
 
 OnEvent = Callable[[dict[str, Any]], None]
 """Called in the main process with a dict: `event` (start, step, validation, checkpoint, stopped, or one of the
@@ -44,6 +45,8 @@ class LoopSettings(Protocol):
     def tensorboard(self) -> str | None: ...
     @property
     def wandb(self) -> str | None: ...
+    @property
+    def precision(self) -> Precision: ...
     @property
     def device(self) -> Device: ...
     @property

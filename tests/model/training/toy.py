@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from model.training.distributed import Ranks
+    from model.training.rules import Precision
 
 NUM_VALUES = 8
 
@@ -44,6 +45,7 @@ class ToySettings:
     keep_last: int = 2
     save_in_background: bool = True
     log_every: int = 1
+    precision: Precision = "float32"
     tensorboard: str | None = None
     wandb: str | None = None
     device: Any = "cpu"
