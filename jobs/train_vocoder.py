@@ -35,7 +35,7 @@ def work(recipe: Recipe, checkpoints: str | None = None) -> VocoderResult:
     config = recipe.vocoder
     is_of_the_run = checkpoints is None
     checkpoints = checkpoints or storage.join(recipe.run, "vocoder")
-    train, validation = read_voice_clips(recipe.run, config.validation_share, config.model)
+    train, validation = read_voice_clips(recipe.run, config.validation_share, config.model, recipe.pitch.model)
     fingerprint = codebook.load(storage.join(recipe.run, CODEBOOK)).fingerprint
     stopped_by = int(signal.SIGTERM)
     with progress("vocoder") as report:
@@ -48,6 +48,7 @@ def work(recipe: Recipe, checkpoints: str | None = None) -> VocoderResult:
                 resumed = f", from step {event['step']}" if event["step"] else ""
                 knows = [f"codes of {name}" for name in config.model.num_codes]
                 knows += [f"{len(train.speakers)} speakers"] if config.model.multispkr else []
+                knows += ["F0 as these say it"] if config.model.source_harmonics else []
                 if knows:
                     left_out = train.num_left_out + validation.num_left_out
                     tqdm.write(f"vocoder    takes {' and '.join(knows)}; {left_out:,} segments lack one of these")

@@ -79,11 +79,23 @@ def load_pitch_model(path: Path) -> PitchVQVAE:
     """
     folder = path.parent if path.is_file() else path
     if (folder / CONFIG).is_file():
-        config, state = _read_config(folder / CONFIG), _read_weights(folder / WEIGHTS)
-    elif (folder / PUBLISHED_CONFIG).is_file():
-        config, state = _read_published_config(folder / PUBLISHED_CONFIG), _read_published(folder / PUBLISHED_WEIGHTS)
-    else:
-        raise TwistError(f"{path} holds no pitch tokenizer: there is neither {CONFIG} nor {PUBLISHED_CONFIG} in it")
+        return read_pitch_model(folder / CONFIG, folder / WEIGHTS)
+    if (folder / PUBLISHED_CONFIG).is_file():
+        config = _read_published_config(folder / PUBLISHED_CONFIG)
+        return _model_of(config, _read_published(folder / PUBLISHED_WEIGHTS), path)
+    raise TwistError(f"{path} holds no pitch tokenizer: there is neither {CONFIG} nor {PUBLISHED_CONFIG} in it")
+
+
+def read_pitch_model(config: Path, weights: Path) -> PitchVQVAE:
+    """Reads a pitch tokenizer of our layout from its two files, in float32, ready for inference.
+
+    Raises:
+        TwistError: a file is missing or damaged, or is not a pitch tokenizer's.
+    """
+    return _model_of(_read_config(config), _read_weights(weights), config.parent)
+
+
+def _model_of(config: PitchModelConfig, state: Mapping[str, Tensor], path: Path) -> PitchVQVAE:
     model = PitchVQVAE(config)
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
@@ -140,7 +152,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         # Cloned: tensors in the mapped file are not aligned, and kernels may then round differently.
         return {name: weight.float().clone() for name, weight in safetensors.torch.load_file(path).items()}
     except FileNotFoundError:
-        raise TwistError(f"{path.parent} holds no pitch tokenizer (there is no {WEIGHTS} in it)") from None
+        raise TwistError(f"{path.parent} holds no pitch tokenizer (there is no {path.name} in it)") from None
     except (OSError, SafetensorError) as error:
         raise TwistError(f"{path} is damaged: {error}") from error
 

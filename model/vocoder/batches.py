@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from model.vocoder.config import VocoderConfig
+    from model.vocoder.melody import Melody
     from model.vocoder.train_config import VocoderTrainConfig
 
 
@@ -43,10 +44,14 @@ class CodeFacts:
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
-    """What is known of a clip beside its units: codes of `pitch` and `style` [P] at their rates, and who speaks."""
+    """What is known of a clip beside its units: codes of `pitch` and `style` [P] at their rates, and who speaks.
+
+    `f0_mean_hz` is what codes of pitch are relative to, for a vocoder with a source; None where nothing is voiced.
+    """
 
     codes: Mapping[str, NDArray[np.uint16]]
     speaker: int | None = None
+    f0_mean_hz: float | None = None
 
 
 class VoiceClips(LabelledClips, Protocol):
@@ -60,6 +65,11 @@ class VoiceClips(LabelledClips, Protocol):
     @property
     def speakers(self) -> tuple[str, ...]:
         """The names of the speakers, by number; empty where clips do not tell theirs."""
+        ...
+
+    @property
+    def melody(self) -> Melody | None:
+        """What codes of pitch say, for a vocoder with a source."""
         ...
 
     def conditions(self, index: int) -> Conditions:
@@ -77,7 +87,7 @@ class VocoderBatch:
         frames: The unit of each frame of `wav`, [B, F].
         units: Units of the whole clips without repeats, [B, N], padded with 0.
         durations: Duration of each of these in frames, [B, N]; 0 in padding.
-        conditions: What else `Vocoder.forward` takes: pitch_codes and style_codes [B, F], speaker [B].
+        conditions: What else `Vocoder.forward` takes: pitch_codes and style_codes [B, F], f0_hz [B, F, K], speaker [B].
     """
 
     index: int
@@ -210,6 +220,13 @@ def _conditions(clips: VoiceClips, index: int, model: VocoderConfig, num_frames:
         f"{name}_codes": torch.from_numpy(codes_of_frames(told.codes[name], frames_per_code, num_frames, name))
         for name, frames_per_code in model.frames_per_code.items()
     }
+    if model.source_harmonics:
+        assert clips.melody is not None, "clips of a vocoder with a source tell its melody"
+        frames_per_code = model.frames_per_code["pitch"]
+        codes = codes_of_frames(told.codes["pitch"], frames_per_code, num_frames, "pitch")
+        # Where no mean is known nothing is voiced, or it should not be.
+        mean_hz = told.f0_mean_hz or clips.melody.means_hz[told.speaker or 0]
+        conditions["f0_hz"] = torch.from_numpy(clips.melody.f0_hz(codes, frames_per_code, mean_hz))
     if model.multispkr:
         assert told.speaker is not None, "clips of a vocoder of several speakers tell theirs"
         conditions["speaker"] = torch.tensor(told.speaker)
@@ -242,6 +259,9 @@ def require_fit(clips: VoiceClips, config: VocoderTrainConfig) -> None:
                 f"vocoder.model.{hop_setting} is {hop}, but the run has {facts.rate_hz:g} codes of {name} a second: "
                 f"make it {round(model.sampling_rate / facts.rate_hz)}"
             )
+    if model.source_harmonics:
+        assert clips.melody is not None, "clips of a vocoder with a source tell its melody"
+        clips.melody.require_fit(model)
     if model.multispkr and not 1 <= len(clips.speakers) <= model.num_speakers:
         raise TwistError(
             f"vocoder.model.num_speakers is {model.num_speakers}, but the run has {len(clips.speakers)} that are known "

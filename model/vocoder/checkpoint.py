@@ -1,9 +1,11 @@
 """Reads and writes vocoders: a folder of ours, or a published .pt with its JSON; nothing in a file is executed.
 
     FOLDER/config.json          VocoderConfig, and codebook_fingerprint: the codebook whose units it speaks;
-                                pitch_fingerprint and style_fingerprint: the models whose codes it takes
+                                pitch_fingerprint and style_fingerprint: the models whose codes it takes;
+                                f0_means_hz: how high its speakers speak, where it has a source
     FOLDER/speakers.txt         the names of its speakers, in the order of their numbers, where it has several
     FOLDER/model.safetensors    the weights
+    FOLDER/pitch.json, pitch.safetensors    the pitch tokenizer whose codes tell the source's F0, where it has one
 
     <name>.pt                   state under ["generator"]; the config is <name>_config.json or config.json beside it
 
@@ -21,8 +23,10 @@ from safetensors import SafetensorError
 
 from model import weights_file
 from model.artefacts import local_path
+from model.pitch.checkpoint import read_pitch_model
 from model.torch_file import TorchFile, mapping
 from model.vocoder.config import VocoderConfig
+from model.vocoder.melody import Melody
 from model.vocoder.vocoder import Vocoder
 from model.weights_file import refuse_not_finite
 from pipeline.errors import TwistError
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 SPEAKERS = "speakers.txt"
 CONFIG = "config.json"
+PITCH_CONFIG, PITCH_WEIGHTS = "pitch.json", "pitch.safetensors"
 # torch's old and present names of a normed weight's length and direction.
 NORMED = ((".weight_g", ".weight_v"), (".parametrizations.weight.original0", ".parametrizations.weight.original1"))
 
@@ -84,12 +89,40 @@ def code_fingerprints(path: Path, config: Path | None = None) -> dict[str, str]:
     return {name: str(told) for name in ("pitch", "style") if (told := content.get(f"{name}_fingerprint")) is not None}
 
 
+def load_melody(path: Path) -> Melody | None:
+    """What a vocoder's codes of pitch say, for its source; None where it has none.
+
+    Raises:
+        TwistError: a file is missing or damaged, or does not fit the vocoder.
+    """
+    config_path = _config_beside(path)
+    shape = VocoderConfig.read(config_path)
+    if not shape.source_harmonics:
+        return None
+    means_hz = foreign_json.parse(config_path.read_text()).get("f0_means_hz")
+    if not isinstance(means_hz, list) or not all(isinstance(mean, int | float) for mean in means_hz):
+        raise TwistError(f"{config_path} says no f0_means_hz, the mean F0 of each speaker, which source_harmonics need")
+    folder = config_path.parent
+    try:
+        melody = Melody(read_pitch_model(folder / PITCH_CONFIG, folder / PITCH_WEIGHTS), tuple(map(float, means_hz)))
+        melody.require_fit(shape)
+    except TwistError as error:
+        raise TwistError(f"{path}: {error}") from error
+    return melody
+
+
 def save_vocoder(
-    vocoder: Vocoder, folder: Path, codebook_fingerprint: str | None, dtype: torch.dtype = torch.float32
+    vocoder: Vocoder,
+    folder: Path,
+    codebook_fingerprint: str | None,
+    dtype: torch.dtype = torch.float32,
+    *,
+    code_fingerprints: Mapping[str, str] | None = None,
+    melody: Melody | None = None,
 ) -> None:
-    """Writes a vocoder into an existing folder; weight norm is left as it is."""
+    """Writes a vocoder into an existing folder, its weights in `dtype`; weight norm is left as it is."""
     weights = {name: weight.cpu().contiguous().to(dtype) for name, weight in vocoder.state_dict().items()}
-    write_vocoder(vocoder.config, weights, folder, codebook_fingerprint)
+    write_vocoder(vocoder.config, weights, folder, codebook_fingerprint, code_fingerprints, melody=melody, dtype=dtype)
 
 
 def write_vocoder(
@@ -99,6 +132,8 @@ def write_vocoder(
     codebook_fingerprint: str | None,
     code_fingerprints: Mapping[str, str] | None = None,
     speakers: Sequence[str] = (),
+    melody: Melody | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Writes a vocoder into an existing folder, from its state dict on the CPU.
 
@@ -109,9 +144,15 @@ def write_vocoder(
         codebook_fingerprint: Of the codebook whose units it speaks.
         code_fingerprints: Of the models of `pitch` and `style` whose codes it takes.
         speakers: The names of its speakers, by number; a blank in one becomes _.
+        melody: What codes of pitch say, where it has a source.
+        dtype: Of the melody's weights.
     """
     weights_file.save(weights, folder / WEIGHTS)
-    write_config(config, folder, codebook_fingerprint, code_fingerprints)
+    write_config(config, folder, codebook_fingerprint, code_fingerprints, melody.means_hz if melody else ())
+    if melody is not None:
+        pitch = {name: weight.contiguous().to(dtype) for name, weight in melody.pitch.state_dict().items()}
+        weights_file.save(pitch, folder / PITCH_WEIGHTS)
+        (folder / PITCH_CONFIG).write_text(json.dumps(melody.pitch.config.to_json(), indent=2) + "\n")
     if speakers:
         (folder / SPEAKERS).write_text("".join("_".join(name.split()) + "\n" for name in speakers), encoding="utf-8")
 
@@ -121,10 +162,13 @@ def write_config(
     folder: Path,
     codebook_fingerprint: str | None,
     code_fingerprints: Mapping[str, str] | None = None,
+    f0_means_hz: Sequence[float] = (),
 ) -> None:
     """Writes FOLDER/config.json."""
     content: dict[str, Any] = {**config.to_json(), "codebook_fingerprint": codebook_fingerprint}
     content |= {f"{name}_fingerprint": told for name, told in (code_fingerprints or {}).items()}
+    if f0_means_hz:
+        content["f0_means_hz"] = list(f0_means_hz)
     (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
 
 

@@ -19,6 +19,7 @@ F0_HOP_SAMPLES, STYLE_HOP_SAMPLES = 1280, 16_000
 # Far above any vocoder; a damaged or hostile config would have us allocate until memory ends.
 LARGEST_SIZE = 2**18
 MOST_LAYERS = 16
+MOST_HARMONICS = 256
 
 
 def _require(name: str, value: object, holds: bool, rule: str) -> None:
@@ -75,6 +76,8 @@ class VocoderConfig:
         f0_quant_num_bin: Number of pitch bins; 0: pitch is one real number per frame.
         num_f0_tokens: Number of codes of pitch that it takes beside the units (SpiRit-LM); null: it takes none.
         f0_hop_size: Samples that a code of pitch lasts; null: 1280, SpiRit-LM's.
+        source_harmonics: Sines that each stage is given, at F0 and its multiples, as the codes of pitch say F0; null:
+            none, as published.
         num_style_tokens: Number of codes of style that it takes beside the units; null: it takes none.
         style_hop_size: Samples that a code of style lasts; null: 16,000, SpiRit-LM's.
         code_hop_size: Samples that a frame lasts; null: as upsample_rates say.
@@ -100,6 +103,7 @@ class VocoderConfig:
     f0_quant_num_bin: int = 0
     num_f0_tokens: int | None = None
     f0_hop_size: int | None = None
+    source_harmonics: int | None = None
     num_style_tokens: int | None = None
     style_hop_size: int | None = None
     code_hop_size: int | None = None
@@ -114,6 +118,12 @@ class VocoderConfig:
             value = getattr(self, name)
             _require(name, value, value is None or 1 <= value <= LARGEST_SIZE, f"1 to {LARGEST_SIZE}, or null")
         _require("f0", self.f0, not (self.f0 and self.num_f0_tokens), "null where pitch comes as codes (num_f0_tokens)")
+        sines = self.source_harmonics
+        _require("source_harmonics", sines, sines is None or 1 <= sines <= MOST_HARMONICS, f"1 to {MOST_HARMONICS}")
+        has_codes = sines is None or bool(self.num_f0_tokens)
+        _require("source_harmonics", sines, has_codes, "null without num_f0_tokens, codes of pitch, which say their F0")
+        has_means = sines is None or not self.embedder_params
+        _require("source_harmonics", sines, has_means, "null where speakers are vectors, which tell no mean F0")
         for name in ("upsample_rates", "upsample_kernel_sizes", "resblock_kernel_sizes", "resblock_dilation_sizes"):
             sizes = getattr(self, name)
             _require(name, sizes, len(sizes) <= MOST_LAYERS, f"at most {MOST_LAYERS} of them")

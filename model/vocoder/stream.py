@@ -19,6 +19,8 @@ from model.vocoder.vocoder import LAST_SLOPE, SLOPE, rounded_durations
 from pipeline.errors import TwistError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from model.vocoder.config import VocoderConfig
@@ -34,13 +36,12 @@ class VocoderStream:
         style: [] int64, if the vocoder takes a style.
 
     Raises:
-        TwistError: a speaker or style is missing or not wanted, or the vocoder takes pitch or codes, which cannot be
-            streamed.
+        TwistError: a speaker or style is missing or not wanted, or the vocoder takes f0, which cannot be streamed.
     """
 
     def __init__(self, vocoder: Vocoder, *, speaker: Tensor | None = None, style: Tensor | None = None) -> None:
-        if vocoder.config.takes_f0 or vocoder.config.num_codes:
-            raise TwistError("a vocoder that takes pitch or codes cannot be streamed; give it whole utterances")
+        if vocoder.config.takes_f0:
+            raise TwistError("a vocoder that takes f0 cannot be streamed; give it whole utterances")
         self._vocoder = vocoder
         self._speaker = None if speaker is None else speaker[None]
         self._style = None if style is None else style[None]
@@ -48,23 +49,46 @@ class VocoderStream:
         self._durations = None if vocoder.dur_predictor is None else _Durations(vocoder.dur_predictor)
         self._waiting = np.zeros(0, np.int64)
         self._has_begun = False
-        vocoder.inputs(self._frames(np.zeros(1, np.int64)), speaker=self._speaker, style=self._style, f0=None)
+        self._cycles: Tensor | None = None
+        nothing = {f"{name}_codes": torch.zeros(1, dtype=torch.int64) for name in vocoder.config.num_codes}
+        if vocoder.source is not None:
+            nothing["f0_hz"] = torch.zeros(1, 1)
+        self._inputs(self._frames(np.zeros(1, np.int64)), nothing)
 
-    def push(self, units: NDArray[np.uint16], durations: NDArray[np.uint16] | None = None) -> NDArray[np.float32]:
-        """Adds units [n] with durations in frames [n] (None: predicted), and returns the samples [S] now known.
+    def push(
+        self,
+        units: NDArray[np.uint16],
+        durations: NDArray[np.uint16] | None = None,
+        codes: Mapping[str, Tensor] | None = None,
+    ) -> NDArray[np.float32]:
+        """Adds units and returns the samples [S] now known.
+
+        Args:
+            units: [n].
+            durations: In frames, [n]; None: predicted.
+            codes: For a vocoder that takes them, with durations: pitch_codes and style_codes of each frame [F], and
+                f0_hz [F, K].
 
         Raises:
-            TwistError: durations are given for some units and not for others, or cannot be predicted.
+            TwistError: durations are given for some units and not for others, or cannot be predicted; or codes are
+                missing or not wanted, or come without durations.
         """
-        return self._advance(units.astype(np.int64), durations, is_last=False)
+        if durations is None and (codes or self._vocoder.config.num_codes):
+            raise TwistError("codes are streamed beside units with durations, which say how many frames they are of")
+        return self._advance(units.astype(np.int64), durations, codes or {}, is_last=False)
 
     def finish(self) -> NDArray[np.float32]:
         """Ends the utterance and returns its remaining samples [S]."""
-        return self._advance(np.zeros(0, np.int64), None, is_last=True)
+        return self._advance(np.zeros(0, np.int64), None, {}, is_last=True)
 
     @torch.inference_mode()
     def _advance(
-        self, units: NDArray[np.int64], durations: NDArray[np.uint16] | None, *, is_last: bool
+        self,
+        units: NDArray[np.int64],
+        durations: NDArray[np.uint16] | None,
+        codes: Mapping[str, Tensor],
+        *,
+        is_last: bool,
     ) -> NDArray[np.float32]:
         if durations is not None:
             if len(self._waiting):
@@ -77,12 +101,21 @@ class VocoderStream:
             return np.zeros(0, np.float32)
         self._has_begun = True
         given = self._frames(frames)
+        sines = None
         if len(frames):
-            x, _ = self._vocoder.inputs(given, speaker=self._speaker, style=self._style, f0=None)
+            x = self._inputs(given, codes)
+            if self._vocoder.source is not None:
+                sines, self._cycles = self._vocoder.source.sines(codes["f0_hz"][None], self._cycles)
         else:
             x = torch.zeros(1, self._vocoder.config.model_in_dim, 0, device=given.device)
-        wav = self._generator(x.to(self._vocoder.conv_pre.weight.dtype), is_last)
+        wav = self._generator(x.to(self._vocoder.conv_pre.weight.dtype), is_last, sines)
         return wav[0, 0].float().cpu().numpy()
+
+    def _inputs(self, frames: Tensor, codes: Mapping[str, Tensor]) -> Tensor:
+        of_frames = {name: values[None].to(frames.device) for name, values in codes.items()}
+        for name, values in of_frames.items():
+            assert values.shape[1] == frames.shape[1], f"{name} of {values.shape[1]} frames for {frames.shape[1]}"
+        return self._vocoder.inputs(frames, speaker=self._speaker, style=self._style, f0=None, **of_frames)[0]
 
     def _predict(self, units: NDArray[np.int64], *, is_last: bool) -> NDArray[np.int64]:
         """The frames of the units whose durations can be predicted by now."""
@@ -187,6 +220,28 @@ class _Queue:
         return taken
 
 
+class _Sines:
+    """What a stage adds of the source's sines, which are known before the stage's own steps are."""
+
+    def __init__(self, conv: nn.Conv1d) -> None:
+        self._conv = conv
+        self._reach = int(conv.stride[0]) - 1
+        self._kept: Tensor | None = None
+        self._ready = _Queue()
+
+    def put(self, sines: Tensor) -> None:
+        """Adds sines [1, source_harmonics, n], n > 0 a multiple of the stride."""
+        conv = self._conv
+        sines = sines.to(conv.weight.dtype)
+        x = F.pad(sines, (self._reach, 0)) if self._kept is None else torch.cat([self._kept, sines], dim=2)
+        self._kept = x[:, :, x.shape[2] - self._reach :]
+        self._ready.put(F.conv1d(x, conv.weight, conv.bias, stride=conv.stride))
+
+    def added(self, x: Tensor) -> Tensor:
+        """x [1, C, n], the stage's next steps, with what belongs to them."""
+        return x + self._ready.take(x.shape[2])
+
+
 class _Residual:
     """One pair of convolutions of a residual block, with the skip connection around it."""
 
@@ -237,12 +292,21 @@ class _Generator:
             blocks = list(vocoder.resblocks[stage * num_blocks : (stage + 1) * num_blocks])
             self._stages.append((_Upsampling(up), _Mean(blocks)))  # type: ignore[arg-type]
         self._post = _Conv(vocoder.conv_post)
+        self._sines: list[_Sines] = []
+        if vocoder.source is not None:
+            self._sines = [_Sines(conv) for conv in vocoder.source.convs]  # type: ignore[arg-type]
 
-    def __call__(self, x: Tensor, is_last: bool) -> Tensor:
-        """x [1, model_in_dim, n] -> wav [1, 1, m]."""
+    def __call__(self, x: Tensor, is_last: bool, sines: Tensor | None = None) -> Tensor:
+        """x [1, model_in_dim, n], and the source's sines of the same frames -> wav [1, 1, m]."""
+        if sines is not None:
+            for of_stage in self._sines:
+                of_stage.put(sines)
         x = self._pre(x, is_last)
-        for upsampling, mean in self._stages:
-            x = mean(upsampling(F.leaky_relu(x, SLOPE), is_last), is_last)
+        for stage, (upsampling, mean) in enumerate(self._stages):
+            x = upsampling(F.leaky_relu(x, SLOPE), is_last)
+            if self._sines:
+                x = self._sines[stage].added(x)
+            x = mean(x, is_last)
         return torch.tanh(self._post(F.leaky_relu(x, LAST_SLOPE), is_last))
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from model.vocoder.melody import Melody
     from model.vocoder.vocoder import Vocoder
 
 # Eleven minutes at 25 Hz: the widest layer of a full-size vocoder takes a few GiB.
@@ -81,10 +82,12 @@ class Synthesizer:
         vocoder: Ready for inference, on its device.
         frames_per_batch: Most frames in a batch, padding included; None: `FRAMES_PER_BATCH_ON_GPU` on a GPU, each
             utterance alone on the CPU.
+        melody: What codes of pitch say, for a vocoder with a source.
     """
 
-    def __init__(self, vocoder: Vocoder, frames_per_batch: int | None = None) -> None:
+    def __init__(self, vocoder: Vocoder, frames_per_batch: int | None = None, melody: Melody | None = None) -> None:
         self._vocoder = vocoder
+        self._melody = melody
         self._device = vocoder.dict.weight.device
         if frames_per_batch is None and self._device.type == "cuda":
             frames_per_batch = FRAMES_PER_BATCH_ON_GPU
@@ -154,16 +157,18 @@ class Synthesizer:
             return np.zeros(0, np.float32)
         durations = self._durations([utterance])
         (frames,) = self._frames([utterance], durations)
-        conditions = self._conditions([utterance])
-        conditions |= self._padded([self._codes(utterance, durations[0])])
-        if utterance.f0 is not None or utterance.codes or len(frames) <= FRAMES_PER_CHUNK_ON_CPU:
+        conditions, of_frames = self._conditions([utterance]), self._codes(utterance, durations[0])
+        if utterance.f0 is not None or len(frames) <= FRAMES_PER_CHUNK_ON_CPU:
+            conditions |= self._padded([of_frames])
             wav: NDArray[np.float32] = self._vocoder(frames[None], **conditions)[0].float().cpu().numpy()
             return wav
         stream = VocoderStream(self._vocoder, **{name: value[0] for name, value in conditions.items()})
-        pieces = [
-            stream.push(chunk.cpu().numpy().astype(np.uint16), np.ones(len(chunk), np.uint16))
-            for chunk in torch.split(frames, FRAMES_PER_CHUNK_ON_CPU)
-        ]
+        pieces = []
+        for start in range(0, len(frames), FRAMES_PER_CHUNK_ON_CPU):
+            chunk = slice(start, start + FRAMES_PER_CHUNK_ON_CPU)
+            units = frames[chunk].cpu().numpy().astype(np.uint16)
+            codes = {name: value[chunk] for name, value in of_frames.items()}
+            pieces.append(stream.push(units, np.ones(len(units), np.uint16), codes))
         return np.concatenate([*pieces, stream.finish()])
 
     def _durations(self, utterances: Sequence[Utterance]) -> list[Tensor]:
@@ -189,7 +194,7 @@ class Synthesizer:
         ]
 
     def _codes(self, utterance: Utterance, durations: Tensor) -> dict[str, Tensor]:
-        """The codes of pitch and style of each frame, [F], by the names that Vocoder.forward takes them by."""
+        """Codes of pitch and style of each frame [F], and F0 [F, K], by the names that Vocoder.forward has for them."""
         num_frames = int(durations.sum())
         found = {}
         for name, codes in utterance.codes.items():
@@ -199,11 +204,17 @@ class Synthesizer:
                 frames_per_code = self._vocoder.config.frames_per_code[name]
                 of_frames = torch.from_numpy(codes_of_frames(codes, frames_per_code, num_frames, name)).to(self._device)
             found[f"{name}_codes"] = of_frames
+        if self._melody is not None:
+            assert not isinstance(utterance.speaker, np.ndarray), "a vocoder with a source numbers its speakers"
+            mean_hz = self._melody.means_hz[utterance.speaker or 0]
+            codes = found["pitch_codes"].cpu().numpy()
+            f0_hz = self._melody.f0_hz(codes, self._vocoder.config.frames_per_code["pitch"], mean_hz)
+            found["f0_hz"] = torch.from_numpy(f0_hz).to(self._device)
         return found
 
     @staticmethod
     def _padded(codes: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The codes of a batch, [B, F]."""
+        """The codes of a batch [B, F], and F0 [B, F, K]."""
         return {name: pad_sequence([each[name] for each in codes], batch_first=True) for name in codes[0]}
 
     def _conditions(self, utterances: Sequence[Utterance]) -> dict[str, Tensor]:

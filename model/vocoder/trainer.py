@@ -301,9 +301,10 @@ class VocoderTraining(Training[VocoderBatch, VocoderQuality]):
         config = self._config.model
         codes = {name: self._clips.codes[name].fingerprint for name in config.num_codes}
         speakers = self._clips.speakers if config.multispkr else ()
+        melody = self._clips.melody if config.source_harmonics else None
 
         def write(folder: Path) -> None:
-            write_vocoder(config, vocoder, folder, self._codebook_fingerprint, codes, speakers)
+            write_vocoder(config, vocoder, folder, self._codebook_fingerprint, codes, speakers, melody)
             weights_file.save(discriminators, folder / DISCRIMINATORS)
 
         return write

@@ -2,14 +2,14 @@
 
     units [B, N] --dur_predictor--> durations --repeat--> frames [B, F]
     dict(frames), f0_dict, style_dict, f0, spkr, style side by side
-        -> conv_pre -> (ups, mean of resblocks) per stage -> conv_post -> wav
+        -> conv_pre -> (ups, source's sines added if there is one, mean of resblocks) per stage -> conv_post -> wav
 
 Rows of different lengths can share a batch: values past a row's own length are set to 0 before each convolution, just
 as the convolution would pad the row alone. So a row's audio does not depend on its neighbours.
 
 Sources: Polyak et al. 2021, "Speech Resynthesis from Discrete Disentangled Self-Supervised Representations"; Kong et
 al. 2020, "HiFi-GAN"; textlesslib's vocoders/hifigan, whose TWIST checkpoints load into this; SpiRit-LM's vocoder, whose
-codes of pitch and style stand behind the units.
+codes of pitch and style stand behind the units. The source (source.py) is in none of these.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
 from model.vocoder.config import DurationPredictorConfig, VocoderConfig
+from model.vocoder.source import HarmonicSource
 from pipeline.errors import TwistError
 
 SLOPE = 0.1
@@ -115,6 +116,7 @@ class Vocoder(nn.Module):
             self.spkr = nn.Embedding(config.num_speakers, width)
         self.style = nn.Embedding(config.num_styles, width) if config.multistyle else None
         self.f0_quant_embed = nn.Embedding(config.f0_quant_num_bin, width) if config.f0_quant_num_bin > 0 else None
+        self.source = HarmonicSource(config) if config.source_harmonics else None
 
     def forward(
         self,
@@ -126,6 +128,7 @@ class Vocoder(nn.Module):
         f0: Tensor | None = None,
         pitch_codes: Tensor | None = None,
         style_codes: Tensor | None = None,
+        f0_hz: Tensor | None = None,
     ) -> Tensor:
         """Generates audio from the unit of each frame.
 
@@ -137,6 +140,7 @@ class Vocoder(nn.Module):
             f0: [B, F0], int64 if pitch is quantized, else float. F0 is a multiple of F (then units are repeated, and
                 the audio is that much longer) or a divisor of F (then pitch is repeated).
             pitch_codes, style_codes: The code of each frame, [B, F] int64; any in padding.
+            f0_hz: F0 for the source's sines, [B, F, K]: K values in each frame, which divide hop_samples; 0: unvoiced.
 
         Returns:
             wav [B, F * hop_samples] in [-1, 1]; zeros in padding.
@@ -145,19 +149,25 @@ class Vocoder(nn.Module):
             TwistError: a speaker, style or pitch is missing or not wanted, or F0 is neither multiple nor divisor of F.
         """
         x, repeats = self.inputs(
-            frames, speaker=speaker, style=style, f0=f0, pitch_codes=pitch_codes, style_codes=style_codes
+            frames, speaker=speaker, style=style, f0=f0, pitch_codes=pitch_codes, style_codes=style_codes, f0_hz=f0_hz
         )
         lengths = Lengths(None if num_frames is None else num_frames * repeats, x.shape[-1])
-        return self.generate(x, lengths)[:, 0]
+        sines = None
+        if self.source is not None and f0_hz is not None:
+            sines = lengths.mask(self.source.sines(f0_hz)[0], self.config.hop_samples)
+        return self.generate(x, lengths, sines)[:, 0]
 
-    def generate(self, x: Tensor, lengths: Lengths) -> Tensor:
-        """x [B, model_in_dim, F] -> wav [B, 1, F * hop_samples]."""
+    def generate(self, x: Tensor, lengths: Lengths, sines: Tensor | None = None) -> Tensor:
+        """x [B, model_in_dim, F], and the source's sines [B, H, S] -> wav [B, 1, S], S = F * hop_samples."""
         num_blocks = len(self.config.resblock_kernel_sizes)
         x = lengths.mask(self.conv_pre(lengths.mask(x.to(self.conv_pre.weight.dtype))))
         rate = 1
         for stage, up in enumerate(self.ups):
             rate *= self.config.upsample_rates[stage]
-            x = lengths.mask(up(F.leaky_relu(x, SLOPE)), rate)
+            x = up(F.leaky_relu(x, SLOPE))
+            if self.source is not None and sines is not None:
+                x = x + self.source(sines, stage)
+            x = lengths.mask(x, rate)
             blocks = self.resblocks[stage * num_blocks : (stage + 1) * num_blocks]
             summed = blocks[0](x, lengths, rate)
             for block in blocks[1:]:
@@ -174,6 +184,7 @@ class Vocoder(nn.Module):
         f0: Tensor | None,
         pitch_codes: Tensor | None = None,
         style_codes: Tensor | None = None,
+        f0_hz: Tensor | None = None,
     ) -> tuple[Tensor, int]:
         """The first convolution's input [B, model_in_dim, F * R], and R, how often frames are repeated to match f0."""
         config = self.config
@@ -183,6 +194,7 @@ class Vocoder(nn.Module):
             ("f0", f0, config.takes_f0),
             ("pitch_codes", pitch_codes, bool(config.num_f0_tokens)),
             ("style_codes", style_codes, bool(config.num_style_tokens)),
+            ("f0_hz", f0_hz, bool(config.source_harmonics)),
         ):
             if is_taken != (value is not None):
                 raise TwistError(f"this vocoder {'needs a' if is_taken else 'takes no'} {name}")
@@ -244,8 +256,9 @@ class Vocoder(nn.Module):
         Embeddings and the duration predictor stay in float32: rounding them would change how long units last.
         """
         self.fold_weight_norm()
-        for part in (self.conv_pre, self.ups, self.resblocks, self.conv_post):
-            part.to(dtype)
+        for part in (self.conv_pre, self.ups, self.resblocks, self.conv_post, self.source):
+            if part is not None:
+                part.to(dtype)
         return self.requires_grad_(False).to(device).eval()
 
 

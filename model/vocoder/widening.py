@@ -1,4 +1,4 @@
-"""A vocoder of units alone as the beginning of one that takes codes of pitch and style and speakers, too."""
+"""A vocoder of units alone as the beginning of one that takes codes of pitch and style and speakers, too, or sines."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from model.vocoder.vocoder import Vocoder
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 ADDED = (
     "num_f0_tokens",
     "f0_hop_size",
+    "source_harmonics",
     "num_style_tokens",
     "style_hop_size",
     "code_hop_size",
@@ -35,7 +37,8 @@ def can_be_widened(given: VocoderConfig, shape: VocoderConfig) -> bool:
 def widened(given: Vocoder, shape: VocoderConfig) -> Vocoder:
     """A vocoder of this shape that says the same as `given`, which takes units alone, whatever else it is told.
 
-    The first convolution's weights of new inputs are 0. Their tables are random, so that these weights learn at once.
+    The first convolution's weights of new inputs are 0, as are a source's. Tables are random, so that weights learn at
+    once.
     """
     assert can_be_widened(given.config, shape)
     vocoder = Vocoder(shape)
@@ -43,4 +46,7 @@ def widened(given: Vocoder, shape: VocoderConfig) -> Vocoder:
     weight = torch.zeros_like(vocoder.conv_pre.weight)
     weight[:, : given.config.model_in_dim] = state["conv_pre.weight"]  # units stand first
     vocoder.load_state_dict({**vocoder.state_dict(), **state, "conv_pre.weight": weight})
+    if vocoder.source is not None:
+        for parameter in vocoder.source.parameters():
+            nn.init.zeros_(parameter)
     return vocoder

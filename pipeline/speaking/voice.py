@@ -15,7 +15,7 @@ from model.artefacts import EMBEDDED_FOLDER, resolve
 from model.device import pick_device
 from model.official_files import ARTEFACTS, VOCODER
 from model.training import checkpoint, checkpoint_steps
-from model.vocoder.checkpoint import code_fingerprints, load_vocoder, local_vocoder
+from model.vocoder.checkpoint import code_fingerprints, load_melody, load_vocoder, local_vocoder
 from model.vocoder.synthesizer import Synthesizer, Utterance
 from model.weights_file import fingerprint_of_files
 from pipeline.errors import TwistError
@@ -275,7 +275,8 @@ def _load(
     blank: int | None = None,
 ) -> Voice:
     vocoder, fingerprint = load_vocoder(path)
-    synthesizer = Synthesizer(vocoder.for_inference(DTYPES[dtype], pick_device(device)))
+    vocoder.for_inference(DTYPES[dtype], pick_device(device))
+    synthesizer = Synthesizer(vocoder, melody=load_melody(path))
     # A voice that was trained with the blank says it.
     unsaid = blank if blank is not None and synthesizer.num_units <= blank else None
     names = VoiceNames.beside(path)

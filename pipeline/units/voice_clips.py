@@ -1,7 +1,7 @@
 """A run's segments as clips to train a voice on: audio and units, and if it takes them, codes of pitch and style and
 who speaks.
 
-    RUN/pitch/part-*.parquet    segment_id, pitch: codes at a fixed rate
+    RUN/pitch/part-*.parquet    segment_id, pitch: codes at a fixed rate; f0_mean_hz
     RUN/style/part-*.parquet    segment_id, style
     RUN/manifest/               the speakers of recordings
 
@@ -12,14 +12,16 @@ trained on, the most frequent first; segments of others are left out of validati
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from model.pitch.checkpoint import fingerprint_of, load_pitch_model, local_pitch_model
 from model.vocoder.batches import CodeFacts, Conditions
+from model.vocoder.melody import Melody
 from pipeline.corpora.manifest import iterate_tables
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from model.pitch.vqvae import PitchVQVAE
     from model.vocoder.config import VocoderConfig
     from pipeline.records import LabelClock
 
@@ -47,6 +50,8 @@ class SegmentVoiceClips:
         num_left_out: Segments of which something is not known.
         codes_of: The codes of each segment, by `pitch` and `style`: a list of uint16 a segment.
         speaker_of: The number of each segment's speaker, [N]; None where they are not told.
+        f0_means_hz: The mean F0 of each segment's voiced frames, [N], NaN where it has none; None if not asked for.
+        melody: What codes of pitch say, for a vocoder with a source.
     """
 
     clips: SegmentClips
@@ -55,6 +60,8 @@ class SegmentVoiceClips:
     num_left_out: int
     codes_of: dict[str, pa.ChunkedArray]
     speaker_of: NDArray[np.int64] | None
+    f0_means_hz: NDArray[np.float64] | None = None
+    melody: Melody | None = None
 
     @property
     def num_samples(self) -> NDArray[np.int64]:
@@ -80,6 +87,8 @@ class SegmentVoiceClips:
         content += [pc.list_flatten(codes).to_numpy().tobytes() for _, codes in sorted(self.codes_of.items())]
         if self.speaker_of is not None:
             content.append(self.speaker_of.tobytes())
+        if self.f0_means_hz is not None:
+            content.append(self.f0_means_hz.tobytes())
         return f"{self.clips.fingerprint}/{digest(*content, *self.speakers)[:16]}"
 
     def __len__(self) -> int:
@@ -94,13 +103,14 @@ class SegmentVoiceClips:
         return self.clips[index]
 
     def conditions(self, index: int) -> Conditions:
-        """The codes of a clip and the number of its speaker."""
+        """The codes of a clip, the number of its speaker, and its mean F0."""
         codes = {name: np.asarray(of_all[index].as_py(), np.uint16) for name, of_all in self.codes_of.items()}
-        return Conditions(codes, None if self.speaker_of is None else int(self.speaker_of[index]))
+        mean_hz = None if self.f0_means_hz is None or np.isnan(self.f0_means_hz[index]) else self.f0_means_hz[index]
+        return Conditions(codes, None if self.speaker_of is None else int(self.speaker_of[index]), mean_hz)
 
 
 def read_voice_clips(
-    run: str, validation_share: float, model: VocoderConfig
+    run: str, validation_share: float, model: VocoderConfig, pitch_model: str | None = None
 ) -> tuple[SegmentVoiceClips, SegmentVoiceClips]:
     """The clips of a tokenized run with all that a vocoder takes: those to train on, and those for validation.
 
@@ -108,12 +118,15 @@ def read_voice_clips(
         run: Folder of a run whose units are finished, and whose codes are, if the vocoder takes them.
         validation_share: Share of recordings to keep for validation, chosen by a stable hash.
         model: The vocoder's shape.
+        pitch_model: The tokenizer that the run's codes of pitch are of, for a vocoder with a source.
 
     Raises:
-        TwistError: the run is not tokenized, lacks codes or speakers, or one of the two would be empty.
+        TwistError: the run is not tokenized, lacks codes or speakers, one of the two would be empty, or the pitch
+            tokenizer is not the run's.
     """
     both = read_clips(run, validation_share)
-    tables = {name: _codes(run, name) for name in model.num_codes}
+    more = {"pitch": ("f0_mean_hz",)} if model.source_harmonics else {}
+    tables = {name: _codes(run, name, more.get(name, ())) for name in model.num_codes}
     facts = {name: _facts(run, name) for name in tables}
     names = _speakers(run) if model.multispkr else None
     train = _with_conditions(both[0], tables, facts, names, None)
@@ -122,7 +135,55 @@ def read_voice_clips(
         if not len(clips):
             needed = " and ".join([*tables, *(["speaker"] if names else [])])
             raise TwistError(f"{run} has no segment to {what} of which {needed} are known")
-    return train, validation
+    if not model.source_harmonics:
+        return train, validation
+    train, validation = (_with_means(clips, tables["pitch"]) for clips in (train, validation))
+    melody = Melody(_own_pitch_model(run, pitch_model), _speakers_means(train, model, run))
+    return replace(train, melody=melody), replace(validation, melody=melody)
+
+
+def _with_means(clips: SegmentVoiceClips, pitch: pa.Table) -> SegmentVoiceClips:
+    """The clips with the mean F0 of each."""
+    places = pc.index_in(clips.clips.table["segment_id"], pitch["segment_id"].combine_chunks())
+    means_hz = pitch["f0_mean_hz"].take(places)
+    return replace(clips, f0_means_hz=pc.fill_null(means_hz.cast(pa.float64()), float("nan")).to_numpy())
+
+
+def _speakers_means(clips: SegmentVoiceClips, model: VocoderConfig, run: str) -> tuple[float, ...]:
+    """The mean F0 of each speaker that the vocoder may have, over his segments; of one who is not heard, that of all.
+
+    Raises:
+        TwistError: no one is heard.
+    """
+    assert clips.f0_means_hz is not None
+    is_voiced = ~np.isnan(clips.f0_means_hz)
+    if not is_voiced.any():
+        raise TwistError(f"{run} has no segment with a voiced frame: its F0 is not known")
+    means_hz, weights = clips.f0_means_hz[is_voiced], clips.num_samples[is_voiced]
+    of_all = float(np.average(means_hz, weights=weights))
+    if not model.multispkr:
+        return (of_all,)
+    assert clips.speaker_of is not None
+    speaker_of = clips.speaker_of[is_voiced]
+    is_theirs = [speaker_of == number for number in range(model.num_speakers)]
+    return tuple(float(np.average(means_hz[own], weights=weights[own])) if own.any() else of_all for own in is_theirs)
+
+
+def _own_pitch_model(run: str, pitch_model: str | None) -> PitchVQVAE:
+    """The pitch tokenizer that a run's codes are of.
+
+    Raises:
+        TwistError: it is not named, cannot be loaded, or is another one.
+    """
+    if pitch_model is None:
+        raise TwistError(
+            "vocoder.model.source_harmonics needs the run's pitch tokenizer, which says F0: give pitch.model"
+        )
+    model = load_pitch_model(local_pitch_model(pitch_model))
+    told = str(read_facts(run, "pitch")["pitch_model"]["fingerprint"])
+    if told.partition("/")[0] != fingerprint_of(model):
+        raise TwistError(f"{run} has codes of another pitch tokenizer ({told}) than pitch.model, {pitch_model}")
+    return model
 
 
 def _with_conditions(
@@ -171,8 +232,8 @@ def _with_conditions(
     )
 
 
-def _codes(run: str, name: str) -> pa.Table:
-    """The codes of all segments that have some.
+def _codes(run: str, name: str, more: Sequence[str] = ()) -> pa.Table:
+    """The codes of all segments that have some, and more columns of theirs.
 
     Raises:
         TwistError: the stage is not finished, or a part is damaged.
@@ -180,7 +241,8 @@ def _codes(run: str, name: str) -> pa.Table:
     if not is_finished(run, name):
         raise TwistError(f"{run} has no codes of {name}, which this vocoder takes; run `twist {name}` on it first")
     parts = part_files(storage.join(run, name))
-    tables = [table.replace_schema_metadata(None) for table in parquet.read_many(parts, ["segment_id", name])]
+    columns = ["segment_id", name, *more]
+    tables = [table.replace_schema_metadata(None) for table in parquet.read_many(parts, columns)]
     if not tables:
         raise TwistError(f"{run} has no parts with codes of {name}; run `twist {name}` on it again")
     return pa.concat_tables(tables)

@@ -15,6 +15,8 @@ from pipeline.records import LabelClock
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from model.vocoder.melody import Melody
+
 NUM_UNITS = 4
 HOP_SAMPLES = 320
 # 50 Hz; the smallest network that has every component.
@@ -47,6 +49,10 @@ class LabelledTones:
     @property
     def speakers(self) -> tuple[str, ...]:
         return ()
+
+    @property
+    def melody(self) -> Melody | None:
+        return None
 
     def conditions(self, _: int) -> Conditions:
         return Conditions({})

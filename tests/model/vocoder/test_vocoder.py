@@ -384,9 +384,13 @@ def test_what_cannot_be_said_is_refused_in_a_sentence() -> None:
         Utterance(ones, ones[:2])
     with pytest.raises(TwistError, match="at least one frame"):
         Utterance(ones, np.zeros(3, np.uint16))
-    for name in ("real f0", "codes and speaker"):
-        with pytest.raises(TwistError, match="cannot be streamed"):
-            VocoderStream(random_vocoder(CONDITIONED[name]))
+    with pytest.raises(TwistError, match="takes f0 cannot be streamed"):
+        VocoderStream(random_vocoder(CONDITIONED["real f0"]))
+    with_codes = VocoderStream(random_vocoder(CONDITIONED["codes and speaker"]), speaker=torch.tensor(0))
+    with pytest.raises(TwistError, match="codes are streamed beside units with durations"):
+        with_codes.push(ones)
+    with pytest.raises(TwistError, match="needs a style_codes"):
+        with_codes.push(ones, ones, {"pitch_codes": torch.ones(3, dtype=torch.int64)})
 
 
 def test_codes_that_are_not_the_clips_are_refused_in_a_sentence() -> None:

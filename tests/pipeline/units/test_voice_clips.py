@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -11,7 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from model.pitch.checkpoint import fingerprint_of, save_pitch_model
 from model.vocoder.batches import CodeFacts, VocoderBatches, validation_clips
 from model.vocoder.config import VocoderConfig
 from model.vocoder.mel_config import MelConfig
@@ -19,6 +22,7 @@ from model.vocoder.train_config import VocoderTrainConfig
 from pipeline.errors import TwistError
 from pipeline.units.labelled_clips import read_clips
 from pipeline.units.voice_clips import read_voice_clips
+from tests.model.coded_melodies import pitch_model_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +33,12 @@ SPOKEN = dataclasses.replace(
     PLAIN, num_f0_tokens=9, num_style_tokens=5, multispkr="from the run", num_speakers=20, model_in_dim=32
 )
 RATES_HZ = {"pitch": 12.5, "style": 1.0}
+
+
+def means_hz(segment_ids: list[str]) -> list[float | None]:
+    """Mean F0 of segments, by their names; of some nothing is voiced."""
+    numbers = [int(hashlib.sha256(segment_id.encode()).hexdigest()[:4], 16) for segment_id in segment_ids]
+    return [None if number % 5 == 0 else 100.0 + number % 100 for number in numbers]
 
 
 def write_codes(run: Path, name: str, num_codes: int, without: str | None = None) -> dict[str, list[int] | None]:
@@ -47,6 +57,8 @@ def write_codes(run: Path, name: str, num_codes: int, without: str | None = None
         of_part = [None if segment_id == without else each for segment_id, each in zip(ids, of_part, strict=True)]
         # In another order than the units.
         rows = {"segment_id": ids[::-1], name: pa.array(of_part[::-1], pa.list_(pa.uint16()))}
+        if name == "pitch":
+            rows["f0_mean_hz"] = pa.array(means_hz(ids)[::-1], pa.float32())
         pq.write_table(pa.table(rows), folder / path.name)
         codes |= dict(zip(ids, of_part, strict=True))
     model = {"rate_hz": RATES_HZ[name], "num_codes": num_codes, "fingerprint": f"a model of {name}"}
@@ -109,6 +121,40 @@ def test_segments_without_codes_are_left_out(run_copy: Path) -> None:
     train, _ = read_voice_clips(str(run_copy), 0.3, model)
     assert train.num_left_out == 1
     assert segment_id not in train.clips.table["segment_id"].to_pylist()
+
+
+def test_a_source_has_the_mean_f0_of_each_clip_and_each_speaker(run_copy: Path, tmp_path: Path) -> None:
+    write_codes(run_copy, "pitch", 9)
+    pitch = pitch_model_of([(10.0 * number, number > 0) for number in range(9)], num_halvings=4)
+    (tmp_path / "pitch").mkdir()
+    save_pitch_model(pitch, tmp_path / "pitch")
+    facts = json.loads((run_copy / "pitch" / "stage.json").read_text())
+    facts["pitch_model"]["fingerprint"] = f"{fingerprint_of(pitch)}/nccf2"
+    (run_copy / "pitch" / "stage.json").write_text(json.dumps(facts))
+    model = dataclasses.replace(SPOKEN, num_style_tokens=None, model_in_dim=24, source_harmonics=4)
+    train, validation = read_voice_clips(str(run_copy), 0.3, model, str(tmp_path / "pitch"))
+    expected: dict[int, list[tuple[float, int]]] = {}
+    for clips in (train, validation):
+        for index, segment_id in enumerate(clips.clips.table["segment_id"].to_pylist()):
+            told = clips.conditions(index)
+            assert told.f0_mean_hz == means_hz([segment_id])[0]
+            if clips is train and told.f0_mean_hz is not None:
+                assert told.speaker is not None
+                expected.setdefault(told.speaker, []).append((told.f0_mean_hz, int(clips.num_samples[index])))
+    assert train.melody is not None and train.melody is validation.melody and len(train.melody.means_hz) == 20
+    for speaker, pairs in expected.items():
+        mean_hz = sum(hertz * samples for hertz, samples in pairs) / sum(samples for _, samples in pairs)
+        assert train.melody.means_hz[speaker] == pytest.approx(mean_hz)
+    config = VocoderTrainConfig(model=model, mels=(MelConfig(),), batch_size=4, crop_frames=14)
+    batch = VocoderBatches(train, config)[0]
+    assert batch.conditions["f0_hz"].shape == (4, 14, 8)
+    is_voiced = batch.conditions["pitch_codes"] > 0
+    assert torch.equal((batch.conditions["f0_hz"] > 0).all(dim=2), is_voiced)
+
+    with pytest.raises(TwistError, match=r"which says F0: give pitch\.model"):
+        read_voice_clips(str(run_copy), 0.3, model)
+    with pytest.raises(TwistError, match="codes of another pitch tokenizer"):
+        read_voice_clips(str(run_copy), 0.3, model, "pitch-tiny")
 
 
 def test_other_codes_are_other_clips(run_copy: Path, pitch_and_style: object) -> None:  # noqa: ARG001
