@@ -19,7 +19,7 @@ F0_HOP_SAMPLES, STYLE_HOP_SAMPLES = 1280, 16_000
 # Far above any vocoder; a damaged or hostile config would have us allocate until memory ends.
 LARGEST_SIZE = 2**18
 MOST_LAYERS = 16
-MOST_HARMONICS = 256
+MOST_HARMONICS, LONGEST_HOP = 256, 2**14  # of a vocoder with a source, whose convolutions are as long as a frame
 
 
 def _require(name: str, value: object, holds: bool, rule: str) -> None:
@@ -122,6 +122,8 @@ class VocoderConfig:
         _require("source_harmonics", sines, sines is None or 1 <= sines <= MOST_HARMONICS, f"1 to {MOST_HARMONICS}")
         has_codes = sines is None or bool(self.num_f0_tokens)
         _require("source_harmonics", sines, has_codes, "null without num_f0_tokens, codes of pitch, which say their F0")
+        fits = sines is None or self.hop_samples <= LONGEST_HOP
+        _require("source_harmonics", sines, fits, f"null where a frame lasts more than {LONGEST_HOP} samples")
         has_means = sines is None or not self.embedder_params
         _require("source_harmonics", sines, has_means, "null where speakers are vectors, which tell no mean F0")
         for name in ("upsample_rates", "upsample_kernel_sizes", "resblock_kernel_sizes", "resblock_dilation_sizes"):

@@ -313,6 +313,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(tmp_path: Path) -> None:
         ({"num_f0_tokens": None, "model_in_dim": 8}, "source_harmonics is 6; it must be null without num_f0_tokens"),
         ({"source_harmonics": 0}, "source_harmonics is 0; it must be 1 to 256"),
         ({"source_harmonics": 1000}, "it must be 1 to 256"),
+        ({"upsample_rates": (64, 64, 8), "upsample_kernel_sizes": (64, 64, 8)}, "lasts more than 16384 samples"),
         ({"multispkr": "_", "embedder_params": {"a": 1}, "model_in_dim": 24}, "null where speakers are vectors"),
     ):
         with pytest.raises(TwistError, match=words):
