@@ -1,11 +1,11 @@
-"""Trains a voice on units and one on units and pitch, compares them on held-out recordings, and draws what came out.
+"""Trains voices on units, on units and pitch, and on these with a source, and compares them on held-out recordings.
 
     python docs/base_and_expressive.py TRAIN HELD_OUT WORK [--steps 400] [--clips 30] [--held-out-clips 20]
 
 TRAIN and HELD_OUT are folders of one reader's FLAC or WAV files, WORK is for checkpoints: where it has a voice already,
-that one is taken. Both voices begin as hifigan-tiny-25hz and train alike, without discriminators: on the same crops, in
+that one is taken. All voices begin as hifigan-tiny-25hz and train alike, without discriminators: on the same crops, in
 the same order. The table of the codes of pitch begins as the pitch tokenizer's codebook, in which codes of like pitch
-lie near one another: what a voice learns of one then holds for its neighbours. Prints a table for docs/expressive.md
+lie near one another: what a voice learns of one then holds for its neighbours. Prints tables for docs/expressive.md
 and draws WORK/base_and_expressive.png. Needs the extra `plots`.
 """
 
@@ -36,6 +36,7 @@ from model.vocoder.checkpoint import load_vocoder, save_vocoder
 from model.vocoder.config import VocoderConfig
 from model.vocoder.mel import LogMel
 from model.vocoder.mel_config import MelConfig
+from model.vocoder.melody import Melody
 from model.vocoder.train_config import VocoderTrainConfig
 from model.vocoder.trainer import train_vocoder
 from model.vocoder.widening import widened
@@ -55,7 +56,9 @@ INIT, UNITS, PITCH = "hifigan-tiny-25hz", "hubert-tiny-25hz", "pitch-tiny"
 SAMPLE_RATE_HZ = 16_000
 MELS = (MelConfig(1024, 256, 80), MelConfig(2048, 512, 120), MelConfig(512, 128, 60))
 FIGURES = ("f0_correlation", "f0_error_cents", "f0_frame_error", "energy_correlation")
-COLOURS = {"recorded": "#444444", "BASE": "#b5651d", "EXPRESSIVE": "#2f6f9f"}
+# Each voice's name, and its source_harmonics; None: it takes no codes of pitch.
+VOICES = {"BASE": None, "EXPRESSIVE": 0, "with a source": 8}
+COLOURS = {"recorded": "#444444", "BASE": "#b5651d", "EXPRESSIVE": "#2f6f9f", "with a source": "#3b7d3b"}
 SHOWN_S = 5.0
 
 
@@ -70,6 +73,8 @@ class ReadClips:
     codebook_size: int
     clock: LabelClock
     fingerprint: str
+    means_hz: list[float | None]
+    melody: Melody
     speakers: tuple[str, ...] = ()
 
     @property
@@ -88,11 +93,11 @@ class ReadClips:
         return self.wavs[index], np.repeat(units.values, units.known_durations)
 
     def conditions(self, index: int) -> Conditions:
-        return Conditions({"pitch": self.pitch[index]})
+        return Conditions({"pitch": self.pitch[index]}, None, self.means_hz[index])
 
     def part(self, start: int, stop: int | None) -> ReadClips:
-        some = slice(start, stop)
-        return dataclasses.replace(self, wavs=self.wavs[some], units=self.units[some], pitch=self.pitch[some])
+        lists = ("wavs", "units", "pitch", "means_hz")
+        return dataclasses.replace(self, **{name: getattr(self, name)[start:stop] for name in lists})
 
 
 def read(folder: str, count: int) -> ReadClips:
@@ -100,6 +105,8 @@ def read(folder: str, count: int) -> ReadClips:
     wavs = [soundfile.read(path, dtype="float32")[0] for path in paths]
     tokenizer, pitch = load_tokenizer(UNITS), load_pitch_tokenizer(PITCH)
     encoder = tokenizer.codebook.facts["encoder"]
+    contours = [extract(wav, "nccf") for wav in wavs]
+    means_hz = [contour.mean_hz for contour in contours]
     clock = LabelClock(encoder["hop_samples"], encoder["min_samples"], round(encoder["max_chunk_s"] * SAMPLE_RATE_HZ))
     return ReadClips(
         wavs,
@@ -109,29 +116,33 @@ def read(folder: str, count: int) -> ReadClips:
         tokenizer.codebook_size,
         clock,
         tokenizer.codebook.fingerprint,
+        means_hz,
+        Melody(pitch.model, (float(np.mean([mean for mean in means_hz if mean])),)),
     )
 
 
-def begin_with_pitch(clips: ReadClips, folder: Path) -> VocoderConfig:
+def begin_with_pitch(clips: ReadClips, folder: Path, source_harmonics: int | None) -> VocoderConfig:
     """Writes the voice of units as one that takes pitch, too, whose table of pitch is the tokenizer's codebook."""
     given, fingerprint = load_vocoder(local_path(INIT))
     width = given.config.embedding_dim
-    shape = dataclasses.replace(given.config, num_f0_tokens=clips.facts.num_codes, model_in_dim=2 * width)
+    shape = dataclasses.replace(
+        given.config, num_f0_tokens=clips.facts.num_codes, model_in_dim=2 * width, source_harmonics=source_harmonics
+    )
     voice = widened(given, shape)
     vectors = load_pitch_tokenizer(PITCH).model.codebook
     vectors = (vectors - vectors.mean(0)) / vectors.std()
     assert voice.f0_dict is not None and vectors.shape == voice.f0_dict.weight.shape
     voice.f0_dict.weight.data.copy_(vectors)
     folder.mkdir(parents=True, exist_ok=True)
-    save_vocoder(voice, folder, fingerprint)
+    save_vocoder(voice, folder, fingerprint, melody=clips.melody if source_harmonics else None)
     return shape
 
 
-def train(clips: ReadClips, work: Path, steps: int, batch_size: int, *, takes_pitch: bool) -> None:
+def train(clips: ReadClips, work: Path, steps: int, batch_size: int, source_harmonics: int | None) -> None:
     model, init = VocoderConfig.read(local_path(INIT) / "config.json"), INIT
-    if takes_pitch:
-        init = str(work.parent / "begun_with_pitch")
-        model = begin_with_pitch(clips, Path(init))
+    if source_harmonics is not None:
+        init = str(work.parent / f"begun as {work.name}")
+        model = begin_with_pitch(clips, Path(init), source_harmonics or None)
     config = VocoderTrainConfig(
         model=model, init=init, batch_size=batch_size, num_steps=steps, discriminator_start=steps,
         discriminator_width=128,
@@ -162,17 +173,17 @@ def compare(recorded: list[NDArray[np.float32]], said: dict[str, list[NDArray[np
         name: [likeness(wav, again, f0) for wav, again in zip(recorded, wavs, strict=True)]
         for name, wavs in said.items()
     }
-    sys.stdout.write("| | BASE | EXPRESSIVE | difference |\n| --- | --- | --- | --- |\n")
+    last = list(said)[-1]
+    sys.stdout.write(f"| | {' | '.join(said)} | {last} less BASE |\n| --- |{' --- |' * (len(said) + 1)}\n")
     for name in FIGURES:
-        columns = {voice: [getattr(each, name) for each in of_voice] for voice, of_voice in told.items()}
-        pairs = [(a, b) for a, b in zip(columns["BASE"], columns["EXPRESSIVE"], strict=True) if None not in (a, b)]
-        ours, theirs = np.array(pairs, np.float64).T
+        rows = zip(*[[getattr(each, name) for each in of_voice] for of_voice in told.values()], strict=True)
+        columns = np.array([row for row in rows if None not in row], np.float64).T
         shown = []
-        for values in (ours, theirs, theirs - ours):
+        for values in (*columns, columns[-1] - columns[0]):
             items = pa.table({"group": [str(number) for number in range(len(values))], "value": values})
             found = figure(items, Measure(name, "value"), level=0.95, seed=0)
             shown.append(f"{found.value:.3g} ({found.low:.3g} to {found.high:.3g})")
-        sys.stdout.write(f"| {name} ({len(pairs)}) | {' | '.join(shown)} |\n")
+        sys.stdout.write(f"| {name} ({columns.shape[1]}) | {' | '.join(shown)} |\n")
 
 
 def tell_voices(said: dict[str, list[NDArray[np.float32]]]) -> None:
@@ -187,7 +198,7 @@ def tell_voices(said: dict[str, list[NDArray[np.float32]]]) -> None:
 def draw(wavs: dict[str, NDArray[np.float32]], output: Path) -> None:
     """F0 of all above one another, and the mel spectrogram of each below."""
     mel = LogMel(MELS[0])
-    figure_, axes = plt.subplots(2, 3, figsize=(11, 4.6), sharex=True, sharey="row", layout="constrained")
+    figure_, axes = plt.subplots(2, len(wavs), figsize=(14, 4.6), sharex=True, sharey="row", layout="constrained")
     truth = f0(wavs["recorded"])
     for (above, below), (name, wav) in zip(axes.T, wavs.items(), strict=True):
         found = f0(wav)
@@ -214,14 +225,14 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     work = Path(arguments.work)
-    checkpoints = {name: work / name / f"{arguments.steps:08d}" for name in ("EXPRESSIVE", "BASE")}
+    checkpoints = {name: work / name / f"{arguments.steps:08d}" for name in VOICES}
     missing = [name for name, path in checkpoints.items() if not path.exists()]
     if missing:
         clips = read(arguments.train, arguments.clips)
         for name in missing:
-            train(clips, work / name, arguments.steps, arguments.batch_size, takes_pitch=name == "EXPRESSIVE")
+            train(clips, work / name, arguments.steps, arguments.batch_size, VOICES[name])
     held_out = read(arguments.held_out, arguments.held_out_clips)
-    said = {name: say(checkpoints[name], held_out) for name in ("BASE", "EXPRESSIVE")}
+    said = {name: say(checkpoints[name], held_out) for name in VOICES}
     compare(held_out.wavs, said)
     tell_voices({"recorded": held_out.wavs, **said})
     stop = int(SHOWN_S * SAMPLE_RATE_HZ)
