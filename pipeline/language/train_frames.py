@@ -121,6 +121,7 @@ def read_language_frames(
     segments, num_without_language, num_beyond = _segments(run, config)
     if unknown := config.views_of.keys() - {segment.corpus for segment in segments}:
         raise TwistError(f"train_language.views_of names {sorted(unknown)[0]!r}, of which there are no segments")
+    _require_both_sides(segments, config)
     kept_in = storage.join(folder, f"frames-{fingerprint[:16]}")
     numbered = list(enumerate(segments))
     batches = [numbered[first : first + SEGMENTS_PER_FILE] for first in range(0, len(numbered), SEGMENTS_PER_FILE)]
@@ -210,6 +211,27 @@ def _segments(run: str, config: LanguageTrainConfig) -> tuple[list[_Segment], in
             f"or name its folders after languages"
         )
     return [segment for _, segment in sorted(taken, key=lambda entry: entry[0])], num_without_language, num_beyond
+
+
+def _require_both_sides(segments: Sequence[_Segment], config: LanguageTrainConfig) -> None:
+    """Refuses speech of the wanted language alone or of others alone, before hours are spent on its frames.
+
+    Raises:
+        TwistError: it is such: to train on, held out, or in the corpora to calibrate on.
+    """
+    calibrating = set(config.calibrate_on or {segment.corpus for segment in segments})
+    parts = {
+        "speech to train on is": [segment for segment in segments if not segment.is_held_out],
+        "held-out speech is": [segment for segment in segments if segment.is_held_out],
+        f"held-out speech of {', '.join(sorted(calibrating))}, to calibrate on, is": [
+            segment for segment in segments if segment.is_held_out and segment.corpus in calibrating
+        ],
+    }
+    for what, part in parts.items():
+        sides = {segment.language == config.wanted for segment in part}
+        if sides != {False, True}:
+            lacking = "other languages" if True in sides else config.wanted if sides else "any language"
+            raise TwistError(f"train_language: {what} without {lacking}; give more speakers, or others to hold out")
 
 
 def _facts_of(run: str, segments: pa.Table) -> dict[str, tuple[str, str | None, str, str | None]]:

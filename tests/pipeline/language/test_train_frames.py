@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -35,7 +35,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     root = tmp_path_factory.mktemp("frames")
     rows: dict[str, list[tuple[str, str, str, str]]] = {
         "long": [(f"{number}.wav", "en", "anna", "") for number in range(5)],
-        "mixed": [("a.wav", "de", "bert", ""), ("b.wav", "fr", "cora", "validation"), ("c.wav", "", "dora", "")],
+        "mixed": [
+            ("a.wav", "de", "bert", ""),
+            ("b.wav", "fr", "cora", "validation"),
+            ("c.wav", "", "dora", ""),
+            ("d.wav", "en", "emma", "validation"),
+        ],
     }
     generator = np.random.default_rng(0)
     for corpus, files in rows.items():
@@ -54,11 +59,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_who_is_held_out_and_what_is_left_out(run: str, tmp_path: Path) -> None:
     train, validation, account = read_language_frames(run, CONFIG, str(tmp_path), silently)
-    assert sorted(set(train.languages)) == ["de", "en"] and set(validation.languages) == {"fr"}
+    assert sorted(set(train.languages)) == ["de", "en"] and set(validation.languages) == {"en", "fr"}
     assert {*train.speakers}.isdisjoint(validation.speakers)
-    assert len(validation) == 1, "what is held out is used as it is"
+    assert len(validation) == 2, "what is held out is used as it is"
     # Six seconds of a speaker are two of the five.
-    assert (account.num_used, account.num_without_language, account.num_beyond, account.num_unread) == (4, 1, 3, 0)
+    assert (account.num_used, account.num_without_language, account.num_beyond, account.num_unread) == (5, 1, 3, 0)
     assert sum(speaker.endswith("anna") for speaker in train.speakers) == 2 * CONFIG.views
     assert train.frames.dtype == np.float16 and len(train.frames) == train.offsets[-1]
     assert not np.array_equal(train[0], train[len(train) // 2]), "the second view is the first"
@@ -81,6 +86,23 @@ def test_a_corpus_may_have_views_of_its_own(run: str, tmp_path: Path) -> None:
     assert list(train.corpora).count("long") == 2 and list(train.corpora).count("mixed") == 2
     with pytest.raises(TwistError, match="views_of names 'nowhere', of which there are no segments"):
         read_language_frames(run, replace(CONFIG, views_of={"nowhere": 1}), str(tmp_path), silently)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"wanted": "es"}, "speech to train on is without es"),
+        ({"wanted": "fr"}, "speech to train on is without fr"),
+        ({"wanted": "de"}, "held-out speech is without de"),
+        ({"calibrate_on": ("long",)}, "held-out speech of long, to calibrate on, is without any language"),
+    ],
+)
+def test_speech_of_one_side_is_refused_before_frames_are_made(
+    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], told: str
+) -> None:
+    monkeypatch.setattr(train_frames, "_made", lambda *_: pytest.fail("frames are made"))
+    with pytest.raises(TwistError, match=told):
+        read_language_frames(run, replace(CONFIG, **changes), str(tmp_path), silently)
 
 
 def test_damaged_frames_are_refused(run: str, tmp_path: Path) -> None:
