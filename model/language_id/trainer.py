@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch.nn import functional as F
 
-from model import weights_file
+from model.language_id import checkpoint as language_checkpoint
 from model.language_id.calibration import Calibration, calibrate
 from model.language_id.frames import LanguageBatch, LanguageBatches, LanguageFrames, windows_of
 from model.language_id.pooled import PooledClassifier
@@ -135,7 +135,7 @@ class LanguageTraining(Training[LanguageBatch, LanguageQuality]):
         ranks: Ranks,
         resumed: Resumed | None,
     ) -> None:
-        self._config, self._ranks, self._clips = config, ranks, train
+        self._config, self._labels, self._ranks, self._clips = config, labels, ranks, train
         self._fingerprints = [train.fingerprint, validation.fingerprint]
         self._batches = LanguageBatches(train, labels, config, ranks.rank, ranks.world_size)
         self._windows = windows_of(validation, config.calibrate_window_s)
@@ -215,7 +215,7 @@ class LanguageTraining(Training[LanguageBatch, LanguageQuality]):
         weights = {
             name: weight.to("cpu", copy=True).contiguous() for name, weight in self._classifier.state_dict().items()
         }
-        return lambda folder: weights_file.save(weights, folder / CLASSIFIER_WEIGHTS)
+        return lambda folder: language_checkpoint.save(weights, self._config.model, self._labels, folder)
 
 
 def _calibrated(config: LanguageTrainConfig, classifier: PooledClassifier, validation: LanguageFrames) -> Calibration:

@@ -1,4 +1,5 @@
-"""Checkpoints of what a run trains: speech LM (RUN/checkpoints), vocoder, tokenizers of units and of pitch.
+"""Checkpoints of what a run trains: speech LM (RUN/checkpoints), vocoder, tokenizers of units and of pitch, and
+classifier of languages.
 
 torch, and transformers for speech LMs, are imported where a model is loaded: a run is described without.
 """
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-Kind = Literal["speech_lm", "tuned_speech_lm", "vocoder", "tokenizer", "pitch_tokenizer"]
+Kind = Literal["speech_lm", "tuned_speech_lm", "vocoder", "tokenizer", "pitch_tokenizer", "language_classifier"]
 CONFIG = "config.json"
 # The figure of a validation by which each trainer knows its best checkpoint.
 QUALITY = {
@@ -27,6 +28,7 @@ QUALITY = {
     "vocoder": "mel_distance",
     "tokenizer": "masked_loss",
     "pitch_tokenizer": "loss",
+    "language_classifier": "loss",
 }
 
 
@@ -132,6 +134,8 @@ def _kind_of(path: str) -> Kind:
         raise TwistError(f"{path} is no whole checkpoint: its {CONFIG} is missing or damaged ({error})") from error
     if not isinstance(config, dict):
         raise TwistError(f"{uri} does not describe a model")
+    if "languages" in config and "feature_dim" in config:
+        return "language_classifier"
     if "model_type" not in config:  # all of transformers' have one
         return "pitch_tokenizer" if "f0_scale_hz" in config else "vocoder"
     return "tokenizer" if config["model_type"] == "hubert" else "speech_lm"
@@ -160,6 +164,11 @@ def _load(kind: Kind, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
             "rate_hz": shape.rate_hz,
             "extractor": shape.extractor,
         }
+    if kind == "language_classifier":
+        from model.language_id import checkpoint as language_checkpoint
+
+        classifier, labels = language_checkpoint.load(folder)
+        return classifier, {"architecture": "pooled", "languages": list(labels)}
     if kind == "tokenizer":
         from model.encoder.hubert_checkpoint import load_hubert
 

@@ -408,6 +408,8 @@ def _checkpoint(description: Mapping[str, Any]) -> Iterator[str]:
     elif description["holds"] == "pitch_tokenizer":
         told = f"{description['num_codes']} codes at {description['rate_hz']:g} Hz, F0 by {description['extractor']}"
         yield from _row("tokenizer", told)
+    elif description["holds"] == "language_classifier":
+        yield from _row("languages", ", ".join(description["languages"]))
     if description["progress"]:
         progress = description["progress"]
         yield from _row("trained for", f"{progress['step']:,} steps over {_seen(progress)}")
@@ -419,7 +421,7 @@ def _seen(progress: Mapping[str, Any]) -> str:
     if "num_pairs_seen" in progress:
         return f"{progress['num_pairs_seen']:,} preference pairs"
     if "num_frames_seen" in progress:
-        return f"{progress['num_frames_seen']:,} frames of pitch"
+        return f"{progress['num_frames_seen']:,} frames"
     return f"{progress['num_samples_seen']:,} samples of audio"
 
 

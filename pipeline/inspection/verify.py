@@ -36,6 +36,7 @@ from pipeline.runs import (
     CODEBOOK,
     LANGUAGE,
     LANGUAGE_CLASSIFIER,
+    LANGUAGE_TRAINING,
     MANIFEST,
     PITCH,
     PITCH_MODEL,
@@ -78,7 +79,7 @@ def verify_run(run: str, checksums: bool = True) -> Iterator[str]:
     for name in (*STAGE_NAMES, PREFERENCES):
         if stage.is_finished(run, name):
             yield from verify_stage(run, name, checksums)
-    for name in ("tokenizer", "vocoder", "checkpoints", TUNED, PITCH_MODEL):
+    for name in ("tokenizer", "vocoder", "checkpoints", TUNED, PITCH_MODEL, LANGUAGE_TRAINING):
         folder = storage.join(run, name)
         yield from as_violations(folder, checkpoints.verify_checkpoints(folder, checksums))
     yield from verify_style_model(storage.join(run, STYLE_MODEL))
@@ -90,10 +91,7 @@ def verify_style_model(folder: str) -> Iterator[str]:
     if storage.exists(storage.join(folder, checkpoints.CONFIG)):
         from model.style.model import load_style
 
-        try:
-            load_style(folder, "cpu")
-        except TwistError as error:
-            yield str(error)
+        yield from _complaint_of(lambda: load_style(folder, "cpu"))
 
 
 def verify_language_classifier(folder: str) -> Iterator[str]:
@@ -101,10 +99,14 @@ def verify_language_classifier(folder: str) -> Iterator[str]:
     if storage.exists(storage.join(folder, CLASSIFIER)):
         from model.language_id.pooled_folder import load_pooled
 
-        try:
-            load_pooled(local_path(folder), "cpu")
-        except TwistError as error:
-            yield str(error)
+        yield from _complaint_of(lambda: load_pooled(local_path(folder), "cpu"))
+
+
+def _complaint_of(load: Callable[[], object]) -> Iterator[str]:
+    try:
+        load()
+    except TwistError as error:
+        yield str(error)
 
 
 def verify_folder(uri: str, kind: str, checksums: bool = True) -> Iterator[str]:

@@ -9,7 +9,7 @@ import yaml
 from safetensors.torch import load_file
 
 from model.language_id.pooled_folder import CLASSIFIER_WEIGHTS, ENCODER_WEIGHTS, read_facts
-from pipeline.runs import LANGUAGE_CLASSIFIER
+from pipeline.runs import LANGUAGE_CLASSIFIER, LANGUAGE_TRAINING
 from pipeline.synthetic.config import LanguagesConfig
 from pipeline.synthetic.language_sentences import VOICES
 from pipeline.synthetic.many_languages import write_languages_corpus
@@ -57,10 +57,14 @@ def test_trained_again_it_is_the_same_and_the_filter_takes_it(recipe: Path, twis
     assert before == {path: path.stat().st_mtime_ns for path in kept}, "frames were made again"
     ours, theirs = (load_file(folder / CLASSIFIER_WEIGHTS) for folder in (root / "first", second))
     assert all(bool((ours[name] == theirs[name]).all()) for name in theirs)
-    content = bytearray((second / ENCODER_WEIGHTS).read_bytes())
-    content[len(content) // 2] ^= 1
-    (second / ENCODER_WEIGHTS).write_bytes(content)
-    assert ENCODER_WEIGHTS in twist("inspect", root / "run", "--verify", status=2).stdout
+    told = twist("inspect", root / "run" / LANGUAGE_TRAINING / "00000060").stdout
+    assert ", ".join(facts.labels) in " ".join(told.split()) and "60 steps over" in told
+    (weights, *_) = sorted((root / "run" / LANGUAGE_TRAINING).glob(f"*/{CLASSIFIER_WEIGHTS}"))
+    for damaged in (second / ENCODER_WEIGHTS, weights):
+        content = bytearray(damaged.read_bytes())
+        content[len(content) // 2] ^= 1
+        damaged.write_bytes(content)
+        assert str(damaged) in twist("inspect", root / "run", "--verify", status=2).stdout
     model = ("--run", root / "filtered", "--language.audio.model", root / "first")
     corpora = f'[{{"kind": "folder", "root": "{root / "espeak" / "de"}", "name": "unlabelled"}}]'
     twist("manifest", "--corpora", corpora, "--run", root / "filtered")
