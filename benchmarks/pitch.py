@@ -3,9 +3,10 @@
     python benchmarks/pitch.py [--quick] [--json] [--speech FOLDER]
 
 Each uses one thread; they take turns, and the median turn counts. The encoder is that of encode.py: HuBERT Base at
-25 Hz with random weights, to layer 11, in bfloat16, with 500 units. The truth is known of speech that is made anew: the
-resonances of clips (linear prediction, order 18), excited by pulses at a pitch that is set, and by noise where there is
-none. The pitch set is YAAPT's of the clip times 0.8, 1 or 1.25, so that if anything YAAPT is favoured.
+25 Hz with random weights, to layer 11, with 500 units; in bfloat16, or in float32 where the processor has none. The
+truth is known of speech that is made anew: the resonances of clips (linear prediction, order 18), excited by pulses at
+a pitch that is set, and by noise where there is none. The pitch set is YAAPT's of the clip times 0.8, 1 or 1.25, so
+that if anything YAAPT is favoured.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from scipy.signal import lfilter, medfilt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.encode import OURS_16, SHAPE, unit_encoder
+from benchmarks.encode import OURS_16, OURS_32, SHAPE, unit_encoder
 from benchmarks.machine import machine
 from benchmarks.voice_activity import speech
 from model.pitch.contour import Contour, extract
@@ -74,7 +75,8 @@ def measure(clips: list[NDArray[np.float32]], num_turns: int) -> dict[str, Any]:
     tokenizer = load_pitch_tokenizer("pitch-tiny")
     with tempfile.TemporaryDirectory() as folder:
         transformers.HubertModel(transformers.HubertConfig(**SHAPE)).save_pretrained(folder)
-        encode = unit_encoder(folder, OURS_16)
+        has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        encode = unit_encoder(folder, OURS_16 if has_bfloat16 else OURS_32)
     contestants = {
         "nccf": (clips, lambda clip: extract(clip, "nccf")),
         "pitch_tokens": (clips, tokenizer.codes_of),
@@ -99,6 +101,7 @@ def measure(clips: list[NDArray[np.float32]], num_turns: int) -> dict[str, Any]:
         },
         "figures": {
             **{f"{name}_times_real_time": value for name, value in speed.items()},
+            "encoder_is_in_bfloat16": float(has_bfloat16),
             **accuracy(clips),
         },
         "machine": machine(transformers=transformers.__version__),
