@@ -53,7 +53,7 @@ def work(recipe: Recipe, given: Namespace) -> None:
     """
     from model.training import checkpoint_steps
     from pipeline.evaluation import results
-    from pipeline.evaluation.evaluate import BENCHMARKS, require_heard
+    from pipeline.evaluation.evaluate import BENCHMARKS, require_heard, submission_of
 
     quiet_transformers()
     names = _names(recipe, given)
@@ -71,6 +71,9 @@ def work(recipe: Recipe, given: Namespace) -> None:
             for result in BENCHMARKS[name](subject) if name != PERPLEXITY else ():
                 uri = results.write(subject.folder_of(result), result)
                 print(json.dumps(results.as_json(result)) if given.json else f"{results.as_text(result)}\n{uri}")
+            if submitted := submission_of(recipe.evaluation, name):
+                # Behind --json, stdout is for results alone.
+                print(f"submission written: {submitted}", file=sys.stderr if given.json else sys.stdout)
 
 
 def _perplexity(recipe: Recipe, given: Namespace, folder: str, output: str) -> None:

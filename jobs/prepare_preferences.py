@@ -57,6 +57,8 @@ def work(recipe: Recipe, given: Namespace) -> None:
     print(f"           {facts['pairs']['train']:,} pairs to train on, {facts['pairs']['validation']:,} to validate on")
     if facts["num_without_text"] and recipe.preferences.max_auto_bleu is not None:
         print(f"           {facts['num_without_text']:,} have no texts, so that their auto-BLEU is not known")
+    if facts.get("num_cut"):
+        print(f"           {facts['num_cut']:,} have a transcript of which the text LM takes the beginning alone")
 
 
 def _add_arguments(parser: ArgumentParser) -> None:

@@ -28,7 +28,7 @@ from pipeline.synthetic import benchmark_folder
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from pipeline.evaluation.config import Slm21Config
+    from pipeline.evaluation.config import EvaluationConfig, Slm21Config
     from pipeline.evaluation.measures import Measure
     from pipeline.evaluation.pairs.likelier import Pair
     from pipeline.evaluation.results import LeftOut, Result
@@ -117,6 +117,18 @@ def _slm21(
     yield result  # before a submission is refused: what was measured is kept
     if config.submission:
         submission.write(config.submission, task, config.split, scores, result.left_out)
+
+
+def submission_of(config: EvaluationConfig, benchmark: str) -> str | None:
+    """The file of scores that a benchmark writes for the challenge; None if it writes none."""
+    tasks: dict[str, tuple[Slm21Config, slm21.Task]] = {
+        "swuggy": (config.swuggy, "lexical"),
+        "sblimp": (config.sblimp, "syntactic"),
+    }
+    if benchmark not in tasks:
+        return None
+    of_task, task = tasks[benchmark]
+    return of_task.submission and submission.scores_file(of_task.submission, task, of_task.split)
 
 
 def storycloze(subject: Subject) -> Iterator[Result]:

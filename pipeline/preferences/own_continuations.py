@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pipeline.evaluation.speech.continuations import Continuation
+    from pipeline.evaluation.speech.text_lm import TextScore
     from pipeline.evaluation.subject import Subject
     from pipeline.preferences.config import ContinuationsConfig
 
@@ -65,11 +66,9 @@ def own_pairs(subject: Subject, config: ContinuationsConfig, source: str | None)
     )
     assert not heard.left_out, heard.left_out[0]
     texts = [heard.of[name] for name in by_name]
-    nats, num_tokens = nats_of_texts(subject.output, texts, text_lm, subject.cluster, subject.report)
-    per_token = {
-        name: total / tokens if tokens else np.inf
-        for name, total, tokens in zip(by_name, nats, num_tokens, strict=True)
-    }
+    scores = dict(
+        zip(by_name, nats_of_texts(subject.output, texts, text_lm, subject.cluster, subject.report), strict=True)
+    )
     of_prompt: dict[str, list[Continuation]] = {item_id: [] for item_id in units.of}
     for one in by_name.values():
         of_prompt[one.item_id].append(one)
@@ -80,7 +79,7 @@ def own_pairs(subject: Subject, config: ContinuationsConfig, source: str | None)
     ]
     for item_id, drawn in of_prompt.items():
         if item_id not in no_room:
-            candidates.append(_pair(item_id, units.of[item_id].duration_s, drawn, per_token, heard.of, config.min_gap))
+            candidates.append(_pair(item_id, units.of[item_id].duration_s, drawn, scores, heard.of, config.min_gap))
     return candidates
 
 
@@ -88,11 +87,15 @@ def _pair(
     item_id: str,
     prompt_s: float,
     drawn: Sequence[Continuation],
-    nats_per_token: Mapping[str, float],
+    scores: Mapping[str, TextScore],
     texts: Mapping[str, str],
     min_gap: float,
 ) -> Candidate:
     """The best and the worst continuation of a prompt. One in which nothing is heard is never the best."""
+    nats_per_token = {
+        one.name: scores[one.name].nats / scores[one.name].num_tokens if scores[one.name].num_tokens else np.inf
+        for one in drawn
+    }
     in_order = sorted(drawn, key=lambda one: (nats_per_token[one.name], one.name))
     if len(in_order) < 2 or not np.isfinite(nats_per_token[in_order[0].name]):
         return Candidate(item_id, None, None, prompt_s, reason="not_heard", detail="too few continuations with words")
@@ -104,6 +107,7 @@ def _pair(
     facts = {
         "chosen_nats": nats_per_token[best.name],
         "rejected_nats": nats_per_token[worst.name] if np.isfinite(gap) else None,
+        "num_cut_tokens": scores[best.name].num_cut_tokens + scores[worst.name].num_cut_tokens,
     }
     units = (best.prompt, best.units, worst.units)
     # What is heard is prompt and ending in one.

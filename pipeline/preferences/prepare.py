@@ -84,6 +84,7 @@ def prepare_preferences(run: str, config: PreferencesConfig, subject: Subject) -
             dataset.fingerprint,
             _work_files(stage.uri, [shard["path"] for shard in dataset.info["shards"]]),
             num_without_text=prepared.num_without_text,
+            num_cut=sum(pair.facts.get("num_cut_tokens", 0) > 0 for pair in prepared.pairs),
             pairs={split: sum(pair.split == split for pair in prepared.pairs) for split in ("train", "validation")},
         )
 

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import twist as notebook
+from pipeline.synthetic.espeak import synthesize
 
 NUM_PAIRS = 6
 
@@ -88,6 +89,25 @@ def test_a_benchmark_without_data_says_which_option_names_it(twist, finished_run
     for name, option in (("swuggy", "swuggy.folder"), ("storycloze", "storycloze.spoken"), ("pairs", "pairs.source")):
         stderr = twist("evaluate", name, "--run", finished_run, status=2).stderr
         assert f"give --evaluation.{option}" in stderr
+
+
+def test_where_a_submission_lies_is_told(twist, finished_run, tmp_path):
+    dev = tmp_path / "swuggy" / "lexical" / "dev"
+    dev.mkdir(parents=True)
+    for name, word in (("a", "wooden window"), ("b", "wooden wundoy")):
+        soundfile.write(dev / f"{name}.wav", *synthesize(word, "en-us+f2"))
+    (dev / "gold.csv").write_text(
+        "filename,id,voice,frequency,word,phones,length,correct\na,1,v,3,w,k,3,1\nb,1,v,,n,k,3,0\n"
+    )
+    submitted = tmp_path / "submission"
+    command = ["evaluate", "swuggy", "--run", finished_run, "--output", tmp_path / "evaluation"]
+    command += ["--evaluation.swuggy.folder", tmp_path / "swuggy", "--evaluation.swuggy.submission", submitted]
+    line = f"submission written: {submitted / 'lexical' / 'dev.txt'}"
+    assert twist(*command).stdout.splitlines()[-1] == line
+    assert len((submitted / "lexical" / "dev.txt").read_text().splitlines()) == 2
+    done = twist(*command, "--json")
+    assert json.loads(done.stdout)["benchmark"] == "swuggy"
+    assert line in done.stderr.splitlines()
 
 
 def test_nothing_to_measure_is_told(twist, tmp_path):

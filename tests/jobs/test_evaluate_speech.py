@@ -121,6 +121,18 @@ def test_generation_from_prompts_to_texts_once(twist, spoken, models, tmp_path):
         assert figures[f"VERT, {scope}"] == pytest.approx(
             vert(self_bleu(words), [auto_bleu_gslm(text) for text in words])
         )
+        takes = 64  # positions of the text LM, one of them for BOS
+        num_all = [len(f"{row[f'heard {scope}']}".encode()) for row in rows]
+        cut = [max(0, count - (takes - 1)) for count in num_all]
+        assert [row[f"num_cut_tokens {scope}"] for row in rows] == cut
+        assert [row[f"is_cut {scope}"] for row in rows] == [count > 0 for count in cut]
+        num_cut = sum(count > 0 for count in cut)
+        assert figures[f"longer than the text LM takes, {scope}"] == num_cut / len(rows)
+        notes = [note for note in told["notes"] if note.startswith(f"Perplexities, {scope}")]
+        expected = f"of {num_cut} of 8 transcripts the text LM takes the beginning alone; {sum(cut):,} tokens are not"
+        assert len(notes) == (num_cut > 0)
+        assert all(expected in note for note in notes)
+    assert any("are not judged" in note for note in told["notes"]), "no transcript of this test is too long"
     assert figures["units of the continuation"] > 0
 
     made = kept(output)

@@ -44,6 +44,11 @@ semantic:
 """
 
 
+def scores_file(folder: str, task: str, split: str) -> str:
+    """The URI of a task's scores in a submission."""
+    return storage.join(folder, task, f"{split}.txt")
+
+
 def write(folder: str, task: str, split: str, scores: Mapping[str, float], left_out: Sequence[LeftOut]) -> None:
     """Writes the scores of a task's files, and the two files about the system if they are not there.
 
@@ -58,7 +63,7 @@ def write(folder: str, task: str, split: str, scores: Mapping[str, float], left_
     if infinite := [name for name, score in scores.items() if not math.isfinite(score)]:
         raise TwistError(f"a submission needs finite scores, but that of {infinite[0]} is {scores[infinite[0]]}")
     lines = "".join(f"{name} {score:.10g}\n" for name, score in sorted(scores.items()))
-    storage.write_bytes(storage.join(folder, task, f"{split}.txt"), lines.encode())
+    storage.write_bytes(scores_file(folder, task, split), lines.encode())
     for name, text in (("meta.yaml", META), ("params.yaml", PARAMS)):
         uri = storage.join(folder, name)
         if not storage.exists(uri):

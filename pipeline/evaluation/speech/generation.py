@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.audio.read import AudioError, probe
 from pipeline.errors import TwistError
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from pipeline.evaluation.results import Result
     from pipeline.evaluation.speech.continuations import Continuation
+    from pipeline.evaluation.speech.text_lm import TextScore
     from pipeline.evaluation.subject import Subject
     from pipeline.speaking.voice import Voice
 
@@ -119,8 +121,8 @@ def generation(subject: Subject) -> list[Result]:
     )
     for scope in SCOPES:
         texts = [heard.of[_piece(name, scope)] for name in by_name]
-        nats, num_tokens = nats_of_texts(subject.output, texts, text_lm, subject.cluster, subject.report)
-        for name, column in _columns(texts, normalize, nats, num_tokens).items():
+        scores = nats_of_texts(subject.output, texts, text_lm, subject.cluster, subject.report)
+        for name, column in _columns(texts, normalize, scores).items():
             table = table.append_column(f"{name} {scope}", pa.array(column))
     settings = {
         **asdict(config),
@@ -141,7 +143,10 @@ def generation(subject: Subject) -> list[Result]:
             settings=settings,
             data=units.fingerprint,
             left_out=[*too_short, *units.left_out, *without_room],
-            notes=[f"Spoken by {spoken.voice.path}, heard by {asr.source}, judged by {text_lm.source}."],
+            notes=[
+                f"Spoken by {spoken.voice.path}, heard by {asr.source}, judged by {text_lm.source}.",
+                *(_told_of_cut(table, scope) for scope in SCOPES if pc.any(table[f"is_cut {scope}"]).as_py()),
+            ],
             other_models={
                 "continuations": fingerprint,
                 "asr": asr.fingerprint,
@@ -227,25 +232,35 @@ def _piece(name: str, scope: str) -> str:
 
 
 def _columns(
-    texts: Sequence[str], normalize: Callable[[str], str], nats: Sequence[float], num_tokens: Sequence[int]
+    texts: Sequence[str], normalize: Callable[[str], str], scores: Sequence[TextScore]
 ) -> dict[str, Sequence[Any]]:
     """What is told of each transcript."""
     words = [normalize(text) for text in texts]
-    per_token = [total / tokens if tokens else None for total, tokens in zip(nats, num_tokens, strict=True)]
+    per_token = [score.nats / score.num_tokens if score.num_tokens else None for score in scores]
     return {
         "heard": texts,
         "num_words": [len(text.split()) for text in words],
         "is_empty": [not text for text in words],
         "is_repeated": [most_repeats(text) >= MANY_REPEATS for text in words],
-        "nats": nats,
-        "num_tokens": num_tokens,
-        "has_tokens": [tokens > 0 for tokens in num_tokens],
+        "nats": [score.nats for score in scores],
+        "num_tokens": [score.num_tokens for score in scores],
+        "num_cut_tokens": [score.num_cut_tokens for score in scores],
+        "has_tokens": [score.num_tokens > 0 for score in scores],
+        "is_cut": [score.num_cut_tokens > 0 for score in scores],
         "nats_per_token": per_token,
         "perplexity": [None if nats_each is None else math.exp(nats_each) for nats_each in per_token],
         "auto_bleu_gslm": [auto_bleu_gslm(text) for text in words],
         "auto_bleu_slamkit": [auto_bleu_slamkit(text) for text in texts],
         "self_bleu": self_bleu(words),
     }
+
+
+def _told_of_cut(table: pa.Table, scope: str) -> str:
+    num_cut, num_tokens = (pc.sum(table[f"{name} {scope}"]).as_py() for name in ("is_cut", "num_cut_tokens"))
+    return (
+        f"Perplexities, {scope}: of {num_cut:,} of {len(table):,} transcripts the text LM takes the beginning alone; "
+        f"{num_tokens:,} tokens are not judged."
+    )
 
 
 def _measures() -> list[Measure]:
@@ -262,6 +277,7 @@ def _measures() -> list[Measure]:
             Measure(f"VERT, {scope}", f"self_bleu {scope}", geometric_with=f"auto_bleu_gslm {scope}"),
             Measure(f"words, {scope}", f"num_words {scope}"),
             Measure(f"nothing heard, {scope}", f"is_empty {scope}"),
+            Measure(f"longer than the text LM takes, {scope}", f"is_cut {scope}"),
             Measure(f"a phrase {MANY_REPEATS} times in a row, {scope}", f"is_repeated {scope}"),
         ]
     return [

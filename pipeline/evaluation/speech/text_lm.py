@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
@@ -29,19 +29,37 @@ if TYPE_CHECKING:
     from pipeline.progress import ReportProgress
     from pipeline.work.cluster import ClusterConfig
 
-SCHEMA = pa.schema([pa.field("nats", pa.float64(), nullable=False), pa.field("num_tokens", pa.int32(), nullable=False)])
+SCHEMA = pa.schema(
+    [
+        pa.field("nats", pa.float64(), nullable=False),
+        pa.field("num_tokens", pa.int32(), nullable=False),
+        pa.field("num_cut_tokens", pa.int32(), nullable=False),
+    ]
+)
 # Texts that an actor scores, and whose scores are kept, together.
 TEXTS_AT_ONCE = 32
+
+
+class TextScore(NamedTuple):
+    """What a text LM says of a text.
+
+    Attributes:
+        nats: Minus the log-probability of what was scored.
+        num_tokens: Tokens that were scored; 0 if there are none.
+        num_cut_tokens: Tokens at its end that were not scored, since the model takes no more.
+    """
+
+    nats: float
+    num_tokens: int
+    num_cut_tokens: int
 
 
 @dataclass(frozen=True)
 class TextLM(StoredModel):
     """A causal LM of text, loaded when it is first to score something."""
 
-    def score(self, text: str) -> tuple[float, int]:
-        """Minus the log-probability of a text in nats, and the tokens that it is told of; 0 tokens if there are none.
-
-        Of a text longer than the model takes, its beginning is scored.
+    def score(self, text: str) -> TextScore:
+        """Scores a text; of one longer than the model takes, its beginning, and tells how much is left.
 
         Raises:
             TwistError: the model cannot be loaded.
@@ -51,14 +69,15 @@ class TextLM(StoredModel):
         model, tokenizer, max_ids = self._loaded
         ids = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
         before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        ids = [*before, *ids][:max_ids]
+        whole = [*before, *ids]
+        ids = whole[:max_ids]
         if len(ids) < 2:
-            return 0.0, 0
+            return TextScore(0.0, 0, 0)
         inputs = torch.tensor([ids], device=model.device)
         with torch.inference_mode():
             logits = model(input_ids=inputs).logits[0, :-1].float()
         nats = torch.nn.functional.cross_entropy(logits, inputs[0, 1:], reduction="sum")
-        return float(nats), len(ids) - 1
+        return TextScore(float(nats), len(ids) - 1, len(whole) - len(ids))
 
     @functools.cached_property
     def _loaded(self) -> tuple[Any, Any, int]:
@@ -90,20 +109,19 @@ def find_text_lm(source: str, device: Device = "auto") -> TextLM:
 
 def nats_of_texts(
     folder: str, texts: Sequence[str], lm: TextLM, cluster: ClusterConfig, report: ReportProgress
-) -> tuple[list[float], list[int]]:
-    """The nats and tokens of each text; made once, by actors on Ray, and kept in `folder`.
+) -> list[TextScore]:
+    """The score of each text; made once, by actors on Ray, and kept in `folder`.
 
     Raises:
         TwistError: the model cannot be loaded.
         RunError: actors die, or a disk or store fails.
     """
-    kept = storage.join(folder, "text_nats", digest(lm.fingerprint, *texts)[:16])
+    kept = storage.join(folder, "text_nats", digest(*SCHEMA.names, lm.fingerprint, *texts)[:16])
     score = functools.partial(_score, lm)
     parts = kept_parts(kept, len(texts), TEXTS_AT_ONCE, texts.__getitem__, score, cluster, report, "texts")
     table = pa.concat_tables([SCHEMA.empty_table(), *parts])
-    return table["nats"].to_pylist(), table["num_tokens"].to_pylist()
+    return [TextScore(*row) for row in zip(*(table[name].to_pylist() for name in SCHEMA.names), strict=True)]
 
 
 def _score(lm: TextLM, texts: Sequence[str]) -> pa.Table:
-    scores = [lm.score(text) for text in texts]
-    return pa.table([[score[place] for score in scores] for place in (0, 1)], schema=SCHEMA)
+    return pa.Table.from_pylist([lm.score(text)._asdict() for text in texts], SCHEMA)

@@ -197,9 +197,12 @@ def test_a_text_lm_scores_each_token_whatever_its_tokenizer_adds(tmp_path):
         ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(text)["input_ids"]]])
         with torch.inference_mode():
             loss = model(input_ids=ids, labels=ids).loss.item()
-        assert lm.score(text) == (pytest.approx(loss * (ids.shape[1] - 1), rel=1e-5), ids.shape[1] - 1)
-    assert lm.score("") == (0.0, 0)
-    assert lm.score("abc " * 100)[1] == model.config.n_positions - 1
+        assert lm.score(text) == (pytest.approx(loss * (ids.shape[1] - 1), rel=1e-5), ids.shape[1] - 1, 0)
+    assert lm.score("") == (0.0, 0, 0)
+    num_all = len(tokenizer("abc " * 100)["input_ids"])
+    _, num_tokens, num_cut_tokens = lm.score("abc " * 100)
+    assert num_tokens == model.config.n_positions - 1
+    assert num_tokens + num_cut_tokens == num_all
 
 
 def test_nats_are_kept(tmp_path, monkeypatch):
@@ -208,7 +211,7 @@ def test_nats_are_kept(tmp_path, monkeypatch):
     lm = find_text_lm(str(write_text_lm(tmp_path / "lm")), "cpu")
     texts = ["a b", "", *"c" * TEXTS_AT_ONCE]
     made = nats_of_texts(str(tmp_path), texts, lm, ClusterConfig(), silently)
-    assert made == tuple(map(list, zip(*map(lm.score, texts), strict=True)))
+    assert made == [lm.score(text) for text in texts]
     again = find_text_lm(str(tmp_path / "lm"), "cpu")
     assert nats_of_texts(str(tmp_path), texts, again, ClusterConfig(), silently) == made
     assert "_loaded" not in vars(again)
@@ -217,7 +220,7 @@ def test_nats_are_kept(tmp_path, monkeypatch):
     before = first.stat().st_mtime_ns
     assert nats_of_texts(str(tmp_path), texts, again, ClusterConfig(), silently) == made
     assert (first.stat().st_mtime_ns, last.exists()) == (before, True)
-    assert nats_of_texts(str(tmp_path), [], again, ClusterConfig(), silently) == ([], [])
+    assert nats_of_texts(str(tmp_path), [], again, ClusterConfig(), silently) == []
 
 
 def test_a_folder_that_is_no_text_lm_is_told(tmp_path):
