@@ -128,7 +128,9 @@ def _pause_units(recordings: str | None, tokenizer: Tokenizer) -> tuple[int, ...
         return ()
     found = tokenizer.pause_units([clip.name for clip in find_clips(recordings, "")])
     if not found:
-        raise TwistError(f"no unit stands for pauses in {recordings}; give --pauses-of speech that has some")
+        raise TwistError(
+            f"no unit stands for pauses in {recordings}; give --pauses-of a minute of speech with little noise"
+        )
     return found
 
 

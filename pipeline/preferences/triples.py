@@ -14,17 +14,19 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from model.preferences.pair_shards import PARTS, SPLITS
 from pipeline.corpora.names import beside_table
 from pipeline.errors import TwistError
 from pipeline.files import csv_table, foreign_json, storage
+from pipeline.files.audio_uri import ParquetRow, batch_rows, open_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import pyarrow.parquet as pq
 
 PATHS, TEXTS = ("_path", "_text")
 SWAG_COLUMNS = ("gold-source", "sent1", "sent2", "ending0", "ending1", "ending2", "ending3", "label")
@@ -100,7 +102,7 @@ def _of_jsonl(source: str) -> Iterator[Triple]:
         if paths is None and texts is None:
             raise TwistError(f"{where} has neither prompt_path, chosen_path, rejected_path nor prompt_text, ...")
         audio = paths and tuple(beside_table(table, path, where) for path in paths)
-        yield Triple(str(row.get("id", number)), audio, texts, _split(row.get("split"), where), row.get("speaker"))  # type: ignore[arg-type]
+        yield Triple(str(row.get("id", number)), audio, texts, _split(row.get("split"), where), _speaker(row))  # type: ignore[arg-type]
 
 
 def _parts(row: dict[str, Any], ending: str) -> tuple[str, str, str] | None:
@@ -137,21 +139,33 @@ def _of_parquet(source: str) -> Iterator[Triple]:
         name = uri.rpartition("/")[2].removesuffix(".parquet")
         split = next((split for split in SPLITS if name.startswith(split)), None)
         try:
-            with storage.open_read(uri) as file:
-                table = pq.ParquetFile(file)
+            with open_parquet(uri) as table:
                 columns = [
                     one for one in ("speaker", *(f"{part}_text" for part in PARTS)) if one in table.schema_arrow.names
                 ]
                 if missing := [part for part in PARTS if part not in table.schema_arrow.names]:
                     raise TwistError(f"{uri} lacks the columns {', '.join(missing)}")
                 for group in range(table.num_row_groups):
-                    rows = table.read_row_group(group, columns).to_pylist() if columns else []
-                    for number in range(table.metadata.row_group(group).num_rows):
-                        row = rows[number] if rows else {}
-                        place = f"row_group={group}&row={number}"
-                        audio = tuple(f"{uri}#{place}&column={quote(part)}" for part in PARTS)
-                        yield Triple(f"{name}-{group}-{number}", audio, _parts(row, TEXTS), split, row.get("speaker"))  # type: ignore[arg-type]
+                    for number, row in enumerate(_rows(table, group, columns)):
+                        audio = tuple(str(ParquetRow(uri, group, number, part)) for part in PARTS)
+                        yield Triple(f"{name}-{group}-{number}", audio, _parts(row, TEXTS), split, _speaker(row))  # type: ignore[arg-type]
         except FileNotFoundError:
             raise TwistError(f"there is no {uri}") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise TwistError(f"{uri} cannot be read as Parquet: {error}") from error
+
+
+def _rows(table: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a row group, without their audio."""
+    if not columns:
+        yield from ({} for _ in range(table.metadata.row_group(group).num_rows))
+        return
+    size = batch_rows(table, group, columns)
+    for batch in table.iter_batches(size, row_groups=[group], columns=columns, use_threads=False):
+        yield from batch.to_pylist()
+
+
+def _speaker(row: dict[str, Any]) -> str | None:
+    """Who speaks, as a name: tables may have numbers."""
+    speaker = row.get("speaker")
+    return None if speaker is None else str(speaker)

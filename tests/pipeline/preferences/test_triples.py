@@ -74,6 +74,20 @@ def test_spoken_swag_has_audio_in_parquet(tmp_path: Path) -> None:
         assert [probe(uri).duration_s for uri in triple.audio] == [1.0] * 3
 
 
+def test_speakers_of_parquet_may_be_numbers_and_damage_is_told(tmp_path: Path) -> None:
+    row = {"speaker": 7, **TEXTS, "prompt": {"bytes": b""}, "chosen": {"bytes": b""}, "rejected": {"bytes": b""}}
+    path = tmp_path / "train.parquet"
+    pq.write_table(pa.Table.from_pylist([row] * 5), path, row_group_size=3)
+    found = read_triples(str(path), 0)
+    assert [(triple.pair_id, triple.speaker) for triple in found][3:] == [("train-1-0", "7"), ("train-1-1", "7")]
+    pq.write_table(pa.Table.from_pylist([{"prompt": b"", "chosen": b""}]), path)
+    with pytest.raises(TwistError, match="lacks the columns rejected"):
+        read_triples(str(path), 0)
+    path.write_bytes(b"PAR1 but no more")
+    with pytest.raises(TwistError, match="cannot be read as Parquet"):
+        read_triples(str(path), 0)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
