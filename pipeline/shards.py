@@ -15,6 +15,7 @@ import hashlib
 import io
 import itertools
 import json
+import re
 import tarfile
 import zlib
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import TwistError
 from pipeline.files import foreign_json, parquet, storage
+from pipeline.files.tar_writer import TarWriter
 from pipeline.records import SAMPLE_CHECKSUMS, SAMPLE_SCHEMA, sample_schema
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ FORMAT_VERSION = 1
 # Manifests written before samples had checksums.
 UNCHECKED_SCHEMA = pa.schema([field for field in SAMPLE_SCHEMA if field.name not in SAMPLE_CHECKSUMS])
 TAR_BLOCK_BYTES = 512
+# json.dumps makes an encoder each time that keys are to be sorted.
+SORTED_JSON = json.JSONEncoder(sort_keys=True)
 # A row of a sample's table of words.
 WORD_BYTES = 12
 # Columns of the manifest in which few values come again and again.
@@ -262,12 +266,9 @@ def write_shard(shards: str, name: str, samples: Sequence[Sample]) -> tuple[dict
     Returns:
         What dataset.json says of the shard, and the manifest rows of its samples.
     """
-    buffer = io.BytesIO()
-    rows = []
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for index, sample in enumerate(samples):
-            rows.append(_add_sample(tar, sample, name, index))
-    content = buffer.getbuffer()
+    tar = TarWriter()
+    rows = [_add_sample(tar, sample, name, index) for index, sample in enumerate(samples)]
+    content = tar.finished()
     for row in rows:
         end = end_of(row)
         row["units_crc32"] = zlib.crc32(content[row["units_offset"] : row["units_offset"] + 2 * row["num_units"]])
@@ -287,35 +288,35 @@ def write_shard(shards: str, name: str, samples: Sequence[Sample]) -> tuple[dict
     }, rows
 
 
-def _add_sample(tar: tarfile.TarFile, sample: Sample, name: str, index: int) -> dict[str, Any]:
+def _add_sample(tar: TarWriter, sample: Sample, name: str, index: int) -> dict[str, Any]:
     """Adds a sample's members; returns its row of the manifest, without checksums.
 
     A sample with pitch and style has its JSON first: then all that is read to train on it is one stretch of bytes.
     """
     offset = tar.offset
     has_streams = sample.pitch is not None
-    description = json.dumps(_description(sample), sort_keys=True).encode()
+    description = SORTED_JSON.encode(_description(sample)).encode()
     if has_streams:
-        add_member(tar, f"{sample.key}.json", description)
-    durations_offset = add_array(tar, f"{sample.key}.durations.npy", sample.durations)
+        tar.add(f"{sample.key}.json", description)
+    durations_offset = tar.add_array(f"{sample.key}.durations.npy", sample.durations)
     if not has_streams:
-        add_member(tar, f"{sample.key}.json", description)
-    units_offset = add_array(tar, f"{sample.key}.units.npy", sample.units)
+        tar.add(f"{sample.key}.json", description)
+    units_offset = tar.add_array(f"{sample.key}.units.npy", sample.units)
     row = _manifest_row(sample, name, index, offset, units_offset)
     words = sample.words
     if sample.pitch is not None and sample.style is not None:
         row["durations_offset"] = durations_offset
         row["num_pitch"], row["num_style"] = len(sample.pitch), len(sample.style)
         row["num_pitch_runs"] = num_runs(sample.pitch)
-        row["pitch_offset"] = add_array(tar, f"{sample.key}.pitch.npy", sample.pitch)
-        row["style_offset"] = add_array(tar, f"{sample.key}.style.npy", sample.style)
+        row["pitch_offset"] = tar.add_array(f"{sample.key}.pitch.npy", sample.pitch)
+        row["style_offset"] = tar.add_array(f"{sample.key}.style.npy", sample.style)
         if words is not None:
             assert words.cuts is not None, f"{sample.key} does not say at which frames its words begin"
-            row["cuts_offset"] = add_array(tar, f"{sample.key}.cuts.npy", words.cuts)
+            row["cuts_offset"] = tar.add_array(f"{sample.key}.cuts.npy", words.cuts)
     if words is not None:
         row["num_words"], row["num_text_tokens"] = len(words.table), len(words.tokens)
-        row["text_offset"] = add_array(tar, f"{sample.key}.text.npy", words.tokens)
-        row["words_offset"] = add_array(tar, f"{sample.key}.words.npy", words.table)
+        row["text_offset"] = tar.add_array(f"{sample.key}.text.npy", words.tokens)
+        row["words_offset"] = tar.add_array(f"{sample.key}.words.npy", words.table)
     return row
 
 
@@ -331,25 +332,6 @@ def end_of(row: Mapping[str, Any]) -> int:
     if row.get("style_offset") is not None:
         return int(row["style_offset"] + 2 * row["num_style"])
     return int(row["units_offset"] + 2 * row["num_units"])
-
-
-def add_array(tar: tarfile.TarFile, name: str, values: NDArray[Any]) -> int:
-    """Adds an array as a member; returns the byte at which its data begin."""
-    buffer = io.BytesIO()
-    np.save(buffer, values.astype(values.dtype.newbyteorder("<"), copy=False))
-    content = buffer.getvalue()
-    add_member(tar, name, content)
-    # The data end at the last block before this position.
-    blocks = -(-len(content) // TAR_BLOCK_BYTES) * TAR_BLOCK_BYTES
-    return tar.offset - blocks + len(content) - values.nbytes
-
-
-def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Adds a member; neither clock nor user are in its header."""
-    member = tarfile.TarInfo(name)
-    member.size, member.mode = len(content), 0o444
-    member.uname = member.gname = "root"
-    tar.addfile(member, io.BytesIO(content))
 
 
 def read_tar(shards: str, description: dict[str, Any]) -> bytes:
@@ -573,7 +555,7 @@ def read_info(
 
 def make_key(segment_id: str) -> str:
     """A key for a segment: readable, without dots or other characters that archives or shells trip over, and unique."""
-    readable = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in segment_id)[-60:]
+    readable = re.sub(r"[^A-Za-z0-9_-]", "-", segment_id[-60:])
     return f"{readable}-{hashlib.blake2b(segment_id.encode(), digest_size=ID_HASH_DIGITS // 2).hexdigest()}".lstrip("-")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import tarfile
 import zlib
 from dataclasses import dataclass
@@ -18,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.files import foreign_json, storage
+from pipeline.files.tar_writer import TarWriter
 from pipeline.records import DOCUMENT_SCHEMA
 from pipeline.shards import (
     DATASET,
+    SORTED_JSON,
     TAR_BLOCK_BYTES,
     DatasetError,
     Shards,
-    add_array,
-    add_member,
     read_info,
     write_manifest,
 )
@@ -96,28 +95,27 @@ def write_text_shard(
     Returns:
         What dataset.json says of the shard, and the manifest rows of its documents.
     """
-    buffer = io.BytesIO()
+    tar = TarWriter()
     rows: list[dict[str, Any]] = []
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for index, document in enumerate(documents):
-            offset = tar.offset
-            description = {"corpus": document.corpus, "source": document.source, "row": document.row}
-            add_member(tar, f"{document.key}.json", json.dumps(description, sort_keys=True).encode())
-            tokens_offset = add_array(tar, f"{document.key}.tokens.npy", document.tokens)
-            rows.append(
-                {
-                    "key": document.key,
-                    "shard": name,
-                    "index": index,
-                    "offset": offset,
-                    "tokens_offset": tokens_offset,
-                    "num_tokens": len(document.tokens),
-                    "corpus": document.corpus,
-                    "split": document.split,
-                    "tokens_crc32": zlib.crc32(document.tokens.tobytes()),
-                }
-            )
-    content = buffer.getbuffer()
+    for index, document in enumerate(documents):
+        offset = tar.offset
+        description = {"corpus": document.corpus, "source": document.source, "row": document.row}
+        tar.add(f"{document.key}.json", SORTED_JSON.encode(description).encode())
+        tokens_offset = tar.add_array(f"{document.key}.tokens.npy", document.tokens)
+        rows.append(
+            {
+                "key": document.key,
+                "shard": name,
+                "index": index,
+                "offset": offset,
+                "tokens_offset": tokens_offset,
+                "num_tokens": len(document.tokens),
+                "corpus": document.corpus,
+                "split": document.split,
+                "tokens_crc32": zlib.crc32(document.tokens.tobytes()),
+            }
+        )
+    content = tar.finished()
     for row, document in zip(rows, documents, strict=True):
         end = row["tokens_offset"] + document.tokens.nbytes
         row["sample_crc32"] = zlib.crc32(content[row["offset"] : end])

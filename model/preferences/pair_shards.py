@@ -22,7 +22,8 @@ import pyarrow as pa
 
 from pipeline.errors import TwistError
 from pipeline.files import foreign_json, parquet, storage
-from pipeline.shards import add_array, add_member, make_key
+from pipeline.files.tar_writer import TarWriter
+from pipeline.shards import SORTED_JSON, make_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -182,17 +183,15 @@ def read_pair_shard(uri: str, shard: Mapping[str, Any]) -> Iterator[PreferencePa
         raise TwistError(f"{place} is damaged ({error}); restore it, or make the pairs again") from error
 
 
-def _tar_of(pairs: Sequence[PreferencePair]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for pair in pairs:
-            key = make_key(pair.pair_id)
-            add_array(tar, f"{key}.chosen.npy", pair.chosen)
-            facts = {"pair_id": pair.pair_id, **pair.facts}
-            add_member(tar, f"{key}.json", json.dumps(facts, sort_keys=True).encode())
-            add_array(tar, f"{key}.prompt.npy", pair.prompt)
-            add_array(tar, f"{key}.rejected.npy", pair.rejected)
-    return buffer.getvalue()
+def _tar_of(pairs: Sequence[PreferencePair]) -> memoryview:
+    tar = TarWriter()
+    for pair in pairs:
+        key = make_key(pair.pair_id)
+        tar.add_array(f"{key}.chosen.npy", pair.chosen)
+        tar.add(f"{key}.json", SORTED_JSON.encode({"pair_id": pair.pair_id, **pair.facts}).encode())
+        tar.add_array(f"{key}.prompt.npy", pair.prompt)
+        tar.add_array(f"{key}.rejected.npy", pair.rejected)
+    return tar.finished()
 
 
 def _pairs_of(tar: tarfile.TarFile, split: str) -> Iterator[PreferencePair]:

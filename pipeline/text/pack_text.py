@@ -237,8 +237,8 @@ class Tokenize:
         dropped: list[Dropped] = []
         tallies: Counter[int] = Counter()
         tokens: Counter[int] = Counter()
-        waiting: list[tuple[int, dict[str, Any]]] = []
-        num_waiting = num_files = 0
+        waiting = Waiting()
+        num_files = 0
         for row, text, ids in self._tokenized(piece):
             id = f"{piece.file.corpus}/{piece.file.source}#{row}"
             if isinstance(text, NoText):
@@ -246,15 +246,13 @@ class Tokenize:
                 continue
             place = _hash(f"{self.seed}:{id}")
             partition = self._partition(place, text)
-            of_file = {"corpus": piece.file.corpus, "source": piece.file.source, "row": row}
-            waiting.append((partition, {"place": place, "key": make_key(id), **of_file, "tokens": ids}))
+            waiting.add(partition, place, make_key(id), row, ids)
             tallies[partition] += 1
             tokens[partition] += len(ids)
-            num_waiting += len(ids)
-            if num_waiting >= TOKENS_AT_ONCE:
-                self._write(self.tokens_uri(piece.number, num_files), waiting)
-                waiting, num_waiting, num_files = [], 0, num_files + 1
-        self._write(self.tokens_uri(piece.number, num_files), waiting)
+            if waiting.num_tokens >= TOKENS_AT_ONCE:
+                self._write(piece, num_files, waiting)
+                waiting, num_files = Waiting(), num_files + 1
+        self._write(piece, num_files, waiting)
         parquet.write(self.dropped_uri(piece.number), to_table(dropped, DROPPED_SCHEMA))
         columns = {
             "partition": sorted(tallies),
@@ -293,10 +291,46 @@ class Tokenize:
                 text = NoText("empty", f"row {row} of {piece.file.uri} has no tokens")
             yield row, text, ids
 
-    def _write(self, uri: str, documents: Sequence[tuple[int, dict[str, Any]]]) -> None:
-        table = pa.Table.from_pylist([document for _, document in documents], schema=TOKENS_SCHEMA)
-        partitions = np.array([partition for partition, _ in documents], np.int64)
+    def _write(self, piece: Piece, number: int, waiting: Waiting) -> None:
+        table = waiting.table(piece.file.corpus, piece.file.source)
+        partitions = np.array(waiting.partitions, np.int64)
+        uri = self.tokens_uri(piece.number, number)
         partitioned.write(uri, table, partitions, self.num_train + self.num_validation)
+
+
+class Waiting:
+    """Documents of a piece that wait to be written, by column: millions of them, which must not be a dict each."""
+
+    def __init__(self) -> None:
+        self.partitions: list[int] = []
+        self.num_tokens = 0
+        self._places: list[int] = []
+        self._keys: list[str] = []
+        self._rows: list[int] = []
+        self._tokens: list[NDArray[np.uint32]] = []
+
+    def add(self, partition: int, place: int, key: str, row: int, tokens: NDArray[np.uint32]) -> None:
+        self.partitions.append(partition)
+        self.num_tokens += len(tokens)
+        self._places.append(place)
+        self._keys.append(key)
+        self._rows.append(row)
+        self._tokens.append(tokens)
+
+    def table(self, corpus: str, source: str) -> pa.Table:
+        """The documents, all of one file (TOKENS_SCHEMA)."""
+        num_documents = len(self._keys)
+        ends = np.cumsum([0, *map(len, self._tokens)], dtype=np.int32)
+        tokens = np.concatenate([np.empty(0, np.uint32), *self._tokens])
+        columns = [
+            pa.array(self._places, pa.uint64()),
+            pa.array(self._keys, pa.string()),
+            pa.repeat(pa.scalar(corpus), num_documents),
+            pa.repeat(pa.scalar(source), num_documents),
+            pa.array(self._rows, pa.int64()),
+            pa.ListArray.from_arrays(pa.array(ends), pa.array(tokens)),
+        ]
+        return pa.Table.from_arrays(columns, schema=TOKENS_SCHEMA)
 
 
 @dataclass(frozen=True)
