@@ -9,6 +9,8 @@ seconds of the processor, so that other work on the machine does not count. Toke
     pack      `twist pack-text`: read, tokenize, shuffle over all documents, write shards with index and checksums
     encode    tokenizers' encode_batch on the same documents in memory: no way of packing is faster
     users     transformers' tokenizer on batches of 1,000 documents, tokens written as .npy: what a script does
+
+`pack` and `encode` once more of short documents (`short_...`): stretches of 6 to 16 words.
 """
 
 from __future__ import annotations
@@ -61,19 +63,13 @@ def main() -> None:
 def measure(num_bytes: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     documents = draw_documents(num_bytes)
+    short = cut_short(documents, num_bytes // 10)
     with tempfile.TemporaryDirectory() as beside:
         folder = Path(beside)
         make_tokenizer(folder / "tokenizer", documents[: len(documents) // 10], NUM_TOKENS)
-        text = folder / "text.txt"
-        text.write_text("\n".join(documents) + "\n")
-        corpora = (TextCorpus(str(text), document="line"),)
-        config = TextConfig(str(folder / "tokenizer"), corpora)
         tokenizer_of_process(str(folder / "tokenizer")).encode(documents[:10])  # loaded, and its code warm
-        pack_s = processor_s(lambda: pack_text(str(folder / "run"), config, lambda *_: None))
-        dataset = open_text(str(folder / "run" / "text"))
-        num_tokens = int(np.sum(dataset.manifest["num_tokens"].to_numpy()))
-        encode = tokenizer_of_process(str(folder / "tokenizer")).encode
-        encode_s = processor_s(lambda: [encode(documents[at : at + BATCH]) for at in range(0, len(documents), BATCH)])
+        num_tokens, pack_s, encode_s = pack_and_encode(documents, folder, "long")
+        num_short, short_pack_s, short_encode_s = pack_and_encode(short, folder, "short")
         users_s = processor_s(lambda: as_users_do(folder / "tokenizer", documents, folder / "npy"))
     figures = {
         "text_mb": num_bytes / 1e6,
@@ -83,9 +79,40 @@ def measure(num_bytes: int) -> dict[str, Any]:
         "pack_mb_per_s": num_bytes / 1e6 / pack_s,
         "encode_tokens_per_s": num_tokens / encode_s,
         "users_tokens_per_s": num_tokens / users_s,
+        "short_documents": len(short),
+        "short_tokens": num_short,
+        "short_pack_documents_per_s": len(short) / short_pack_s,
     }
-    ratios = {"pack_over_encode": encode_s / pack_s, "pack_over_users": users_s / pack_s}
+    ratios = {
+        "pack_over_encode": encode_s / pack_s,
+        "pack_over_users": users_s / pack_s,
+        "short_pack_over_encode": short_encode_s / short_pack_s,
+    }
     return {"ratios": ratios, "figures": figures, "machine": machine(tokenizers=tokenizers.__version__)}
+
+
+def pack_and_encode(documents: list[str], folder: Path, name: str) -> tuple[int, float, float]:
+    """The tokens of documents, and the seconds that it takes to pack them, and only to tokenize them."""
+    text, run = folder / f"{name}.txt", str(folder / name)
+    text.write_text("\n".join(documents) + "\n")
+    config = TextConfig(str(folder / "tokenizer"), (TextCorpus(str(text), document="line"),))
+    pack_s = processor_s(lambda: pack_text(run, config, lambda *_: None))
+    num_tokens = int(np.sum(open_text(f"{run}/text").manifest["num_tokens"].to_numpy()))
+    encode = tokenizer_of_process(str(folder / "tokenizer")).encode
+    encode_s = processor_s(lambda: [encode(documents[at : at + BATCH]) for at in range(0, len(documents), BATCH)])
+    return num_tokens, pack_s, encode_s
+
+
+def cut_short(documents: list[str], num_bytes: int) -> list[str]:
+    """Stretches of 6 to 16 words of documents, of so many bytes together."""
+    rng = random.Random(0)
+    short, drawn = [], 0
+    while drawn < num_bytes:
+        words = rng.choice(documents).split()
+        start = rng.randrange(max(1, len(words) - 16))
+        short.append(" ".join(words[start : start + rng.randint(6, 16)]))
+        drawn += len(short[-1].encode()) + 1
+    return short
 
 
 def draw_documents(num_bytes: int) -> list[str]:

@@ -62,6 +62,7 @@ def _of_settings(node: yaml.MappingNode, kind: Any, name: str, line: int) -> Ite
     parser.add_class_arguments(kind, name)
     right: dict[str, Any] = {}
     lines: dict[str, int] = {}
+    faulty: set[str] = set()
     is_whole = True
     for key, value in entries(node):
         if not isinstance(key, yaml.ScalarNode) or key.value not in hints:
@@ -69,10 +70,12 @@ def _of_settings(node: yaml.MappingNode, kind: Any, name: str, line: int) -> Ite
             continue
         setting = {key.value: yaml.SafeLoader("").construct_object(value, deep=True)}
         mistakes = list(_within(key, value, hints[key.value], f"{name}.{key.value}"))
-        if not mistakes and (sentence := _type_mistake(parser, _nested(name, setting))):
+        has_mistaken_keys = _has_mistaken_keys(value, hints[key.value])  # told of the whole recipe at once
+        if not mistakes and not has_mistaken_keys and (sentence := _type_mistake(parser, _nested(name, setting))):
             mistakes = [Mistake(line_of(key), sentence)]
         yield from mistakes
-        if mistakes:
+        if mistakes or has_mistaken_keys:
+            faulty.add(key.value)
             is_whole = False
         else:
             right |= setting
@@ -85,8 +88,17 @@ def _of_settings(node: yaml.MappingNode, kind: Any, name: str, line: int) -> Ite
         if is_whole:
             yield Mistake(line, in_plain_words(error).replace(REQUIRED, "this is missing: "))
     except TwistError as error:
-        named = [lines[word] for word in re.findall(r"\w+", str(error)) if word in lines]
+        words = re.findall(r"\w+", str(error))
+        if faulty.intersection(words):
+            return  # it may be said only because that setting was left out
+        named = [lines[word] for word in words if word in lines]
         yield Mistake(named[0] if named else line, str(error))
+
+
+def _has_mistaken_keys(node: yaml.Node, hint: Any) -> bool:
+    items, kind = settings_within(node, hint)
+    known = {} if kind is None else get_type_hints(kind)
+    return bool(known) and any(mistaken_keys(item, known) for item in items if isinstance(item, yaml.MappingNode))
 
 
 def _type_mistake(parser: ArgumentParser, setting: Any) -> str | None:

@@ -133,6 +133,22 @@ def test_all_mistakes_are_told_at_once_each_with_its_line(twist: Twist, tmp_path
     assert "class" not in done.stdout and "pipeline." not in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("mixture", "expected"),
+    [
+        ("{speech: 0}", "train.mixture gives no kind a weight above 0"),
+        ("{interleved: 1, speech: 1}", "there is no setting train.mixture.interleved; did you mean interleaved?"),
+        ("{speech: many}", "train.mixture.speech"),
+    ],
+)
+def test_a_mistake_within_a_setting_is_told_once(mixture: str, expected: str) -> None:
+    """Not as one of its value too, nor what the other settings would lack without it."""
+    text = f"train:\n  architecture: {{model_type: opt}}\n  tokenizer: somewhere\n  mixture: {mixture}\n"
+    (mistake,) = find_mistakes(text, "mine.yaml")
+    assert expected in mistake.sentence
+    assert mistake.line == 4
+
+
 def test_other_commands_tell_the_first_and_how_many_more(twist: Twist, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(MANY)

@@ -19,6 +19,7 @@ from model.lm.scoring import log_likelihoods
 from model.lm.text_lm import extend_text_lm, ids_of_text, text_tokenizer
 from model.lm.vocab import Vocabulary
 from pipeline.errors import TwistError
+from pipeline.speaking.text_and_speech import before_first
 from tests.model.lm.test_text_lm import ROWS, write_text_lm
 
 VOCABULARY = Vocabulary(50, ROWS + 2, text_size=ROWS)
@@ -147,6 +148,16 @@ def test_what_stands_before_parts() -> None:
     assert encode([speech(0)], VOCABULARY, "speech") == [331, 332]
     meta = Vocabulary(501, 32_002, bos_id=1, text_size=32_000)
     assert encode([text(5), speech(99)], meta, "text") == [1, 32_000, 5, 32_001, 32_101, 32_000]
+
+
+def test_the_paper_s_spoken_stop() -> None:
+    """SpiRit-LM, note 17: the word "stop", which ends a clip that is shown, in units of BASE and in ids of Meta's."""
+    stop = [481, 149, 40, 48, 315, 242, 428, 494, 75, 497, 188, 388, 109, 23, 338, 23, 481]
+    meta = Vocabulary(501, 32_002, bos_id=1, text_size=32_000)
+    ids = encode([speech(7, 7, 3), speech(*stop), text(5)], meta, "speech")
+    assert ids[-len(stop) - 3 :] == [*(32_002 + unit for unit in stop), 32_000, 5, 32_001]
+    (said, *_) = parse(np.array(ids[1:]), meta)
+    assert before_first(said.values, np.array(stop)).tolist() == said.values[: -len(stop)].tolist() == [7, 3]
 
 
 @pytest.mark.parametrize(
