@@ -143,7 +143,7 @@ def read_recipe(
         is_help_all = "--help-all" in argv
         file = {**(read_kept(run_said) if run_said and not is_help_all else {}), **given}
         parser.set_defaults(_defaults(parser, {name: file[name] for name in ("run", *sections) if name in file}))
-        made = parser.instantiate(parser.parse_args(list(argv)))
+        made = _made(parser, parser.parse_args(list(argv)))
         others = instantiate({name: value for name, value in file.items() if name not in ("run", *sections)})
     except ArgumentError as error:
         raise usage_error(error, argv, parser) from error
@@ -341,7 +341,23 @@ def instantiate(sections: dict[str, Any]) -> dict[str, Any]:
         # The recipe may leave the model to the command line of `twist train`.
         sections = {name: value for name, value in sections.items() if name != "train"}
     said = Namespace(sections)  # type: ignore[no-untyped-call]
-    return dict(vars(_parser(tuple(sections)).instantiate(said)))
+    return dict(vars(_made(_parser(tuple(sections)), said)))
+
+
+def _made(parser: ArgumentParser, settings: Namespace) -> Namespace:
+    """The configs of parsed settings.
+
+    Of one that may be left out the parser tells what a config refuses as a value of no type, with no way to tell which.
+    """
+    try:
+        return parser.instantiate(settings)
+    except ValueError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, TwistError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise cause from None
 
 
 def _with_options(sentence: str, parser: ArgumentParser) -> str:

@@ -149,6 +149,15 @@ def test_a_mistake_within_a_setting_is_told_once(mixture: str, expected: str) ->
     assert mistake.line == 4
 
 
+def test_a_mixture_of_nothing_is_one_sentence_to_a_command(twist: Twist, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("train:\n  architecture: {model_type: opt}\n  tokenizer: somewhere\n  mixture: {speech: 0}\n")
+    for options in (["--config", str(path)], ["--train.init", "somewhere", "--train.mixture.speech", "0"]):
+        error = twist("train", "--run", str(tmp_path / "run"), *options, status=2).stderr
+        assert "train.mixture gives no kind a weight above 0" in error
+        assert "Traceback" not in error
+
+
 def test_other_commands_tell_the_first_and_how_many_more(twist: Twist, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(MANY)
