@@ -350,7 +350,7 @@ def _made(parser: ArgumentParser, settings: Namespace) -> Namespace:
     Of one that may be left out the parser tells what a config refuses as a value of no type, with no way to tell which.
     """
     try:
-        return parser.instantiate(settings)
+        made: Namespace = parser.instantiate(settings)
     except ValueError as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, TwistError):
@@ -358,6 +358,7 @@ def _made(parser: ArgumentParser, settings: Namespace) -> Namespace:
         if cause is None:
             raise
         raise cause from None
+    return made
 
 
 def _with_options(sentence: str, parser: ArgumentParser) -> str:
