@@ -67,7 +67,7 @@ class PairBenchmark:
 
 
 # They hear and say units alone. Those that need no speech LM, or no speech, are left out.
-OF_UNITS = ("matching", "asr", "tts", "intent", "generation", "stsp")
+OF_UNITS = ("matching", "tts", "generation")
 
 
 def require_heard(subject: Subject, benchmark: str) -> None:

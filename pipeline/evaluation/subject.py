@@ -7,8 +7,11 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
+from model.lm.parts import Part
 from model.lm.scoring import scored_as
-from model.lm.streams import StreamRates
+from model.lm.streams import StreamRates, Streams, merge
 from model.training import checkpoint
 from model.weights_file import fingerprint_of_folder
 from pipeline.errors import TwistError
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from model.device import Device
     from model.pitch.model_config import Extractor
     from pipeline.evaluation.config import EvaluationConfig
-    from pipeline.evaluation.item_units import AudioItem, ItemUnits
+    from pipeline.evaluation.item_units import AudioItem, ItemUnits, UnitRow
     from pipeline.evaluation.measures import Measure
     from pipeline.evaluation.results import LeftOut, Result
     from pipeline.progress import ReportProgress
@@ -164,6 +167,14 @@ class Subject:
         encoder = encoder_of(self.codebook, self.device)
         codes = self.heard.codes if self.heard else None
         return units_of_items(self.output, items, encoder, self.codebook, self.cluster, self.report, codes)
+
+    def part_of(self, row: UnitRow) -> Part:
+        """What `units_heard` has of a recording, as a part of a sequence of text and speech: merged, if expressive."""
+        if self.heard is None:
+            return Part("speech", row.units.astype(np.int64))
+        assert row.pitch is not None and row.style is not None
+        streams = Streams(row.units, row.durations, row.pitch, row.style)
+        return Part("speech", merge([streams], self.lm.vocabulary, self.heard.rates).ids - self.lm.vocabulary.offset)
 
     def _scoring(self) -> dict[str, Any]:
         """What is scored of a sequence, as it came out for this model."""

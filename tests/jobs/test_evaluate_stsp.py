@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -19,7 +20,14 @@ from model.lm.speech_lm import cold_start
 from model.lm.text_lm import extend_text_lm, text_tokenizer
 from model.lm.text_tokenizer import TextTokenizer
 from model.lm.vocab import Vocabulary
+from pipeline.evaluation.sentiment import stsp
+from pipeline.evaluation.sentiment.answers import with_room
 from pipeline.evaluation.sentiment.predictions import score_predictions
+from pipeline.evaluation.sentiment.records import read_records
+from pipeline.speaking.code_models import load_code_models
+from pipeline.speaking.expressive import StreamTokenizer
+from pipeline.speaking.speech_lm import load_lm
+from pipeline.speaking.tokenizer import load_tokenizer
 from pipeline.synthetic.config import MiniStspConfig
 from pipeline.synthetic.mini_stsp import write_mini_stsp
 from pipeline.work import cluster
@@ -28,6 +36,7 @@ from tests.progress import silently
 from tests.text_models import write_tokenizer
 
 if TYPE_CHECKING:
+    from model.lm.parts import Part
     from tests.jobs.conftest import Twist
 
 CODEBOOK = "hubert-tiny-25hz"
@@ -136,6 +145,52 @@ def test_all_directions_from_prompts_to_predictions_once(twist: Twist, folder: P
     made = kept(tmp_path / "evaluation")
     assert twist(*words).stdout == printed
     assert kept(tmp_path / "evaluation") == made
+
+
+@pytest.fixture(scope="module")
+def expressive(folder: Path) -> Path:
+    """A checkpoint of a model that says the embedded models' pitch and style, too."""
+    models = load_code_models("pitch-tiny", "style-tiny-25hz", "cpu")
+    pitch, style = models["pitch"], models["style"]
+    vocabulary = Vocabulary(
+        100, 332, codebook_fingerprint=FINGERPRINT, text_size=330, num_pitch=pitch.num_codes, num_style=style.num_codes,
+        pitch_offset=432, pitch_fingerprint=pitch.fingerprint, style_fingerprint=style.fingerprint,
+    )  # fmt: skip
+    extend_text_lm(str(folder / "text-lm"), vocabulary, seed=0).save_pretrained(folder / "expressive")
+    text_tokenizer(str(folder / "text-lm"), vocabulary).save_pretrained(folder / "expressive")
+    return folder / "expressive"
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize("shots", [0, 3])
+def test_an_expressive_model_hears_and_says_pitch_and_style(
+    twist: Twist, folder: Path, expressive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shots: int
+) -> None:
+    asked: list[tuple[Part, ...]] = []
+
+    def with_room_seen(prompts: Any, *more: Any) -> Any:
+        asked.extend(prompts.values())
+        return with_room(prompts, *more)
+
+    monkeypatch.setattr(stsp, "with_room", with_room_seen)
+    words = command(
+        folder, tmp_path, "--checkpoint", expressive, "--evaluation.stsp.vocoder", "hifigan-tiny-25hz-pitch"
+    )
+    words += ["--pitch.model", "pitch-tiny", "--style.model", "style-tiny-25hz", "--evaluation.stsp.directions"]
+    words += ["[s2s, s2t]", "--evaluation.stsp.num_runs", 1, "--evaluation.stsp.shots", shots]
+    told = results(twist(*words).stdout)
+    assert all(result["figures"]["accuracy"]["num_items"] == 6 for result in told.values())
+    lm = load_lm(str(expressive), "cpu")
+    models = load_code_models("pitch-tiny", "style-tiny-25hz", "cpu")
+    tokenizer = StreamTokenizer(load_tokenizer(CODEBOOK), models["pitch"], models["style"], lm.vocabulary)
+    of_set = read_records(str(folder / "mini"), "speech", "test", ["mini_read"])
+    heard = tokenizer.values([one.content for records in of_set.values() for one in records])
+    questions = [prompt[-1].values.tolist() for prompt in asked[: len(heard)]]
+    assert sorted(questions) == sorted(values.tolist() for values in heard), "as `twist generate` hears them"
+    assert {len(prompt) > 1 for prompt in asked} == {shots > 0}
+    answers = pa.concat_tables(pq.read_table(path) for path in (tmp_path / "stsp").rglob("*.parquet"))
+    said = {value for units in answers["units"].to_pylist() for value in units or ()}
+    assert min(said) < 100 <= max(said), "it says units and codes"
 
 
 @pytest.mark.usefixtures("in_this_process")

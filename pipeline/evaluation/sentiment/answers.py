@@ -1,6 +1,7 @@
 """What a model says to the prompts of STSP, drawn once and kept: an interruption costs the answers under way.
 
-    <folder>/stsp/<key>/part-*.parquet    a row a prompt: item_id, text or units, and how many tries it took
+    <folder>/stsp/<key>/part-*.parquet    a row a prompt: item_id, text or units (of an expressive model with codes of
+                                          pitch and style among them), and how many tries it took
 
 The key is a hash of the model, the prompts and how answers are drawn. An answer in which there is nothing to judge (no
 text, no units) is drawn anew, by another seed, until there is or the tries are used up.
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from model.lm.modality import Modality
     from model.lm.sampling_config import SamplingConfig
-    from pipeline.evaluation.item_units import UnitRow
     from pipeline.evaluation.subject import Subject
     from pipeline.speaking.prompts import PromptPart
     from pipeline.speaking.text_and_speech import TextAndSpeechLM
@@ -75,7 +75,7 @@ class Answer:
     Attributes:
         prompt: The parts of the prompt.
         text: The text; "" if it said nothing in any try.
-        units: The units [n].
+        units: The units [n]; of an expressive model its stream.
         num_tries: How often it was drawn.
     """
 
@@ -90,13 +90,10 @@ class Answer:
         return not (self.text if self.units is None else self.units.values.size)
 
 
-def encoded(prompt: Sequence[PromptPart], model: TextAndSpeechLM, speech: Mapping[str, UnitRow]) -> tuple[Part, ...]:
-    """The tokens and units of a prompt; `speech` has the units of recordings by the names that the prompt has."""
+def encoded(prompt: Sequence[PromptPart], model: TextAndSpeechLM, speech: Mapping[str, Part]) -> tuple[Part, ...]:
+    """The tokens of a prompt; `speech` has recordings as the model hears them, by the names that the prompt has."""
     texts = iter(model.text_parts([part.content for part in prompt if part.modality == "text"]))
-    return tuple(
-        next(texts) if part.modality == "text" else Part("speech", speech[part.content].units.astype(np.int64))
-        for part in prompt
-    )
+    return tuple(next(texts) if part.modality == "text" else speech[part.content] for part in prompt)
 
 
 def with_room(
@@ -174,7 +171,10 @@ def _answer(parts: Sequence[Part], prompt: Sequence[Part], model: TextAndSpeechL
         before = prompt[-1] if prompt[-1].modality == "text" else None
         texts = [model.text_of(part, before if place == 0 else None) for place, part in enumerate(parts)]
         return "".join(texts).strip()
-    return [int(unit) for part in parts for unit in part.values]
+    values = np.concatenate([np.zeros(0, np.int64), *(part.values for part in parts)])
+    vocabulary = model.lm.vocabulary
+    # Codes of pitch and style alone are no speech.
+    return values.tolist() if vocabulary.is_unit(values + vocabulary.offset).any() else []
 
 
 def _row(item_id: str, answer: str | list[int], num_tries: int) -> dict[str, object]:

@@ -123,7 +123,7 @@ class _Measured:
         records = {one.item_id: one for of_set in of_sets.values() for one in _spread(of_set, config.max_items)}
         runs = [self._shots(run) for run in range(config.num_runs)]
         heard = self._units(records)
-        speech = {**self._halves(runs), **heard.of}
+        speech = {name: subject.part_of(row) for name, row in {**self._halves(runs), **heard.of}.items()}
         askable = {name: one for name, one in records.items() if question == "text" or name in heard.of}
         left_out = list(heard.left_out)
 
@@ -167,7 +167,7 @@ class _Measured:
         """The units of the recordings that are prompts, by item; of none, where texts are."""
         if asked_in(self.direction) == "text":
             return ItemUnits({}, (), digest(), digest())
-        return self.subject.units([AudioItem(name, one.content) for name, one in records.items()])
+        return self.subject.units_heard([AudioItem(name, one.content) for name, one in records.items()])
 
     def _halves(self, runs: Sequence[Sequence[Shot]]) -> Mapping[str, UnitRow]:
         """The units of the halves of clips that examples show, by the halves' names.
@@ -185,7 +185,7 @@ class _Measured:
                     halves[half_name(uri, half)] = _half(uri, half)
         if not halves:
             return {}
-        units = self.subject.units(list(halves.values()))
+        units = self.subject.units_heard(list(halves.values()))
         for one in units.left_out:
             raise TwistError(f"the example {one.item_id} cannot be used: it is {one.reason} ({one.detail})")
         return units.of

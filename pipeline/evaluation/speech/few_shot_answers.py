@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from model.lm.parts import Part, encode
+from model.lm.parts import encode
 from pipeline.errors import TwistError
 from pipeline.evaluation.item_units import AudioItem
 from pipeline.evaluation.pairs.directions import require_text
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from model.lm.parts import Part
     from model.lm.sampling_config import SamplingConfig
     from pipeline.evaluation.subject import Subject
     from pipeline.speaking.few_shot import Example, Task
@@ -124,7 +125,7 @@ def answers_to(
     items = [one.audio for one in asked if one.audio is not None]
     items += clips.values() if ASKED_IN[task] == "speech" or ANSWERED_IN[task] == "speech" else ()
     items += [AudioItem(STOP, stop)] if stop is not None else ()
-    units = subject.units(items)
+    units = subject.units_heard(items)
     why = {item.item_id: item for item in units.left_out}
     if stop is not None and STOP in why:
         raise TwistError(f"{stop}, the recording that ends a clip, cannot be used: {why[STOP].detail}")
@@ -135,7 +136,7 @@ def answers_to(
         if row is None:
             cause = why[name]
             raise TwistError(f"{examples}: {given.content} cannot be shown: {cause.reason} ({cause.detail})")
-        return Part("speech", row.units.astype(np.int64))
+        return subject.part_of(row)
 
     prompts: dict[str, list[Part]] = {}
     left_out: list[LeftOut] = []

@@ -82,7 +82,7 @@ def subject_of(checkpoint: Path, units: dict[str, np.ndarray]) -> Subject:
     # In place of audio and its tokenizer.
     vars(subject)["lm"] = load_lm(str(checkpoint), "cpu", "float32")
     vars(subject)["codebook"] = type("Book", (), {"fingerprint": "codebook-1"})()
-    vars(subject)["units"] = units_of
+    vars(subject).update(units=units_of, units_heard=units_of)
     return subject
 
 

@@ -125,7 +125,7 @@ def test_who_is_asked_is_never_shown(checkpoint: Path, units: dict[str, np.ndarr
 def with_config(checkpoint: Path, units: dict[str, np.ndarray], **config: Any) -> Any:
     subject = subject_of(checkpoint, units)
     other = replace(subject, config=EvaluationConfig(**config))
-    vars(other).update({name: vars(subject)[name] for name in ("lm", "codebook", "units")})
+    vars(other).update({name: vars(subject)[name] for name in ("lm", "codebook", "units", "units_heard")})
     return other
 
 

@@ -83,7 +83,7 @@ def test_a_killed_command_goes_on_from_its_answers(
         (tmp_path / output).mkdir(exist_ok=True)
         made = subject_of(checkpoint, units)
         other = replace(made, output=str(tmp_path / output))
-        vars(other).update({name: vars(made)[name] for name in ("lm", "codebook", "units")})
+        vars(other).update({name: vars(made)[name] for name in ("lm", "codebook", "units", "units_heard")})
         return other
 
     whole = make(subject("whole"), tmp_path)
