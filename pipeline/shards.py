@@ -11,6 +11,7 @@ Any WebDataset reader can read the tars without this index; the loader here read
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import itertools
@@ -27,7 +28,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import TwistError
 from pipeline.files import foreign_json, parquet, storage
-from pipeline.files.tar_writer import TarWriter
+from pipeline.files.tar_writer import BLOCK_BYTES, TarWriter
 from pipeline.records import SAMPLE_CHECKSUMS, SAMPLE_SCHEMA, sample_schema
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ GROUP_SCHEMA = pa.schema([("sample", pa.large_string()), ("segment", pa.large_st
 FORMAT_VERSION = 1
 # Manifests written before samples had checksums.
 UNCHECKED_SCHEMA = pa.schema([field for field in SAMPLE_SCHEMA if field.name not in SAMPLE_CHECKSUMS])
-TAR_BLOCK_BYTES = 512
 # json.dumps makes an encoder each time that keys are to be sorted.
 SORTED_JSON = json.JSONEncoder(sort_keys=True)
 # A row of a sample's table of words.
@@ -376,42 +376,58 @@ def read_sample(shards: str, row: dict[str, Any]) -> Sample:
         DatasetError: its shard is missing or damaged.
     """
     uri = storage.join(shards, row["shard"])
+    with cut_out(uri, row["offset"], end_of(row), row.get("sample_crc32"), "sample") as tar:
+        return next(_samples_of(tar, row["shard"]))
+
+
+@contextlib.contextmanager
+def cut_out(uri: str, start: int, end: int, crc32: int | None, what: str) -> Iterator[tarfile.TarFile]:
+    """The bytes of a tar from `start` to `end`, which are whole members, as a tar of their own; no others are read.
+
+    Args:
+        uri: The tar.
+        start, end: The first byte of the first member's header, and the one behind the last one's content.
+        crc32: Of these bytes, where it is known.
+        what: What they are, for messages.
+
+    Raises:
+        DatasetError: they are missing or damaged, or what the caller makes of them finds them so.
+    """
     try:
-        data = storage.read_range(uri, row["offset"], end_of(row) - row["offset"])
-        if row.get("sample_crc32", zlib.crc32(data)) != zlib.crc32(data):
+        data = storage.read_range(uri, start, end - start)
+        if crc32 is not None and crc32 != zlib.crc32(data):
             raise ValueError("its bytes are not those that were packed")
         # Up to the end of a block, and the two empty ones that end a tar.
-        data += bytes(-len(data) % TAR_BLOCK_BYTES + 2 * TAR_BLOCK_BYTES)
+        data += bytes(-len(data) % BLOCK_BYTES + 2 * BLOCK_BYTES)
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            return next(_samples_of(tar, row["shard"]))
+            yield tar
     except FileNotFoundError:
         raise DatasetError(f"{uri} is missing; restore it or pack again") from None
-    except (tarfile.TarError, ValueError, KeyError, TypeError, AssertionError, StopIteration) as error:
+    except (tarfile.TarError, ValueError, KeyError, TypeError, AssertionError, StopIteration, EOFError) as error:
         raise DatasetError(
-            f"{uri} has no whole sample at byte {row['offset']} ({error or type(error).__name__}); restore it or pack "
-            f"again"
+            f"{uri} has no whole {what} at byte {start} ({error or type(error).__name__}); restore it or pack again"
         ) from error
 
 
 def _samples_of(tar: tarfile.TarFile, name: str) -> Iterator[Sample]:
     for key, members in itertools.groupby(tar, lambda member: member.name.partition(".")[0]):
-        parts = {member.name.partition(".")[2]: _content(tar, member) for member in members}
+        parts = {member.name.partition(".")[2]: content_of(tar, member) for member in members}
         facts = foreign_json.parse(parts["json"])
         words = None
         if "words" in facts:
             timed = tuple((str(word), float(start_s), float(end_s)) for word, start_s, end_s in facts["words"])
-            cuts = _array(parts["cuts.npy"]) if "cuts.npy" in parts else None
-            words = Words(timed, _array(parts["text.npy"]), _array(parts["words.npy"]), cuts)
+            cuts = array_of(parts["cuts.npy"]) if "cuts.npy" in parts else None
+            words = Words(timed, array_of(parts["text.npy"]), array_of(parts["words.npy"]), cuts)
         yield Sample(
             key=key,
             split=name.partition("/")[0],
-            units=_array(parts["units.npy"]),
-            durations=_array(parts["durations.npy"]),
+            units=array_of(parts["units.npy"]),
+            durations=array_of(parts["durations.npy"]),
             segments=tuple(facts.get("segments", ())),
             speech_s=facts.get("speech_s"),
             words=words,
-            pitch=_array(parts["pitch.npy"]) if "pitch.npy" in parts else None,
-            style=_array(parts["style.npy"]) if "style.npy" in parts else None,
+            pitch=array_of(parts["pitch.npy"]) if "pitch.npy" in parts else None,
+            style=array_of(parts["style.npy"]) if "style.npy" in parts else None,
             **{field: facts[field] for field in ("segment_id", "corpus", "speaker", "language")},
             **{field: facts[field] for field in ("start_s", "end_s")},
             # Which shards from before have not.
@@ -419,14 +435,16 @@ def _samples_of(tar: tarfile.TarFile, name: str) -> Iterator[Sample]:
         )
 
 
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+def content_of(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """A member's bytes; ValueError if it is no file."""
     file = tar.extractfile(member)
     if file is None:
         raise ValueError(f"{member.name} is no file")
     return file.read()
 
 
-def _array(content: bytes) -> NDArray[Any]:
+def array_of(content: bytes) -> NDArray[Any]:
+    """The array of a .npy file; ValueError if it is none, or holds objects."""
     array: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
     return array
 

@@ -8,8 +8,6 @@ TEXT/dataset.json                   tokenizer, type of tokens, fingerprint, chec
 from __future__ import annotations
 
 import hashlib
-import io
-import tarfile
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,9 +20,11 @@ from pipeline.records import DOCUMENT_SCHEMA
 from pipeline.shards import (
     DATASET,
     SORTED_JSON,
-    TAR_BLOCK_BYTES,
     DatasetError,
     Shards,
+    array_of,
+    content_of,
+    cut_out,
     read_info,
     write_manifest,
 )
@@ -136,26 +136,12 @@ def read_document(dataset: TextDataset, row: dict[str, Any]) -> Document:
         DatasetError: its shard is missing or damaged.
     """
     uri = storage.join(dataset.uri, row["shard"])
-    try:
-        end = row["tokens_offset"] + row["num_tokens"] * dataset.token_type.itemsize
-        content = storage.read_range(uri, row["offset"], end - row["offset"])
-        if zlib.crc32(content) != row["sample_crc32"]:
-            raise ValueError("its bytes are not those that were packed")
-        # Up to the end of a block, and the two empty ones that end a tar.
-        content += bytes(-len(content) % TAR_BLOCK_BYTES + 2 * TAR_BLOCK_BYTES)
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
-            files = {name: tar.extractfile(name) for name in tar.getnames()}
-            members = {name.rpartition(".")[2]: file.read() for name, file in files.items() if file is not None}
+    end = row["tokens_offset"] + row["num_tokens"] * dataset.token_type.itemsize
+    with cut_out(uri, row["offset"], end, row["sample_crc32"], "document") as tar:
+        members = {member.name.rpartition(".")[2]: content_of(tar, member) for member in tar}
         facts = foreign_json.parse(members["json"])
-        tokens = np.load(io.BytesIO(members["npy"]), allow_pickle=False)
+        tokens = array_of(members["npy"])
         return Document(row["key"], row["corpus"], str(facts["source"]), int(facts["row"]), row["split"], tokens)
-    except FileNotFoundError:
-        raise DatasetError(f"{uri} is missing; restore it or pack again") from None
-    except (tarfile.TarError, ValueError, KeyError, TypeError, EOFError) as error:
-        raise DatasetError(
-            f"{uri} has no whole document at byte {row['offset']} ({error or type(error).__name__}); restore it or "
-            f"pack again"
-        ) from error
 
 
 def write_text_index(shards: str, info: dict[str, Any], rows: Iterable[pa.Table]) -> TextDataset:

@@ -18,10 +18,11 @@ import pyarrow.compute as pc
 
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
+from pipeline.files.tar_writer import BLOCK_BYTES
 from pipeline.inspection.accounts import hashes_of, repeated
 from pipeline.inspection.verify_tars import verify_tar
 from pipeline.records import SPLITS
-from pipeline.shards import DATASET, MANIFEST, TAR_BLOCK_BYTES, WORD_BYTES, dataset_fingerprint, open_dataset
+from pipeline.shards import DATASET, MANIFEST, WORD_BYTES, dataset_fingerprint, open_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -138,7 +139,7 @@ def _verify_places(dataset: Dataset, shards: dict[str, dict[str, Any]]) -> Itera
             table[name].to_numpy().astype(np.int64) for name in ("offset", "units_offset", "num_units")
         )
         end = ends[pc.index_in(table["shard"], paths).to_numpy()]
-        is_fit = (offset >= 0) & (offset % TAR_BLOCK_BYTES == 0) & (offset < units_offset) & (num_units > 0)
+        is_fit = (offset >= 0) & (offset % BLOCK_BYTES == 0) & (offset < units_offset) & (num_units > 0)
         is_fit &= units_offset + 2 * num_units <= end
         if of_words:
             words_offset, num_words = (pc.fill_null(table[name], 0).to_numpy().astype(np.int64) for name in of_words)
