@@ -15,7 +15,9 @@ from pipeline.report.draw_rows import draw_rows
 from pipeline.runs import SHARDS, STAGES, TEXT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import pyarrow as pa
 
     from pipeline.shards import Dataset
 
@@ -104,31 +106,32 @@ def draw(run: str, dataset: Dataset | None, size: int, seed: int) -> Drawn:
 
 
 def _kept(dataset: Dataset, size: int, seed: int) -> Iterator[Stratum]:
-    for corpus, rows in draw_rows(dataset.rows(dataset.schema.names), "corpus", size, seed).items():
-        totals = [total for total in dataset.info["totals"] if total["corpus"] == corpus]
-        yield Stratum(
-            SHARDS,
-            corpus,
-            "samples",
-            sum(total["num_samples"] for total in totals),
-            sum(total["hours"] for total in totals),
-            tuple(Wanted(row["segment_id"], "segments", SHARDS, KEPT, row=row) for row in rows),
-        )
+    return _strata(dataset.rows(dataset.schema.names), dataset.info["totals"], size, seed)
 
 
 def _with_words(dataset: Dataset, size: int, seed: int) -> Iterator[Stratum]:
     """Samples of two words or more, which can be part text and part speech."""
     tables = dataset.rows(dataset.schema.names)
     aligned = (table.filter(pc.greater_equal(table["num_words"], 2)) for table in tables)
-    for corpus, rows in draw_rows(aligned, "corpus", size, seed).items():
-        totals = [total for total in dataset.info["text"]["totals"] if total["corpus"] == corpus]
+    return _strata(aligned, dataset.info["text"]["totals"], size, seed, is_interleaved=True)
+
+
+def _strata(
+    tables: Iterable[pa.Table], totals: Sequence[dict[str, Any]], size: int, seed: int, *, is_interleaved: bool = False
+) -> Iterator[Stratum]:
+    """Samples of the shards by corpus, of which `totals` tell how much there is."""
+    for corpus, rows in draw_rows(tables, "corpus", size, seed).items():
+        of_corpus = [total for total in totals if total["corpus"] == corpus]
         yield Stratum(
             SHARDS,
             corpus,
             "samples",
-            sum(total["num_samples"] for total in totals),
-            sum(total["hours"] for total in totals),
-            tuple(Wanted(row["segment_id"], "segments", SHARDS, KEPT, row=row, is_interleaved=True) for row in rows),
+            sum(total["num_samples"] for total in of_corpus),
+            sum(total["hours"] for total in of_corpus),
+            tuple(
+                Wanted(row["segment_id"], "segments", SHARDS, KEPT, row=row, is_interleaved=is_interleaved)
+                for row in rows
+            ),
         )
 
 
