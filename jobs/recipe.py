@@ -42,13 +42,12 @@ from pipeline.language.same_speech import SameSpeechConfig
 from pipeline.packing.config import PackConfig
 from pipeline.pitch.config import PitchConfig
 from pipeline.preferences.config import PreferencesConfig
+from pipeline.runs import RECIPE
 from pipeline.segments.config import SegmentConfig
 from pipeline.text.config import TextConfig
 from pipeline.units.config import CodebookConfig
 from pipeline.words.config import WordsConfig
 from pipeline.work.cluster import ClusterConfig
-
-KEPT_RECIPE = "recipe.yaml"
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,7 @@ def usage_error(error: Exception, argv: Sequence[str], parser: ArgumentParser) -
 
 def kept_uri(run: str) -> str:
     """The file in which a run keeps its recipe."""
-    return storage.join(run, KEPT_RECIPE)
+    return storage.join(run, RECIPE)
 
 
 def kept_text(run: str) -> str | None:

@@ -13,6 +13,8 @@ from typing import Literal
 
 from pipeline.files import storage
 
+# The recipe that a run keeps.
+RECIPE = "recipe.yaml"
 MANIFEST = "manifest"
 LANGUAGE = "language"
 SEGMENTS = "segments"

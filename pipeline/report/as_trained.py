@@ -10,8 +10,7 @@ import yaml
 from model.lm.mixture.config import MixtureConfig, SpanConfig
 from pipeline.errors import TwistError
 from pipeline.files import storage
-
-RECIPE = "recipe.yaml"
+from pipeline.runs import RECIPE
 
 
 @dataclass(frozen=True)
