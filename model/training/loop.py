@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from model.device import pick_device, warn_of_slow_bfloat16
+from model.device import warn_of_slow_bfloat16
 from model.training import checkpoint_steps, optimizer_state, resumption
 from model.training.checkpoint_writer import CheckpointWriter
 from model.training.curve_loggers import CurveLogger, TensorBoard, WeightsAndBiases, flatten
@@ -76,8 +76,6 @@ def run_training(
         TwistError: settings, data and checkpoints do not fit together, or the loss is no longer finite.
     """
     folder = checkpoint_steps.open_folder(folder)
-    if settings.precision == "bfloat16":
-        warn_of_slow_bfloat16(pick_device(settings.device))
     with (
         join_ranks(settings.device) as ranks,
         stop_flag() as stop,
@@ -86,6 +84,8 @@ def run_training(
             folder, ranks.rank, ranks.world_size, in_background=settings.save_in_background, lease=lease
         ) as writer,
     ):
+        if settings.precision == "bfloat16" and ranks.is_main:
+            warn_of_slow_bfloat16(ranks.device)
         loop = _Loop(section, settings, folder, ranks, lease, writer, make, on_event)
         loop.run(stop)
         loop.close()

@@ -222,11 +222,10 @@ def _conditions(clips: VoiceClips, index: int, model: VocoderConfig, num_frames:
     }
     if model.source_harmonics:
         assert clips.melody is not None, "clips of a vocoder with a source tell its melody"
-        frames_per_code = model.frames_per_code["pitch"]
-        codes = codes_of_frames(told.codes["pitch"], frames_per_code, num_frames, "pitch")
         # Where no mean is known nothing is voiced, or it should not be.
         mean_hz = told.f0_mean_hz or clips.melody.means_hz[told.speaker or 0]
-        conditions["f0_hz"] = torch.from_numpy(clips.melody.f0_hz(codes, frames_per_code, mean_hz))
+        f0_hz = clips.melody.f0_hz(conditions["pitch_codes"].numpy(), model.frames_per_code["pitch"], mean_hz)
+        conditions["f0_hz"] = torch.from_numpy(f0_hz)
     if model.multispkr:
         assert told.speaker is not None, "clips of a vocoder of several speakers tell theirs"
         conditions["speaker"] = torch.tensor(told.speaker)
