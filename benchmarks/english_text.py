@@ -34,7 +34,7 @@ PACKAGES = (
     ("postgresql-doc-15", "PostgreSQL", r"\.html(\.gz)?$"),
     ("gimp-help-en", "GFDL-1.2+", r"\.html(\.gz)?$"),
     ("libreoffice-help-en-us", "MPL-2.0", r"\.html(\.gz)?$"),
-    ("apache2-doc", "Apache-2.0", r"\.html\.en(\.gz)?$"),
+    ("apache2-doc", "Apache-2.0", r"/en/.*\.html$"),
     ("maxima-doc", "GPL-2+", r"\.html(\.gz)?$"),
     ("octave-doc", "GPL-3+", r"\.html(\.gz)?$"),
     ("installation-guide-amd64", "GPL-2+", r"/en/.*\.html(\.gz)?$"),

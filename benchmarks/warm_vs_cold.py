@@ -149,14 +149,14 @@ class Experiment:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.folder: Path = arguments.folder / "quick" if arguments.quick else arguments.folder
         self.speech: list[Path] = [] if arguments.quick else arguments.speech
-        self.hours: float = 0.1 if arguments.quick else arguments.hours
+        self.hours: float = 0.05 if arguments.quick else arguments.hours
         self.text: Path | None = arguments.text
         self.has_benchmarks = not arguments.quick
         self.rates, self.seeds, self.steps = PEAK_RATES, SEEDS, STEPS
         self.text_tokens: float = arguments.text_tokens
         if arguments.quick:
-            self.rates, self.seeds, self.steps = PEAK_RATES[1:2], SEEDS[:1], {1.0: 4}
-            self.text_tokens = 2 * TEXT.batch_size * TOKENS_PER_SAMPLE
+            self.rates, self.seeds, self.steps = PEAK_RATES[1:2], SEEDS[:1], {1.0: 2}
+            self.text_tokens = TEXT.batch_size * TOKENS_PER_SAMPLE
             self.text = ROOT / "docs"
 
     def run(self) -> None:
@@ -257,7 +257,9 @@ class Experiment:
         folder = (self.folder / "speech").resolve()
         voices = folder / "voices"
         if not (voices / "corpus.json").exists():
-            twist("make-speech", "voices", str(voices), "--speech.hours", str(self.hours))
+            twist(
+                "make-speech", "voices", str(voices), "--speech.hours", str(self.hours), "--speech.test_sentences", "1"
+            )
         corpora = [{"kind": "folder", "root": str(voices / "train"), "name": "voices"}]
         for root in self.speech:
             kind = "librispeech" if (root / "SPEAKERS.TXT").exists() else "folder"
