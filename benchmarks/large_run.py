@@ -41,9 +41,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
 from pipeline.files import parquet, storage
+from pipeline.files.tar_writer import BLOCK_BYTES
 from pipeline.records import RECORDING_SCHEMA, SAMPLE_CHECKSUMS, SAMPLE_SCHEMA, SEGMENT_SCHEMA, UNITS_SCHEMA
 from pipeline.runs import CODEBOOK, LANGUAGE, MANIFEST, SEGMENTS, SHARDS, UNITS
-from pipeline.shards import TAR_BLOCK_BYTES, open_dataset, write_index
+from pipeline.shards import open_dataset, write_index
 from pipeline.stage import Stage, StageCounts, Tally, digest, digest_of_files, fingerprint_of, read_facts
 from pipeline.units import codebook
 
@@ -290,8 +291,8 @@ def shard(
     count = len(numbers)
     num_units = generator.integers(100, FRAMES_PER_SEGMENT, count).astype(np.int32)
     # Of each sample three headers, the text within a block, and two arrays of 128 bytes and its units.
-    array_bytes = -(-(128 + 2 * num_units.astype(np.int64)) // TAR_BLOCK_BYTES) * TAR_BLOCK_BYTES
-    ends = np.cumsum(4 * TAR_BLOCK_BYTES + 2 * array_bytes)
+    array_bytes = -(-(128 + 2 * num_units.astype(np.int64)) // BLOCK_BYTES) * BLOCK_BYTES
+    ends = np.cumsum(4 * BLOCK_BYTES + 2 * array_bytes)
     recording, number = np.divmod(numbers, SEGMENTS_PER_RECORDING)
     segment_ids = [segment_id(ids[r], n) for r, n in zip(recording.tolist(), number.tolist(), strict=True)]
     hashes = [n * HASH_FACTOR % 2**64 for n in numbers.tolist()]
@@ -302,7 +303,7 @@ def shard(
         ],
         "shard": [path] * count,
         "index": np.arange(count, dtype=np.int32),
-        "offset": ends - (4 * TAR_BLOCK_BYTES + 2 * array_bytes),
+        "offset": ends - (4 * BLOCK_BYTES + 2 * array_bytes),
         "units_offset": ends - array_bytes + 128,
         "num_units": num_units,
         "num_frames": np.full(count, FRAMES_PER_SEGMENT, np.int32),
@@ -316,7 +317,7 @@ def shard(
         # The tars are empty: these say nothing, and are as many different numbers as true ones.
         **{name: generator.integers(0, 2**32, count, np.uint32) for name in SAMPLE_CHECKSUMS},
     }
-    return pa.table(columns, schema=SAMPLE_SCHEMA), int(ends[-1]) + 2 * TAR_BLOCK_BYTES
+    return pa.table(columns, schema=SAMPLE_SCHEMA), int(ends[-1]) + 2 * BLOCK_BYTES
 
 
 PLAIN = str.maketrans(dict.fromkeys("/.#", "-"))

@@ -258,7 +258,7 @@ class Experiment:
         voices = folder / "voices"
         if not (voices / "corpus.json").exists():
             twist(
-                "make-speech", "voices", str(voices), "--speech.hours", str(self.hours), "--speech.test_sentences", "1"
+                "make-speech", "voices", str(voices), "--speech.hours", str(self.hours), "--speech.test_sentences", "2"
             )
         corpora = [{"kind": "folder", "root": str(voices / "train"), "name": "voices"}]
         for root in self.speech:
