@@ -20,8 +20,10 @@ gpus=${SLURM_GPUS_ON_NODE:-0}
 cd "${SLURM_SUBMIT_DIR:?this is a script for sbatch}"
 source .venv/bin/activate
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-address=$(srun --overlap --nodes 1 --ntasks 1 --nodelist "$head" hostname --ip-address | cut -d ' ' -f 1)
+machines=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${machines%%$'\n'*}  # `| head -n 1` would end scontrol, and with it this script, where it is not done writing
+addresses=$(srun --overlap --nodes 1 --ntasks 1 --nodelist "$head" hostname --ip-address)
+address=${addresses%% *}
 on_each=(srun --overlap --ntasks-per-node 1 --cpus-per-task "$SLURM_CPUS_PER_TASK" --gpus-per-node "$gpus")
 
 # SLURM tells the script, two minutes before it ends the job; what runs is told here, and the job is queued again.

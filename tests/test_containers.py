@@ -101,7 +101,7 @@ STAND_INS = {
     """,
     "scontrol": """
         echo "scontrol $*" >> "$CALLS"
-        if [ "$1" = show ]; then printf 'n1\\nn2\\nn3\\n'; fi
+        if [ "$1" = show ]; then printf 'n1\\n'; /bin/sleep 0.2; printf 'n2\\nn3\\n'; fi
     """,
     "hostname": "echo 10.0.0.1 10.0.0.2",
     "ray": """
