@@ -56,17 +56,22 @@ class Spin(nn.Module):
     Args:
         config: Settings of the loss.
         body: The HuBERT that is tuned; its batch norms keep their statistics.
-        num_phones: Kinds of phones; 0: none are predicted.
+        phone_sets: [C, P] bool, which phones there are in each corpus: a frame's compete with those of its corpus, as
+            corpora may call one sound by two names. P of 0: none are predicted.
     """
 
-    def __init__(self, config: SpinConfig, body: HubertModel, num_phones: int) -> None:
+    phone_sets: Tensor
+
+    def __init__(self, config: SpinConfig, body: HubertModel, phone_sets: Tensor) -> None:
         super().__init__()
         self.config = config
         self.body = body
         width = body.config.hidden_size
         self.projection = nn.Linear(width, config.code_dim)
         self.codes = nn.Parameter(F.normalize(torch.randn(config.num_codes, config.code_dim), dim=-1))
+        num_phones = phone_sets.shape[1]
         self.phones = nn.Linear(width, num_phones) if num_phones else None
+        self.register_buffer("phone_sets", phone_sets, persistent=False)
         body.encoder.layers[config.layer :].requires_grad_(False)
         body.feature_extractor.requires_grad_(config.train_convolutions)
 
@@ -101,6 +106,8 @@ class Spin(nn.Module):
         has_phone = phones != NO_PHONE
         if self.phones is not None:
             logits = self.phones(hidden[has_phone]).float()
+            competes = self.phone_sets[corpora[:, None].expand_as(phones)[has_phone]]
+            logits = logits.masked_fill(~competes, float("-inf"))
             phone_nll = F.cross_entropy(logits, phones[has_phone], reduction="sum")
             phone_correct = (logits.argmax(-1) == phones[has_phone]).sum()
         return SpinLoss(code_nll, same_code, counts.sum(), phone_nll, phone_correct, has_phone.sum())

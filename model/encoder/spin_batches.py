@@ -46,8 +46,8 @@ class SpokenClips(Protocol):
         ...
 
     @property
-    def phone_names(self) -> Sequence[str]:
-        """The kinds of phones, by number; none if no clip has any."""
+    def phone_sets(self) -> NDArray[np.bool_]:
+        """Which phones each corpus has, [C, P]; P is 0 if no clip has any."""
         ...
 
     @property

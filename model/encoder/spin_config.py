@@ -17,7 +17,9 @@ class SpinConfig:
         init: The HuBERT to tune: a Hugging Face folder or a fairseq file (local or s3://), or an official name.
         layer: The layer whose features become units; layers above it stay as they are.
         phones: Folder of alignments (TextGrid, .lab, CTM or `twist make-speech`'s phonemes.parquet) by the path of each
-            recording below it. The phones of these recordings are predicted as well. Null: Spin alone.
+            recording below it; or such a folder for each corpus, by the corpus' name, where an alignment's path is the
+            end of its recording's. The phones of these recordings are predicted as well, each among those of its
+            corpus. Null: Spin alone.
         num_codes: Clusters of the online clustering.
         code_dim: Width of the space in which features and codes are compared.
         temperature: Their cosine is divided by this when codes are predicted.
@@ -55,7 +57,7 @@ class SpinConfig:
 
     init: str = "hubert-tiny-25hz"
     layer: int = 3
-    phones: str | None = None
+    phones: str | dict[str, str] | None = None
     num_codes: int = 128
     code_dim: int = 256
     temperature: float = 0.1

@@ -138,7 +138,7 @@ class SpinTraining(Training[SpinBatch, Invariance]):
         self._batches = SpinBatches(train_clips, config, body.config, ranks.rank, ranks.world_size)
         self._validation = validation_views(validation_clips, config, body.config, ranks.rank, ranks.world_size)
         torch.manual_seed(config.seed)
-        self._spin = Spin(config, body, len(train_clips.phone_names))
+        self._spin = Spin(config, body, torch.from_numpy(train_clips.phone_sets))
         if resumed:
             self._spin.load_state_dict(safetensors.torch.load_file(resumed.folder / HEAD), strict=False)
         else:
@@ -155,7 +155,7 @@ class SpinTraining(Training[SpinBatch, Invariance]):
             "num_clips": self._batches.num_clips,
             "hours": self._batches.num_samples / SAMPLE_RATE_HZ / 3600,
             "num_too_short": len(self._clips) - self._batches.num_clips,
-            "num_phones": len(self._clips.phone_names),
+            "num_phones": self._clips.phone_sets.shape[1],
         }
 
     def batches(self, start: int, stop: int) -> Iterable[SpinBatch]:

@@ -2,8 +2,9 @@
 
     RUN/segments/, alignments in files -> clips of train and validation
 
-An alignment belongs to a recording if its name is the recording's path, without the suffix, below the alignments'
-folder: `twist make-speech voices` and most aligners write them so, beside the audio or in a tree of the same shape.
+An alignment in a folder for all corpora belongs to a recording if its name is the recording's path, without the suffix,
+below that folder: `twist make-speech voices` writes them so. In a folder for one corpus, it belongs to the recording of
+that corpus whose path ends with its name: most aligners write them so, in a tree of the same shape.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from pipeline.stage import fingerprint_of
 from pipeline.units.labelled_clips import hash_fraction
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -45,7 +46,8 @@ class SegmentClips:
     num_samples: NDArray[np.int64]
     corpora: NDArray[np.int64]
     fingerprint: str
-    phone_names: tuple[str, ...] = ()
+    phone_names: tuple[str, ...]
+    phone_sets: NDArray[np.bool_]
     alignments: Mapping[str, list[Interval]] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -76,16 +78,19 @@ class SegmentClips:
         return np.array([number_of[SILENCE if label is None else label] for label in labels])
 
 
-def read_spoken_clips(run: str, validation_share: float, phones: str | None) -> tuple[SegmentClips, SegmentClips]:
+def read_spoken_clips(
+    run: str, validation_share: float, phones: str | Mapping[str, str] | None
+) -> tuple[SegmentClips, SegmentClips]:
     """The clips of a run whose segments are known: those to train on, and those of recordings kept for validation.
 
     Args:
         run: Folder of a run that has been segmented.
         validation_share: Share of recordings to keep for validation, chosen by a stable hash.
-        phones: Folder of alignments, or null.
+        phones: Folder of alignments, or one for each corpus by its name, or null.
 
     Raises:
-        TwistError: the run has no segments, one of the two would be empty, or no recording has an alignment.
+        TwistError: the run has no segments, one of the two would be empty, no recording has an alignment, or two
+            have the same.
     """
     segments_fingerprint = fingerprint_of(run, SEGMENTS)
     segments = read_segments(run)
@@ -93,8 +98,13 @@ def read_spoken_clips(run: str, validation_share: float, phones: str | None) -> 
     corpora = [corpus_of[recording_id] for recording_id in segments["recording_id"].to_pylist()]
     number_of = {name: number for number, name in enumerate(sorted(set(corpora)))}
     segments = segments.append_column("corpus_number", pa.array([number_of[name] for name in corpora], pa.int64()))
-    alignments = _alignments_of(set(segments["uri"].to_pylist()), phones) if phones else {}
-    names = sorted({SILENCE} | {one.label for of_file in alignments.values() for one in of_file}) if alignments else []
+    corpus_of_uri = dict(zip(segments["uri"].to_pylist(), corpora, strict=True))
+    alignments = _alignments_of(corpus_of_uri, phones) if phones else {}
+    kinds = {name: {SILENCE} for name in number_of} if alignments else {}
+    for uri, intervals in alignments.items():
+        kinds[corpus_of_uri[uri]] |= {interval.label for interval in intervals}
+    names = tuple(sorted(set().union(*kinds.values())))
+    sets = np.array([[name in of_corpus for name in names] for of_corpus in kinds.values()], bool)
     said = hashlib.sha256(json.dumps(_as_json(alignments), sort_keys=True).encode()).hexdigest() if phones else ""
     fractions = np.array([hash_fraction(recording_id) for recording_id in segments["recording_id"].to_pylist()])
     clips = []
@@ -112,15 +122,31 @@ def read_spoken_clips(run: str, validation_share: float, phones: str | None) -> 
                 np.rint(durations_s * SAMPLE_RATE_HZ).astype(np.int64),
                 rows["corpus_number"].to_numpy(),
                 f"{segments_fingerprint}/{validation_share:g}/{said}",
-                tuple(names),
+                names,
+                sets.reshape(len(number_of), len(names)),
                 alignments,
             )
         )
     return clips[0], clips[1]
 
 
-def _alignments_of(uris: set[str], place: str) -> dict[str, list[Interval]]:
-    """The alignments in a folder, by the recording they are of."""
+def _alignments_of(corpus_of_uri: Mapping[str, str], places: str | Mapping[str, str]) -> dict[str, list[Interval]]:
+    """The alignments in a folder, or in one for each corpus, by the recording they are of."""
+    if isinstance(places, str):
+        return _of_recordings_below(list(corpus_of_uri), places)
+    found: dict[str, list[Interval]] = {}
+    for corpus, place in places.items():
+        uris = [uri for uri, name in corpus_of_uri.items() if name == corpus]
+        if not uris:
+            raise TwistError(
+                f"spin.phones names the corpus {corpus}, of which the run has no segment; it has "
+                f"{', '.join(sorted(set(corpus_of_uri.values())))}"
+            )
+        found |= _of_recordings_that_end_so(uris, place)
+    return found
+
+
+def _of_recordings_below(uris: Sequence[str], place: str) -> dict[str, list[Interval]]:
     found, _ = read_alignments(place)
     base = _absolute(place).rstrip("/") + "/"
     of_recording = {}
@@ -132,7 +158,30 @@ def _alignments_of(uris: set[str], place: str) -> dict[str, list[Interval]]:
     if not of_recording:
         raise TwistError(
             f"spin.phones {place} has alignments, but none of a recording of this run: name the folder that lies as "
-            f"the recordings do, with the same paths below it"
+            f"the recordings do, with the same paths below it; or name the corpus that they are of, as in "
+            f"phones: {{CORPUS: {place}}}"
+        )
+    return of_recording
+
+
+def _of_recordings_that_end_so(uris: Sequence[str], place: str) -> dict[str, list[Interval]]:
+    found, _ = read_alignments(place)
+    of_recording: dict[str, list[Interval]] = {}
+    uri_of: dict[str, str] = {}
+    for uri in uris:
+        parts = _absolute(uri).rpartition(".")[0].split("/")
+        names = ("/".join(parts[first:]) for first in range(len(parts)))
+        name = next((name for name in names if name in found), None)
+        if name is None:
+            continue
+        if name in uri_of:
+            raise TwistError(f"spin.phones: the alignment {name} in {place} may be of {uri_of[name]} or of {uri}")
+        uri_of[name] = uri
+        of_recording[uri] = found[name]
+    if not of_recording:
+        raise TwistError(
+            f"spin.phones {place} has {len(found):,} alignments, such as {next(iter(found))}, but none of a "
+            f"recording of its corpus, such as {uris[0]}"
         )
     return of_recording
 

@@ -24,7 +24,6 @@ class Tones:
 
     num_clips: int = 12
     fingerprint: str = "tones"
-    phone_names: tuple[str, ...] = ("a", "b", "c", "d")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tones", LabelledTones((60,) * (self.num_clips - 1) + (20,)))
@@ -37,6 +36,10 @@ class Tones:
     def corpora(self) -> np.ndarray:
         return np.arange(self.num_clips) % 2
 
+    @property
+    def phone_sets(self) -> np.ndarray:
+        return np.array([[True] * 4, [False] * 4])
+
     def __len__(self) -> int:
         return self.num_clips
 
@@ -48,6 +51,9 @@ class Tones:
             return np.full(len(times_s), NO_PHONE)
         units = self.tones[index][1]  # type: ignore[attr-defined]
         return units[np.minimum((times_s * 50).astype(int), len(units) - 1)].astype(np.int64)
+
+
+TONES = torch.from_numpy(Tones().phone_sets)
 
 
 def small_spin(**changes: object) -> SpinConfig:
@@ -136,8 +142,23 @@ def test_views_are_level_and_aligned_with_phones() -> None:
     assert hits > 0.85 * len(phones)
 
 
+def test_phones_compete_with_those_of_their_corpus_alone() -> None:
+    """Two corpora call the same sounds by other names: neither's names may be taken for the other's."""
+    views = validation_views(Tones(), small_spin(validation_clips=8), small_model().config)[0]
+    of_first, of_second = views.corpora == 0, views.corpora == 1
+    views.phones[of_second] = 4 + views.phones[of_second].clamp_min(0)
+    sets = torch.tensor([[True] * 4 + [False] * 4, [False] * 4 + [True] * 4])
+    spin = Spin(small_spin(), small_model(), sets)
+    assert spin.phones is not None
+    with torch.no_grad():
+        together = spin(*views).phone_nll
+        spin.phones.bias[4:] += 100  # shifts all of the second's names alike, which nothing may notice
+        assert torch.allclose(spin(*views).phone_nll, together, rtol=1e-4)
+    assert of_first.any() and together > 0
+
+
 def test_only_frames_that_count_and_phones_that_are_known_count() -> None:
-    spin = Spin(small_spin(), small_model(), num_phones=4)
+    spin = Spin(small_spin(), small_model(), TONES)
     views = SpinBatches(Tones(), small_spin(), NETWORK)[0].views
     loss = spin(*views)
     assert loss.num_frames == views.counts.sum() and loss.num_phones == (views.phones != NO_PHONE).sum()
@@ -146,7 +167,7 @@ def test_only_frames_that_count_and_phones_that_are_known_count() -> None:
 
 
 def test_codes_are_assigned_within_each_corpus() -> None:
-    spin = Spin(small_spin(), small_model(), num_phones=0)
+    spin = Spin(small_spin(), small_model(), torch.empty((2, 0), dtype=torch.bool))
     views = SpinBatches(Tones(), small_spin(), NETWORK)[0].views
     together = spin(*views).code_nll
     apart = [spin(*(part[views.corpora == corpus] for part in views)).code_nll for corpus in (0, 1)]
@@ -154,7 +175,7 @@ def test_codes_are_assigned_within_each_corpus() -> None:
 
 
 def test_what_is_not_tuned_has_no_gradient() -> None:
-    spin = Spin(small_spin(), small_model(), num_phones=4)
+    spin = Spin(small_spin(), small_model(), TONES)
     views = SpinBatches(Tones(), small_spin(), NETWORK)[0].views
     loss = spin(*views)
     (loss.code_nll + loss.phone_nll).backward()
@@ -162,14 +183,14 @@ def test_what_is_not_tuned_has_no_gradient() -> None:
     assert not any("feature_extractor" in name or "layers.1." in name for name in has_gradient)
     assert {"codes", "phones.weight"} < has_gradient
     assert any("layers.0." in name for name in has_gradient)
-    free = Spin(small_spin(train_convolutions=True), small_model(), num_phones=0)
+    free = Spin(small_spin(train_convolutions=True), small_model(), torch.empty((2, 0), dtype=torch.bool))
     free(*views).code_nll.backward()
     assert all(weight.grad is not None for weight in free.body.feature_extractor.parameters())
 
 
 def test_training_makes_the_views_alike() -> None:
     config = small_spin(num_codes=4, temperature=0.1)
-    spin = Spin(config, small_model(), num_phones=4).train()
+    spin = Spin(config, small_model(), TONES).train()
     assert not spin.body.training, "batch norm would see other statistics than when it encodes"
     batches = SpinBatches(Tones(), config, NETWORK)
     optimizer = torch.optim.Adam([p for p in spin.parameters() if p.requires_grad], lr=3e-3)

@@ -1,0 +1,104 @@
+"""Alignments find the recordings that they are of."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import soundfile
+
+from pipeline.corpora.manifest import make_manifest
+from pipeline.corpora.source import CorpusConfig
+from pipeline.errors import TwistError
+from pipeline.language.config import LanguageConfig
+from pipeline.language.filter import filter_languages
+from pipeline.records import NO_PHONE
+from pipeline.segments.config import SegmentConfig
+from pipeline.segments.segment import make_segments
+from pipeline.segments.spoken_clips import read_spoken_clips
+from pipeline.work import cluster, dataflow
+from pipeline.work.cluster import ClusterConfig
+from tests.conftest import map_here, run_here
+from tests.progress import silently
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAMES = ("one/s1/a", "one/s1/b", "one/s2/a", "one/s2/b", "two/a", "two/b", "two/c", "two/d")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a segmented run, `run`, and of its two corpora; `one` has a folder for each speaker."""
+    folder = tmp_path_factory.mktemp("clips")
+    for place, name in enumerate(NAMES):
+        path = folder / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.random.default_rng(place).normal(0, 0.1, 32_000), 16_000)
+    corpora = [CorpusConfig(str(folder / name), name=name) for name in ("one", "two")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataflow, "run_chunks", run_here)
+        patch.setattr(cluster, "map_tasks", map_here)
+        make_manifest(str(folder / "run"), corpora, silently)
+        filter_languages(str(folder / "run"), LanguageConfig(unknown="keep"), ClusterConfig(), silently)
+        make_segments(str(folder / "run"), SegmentConfig(detect_speech="none"), ClusterConfig(), silently)
+    return folder
+
+
+def write(path: Path, label: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"0.0 1.0 {label}\n1.0 2.0 SIL\n")
+
+
+def phones_by_path(run: Path, phones: object) -> dict[str, set[str]]:
+    """The names of the phones of each recording that has some."""
+    said = {}
+    for clips in read_spoken_clips(str(run / "run"), 0.3, phones):  # type: ignore[arg-type]
+        for index, uri in enumerate(clips.table["uri"].to_pylist()):
+            numbers = clips.phones_at(index, np.array([0.5, 1.5]))
+            if (numbers != NO_PHONE).all():
+                assert clips.phone_sets[clips.corpora[index]][numbers].all()
+                said[str(uri).removeprefix(f"{run}/")] = {clips.phone_names[number] for number in numbers}
+    return said
+
+
+def test_a_folder_for_a_corpus_may_lie_anywhere(run: Path, tmp_path: Path) -> None:
+    write(tmp_path / "s1/a.lab", "AA")
+    write(tmp_path / "s2/a.lab", "B")
+    said = phones_by_path(run, {"one": str(tmp_path)})
+    assert said == {"one/s1/a.wav": {"AA", "SIL"}, "one/s2/a.wav": {"B", "SIL"}}
+
+
+def test_each_corpus_has_phones_of_its_own(run: Path, tmp_path: Path) -> None:
+    write(tmp_path / "x/s1/b.lab", "AA")
+    write(tmp_path / "y/a.lab", "ɑ")
+    said = phones_by_path(run, {"one": str(tmp_path / "x"), "two": str(tmp_path / "y")})
+    assert said == {"one/s1/b.wav": {"AA", "SIL"}, "two/a.wav": {"ɑ", "SIL"}}
+    clips, _ = read_spoken_clips(str(run / "run"), 0.3, {"one": str(tmp_path / "x"), "two": str(tmp_path / "y")})
+    assert clips.phone_names == ("AA", "SIL", "ɑ")
+    assert clips.phone_sets.tolist() == [[True, True, False], [False, True, True]]
+
+
+def test_a_folder_for_all_lies_as_the_recordings_do(run: Path) -> None:
+    write(run / "one/s1/a.lab", "AA")
+    try:
+        assert phones_by_path(run, str(run)) == {"one/s1/a.wav": {"AA", "SIL"}}
+    finally:
+        (run / "one/s1/a.lab").unlink()
+
+
+def test_what_fits_nothing_or_two_is_refused(run: Path, tmp_path: Path) -> None:
+    write(tmp_path / "a.lab", "AA")
+    for phones, said in (
+        ({"one": str(tmp_path)}, "may be of"),
+        ({"three": str(tmp_path)}, "names the corpus three, of which the run has no segment; it has one, two"),
+        (str(tmp_path), "name the corpus that they are of"),
+    ):
+        with pytest.raises(TwistError, match=re.escape(said)):
+            read_spoken_clips(str(run / "run"), 0.3, phones)  # type: ignore[arg-type]
+    other = tmp_path / "other"
+    write(other / "z.lab", "AA")
+    with pytest.raises(TwistError, match="has 1 alignments, such as z, but none of a recording of its corpus"):
+        read_spoken_clips(str(run / "run"), 0.3, {"one": str(other)})
