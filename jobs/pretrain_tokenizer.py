@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from jobs.progress import progress
 from jobs.recipe import Recipe
 from jobs.stopping import Stopped
 from pipeline.files import storage
+from pipeline.work.shares import is_first_process
 
 if TYPE_CHECKING:
     from model.encoder.hubert_trainer import PretrainResult
@@ -69,7 +69,7 @@ def work(recipe: Recipe, checkpoints: str | None = None) -> PretrainResult:
         result = pretrain(recipe.pretrain, train_clips, validation_clips, checkpoints, on_event)
     if not result.is_finished:
         raise Stopped(stopped_by, f"step {result.num_steps} is saved")
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         assert result.best is not None
         print(
             f"pretrain   {result.num_steps} steps over {result.hours_seen:,.1f} h; "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from jobs.stopping import Stopped
 from pipeline.files import storage
 from pipeline.runs import TEXT
 from pipeline.text_table import in_columns
+from pipeline.work.shares import is_first_process
 
 if TYPE_CHECKING:
     from model.lm.perplexity import PerplexityReport
@@ -53,7 +53,7 @@ def work(
     shards = shards or storage.join(recipe.run, "shards")
     is_of_the_run = checkpoints is None
     checkpoints = checkpoints or storage.join(recipe.run, "checkpoints")
-    is_main = os.environ.get("RANK", "0") == "0"
+    is_main = is_first_process()
     first_step = 0
     stopped_by = int(signal.SIGTERM)
     has_text = recipe.train.mixture is not None and recipe.train.mixture.text > 0

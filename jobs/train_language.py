@@ -6,7 +6,6 @@ frames of a tokenizer's lower layers, which are stored with it: language.audio.m
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from pathlib import Path
@@ -23,6 +22,7 @@ from jobs.stopping import Stopped
 from pipeline.errors import TwistError
 from pipeline.files import storage
 from pipeline.runs import LANGUAGE_CLASSIFIER, LANGUAGE_TRAINING
+from pipeline.work.shares import is_first_process
 
 if TYPE_CHECKING:
     from model.language_id.trainer import LanguageQuality, LanguageResult
@@ -79,7 +79,7 @@ def work(recipe: Recipe, output: str | None = None) -> LanguageResult:
         result = train_language(config, train, validation, checkpoints, on_event)
     if not result.is_finished:
         raise Stopped(stopped_by, f"step {result.num_steps} is saved")
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         assert result.calibration is not None
         facts = PooledFacts(config.model, config.layer, result.labels, result.calibration, trained_on(train, config))
         write_pooled(Path(folder), config.encoder, result.weights, facts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from jobs.recipe import Recipe
 from jobs.stopping import Stopped
 from pipeline.files import storage
 from pipeline.runs import PITCH_MODEL
+from pipeline.work.shares import is_first_process
 
 if TYPE_CHECKING:
     from model.pitch.trainer import PitchQuality, PitchResult
@@ -64,7 +64,7 @@ def work(recipe: Recipe, checkpoints: str | None = None) -> PitchResult:
         result = train_pitch(config, train, validation, checkpoints, on_event)
     if not result.is_finished:
         raise Stopped(stopped_by, f"step {result.num_steps} is saved")
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         best = f"; at best {_told(result.best, config)}" if result.best else ""
         print(
             f"pitch      {result.num_steps} steps over {result.hours_seen:,.1f} h{best}, in {result.checkpoint}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from jobs.recipe import Recipe
 from jobs.stopping import Stopped
 from pipeline.files import storage
 from pipeline.runs import CODEBOOK
+from pipeline.work.shares import is_first_process
 
 if TYPE_CHECKING:
     from model.vocoder.trainer import VocoderResult
@@ -76,7 +76,7 @@ def work(recipe: Recipe, checkpoints: str | None = None) -> VocoderResult:
         result = train_vocoder(config, train, validation, fingerprint, checkpoints, on_event)
     if not result.is_finished:
         raise Stopped(stopped_by, f"step {result.num_steps} is saved")
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         best = f"; mel distance {result.best.mel_distance:.3f} at best" if result.best else ""
         print(
             f"vocoder    {result.num_steps} steps over {result.hours_seen:,.1f} h{best}, in {result.checkpoint}",

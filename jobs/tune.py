@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from jobs.recipe import Recipe
 from jobs.stopping import Stopped
 from pipeline.files import storage
 from pipeline.runs import PREFERENCES, TUNED
+from pipeline.work.shares import is_first_process
 
 if TYPE_CHECKING:
     from model.preferences.trainer import TuneResult
@@ -75,7 +75,7 @@ def work(
             result = tune_on_ray(config, init, pairs, checkpoints, ray_workers, on_event)
     if not result.is_finished:
         raise Stopped(stopped_by, f"step {result.num_steps} is saved")
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         assert result.best is not None
         print(
             f"tune       {result.num_steps} steps over {result.num_pairs_seen:,} pairs; of {result.best.num_pairs:,} "

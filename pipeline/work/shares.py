@@ -19,6 +19,11 @@ def rank_and_world_size() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_first_process() -> bool:
+    """Whether this process is the one of its training that speaks: the only one, or torchrun's first."""
+    return rank_and_world_size()[0] == 0
+
+
 def make_missing(
     uris: Sequence[str],
     make: Callable[[Sequence[int]], Iterable[tuple[int, bytes]]],
