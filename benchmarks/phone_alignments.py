@@ -1,12 +1,12 @@
-"""Says which phone is said when in recorded English: labels to tune a tokenizer with, and to judge its units by.
+"""Says which word and phone is said when in recorded English: labels to tune a tokenizer with, and to judge units by.
 
     python benchmarks/phone_alignments.py data/LibriSpeech/train-clean-100 data/phones/train-clean-100
 
-Recordings and texts lie as LibriSpeech's do; a .lab is written for each that could be followed, in a tree of the same
-shape, and one that is there already is kept. pocketsphinx aligns (BSD; its model and dictionary lie in its package),
-and espeak-ng pronounces the words that its dictionary lacks. With --texts, a JSON of texts by recording, those without
-one can be aligned as well, to what an ASR heard: where it misheard, labels are wrong. For LibriSpeech itself there are
-better ones, TextGrids of the Montreal Forced Aligner (Lugosch et al. 2019).
+Recordings and texts lie as LibriSpeech's do; a TextGrid is written for each that could be followed, in a tree of the
+same shape, and one that is there already is kept. pocketsphinx aligns (BSD; its model and dictionary come with its
+package), and espeak-ng pronounces words that its dictionary lacks. With --texts, a JSON of texts by recording, those
+without one can be aligned as well, to what an ASR heard: where it misheard, labels are wrong. For LibriSpeech itself
+there are better ones, TextGrids of the Montreal Forced Aligner (Lugosch et al. 2019).
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from pipeline.synthetic.espeak import spell_in_ipa
 RATE_HZ, FRAME_S = 16_000, 0.01
 # Speech that begins or ends with the audio is often not followed to its end.
 PADDING_S, PADDING_LEVEL = 0.3, 3e-4
-PAUSE = "SIL"
 # A word of its own for each phone: phones that a word's alignment was not found for are aligned as words.
 ALONE = "zzq"
 ARPABET = frozenset(
@@ -50,7 +49,9 @@ FROM_IPA = {
 }  # fmt: skip
 LONGEST_FIRST = re.compile("|".join(sorted(FROM_IPA, key=len, reverse=True)))
 
-Phones = list[tuple[str, float, float]]
+# Label, start and end; in frames of pocketsphinx, or in seconds of the audio.
+Frames = list[tuple[str, int, int]]
+Labelled = list[tuple[str, float, float]]
 
 
 class NotFollowedError(Exception):
@@ -65,8 +66,8 @@ class PhoneAligner:
         for phone in ARPABET:
             self._decoder.add_word(ALONE + phone.lower(), phone, True)
 
-    def __call__(self, wav: np.ndarray, text: str) -> Phones:
-        """Phones and pauses with their times in seconds.
+    def __call__(self, wav: np.ndarray, text: str) -> dict[str, Labelled]:
+        """`words` and `phones` with their times in seconds.
 
         Args:
             wav: [S] at 16 kHz.
@@ -75,22 +76,24 @@ class PhoneAligner:
         Raises:
             NotFollowedError: the text is not what is said, as far as pocketsphinx can tell.
         """
-        words = re.sub(r"[^a-z' ]", " ", text.lower().replace("’", "'")).split()
-        for word in words:
+        written = re.sub(r"[^a-z' ]", " ", text.lower().replace("’", "'")).split()
+        for word in written:
             self._know(word)
         samples = _padded(wav)
-        said = self._follow(samples, words)  # with the pronunciation of each, as in "the(2)"
+        words = self._follow(samples, written)  # with the pronunciation of each, as in "the(2)"
         try:
             self._decoder.set_alignment()
             self._hear(samples)
             phones = [(phone.name, phone.start, phone.start + phone.duration)
                       for word in self._decoder.get_alignment() for phone in word]  # fmt: skip
         except RuntimeError:
-            alone = [ALONE + phone.lower() for word in said for phone in self._decoder.lookup_word(word).split()]
-            self._follow(samples, alone)
-            phones = [(_bare(segment.word).removeprefix(ALONE).upper(), segment.start_frame, segment.end_frame + 1)
-                      for segment in self._decoder.seg()]  # fmt: skip
-        return _within(phones, len(wav) / RATE_HZ)
+            said = [phone for word, _, _ in words for phone in self._decoder.lookup_word(word).split()]
+            alone = self._follow(samples, [ALONE + phone.lower() for phone in said])
+            phones = [(phone, start, end) for phone, (_, start, end) in zip(said, alone, strict=True)]
+        return {
+            "words": _within([(_bare(word), start, end) for word, start, end in words], len(wav) / RATE_HZ),
+            "phones": _within([phone for phone in phones if phone[0] in ARPABET], len(wav) / RATE_HZ),
+        }
 
     def _know(self, word: str) -> None:
         if self._decoder.lookup_word(word):
@@ -101,14 +104,18 @@ class PhoneAligner:
             raise NotFollowedError("unpronounceable")
         self._decoder.add_word(word, " ".join(phones), True)
 
-    def _follow(self, samples: bytes, words: list[str]) -> list[str]:
+    def _follow(self, samples: bytes, words: list[str]) -> Frames:
         try:
             self._decoder.set_align_text(" ".join(words))
             self._hear(samples)
         except RuntimeError as error:
             raise NotFollowedError("not followed") from error
-        found = [segment.word for segment in self._decoder.seg() or () if segment.word[0] not in "<["]
-        if [_bare(word) for word in found] != words:
+        found = [
+            (segment.word, segment.start_frame, segment.end_frame + 1)
+            for segment in self._decoder.seg() or ()
+            if segment.word[0] not in "<["
+        ]
+        if [_bare(word) for word, _, _ in found] != words:
             raise NotFollowedError("not followed to its end")
         return found
 
@@ -128,14 +135,23 @@ def _padded(wav: np.ndarray) -> bytes:
     return (np.clip(samples, -1, 1) * np.iinfo(np.int16).max).astype(np.int16).tobytes()
 
 
-def _within(phones: list[tuple[str, int, int]], duration_s: float) -> Phones:
-    """Frames of padded audio as seconds of the audio; what is no phone is a pause."""
+def _within(frames: Frames, duration_s: float) -> Labelled:
+    """Frames of padded audio as seconds of the audio."""
     times = [
-        (name if name in ARPABET else PAUSE, max(0.0, start * FRAME_S - PADDING_S), end * FRAME_S - PADDING_S)
-        for name, start, end in phones
+        (label, max(0.0, start * FRAME_S - PADDING_S), min(end * FRAME_S - PADDING_S, duration_s))
+        for label, start, end in frames
     ]
-    return [(name, start_s, min(end_s, duration_s)) for name, start_s, end_s in times
-            if min(end_s, duration_s) > start_s]  # fmt: skip
+    return [(label, start_s, end_s) for label, start_s, end_s in times if start_s < end_s]
+
+
+def textgrid(tiers: dict[str, Labelled], duration_s: float) -> str:
+    """A short TextGrid."""
+    lines = ['"ooTextFile"', '"TextGrid"', "0", f"{duration_s:.3f}", "<exists>", str(len(tiers))]
+    for name, intervals in tiers.items():
+        lines += ['"IntervalTier"', f'"{name}"', "0", f"{duration_s:.3f}", str(len(intervals))]
+        for label, start_s, end_s in intervals:
+            lines += [f"{start_s:.3f}", f"{end_s:.3f}", f'"{label}"']
+    return "\n".join(lines) + "\n"
 
 
 def texts_of(root: Path) -> dict[str, str]:
@@ -155,21 +171,21 @@ def main() -> None:
     texts = (json.loads(given.texts.read_text()) if given.texts else {}) | texts_of(given.audio)
     align, outcomes = PhoneAligner(), collections.Counter[str]()
     for path in tqdm(sorted(given.audio.rglob("*.flac"))):
-        target = (given.output / path.relative_to(given.audio)).with_suffix(".lab")
+        target = (given.output / path.relative_to(given.audio)).with_suffix(".TextGrid")
         if target.exists():
             outcomes["there already"] += 1
             continue
         if path.stem not in texts:
             outcomes["without a text"] += 1
             continue
+        wav = soundfile.read(path, dtype="float32")[0]
         try:
-            phones = align(soundfile.read(path, dtype="float32")[0], texts[path.stem])
+            tiers = align(wav, texts[path.stem])
         except NotFollowedError as reason:
             outcomes[str(reason)] += 1
             continue
-        lines = "".join(f"{start_s:.3f} {end_s:.3f} {name}\n" for name, start_s, end_s in phones)
         target.parent.mkdir(parents=True, exist_ok=True)
-        storage.write_bytes(str(target), lines.encode())
+        storage.write_bytes(str(target), textgrid(tiers, len(wav) / RATE_HZ).encode())
         outcomes["aligned"] += 1
     print(", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.most_common()))
 
