@@ -40,7 +40,7 @@ def twist_alone(url: str, *arguments: object) -> str:
         env={**os.environ, "AWS_ENDPOINT_URL_S3": url},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
