@@ -87,6 +87,7 @@ class VocoderBatch:
         frames: The unit of each frame of `wav`, [B, F].
         units: Units of the whole clips without repeats, [B, N], padded with 0.
         durations: Duration of each of these in frames, [B, N]; 0 in padding.
+        unit_pitch: Code of pitch at the middle of each of these, [B, N]; 0 where clips have none.
         conditions: What else `Vocoder.forward` takes: pitch_codes and style_codes [B, F], f0_hz [B, F, K], speaker [B].
     """
 
@@ -95,11 +96,12 @@ class VocoderBatch:
     frames: Tensor
     units: Tensor
     durations: Tensor
+    unit_pitch: Tensor
     conditions: dict[str, Tensor]
 
 
 class ValidationClip(NamedTuple):
-    """A whole clip: wav [S], the unit of each of its S / hop frames, and units [N] with durations [N].
+    """A whole clip: wav [S], the unit of each of its S / hop frames, and units, their durations and codes of pitch [N].
 
     `conditions` are those of VocoderBatch, without the batch.
     """
@@ -108,6 +110,7 @@ class ValidationClip(NamedTuple):
     frames: Tensor
     units: Tensor
     durations: Tensor
+    unit_pitch: Tensor
     conditions: dict[str, Tensor]
 
 
@@ -156,7 +159,7 @@ class VocoderBatches:
         indices = self._usable[endless_order(config.seed, index * size, (index + 1) * size, len(self._usable))]
         start_fractions = np.random.default_rng([config.seed, index]).random(size)
         mine = np.arange(size).reshape(self._world_size, -1)[self._rank]
-        wavs, frames, units, durations, conditions = [], [], [], [], []
+        wavs, frames, units, durations, unit_pitch, conditions = [], [], [], [], [], []
         for row in mine:
             clip = whole_clip(self._clips, int(indices[row]), config.model)
             start = int(start_fractions[row] * (len(clip.frames) - config.crop_frames + 1))
@@ -165,6 +168,7 @@ class VocoderBatches:
             frames.append(clip.frames[start:stop])
             units.append(clip.units)
             durations.append(clip.durations)
+            unit_pitch.append(clip.unit_pitch)
             conditions.append(
                 {name: value if name == "speaker" else value[start:stop] for name, value in clip.conditions.items()}
             )
@@ -174,6 +178,7 @@ class VocoderBatches:
             torch.stack(frames),
             pad_sequence(units, batch_first=True),
             pad_sequence(durations, batch_first=True),
+            pad_sequence(unit_pitch, batch_first=True),
             {name: torch.stack([each[name] for each in conditions]) for name in conditions[0]},
         )
 
@@ -203,12 +208,15 @@ def whole_clip(clips: VoiceClips, index: int, model: VocoderConfig) -> Validatio
     num_frames = min(len(wav) // hop, len(labels))
     frames = torch.from_numpy(labels[:num_frames].astype(np.int64))
     units, durations = torch.unique_consecutive(frames, return_counts=True)
+    conditions = _conditions(clips, index, model, num_frames)
+    of_frames = conditions.get("pitch_codes", torch.zeros_like(frames))
     return ValidationClip(
         torch.from_numpy(wav[: num_frames * hop]),
         frames,
         units,
         durations,
-        _conditions(clips, index, model, num_frames),
+        of_frames[durations.cumsum(0) - 1 - durations // 2],
+        conditions,
     )
 
 

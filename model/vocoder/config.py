@@ -29,7 +29,7 @@ def _require(name: str, value: object, holds: bool, rule: str) -> None:
 
 @dataclass(frozen=True)
 class DurationPredictorConfig:
-    """Shape of the network that predicts how long each unit lasts.
+    """Shape of the network that predicts how long each unit lasts, and of the one that predicts its code of pitch.
 
     Args:
         encoder_embed_dim: Width of its input, that of a unit's embedding.
@@ -76,6 +76,7 @@ class VocoderConfig:
         f0_quant_num_bin: Number of pitch bins; 0: pitch is one real number per frame.
         num_f0_tokens: Number of codes of pitch that it takes beside the units (SpiRit-LM); null: it takes none.
         f0_hop_size: Samples that a code of pitch lasts; null: 1280, SpiRit-LM's.
+        predicts_pitch: Whether it predicts the code of pitch of each unit, for units that come without.
         source_harmonics: Sines that each stage is given, at F0 and its multiples, as the codes of pitch say F0; null:
             none, as published.
         num_style_tokens: Number of codes of style that it takes beside the units; null: it takes none.
@@ -103,6 +104,7 @@ class VocoderConfig:
     f0_quant_num_bin: int = 0
     num_f0_tokens: int | None = None
     f0_hop_size: int | None = None
+    predicts_pitch: bool | None = None
     source_harmonics: int | None = None
     num_style_tokens: int | None = None
     style_hop_size: int | None = None
@@ -118,6 +120,9 @@ class VocoderConfig:
             value = getattr(self, name)
             _require(name, value, value is None or 1 <= value <= LARGEST_SIZE, f"1 to {LARGEST_SIZE}, or null")
         _require("f0", self.f0, not (self.f0 and self.num_f0_tokens), "null where pitch comes as codes (num_f0_tokens)")
+        fits = not self.predicts_pitch or bool(self.num_f0_tokens and self.dur_predictor_params)
+        rule = "null without num_f0_tokens and dur_predictor_params, which say what is predicted and how"
+        _require("predicts_pitch", self.predicts_pitch, fits, rule)
         sines = self.source_harmonics
         _require("source_harmonics", sines, sines is None or 1 <= sines <= MOST_HARMONICS, f"1 to {MOST_HARMONICS}")
         has_codes = sines is None or bool(self.num_f0_tokens)
@@ -187,6 +192,11 @@ class VocoderConfig:
         """How many frames a code of `pitch` and `style` lasts, for those that it takes."""
         hop = self.code_hop_size or self.hop_samples
         return {name: max(1, round(samples / hop)) for name, samples in self.samples_per_code.items()}
+
+    @property
+    def needed_codes(self) -> tuple[str, ...]:
+        """Those of `pitch` and `style` that it takes and does not predict."""
+        return tuple(name for name in self.num_codes if not (name == "pitch" and self.predicts_pitch))
 
     @property
     def samples_per_code(self) -> dict[str, int]:

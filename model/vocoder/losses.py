@@ -1,4 +1,4 @@
-"""Losses of vocoder training: least-squares GAN, feature matching and durations (the trainer adds mel distance).
+"""Losses of vocoder training: least-squares GAN, feature matching, durations and pitch (the trainer adds mel distance).
 
 Source: Kong et al. 2020, section 2.2 (equations 1 to 6).
 """
@@ -32,6 +32,18 @@ def feature_loss(real: Sequence[Maps], made: Sequence[Maps]) -> Tensor:
     """Mean absolute difference of real and made feature maps, summed over layers and discriminators."""
     pairs = [pair for r, m in zip(real, made, strict=True) for pair in zip(r[:-1], m[:-1], strict=True)]
     return torch.stack([F.l1_loss(m, r.detach()) for r, m in pairs]).sum()
+
+
+def pitch_loss(scores: Tensor, codes: Tensor, durations: Tensor) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihood of codes of pitch, summed, and how many units it is summed over.
+
+    Args:
+        scores: [B, N, K], as predicted.
+        codes: [B, N], of each unit.
+        durations: [B, N]; 0 in padding.
+    """
+    is_own = durations > 0
+    return F.cross_entropy(scores.float()[is_own], codes[is_own], reduction="sum"), is_own.sum()
 
 
 def duration_loss(log_durations: Tensor, durations: Tensor) -> tuple[Tensor, Tensor]:

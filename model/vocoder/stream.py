@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from model.vocoder.config import VocoderConfig
-    from model.vocoder.vocoder import DurationPredictor, ResBlock, Vocoder
+    from model.vocoder.vocoder import ResBlock, VariancePredictor, Vocoder
 
 
 class VocoderStream:
@@ -313,7 +313,7 @@ class _Generator:
 class _Durations:
     """Vocoder.durations, unit by unit."""
 
-    def __init__(self, predictor: DurationPredictor) -> None:
+    def __init__(self, predictor: VariancePredictor) -> None:
         self._predictor = predictor
         first, second = predictor.conv1[0], predictor.conv2[0]
         assert isinstance(first, nn.Conv1d) and isinstance(second, nn.Conv1d)

@@ -44,7 +44,7 @@ class Utterance:
         style: A number, if it takes a style.
         f0: Pitch [F0], if it takes pitch (see Vocoder.forward); needs durations.
         pitch_codes, style_codes: If it takes codes: at their own rates [P] where there are durations, else one for each
-            unit [n], which lasts as long as it.
+            unit [n], which lasts as long as it. A vocoder that predicts those of pitch does so where there are none.
     """
 
     units: NDArray[np.uint16]
@@ -109,6 +109,11 @@ class Synthesizer:
         return self._vocoder.config.frames_per_code
 
     @property
+    def needed_codes(self) -> tuple[str, ...]:
+        """Those of `pitch` and `style` that the vocoder takes and does not predict."""
+        return self._vocoder.config.needed_codes
+
+    @property
     def num_units(self) -> int:
         """Number of different units that the vocoder speaks."""
         return self._vocoder.config.num_embeddings
@@ -126,7 +131,7 @@ class Synthesizer:
             return [self._alone(utterance) for utterance in utterances]
         durations = self._durations(utterances)
         frames = self._frames(utterances, durations)
-        codes = [self._codes(*pair) for pair in zip(utterances, durations, strict=True)]
+        codes = self._codes(utterances, durations)
         lengths = [len(each) for each in frames]
         takes_pitch = [utterance.f0 is not None for utterance in utterances]
         wavs: dict[int, NDArray[np.float32]] = {}
@@ -157,7 +162,7 @@ class Synthesizer:
             return np.zeros(0, np.float32)
         durations = self._durations([utterance])
         (frames,) = self._frames([utterance], durations)
-        conditions, of_frames = self._conditions([utterance]), self._codes(utterance, durations[0])
+        conditions, (of_frames,) = self._conditions([utterance]), self._codes([utterance], durations)
         if utterance.f0 is not None or len(frames) <= FRAMES_PER_CHUNK_ON_CPU:
             conditions |= self._padded([of_frames])
             wav: NDArray[np.float32] = self._vocoder(frames[None], **conditions)[0].float().cpu().numpy()
@@ -193,10 +198,33 @@ class Synthesizer:
             for utterance, each in zip(utterances, durations, strict=True)
         ]
 
-    def _codes(self, utterance: Utterance, durations: Tensor) -> dict[str, Tensor]:
+    def _codes(self, utterances: Sequence[Utterance], durations: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """Codes of pitch and style of each frame [F], and F0 [F, K], by the names that Vocoder.forward has for them."""
+        predicted = self._predicted_pitch(utterances)
+        return [
+            self._codes_of(utterance, predicted.get(index), durations[index])
+            for index, utterance in enumerate(utterances)
+        ]
+
+    def _predicted_pitch(self, utterances: Sequence[Utterance]) -> dict[int, Tensor]:
+        """The code of pitch of each unit [n] of the utterances that need it, by their places; made in one batch."""
+        if not self._vocoder.config.predicts_pitch:
+            return {}
+        unsaid = [i for i, utterance in enumerate(utterances) if utterance.pitch_codes is None and len(utterance.units)]
+        if not unsaid:
+            return {}
+        units = [self._tensor(utterances[i].units) for i in unsaid]
+        num_units = torch.tensor([len(each) for each in units], device=self._device)
+        codes = self._vocoder.pitch_scores(pad_sequence(units, batch_first=True), num_units).argmax(dim=-1)
+        return {i: row[: len(each)] for i, each, row in zip(unsaid, units, codes, strict=True)}
+
+    def _codes_of(self, utterance: Utterance, unit_pitch: Tensor | None, durations: Tensor) -> dict[str, Tensor]:
         num_frames = int(durations.sum())
         found = {}
+        if unit_pitch is not None:
+            found["pitch_codes"] = unit_pitch.repeat_interleave(durations)
+        elif self._vocoder.config.predicts_pitch and utterance.pitch_codes is None:
+            found["pitch_codes"] = durations  # of no unit: as many codes
         for name, codes in utterance.codes.items():
             if utterance.durations is None:
                 of_frames = self._tensor(codes).repeat_interleave(durations)
@@ -245,7 +273,8 @@ class Synthesizer:
             ("pitch_codes", utterance.pitch_codes, bool(config.num_f0_tokens)),
             ("style_codes", utterance.style_codes, bool(config.num_style_tokens)),
         ):
-            if is_taken != (value is not None):
+            is_predicted = name == "pitch_codes" and bool(config.predicts_pitch) and value is None
+            if is_taken != (value is not None) and not is_predicted:
                 raise TwistError(f"this vocoder {'needs a' if is_taken else 'takes no'} {name}")
         for name, codes in utterance.codes.items():
             count = config.num_codes[name]

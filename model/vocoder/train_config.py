@@ -35,6 +35,7 @@ class VocoderTrainConfig:
         mel_weight: Weight of the mel distance.
         feature_weight: Weight of feature matching.
         duration_weight: Weight of the squared error of log(duration + 1).
+        pitch_weight: Weight of the negative log-likelihood of units' codes of pitch, with model.predicts_pitch.
         peak_lr: Learning rate after warm-up.
         final_lr: Learning rate at the last step.
         warmup_steps: Updates over which the learning rate rises from 0.
@@ -70,6 +71,7 @@ class VocoderTrainConfig:
     mel_weight: float = 45.0
     feature_weight: float = 2.0
     duration_weight: float = 1.0
+    pitch_weight: float = 1.0
     peak_lr: float = 2e-4
     final_lr: float = 1e-5
     warmup_steps: int = 0
@@ -97,7 +99,7 @@ class VocoderTrainConfig:
         rules = Rules("vocoder", self)
         rules.common()
         rules.at_least_one("crop_frames", "validation_clips")
-        rules.at_least_zero("discriminator_start", "mel_weight", "feature_weight", "duration_weight")
+        rules.at_least_zero("discriminator_start", "mel_weight", "feature_weight", "duration_weight", "pitch_weight")
         rules.at_least_zero("sample_every", "num_samples")
         rules.require("validation_share", 0 < self.validation_share < 1, "between 0 and 1")
         width = self.discriminator_width

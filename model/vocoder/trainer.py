@@ -37,7 +37,7 @@ from model.vocoder import mel_picture
 from model.vocoder.batches import ValidationClip, VocoderBatch, VocoderBatches, require_fit, validation_clips
 from model.vocoder.checkpoint import code_fingerprints, load_vocoder, local_vocoder, write_vocoder
 from model.vocoder.discriminators import Discriminators
-from model.vocoder.losses import adversarial_loss, discriminator_loss, duration_loss, feature_loss
+from model.vocoder.losses import adversarial_loss, discriminator_loss, duration_loss, feature_loss, pitch_loss
 from model.vocoder.mel import LogMel
 from model.vocoder.vocoder import Vocoder
 from model.vocoder.widening import can_be_widened, widened
@@ -62,10 +62,12 @@ class VocoderQuality:
     Attributes:
         mel_distance: Mean absolute difference of log-mel spectrograms (natural logarithm, `mels[0]`).
         duration_error: Squared error of log(duration + 1), per unit.
+        pitch_loss: Nats per unit of its code of pitch; 0 where none is predicted.
     """
 
     mel_distance: float
     duration_error: float
+    pitch_loss: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def train_vocoder(
 
 
 class _Generator(nn.Module):
-    """The vocoder with both of its outputs in one forward pass, as data parallelism requires."""
+    """The vocoder with all of its outputs in one forward pass, as data parallelism requires."""
 
     def __init__(self, vocoder: Vocoder) -> None:
         super().__init__()
@@ -134,8 +136,11 @@ class _Generator(nn.Module):
 
     def forward(
         self, frames: Tensor, units: Tensor, num_units: Tensor, conditions: dict[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        return self.vocoder(frames, **conditions), self.vocoder.log_durations(units, num_units)
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Wav [B, F * hop], log(duration + 1) [B, N] and scores of codes of pitch [B, N, K]."""
+        wav, log_durations = self.vocoder(frames, **conditions), self.vocoder.log_durations(units, num_units)
+        scores = None if self.vocoder.f0_predictor is None else self.vocoder.pitch_scores(units, num_units)
+        return wav, log_durations, scores
 
 
 class VocoderTraining(Training[VocoderBatch, VocoderQuality]):
@@ -218,11 +223,11 @@ class VocoderTraining(Training[VocoderBatch, VocoderQuality]):
     def backward(self, batch: VocoderBatch) -> dict[str, float]:
         """Updates the discriminators and computes the vocoder's gradient; returns losses averaged over processes."""
         config, ranks = self._config, self._ranks
-        wav, frames, units, durations = (
-            part.to(ranks.device) for part in (batch.wav, batch.frames, batch.units, batch.durations)
+        wav, frames, units, durations, unit_pitch = (
+            part.to(ranks.device) for part in (batch.wav, batch.frames, batch.units, batch.durations, batch.unit_pitch)
         )
         with ranks.autocast(config.precision):
-            made, log_durations = self._parallel_generator(
+            made, log_durations, pitch_scores = self._parallel_generator(
                 frames, units, (durations > 0).sum(dim=1), self._on_device(batch.conditions)
             )
         made = made.float()
@@ -237,6 +242,10 @@ class VocoderTraining(Training[VocoderBatch, VocoderQuality]):
         num_all_units = ranks.sum(num_units.clone())
         losses["duration_error"] = squared_error * ranks.world_size / num_all_units
         loss = config.mel_weight * losses["mel_distance"] + config.duration_weight * losses["duration_error"]
+        if pitch_scores is not None:
+            of_units, _ = pitch_loss(pitch_scores, unit_pitch, durations)
+            losses["pitch_loss"] = of_units * ranks.world_size / ranks.sum((durations > 0).sum())
+            loss = loss + config.pitch_weight * losses["pitch_loss"]
         if plays_against:
             self._discriminators.requires_grad_(False)
             with ranks.autocast(config.precision):
@@ -269,16 +278,21 @@ class VocoderTraining(Training[VocoderBatch, VocoderQuality]):
     def validate(self) -> VocoderQuality:
         ranks = self._ranks
         self._vocoder.eval()
-        sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
+        sums = torch.zeros(6, dtype=torch.float64, device=ranks.device)
         for clip in self._validation[ranks.rank :: ranks.world_size]:
             wav, units, durations = (part[None].to(ranks.device) for part in (clip.wav, clip.units, clip.durations))
             distances = (self._mels[0](self._make(clip)) - self._mels[0](wav)).abs()
             squared_error, num_units = duration_loss(self._vocoder.log_durations(units), durations)
             counts = torch.tensor(distances.numel(), device=ranks.device)
-            sums += torch.stack([distances.sum().double(), counts, squared_error.double(), num_units])
+            of_units, num_said = torch.zeros((), device=ranks.device), num_units
+            if self._vocoder.f0_predictor is not None:
+                unit_pitch = clip.unit_pitch[None].to(ranks.device)
+                of_units, num_said = pitch_loss(self._vocoder.pitch_scores(units), unit_pitch, durations)
+            parts = (distances.sum(), counts, squared_error, num_units, of_units, num_said)
+            sums += torch.stack([part.double() for part in parts])
         self._vocoder.train()
-        distance, num_values, squared_error_sum, num_all_units = ranks.sum(sums).tolist()
-        return VocoderQuality(distance / num_values, squared_error_sum / num_all_units)
+        distance, num_values, squared_error_sum, num_inner_units, nats, num_all_units = ranks.sum(sums).tolist()
+        return VocoderQuality(distance / num_values, squared_error_sum / num_inner_units, nats / num_all_units)
 
     def is_better(self, score: VocoderQuality, best: VocoderQuality | None, step: int) -> bool:
         # Mel distance is least before the discriminators join, but the audio then sounds worse than it measures.

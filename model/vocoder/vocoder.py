@@ -1,6 +1,7 @@
 """The unit HiFi-GAN: units in, audio out. Modules are named as in published checkpoints.
 
     units [B, N] --dur_predictor--> durations --repeat--> frames [B, F]
+    units [B, N] --f0_predictor--> codes of pitch, where none are given and it can --repeat--> [B, F]
     dict(frames), f0_dict, style_dict, f0, spkr, style side by side
         -> conv_pre -> (ups, source's sines added if there is one, mean of resblocks) per stage -> conv_post -> wav
 
@@ -9,7 +10,7 @@ as the convolution would pad the row alone. So a row's audio does not depend on 
 
 Sources: Polyak et al. 2021, "Speech Resynthesis from Discrete Disentangled Self-Supervised Representations"; Kong et
 al. 2020, "HiFi-GAN"; textlesslib's vocoders/hifigan, whose TWIST checkpoints load into this; SpiRit-LM's vocoder, whose
-codes of pitch and style stand behind the units. The source (source.py) is in none of these.
+codes of pitch and style stand behind the units. The source (source.py) and f0_predictor are in none of these.
 """
 
 from __future__ import annotations
@@ -62,10 +63,10 @@ class ResBlock(nn.Module):
         return x
 
 
-class DurationPredictor(nn.Module):
-    """Predicts log(duration + 1) of each unit from it and two neighbours on either side."""
+class VariancePredictor(nn.Module):
+    """Predicts something of each unit from it and two neighbours on either side (Ren et al. 2021, "FastSpeech 2")."""
 
-    def __init__(self, config: DurationPredictorConfig) -> None:
+    def __init__(self, config: DurationPredictorConfig, num_values: int = 1) -> None:
         super().__init__()
         hidden, kernel = config.var_pred_hidden_dim, config.var_pred_kernel_size
         first = nn.Conv1d(config.encoder_embed_dim, hidden, kernel, padding=(kernel - 1) // 2)
@@ -73,16 +74,16 @@ class DurationPredictor(nn.Module):
         self.ln1 = nn.LayerNorm(hidden)
         self.conv2 = nn.Sequential(nn.Conv1d(hidden, hidden, kernel, padding=1), nn.ReLU())
         self.ln2 = nn.LayerNorm(hidden)
-        self.proj = nn.Linear(hidden, 1)
+        self.proj = nn.Linear(hidden, num_values)
         self.dropout = config.var_pred_dropout
 
     def forward(self, x: Tensor, lengths: Lengths) -> Tensor:
-        """x [B, C, N], zeros in padding -> [B, N]."""
+        """x [B, C, N], zeros in padding -> [B, N, num_values]."""
         x = self.conv1(x).transpose(1, 2)
         x = F.dropout(self.ln1(x), self.dropout, self.training).transpose(1, 2)
         x = self.conv2(lengths.mask(x)).transpose(1, 2)
         x = F.dropout(self.ln2(x), self.dropout, self.training)
-        return self.proj(x)[..., 0]  # type: ignore[no-any-return]
+        return self.proj(x)  # type: ignore[no-any-return]
 
 
 class Vocoder(nn.Module):
@@ -108,7 +109,7 @@ class Vocoder(nn.Module):
         for module in (*self.ups, self.conv_post):
             nn.init.normal_(module.weight, 0.0, INITIAL_STD)
         shape = config.duration_predictor
-        self.dur_predictor = DurationPredictor(shape) if shape else None
+        self.dur_predictor = VariancePredictor(shape) if shape else None
         self.spkr: nn.Embedding | nn.Linear | None = None
         if config.embedder_params:
             self.spkr = nn.Linear(config.embedder_dim, width)
@@ -117,6 +118,10 @@ class Vocoder(nn.Module):
         self.style = nn.Embedding(config.num_styles, width) if config.multistyle else None
         self.f0_quant_embed = nn.Embedding(config.f0_quant_num_bin, width) if config.f0_quant_num_bin > 0 else None
         self.source = HarmonicSource(config) if config.source_harmonics else None
+        self.f0_predictor: VariancePredictor | None = None
+        if config.predicts_pitch:
+            assert shape is not None and config.num_f0_tokens is not None, "VocoderConfig requires both"
+            self.f0_predictor = VariancePredictor(shape, config.num_f0_tokens)
 
     def forward(
         self,
@@ -224,9 +229,22 @@ class Vocoder(nn.Module):
         """
         if self.dur_predictor is None:
             raise TwistError("this vocoder predicts no durations; give units with theirs, or one per frame")
+        return self._predicted(self.dur_predictor, units, num_units)[..., 0]
+
+    def pitch_scores(self, units: Tensor, num_units: Tensor | None = None) -> Tensor:
+        """Unnormalized log-probabilities of each unit's code of pitch: units [B, N] -> [B, N, num_f0_tokens].
+
+        Raises:
+            TwistError: it predicts none.
+        """
+        if self.f0_predictor is None:
+            raise TwistError("this vocoder predicts no codes of pitch; give those of the recording, or of a speech LM")
+        return self._predicted(self.f0_predictor, units, num_units)
+
+    def _predicted(self, predictor: VariancePredictor, units: Tensor, num_units: Tensor | None) -> Tensor:
         lengths = Lengths(num_units, units.shape[1])
-        log_durations: Tensor = self.dur_predictor(lengths.mask(self.dict(units).transpose(1, 2)), lengths)
-        return log_durations
+        predicted: Tensor = predictor(lengths.mask(self.dict(units).transpose(1, 2)), lengths)
+        return predicted
 
     def durations(self, units: Tensor, num_units: Tensor | None = None) -> Tensor:
         """Predicted durations in frames, at least 1: units [B, N] -> [B, N] int64, 0 in padding."""
@@ -253,7 +271,7 @@ class Vocoder(nn.Module):
     def for_inference(self, dtype: torch.dtype, device: torch.device) -> Vocoder:
         """Prepares it for synthesis on `device` and returns it: weight norm folded, the audio's layers in `dtype`.
 
-        Embeddings and the duration predictor stay in float32: rounding them would change how long units last.
+        Embeddings and predictors stay in float32: rounding them would change how long units last.
         """
         self.fold_weight_norm()
         for part in (self.conv_pre, self.ups, self.resblocks, self.conv_post, self.source):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 ADDED = (
     "num_f0_tokens",
     "f0_hop_size",
+    "predicts_pitch",
     "source_harmonics",
     "num_style_tokens",
     "style_hop_size",

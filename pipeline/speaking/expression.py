@@ -38,11 +38,13 @@ class Expression:
         """Refuses a voice that takes other codes.
 
         Raises:
-            TwistError: there is no model of codes that it takes, or it was trained on those of another.
+            TwistError: there is no model of codes that it needs, or it was trained on those of another.
         """
         for name, num_codes in voice.num_codes.items():
             encoder = self._encoders.get(name)
             if encoder is None:
+                if name not in voice.needed_codes:
+                    continue
                 raise TwistError(f"the voice {voice.path} takes codes of {name}: name their model with --{name}-model")
             wanted = voice.code_fingerprints.get(name)
             if wanted is not None and wanted != encoder.fingerprint:
@@ -56,8 +58,12 @@ class Expression:
                 )
 
     def fingerprints(self, voice: Voice) -> list[str]:
-        """Those of the models whose codes a voice takes."""
-        return [self._encoders[name].fingerprint for name in voice.num_codes]
+        """Those of the models whose codes a voice is given."""
+        return [self._encoders[name].fingerprint for name in self.names(voice)]
+
+    def names(self, voice: Voice) -> list[str]:
+        """Those of `pitch` and `style` that a voice takes and there is a model of."""
+        return [name for name in voice.num_codes if name in self._encoders]
 
     def of_wavs(self, wavs: Sequence[NDArray[np.float32]], names: Sequence[str]) -> list[Codes]:
         """The codes of clips [S] at 16 kHz, of those named: `pitch`, `style`; each by itself."""

@@ -96,7 +96,7 @@ def resynthesize_clips(
         units = tokenizer.of_wavs(wavs)
         codes: list[Codes] = [{} for _ in units]
         if expression is not None:
-            codes = expression.of_wavs(wavs, list(voice.num_codes))
+            codes = expression.of_wavs(wavs, expression.names(voice))
         if predict_durations:
             heard_units, units = units, [voice.with_durations(each) for each in units]
             codes = [

@@ -286,7 +286,7 @@ def _said(
             spoken, num_given = spoken_of(part, model.lm.vocabulary, before, earlier)
             if len(spoken.units) == num_given:  # pitch and style, and no unit that has them
                 continue
-            units, wavs[number] = speak(spoken, num_given, book, voice)
+            units, wavs[number] = speak(spoken, num_given, book, voice, model.lm.vocabulary)
             assert units.durations is not None
             time_s += len(wavs[number]) / voice.sample_rate_hz
             description["wav"] = with_suffix(output, f".{number}.wav").name
@@ -295,16 +295,33 @@ def _said(
     return said, wavs
 
 
-def speak(spoken: Spoken, num_given: int, book: Codebook, voice: Voice) -> tuple[Units, NDArray[np.float32]]:
+def speak(
+    spoken: Spoken, num_given: int, book: Codebook, voice: Voice, vocabulary: Vocabulary
+) -> tuple[Units, NDArray[np.float32]]:
     """The units behind the first `num_given`, with durations, and their wav [S].
 
     Speech that goes on from a prompt is spoken together with it, and the prompt's share cut off: the voice is one. A
-    voice that takes codes of pitch and style gets those of each unit, and 0 where the model has said none.
+    voice that takes codes of pitch and style gets those of each unit. Where the model says none, or those of another
+    model of pitch, it predicts them; if it cannot, it gets 0 for none.
+
+    Raises:
+        TwistError: the voice takes codes of another model of pitch or style than the speech LM says, and cannot do
+            without.
     """
     units = Units(spoken.units, None, float(book.facts["encoder"]["frame_rate_hz"]), book.fingerprint)
     timed = voice.with_durations(units)
     said = {"pitch": spoken.pitch, "style": spoken.style}
-    codes = {name: _or_zero(said[name], units) for name in voice.num_codes}
+    codes = {}
+    for name in voice.num_codes:
+        of_voice, of_model = voice.code_fingerprints.get(name), getattr(vocabulary, f"{name}_fingerprint")
+        is_other = said[name] is not None and None not in (of_voice, of_model) and of_voice != of_model
+        if name in voice.needed_codes and is_other:
+            raise TwistError(
+                f"the voice {voice.path} takes the codes of another model of {name} ({of_voice}) than the speech LM "
+                f"says ({of_model}): the same numbers mean other sounds; name a voice of these with --vocoder"
+            )
+        if name in voice.needed_codes or not (said[name] is None or is_other):
+            codes[name] = _or_zero(said[name], units)
     wav, _ = voice(units, codes=codes) if codes else voice(timed)
     assert timed.durations is not None
     if not len(timed):

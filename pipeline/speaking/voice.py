@@ -96,6 +96,11 @@ class Voice:
         return self._synthesizer.num_codes
 
     @property
+    def needed_codes(self) -> tuple[str, ...]:
+        """Those of `pitch` and `style` that it cannot do without; it predicts the others where they are missing."""
+        return self._synthesizer.needed_codes
+
+    @property
     def frames_per_code(self) -> dict[str, int]:
         """How many frames of units one of these codes lasts."""
         return self._synthesizer.frames_per_code
@@ -114,7 +119,7 @@ class Voice:
             speaker: A number, a name or a vector, for vocoders of several speakers.
             style: A number or a name, for vocoders of several styles.
             codes: Of `pitch` and `style`, for vocoders that take them: at their own rates where units have durations,
-                else one for each unit.
+                else one for each unit. Some vocoders predict those of pitch where there are none.
 
         Returns:
             wav [S] from -1 to 1, and its sample rate.
@@ -149,7 +154,7 @@ class Voice:
         nobody: list[Any] = [None] * len(clips)
         all_codes = [dict(of_clip or {}) for of_clip in codes or nobody]
         for of_clip in all_codes:
-            if missing := [name for name in self.num_codes if name not in of_clip]:
+            if missing := [name for name in self.needed_codes if name not in of_clip]:
                 raise TwistError(f"the voice {self.path} takes codes of {missing[0]}, which units alone do not have")
         clips = [_without(units, self._blank) for units in clips]
         # Nothing is left of a clip of blanks alone, and nothing of its codes.

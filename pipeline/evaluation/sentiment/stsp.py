@@ -229,7 +229,7 @@ class _Measured:
         assert answer.units is not None
         before: Part = answer.prompt[-1]
         spoken, num_given = spoken_of(answer.units, self.model.lm.vocabulary, before)
-        return speak(spoken, num_given, self.subject.codebook, voice)[1]
+        return speak(spoken, num_given, self.subject.codebook, voice, self.model.lm.vocabulary)[1]
 
     def _row(
         self, record: StspRecord, answer: Answer, judged: Judged, run: int, prompts: Judged | None

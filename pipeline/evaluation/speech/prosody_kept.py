@@ -129,7 +129,8 @@ def prosody(subject: Subject) -> list[Result]:
 
 def _identity(voice: Voice, expression: Expression) -> str:
     """A fingerprint of a voice and of the models whose codes it was given."""
-    return digest(voice.fingerprint, *expression.fingerprints(voice)) if voice.num_codes else voice.fingerprint
+    given = expression.fingerprints(voice)
+    return digest(voice.fingerprint, *given) if given else voice.fingerprint
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class Spoken:
     def _say(self, item_ids: Sequence[str], recorded: Sequence[Any]) -> list[NDArray[np.float32]]:
         rows = [self.units[name] for name in item_ids]
         units = [Units(row.units, row.durations) for row in rows]
-        codes: list[Codes] = self.expression.of_wavs(recorded, list(self.voice.num_codes))
+        codes: list[Codes] = self.expression.of_wavs(recorded, self.expression.names(self.voice))
         if self.predict_durations:
             units = [self.voice.with_durations(each) for each in units]
             codes = [

@@ -16,7 +16,7 @@ from model.encoder.config import EncoderConfig
 from model.encoder.encoder import load_encoder
 from model.lm.parts import Part
 from model.lm.sampling_config import SamplingConfig
-from model.lm.streams import StreamRates, Streams, merge
+from model.lm.streams import Spoken, StreamRates, Streams, merge
 from model.lm.text_lm import extend_text_lm, text_tokenizer
 from model.lm.vocab import Vocabulary
 from model.style.model import PooledStyle
@@ -25,8 +25,9 @@ from pipeline.speaking.expressive import StreamTokenizer, spoken_of
 from pipeline.speaking.few_shot import Example, few_shot_prompt
 from pipeline.speaking.prompts import PromptPart
 from pipeline.speaking.speech_lm import load_lm
-from pipeline.speaking.text_and_speech import TextAndSpeechLM, _until, continue_prompts
+from pipeline.speaking.text_and_speech import TextAndSpeechLM, _until, continue_prompts, speak
 from pipeline.speaking.tokenizer import Tokenizer, find_codebook
+from pipeline.speaking.units import Units
 from pipeline.speaking.voice import voice_for
 from pipeline.synthetic.espeak import synthesize
 from tests.text_models import write_tokenizer
@@ -201,3 +202,48 @@ def test_speech_behind_text_has_the_pitch_that_was_said_last() -> None:
     assert num_given == 0 and spoken.units.tolist() == [12, 13]
     assert spoken.pitch is not None and spoken.pitch.tolist() == [5, 5]
     assert spoken.style is not None and spoken.style.tolist() == [3, 3]
+
+
+class Singer:
+    """Stands in for a voice that takes codes of pitch; notes those that it is given."""
+
+    path, sample_rate_hz, num_codes = "singer", 16_000, {"pitch": 16}
+
+    def __init__(self, fingerprint: str | None, needed: tuple[str, ...]) -> None:
+        self.code_fingerprints = {} if fingerprint is None else {"pitch": fingerprint}
+        self.needed_codes = needed
+        self.given: list[int] | None = None
+
+    def with_durations(self, units: Units) -> Units:
+        return Units(units.values, np.full(len(units), 2, np.uint16))
+
+    def __call__(self, units: Units, codes: dict[str, Any] | None = None) -> tuple[np.ndarray, int]:
+        self.given = None if not codes else codes["pitch"].tolist()
+        return np.zeros(len(units) * 1280, np.float32), 16_000
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "needed", "pitch", "given"),
+    [
+        ("zero crossings", (), [3, 4], [3, 4]),
+        (None, (), [3, 4], [3, 4]),
+        ("zero crossings", (), None, None),  # the voice predicts them
+        ("another", (), [3, 4], None),
+        ("zero crossings", ("pitch",), None, [0, 0]),
+        ("another", ("pitch",), None, [0, 0]),
+    ],
+)
+def test_a_voice_is_given_its_own_codes_of_pitch_alone(
+    fingerprint: str | None, needed: tuple[str, ...], pitch: list[int] | None, given: list[int] | None
+) -> None:
+    voice = Singer(fingerprint, needed)
+    said = Spoken(np.array([5, 6], np.uint16), None if pitch is None else np.array(pitch, np.uint16), None)
+    units, wav = speak(said, 1, BOOK, voice, VOCABULARY)  # type: ignore[arg-type]
+    assert voice.given == given
+    assert units.values.tolist() == [6] and len(wav) == 1280
+
+
+def test_codes_of_another_model_of_pitch_are_not_sung() -> None:
+    said = Spoken(np.array([5, 6], np.uint16), np.array([3, 4], np.uint16), None)
+    with pytest.raises(TwistError, match=r"takes the codes of another model of pitch \(another\).*zero crossings"):
+        speak(said, 0, BOOK, Singer("another", ("pitch",)), VOCABULARY)  # type: ignore[arg-type]
