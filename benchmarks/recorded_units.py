@@ -3,9 +3,10 @@
     python benchmarks/recorded_units.py AUDIO ALIGNMENTS [--tokenizer ENCODER:LAYER:CODEBOOK ...] [--words CSV]
                                         [--quick] [--json]
 
-AUDIO lies as LibriSpeech's does, a folder for each speaker, and ALIGNMENTS are TextGrids in a tree of the same shape
-with tiers `words` and `phones`, as benchmarks/phone_alignments.py and the Montreal Forced Aligner write them. The CSV
-names clips of single words, `path,word,speaker`. pipeline/evaluation (purity.py, abx.py) defines the measures:
+A tokenizer is a HuBERT, its layer and a codebook, or `mfcc::CODEBOOK`. AUDIO lies as LibriSpeech's does, a folder for
+each speaker, and ALIGNMENTS are TextGrids in a tree of the same shape with tiers `words` and `phones`, as
+benchmarks/phone_alignments.py and the Montreal Forced Aligner write them. The CSV names clips of single words,
+`path,word,speaker`. pipeline/evaluation (purity.py, abx.py) defines the measures:
 
     pnmi, phone_purity          over frames; a pause counts as a phone
     abx_phones                  error of phones by two speakers, in any context
@@ -71,11 +72,12 @@ class Recording:
 
 
 class Tokenizer:
-    """An encoder and its codebook, by `ENCODER:LAYER:CODEBOOK`."""
+    """An encoder and its codebook, by `ENCODER:LAYER:CODEBOOK`, or `mfcc::CODEBOOK`."""
 
     def __init__(self, name: str) -> None:
         path, layer, book = name.split(":")
-        self.encoder = load_encoder(EncoderConfig(name="hubert", path=path, layer=int(layer), device="cpu"))
+        hubert = {"name": "hubert", "path": path, "layer": int(layer)} if path != "mfcc" else {}
+        self.encoder = load_encoder(EncoderConfig(**hubert, device="cpu"))
         self._assign = codebook.Assigner(codebook.load(resolve(book)).centroids, self.encoder.device)
         self.rate_hz = self.encoder.sample_rate_hz / self.encoder.hop_samples
 
