@@ -48,7 +48,7 @@ def work(recipe: Recipe, output: str | None = None) -> LanguageResult:
         train, validation, account = read_language_frames(recipe.run, config, checkpoints, report)
     left_out = {
         "state no language": account.num_without_language,
-        "are too short, or beyond a speaker's limit": account.num_beyond,
+        "are too short, or beyond the limit of a speaker or language": account.num_beyond,
         "cannot be read": account.num_unread,
     }
     for why, number in left_out.items():

@@ -26,6 +26,7 @@ class LanguageTrainConfig:
         views: Copies of each segment: the first as it is, the others changed at random in voice, room and channel.
         views_of: Views of single corpora, by name, where they differ.
         max_minutes_per_speaker: Most minutes of each speaker in each language; more say little that is new.
+        max_hours_per_language: Most hours of each language: frames are held in memory, 46 MB an hour and view at 25 Hz.
         min_segment_s: Shorter segments are left out.
         calibrate_on: Corpora whose held-out speakers calibrate the probabilities; all unless given.
         calibrate_window_s: Length of what is calibrated on: that of the windows that the filter listens to.
@@ -64,6 +65,7 @@ class LanguageTrainConfig:
     views: int = 3
     views_of: dict[str, int] = field(default_factory=dict)
     max_minutes_per_speaker: float = 5.0
+    max_hours_per_language: float = 20.0
     min_segment_s: float = 2.0
     calibrate_on: tuple[str, ...] = ()
     calibrate_window_s: float = 10.0
@@ -98,7 +100,7 @@ class LanguageTrainConfig:
         rules.common()
         rules.at_least_one("layer", "views")
         rules.at_least_zero("language_weight")
-        rules.above_zero("max_minutes_per_speaker", "min_segment_s", "calibrate_window_s")
+        rules.above_zero("max_minutes_per_speaker", "max_hours_per_language", "min_segment_s", "calibrate_window_s")
         rules.require("validation_share", 0 < self.validation_share < 1, "between 0 and 1")
         rules.require("largest_error", 0 < self.largest_error < 0.5, "above 0 and below a half")
         rules.require("dropout", 0 <= self.dropout < 1, "from 0 to below 1")

@@ -77,7 +77,7 @@ class FramesAccount:
     Attributes:
         num_used: Those whose frames are used.
         num_without_language: Those whose corpus states no language.
-        num_beyond: Those that are too short, or beyond the limit of a speaker.
+        num_beyond: Those that are too short, or beyond the limit of a speaker or a language.
         num_unread: Those that cannot be read.
     """
 
@@ -111,6 +111,7 @@ def read_language_frames(
         "manifest": fingerprint_of(run, MANIFEST),
         "encoder": encoder.fingerprint,
         "max_minutes_per_speaker": config.max_minutes_per_speaker,
+        "max_hours_per_language": config.max_hours_per_language,
         "min_segment_s": config.min_segment_s,
         "validation_share": config.validation_share,
         "seed": config.seed,
@@ -182,7 +183,8 @@ def _segments(run: str, config: LanguageTrainConfig) -> tuple[list[_Segment], in
     table = read_segments(run)
     facts = _facts_of(run, table)
     order = draw_order([config.seed, 3], len(table))
-    spoken_s: dict[tuple[str, str, str], float] = {}
+    by_speaker_s: dict[tuple[str, str, str], float] = {}
+    by_language_s: dict[str, float] = {}
     taken: list[tuple[int, _Segment]] = []
     num_without_language = num_beyond = 0
     # One who is held out in one recording is held out in all.
@@ -196,10 +198,15 @@ def _segments(run: str, config: LanguageTrainConfig) -> tuple[list[_Segment], in
         of_speaker = (corpus, speaker, language)
         if not language:
             num_without_language += 1
-        elif seconds < config.min_segment_s or spoken_s.get(of_speaker, 0) >= 60 * config.max_minutes_per_speaker:
+        elif (
+            seconds < config.min_segment_s
+            or by_speaker_s.get(of_speaker, 0) >= 60 * config.max_minutes_per_speaker
+            or by_language_s.get(language, 0) >= 3600 * config.max_hours_per_language
+        ):
             num_beyond += 1
         else:
-            spoken_s[of_speaker] = spoken_s.get(of_speaker, 0) + seconds
+            by_speaker_s[of_speaker] = by_speaker_s.get(of_speaker, 0) + seconds
+            by_language_s[language] = by_language_s.get(language, 0) + seconds
             is_held_out = (corpus, speaker) in of_held_out or _place_of(speaker) < config.validation_share
             segment = _Segment(
                 row["uri"], row["channel"], row["start_s"], row["end_s"], language, corpus, speaker, is_held_out

@@ -69,6 +69,13 @@ def test_who_is_held_out_and_what_is_left_out(run: str, tmp_path: Path) -> None:
     assert not np.array_equal(train[0], train[len(train) // 2]), "the second view is the first"
 
 
+def test_a_language_has_no_more_than_its_limit(run: str) -> None:
+    every, _, num_beyond = train_frames._segments(run, CONFIG)
+    few, _, num_beyond_few = train_frames._segments(run, replace(CONFIG, max_hours_per_language=1e-6))
+    assert sorted(segment.language for segment in few) == sorted({segment.language for segment in every})
+    assert len(few) + num_beyond_few == len(every) + num_beyond
+
+
 def test_kept_frames_are_those_made_and_more_views_only_add(
     run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
