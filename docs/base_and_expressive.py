@@ -1,12 +1,13 @@
 """Trains voices on units, on units and pitch, and on these with a source, and compares them on held-out recordings.
 
-    python docs/base_and_expressive.py TRAIN HELD_OUT WORK [--steps 400] [--clips 30] [--held-out-clips 20]
+    python docs/base_and_expressive.py TRAIN HELD_OUT WORK [--init FOLDER] [--steps 400] [--clips 30] ...
 
 TRAIN and HELD_OUT are folders of one reader's FLAC or WAV files, WORK is for checkpoints: where it has a voice already,
-that one is taken. All voices begin as hifigan-tiny-25hz and train alike, without discriminators: on the same crops, in
-the same order. The table of the codes of pitch begins as the pitch tokenizer's codebook, in which codes of like pitch
-lie near one another: what a voice learns of one then holds for its neighbours. Prints tables for docs/expressive.md
-and draws WORK/base_and_expressive.png. Needs the extra `plots`.
+that one is taken. All voices begin as the voice of units alone in --init (with new weights of hifigan-tiny-25hz's size
+without it) and train alike, without discriminators: on the same crops, in the same order. The table of the codes of
+pitch begins as the pitch tokenizer's codebook, in which codes of like pitch lie near one another: what a voice learns
+of one then holds for its neighbours. Prints tables for docs/expressive.md and draws WORK/base_and_expressive.png. Needs
+the extra `plots`.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from model.vocoder.mel_config import MelConfig
 from model.vocoder.melody import Melody
 from model.vocoder.train_config import VocoderTrainConfig
 from model.vocoder.trainer import train_vocoder
+from model.vocoder.vocoder import Vocoder
 from model.vocoder.widening import widened
 from pipeline.evaluation.measures import Measure, figure
 from pipeline.evaluation.speech.prosody import likeness
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
 
     from pipeline.speaking.units import Units
 
-INIT, UNITS, PITCH = "hifigan-tiny-25hz", "hubert-tiny-25hz", "pitch-tiny"
+SIZE, UNITS, PITCH = "hifigan-tiny-25hz", "hubert-tiny-25hz", "pitch-tiny"
 SAMPLE_RATE_HZ = 16_000
 MELS = (MelConfig(1024, 256, 80), MelConfig(2048, 512, 120), MelConfig(512, 128, 60))
 FIGURES = ("f0_correlation", "f0_error_cents", "f0_frame_error", "energy_correlation")
@@ -121,9 +123,25 @@ def read(folder: str, count: int) -> ReadClips:
     )
 
 
-def begin_with_pitch(clips: ReadClips, folder: Path, source_harmonics: int | None) -> VocoderConfig:
+def begin_with_units(clips: ReadClips, init: Path | None, folder: Path) -> Vocoder:
+    """Writes the voice of units that all begin as."""
+    if init is not None:
+        voice, _ = load_vocoder(init)
+    else:
+        size = VocoderConfig.read(local_path(SIZE) / "config.json")
+        torch.manual_seed(0)
+        voice = Vocoder(
+            dataclasses.replace(
+                size, num_f0_tokens=None, predicts_pitch=None, source_harmonics=None, model_in_dim=size.embedding_dim
+            )
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    save_vocoder(voice, folder, clips.fingerprint)
+    return voice
+
+
+def begin_with_pitch(clips: ReadClips, given: Vocoder, folder: Path, source_harmonics: int | None) -> VocoderConfig:
     """Writes the voice of units as one that takes pitch, too, whose table of pitch is the tokenizer's codebook."""
-    given, fingerprint = load_vocoder(local_path(INIT))
     width = given.config.embedding_dim
     shape = dataclasses.replace(
         given.config, num_f0_tokens=clips.facts.num_codes, model_in_dim=2 * width, source_harmonics=source_harmonics
@@ -134,17 +152,20 @@ def begin_with_pitch(clips: ReadClips, folder: Path, source_harmonics: int | Non
     assert voice.f0_dict is not None and vectors.shape == voice.f0_dict.weight.shape
     voice.f0_dict.weight.data.copy_(vectors)
     folder.mkdir(parents=True, exist_ok=True)
-    save_vocoder(voice, folder, fingerprint, melody=clips.melody if source_harmonics else None)
+    save_vocoder(voice, folder, clips.fingerprint, melody=clips.melody if source_harmonics else None)
     return shape
 
 
-def train(clips: ReadClips, work: Path, steps: int, batch_size: int, source_harmonics: int | None) -> None:
-    model, init = VocoderConfig.read(local_path(INIT) / "config.json"), INIT
+def train(
+    clips: ReadClips, given: Path | None, work: Path, steps: int, batch_size: int, source_harmonics: int | None
+) -> None:
+    init = work.parent / f"begun as {work.name}"
+    units = begin_with_units(clips, given, init)
+    model = units.config
     if source_harmonics is not None:
-        init = str(work.parent / f"begun as {work.name}")
-        model = begin_with_pitch(clips, Path(init), source_harmonics or None)
+        model = begin_with_pitch(clips, units, init, source_harmonics or None)
     config = VocoderTrainConfig(
-        model=model, init=init, batch_size=batch_size, num_steps=steps, discriminator_start=steps,
+        model=model, init=str(init), batch_size=batch_size, num_steps=steps, discriminator_start=steps,
         discriminator_width=128,
         mels=MELS, peak_lr=1e-3, final_lr=1e-4, warmup_steps=10, validation_clips=2, validate_every=50,
         checkpoint_every=50, keep_last=1, sample_every=0, device="cpu",
@@ -221,6 +242,7 @@ def main() -> None:
         parser.add_argument(name)
     for name, default in (("--steps", 400), ("--batch-size", 4), ("--clips", 30), ("--held-out-clips", 20)):
         parser.add_argument(name, type=int, default=default)
+    parser.add_argument("--init", type=Path, help="a voice of units alone to begin with; by default new weights")
     parser.add_argument("--shown", type=int, default=0, help="the held-out clip that is drawn")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -230,7 +252,7 @@ def main() -> None:
     if missing:
         clips = read(arguments.train, arguments.clips)
         for name in missing:
-            train(clips, work / name, arguments.steps, arguments.batch_size, VOICES[name])
+            train(clips, arguments.init, work / name, arguments.steps, arguments.batch_size, VOICES[name])
     held_out = read(arguments.held_out, arguments.held_out_clips)
     said = {name: say(checkpoints[name], held_out) for name in VOICES}
     compare(held_out.wavs, said)

@@ -1,6 +1,6 @@
 """Makes a folder of synthesized speech; the same packages and settings give the same bytes.
 
-twist make-speech demo FOLDER: 20 minutes by ten English speakers and others, untidy as a real corpus, for the demo.
+twist make-speech demo FOLDER: 40 minutes by ten English speakers and others, untidy as a real corpus, for the demo.
 twist make-speech voices FOLDER: many voices, some of it with phonemes, to pretrain and evaluate a tokenizer.
 twist make-speech languages FOLDER: many languages by the same voices, to train a classifier of languages.
 twist make-speech voice FOLDER: one voice, to train a vocoder.

@@ -2,7 +2,6 @@
 
     model/embedded/hubert-tiny-25hz/                  a HuBERT of 4M parameters; see docs/hubert-tiny-25hz.md
     model/embedded/hifigan-tiny-25hz/                 a vocoder for its units; see docs/hifigan-tiny-25hz.md
-    model/embedded/hifigan-tiny-25hz-pitch/           the same, with the melody that codes of pitch say; see its page
     model/embedded/style-tiny-25hz/                   a style model on its features; see docs/expressive.md
     model/embedded/pitch-tiny/                        a pitch tokenizer; see docs/pitch-tiny.md
     model/embedded/language-tiny/                     English or not; see docs/language-tiny.md
@@ -44,8 +43,8 @@ MODEL_SUFFIXES = (".json", ".safetensors", ".bin")
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 EMBEDDED = (
-    "hubert-tiny-25hz", "hubert-tiny-25hz-km100", "hifigan-tiny-25hz", "hifigan-tiny-25hz-pitch", "pitch-tiny",
-    "style-tiny-25hz", "language-tiny",
+    "hubert-tiny-25hz", "hubert-tiny-25hz-km100", "hifigan-tiny-25hz", "pitch-tiny", "style-tiny-25hz",
+    "language-tiny",
 )  # fmt: skip
 
 

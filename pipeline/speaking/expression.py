@@ -57,6 +57,16 @@ class Expression:
                     f"the voice {voice.path} knows {num_codes} codes of {name}, but this model has {encoder.num_codes}"
                 )
 
+    def of_voice(self, voice: Voice) -> Expression:
+        """Without the models whose codes are not a voice's, of those that it can do without."""
+        return Expression(
+            {
+                name: encoder
+                for name, encoder in self._encoders.items()
+                if name in voice.needed_codes or voice.code_fingerprints.get(name) in (None, encoder.fingerprint)
+            }
+        )
+
     def fingerprints(self, voice: Voice) -> list[str]:
         """Those of the models whose codes a voice is given."""
         return [self._encoders[name].fingerprint for name in self.names(voice)]

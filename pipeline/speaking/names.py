@@ -19,11 +19,11 @@ FITTED_ON = {
 }
 OFFICIAL_MODELS = tuple(name for name in ARTEFACTS if name.startswith("twist-"))
 EMBEDDED_ENCODER, EMBEDDED_CODEBOOK = "hubert-tiny-25hz", "hubert-tiny-25hz-km100"
-EMBEDDED_VOCODER, EMBEDDED_EXPRESSIVE_VOCODER = "hifigan-tiny-25hz", "hifigan-tiny-25hz-pitch"
+EMBEDDED_VOCODER = "hifigan-tiny-25hz"
 # The name of an encoder with one codebook stands for that: neither can be used without the other.
 CODEBOOK_OF = {OFFICIAL_ENCODER: OFFICIAL_CODEBOOK, EMBEDDED_ENCODER: EMBEDDED_CODEBOOK}
 TOKENIZERS = (*CODEBOOK_OF, EMBEDDED_CODEBOOK, *FITTED_ON)
-VOICES = (EMBEDDED_VOCODER, EMBEDDED_EXPRESSIVE_VOCODER, VOCODER, EXPRESSO_VOCODER, EXPRESSO_2000_VOCODER)
+VOICES = (EMBEDDED_VOCODER, VOCODER, EXPRESSO_VOCODER, EXPRESSO_2000_VOCODER)
 
 
 def refuse_unknown(source: str, kind: str, names: tuple[str, ...]) -> None:

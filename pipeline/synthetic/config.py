@@ -52,7 +52,7 @@ class DemoCorpusConfig:
         seed: Chooses sentences, lengths and pauses.
     """
 
-    minutes: float = 20.0
+    minutes: float = 40.0
     num_english_voices: int = 10
     seed: int = 0
 

@@ -173,9 +173,7 @@ def test_an_expressive_model_hears_and_says_pitch_and_style(
         return with_room(prompts, *more)
 
     monkeypatch.setattr(stsp, "with_room", with_room_seen)
-    words = command(
-        folder, tmp_path, "--checkpoint", expressive, "--evaluation.stsp.vocoder", "hifigan-tiny-25hz-pitch"
-    )
+    words = command(folder, tmp_path, "--checkpoint", expressive, "--evaluation.stsp.vocoder", "hifigan-tiny-25hz")
     words += ["--pitch.model", "pitch-tiny", "--style.model", "style-tiny-25hz", "--evaluation.stsp.directions"]
     words += ["[s2s, s2t]", "--evaluation.stsp.num_runs", 1, "--evaluation.stsp.shots", shots]
     told = results(twist(*words).stdout)

@@ -80,9 +80,11 @@ def prosody(subject: Subject) -> list[Result]:
         raise TwistError("prosody needs speech: give --evaluation.prosody.source, or --run")
     named: dict[str, str | None] = dict(config.voices) or {"voice": None}
     voices = {name: subject.voice(path) for name, path in named.items()}
-    expression = Expression(load_code_models(config.pitch_model, config.style_model))
-    for voice in voices.values():
-        expression.require_fit(voice)
+    models = Expression(load_code_models(config.pitch_model, config.style_model))
+    # Voices stand side by side: one that predicts pitch speaks without the codes that another is given.
+    expressions = {name: models.of_voice(voice) for name, voice in voices.items()}
+    for name, voice in voices.items():
+        expressions[name].require_fit(voice)
     found = (
         read_utterances(config.source, config.split)
         if config.source is not None
@@ -94,6 +96,7 @@ def prosody(subject: Subject) -> list[Result]:
     left_out = list(units.left_out)
     compared: dict[str, dict[str, dict[str, Any]]] = {}
     for name, voice in voices.items():
+        expression = expressions[name]
         spoken = Spoken(voice, expression, config.durations == "predicted", items, units.of)
         fingerprint = digest(
             units.fingerprint, units.audio_fingerprint, voice.fingerprint, config.durations, EXTRACTOR,
@@ -122,7 +125,7 @@ def prosody(subject: Subject) -> list[Result]:
             left_out=left_out,
             notes=["; ".join(f"{name} is {voice.path}" for name, voice in voices.items()) + "."],
             needs_lm=False,
-            other_models={name: _identity(voice, expression) for name, voice in voices.items()},
+            other_models={name: _identity(voice, expressions[name]) for name, voice in voices.items()},
         )
     ]
 

@@ -1,4 +1,4 @@
-"""The embedded voice that follows codes of pitch: its size beside its models, and that a recording's melody is kept."""
+"""The embedded voice: its size beside its models, that it keeps a recording's melody, and has one of its own."""
 
 from __future__ import annotations
 
@@ -19,18 +19,29 @@ from pipeline.speaking.voice import load_voice
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-VOICE = "hifigan-tiny-25hz-pitch"
+VOICE = "hifigan-tiny-25hz"
 
 
 def test_pitch_style_and_voice_are_small_together() -> None:
     names = (VOICE, "pitch-tiny", "style-tiny-25hz")
-    assert sum(path.stat().st_size for name in names for path in (EMBEDDED_FOLDER / name).iterdir()) < 6_000_000
+    assert sum(path.stat().st_size for name in names for path in (EMBEDDED_FOLDER / name).iterdir()) < 6 * 2**20
 
 
 def test_it_has_the_embedded_pitch_tokenizer() -> None:
     names = {"config.json": "pitch.json", "model.safetensors": "pitch.safetensors"}
     for ours, kept in names.items():
         assert (local_path("pitch-tiny") / ours).read_bytes() == (local_path(VOICE) / kept).read_bytes()
+
+
+def test_units_alone_are_sung_too(speech: Path) -> None:
+    """It predicts their pitch, and does not whisper."""
+    tokenizer, voice = load_tokenizer("hubert-tiny-25hz", device="cpu"), load_voice(VOICE, device="cpu")
+    assert voice.needed_codes == () and list(voice.num_codes) == ["pitch"]
+    paths = sorted((speech / "LibriSpeech/test-other").rglob("*.flac"))[:4]
+    wavs = voice.batch(tokenizer.of_wavs([soundfile.read(path, dtype="float32")[0] for path in paths]))
+    f0 = np.concatenate([extract(wav, "nccf").f0 for wav in wavs])
+    assert (f0 > 0).mean() > 0.3
+    assert 150 < np.median(f0[f0 > 0]) < 280, "she speaks at 210 Hz"
 
 
 def test_a_recording_keeps_its_melody(speech: Path) -> None:
