@@ -34,7 +34,7 @@ from model.artefacts import resolve
 from model.lm.generate import continue_units, ready_for_generation
 from model.lm.sampling_config import SamplingConfig
 from model.lm.vocab import Vocabulary
-from model.vocoder.checkpoint import load_vocoder
+from model.vocoder.checkpoint import load_melody, load_vocoder
 from model.vocoder.config import VocoderConfig
 from model.vocoder.stream import VocoderStream, look_ahead_frames
 from model.vocoder.synthesizer import Synthesizer, Utterance
@@ -97,13 +97,14 @@ def measure(device: torch.device, *, quick: bool, num_turns: int) -> dict[str, A
     )
     audio_s = 2.0 if quick else 10.0
     published = Vocoder(VocoderConfig()).for_inference(torch.float32, device)
-    embedded, _ = load_vocoder(Path(resolve("hifigan-tiny-25hz")))
+    folder = Path(resolve("hifigan-tiny-25hz"))
+    (embedded, _), melody = load_vocoder(folder), load_melody(folder)
     embedded.for_inference(torch.float32, device)
     units = generator.integers(100, size=round(audio_s * FRAME_RATE_HZ)).astype(np.uint16)
     published_s, embedded_s, first_audio_s = in_turns(
         [
             lambda: Synthesizer(published)([one_frame_each(units)]),
-            lambda: Synthesizer(embedded)([one_frame_each(units)]),
+            lambda: Synthesizer(embedded, melody=melody)([one_frame_each(units)]),
             lambda: first_audio(published, units),
         ],
         1 if quick else num_turns,

@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.machine import machine
 from model.artefacts import resolve
 from model.encoder.config import EncoderConfig
-from model.vocoder.checkpoint import load_vocoder
+from model.vocoder.checkpoint import load_melody, load_vocoder
 from model.vocoder.mel import LogMel
 from model.vocoder.mel_config import MelConfig
 from model.vocoder.synthesizer import Synthesizer, Utterance
@@ -114,8 +114,9 @@ def unheard(speech: Path, num_sentences: int) -> list[NDArray[np.float32]]:
 def measure(wavs: list[NDArray[np.float32]], vocoder_path: str) -> dict[str, Any]:
     """Computes all measures over these wavs [S]."""
     tokenizer = UnitEncoder(TOKENIZER, codebook.load(resolve(CODEBOOK)))
-    vocoder, _ = load_vocoder(Path(resolve(vocoder_path)))
-    synthesizer = Synthesizer(vocoder.for_inference(torch.float32, torch.device("cpu")))
+    folder = Path(resolve(vocoder_path))
+    vocoder, _ = load_vocoder(folder)
+    synthesizer = Synthesizer(vocoder.for_inference(torch.float32, torch.device("cpu")), melody=load_melody(folder))
     mel = LogMel(MelConfig())
     frames = tokenizer(wavs)
     pairs = [run_lengths(each) for each in frames]
