@@ -64,14 +64,14 @@ LLAMA = {
 SMALL = {
     "architecture": {
         "model_type": "bloom",
-        "hidden_size": 128,
+        "hidden_size": 192,
         "n_layer": 3,
-        "n_head": 4,
-        "hidden_dropout": 0.4,
+        "n_head": 6,
+        "hidden_dropout": 0.3,
         "attention_dropout": 0.2,
     },
     "batch_size": 16,
-    "num_steps": 120,
+    "num_steps": 240,
     "peak_lr": 5e-3,
     "final_lr": 2e-4,
     "warmup_steps": 20,
