@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from model.artefacts import EMBEDDED_FOLDER, resolve
 from model.lm.vocab import Vocabulary
 from model.vocoder import mel_picture
-from model.vocoder.checkpoint import save_vocoder
+from model.vocoder.checkpoint import load_melody, save_vocoder
 from model.vocoder.config import VocoderConfig
 from model.vocoder.vocoder import Vocoder
 from pipeline.speaking import tokenizer
@@ -240,8 +240,9 @@ def test_units_that_cannot_be_spoken_are_told_in_a_sentence(tmp_path: Path, cont
 
 
 def test_a_vocoder_of_other_units_is_refused(prompts: Path, tmp_path: Path) -> None:
-    shape = VocoderConfig.read(EMBEDDED_FOLDER / "hifigan-tiny-25hz" / "config.json")
-    save_vocoder(Vocoder(shape), tmp_path, "another codebook")
+    embedded = EMBEDDED_FOLDER / "hifigan-tiny-25hz"
+    shape = VocoderConfig.read(embedded / "config.json")
+    save_vocoder(Vocoder(shape), tmp_path, "another codebook", melody=load_melody(embedded))
     files = ["--input-file", prompts / "one.wav", "--output-file", tmp_path / "out.wav"]
     done = run("resynthesize", *files, "--vocoder", tmp_path, status=2)
     assert "speaks the units of another codebook (another codebook)" in done.stderr
