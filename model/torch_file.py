@@ -193,6 +193,9 @@ class _LegacyArchive:
                 raise ValueError(f"its storage {key} has another length than its tensors say")
             self._offsets[key] = file.tell()
             file.seek(storage.num_bytes, os.SEEK_CUR)
+        # Storages lie in an order of chance: what is missing may be one that nobody asks for.
+        if file.tell() > file.seek(0, os.SEEK_END):
+            raise ValueError("it ends too early")
 
     def read(self, storage: _Storage) -> bytearray:
         self._file.seek(self._offsets[storage.key])
