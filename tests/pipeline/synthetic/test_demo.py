@@ -133,7 +133,7 @@ def test_summary_agrees_with_the_files(full: Corpus) -> None:
 
 
 def test_default_corpus_is_as_long_and_as_mixed_as_it_says(full: Corpus) -> None:
-    assert full.summary.duration_s == pytest.approx(DemoCorpusConfig().minutes * 60, rel=0.05)
+    assert full.summary.duration_s == pytest.approx(40 * 60, rel=0.05)
     others_s = sum(full.summary.duration_s_by_language[language] for language in ("de", "fr", "es"))
     assert others_s / full.summary.duration_s == pytest.approx(0.08, abs=0.02), "other languages should be about 8%"
     speakers = {row["speaker"] for row in full.rows if full.language(row) == "en"}
