@@ -29,7 +29,7 @@ def _require(name: str, value: object, holds: bool, rule: str) -> None:
 
 @dataclass(frozen=True)
 class DurationPredictorConfig:
-    """Shape of the network that predicts how long each unit lasts, and of the one that predicts its code of pitch.
+    """Shape of the network that predicts how long each unit lasts; one that predicts its code of pitch is narrower.
 
     Args:
         encoder_embed_dim: Width of its input, that of a unit's embedding.

@@ -15,6 +15,8 @@ codes of pitch and style stand behind the units. The source (source.py) and f0_p
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -121,7 +123,9 @@ class Vocoder(nn.Module):
         self.f0_predictor: VariancePredictor | None = None
         if config.predicts_pitch:
             assert shape is not None and config.num_f0_tokens is not None, "VocoderConfig requires both"
-            self.f0_predictor = VariancePredictor(shape, config.num_f0_tokens)
+            # Units tell little of pitch: a quarter of the width knows it, too.
+            narrow = dataclasses.replace(shape, var_pred_hidden_dim=max(1, shape.var_pred_hidden_dim // 4))
+            self.f0_predictor = VariancePredictor(narrow, config.num_f0_tokens)
 
     def forward(
         self,

@@ -14,7 +14,7 @@ from model.training import checkpoint_steps
 from model.vocoder import synthesizer
 from model.vocoder.batches import Conditions, VocoderBatches, validation_clips
 from model.vocoder.checkpoint import load_vocoder
-from model.vocoder.config import VocoderConfig
+from model.vocoder.config import DurationPredictorConfig, VocoderConfig
 from model.vocoder.losses import pitch_loss
 from model.vocoder.melody import Melody
 from model.vocoder.synthesizer import Synthesizer, Utterance
@@ -29,7 +29,8 @@ from tests.model.vocoder.test_trainer import NETWORK, Killed, assert_same_run, a
 if TYPE_CHECKING:
     from pathlib import Path
 
-PREDICTING = dataclasses.replace(SHAPE, predicts_pitch=True)
+WIDE = dataclasses.asdict(DurationPredictorConfig(SHAPE.embedding_dim, 64))
+PREDICTING = dataclasses.replace(SHAPE, predicts_pitch=True, dur_predictor_params=WIDE)
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def test_it_learns_what_units_tell_of_pitch_and_goes_on_when_killed(tmp_path: Pa
 
 def test_a_vocoder_that_does_not_may_be_the_beginning() -> None:
     torch.manual_seed(0)
-    given = Vocoder(NETWORK)
+    given = Vocoder(dataclasses.replace(NETWORK, dur_predictor_params=WIDE))
     wide = widened(given, PREDICTING)
     frames, codes = torch.randint(4, (1, 12)), torch.randint(4, (1, 12))
     wav = wide(frames, pitch_codes=codes, f0_hz=torch.full((1, 12, 1), 120.0))

@@ -24,7 +24,7 @@ VOICE = "hifigan-tiny-25hz"
 
 def test_pitch_style_and_voice_are_small_together() -> None:
     names = (VOICE, "pitch-tiny", "style-tiny-25hz")
-    assert sum(path.stat().st_size for name in names for path in (EMBEDDED_FOLDER / name).iterdir()) < 6 * 2**20
+    assert sum(path.stat().st_size for name in names for path in (EMBEDDED_FOLDER / name).iterdir()) < 6_000_000
 
 
 def test_it_has_the_embedded_pitch_tokenizer() -> None:
