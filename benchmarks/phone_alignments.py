@@ -26,11 +26,10 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline.files import storage
+from pipeline.records import SAMPLE_RATE_HZ
 from pipeline.synthetic.espeak import spell_in_ipa
+from pipeline.words.pocketsphinx import FRAME_S, PADDING_S, VARIANT, padded
 
-RATE_HZ, FRAME_S = 16_000, 0.01
-# Speech that begins or ends with the audio is often not followed to its end.
-PADDING_S, PADDING_LEVEL = 0.3, 3e-4
 # A word of its own for each phone: phones that a word's alignment was not found for are aligned as words.
 ALONE = "zzq"
 ARPABET = frozenset(
@@ -79,7 +78,7 @@ class PhoneAligner:
         written = re.sub(r"[^a-z' ]", " ", text.lower().replace("’", "'")).split()
         for word in written:
             self._know(word)
-        samples = _padded(wav)
+        samples = padded(wav)
         words = self._follow(samples, written)  # with the pronunciation of each, as in "the(2)"
         try:
             self._decoder.set_alignment()
@@ -91,8 +90,10 @@ class PhoneAligner:
             alone = self._follow(samples, [ALONE + phone.lower() for phone in said])
             phones = [(phone, start, end) for phone, (_, start, end) in zip(said, alone, strict=True)]
         return {
-            "words": _within([(_bare(word), start, end) for word, start, end in words], len(wav) / RATE_HZ),
-            "phones": _within([phone for phone in phones if phone[0] in ARPABET], len(wav) / RATE_HZ),
+            "words": _within(
+                [(VARIANT.sub("", word), start, end) for word, start, end in words], len(wav) / SAMPLE_RATE_HZ
+            ),
+            "phones": _within([phone for phone in phones if phone[0] in ARPABET], len(wav) / SAMPLE_RATE_HZ),
         }
 
     def _know(self, word: str) -> None:
@@ -115,7 +116,7 @@ class PhoneAligner:
             for segment in self._decoder.seg() or ()
             if segment.word[0] not in "<["
         ]
-        if [_bare(word) for word, _, _ in found] != words:
+        if [VARIANT.sub("", word) for word, _, _ in found] != words:
             raise NotFollowedError("not followed to its end")
         return found
 
@@ -123,16 +124,6 @@ class PhoneAligner:
         self._decoder.start_utt()
         self._decoder.process_raw(samples, full_utt=True)
         self._decoder.end_utt()
-
-
-def _bare(word: str) -> str:
-    return re.sub(r"\(\d+\)$", "", word)
-
-
-def _padded(wav: np.ndarray) -> bytes:
-    noise = np.random.default_rng(0).normal(0, PADDING_LEVEL, (2, round(PADDING_S * RATE_HZ)))
-    samples = np.concatenate([noise[0], wav, noise[1]])
-    return (np.clip(samples, -1, 1) * np.iinfo(np.int16).max).astype(np.int16).tobytes()
 
 
 def _within(frames: Frames, duration_s: float) -> Labelled:
@@ -185,7 +176,7 @@ def main() -> None:
             outcomes[str(reason)] += 1
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        storage.write_bytes(str(target), textgrid(tiers, len(wav) / RATE_HZ).encode())
+        storage.write_bytes(str(target), textgrid(tiers, len(wav) / SAMPLE_RATE_HZ).encode())
         outcomes["aligned"] += 1
     print(", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.most_common()))
 

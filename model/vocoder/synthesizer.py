@@ -210,21 +210,18 @@ class Synthesizer:
         """The code of pitch of each unit [n] of the utterances that need it, by their places; made in one batch."""
         if not self._vocoder.config.predicts_pitch:
             return {}
-        unsaid = [i for i, utterance in enumerate(utterances) if utterance.pitch_codes is None and len(utterance.units)]
-        if not unsaid:
-            return {}
-        units = [self._tensor(utterances[i].units) for i in unsaid]
-        num_units = torch.tensor([len(each) for each in units], device=self._device)
-        codes = self._vocoder.pitch_scores(pad_sequence(units, batch_first=True), num_units).argmax(dim=-1)
-        return {i: row[: len(each)] for i, each, row in zip(unsaid, units, codes, strict=True)}
+        units = {i: self._tensor(one.units) for i, one in enumerate(utterances) if one.pitch_codes is None}
+        num_units = torch.tensor([len(each) for each in units.values()], device=self._device)
+        if not num_units.any():
+            return units  # no unit, no code
+        codes = self._vocoder.pitch_scores(pad_sequence(list(units.values()), batch_first=True), num_units).argmax(-1)
+        return {i: row[: len(each)] for (i, each), row in zip(units.items(), codes, strict=True)}
 
     def _codes_of(self, utterance: Utterance, unit_pitch: Tensor | None, durations: Tensor) -> dict[str, Tensor]:
         num_frames = int(durations.sum())
         found = {}
         if unit_pitch is not None:
             found["pitch_codes"] = unit_pitch.repeat_interleave(durations)
-        elif self._vocoder.config.predicts_pitch and utterance.pitch_codes is None:
-            found["pitch_codes"] = durations  # of no unit: as many codes
         for name, codes in utterance.codes.items():
             if utterance.durations is None:
                 of_frames = self._tensor(codes).repeat_interleave(durations)

@@ -84,14 +84,11 @@ class AlignByPocketsphinx:
 
     def _follow(self, wav: NDArray[np.float32], entries: Sequence[str]) -> list[tuple[float, float]] | AudioError:
         """When each entry is said."""
-        noise = np.random.default_rng(0).normal(0, PADDING_LEVEL, (2, round(PADDING_S * SAMPLE_RATE_HZ)))
-        padded = np.concatenate([noise[0], wav, noise[1]])
-        samples = (np.clip(padded, -1, 1) * np.iinfo(np.int16).max).astype(np.int16)
         # A new one each time: what a decoder hears in one recording changes the times of the next.
         decoder = self._new_decoder()
         decoder.set_align_text(" ".join(entries))
         decoder.start_utt()
-        decoder.process_raw(samples.tobytes(), full_utt=True)
+        decoder.process_raw(padded(wav), full_utt=True)
         decoder.end_utt()
         found = [
             (VARIANT.sub("", segment.word), segment.start_frame, segment.end_frame)
@@ -101,3 +98,11 @@ class AlignByPocketsphinx:
         if [word for word, _, _ in found] != list(entries):
             return AudioError("not_followed", f"{len(found)} of {len(entries)} words of the text were found")
         return [(start * FRAME_S - PADDING_S, (end + 1) * FRAME_S - PADDING_S) for _, start, end in found]
+
+
+def padded(wav: NDArray[np.float32]) -> bytes:
+    """wav [S] at 16 kHz between stretches of faint noise, as pocketsphinx takes it."""
+    noise = np.random.default_rng(0).normal(0, PADDING_LEVEL, (2, round(PADDING_S * SAMPLE_RATE_HZ)))
+    samples = np.concatenate([noise[0], wav, noise[1]])
+    pcm: bytes = (np.clip(samples, -1, 1) * np.iinfo(np.int16).max).astype(np.int16).tobytes()
+    return pcm
