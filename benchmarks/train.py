@@ -1,12 +1,13 @@
 """Training a speech LM: this trainer compared with transformers' Trainer, on the same samples, batches and precision.
 
-    python benchmarks/train.py [--shapes opt_125m ...] [--steps N] [--turns N] [--device cpu|cuda] [--quick] [--json]
+    python benchmarks/train.py [--shapes opt_125m ...] [--steps N] [--turns N] [--device cpu|cuda] [--precision P]
+        [--quick] [--json]
 
 Samples have 150 to 700 units (of 500 kinds, from a Markov chain). There is no dropout, so both get the same losses.
 Both take 32 samples per step, 8 per forward pass, from the same weights and in the same order, with AdamW, the same
-rates and clipping, in bfloat16; transformers' uses its own flag for that and pads to the longest of the 8, as users
-would. They take turns, each in a process of its own. Speed is that of the fastest step of all turns; padding does not
-count.
+rates and clipping, in bfloat16 unless told otherwise; transformers' uses its own flag for that and pads to the longest
+of the 8, as users would. They take turns, each in a process of its own. Speed is that of the fastest step of all turns;
+padding does not count.
 
     units_per_s      units, without padding, per second
     units_per_cpu_s  units per second of CPU time, which other work on the machine disturbs least, with --threads 1
@@ -20,7 +21,6 @@ of a small model in float32, compared with a plain loop over transformers' model
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import resource
 import subprocess
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SHAPES: dict[str, dict[str, Any]] = {
+    "bloom_tiny": {"model_type": "bloom", "hidden_size": 192, "n_layer": 3, "n_head": 6},
     "opt_tiny": {"hidden_size": 256, "ffn_dim": 1024, "num_hidden_layers": 4, "num_attention_heads": 4},
     "opt_125m": {"hidden_size": 768, "ffn_dim": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
     "opt_350m": {
@@ -82,6 +83,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="samples a step")
     parser.add_argument("--threads", type=int, help="of each run; torch's own choice unless given")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--quick", action="store_true", help="a tiny shape, one turn: a minute at most")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)  # whose loop, shape, folder
@@ -157,21 +159,16 @@ def write_units(shards: Path, num_samples: int) -> None:
 
 def configuration(shape: str, arguments: argparse.Namespace) -> TrainConfig:
     """The settings of both trainers."""
-    architecture = {
-        "model_type": "opt",
-        "max_position_embeddings": 2048,
-        "word_embed_proj_dim": SHAPES[shape]["hidden_size"],
-        "dropout": 0.0,
-        **SHAPES[shape],
-    }
+    own = SHAPES[shape]
+    opt = {"model_type": "opt", "max_position_embeddings": 2048, "dropout": 0.0}
     return TrainConfig(
-        architecture=architecture,
+        architecture=own if "model_type" in own else {**opt, "word_embed_proj_dim": own["hidden_size"], **own},
         batch_size=arguments.batch_size,
         gradient_accumulation=arguments.batch_size // ROWS_AT_ONCE,
         num_steps=arguments.steps,
         warmup_steps=2,
         peak_lr=1e-4,
-        precision="bfloat16",
+        precision=arguments.precision,
         validate_every=10**9,
         checkpoint_every=10**9,
         log_every=1,
@@ -181,7 +178,14 @@ def configuration(shape: str, arguments: argparse.Namespace) -> TrainConfig:
 
 def _in_a_process(whose: str, shape: str, folder: str, arguments: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, __file__, "--child", whose, shape, folder, "--device", arguments.device]
-    command += ["--steps", str(arguments.steps), "--batch-size", str(arguments.batch_size)]
+    command += [
+        "--precision",
+        arguments.precision,
+        "--steps",
+        str(arguments.steps),
+        "--batch-size",
+        str(arguments.batch_size),
+    ]
     command += ["--threads", str(arguments.threads)] if arguments.threads else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -207,7 +211,7 @@ def _child(whose: str, shape: str, folder: str, arguments: argparse.Namespace) -
     return {
         "units_per_s": units_per_s,
         "units_per_cpu_s": units_per_cpu_s,
-        "matrix_share": model_flops / _matrix_rate(torch.device(arguments.device)),
+        "matrix_share": model_flops / _matrix_rate(torch.device(arguments.device), arguments.precision),
         "peak_gib": peak / 2**30,
         "losses": [step["loss"] for step in steps],
         "padding_share": steps[0].get("padding_share", 0.0),
@@ -286,7 +290,7 @@ def _transformers(config: TrainConfig, folder: Path) -> list[dict[str, float]]:
             gradient_accumulation_steps=config.batch_size // ROWS_AT_ONCE,
             max_steps=config.num_steps,
             max_grad_norm=config.clip_norm,
-            bf16=True,
+            bf16=config.precision == "bfloat16",
             use_cpu=config.device == "cpu",
             logging_steps=1,
             save_strategy="no",
@@ -311,8 +315,10 @@ def _start(config: TrainConfig, folder: Path) -> tuple[UnitSamples, Vocabulary, 
     dataset = open_dataset(str(folder / "shards"))
     vocabulary = Vocabulary.of_dataset(dataset)
     assert config.architecture is not None
-    model = cold_start(config.architecture, vocabulary, config.seed).train()
-    return UnitSamples(dataset, "train", config.max_units), vocabulary, model
+    ours = cold_start(config.architecture, vocabulary, config.seed)
+    model = transformers.AutoModelForCausalLM.from_config(ours.config)
+    model.load_state_dict(ours.state_dict())
+    return UnitSamples(dataset, "train", config.max_units), vocabulary, model.train()
 
 
 def _num_matrix_parameters(config: TrainConfig) -> int:
@@ -324,11 +330,11 @@ def _num_matrix_parameters(config: TrainConfig) -> int:
     return sum(p.numel() for p in model.parameters() if p.ndim == 2 and id(p) not in tables)
 
 
-def _matrix_rate(device: torch.device) -> float:
-    """FLOP per second (on a CPU: per CPU second) of a product of two large bfloat16 matrices, the best of ten."""
+def _matrix_rate(device: torch.device, precision: str) -> float:
+    """FLOP per second (on a CPU: per CPU second) of a product of two large matrices, the best of ten."""
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     size = 8192 if device.type == "cuda" else 3072
-    a = torch.randn(size, size, device=device).bfloat16()
+    a = torch.randn(size, size, device=device, dtype=getattr(torch, precision))
     best = float("inf")
     for _ in range(10):
         began_s = clock()
@@ -341,8 +347,8 @@ def _matrix_rate(device: torch.device) -> float:
 
 def _float32_difference(folder: Path) -> float:
     """The largest difference in loss from a plain loop over padded rows, over 20 steps in float32."""
-    arguments = argparse.Namespace(batch_size=ROWS_AT_ONCE, steps=20, device="cpu")
-    config = dataclasses.replace(configuration("opt_tiny", arguments), precision="float32")
+    arguments = argparse.Namespace(batch_size=ROWS_AT_ONCE, steps=20, device="cpu", precision="float32")
+    config = configuration("opt_tiny", arguments)
     train(config, str(folder / "shards"), str(folder / "float32"))
     ours = [line["loss"] for line in read_metrics(str(folder / "float32")) if "loss" in line]
     samples, vocabulary, model = _start(config, folder)

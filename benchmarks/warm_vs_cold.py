@@ -2,7 +2,7 @@
 
     python benchmarks/english_text.py ENGLISH
     python benchmarks/warm_vs_cold.py --text ENGLISH [--speech DIR ...] [--folder FOLDER] [--plot PNG] [--report]
-        [--quick] [--json]
+        [--text-tokens N] [--peak-rates R ...] [--quick] [--json]
 
 1. Text LMs (BLOOM-shaped, 3.2 million parameters beside their tables) are trained on the text in ENGLISH: on pieces of
    a byte-level BPE, on characters, and, as Table 8 has bodies of another trade, on characters in random order.
@@ -61,7 +61,7 @@ ARCHITECTURE = {
 BODIES = ("bpe", "characters", "shuffled")
 STARTS = ("cold", *BODIES)
 BPE_PIECES, CHARACTERS = 512, 257
-# By share of the units: steps, which are 4 epochs of all and ever more of less.
+# By share of the units: steps, which are 2 epochs of all and ever more of less.
 STEPS = {1.0: 240, 0.1: 120, 0.01: 60}
 PEAK_RATES = (5e-4, 1.5e-3, 4.5e-3)
 SEEDS = (0, 1, 2)
@@ -71,7 +71,7 @@ LINES_PER_STRETCH = 200
 MOST_VALIDATION_TOKENS = 100_000
 TEXT = TrainConfig(
     architecture=ARCHITECTURE,
-    batch_size=16,
+    batch_size=8,
     max_units=TOKENS_PER_SAMPLE,
     peak_lr=2e-3,
     final_lr=2e-4,
@@ -84,7 +84,7 @@ TEXT = TrainConfig(
     log_every=50,
 )
 SPEECH = replace(
-    TEXT, batch_size=8, max_units=704, warmup_steps=20, validate_every=20, checkpoint_every=60, log_every=20
+    TEXT, batch_size=4, max_units=704, warmup_steps=20, validate_every=20, checkpoint_every=60, log_every=20
 )
 
 
@@ -121,6 +121,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/warm_vs_cold"), help="where all of it is kept")
     parser.add_argument("--hours", type=float, default=3.0, help="speech to synthesize")
     parser.add_argument("--text-tokens", type=float, default=50e6, help="tokens that each text LM sees")
+    parser.add_argument(
+        "--peak-rates", type=float, nargs="+", default=PEAK_RATES, help="tried for each start and share"
+    )
     parser.add_argument("--plot", type=Path, help="where to draw the curves (needs matplotlib)")
     parser.add_argument("--report", action="store_true", help="train nothing: tell what is finished")
     parser.add_argument("--quick", action="store_true", help="tiny, on README's text: shows nothing but that it runs")
@@ -152,7 +155,7 @@ class Experiment:
         self.hours: float = 0.05 if arguments.quick else arguments.hours
         self.text: Path | None = arguments.text
         self.has_benchmarks = not arguments.quick
-        self.rates, self.seeds, self.steps = PEAK_RATES, SEEDS, STEPS
+        self.rates, self.seeds, self.steps = tuple(arguments.peak_rates), SEEDS, STEPS
         self.text_tokens: float = arguments.text_tokens
         if arguments.quick:
             self.rates, self.seeds, self.steps = PEAK_RATES[1:2], SEEDS[:1], {1.0: 2}

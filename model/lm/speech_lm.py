@@ -27,6 +27,7 @@ from model.artefacts import local_path
 from model.foreign_config import read_content, refuse_hostile
 from model.lm import slamkit, spiritlm
 from model.lm.document_attention import Documents, attention_within_documents, set_documents
+from model.lm.fused_gelu import fuse_gelu
 from model.lm.vocab import Vocabulary
 from model.training import checkpoint
 from model.weights_file import refuse_not_finite
@@ -272,6 +273,7 @@ def _load(folder: str) -> PreTrainedModel:
     for name, parameter in model.float().named_parameters():
         parameter.data = parameter.data.clone()
         refuse_not_finite({name: parameter}, folder)
+    fuse_gelu(model)
     return model
 
 
@@ -288,7 +290,9 @@ def initialize(architecture: dict[str, Any], vocabulary: Vocabulary, seed: int) 
     config = AutoConfig.for_model(**settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config)
+    fuse_gelu(model)
+    return model
 
 
 def is_tied(model: PreTrainedModel) -> bool:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from model.lm.fused_gelu import fuse_gelu
 from model.lm.scoring import log_likelihoods, sequence_scores
 from model.lm.scoring_config import ScoringConfig
 from model.lm.speech_lm import cold_start
@@ -77,6 +78,7 @@ def vocabulary(num_units: int = 50) -> Vocabulary:
 def test_text_is_read_as_before(shape: str, tmp_path: Path) -> None:
     folder = write_text_lm(tmp_path / "text-lm", shape)
     before = AutoModelForCausalLM.from_pretrained(folder).eval()
+    fuse_gelu(before)  # which rounds differently
     after = extend_text_lm(str(folder), vocabulary(), seed=0).eval()
     tokens = torch.arange(60)[None] * 5 % ROWS
     with torch.no_grad():
