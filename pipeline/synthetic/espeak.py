@@ -40,10 +40,13 @@ _EE_OK = 0
 _LANGUAGE = re.compile(r"[A-Za-z0-9-]+")
 # Breath and jitter are drawn from a generator that initialization seeds from the clock.
 _NOISE_SEED = 1
+# A few variants draw from the C library's generator instead, which any thread of the process may use meanwhile.
+_MOST_DISTURBED = 20
 
 # Marks of stress, tone and length within a phoneme's name; the rest is its kind.
 _NOT_THE_KIND = re.compile(r"[',%=_|;:!]+")
 
+_C_LIBRARY = ctypes.CDLL(None)
 _lock = threading.Lock()  # the library keeps all of its state in global variables
 
 
@@ -97,7 +100,7 @@ def synthesize(text: str, voice: str, *, words_per_minute: int = 165, pitch: int
 
 
 def speak(text: str, voice: str, *, words_per_minute: int = 165, pitch: int = 50) -> Speech:
-    """Speaks `text`; the samples depend on the arguments alone, not on what was spoken before.
+    """Speaks `text`; the samples depend on the arguments alone, not on what was spoken before or runs beside.
 
     Args:
         text: What to say, in the language of the voice; numbers and abbreviations are read out.
@@ -115,12 +118,28 @@ def speak(text: str, voice: str, *, words_per_minute: int = 165, pitch: int = 50
     if not 0 <= pitch <= MAX_PITCH:
         raise TwistError(f"espeak-ng's pitch is 0 to {MAX_PITCH}, not {pitch}")
     with _lock:
-        # Phase and flutter outlive espeak_Terminate, so each call loads the library afresh (half a millisecond).
-        library = _load()
-        try:
-            return _speak(library, text, voice, words_per_minute, pitch)
-        finally:
-            _ctypes.dlclose(library._handle)
+        before = None
+        for _ in range(_MOST_DISTURBED):
+            # Phase and flutter outlive espeak_Terminate, so each call loads the library afresh (half a millisecond).
+            library = _load()
+            try:
+                first_drawn = _seed_c_library()
+                speech = _speak(library, text, voice, words_per_minute, pitch)
+            finally:
+                _ctypes.dlclose(library._handle)
+            # Nobody drew, or what was drawn was the same twice.
+            if _C_LIBRARY.rand() == first_drawn or (before is not None and np.array_equal(speech.wav, before)):
+                break
+            before = speech.wav
+        return speech
+
+
+def _seed_c_library() -> int:
+    """Seeds the C library's generator; the number that it gives next."""
+    _C_LIBRARY.srand(_NOISE_SEED)
+    first: int = _C_LIBRARY.rand()
+    _C_LIBRARY.srand(_NOISE_SEED)
+    return first
 
 
 def spell_in_ipa(text: str, voice: str) -> str:
@@ -185,7 +204,6 @@ def _speak(library: ctypes.CDLL, text: str, voice: str, words_per_minute: int, p
     sample_rate_hz = _initialize(library, data_path)
     try:
         library.espeak_ng_SetRandSeed(ctypes.c_long(_NOISE_SEED))
-        ctypes.CDLL(None).srand(_NOISE_SEED)  # a few variants draw from the C library's generator instead
         _set_voice(library, voice, Path(data_path))
         library.espeak_SetParameter(_PARAMETER_RATE, words_per_minute, 0)
         library.espeak_SetParameter(_PARAMETER_PITCH, pitch, 0)

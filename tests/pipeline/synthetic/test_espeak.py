@@ -1,17 +1,19 @@
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import itertools
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import espeakng_loader
 import numpy as np
 import pytest
 
 from pipeline.errors import TwistError
+from pipeline.synthetic import espeak
 from pipeline.synthetic.espeak import speak, synthesize
 
 if TYPE_CHECKING:
@@ -63,6 +65,22 @@ def test_threads_do_not_disturb_each_other() -> None:
         together = list(threads.map(_speak, VOICES * 3))
     for number, wav in enumerate(together):
         assert np.array_equal(wav, alone[number % len(VOICES)]), f"{VOICES[number % len(VOICES)]} differs among threads"
+
+
+def test_draws_of_other_threads_do_not_disturb(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's threads draw from the C library's rand(), too, from which comes the noise of en-us+caleb."""
+    alone = _speak("en-us+caleb")
+    draws_before_speaking = iter([1, 3, 0, 2, 0, 0])
+    set_voice = espeak._set_voice
+
+    def set_voice_disturbed(*arguments: Any) -> None:
+        set_voice(*arguments)
+        for _ in range(next(draws_before_speaking)):
+            ctypes.CDLL(None).rand()
+
+    monkeypatch.setattr(espeak, "_set_voice", set_voice_disturbed)
+    assert np.array_equal(_speak("en-us+caleb"), alone)
+    assert list(draws_before_speaking) == [], "spoken again until twice the same came out"
 
 
 def test_speech_has_a_plausible_length_and_level() -> None:
