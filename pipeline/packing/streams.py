@@ -20,7 +20,6 @@ import pyarrow.compute as pc
 
 from pipeline.errors import TwistError
 from pipeline.files import parquet, storage
-from pipeline.files.checksums import sha256_of
 from pipeline.runs import PITCH, STYLE
 from pipeline.sha256sums import SHA256SUMS
 from pipeline.stage import checksums, is_finished, read_facts
@@ -102,20 +101,21 @@ def codes_of_segments(segments: pa.Table, part: str, stream: Stream, sums: Mappi
         segments: `segment_id` of segments with units.
         part: The name of the part of the stream that is about them.
         stream: Whose.
-        sums: What `stream.checksums` gives. A flipped bit in a page's header, of which Parquet has no checksum, may
-            change codes and nothing else.
+        sums: What `stream.checksums` gives.
 
     Raises:
         TwistError: the part is missing or damaged, or says nothing of a segment.
     """
     uri = storage.join(stream.folder, part)
+    columns = ["segment_id", stream.name]
     try:
-        is_whole = sums.get(part) in (None, sha256_of(uri))
-        table = parquet.read(uri, ["segment_id", stream.name]) if is_whole else None
+        table = parquet.read_unchanged(uri, columns, sums[part]) if part in sums else parquet.read(uri, columns)
     except FileNotFoundError:
         raise TwistError(f"{uri} is missing; {stream.again}") from None
-    if table is None:
-        raise TwistError(f"{uri} is damaged: it is not as it was when the stage was finished; {stream.again}")
+    except parquet.DamagedFileError as error:
+        raise TwistError(
+            f"{uri} is damaged: it is not as it was when the stage was finished; {stream.again}"
+        ) from error
     places = pc.index_in(segments["segment_id"], table["segment_id"])
     if places.null_count:
         missing = segments["segment_id"].filter(pc.is_null(places))[0]
