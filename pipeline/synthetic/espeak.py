@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import espeakng_loader
 import numpy as np
 
-from pipeline.errors import TwistError
+from pipeline.errors import RunError, TwistError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -110,6 +110,7 @@ def speak(text: str, voice: str, *, words_per_minute: int = 165, pitch: int = 50
 
     Raises:
         TwistError: an unknown voice, a rate or pitch out of range, or a library that cannot be loaded.
+        RunError: other threads draw from the C library's rand() all the time, as the voice does.
     """
     if not MIN_WORDS_PER_MINUTE <= words_per_minute <= MAX_WORDS_PER_MINUTE:
         raise TwistError(
@@ -123,23 +124,13 @@ def speak(text: str, voice: str, *, words_per_minute: int = 165, pitch: int = 50
             # Phase and flutter outlive espeak_Terminate, so each call loads the library afresh (half a millisecond).
             library = _load()
             try:
-                first_drawn = _seed_c_library()
-                speech = _speak(library, text, voice, words_per_minute, pitch)
+                speech, has_drawn = _speak(library, text, voice, words_per_minute, pitch)
             finally:
                 _ctypes.dlclose(library._handle)
-            # Nobody drew, or what was drawn was the same twice.
-            if _C_LIBRARY.rand() == first_drawn or (before is not None and np.array_equal(speech.wav, before)):
-                break
+            if not has_drawn or (before is not None and np.array_equal(speech.wav, before)):
+                return speech
             before = speech.wav
-        return speech
-
-
-def _seed_c_library() -> int:
-    """Seeds the C library's generator; the number that it gives next."""
-    _C_LIBRARY.srand(_NOISE_SEED)
-    first: int = _C_LIBRARY.rand()
-    _C_LIBRARY.srand(_NOISE_SEED)
-    return first
+    raise RunError(f"other threads drew from the C library's rand() {_MOST_DISTURBED} times while {voice} spoke")
 
 
 def spell_in_ipa(text: str, voice: str) -> str:
@@ -199,20 +190,32 @@ def _spell(library: ctypes.CDLL, text: bytes, voice: str) -> str:
         library.espeak_Terminate()
 
 
-def _speak(library: ctypes.CDLL, text: str, voice: str, words_per_minute: int, pitch: int) -> Speech:
+def _speak(library: ctypes.CDLL, text: str, voice: str, words_per_minute: int, pitch: int) -> tuple[Speech, bool]:
+    """Speaks; also says whether the C library's generator has been drawn from, by this voice or another thread."""
     data_path = espeakng_loader.get_data_path()
     sample_rate_hz = _initialize(library, data_path)
     try:
+        # After initialization, which seeds its own by the clock.
         library.espeak_ng_SetRandSeed(ctypes.c_long(_NOISE_SEED))
+        first_draw = _seed_c_library()
         _set_voice(library, voice, Path(data_path))
         library.espeak_SetParameter(_PARAMETER_RATE, words_per_minute, 0)
         library.espeak_SetParameter(_PARAMETER_PITCH, pitch, 0)
         wav, starts_ms = _collect(library, text.encode())
+        has_drawn = _C_LIBRARY.rand() != first_draw
         total_ms = 1000 * len(wav) / sample_rate_hz
         phonemes, words = (_heard(starts_ms[kind], total_ms) for kind in (_EVENT_PHONEME, _EVENT_WORD))
-        return Speech(wav, sample_rate_hz, phonemes, words)
+        return Speech(wav, sample_rate_hz, phonemes, words), has_drawn
     finally:
         library.espeak_Terminate()
+
+
+def _seed_c_library() -> int:
+    """Seeds the C library's generator; returns what it gives first."""
+    _C_LIBRARY.srand(_NOISE_SEED)
+    first: int = _C_LIBRARY.rand()
+    _C_LIBRARY.srand(_NOISE_SEED)
+    return first
 
 
 def _set_voice(library: ctypes.CDLL, voice: str, data_path: Path) -> None:

@@ -12,7 +12,7 @@ import espeakng_loader
 import numpy as np
 import pytest
 
-from pipeline.errors import TwistError
+from pipeline.errors import RunError, TwistError
 from pipeline.synthetic import espeak
 from pipeline.synthetic.espeak import speak, synthesize
 
@@ -75,12 +75,26 @@ def test_draws_of_other_threads_do_not_disturb(monkeypatch: pytest.MonkeyPatch) 
 
     def set_voice_disturbed(*arguments: Any) -> None:
         set_voice(*arguments)
-        for _ in range(next(draws_before_speaking)):
+        for _ in range(next(draws_before_speaking, 0)):
             ctypes.CDLL(None).rand()
 
     monkeypatch.setattr(espeak, "_set_voice", set_voice_disturbed)
     assert np.array_equal(_speak("en-us+caleb"), alone)
     assert list(draws_before_speaking) == [], "spoken again until twice the same came out"
+
+
+def test_draws_without_end_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_voice = espeak._set_voice
+    numbers = itertools.count(1)
+
+    def set_voice_disturbed(*arguments: Any) -> None:
+        set_voice(*arguments)
+        for _ in range(next(numbers)):
+            ctypes.CDLL(None).rand()
+
+    monkeypatch.setattr(espeak, "_set_voice", set_voice_disturbed)
+    with pytest.raises(RunError, match=r"while en-us\+caleb spoke"):
+        _speak("en-us+caleb")
 
 
 def test_speech_has_a_plausible_length_and_level() -> None:
