@@ -30,7 +30,6 @@ MODELS = (
     "train.init",
     "pretrain.init",
     "spin.init",
-    "spin.phones",
     "vocoder.init",
 )
 """Options and settings that name a model or its folder; only what holds a slash is a path for sure."""
@@ -82,6 +81,11 @@ def _paths(recipe: Recipe, given: Namespace, sections: Sequence[str]) -> Iterato
     if "text" in sections and recipe.text is not None:
         for text in recipe.text.corpora:
             yield "text.corpora.path", text.path
+    if "spin" in sections:
+        phones = recipe.spin.phones
+        of_corpora = {"": phones} if phones is None or isinstance(phones, str) else phones
+        for name, folder in of_corpora.items():
+            yield f"spin.phones.{name}".rstrip("."), folder
     for option in MODEL_OPTIONS:
         named = given.get(option)
         if isinstance(named, str) and "/" in named:

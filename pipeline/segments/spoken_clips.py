@@ -1,18 +1,11 @@
 """A run's segments as clips of speech, and the phones that alignments give for some of them.
 
-    RUN/segments/, alignments in files -> clips of train and validation
-
-An alignment in a folder for all corpora belongs to a recording if its name is the recording's path, without the suffix,
-below that folder: `twist make-speech voices` writes them so. In a folder for one corpus, it belongs to the recording of
-that corpus whose path ends with its name: most aligners write them so, in a tree of the same shape.
+RUN/segments/, alignments in files (clip_phones.py) -> clips of train and validation
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,21 +14,19 @@ import pyarrow.compute as pc
 
 from pipeline.audio.read import AudioError, Span, read_spans
 from pipeline.errors import TwistError
-from pipeline.evaluation.units.alignments import SILENCE, labels_at, read_alignments
-from pipeline.files import storage
+from pipeline.evaluation.units.alignments import SILENCE
 from pipeline.language.filter import kept_recordings
-from pipeline.records import NO_PHONE, SAMPLE_RATE_HZ
+from pipeline.records import SAMPLE_RATE_HZ
 from pipeline.runs import SEGMENTS
+from pipeline.segments.clip_phones import ClipPhones, read_clip_phones
 from pipeline.segments.segment import read_segments
 from pipeline.stage import fingerprint_of
 from pipeline.units.labelled_clips import hash_fraction
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
-
-    from pipeline.evaluation.units.alignments import Interval
 
 
 @dataclass(frozen=True)
@@ -46,9 +37,8 @@ class SegmentClips:
     num_samples: NDArray[np.int64]
     corpora: NDArray[np.int64]
     fingerprint: str
-    phone_names: tuple[str, ...]
+    phones: ClipPhones
     phone_sets: NDArray[np.bool_]
-    alignments: Mapping[str, list[Interval]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -69,13 +59,7 @@ class SegmentClips:
     def phones_at(self, index: int, times_s: NDArray[np.float64]) -> NDArray[np.int64]:
         """The phone at each time since the segment's start: its number, or NO_PHONE."""
         row = self.table.slice(index, 1).to_pylist()[0]
-        intervals = self.alignments.get(row["uri"])
-        if intervals is None:
-            return np.full(len(times_s), NO_PHONE)
-        number_of = {name: number for number, name in enumerate(self.phone_names)}
-        labels = labels_at(times_s + row["start_s"], intervals)
-        # Between and beside its phones, an alignment has silence.
-        return np.array([number_of[SILENCE if label is None else label] for label in labels])
+        return self.phones.at(row["uri"], times_s + row["start_s"])
 
 
 def read_spoken_clips(
@@ -99,13 +83,15 @@ def read_spoken_clips(
     number_of = {name: number for number, name in enumerate(sorted(set(corpora)))}
     segments = segments.append_column("corpus_number", pa.array([number_of[name] for name in corpora], pa.int64()))
     corpus_of_uri = dict(zip(segments["uri"].to_pylist(), corpora, strict=True))
-    alignments = _alignments_of(corpus_of_uri, phones) if phones else {}
-    kinds = {name: {SILENCE} for name in number_of} if alignments else {}
-    for uri, intervals in alignments.items():
-        kinds[corpus_of_uri[uri]] |= {interval.label for interval in intervals}
-    names = tuple(sorted(set().union(*kinds.values())))
-    sets = np.array([[name in of_corpus for name in names] for of_corpus in kinds.values()], bool)
-    said = hashlib.sha256(json.dumps(_as_json(alignments), sort_keys=True).encode()).hexdigest() if phones else ""
+    said = read_clip_phones(corpus_of_uri, phones) if phones else ClipPhones({}, ())
+    sets = np.zeros((len(number_of), len(said.names)), bool)
+    for uri, spoken in said.of_recording.items():
+        sets[number_of[corpus_of_uri[uri]], spoken.numbers] = True
+    if said.names:
+        sets[:, said.names.index(SILENCE)] = True
+    # Where several corpora have phones, each frame's compete with those of its corpus.
+    of_corpora = len({corpus_of_uri[uri] for uri in said.of_recording}) > 1
+    of_phones = (said.fingerprint() if phones else "") + ("/by corpus" if of_corpora else "")
     fractions = np.array([hash_fraction(recording_id) for recording_id in segments["recording_id"].to_pylist()])
     clips = []
     for name, is_in in (("train", fractions >= validation_share), ("validation", fractions < validation_share)):
@@ -121,74 +107,9 @@ def read_spoken_clips(
                 rows,
                 np.rint(durations_s * SAMPLE_RATE_HZ).astype(np.int64),
                 rows["corpus_number"].to_numpy(),
-                f"{segments_fingerprint}/{validation_share:g}/{said}",
-                names,
-                sets.reshape(len(number_of), len(names)),
-                alignments,
+                f"{segments_fingerprint}/{validation_share:g}/{of_phones}",
+                said,
+                sets,
             )
         )
     return clips[0], clips[1]
-
-
-def _alignments_of(corpus_of_uri: Mapping[str, str], places: str | Mapping[str, str]) -> dict[str, list[Interval]]:
-    """The alignments in a folder, or in one for each corpus, by the recording they are of."""
-    if isinstance(places, str):
-        return _of_recordings_below(list(corpus_of_uri), places)
-    found: dict[str, list[Interval]] = {}
-    for corpus, place in places.items():
-        uris = [uri for uri, name in corpus_of_uri.items() if name == corpus]
-        if not uris:
-            raise TwistError(
-                f"spin.phones names the corpus {corpus}, of which the run has no segment; it has "
-                f"{', '.join(sorted(set(corpus_of_uri.values())))}"
-            )
-        found |= _of_recordings_that_end_so(uris, place)
-    return found
-
-
-def _of_recordings_below(uris: Sequence[str], place: str) -> dict[str, list[Interval]]:
-    found, _ = read_alignments(place)
-    base = _absolute(place).rstrip("/") + "/"
-    of_recording = {}
-    for uri in uris:
-        path = _absolute(uri)
-        name = path.removeprefix(base).rpartition(".")[0]
-        if path.startswith(base) and name in found:
-            of_recording[uri] = found[name]
-    if not of_recording:
-        raise TwistError(
-            f"spin.phones {place} has alignments, but none of a recording of this run: name the folder that lies as "
-            f"the recordings do, with the same paths below it; or name the corpus that they are of, as in "
-            f"phones: {{CORPUS: {place}}}"
-        )
-    return of_recording
-
-
-def _of_recordings_that_end_so(uris: Sequence[str], place: str) -> dict[str, list[Interval]]:
-    found, _ = read_alignments(place)
-    of_recording: dict[str, list[Interval]] = {}
-    uri_of: dict[str, str] = {}
-    for uri in uris:
-        parts = _absolute(uri).rpartition(".")[0].split("/")
-        names = ("/".join(parts[first:]) for first in range(len(parts)))
-        name = next((name for name in names if name in found), None)
-        if name is None:
-            continue
-        if name in uri_of:
-            raise TwistError(f"spin.phones: the alignment {name} in {place} may be of {uri_of[name]} or of {uri}")
-        uri_of[name] = uri
-        of_recording[uri] = found[name]
-    if not of_recording:
-        raise TwistError(
-            f"spin.phones {place} has {len(found):,} alignments, such as {next(iter(found))}, but none of a "
-            f"recording of its corpus, such as {uris[0]}"
-        )
-    return of_recording
-
-
-def _absolute(uri: str) -> str:
-    return uri if storage.is_s3(uri) else str(Path(uri).resolve())
-
-
-def _as_json(alignments: Mapping[str, list[Interval]]) -> dict[str, list[dict[str, object]]]:
-    return {uri: [asdict(interval) for interval in intervals] for uri, intervals in alignments.items()}

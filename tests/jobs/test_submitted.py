@@ -23,6 +23,8 @@ def package(tmp_path, monkeypatch):
         (["tokenize", "--run", "RUN", "--encoder.name", "hubert", "--encoder.path", "models/x"], "encoder.path is"),
         (["filter", "--run", "RUN", "--language.audio.model", "models/x"], "language.audio.model is"),
         (["train", "--run", "RUN", "--train.init", "models/x"], "train.init is"),
+        (["tune-tokenizer", "--run", "RUN", "--spin.phones", "phones"], "spin.phones is the relative path phones"),
+        (["tune-tokenizer", "--run", "RUN", "--spin.phones", '{"a": "phones"}'], "spin.phones.a is the relative path"),
         (["train-vocoder", "--run", "RUN", "--vocoder.init", "models/x"], "vocoder.init is"),
         (["resynthesize", "--input-file", "/a.wav", "--output-file", "/b.wav", "--vocoder", "models/x"], "vocoder is"),
     ],

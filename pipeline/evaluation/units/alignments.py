@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ from pipeline.files import parquet, storage
 from pipeline.synthetic.many_voices import PHONEMES, PHONEMES_SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -42,6 +43,7 @@ OVERLAP_TOLERANCE_S = 0.002
 # Aligners round up to their frames, so that an alignment may end after its audio does.
 END_TOLERANCE_S = 0.1
 HTK_UNITS_PER_S = 10_000_000
+READ_THREADS, FILES_AT_ONCE = 16, 256
 
 
 @dataclass(frozen=True)
@@ -54,37 +56,67 @@ class Interval:
 
 
 def read_alignments(place: str, tier: str = "phones") -> tuple[dict[str, list[Interval]], list[LeftOut]]:
-    """The alignments in a folder, or in one file, by name; and the files that are damaged.
+    """The alignments in a folder, or in one file, by name; and those that are damaged.
+
+    Takes and raises what `iterate_alignments` does.
+    """
+    alignments: dict[str, list[Interval]] = {}
+    left_out = []
+    for name, found in iterate_alignments(place, tier):
+        if isinstance(found, LeftOut):
+            left_out.append(found)
+        else:
+            alignments[name] = found
+    return alignments, left_out
+
+
+def iterate_alignments(place: str, tier: str = "phones") -> Iterator[tuple[str, list[Interval] | LeftOut]]:
+    """The alignments in a folder, or in one file, one after another, each with its name; of one that is damaged, why.
 
     Args:
         place: A folder, searched to its bottom, or a file.
         tier: The tier of TextGrids that has the phones.
 
     Raises:
-        TwistError: there are none.
+        TwistError: there are none, or two of one name.
     """
-    found = {name: storage.join(place, name) for name in storage.list_files(place)}
-    if not found and storage.exists(place):
-        found = {place.rpartition("/")[2]: place}
-    files = {name: uri for name, uri in found.items() if _is_alignment(name)}
+    listed = {name: storage.join(place, name) for name in storage.list_files(place)}
+    if not listed and storage.exists(place):
+        listed = {place.rpartition("/")[2]: place}
+    files = {name: uri for name, uri in listed.items() if _is_alignment(name)}
     if not files:
         raise TwistError(f"{place} has no alignments: .TextGrid, .lab, .ctm or phonemes.parquet are looked for")
-    alignments: dict[str, list[Interval]] = {}
-    left_out = []
-    for name, uri in files.items():
-        try:
-            of_file = _labels_of(name, uri, tier)
-        except AlignmentError as error:
-            left_out.append(LeftOut(name, error.reason, error.detail))
+    seen: set[str] = set()
+    for name, of_file in _read_ahead(files, tier):
+        if isinstance(of_file, AlignmentError):
+            yield name, LeftOut(name, of_file.reason, of_file.detail)
             continue
         for one, labelled in of_file.items():
-            if one in alignments:
+            if one in seen:
                 raise TwistError(f"{place} has two alignments of {one}; the second is in {name}")
+            seen.add(one)
             try:
-                alignments[one] = intervals_of(labelled)
+                yield one, intervals_of(labelled)
             except AlignmentError as error:
-                left_out.append(LeftOut(one, error.reason, error.detail))
-    return alignments, left_out
+                yield one, LeftOut(one, error.reason, error.detail)
+
+
+def _read_ahead(
+    files: Mapping[str, str], tier: str
+) -> Iterator[tuple[str, dict[str, list[Labelled]] | AlignmentError]]:
+    """What each file says, in order; several are read at once, as a store takes its time to answer."""
+
+    def read(name: str) -> dict[str, list[Labelled]] | AlignmentError:
+        try:
+            return _labels_of(name, files[name], tier)
+        except AlignmentError as error:
+            return error
+
+    names = list(files)
+    with ThreadPoolExecutor(READ_THREADS) as threads:
+        for first in range(0, len(names), FILES_AT_ONCE):
+            some = names[first : first + FILES_AT_ONCE]
+            yield from zip(some, threads.map(read, some), strict=True)
 
 
 def intervals_of(labelled: Sequence[Labelled]) -> list[Interval]:
