@@ -26,7 +26,8 @@ class LanguageTrainConfig:
         views: Copies of each segment: the first as it is, the others changed at random in voice, room and channel.
         views_of: Views of single corpora, by name, where they differ.
         max_minutes_per_speaker: Most minutes of each speaker in each language; more say little that is new.
-        max_hours_per_language: Most hours of each language: frames are held in memory, 46 MB an hour and view at 25 Hz.
+        max_hours_per_language: Most hours of each language. Each process holds all frames: of hubert-tiny-25hz 46 MB an
+            hour and view, three times that of an encoder of 768.
         min_segment_s: Shorter segments are left out.
         calibrate_on: Corpora whose held-out speakers calibrate the probabilities; all unless given.
         calibrate_window_s: Length of what is calibrated on: that of the windows that the filter listens to.

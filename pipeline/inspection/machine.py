@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from pipeline.errors import RunError, TwistError
 from pipeline.files import machine_cache, s3, storage
+from pipeline.work.memory import memory_bytes
 
 DISTRIBUTION = "twist-pipeline"
 STARTING_TAKES_AT_MOST_S = 120.0
@@ -181,17 +182,8 @@ def _others(soundfile: Any) -> int:
 def _cores_and_memory() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Finding("cores", "ok", f"{cores}")
-    memory_gib = _memory_bytes() / GIB
+    memory_gib = memory_bytes() / GIB
     yield _enough("memory", memory_gib, MEMORY_GIB, "GiB", "take a machine, or give the container, more")
-
-
-def _memory_bytes() -> int:
-    """The machine's memory, or the container's share of it."""
-    of_machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        if Path(path).is_file() and (told := Path(path).read_text().strip()).isdigit():
-            return min(of_machine, int(told))
-    return of_machine
 
 
 def _shared_memory() -> Iterator[Finding]:

@@ -6,8 +6,7 @@
 
 Under torchrun each process makes its share of the files, and reads what the others made.
 
-A segment has the language that its corpus states. Those in a corpus' splits validation and test, and those of some
-speakers beside, are held out; of these only the first view, as it is, is used.
+Of segments that are held out (train_segments.py) only the first view, as it is, is used.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import safetensors
 import safetensors.numpy
 import torch
@@ -29,16 +28,14 @@ from model.encoder.encoder import load_encoder
 from model.language_id.augment import augment
 from model.language_id.frames import LanguageFrames
 from model.language_id.pooled_folder import encoder_config
-from model.training.step_batches import draw_order
 from pipeline.audio.places import read_patiently
 from pipeline.audio.read import AudioError, Span, read_spans
-from pipeline.corpora.manifest import iterate_tables
 from pipeline.errors import TwistError
 from pipeline.files import storage
-from pipeline.languages import normalize_code
+from pipeline.language.train_segments import TrainSegment, choose_segments, require_both_sides
 from pipeline.runs import MANIFEST, SEGMENTS
-from pipeline.segments.segment import read_segments
 from pipeline.stage import fingerprint_of
+from pipeline.work.memory import memory_bytes
 from pipeline.work.shares import make_missing, rank_and_world_size
 
 if TYPE_CHECKING:
@@ -54,20 +51,9 @@ if TYPE_CHECKING:
 EDITION = 1
 NUM_WITNESSES = 8
 SEGMENTS_PER_FILE = 100
-HELD_OUT_SPLITS = ("validation", "test")
-COLUMNS = ["recording_id", "corpus", "language", "speaker", "split"]
-
-
-@dataclass(frozen=True)
-class _Segment:
-    uri: str
-    channel: int | None
-    start_s: float
-    end_s: float
-    language: str
-    corpus: str
-    speaker: str
-    is_held_out: bool
+# Of a machine's memory, what frames may take.
+MEMORY_SHARE = 0.8
+GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -111,18 +97,23 @@ def read_language_frames(
         "manifest": fingerprint_of(run, MANIFEST),
         "encoder": encoder.fingerprint,
         "max_minutes_per_speaker": config.max_minutes_per_speaker,
-        "max_hours_per_language": config.max_hours_per_language,
         "min_segment_s": config.min_segment_s,
         "validation_share": config.validation_share,
         "seed": config.seed,
         "views": config.views,
         "views_of": config.views_of,
     }
+    chosen = choose_segments(run, config)
+    segments = chosen.segments
+    if chosen.is_bounded:  # else the limit changes nothing
+        settings["max_hours_per_language"] = config.max_hours_per_language
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    segments, num_without_language, num_beyond = _segments(run, config)
     if unknown := config.views_of.keys() - {segment.corpus for segment in segments}:
         raise TwistError(f"train_language.views_of names {sorted(unknown)[0]!r}, of which there are no segments")
-    _require_both_sides(segments, config)
+    require_both_sides(segments, config)
+    frame_rate_hz = encoder.sample_rate_hz / encoder.hop_samples
+    sides = [_Side(segments, config, frame_rate_hz, encoder.feature_dim, is_held_out) for is_held_out in (False, True)]
+    _require_memory(sides, config)
     kept_in = storage.join(folder, f"frames-{fingerprint[:16]}")
     numbered = list(enumerate(segments))
     batches = [numbered[first : first + SEGMENTS_PER_FILE] for first in range(0, len(numbered), SEGMENTS_PER_FILE)]
@@ -141,23 +132,100 @@ def read_language_frames(
 
     make_missing(files, make, told, *rank_and_world_size())
     unread: set[int] = set()
-    clips: list[list[tuple[int, NDArray[np.float16]]]] = [[], []]
     for uri in files:
         tensors = _read(uri)
         lengths, of_segment, frames = tensors["num_frames"], tensors["segments"], tensors["frames"]
         starts = np.cumsum([0, *lengths])
         for start, length, segment in zip(starts[:-1], lengths, of_segment, strict=True):
             if length:
-                clips[segments[segment].is_held_out].append((int(segment), frames[start : start + length]))
+                sides[segments[segment].is_held_out].add(int(segment), frames[start : start + length])
             else:
                 unread.add(int(segment))
-    frame_rate_hz = encoder.sample_rate_hz / encoder.hop_samples
-    split = [
-        _joined(of_split, segments, frame_rate_hz, f"{fingerprint}/{name}", run)
-        for of_split, name in zip(clips, ("train", "validation"), strict=True)
-    ]
-    account = FramesAccount(len(segments) - len(unread), num_without_language, num_beyond, len(unread))
-    return split[0], split[1], account
+    train, validation = (
+        side.frames(f"{fingerprint}/{name}") for side, name in zip(sides, ("train", "validation"), strict=True)
+    )
+    used = len(segments) - len(unread)
+    return train, validation, FramesAccount(used, chosen.num_without_language, chosen.num_beyond, len(unread))
+
+
+class _Side:
+    """Gathers the frames of what is trained on, or of what is held out, in memory that is reserved once.
+
+    Args:
+        segments: All segments.
+        config: How many views there are of each.
+        frame_rate_hz: Frames a second.
+        feature_dim: Width of a frame.
+        is_held_out: Whose frames.
+    """
+
+    def __init__(
+        self,
+        segments: Sequence[TrainSegment],
+        config: LanguageTrainConfig,
+        frame_rate_hz: float,
+        feature_dim: int,
+        is_held_out: bool,
+    ) -> None:
+        self._segments, self._frame_rate_hz = segments, frame_rate_hz
+        most = sum(
+            (math.ceil((one.end_s - one.start_s) * frame_rate_hz) + 1) * _num_views(one, config)
+            for one in segments
+            if one.is_held_out == is_held_out
+        )
+        # Pages that are never written take no memory.
+        self._frames = np.empty((most, feature_dim), np.float16)
+        self._offsets = [0]
+        self._numbers: list[int] = []
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that all frames take, if every segment can be read."""
+        return self._frames.nbytes
+
+    def add(self, segment: int, frames: NDArray[np.float16]) -> None:
+        """Adds the frames [F, D] of a view of a segment."""
+        start = self._offsets[-1]
+        self._frames[start : start + len(frames)] = frames
+        self._offsets.append(start + len(frames))
+        self._numbers.append(segment)
+
+    def frames(self, fingerprint: str) -> LanguageFrames:
+        """All that was added.
+
+        Raises:
+            TwistError: nothing was.
+        """
+        if not self._numbers:
+            name = fingerprint.rpartition("/")[2]
+            raise TwistError(f"train_language: none of the segments for {name} can be read")
+        of_clip = [self._segments[number] for number in self._numbers]
+        return LanguageFrames(
+            self._frames[: self._offsets[-1]],
+            np.array(self._offsets),
+            [one.language for one in of_clip],
+            [one.corpus for one in of_clip],
+            [one.speaker for one in of_clip],
+            self._frame_rate_hz,
+            fingerprint,
+        )
+
+
+def _require_memory(sides: Sequence[_Side], config: LanguageTrainConfig) -> None:
+    """Refuses more frames than the machine has room for, before hours are spent on them.
+
+    Raises:
+        TwistError: it has too little memory, or its processes together.
+    """
+    num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    needed_gib = num_processes * sum(side.num_bytes for side in sides) / GIB
+    most_gib = MEMORY_SHARE * memory_bytes() / GIB
+    if needed_gib > most_gib:
+        raise TwistError(
+            f"train_language: frames take {needed_gib:,.1f} GiB of memory in {num_processes} process(es), and may take "
+            f"{most_gib:,.1f} GiB here; lower max_hours_per_language (now {config.max_hours_per_language:g}), "
+            f"max_minutes_per_speaker or views"
+        )
 
 
 def trained_on(clips: LanguageFrames, config: LanguageTrainConfig) -> str:
@@ -178,87 +246,8 @@ def trained_on(clips: LanguageFrames, config: LanguageTrainConfig) -> str:
     return ", ".join(told)
 
 
-def _segments(run: str, config: LanguageTrainConfig) -> tuple[list[_Segment], int, int]:
-    """Segments whose language is stated; and how many state none, and how many are too short or one too many."""
-    table = read_segments(run)
-    facts = _facts_of(run, table)
-    order = draw_order([config.seed, 3], len(table))
-    by_speaker_s: dict[tuple[str, str, str], float] = {}
-    by_language_s: dict[str, float] = {}
-    taken: list[tuple[int, _Segment]] = []
-    num_without_language = num_beyond = 0
-    # One who is held out in one recording is held out in all.
-    of_held_out = {(corpus, speaker) for corpus, _, speaker, split in facts.values() if split in HELD_OUT_SPLITS}
-    rows = table.select(["recording_id", "uri", "channel", "start_s", "end_s"]).to_pylist()
-    for place in order:
-        row = rows[place]
-        corpus, tag, speaker, _ = facts[row["recording_id"]]
-        language = normalize_code(tag or "")
-        seconds = row["end_s"] - row["start_s"]
-        of_speaker = (corpus, speaker, language)
-        if not language:
-            num_without_language += 1
-        elif (
-            seconds < config.min_segment_s
-            or by_speaker_s.get(of_speaker, 0) >= 60 * config.max_minutes_per_speaker
-            or by_language_s.get(language, 0) >= 3600 * config.max_hours_per_language
-        ):
-            num_beyond += 1
-        else:
-            by_speaker_s[of_speaker] = by_speaker_s.get(of_speaker, 0) + seconds
-            by_language_s[language] = by_language_s.get(language, 0) + seconds
-            is_held_out = (corpus, speaker) in of_held_out or _place_of(speaker) < config.validation_share
-            segment = _Segment(
-                row["uri"], row["channel"], row["start_s"], row["end_s"], language, corpus, speaker, is_held_out
-            )
-            taken.append((int(place), segment))
-    if not taken:
-        raise TwistError(
-            f"none of the segments of {run} are in a language that their corpus states: give each corpus a `language`, "
-            f"or name its folders after languages"
-        )
-    return [segment for _, segment in sorted(taken, key=lambda entry: entry[0])], num_without_language, num_beyond
-
-
-def _require_both_sides(segments: Sequence[_Segment], config: LanguageTrainConfig) -> None:
-    """Refuses speech of the wanted language alone or of others alone, before hours are spent on its frames.
-
-    Raises:
-        TwistError: it is such: to train on, held out, or in the corpora to calibrate on.
-    """
-    calibrating = set(config.calibrate_on or {segment.corpus for segment in segments})
-    parts = {
-        "speech to train on is": [segment for segment in segments if not segment.is_held_out],
-        "held-out speech is": [segment for segment in segments if segment.is_held_out],
-        f"held-out speech of {', '.join(sorted(calibrating))}, to calibrate on, is": [
-            segment for segment in segments if segment.is_held_out and segment.corpus in calibrating
-        ],
-    }
-    for what, part in parts.items():
-        sides = {segment.language == config.wanted for segment in part}
-        if sides != {False, True}:
-            lacking = "other languages" if True in sides else config.wanted if sides else "any language"
-            raise TwistError(f"train_language: {what} without {lacking}; give more speakers, or others to hold out")
-
-
-def _facts_of(run: str, segments: pa.Table) -> dict[str, tuple[str, str | None, str, str | None]]:
-    """Corpus, stated language, speaker (the recording, where none is known) and split, by recording."""
-    wanted = pc.unique(segments["recording_id"])
-    found = {}
-    for table in iterate_tables(run, COLUMNS):
-        for row in table.filter(pc.is_in(table["recording_id"], wanted)).to_pylist():
-            id = row["recording_id"]
-            found[id] = (row["corpus"], row["language"], row["speaker"] or id, row["split"])
-    return found
-
-
-def _place_of(speaker: str) -> float:
-    """Where a speaker's hash lies between 0 and 1."""
-    return int.from_bytes(hashlib.sha256(speaker.encode()).digest()[:8], "big") / 2**64
-
-
 def _made(
-    batch: Sequence[tuple[int, _Segment]],
+    batch: Sequence[tuple[int, TrainSegment]],
     view: int,
     encoder: Encoder,
     config: LanguageTrainConfig,
@@ -285,7 +274,7 @@ def _made(
     }
 
 
-def _num_views(segment: _Segment, config: LanguageTrainConfig) -> int:
+def _num_views(segment: TrainSegment, config: LanguageTrainConfig) -> int:
     return 1 if segment.is_held_out else config.views_of.get(segment.corpus, config.views)
 
 
@@ -295,25 +284,3 @@ def _read(uri: str) -> dict[str, NDArray[np.generic]]:
     except safetensors.SafetensorError as error:
         raise TwistError(f"{uri} is damaged ({error}); delete it, and it is made again") from error
     return tensors
-
-
-def _joined(
-    clips: list[tuple[int, NDArray[np.float16]]],
-    segments: list[_Segment],
-    frame_rate_hz: float,
-    fingerprint: str,
-    run: str,
-) -> LanguageFrames:
-    if not clips:
-        name = fingerprint.rpartition("/")[2]
-        raise TwistError(f"none of the segments of {run} is left for {name}; give more speakers, or validation_share")
-    of_clip = [segments[number] for number, _ in clips]
-    return LanguageFrames(
-        np.concatenate([frames for _, frames in clips]),
-        np.cumsum([0, *(len(frames) for _, frames in clips)]),
-        [one.language for one in of_clip],
-        [one.corpus for one in of_clip],
-        [one.speaker for one in of_clip],
-        frame_rate_hz,
-        fingerprint,
-    )

@@ -84,7 +84,7 @@ def test_packages_that_are_missing_or_old_are_named(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(("memory_gib", "state"), [(1, "broken"), (4, "note"), (16, "ok")])
 def test_little_memory_is_told(memory_gib: int, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_memory_bytes", lambda: memory_gib * GIB)
+    monkeypatch.setattr(machine, "memory_bytes", lambda: memory_gib * GIB)
     assert found()["memory"].state == state
 
 

@@ -18,6 +18,7 @@ from pipeline.language import train_frames
 from pipeline.language.config import LanguageConfig
 from pipeline.language.filter import filter_languages
 from pipeline.language.train_frames import read_language_frames
+from pipeline.language.train_segments import choose_segments
 from pipeline.segments.config import SegmentConfig
 from pipeline.segments.segment import make_segments
 from pipeline.work.cluster import ClusterConfig
@@ -70,10 +71,27 @@ def test_who_is_held_out_and_what_is_left_out(run: str, tmp_path: Path) -> None:
 
 
 def test_a_language_has_no_more_than_its_limit(run: str) -> None:
-    every, _, num_beyond = train_frames._segments(run, CONFIG)
-    few, _, num_beyond_few = train_frames._segments(run, replace(CONFIG, max_hours_per_language=1e-6))
-    assert sorted(segment.language for segment in few) == sorted({segment.language for segment in every})
-    assert len(few) + num_beyond_few == len(every) + num_beyond
+    every = choose_segments(run, CONFIG)
+    few = choose_segments(run, replace(CONFIG, max_hours_per_language=1e-6))
+    assert sorted(one.language for one in few.segments) == sorted({one.language for one in every.segments})
+    assert len(few.segments) + few.num_beyond == len(every.segments) + every.num_beyond
+    assert few.is_bounded and not every.is_bounded
+
+
+def test_a_limit_that_leaves_nothing_out_changes_nothing(run: str, tmp_path: Path) -> None:
+    one, _, _ = read_language_frames(run, CONFIG, str(tmp_path), silently)
+    other, _, _ = read_language_frames(run, replace(CONFIG, max_hours_per_language=7.0), str(tmp_path), silently)
+    assert one.fingerprint == other.fingerprint and len(list(tmp_path.glob("frames-*"))) == 1
+
+
+def test_more_frames_than_memory_has_room_for_are_refused(
+    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_frames, "_made", lambda *_: pytest.fail("frames are made"))
+    monkeypatch.setattr(train_frames, "memory_bytes", lambda: 500_000)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(TwistError, match=r"in 2 process.*lower max_hours_per_language \(now 20\)"):
+        read_language_frames(run, CONFIG, str(tmp_path), silently)
 
 
 def test_kept_frames_are_those_made_and_more_views_only_add(
