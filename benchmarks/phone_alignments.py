@@ -58,7 +58,7 @@ class NotFollowedError(Exception):
 
 
 class PhoneAligner:
-    """Aligns texts to audio, phone by phone."""
+    """Aligns a text to its audio, phone by phone; take a new one for each, as pocketsphinx adapts to what it hears."""
 
     def __init__(self) -> None:
         self._decoder = Decoder(lm=None, loglevel="FATAL")
@@ -160,7 +160,7 @@ def main() -> None:
     )
     given = parser.parse_args()
     texts = (json.loads(given.texts.read_text()) if given.texts else {}) | texts_of(given.audio)
-    align, outcomes = PhoneAligner(), collections.Counter[str]()
+    outcomes = collections.Counter[str]()
     for path in tqdm(sorted(given.audio.rglob("*.flac"))):
         target = (given.output / path.relative_to(given.audio)).with_suffix(".TextGrid")
         if target.exists():
@@ -171,7 +171,7 @@ def main() -> None:
             continue
         wav = soundfile.read(path, dtype="float32")[0]
         try:
-            tiers = align(wav, texts[path.stem])
+            tiers = PhoneAligner()(wav, texts[path.stem])
         except NotFollowedError as reason:
             outcomes[str(reason)] += 1
             continue
