@@ -76,7 +76,8 @@ class VocoderConfig:
         f0_quant_num_bin: Number of pitch bins; 0: pitch is one real number per frame.
         num_f0_tokens: Number of codes of pitch that it takes beside the units (SpiRit-LM); null: it takes none.
         f0_hop_size: Samples that a code of pitch lasts; null: 1280, SpiRit-LM's.
-        predicts_pitch: Whether it predicts the code of pitch of each unit, for units that come without.
+        predicts_pitch: Whether it predicts the code of pitch of each unit of an utterance that comes whole and without;
+            a stream's come with theirs.
         source_harmonics: Sines that each stage is given, at F0 and its multiples, as the codes of pitch say F0; null:
             none, as published.
         num_style_tokens: Number of codes of style that it takes beside the units; null: it takes none.

@@ -66,8 +66,8 @@ class VocoderStream:
         Args:
             units: [n].
             durations: In frames, [n]; None: predicted.
-            codes: For a vocoder that takes them, with durations: pitch_codes and style_codes of each frame [F], and
-                f0_hz [F, K].
+            codes: For a vocoder that takes them, even if it could predict pitch, with durations: pitch_codes and
+                style_codes of each frame [F], and f0_hz [F, K].
 
         Raises:
             TwistError: durations are given for some units and not for others, or cannot be predicted; or codes are

@@ -61,6 +61,12 @@ def test_voices_are_set_beside_each_other(twist: Twist, tmp_path: Path) -> None:
     printed = twist(*words).stdout
     told = json.loads(printed)
     assert told["left_out"] == {"missing": 1}
+    assert (
+        told["notes"][0].endswith("melodic, given codes of pitch.")
+        and "hifigan-tiny-25hz; melodic is" in told["notes"][0]
+    )
+    of_plain = [*words, "--evaluation.prosody.voices", json.dumps({"plain": "hifigan-tiny-25hz"})]
+    assert "no voice takes the codes of evaluation.prosody.pitch_model" in twist(*of_plain, status=2).stderr
     figures = {name: figure["value"] for name, figure in told["figures"].items()}
     for name in ("F0 frame error", "energy correlation"):
         difference = figures[f"{name}, melodic"] - figures[f"{name}, plain"]

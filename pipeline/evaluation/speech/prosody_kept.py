@@ -85,6 +85,10 @@ def prosody(subject: Subject) -> list[Result]:
     expressions = {name: models.of_voice(voice) for name, voice in voices.items()}
     for name, voice in voices.items():
         expressions[name].require_fit(voice)
+    given = {name: expressions[name].names(voice) for name, voice in voices.items()}
+    for name, model in (("pitch", config.pitch_model), ("style", config.style_model)):
+        if model is not None and not any(name in of_voice for of_voice in given.values()):
+            raise TwistError(f"no voice takes the codes of evaluation.prosody.{name}_model {model}; leave it out")
     found = (
         read_utterances(config.source, config.split)
         if config.source is not None
@@ -123,11 +127,16 @@ def prosody(subject: Subject) -> list[Result]:
             settings=settings,
             data=units.fingerprint,
             left_out=left_out,
-            notes=["; ".join(f"{name} is {voice.path}" for name, voice in voices.items()) + "."],
+            notes=["; ".join(_told(name, voice, given[name]) for name, voice in voices.items()) + "."],
             needs_lm=False,
             other_models={name: _identity(voice, expressions[name]) for name, voice in voices.items()},
         )
     ]
+
+
+def _told(name: str, voice: Voice, given: Sequence[str]) -> str:
+    """Which voice a name is, and what it was given beside units."""
+    return f"{name} is {voice.path}" + (f", given codes of {' and '.join(given)}" if given else "")
 
 
 def _identity(voice: Voice, expression: Expression) -> str:
