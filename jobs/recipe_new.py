@@ -64,8 +64,8 @@ LLAMA = {
 SMALL = {
     "architecture": {
         "model_type": "bloom",
-        "hidden_size": 192,
-        "n_layer": 3,
+        "hidden_size": 144,
+        "n_layer": 6,
         "n_head": 6,
         "hidden_dropout": 0.3,
         "attention_dropout": 0.2,
@@ -75,7 +75,7 @@ SMALL = {
     "peak_lr": 5e-3,
     "final_lr": 2e-4,
     "warmup_steps": 20,
-    "weight_decay": 0.1,
+    "weight_decay": 1.0,
     "schedule": "cosine",
     "validate_every": 20,
     "checkpoint_every": 40,
