@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Wav = NDArray[np.float32]
 
 SPEED_SHARE, SPEED = 0.8, (0.88, 1.12)
+LONGEST_VIEW = 1 / SPEED[0]  # times as long as the clip
 CODEC_SHARE = 0.5  # of clips: half of these MP3 or Opus, the others a telephone's rate
 TELEPHONE_HZ, WIDEBAND_HZ = 8000, 12000
 MP3_COMPRESSION, OPUS_COMPRESSION = (0.3, 0.99), (0.5, 1.0)

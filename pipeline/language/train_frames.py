@@ -25,7 +25,7 @@ import safetensors.numpy
 import torch
 
 from model.encoder.encoder import load_encoder
-from model.language_id.augment import augment
+from model.language_id.augment import LONGEST_VIEW, augment
 from model.language_id.frames import LanguageFrames
 from model.language_id.pooled_folder import encoder_config
 from pipeline.audio.places import read_patiently
@@ -169,9 +169,10 @@ class _Side:
     ) -> None:
         self._segments, self._frame_rate_hz = segments, frame_rate_hz
         most = sum(
-            (math.ceil((one.end_s - one.start_s) * frame_rate_hz) + 1) * _num_views(one, config)
+            (math.ceil((one.end_s - one.start_s) * frame_rate_hz * (1 if view == 0 else LONGEST_VIEW)) + 2)
             for one in segments
             if one.is_held_out == is_held_out
+            for view in range(_num_views(one, config))
         )
         # Pages that are never written take no memory.
         self._frames = np.empty((most, feature_dim), np.float16)

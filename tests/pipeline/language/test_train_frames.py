@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from model.language_id.augment import SPEED
 from model.language_id.train_config import LanguageTrainConfig
 from pipeline.corpora.manifest import make_manifest
 from pipeline.corpora.source import CorpusConfig
@@ -82,6 +83,16 @@ def test_a_limit_that_leaves_nothing_out_changes_nothing(run: str, tmp_path: Pat
     one, _, _ = read_language_frames(run, CONFIG, str(tmp_path), silently)
     other, _, _ = read_language_frames(run, replace(CONFIG, max_hours_per_language=7.0), str(tmp_path), silently)
     assert one.fingerprint == other.fingerprint and len(list(tmp_path.glob("frames-*"))) == 1
+
+
+def test_there_is_room_for_the_slowest_views(run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowed(wav: np.ndarray, _: np.random.Generator) -> np.ndarray:
+        return np.resize(wav, round(len(wav) / SPEED[0]))
+
+    monkeypatch.setattr(train_frames, "augment", slowed)
+    train, _, _ = read_language_frames(run, replace(CONFIG, views=4), str(tmp_path), silently)
+    assert len(train) == 4 * 3, "two segments of anna and one of bert"
+    assert len(train[len(train) - 1]) > 1.1 * len(train[0]), "changed views are longer"
 
 
 def test_more_frames_than_memory_has_room_for_are_refused(
