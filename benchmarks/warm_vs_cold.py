@@ -208,13 +208,15 @@ class Experiment:
         """What is finished: text LMs, perplexities by share and start, and how long the warm ones took."""
         figures: dict[str, Any] = {}
         for name in BODIES:
-            if lines := [line for line in read_metrics(str(self.folder / "text_lm" / name)) if "validation" in line]:
+            metrics = read_metrics(str(self.folder / "text_lm" / name))
+            if lines := [line for line in metrics if "validation" in line]:
                 facts = json.loads((self.folder / "text" / name / "facts.json").read_text())
                 nats = math.log(min(line["validation"]["mean"]["perplexity"] for line in lines))
-                figures[f"text_{name}_million_tokens"] = lines[-1]["step"] * TEXT.batch_size * TOKENS_PER_SAMPLE / 1e6
+                figures[f"text_{name}_million_tokens"] = max(line.get("tokens", 0) for line in metrics) / 1e6
                 figures[f"text_{name}_bits_per_character"] = nats / math.log(2) / facts["characters_per_token"]
         by_group: dict[tuple[float, str], dict[Run, Curve]] = defaultdict(dict)
-        for run, curve in self.finished().items():
+        tried = {run: curve for run, curve in self.finished().items() if run.peak_lr in self.rates}
+        for run, curve in tried.items():
             by_group[run.share, run.start][run] = curve
         for (share, start), runs in sorted(by_group.items(), key=lambda item: (-item[0][0], STARTS.index(item[0][1]))):
             rate, curves = chosen_of(runs)

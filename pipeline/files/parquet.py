@@ -81,13 +81,13 @@ def read_unchanged(uri: str, columns: list[str], sha256: str) -> pa.Table:
 
     Raises:
         FileNotFoundError: there is no such file.
-        DamagedFileError: its sha256 (in hex) is another one.
+        DamagedFileError: its sha256 (in hex) is another one, or it lacks one of `columns`.
     """
     content = storage.read_bytes(uri)
     if hashlib.sha256(content).hexdigest() != sha256:
         raise DamagedFileError(uri, "its sha256 is another one than when it was written")
-    with _damage_named(uri):
-        return pq.read_table(pa.BufferReader(content), columns=columns, use_threads=False)
+    with RowGroups(uri, columns, content=content) as groups:
+        return groups.read_all()
 
 
 def iterate(uri: str, columns: list[str] | None = None, *, in_ranges: bool = False) -> Iterator[pa.Table]:
@@ -150,6 +150,7 @@ class RowGroups:
         in_ranges: Whether an S3 object is read by ranges, of each row group the columns alone: for files of others,
             which may have any size, and where little of one is wanted. Otherwise it is read whole, with a single
             request.
+        content: The file's content, if it is at hand.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -163,11 +164,13 @@ class RowGroups:
         dictionaries: Sequence[str] = (),
         *,
         in_ranges: bool = False,
+        content: bytes | None = None,
     ) -> None:
         self._uri = uri
         self._columns = columns
         with _damage_named(uri), contextlib.ExitStack() as stack:
-            source = stack.enter_context(_open(uri, in_ranges=in_ranges))
+            opened = pa.BufferReader(content) if content is not None else _open(uri, in_ranges=in_ranges)
+            source = stack.enter_context(opened)
             self._file = stack.enter_context(
                 # Without pre_buffer all is read by the thread that asks for it; see _open.
                 pq.ParquetFile(source, read_dictionary=dictionaries, page_checksum_verification=True, pre_buffer=False)

@@ -11,10 +11,12 @@ Of segments that are held out (train_segments.py) only the first view, as it is,
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
 import math
+import operator
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -167,26 +169,33 @@ class _Side:
         feature_dim: int,
         is_held_out: bool,
     ) -> None:
-        self._segments, self._frame_rate_hz = segments, frame_rate_hz
-        most = sum(
-            (math.ceil((one.end_s - one.start_s) * frame_rate_hz * (1 if view == 0 else LONGEST_VIEW)) + 2)
-            for one in segments
-            if one.is_held_out == is_held_out
-            for view in range(_num_views(one, config))
+        self._segments, self._frame_rate_hz, self._feature_dim = segments, frame_rate_hz, feature_dim
+        own = [one for one in segments if one.is_held_out == is_held_out]
+        lengths = [(one.end_s - one.start_s) * frame_rate_hz for one in own]
+        num_views = [_num_views(one, config) for one in own]
+        self._num_expected = math.ceil(sum(map(operator.mul, lengths, num_views)))
+        self._num_most = sum(
+            math.ceil(length * (1 if view == 0 else LONGEST_VIEW)) + 2
+            for length, of_segment in zip(lengths, num_views, strict=True)
+            for view in range(of_segment)
         )
-        # Pages that are never written take no memory.
-        self._frames = np.empty((most, feature_dim), np.float16)
         self._offsets = [0]
         self._numbers: list[int] = []
 
     @property
     def num_bytes(self) -> int:
-        """Memory that all frames take, if every segment can be read."""
-        return self._frames.nbytes
+        """Memory that all frames take, by and large, if every segment can be read."""
+        return int(self._num_expected * self._feature_dim * np.dtype(np.float16).itemsize)
+
+    @functools.cached_property
+    def _frames(self) -> NDArray[np.float16]:
+        # Pages that are never written take no memory.
+        return np.empty((self._num_most, self._feature_dim), np.float16)
 
     def add(self, segment: int, frames: NDArray[np.float16]) -> None:
         """Adds the frames [F, D] of a view of a segment."""
         start = self._offsets[-1]
+        assert start + len(frames) <= self._num_most, f"{self._num_most} frames were expected at most"
         self._frames[start : start + len(frames)] = frames
         self._offsets.append(start + len(frames))
         self._numbers.append(segment)

@@ -25,7 +25,7 @@ from pipeline.files.audio_uri import ParquetRow, TarMember
 from pipeline.records import NO_PHONE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 class Spoken:
     """The phones of one recording, in order: the number of each [n], and when it begins and ends, in seconds [n]."""
 
-    numbers: NDArray[np.int16]
+    numbers: NDArray[np.int32]
     starts_s: NDArray[np.float64]
     ends_s: NDArray[np.float64]
 
@@ -97,7 +97,7 @@ def read_clip_phones(corpus_of_uri: Mapping[str, str], places: str | Mapping[str
     """
     reader = _Reader()
     if isinstance(places, str):
-        reader.take(places, _below(corpus_of_uri, places))
+        reader.take(places, _paths_below(corpus_of_uri, places), by_end=False)
         if not reader.of_recording:
             raise TwistError(
                 f"spin.phones {places} has alignments, but none of a recording of this run: name the folder that lies "
@@ -113,7 +113,7 @@ def read_clip_phones(corpus_of_uri: Mapping[str, str], places: str | Mapping[str
                 f"{', '.join(sorted(set(corpus_of_uri.values())))}"
             )
         before = len(reader.of_recording)
-        example = reader.take(place, _ends(uris))
+        example = reader.take(place, {uri: _paths(uri) for uri in uris}, by_end=True)
         if len(reader.of_recording) == before:
             raise TwistError(
                 f"spin.phones {place} has alignments, such as {example}, but none of a recording of its corpus, such "
@@ -129,20 +129,21 @@ class _Reader:
         self.of_recording: dict[str, Spoken] = {}
         self._number_of = {SILENCE: 0}
 
-    def take(self, place: str, names_of: Mapping[str, Sequence[str]]) -> str:
+    def take(self, place: str, paths_of: Mapping[str, Sequence[str]], *, by_end: bool) -> str:
         """Takes the alignments in a folder that are of recordings.
 
         Args:
             place: The folder.
-            names_of: What a recording's alignment may be called, the name to be preferred first.
+            paths_of: By recording, the paths that its alignment may have, the one to be preferred first.
+            by_end: Whether an alignment may have the end of a path too, the longer the better.
 
         Returns:
             The name of one of its alignments.
 
         Raises:
-            TwistError: none can be read, or one may be of two recordings.
+            TwistError: none can be read, or, of ends, one may be of two recordings.
         """
-        wanted = {name for names in names_of.values() for name in names}
+        files = {path.rpartition("/")[2] for paths in paths_of.values() for path in paths}
         by_name: dict[str, Spoken] = {}
         example, left_out = "", []
         for name, found in iterate_alignments(place):
@@ -150,7 +151,7 @@ class _Reader:
                 left_out.append(found)
                 continue
             example = example or name
-            if name in wanted:
+            if name.rpartition("/")[2] in files:
                 by_name[name] = self._spoken(found)
         if left_out:
             first = left_out[0]
@@ -159,20 +160,25 @@ class _Reader:
                 raise TwistError(f"all {len(left_out):,} {told} ({first.detail})")
             logger.warning("%s %s (%s)", f"{len(left_out):,}", told, first.detail)
         uri_of: dict[str, str] = {}
-        for uri, names in names_of.items():
+        for uri, paths in paths_of.items():
+            names = (name for path in paths for name in (_ends(path) if by_end else [path]))
             taken = next((name for name in names if name in by_name), None)
             if taken is None:
                 continue
-            if taken in uri_of:
+            if by_end and taken in uri_of:
                 raise TwistError(f"spin.phones: the alignment {taken} in {place} may be of {uri_of[taken]} or of {uri}")
             uri_of[taken] = uri
             self.of_recording[uri] = by_name[taken]
         return example
 
     def phones(self) -> ClipPhones:
-        """All of them, by the alphabet of their names."""
-        names = sorted(self._number_of)
-        new_number = np.array([names.index(name) for name in self._number_of], np.int16)
+        """All of them; names are those that recordings have, by the alphabet."""
+        name_of = list(self._number_of)
+        used = {0}.union(*(np.unique(spoken.numbers).tolist() for spoken in self.of_recording.values()))
+        names = sorted(name_of[number] for number in used)
+        new_number = np.full(len(name_of), NO_PHONE, np.int32)
+        for number in used:
+            new_number[number] = names.index(name_of[number])
         return ClipPhones(
             {
                 uri: Spoken(new_number[spoken.numbers], spoken.starts_s, spoken.ends_s)
@@ -184,34 +190,39 @@ class _Reader:
     def _spoken(self, intervals: Sequence[Interval]) -> Spoken:
         numbers = [self._number_of.setdefault(interval.label, len(self._number_of)) for interval in intervals]
         return Spoken(
-            np.array(numbers, np.int16),
+            np.array(numbers, np.int32),
             np.array([interval.start_s for interval in intervals], np.float64),
             np.array([interval.end_s for interval in intervals], np.float64),
         )
 
 
-def _below(uris: Iterable[str], place: str) -> dict[str, list[str]]:
+def _paths_below(uris: Iterable[str], place: str) -> dict[str, list[str]]:
     """By recording below a folder, its path there without the suffix."""
     base = (place if storage.is_s3(place) else str(Path(place).resolve())).rstrip("/") + "/"
-    paths = {uri: _path(uri) or "" for uri in uris}
-    return {uri: [path.removeprefix(base).rpartition(".")[0]] for uri, path in paths.items() if path.startswith(base)}
-
-
-def _ends(uris: Iterable[str]) -> dict[str, list[str]]:
-    """By recording, every end of its path without the suffix, the longest first."""
     found = {}
     for uri in uris:
-        parts = (_path(uri) or "").rpartition(".")[0].split("/")
-        found[uri] = ["/".join(parts[first:]) for first in range(len(parts))]
+        below = [path.removeprefix(base) for path in _paths(uri) if path.startswith(base)]
+        if below:
+            found[uri] = below
     return found
 
 
-def _path(uri: str) -> str | None:
-    """Where a recording lies: its path, or that in its tar."""
+def _ends(path: str) -> Iterator[str]:
+    """Every end of a path, the longest first."""
+    parts = path.split("/")
+    return ("/".join(parts[first:]) for first in range(len(parts)))
+
+
+def _paths(uri: str) -> list[str]:
+    """Where a recording lies, without the suffix: its path, or that in its tar; of a link also where it leads."""
     place = audio_uri.parse(uri)
-    if isinstance(place, TarMember):
-        return place.member
     if isinstance(place, ParquetRow):
-        return None
-    # Not where a link to the file leads: in a store by contents, names say nothing.
-    return uri if storage.is_s3(uri) else str(Path(uri).parent.resolve() / Path(uri).name)
+        return []
+    if isinstance(place, TarMember):
+        found = [place.member]
+    elif storage.is_s3(uri):
+        found = [uri]
+    else:
+        # In a store by contents, names of files say nothing: the link's own come first.
+        found = list(dict.fromkeys([str(Path(uri).parent.resolve() / Path(uri).name), str(Path(uri).resolve())]))
+    return [path.rpartition(".")[0] for path in found]

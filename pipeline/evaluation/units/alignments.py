@@ -94,11 +94,13 @@ def iterate_alignments(place: str, tier: str = "phones") -> Iterator[tuple[str, 
         for one, labelled in of_file.items():
             if one in seen:
                 raise TwistError(f"{place} has two alignments of {one}; the second is in {name}")
-            seen.add(one)
             try:
-                yield one, intervals_of(labelled)
+                intervals = intervals_of(labelled)
             except AlignmentError as error:
                 yield one, LeftOut(one, error.reason, error.detail)
+                continue
+            seen.add(one)
+            yield one, intervals
 
 
 def _read_ahead(

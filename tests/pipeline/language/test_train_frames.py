@@ -99,7 +99,8 @@ def test_more_frames_than_memory_has_room_for_are_refused(
     run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train_frames, "_made", lambda *_: pytest.fail("frames are made"))
-    monkeypatch.setattr(train_frames, "memory_bytes", lambda: 500_000)
+    monkeypatch.setattr(train_frames, "memory_bytes", lambda: 400_000)
+    monkeypatch.setattr(train_frames._Side, "_frames", property(lambda _: pytest.fail("memory is taken")))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(TwistError, match=r"in 2 process.*lower max_hours_per_language \(now 20\)"):
         read_language_frames(run, CONFIG, str(tmp_path), silently)

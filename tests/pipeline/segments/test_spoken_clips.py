@@ -146,18 +146,42 @@ def test_the_longer_name_is_preferred(tmp_path: Path) -> None:
 def test_phones_at_times_are_those_of_the_alignment() -> None:
     intervals = [Interval("AA", 0.1, 0.3), Interval("B", 0.3, 0.45), Interval("AA", 0.6, 0.7)]
     phones = ClipPhones(
-        {"a": Spoken(np.array([0, 1, 0], np.int16), np.array([0.1, 0.3, 0.6]), np.array([0.3, 0.45, 0.7]))},
+        {"a": Spoken(np.array([0, 1, 0], np.int32), np.array([0.1, 0.3, 0.6]), np.array([0.3, 0.45, 0.7]))},
         ("AA", "B", "SIL"),
     )
     times_s = np.arange(0, 0.9, 0.01)
     expected = [label or "SIL" for label in labels_at(times_s, intervals)]
     assert [phones.names[number] for number in phones.at("a", times_s)] == expected
     assert (phones.at("b", times_s) == NO_PHONE).all()
-    empty = ClipPhones({"a": Spoken(np.zeros(0, np.int16), np.zeros(0), np.zeros(0))}, ("SIL",))
+    empty = ClipPhones({"a": Spoken(np.zeros(0, np.int32), np.zeros(0), np.zeros(0))}, ("SIL",))
     assert (empty.at("a", times_s) == 0).all()
 
 
 def test_the_fingerprint_is_that_of_earlier_versions() -> None:
-    phones = ClipPhones({"b": Spoken(np.array([0], np.int16), np.array([0.1]), np.array([0.25]))}, ("AA",))
+    phones = ClipPhones({"b": Spoken(np.array([0], np.int32), np.array([0.1]), np.array([0.25]))}, ("AA",))
     written = json.dumps({"b": [{"label": "AA", "start_s": 0.1, "end_s": 0.25}]}, sort_keys=True)
     assert phones.fingerprint() == hashlib.sha256(written.encode()).hexdigest()
+
+
+def test_names_are_those_that_recordings_have(tmp_path: Path) -> None:
+    write(tmp_path / "a.lab", "UNUSED")
+    write(tmp_path / "s1/a.lab", "AA")
+    found = read_clip_phones({"s3://b/s1/a.wav": "one"}, {"one": str(tmp_path)})
+    assert found.names == ("AA", "SIL")
+
+
+def test_a_link_may_have_the_alignment_of_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "corpus/s1").mkdir(parents=True)
+    (tmp_path / "corpus/s1/a.flac").touch()
+    write(tmp_path / "corpus/s1/a.lab", "AA")
+    linked = tmp_path / "some/x.flac"
+    linked.parent.mkdir()
+    linked.symlink_to(tmp_path / "corpus/s1/a.flac")
+    for places in (str(tmp_path / "corpus"), {"one": str(tmp_path / "corpus")}):
+        assert [*read_clip_phones({str(linked): "one"}, places).of_recording] == [str(linked)]
+
+
+def test_copies_below_one_folder_share_an_alignment(tmp_path: Path) -> None:
+    write(tmp_path / "a.lab", "AA")
+    uris = [str(tmp_path / "a.wav"), str(tmp_path / "a.mp3")]
+    assert [*read_clip_phones(dict.fromkeys(uris, "one"), str(tmp_path)).of_recording] == uris
