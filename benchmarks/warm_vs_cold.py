@@ -238,8 +238,9 @@ class Experiment:
                 reached = [step for step, perplexity in mean if perplexity <= cold]
                 figures[f"{group}_steps_to_colds_best"] = reached[0] if reached else -1
         for path in sorted((self.folder / "evaluation").glob("*/*/*.json")):
-            for line in json.loads(path.read_text()).get("figures", []):
-                figures[f"{path.parents[1].name}_{path.stem}_{line['name']}"] = line["value"]
+            for name, figure in json.loads(path.read_text())["figures"].items():
+                if name.startswith(("all", "by id")):
+                    figures[f"{path.parents[1].name}_{path.stem}_{name}"] = figure["value"]
         return figures
 
     def _text_lm(self, body: str) -> str:
