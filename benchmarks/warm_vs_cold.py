@@ -126,7 +126,7 @@ def main() -> None:
     )
     parser.add_argument("--plot", type=Path, help="where to draw the curves (needs matplotlib)")
     parser.add_argument("--report", action="store_true", help="train nothing: tell what is finished")
-    parser.add_argument("--quick", action="store_true", help="tiny, on README's text: shows nothing but that it runs")
+    parser.add_argument("--quick", action="store_true", help="tiny, on docs: shows nothing but that it runs")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     arguments = parser.parse_args()
     if not (arguments.quick or arguments.report or arguments.text):
