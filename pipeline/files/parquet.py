@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -15,14 +14,12 @@ import pyarrow.parquet as pq
 from pipeline.errors import TwistError
 from pipeline.files import storage
 from pipeline.files.audio_uri import batch_rows
+from pipeline.files.read_ahead import read_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from concurrent.futures import Future
 
 ROW_GROUP_ROWS = 100_000
-# Small files that read_many reads ahead, to hide the latency of the store.
-FILES_AHEAD = 32
 # What is read by ranges: about a file's footer. Larger reads are single requests.
 RANGE_BYTES = 2**16
 
@@ -113,23 +110,12 @@ def read_schema(uri: str) -> pa.Schema:
 
 
 def read_many(uris: Iterable[str], columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """Yields the tables of small files in order, reading FILES_AHEAD of them at once.
+    """Yields the tables of small files in order, reading some ahead.
 
     Raises:
         FileNotFoundError, DamagedFileError: as `read`, when that file's turn comes.
     """
-    with ThreadPoolExecutor(FILES_AHEAD) as threads:
-        under_way: deque[Future[pa.Table]] = deque()
-        try:
-            for uri in uris:
-                under_way.append(threads.submit(read, uri, columns))
-                if len(under_way) == FILES_AHEAD:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
-        finally:
-            for future in under_way:
-                future.cancel()
+    return read_ahead(functools.partial(read, columns=columns), uris)
 
 
 def as_one(tables: Iterable[pa.Table]) -> pa.Table:

@@ -10,9 +10,9 @@ The name of a file is its path below the folder without the suffix, or what a li
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,10 +24,11 @@ from pipeline.corpora.alignments.textgrid import read_textgrid, tier_of
 from pipeline.errors import TwistError
 from pipeline.evaluation.results import LeftOut
 from pipeline.files import parquet, storage
+from pipeline.files.read_ahead import read_ahead
 from pipeline.synthetic.many_voices import PHONEMES, PHONEMES_SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -43,7 +44,6 @@ OVERLAP_TOLERANCE_S = 0.002
 # Aligners round up to their frames, so that an alignment may end after its audio does.
 END_TOLERANCE_S = 0.1
 HTK_UNITS_PER_S = 10_000_000
-READ_THREADS, FILES_AT_ONCE = 16, 256
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def iterate_alignments(place: str, tier: str = "phones") -> Iterator[tuple[str, 
     if not files:
         raise TwistError(f"{place} has no alignments: .TextGrid, .lab, .ctm or phonemes.parquet are looked for")
     seen: set[str] = set()
-    for name, of_file in _read_ahead(files, tier):
+    for name, of_file in zip(files, read_ahead(functools.partial(_read, tier=tier), files.items()), strict=True):
         if isinstance(of_file, AlignmentError):
             yield name, LeftOut(name, of_file.reason, of_file.detail)
             continue
@@ -103,22 +103,11 @@ def iterate_alignments(place: str, tier: str = "phones") -> Iterator[tuple[str, 
             yield one, intervals
 
 
-def _read_ahead(
-    files: Mapping[str, str], tier: str
-) -> Iterator[tuple[str, dict[str, list[Labelled]] | AlignmentError]]:
-    """What each file says, in order; several are read at once, as a store takes its time to answer."""
-
-    def read(name: str) -> dict[str, list[Labelled]] | AlignmentError:
-        try:
-            return _labels_of(name, files[name], tier)
-        except AlignmentError as error:
-            return error
-
-    names = list(files)
-    with ThreadPoolExecutor(READ_THREADS) as threads:
-        for first in range(0, len(names), FILES_AT_ONCE):
-            some = names[first : first + FILES_AT_ONCE]
-            yield from zip(some, threads.map(read, some), strict=True)
+def _read(file: tuple[str, str], tier: str) -> dict[str, list[Labelled]] | AlignmentError:
+    try:
+        return _labels_of(*file, tier)
+    except AlignmentError as error:
+        return error
 
 
 def intervals_of(labelled: Sequence[Labelled]) -> list[Interval]:
