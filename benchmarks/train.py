@@ -52,6 +52,7 @@ from pipeline.shards import Sample, open_dataset, write_index, write_shard
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+OPT = {"model_type": "opt", "max_position_embeddings": 2048, "dropout": 0.0}
 SHAPES: dict[str, dict[str, Any]] = {
     "bloom_tiny": {"model_type": "bloom", "hidden_size": 192, "n_layer": 3, "n_head": 6},
     "opt_tiny": {"hidden_size": 256, "ffn_dim": 1024, "num_hidden_layers": 4, "num_attention_heads": 4},
@@ -160,9 +161,10 @@ def write_units(shards: Path, num_samples: int) -> None:
 def configuration(shape: str, arguments: argparse.Namespace) -> TrainConfig:
     """The settings of both trainers."""
     own = SHAPES[shape]
-    opt = {"model_type": "opt", "max_position_embeddings": 2048, "dropout": 0.0}
+    if "model_type" not in own:
+        own = {**OPT, "word_embed_proj_dim": own["hidden_size"], **own}
     return TrainConfig(
-        architecture=own if "model_type" in own else {**opt, "word_embed_proj_dim": own["hidden_size"], **own},
+        architecture=own,
         batch_size=arguments.batch_size,
         gradient_accumulation=arguments.batch_size // ROWS_AT_ONCE,
         num_steps=arguments.steps,
@@ -178,14 +180,8 @@ def configuration(shape: str, arguments: argparse.Namespace) -> TrainConfig:
 
 def _in_a_process(whose: str, shape: str, folder: str, arguments: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, __file__, "--child", whose, shape, folder, "--device", arguments.device]
-    command += [
-        "--precision",
-        arguments.precision,
-        "--steps",
-        str(arguments.steps),
-        "--batch-size",
-        str(arguments.batch_size),
-    ]
+    command += ["--steps", str(arguments.steps), "--batch-size", str(arguments.batch_size)]
+    command += ["--precision", arguments.precision]
     command += ["--threads", str(arguments.threads)] if arguments.threads else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

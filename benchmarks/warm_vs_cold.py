@@ -12,7 +12,7 @@
    rates, and the best of these with two more seeds (of new weights, sample order and dropout).
 4. The best of 100% are held to spoken words and sentences (`twist make-benchmark mini`).
 
-All of it takes a night on two cores. What is finished in FOLDER is not done again, and what was stopped goes on;
+All of it takes some 15 hours on two cores. What is finished in FOLDER is not done again, and what was stopped goes on;
 `--report` tells what is finished so far. Spreads over seeds reflect training, not the choice of speakers.
 """
 
