@@ -83,9 +83,10 @@ def _paths(recipe: Recipe, given: Namespace, sections: Sequence[str]) -> Iterato
             yield "text.corpora.path", text.path
     if "spin" in sections:
         phones = recipe.spin.phones
-        of_corpora = {"": phones} if phones is None or isinstance(phones, str) else phones
-        for name, folder in of_corpora.items():
-            yield f"spin.phones.{name}".rstrip("."), folder
+        if phones is None or isinstance(phones, str):
+            yield "spin.phones", phones
+        else:
+            yield from ((f"spin.phones.{name}", folder) for name, folder in phones.items())
     for option in MODEL_OPTIONS:
         named = given.get(option)
         if isinstance(named, str) and "/" in named:

@@ -85,6 +85,14 @@ def parse(uri: str) -> TarMember | ParquetRow | None:
     return None
 
 
+def path_of(uri: str) -> str | None:
+    """The path of an audio file, in its tar if it is in one; None if it is a row of a table."""
+    place = parse(uri)
+    if isinstance(place, ParquetRow):
+        return None
+    return uri if place is None else place.member
+
+
 def open_read(uri: str, read_ahead_bytes: int | None = None) -> BinaryIO:
     """Opens a seekable reader of the audio bytes at `uri`.
 

@@ -21,11 +21,10 @@ from typing import Any, Literal
 
 from pipeline.errors import RunError, TwistError
 from pipeline.files import machine_cache, s3, storage
-from pipeline.work.memory import memory_bytes
+from pipeline.work.memory import GIB, memory_bytes
 
 DISTRIBUTION = "twist-pipeline"
 STARTING_TAKES_AT_MOST_S = 120.0
-GIB = 2**30
 # Below the first figure the small demo fails, below the second one a real run might.
 MEMORY_GIB = 2.0, 8.0
 DISK_GIB = 1.0, 20.0

@@ -17,7 +17,6 @@ import itertools
 import json
 import math
 import operator
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,8 +36,8 @@ from pipeline.files import storage
 from pipeline.language.train_segments import TrainSegment, choose_segments, require_both_sides
 from pipeline.runs import MANIFEST, SEGMENTS
 from pipeline.stage import fingerprint_of
-from pipeline.work.memory import memory_bytes
-from pipeline.work.shares import make_missing, rank_and_world_size
+from pipeline.work.memory import GIB, memory_bytes
+from pipeline.work.shares import make_missing, num_local_processes, rank_and_world_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -55,7 +54,6 @@ NUM_WITNESSES = 8
 SEGMENTS_PER_FILE = 100
 # Of a machine's memory, what frames may take.
 MEMORY_SHARE = 0.8
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -227,7 +225,7 @@ def _require_memory(sides: Sequence[_Side], config: LanguageTrainConfig) -> None
     Raises:
         TwistError: it has too little memory, or its processes together.
     """
-    num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    num_processes = num_local_processes()
     needed_gib = num_processes * sum(side.num_bytes for side in sides) / GIB
     most_gib = MEMORY_SHARE * memory_bytes() / GIB
     if needed_gib > most_gib:

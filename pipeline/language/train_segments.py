@@ -6,7 +6,6 @@ speakers beside, are held out.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from pipeline.corpora.manifest import iterate_tables
 from pipeline.errors import TwistError
 from pipeline.languages import normalize_code
 from pipeline.segments.segment import read_segments
+from pipeline.units.labelled_clips import hash_fraction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,7 +113,7 @@ def choose_segments(run: str, config: LanguageTrainConfig) -> Chosen:
     segments = []
     for place, row in zip(places, rows, strict=True):
         said = facts[recordings[place]]
-        is_held_out = (said.corpus, said.speaker) in held_out or _place_of(said.speaker) < config.validation_share
+        is_held_out = (said.corpus, said.speaker) in held_out or hash_fraction(said.speaker) < config.validation_share
         told = (said.language, said.corpus, said.speaker)
         segments.append(TrainSegment(row["uri"], row["channel"], row["start_s"], row["end_s"], *told, is_held_out))
     return Chosen(segments, num_without_language, num_beyond, is_bounded)
@@ -148,8 +148,3 @@ def _facts_of(run: str, recording_ids: pa.Array) -> dict[str, _Facts]:
             language = normalize_code(row["language"] or "")
             found[id] = _Facts(row["corpus"], language, row["speaker"] or id, row["split"])
     return found
-
-
-def _place_of(speaker: str) -> float:
-    """Where a speaker's hash lies between 0 and 1."""
-    return int.from_bytes(hashlib.sha256(speaker.encode()).digest()[:8], "big") / 2**64

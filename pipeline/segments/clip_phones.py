@@ -21,7 +21,6 @@ from pipeline.errors import TwistError
 from pipeline.evaluation.results import LeftOut
 from pipeline.evaluation.units.alignments import SILENCE, iterate_alignments
 from pipeline.files import audio_uri, storage
-from pipeline.files.audio_uri import ParquetRow, TarMember
 from pipeline.records import NO_PHONE
 
 if TYPE_CHECKING:
@@ -113,11 +112,11 @@ def read_clip_phones(corpus_of_uri: Mapping[str, str], places: str | Mapping[str
                 f"{', '.join(sorted(set(corpus_of_uri.values())))}"
             )
         before = len(reader.of_recording)
-        example = reader.take(place, {uri: _paths(uri) for uri in uris}, by_end=True)
+        num_alignments, example = reader.take(place, {uri: _paths(uri) for uri in uris}, by_end=True)
         if len(reader.of_recording) == before:
             raise TwistError(
-                f"spin.phones {place} has alignments, such as {example}, but none of a recording of its corpus, such "
-                f"as {uris[0]}"
+                f"spin.phones {place} has {num_alignments:,} alignments, such as {example}, but none of a recording of "
+                f"its corpus, such as {uris[0]}"
             )
     return reader.phones()
 
@@ -129,7 +128,7 @@ class _Reader:
         self.of_recording: dict[str, Spoken] = {}
         self._number_of = {SILENCE: 0}
 
-    def take(self, place: str, paths_of: Mapping[str, Sequence[str]], *, by_end: bool) -> str:
+    def take(self, place: str, paths_of: Mapping[str, Sequence[str]], *, by_end: bool) -> tuple[int, str]:
         """Takes the alignments in a folder that are of recordings.
 
         Args:
@@ -138,19 +137,19 @@ class _Reader:
             by_end: Whether an alignment may have the end of a path too, the longer the better.
 
         Returns:
-            The name of one of its alignments.
+            How many alignments can be read there, and the name of one.
 
         Raises:
             TwistError: none can be read, or, of ends, one may be of two recordings.
         """
         files = {path.rpartition("/")[2] for paths in paths_of.values() for path in paths}
         by_name: dict[str, Spoken] = {}
-        example, left_out = "", []
+        num_read, example, left_out = 0, "", []
         for name, found in iterate_alignments(place):
             if isinstance(found, LeftOut):
                 left_out.append(found)
                 continue
-            example = example or name
+            num_read, example = num_read + 1, example or name
             if name.rpartition("/")[2] in files:
                 by_name[name] = self._spoken(found)
         if left_out:
@@ -169,7 +168,7 @@ class _Reader:
                 raise TwistError(f"spin.phones: the alignment {taken} in {place} may be of {uri_of[taken]} or of {uri}")
             uri_of[taken] = uri
             self.of_recording[uri] = by_name[taken]
-        return example
+        return num_read, example
 
     def phones(self) -> ClipPhones:
         """All of them; names are those that recordings have, by the alphabet."""
@@ -215,14 +214,11 @@ def _ends(path: str) -> Iterator[str]:
 
 def _paths(uri: str) -> list[str]:
     """Where a recording lies, without the suffix: its path, or that in its tar; of a link also where it leads."""
-    place = audio_uri.parse(uri)
-    if isinstance(place, ParquetRow):
+    path = audio_uri.path_of(uri)
+    if path is None:
         return []
-    if isinstance(place, TarMember):
-        found = [place.member]
-    elif storage.is_s3(uri):
-        found = [uri]
-    else:
+    found = [path]
+    if path == uri and not storage.is_s3(uri):
         # In a store by contents, names of files say nothing: the link's own come first.
         found = list(dict.fromkeys([str(Path(uri).parent.resolve() / Path(uri).name), str(Path(uri).resolve())]))
-    return [path.rpartition(".")[0] for path in found]
+    return [each.rpartition(".")[0] for each in found]

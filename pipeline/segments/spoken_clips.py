@@ -90,8 +90,8 @@ def read_spoken_clips(
     if said.names:
         sets[:, said.names.index(SILENCE)] = True
     # Where several corpora have phones, each frame's compete with those of its corpus.
-    of_corpora = len({corpus_of_uri[uri] for uri in said.of_recording}) > 1
-    of_phones = (said.fingerprint() if phones else "") + ("/by corpus" if of_corpora else "")
+    is_by_corpus = len({corpus_of_uri[uri] for uri in said.of_recording}) > 1
+    of_phones = (said.fingerprint() if phones else "") + ("/by corpus" if is_by_corpus else "")
     fractions = np.array([hash_fraction(recording_id) for recording_id in segments["recording_id"].to_pylist()])
     clips = []
     for name, is_in in (("train", fractions >= validation_share), ("validation", fractions < validation_share)):

@@ -112,6 +112,6 @@ def _label_clock(book: Codebook, run: str) -> LabelClock:
     return LabelClock(encoder["hop_samples"], encoder["min_samples"], chunk_samples)
 
 
-def hash_fraction(recording_id: str) -> float:
-    """A hash of the recording's id, from 0 to below 1."""
-    return int.from_bytes(hashlib.sha256(recording_id.encode()).digest()[:8], "big") / 2**64
+def hash_fraction(id: str) -> float:
+    """A hash of a recording's or speaker's id, from 0 to below 1."""
+    return int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big") / 2**64

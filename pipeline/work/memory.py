@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+GIB = 2**30
+
 
 def memory_bytes() -> int:
     """The machine's memory, or the container's share of it."""

@@ -24,6 +24,11 @@ def is_first_process() -> bool:
     return rank_and_world_size()[0] == 0
 
 
+def num_local_processes() -> int:
+    """How many processes of this training share this machine, as torchrun says; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def make_missing(
     uris: Sequence[str],
     make: Callable[[Sequence[int]], Iterable[tuple[int, bytes]]],

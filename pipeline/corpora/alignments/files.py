@@ -28,7 +28,6 @@ from pipeline.corpora.alignments.word_json import name_of, read_word_json
 from pipeline.corpora.source import CorpusError, is_hidden
 from pipeline.corpora.tables import read_lines
 from pipeline.files import audio_uri, foreign_json, storage
-from pipeline.files.audio_uri import TarMember
 from pipeline.stage import digest
 
 if TYPE_CHECKING:
@@ -148,8 +147,7 @@ class AlignmentFiles:
         return list(names)
 
     def _find(self, id: str, uri: str) -> str | None:
-        inside = audio_uri.parse(uri)
-        file = inside.member if isinstance(inside, TarMember) else "" if inside else uri
+        file = audio_uri.path_of(uri) or ""
         for written in filter(None, (id, file.rpartition("/")[2])):
             whole = without_audio_suffix(written)
             stem = whole.rpartition("/")[2]

@@ -105,7 +105,7 @@ def test_what_fits_nothing_or_two_is_refused(run: Path, tmp_path: Path) -> None:
             read_spoken_clips(str(run / "run"), 0.3, phones)  # type: ignore[arg-type]
     other = tmp_path / "other"
     write(other / "z.lab", "AA")
-    with pytest.raises(TwistError, match="has alignments, such as z, but none of a recording of its corpus"):
+    with pytest.raises(TwistError, match="has 1 alignments, such as z, but none of a recording of its corpus"):
         read_spoken_clips(str(run / "run"), 0.3, {"one": str(other)})
 
 
