@@ -5,9 +5,9 @@
 
 Samples have 150 to 700 units (of 500 kinds, from a Markov chain). There is no dropout, so both get the same losses.
 Both take 32 samples per step, 8 per forward pass, from the same weights and in the same order, with AdamW, the same
-rates and clipping, in bfloat16 unless told otherwise; transformers' uses its own flag for that and pads to the longest
-of the 8, as users would. They take turns, each in a process of its own. Speed is that of the fastest step of all turns;
-padding does not count.
+rates and clipping, in bfloat16 unless told otherwise (with --quick 8 samples, in float32, which every processor
+computes); transformers' uses its own flag for that and pads to the longest of the 8, as users would. They take turns,
+each in a process of its own. Speed is that of the fastest step of all turns; padding does not count.
 
     units_per_s      units, without padding, per second
     units_per_cpu_s  units per second of CPU time, which other work on the machine disturbs least, with --threads 1
@@ -15,7 +15,7 @@ padding does not count.
     peak_gib         peak memory of the process (on a GPU: GPU memory)
 
 `loss_difference` is the largest difference between the two curves; `float32_loss_difference` the largest over 20 steps
-of a small model in float32, compared with a plain loop over transformers' model.
+(with --quick 5) of a small model in float32, compared with a plain loop over transformers' model.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="samples a step")
     parser.add_argument("--threads", type=int, help="of each run; torch's own choice unless given")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--precision", choices=("bfloat16", "float32"), default=None)
     parser.add_argument("--quick", action="store_true", help="a tiny shape, one turn: a minute at most")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)  # whose loop, shape, folder
@@ -93,7 +93,8 @@ def main() -> None:
         print(json.dumps(_child(*arguments.child, arguments)))
         return
     if arguments.quick:
-        arguments.shapes, arguments.turns = ["opt_tiny"], 1
+        arguments.shapes, arguments.turns, arguments.batch_size = ["opt_tiny"], 1, ROWS_AT_ONCE
+    arguments.precision = arguments.precision or ("float32" if arguments.quick else "bfloat16")
     result = measure(arguments)
     if arguments.json:
         print(json.dumps(result))
@@ -131,7 +132,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             ratios[f"{shape}_peak_memory_vs_hf_trainer"] = (
                 figures[f"{shape}_this_peak_gib"] / figures[f"{shape}_transformers_peak_gib"]
             )
-        figures["float32_loss_difference"] = _float32_difference(Path(folder))
+        figures["float32_loss_difference"] = _float32_difference(Path(folder), num_steps=5 if arguments.quick else 20)
     ratios["vs_hf_trainer"] = min(ratios[f"{shape}_vs_hf_trainer"] for shape in arguments.shapes)
     device = torch.device(arguments.device)
     return {"ratios": ratios, "figures": figures, "machine": machine(device, transformers=transformers.__version__)}
@@ -341,9 +342,9 @@ def _matrix_rate(device: torch.device, precision: str) -> float:
     return float(2 * size**3 / best)
 
 
-def _float32_difference(folder: Path) -> float:
-    """The largest difference in loss from a plain loop over padded rows, over 20 steps in float32."""
-    arguments = argparse.Namespace(batch_size=ROWS_AT_ONCE, steps=20, device="cpu", precision="float32")
+def _float32_difference(folder: Path, num_steps: int) -> float:
+    """The largest difference in loss from a plain loop over padded rows, over some steps in float32."""
+    arguments = argparse.Namespace(batch_size=ROWS_AT_ONCE, steps=num_steps, device="cpu", precision="float32")
     config = configuration("opt_tiny", arguments)
     train(config, str(folder / "shards"), str(folder / "float32"))
     ours = [line["loss"] for line in read_metrics(str(folder / "float32")) if "loss" in line]
@@ -351,7 +352,7 @@ def _float32_difference(folder: Path) -> float:
     optimizer = adamw(model, config.betas, config.weight_decay)
     batches = TrainingBatches(samples, vocabulary, batch_size=config.batch_size, num_micro_batches=1, seed=config.seed)
     largest = 0.0
-    for step in range(20):
+    for step in range(num_steps):
         rows = padded_rows(batches[step].micro_batches[0], vocabulary.pad_id)
         mask = (rows.token_ids != vocabulary.pad_id).long()
         loss = model(input_ids=rows.token_ids, attention_mask=mask, labels=rows.labels).loss
